@@ -1,0 +1,42 @@
+# Every target prepares what it needs by itself; `make` alone lists them.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help set-up demo test lint types chaos bench zip clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+set-up:  ## make .venv with all packages and jars (the others do it by themselves)
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "set-up: Python 3.11 or newer is needed, but there is no $(PYTHON): install it" \
+	       "(Debian: apt-get install python3 python3-venv), or name yours: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@"$(PYTHON)" .ci/set_up.py
+
+demo: set-up  ## run the whole pipeline on the shipped logs
+	.venv/bin/python jobs/run_demo.py $(ARGS)
+
+test: set-up  ## run the tests; ARGS="tests/unit -k rules" for a part
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: set-up  ## ruff: rules and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: set-up  ## mypy, strict
+	.venv/bin/mypy
+
+chaos: set-up  ## kill the pipeline again and again and compare the tables
+	.venv/bin/python tests/flow/chaos.py $(ARGS)
+
+bench: set-up  ## run the benchmarks; ONLY=name for one
+	.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+zip: set-up  ## profilestream.zip, for spark-submit --py-files
+	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \
+	  [z.write(f) for f in sorted(glob.glob('profilestream/**/*.py', recursive=True))]; z.close()"
+
+clean:  ## remove .venv, caches and what runs left behind
+	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip lib/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse metastore_db derby.log mlruns
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""Raw logs -> clean events, exactly once.
+
+reads:  the sources named in the settings (folders of JSON lines, CSV, Parquet; Delta tables)
+writes: events, rejected_events, capture_batches, stage_batches
+"""
+
+import argparse
+import sys
+
+from profilestream.base import job, stream
+from profilestream.base.session import open_session
+from profilestream.capture import check, ingest, preview
+
+
+def body(args: argparse.Namespace) -> None:
+    settings = job.load(args)
+    names = ingest.chosen_sources(settings, args.source)
+    spark = open_session("capture_events", settings.spark.properties)
+    if args.try_rows:
+        rows, file = args.try_rows
+        return preview.show(spark, ingest.log_of(settings, names[0]), int(rows), file)
+    for name in names:
+        check.one_source(spark, settings, name)
+    if not args.check:
+        stream.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
+
+
+def main(argv: list[str]) -> int:
+    parser = job.stream_parser(__doc__)
+    parser.add_argument("--source", help="one source of the settings; all when left out")
+    parser.add_argument("--try", dest="try_rows", nargs=2, metavar=("N", "FILE"), help="show what the mapping makes of a file")
+    return job.run(body, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

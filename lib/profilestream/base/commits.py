@@ -1,0 +1,110 @@
+"""Writes that happen exactly once: one Delta commit per table and batch, skipped when a batch is replayed.
+
+Delta remembers the newest version per application id; a write with an older or equal version is skipped. So every
+write carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141; MERGE takes them only as
+session settings, #3934).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from profilestream.base.settings import Paths
+from profilestream.base.tables import Table
+
+_APP_ID = "spark.databricks.delta.write.txnAppId"
+_VERSION = "spark.databricks.delta.write.txnVersion"
+
+
+@dataclass(frozen=True)
+class Txn:
+    """Who writes: the query (`<stage>/<source>`), its epoch, and the batch."""
+
+    query: str
+    epoch: str
+    batch_id: int
+
+    def app_id(self, table: Table) -> str:
+        """The application id under which Delta remembers this writer of this table."""
+        return f"{self.query}/{table.name}/{self.epoch}"
+
+
+def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
+    """The newest batch that this writer committed to the table; null when there is none."""
+    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.path(paths))  # type: ignore[union-attr]
+    found = int(log.startTransaction().txnVersion(app_id))
+    return None if found < 0 else found
+
+
+def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
+    """Every application id that ever committed to the table."""
+    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.path(paths))  # type: ignore[union-attr]
+    ids = log.unsafeVolatileSnapshot().transactions().keysIterator()
+    found = []
+    while ids.hasNext():
+        found.append(str(ids.next()))
+    return sorted(found)
+
+
+def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
+    """Whether the table already holds this batch. Ask before computing: a replayed write is computed, then skipped."""
+    found = last_batch(spark, table, paths, txn.app_id(table))
+    return found is not None and found >= txn.batch_id
+
+
+def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
+    """Append the rows, once. The frame must end in the table's columns and not read the table itself."""
+    table.check(frame.schema)
+    (
+        frame.write.format("delta")
+        .mode("append")
+        .option("txnAppId", txn.app_id(table))
+        .option("txnVersion", txn.batch_id)
+        .save(table.path(paths))
+    )
+
+
+def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: str) -> None:
+    """Put the rows in place of those that satisfy `where` (a SQL condition on the table), once."""
+    table.check(frame.schema)
+    (
+        frame.write.format("delta")
+        .mode("overwrite")
+        .option("replaceWhere", where)
+        .option("txnAppId", txn.app_id(table))
+        .option("txnVersion", txn.batch_id)
+        .save(table.path(paths))
+    )
+
+
+def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "") -> None:
+    """Insert or update rows by the table's key, once; the frame has one row per key.
+
+    Args:
+        gone: name of a boolean column of the frame, not of the table: true deletes the row of that key.
+    """
+    spark = frame.sparkSession
+    table.check(frame.drop(gone).schema if gone else frame.schema)
+    on = " AND ".join(f"t.{column} <=> s.{column}" for column in table.key)
+    values = {column: f"s.{column}" for column in table.columns}
+    stays = f"NOT s.{gone}" if gone else "true"
+    with _conf(spark, txn.app_id(table), txn.batch_id):
+        merger = DeltaTable.forPath(spark, table.path(paths)).alias("t").merge(frame.alias("s"), on)
+        if gone:
+            merger = merger.whenMatchedDelete(f"s.{gone}")
+        merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(stays, values).execute()
+
+
+@contextmanager
+def _conf(spark: SparkSession, app_id: str, version: int) -> Iterator[None]:
+    """Session settings for one commit. Left behind, they would make every later write a no-op."""
+    spark.conf.set(_APP_ID, app_id)
+    spark.conf.set(_VERSION, str(version))
+    try:
+        yield
+    finally:
+        spark.conf.unset(_APP_ID)
+        spark.conf.unset(_VERSION)

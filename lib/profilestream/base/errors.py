@@ -1,0 +1,54 @@
+"""What can go wrong, in few kinds. Each carries the exit code that scripts rely on.
+
+    1  any other failure         2  bad settings or input         3  refused, to protect data
+"""
+
+
+class ProfilestreamError(Exception):
+    """A message in four parts: what is wrong (with the offending values), where, and what to do.
+
+    Args:
+        what: one sentence, with the offending values.
+        where: file, table, query, batch or config key.
+        do: the mend; printed last, so that it is the last line a person reads.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str, do: str) -> None:
+        super().__init__(f"{what}\n  where: {where}\n  what to do: {do}")
+        self.what, self.where, self.do = what, where, do
+
+
+class BadSettings(ProfilestreamError):
+    """Settings, a mapping or a command line that cannot work. Found at start-up."""
+
+    exit_code = 2
+
+
+class SourceMissing(ProfilestreamError):
+    """A folder or file of input that is not there."""
+
+    exit_code = 2
+
+
+class SourceUnreadable(ProfilestreamError):
+    """An input file that breaks while it is read: cut short, not what its name says."""
+
+    exit_code = 2
+
+
+class SchemaMismatch(ProfilestreamError):
+    """A frame or a stored table whose columns are not those declared in tables.py."""
+
+    exit_code = 2
+
+
+class Refused(ProfilestreamError):
+    """Going on would lose, double or mix data."""
+
+    exit_code = 3
+
+
+class StateCorrupt(ProfilestreamError):
+    """Numbers that must agree do not."""

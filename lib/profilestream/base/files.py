@@ -1,0 +1,112 @@
+"""Small text files beside checkpoints, on any file system that Spark reaches (local, HDFS, S3, ...)."""
+
+import os
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+
+def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
+    jvm = spark._jvm
+    assert jvm is not None
+    hadoop_path = jvm.org.apache.hadoop.fs.Path(path)
+    return hadoop_path.getFileSystem(spark._jsc.hadoopConfiguration()), hadoop_path  # type: ignore[attr-defined]
+
+
+def local_path(uri: str) -> str | None:
+    """The path on this machine that a URI names, or null when it lies on a remote file system."""
+    if uri.startswith("file:"):
+        return "/" + uri.removeprefix("file:").lstrip("/")
+    return None if "://" in uri else uri
+
+
+def qualified(path: str) -> str:
+    """The path as a URI that does not depend on the working folder, local ones as Hadoop writes them: file:/x."""
+    local = local_path(path)
+    return path if local is None else "file:" + os.path.abspath(local)
+
+
+def exists(spark: SparkSession, path: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, hadoop_path = _path(spark, path)
+    return bool(fs.exists(hadoop_path))
+
+
+def names(spark: SparkSession, folder: str) -> list[str]:
+    """Names of what lies directly in a folder, sorted; none when there is no such folder."""
+    fs, hadoop_path = _path(spark, folder)
+    if not fs.exists(hadoop_path):
+        return []
+    return sorted(status.getPath().getName() for status in fs.listStatus(hadoop_path))
+
+
+def read_text(spark: SparkSession, path: str) -> str | None:
+    """The whole file as text, or null when there is none."""
+    fs, hadoop_path = _path(spark, path)
+    if not fs.exists(hadoop_path):
+        return None
+    stream = fs.open(hadoop_path)
+    try:
+        return bytes(stream.readAllBytes()).decode()
+    finally:
+        stream.close()
+
+
+def write_text(spark: SparkSession, path: str, text: str) -> None:
+    """Write a file so that a reader sees all of it or nothing, even after kill -9: write aside, then rename."""
+    fs, target = _path(spark, path)
+    aside = spark._jvm.org.apache.hadoop.fs.Path(f"{path}.{os.getpid()}.tmp")  # type: ignore[union-attr]
+    out = fs.create(aside, True)
+    try:
+        out.write(bytearray(text.encode()))
+    finally:
+        out.close()
+    if not fs.rename(aside, target):
+        fs.delete(target, False)
+        fs.rename(aside, target)
+
+
+def delete(spark: SparkSession, path: str) -> None:
+    """Remove a file or a whole folder; nothing happens when there is none."""
+    fs, hadoop_path = _path(spark, path)
+    fs.delete(hadoop_path, True)
+
+
+def first_lines(spark: SparkSession, paths: list[str]) -> dict[str, str]:
+    """The first line of each text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
+    jvm = spark._jvm
+    assert jvm is not None
+    codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
+    return {path: _first_line(jvm, codecs, *_path(spark, path)) for path in paths}
+
+
+def _first_line(jvm: Any, codecs: Any, fs: Any, hadoop_path: Any) -> str:
+    stream = fs.open(hadoop_path)
+    try:
+        codec = codecs.getCodec(hadoop_path)
+        unpacked = stream if codec is None else codec.createInputStream(stream)
+        utf8 = jvm.java.nio.charset.StandardCharsets.UTF_8
+        line = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(unpacked, utf8)).readLine()
+        return "" if line is None else str(line).lstrip("\ufeff")
+    finally:
+        stream.close()
+
+
+def sizes(spark: SparkSession, folder: str) -> dict[str, tuple[int, int]]:
+    """Each input file below a folder (or the file itself): path -> (bytes, modification time in ms).
+
+    Files and folders whose names begin with `_` or `.` are passed over, as Spark does.
+    """
+    fs, root = _path(spark, folder)
+    if not fs.exists(root):
+        return {}
+    found: dict[str, tuple[int, int]] = {}
+    statuses = fs.listFiles(root, True)
+    depth = len(str(fs.makeQualified(root)).rstrip("/").split("/"))
+    while statuses.hasNext():
+        status = statuses.next()
+        path = str(status.getPath())
+        below = path.split("/")[depth:]
+        if not any(part.startswith(("_", ".")) for part in below):
+            found[path] = (int(status.getLen()), int(status.getModificationTime()))
+    return dict(sorted(found.items()))

@@ -1,0 +1,131 @@
+"""The Spark session: the only place that makes one, after checking that what it needs is there."""
+
+import functools
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+
+from pyspark import SparkConf, SparkContext
+from pyspark.sql import SparkSession
+
+from profilestream.base.errors import BadSettings
+
+SPARK, DELTA, JAVA = "4.2.0", "4.4.0", 17
+
+# What the code relies on, whoever starts it. Splits of text files must not depend on the number of cores, since a
+# line's position is counted within its split: with these three every file is cut at multiples of 32 MB and no two
+# files share a task.
+FIXED = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.files.maxPartitionBytes": str(32 << 20),
+    "spark.sql.files.openCostInBytes": str(32 << 20),
+    "spark.sql.files.minPartitionNum": "1",
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+
+def open_session(app: str, properties: str = "") -> SparkSession:
+    """The session, in UTC, with Delta.
+
+    Args:
+        properties: a file of `key value` lines as for spark-submit's --properties-file. Under spark-submit leave it
+            empty: what was submitted is used.
+
+    Raises:
+        BadSettings: Java, Spark or Delta is missing or of another version; the message says what is needed.
+    """
+    _check_versions()
+    conf = SparkConf()
+    for key, value in _properties(properties).items():
+        conf.setIfMissing(key, value)
+    quiet = os.path.join(os.path.dirname(os.path.abspath(properties)), "log4j2.properties")
+    if properties and os.path.exists(quiet):
+        given = conf.get("spark.driver.extraJavaOptions", "")
+        conf.set("spark.driver.extraJavaOptions", f"{given} -Dlog4j2.configurationFile={quiet}".strip())
+    for key, value in FIXED.items():
+        conf.set(key, value)
+    if not conf.contains("spark.jars") and not conf.contains("spark.jars.packages"):
+        conf.set("spark.jars", ",".join(_delta_jars()))
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if SparkContext._active_spark_context is None:
+        _check_java()
+    spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
+    _check_delta_classes(spark)
+    return spark
+
+
+def java_version(text: str) -> int | None:
+    """The feature release in what `java -version` prints: "1.8.0_392" is 8, "17.0.15" is 17; null when unreadable."""
+    found = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(found.group(1)) if found else None
+
+
+def _check_versions() -> None:
+    have = {name: metadata.version(name) for name in ("pyspark", "delta-spark")}
+    want = {"pyspark": SPARK, "delta-spark": DELTA}
+    if have != want:
+        raise BadSettings(
+            f"these versions are not known to work together: {have}; needed: {want}",
+            where="Python packages",
+            do="run make set-up, or pip install -c conf/constraints.txt .",
+        )
+
+
+@functools.cache
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if not java or not os.path.exists(java):
+        raise BadSettings("no Java was found", where="PATH and JAVA_HOME", do=f"install Java {JAVA} or newer")
+    printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    found = java_version(printed)
+    if found is None or found < JAVA:
+        raise BadSettings(
+            f"Java {found or 'of unknown version'} is too old: Spark {SPARK} needs {JAVA} or newer",
+            where=java,
+            do=f"install Java {JAVA} or newer and point JAVA_HOME at it",
+        )
+
+
+def _properties(path: str) -> dict[str, str]:
+    if not path:
+        return {}
+    try:
+        with open(path) as file:
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise BadSettings(f"cannot read {path}: {error.strerror}", where="spark.properties", do="name a file that exists") from None
+    pairs = [re.split(r"[\s=]+", line, maxsplit=1) for line in lines if line and not line.startswith("#")]
+    odd = [pair[0] for pair in pairs if len(pair) != 2]
+    if odd:
+        raise BadSettings(f"lines without a value: {odd}", where=path, do="write `key value`, one a line")
+    return {key: value for key, value in pairs}
+
+
+def _delta_jars() -> list[str]:
+    folder = os.path.join(sys.prefix, "jars")
+    jars = sorted(glob.glob(os.path.join(folder, "*.jar")))
+    if not any(f"-{DELTA}.jar" in jar and "delta-spark" in jar for jar in jars):
+        raise BadSettings(
+            f"the jars of Delta {DELTA} are not in {folder}",
+            where="spark.jars",
+            do="run make set-up, or name them in spark.jars or spark.jars.packages",
+        )
+    return jars
+
+
+def _check_delta_classes(spark: SparkSession) -> None:
+    loaded = spark._jvm.org.apache.spark.util.Utils.classIsLoadable("io.delta.tables.DeltaTable")  # type: ignore[union-attr]
+    if not loaded or "DeltaSparkSessionExtension" not in spark.conf.get("spark.sql.extensions", ""):
+        raise BadSettings(
+            "the running session has no Delta",
+            where="spark.jars, spark.sql.extensions",
+            do="submit with --properties-file conf/spark-cluster.conf",
+        )

@@ -1,0 +1,163 @@
+"""Settings: frozen values, read once from TOML and `--set key=value`, with all errors told together."""
+
+import os
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from profilestream.base.errors import BadSettings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """Base of every settings value: unknown keys are errors, nothing changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Paths(Frozen):
+    """Where things are. Relative paths are taken from the folder in which the job is started.
+
+    `catalog` names a schema of Spark's catalog in which the tables are registered as well; empty: path tables only.
+    """
+
+    warehouse: str
+    checkpoints: str
+    locks: str = ""
+    catalog: str = ""
+
+    @property
+    def lock_folder(self) -> str:
+        """Folder of lock files; that of the checkpoints unless set."""
+        return self.locks or self.checkpoints
+
+
+class Spark(Frozen):
+    """The session. `properties` names a file in the form of spark-submit's --properties-file; leave it out under spark-submit."""
+
+    properties: str = ""
+
+
+class Stream(Frozen):
+    """How much a micro-batch takes and how progress is shown."""
+
+    max_files_per_trigger: int = Field(default=64, ge=1)
+    max_bytes_per_trigger: str = ""
+    stage_batches_every_seconds: float = Field(default=60.0, gt=0)
+
+
+class Source(Frozen):
+    """One log: where it lies and the mapping that reads it."""
+
+    path: str
+    mapping: str
+    max_files_per_trigger: int | None = Field(default=None, ge=1)
+
+
+class Capture(Frozen):
+    """Rules that hold for every source."""
+
+    max_clock_skew_minutes: float = Field(default=10.0, ge=0)
+    floor_date: date = date(1995, 1, 1)
+    max_line_bytes: int = Field(default=1_000_000, ge=1)
+    sources: dict[str, Source] = Field(min_length=1)
+
+    @field_validator("sources")
+    @classmethod
+    def _plain_names(cls, sources: dict[str, Source]) -> dict[str, Source]:
+        odd = [name for name in sources if not name.replace("_", "").isalnum()]
+        if odd:
+            raise ValueError(f"source names may hold letters, digits and _ only: {odd}")
+        return sources
+
+
+class Settings(Frozen):
+    """All that a job reads from its config file."""
+
+    paths: Paths
+    spark: Spark = Spark()
+    stream: Stream = Stream()
+    capture: Capture
+    config_file: str
+
+
+def load(config: str, overrides: list[str]) -> Settings:
+    """Settings from a TOML file, with `key=value` overrides (`paths.warehouse=/tmp/w`) on top.
+
+    File names inside the config (mappings, properties) are taken from the config file's own folder.
+
+    Raises:
+        BadSettings: no such file, not TOML, or any keys or values that do not fit; all of them in one message.
+    """
+    document = read_toml(config)
+    for override in overrides:
+        _put(document, override)
+    settings = validated(Settings, {**document, "config_file": config}, config)
+    return _with_resolved_names(settings, Path(config).parent)
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """A TOML file as a dict."""
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise BadSettings(f"cannot read {path}: {error.strerror}", where=path, do="name a file that exists") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path} is not TOML: {error}", where=path, do="mend the line it names") from None
+
+
+def validated(model: type[Model], document: dict[str, Any], path: str) -> Model:
+    """The document as a value of `model`; every misfit is named with file and key in one error."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        misfits = [
+            f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {_words(e['msg'])} (got {e['input']!r:.80})"
+            for e in error.errors()
+        ]
+        raise BadSettings(
+            "\n".join([f"{path} has {len(misfits)} setting(s) that do not fit", *misfits]),
+            where=path,
+            do="mend the keys named above",
+        ) from None
+
+
+def _words(message: str) -> str:
+    return "no such key" if message == "Extra inputs are not permitted" else message.removeprefix("Value error, ")
+
+
+def _put(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise BadSettings(f"--set {override!r} is not key=value", where="--set", do="write --set paths.warehouse=/data/w")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, name = key.split(".")
+    for table in tables:
+        document = document.setdefault(table, {})
+        if not isinstance(document, dict):
+            raise BadSettings(f"--set {key}: {table} is not a table", where="--set", do="name a key as in the config file")
+    document[name] = value
+
+
+def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
+    def beside(name: str) -> str:
+        return name if not name or os.path.isabs(name) else str(folder / name)
+
+    sources = {
+        name: source.model_copy(update={"mapping": beside(source.mapping)})
+        for name, source in settings.capture.sources.items()
+    }
+    return settings.model_copy(
+        update={
+            "spark": settings.spark.model_copy(update={"properties": beside(settings.spark.properties)}),
+            "capture": settings.capture.model_copy(update={"sources": sources}),
+        }
+    )

@@ -1,0 +1,346 @@
+"""Runs streaming queries exactly once: epoch, lock, start checks, batch plan, replay, clean stop.
+
+A stage hands over a `Query`: how its source is read and how one micro-batch is written. Everything that makes a
+replay, a crash or a restored checkpoint harmless is here and nowhere else.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from pyspark.errors import PySparkException, StreamingQueryException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from profilestream.base import commits, files, guards, locks
+from profilestream.base.checkpoints import Checkpoint, Plan
+from profilestream.base.commits import Txn
+from profilestream.base.errors import ProfilestreamError, Refused
+from profilestream.base.progress import StageProgress
+from profilestream.base.settings import Paths, Settings
+from profilestream.base.stage_batches import StageBatches
+from profilestream.base.tables import Table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a batch did, for the log line and the progress display."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    files: int = 0
+
+
+@dataclass
+class Batch:
+    """One micro-batch while it is written."""
+
+    spark: SparkSession
+    paths: Paths
+    txn: Txn
+    plan: Plan
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def is_done(self, table: Table) -> bool:
+        """Whether the table already holds this batch."""
+        return commits.is_done(self.spark, table, self.paths, self.txn)
+
+    def append(self, frame: DataFrame, table: Table) -> None:
+        """Append to a table unless it already holds this batch."""
+        with self.phase(f"append {table.name}"):
+            if not self.is_done(table):
+                commits.append(frame, table, self.paths, self.txn)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of a part of the batch; they go to stage_batches."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may ask of one run, beside the settings.
+
+    Args:
+        continuous: keep running, with a batch every so many seconds; null runs to the end of what is there.
+        accept_new_epoch: begin a new checkpoint over tables that another one wrote.
+        accept_changed_files: go on although files changed after they were read.
+        replan: begin the unfinished batch anew with today's settings, if none of its writes happened.
+        skip_files: unreadable files to pass over, each recorded as one rejected row.
+    """
+
+    continuous: float | None = None
+    accept_new_epoch: bool = False
+    accept_changed_files: bool = False
+    replan: bool = False
+    skip_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Query:
+    """One streaming query of a stage.
+
+    Args:
+        stage, source: its name; the checkpoint lies in `<checkpoints>/<stage>[/<source>]`.
+        lock: what no second run may hold at the same time.
+        tables: written by the query, in order; the last is written by every batch and is the trusted one.
+        fingerprint, settings: of all that changes what is written, and the same in readable form.
+        read: the source as a streaming frame.
+        write: writes one batch; called again with the same rows when a batch is replayed.
+        versions: Delta versions of what else the batch reads, taken when it is planned.
+        folder: of input files, when the source is one; empty otherwise.
+    """
+
+    stage: str
+    source: str
+    lock: str
+    tables: tuple[Table, ...]
+    fingerprint: str
+    settings: str
+    read: Callable[[SparkSession], DataFrame]
+    write: Callable[[DataFrame, Batch], Done]
+    versions: Callable[[SparkSession], dict[str, int]] = lambda spark: {}
+    folder: str = ""
+
+    @property
+    def name(self) -> str:
+        """`<stage>/<source>`."""
+        return f"{self.stage}/{self.source}" if self.source else self.stage
+
+
+class _Stopped(Exception):
+    """Raised into a query that was asked to stop, before its next batch begins."""
+
+
+class Running:
+    """A started query; knows why it ended."""
+
+    def __init__(self, query: Query, spark: SparkSession, settings: Settings, options: Options) -> None:
+        self.query, self._settings, self._options = query, settings, options
+        self._paths = settings.paths
+        self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query))
+        guards.check_start(
+            spark, query.name, query.tables, query.folder, self._checkpoint, settings.paths,
+            accept_new_epoch=options.accept_new_epoch, accept_changed_files=options.accept_changed_files,
+        )  # fmt: skip
+        self._adopt_plan(spark)
+        self.epoch = self._checkpoint.epoch()
+        self.error: BaseException | None = None
+        self.batches: dict[int, Batch] = {}
+        self.done: dict[int, Done] = {}
+        self._busy = threading.Lock()
+        self._stopping = threading.Event()
+        self._newest = -1
+        self.progress = StageProgress(query.name, self._files_to_do(spark))
+        self.handle: StreamingQuery | None = None
+
+    def start(self, spark: SparkSession) -> None:
+        """Start it; does not wait."""
+        every = self._options.continuous
+        trigger = {"availableNow": True} if every is None else {"processingTime": f"{every} seconds"}
+        self.handle = (
+            self.query.read(spark)
+            .writeStream.queryName(self.query.name)
+            .foreachBatch(self._process)
+            .option("checkpointLocation", self._checkpoint.path)
+            .trigger(**trigger)  # type: ignore[arg-type]
+            .start()
+        )
+
+    def is_active(self) -> bool:
+        """Whether the query still runs."""
+        return self.handle is not None and self.handle.isActive
+
+    def stop_when_idle(self) -> None:
+        """Stop between two batches; a batch that is under way is finished and committed first."""
+        self._stopping.set()
+        with self._busy:
+            newest = self._newest
+        deadline = time.monotonic() + 10
+        while self.is_active() and (self._checkpoint.last_finished() or -1) < newest and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if self.handle is not None:
+            self.handle.stop()
+
+    def raise_error(self) -> None:
+        """Raise what ended the query, if anything did."""
+        if self.error is not None and not isinstance(self.error, _Stopped):
+            raise self.error
+        failed = self.handle.exception() if self.handle is not None else None
+        if failed is not None and self.error is None:
+            raise failed
+
+    def _process(self, frame: DataFrame, batch_id: int) -> None:
+        with self._busy:
+            try:
+                if self._stopping.is_set():
+                    raise _Stopped
+                self._run_batch(frame, batch_id)
+            except BaseException as error:
+                self.error = error
+                raise
+
+    def _run_batch(self, frame: DataFrame, batch_id: int) -> None:
+        began = time.monotonic()
+        spark = frame.sparkSession
+        txn = Txn(self.query.name, self.epoch, batch_id)
+        if commits.is_done(spark, self.query.tables[-1], self._paths, txn):
+            log.info("query=%s epoch=%s batch_id=%s already written", self.query.name, self.epoch, batch_id)
+            return
+        batch = Batch(spark, self._paths, txn, self._planned(spark, batch_id))
+        done = self.query.write(frame, batch)
+        self.batches[batch_id], self.done[batch_id], self._newest = batch, done, batch_id
+        self.progress.batch_done(done.rows_in, done.files)
+        log.info(
+            "query=%s epoch=%s batch_id=%s rows_in=%s rows_out=%s seconds=%.2f phases=%s",
+            self.query.name, self.epoch, batch_id, done.rows_in, done.rows_out, time.monotonic() - began,
+            {name: round(seconds, 2) for name, seconds in batch.seconds.items()},
+        )  # fmt: skip
+
+    def _planned(self, spark: SparkSession, batch_id: int) -> Plan:
+        found = self._checkpoint.plan(batch_id)
+        if found is not None:
+            return found
+        plan = self._new_plan(self.query.versions(spark))
+        self._checkpoint.store_plan(batch_id, plan)
+        return plan
+
+    def _new_plan(self, versions: dict[str, int]) -> Plan:
+        skips = [files.qualified(path) for path in self._options.skip_files]
+        return Plan(self.query.fingerprint, self.query.settings, versions, skips)
+
+    def _adopt_plan(self, spark: SparkSession) -> None:
+        """Keep to the plan of a batch that was begun and not finished, or begin it anew when that is asked for."""
+        batch_id = guards.unfinished_batch(self._checkpoint)
+        plan = None if batch_id is None else self._checkpoint.plan(batch_id)
+        if batch_id is None or plan is None:
+            return
+        same = plan.fingerprint == self.query.fingerprint
+        if same and not self._options.skip_files:
+            return
+        where = f"{self.query.name}, batch {batch_id}, {self._checkpoint.path}/plans/{batch_id}"
+        if not same and not self._options.replan:
+            raise Refused(
+                f"batch {batch_id} was begun with other settings or another mapping and is not finished",
+                where=where,
+                do="restore the settings kept in that file and run once, then edit; or begin the batch anew: --replan",
+            )
+        written = [t.name for t in self.query.tables if guards.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)]
+        if written:
+            raise Refused(
+                f"batch {batch_id} cannot be begun anew: it is already in {written}",
+                where=where,
+                do="restore the settings kept in that file, run once, then edit",
+            )
+        self._checkpoint.store_plan(batch_id, self._new_plan(plan.versions))
+
+    def _files_to_do(self, spark: SparkSession) -> int | None:
+        if not self.query.folder:
+            return None
+        seen = self._checkpoint.files_seen()
+        waiting = [path for path in files.sizes(spark, self.query.folder) if path not in guards.same_names(seen)]
+        unfinished = guards.unfinished_batch(self._checkpoint)
+        return len(waiting) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
+
+
+def checkpoint_path(paths: Paths, query: Query) -> str:
+    """Where a query's checkpoint lies."""
+    return f"{files.qualified(paths.checkpoints).rstrip('/')}/{query.name}"
+
+
+def run(spark: SparkSession, queries: list[Query], settings: Settings, options: Options) -> None:
+    """Run queries: one after the other to the end of what is there, or all at once until stopped.
+
+    SIGTERM and Ctrl-C stop after the batch that is under way.
+
+    Raises:
+        ProfilestreamError: why a query ended; the other queries are stopped first.
+    """
+    groups = [queries] if options.continuous is not None else [[query] for query in queries]
+    with _stop_signals() as asked:
+        for group in groups:
+            if not asked.is_set():
+                _run_group(spark, group, settings, options, asked)
+
+
+def _run_group(
+    spark: SparkSession, queries: list[Query], settings: Settings, options: Options, asked: threading.Event
+) -> None:
+    with ExitStack() as stack:
+        for query in queries:
+            stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
+        running = [Running(query, spark, settings, options) for query in queries]
+        told = stack.enter_context(StageBatches(spark, settings, running))
+        try:
+            for one in running:
+                stack.enter_context(one.progress)
+                one.start(spark)
+            _wait(running, asked, told)
+        finally:
+            for one in running:
+                if one.is_active():
+                    one.stop_when_idle()
+        for one in running:
+            _raise_with_name(one)
+
+
+def _wait(running: list[Running], asked: threading.Event, told: StageBatches) -> None:
+    while any(one.is_active() for one in running):
+        for one in running:
+            if asked.is_set():
+                log.info("stopping %s after the batch that is under way", one.query.name)
+                one.stop_when_idle()
+            elif one.is_active():
+                _await(one)
+            elif one.error is not None:
+                return
+        told.flush_when_due()
+
+
+def _await(one: Running) -> None:
+    assert one.handle is not None
+    try:
+        one.handle.awaitTermination(0.2)
+    except StreamingQueryException as error:
+        one.error = one.error or error
+
+
+def _raise_with_name(one: Running) -> None:
+    try:
+        one.raise_error()
+    except PySparkException as error:
+        raise ProfilestreamError(
+            f"{one.query.name} failed: {type(error).__name__}: {str(error).splitlines()[0][:500]}",
+            where=f"query {one.query.name}",
+            do="the tables hold whole batches only, so mend the cause and run it again",
+        ) from error
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

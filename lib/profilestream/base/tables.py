@@ -1,0 +1,216 @@
+"""Every table, declared once, in flow order. Creation, checks, reads and tests derive from these values."""
+
+from dataclasses import dataclass, field
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from profilestream.base import files
+from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
+from profilestream.base.settings import Paths
+
+VERSION_PROPERTY = "profilestream.schema_version"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table `<warehouse>/<name>`.
+
+    Args:
+        ddl: columns in order, as in CREATE TABLE.
+        key: columns that name a row.
+        partitioned_by: folder columns.
+        schema_version: raised by every change of columns; a table newer than the code is refused.
+        properties: Delta table properties.
+    """
+
+    name: str
+    ddl: str
+    key: tuple[str, ...]
+    partitioned_by: tuple[str, ...] = ()
+    schema_version: int = 1
+    properties: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> T.StructType:
+        """The columns; needs a running session."""
+        return T.StructType.fromDDL(self.ddl)
+
+    @property
+    def columns(self) -> list[str]:
+        """Column names in order, read from the DDL without a session."""
+        return [line.split()[0] for line in self.ddl.strip().splitlines()]
+
+    def path(self, paths: Paths) -> str:
+        """Where the table lies."""
+        return f"{paths.warehouse.rstrip('/')}/{self.name}"
+
+    def create(self, spark: SparkSession, paths: Paths) -> None:
+        """Make the table when it is not there (and register it in the catalog when settings name one)."""
+        path = files.qualified(self.path(paths))
+        if not DeltaTable.isDeltaTable(spark, path):
+            builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(self.schema)
+            builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
+            for key, value in {VERSION_PROPERTY: str(self.schema_version), **self.properties}.items():
+                builder = builder.property(key, value)
+            builder.execute()
+        if paths.catalog:
+            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
+            spark.sql(f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{path}'")
+
+    def exists(self, spark: SparkSession, paths: Paths) -> bool:
+        """Whether the table is there."""
+        return DeltaTable.isDeltaTable(spark, self.path(paths))
+
+    def read(self, spark: SparkSession, paths: Paths, *, version: int | None = None) -> DataFrame:
+        """The table as a frame, at a version of its history when one is named."""
+        reader = spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(paths))
+
+    def check_stored(self, spark: SparkSession, paths: Paths) -> None:
+        """Refuse a stored table that this code does not know how to write.
+
+        Raises:
+            Refused: it was written by newer code.
+            SchemaMismatch: its columns are not those declared here.
+        """
+        path = self.path(paths)
+        properties = spark.sql(f"SHOW TBLPROPERTIES delta.`{files.qualified(path)}`").collect()
+        stored = next((int(row["value"]) for row in properties if row["key"] == VERSION_PROPERTY), 0)
+        if stored > self.schema_version:
+            raise Refused(
+                f"table {self.name} has schema version {stored}, this code knows {self.schema_version}",
+                where=path,
+                do="run the newer profilestream that wrote it",
+            )
+        self.check(self.read(spark, paths).schema)
+
+    def check(self, got: T.StructType) -> None:
+        """Raise SchemaMismatch unless `got` has the declared columns and types (any nullability)."""
+        have = {f.name: f.dataType.simpleString() for f in got}
+        want = {f.name: f.dataType.simpleString() for f in self.schema}
+        wrong = [
+            f"  {name}: want {kind}, got {have.get(name, 'no such column')}"
+            for name, kind in want.items()
+            if have.get(name) != kind
+        ]
+        extra = sorted(have.keys() - want.keys())
+        if wrong or extra:
+            raise SchemaMismatch(
+                "\n".join([f"frame does not fit table {self.name!r}", *wrong, f"  not in the table: {extra}"]),
+                where=f"table {self.name}",
+                do=f"end the transform with a select of the columns in tables.{self.name.upper()}",
+            )
+
+
+EVENTS = Table(
+    name="events",
+    ddl="""
+        event_id STRING NOT NULL,
+        event_type STRING NOT NULL,
+        event_time TIMESTAMP NOT NULL,
+        ingest_time TIMESTAMP NOT NULL,
+        event_date DATE NOT NULL,
+        user_id STRING,
+        item_id STRING,
+        order_id STRING,
+        category STRING,
+        brand STRING,
+        price DOUBLE,
+        currency STRING,
+        quantity DOUBLE,
+        value DOUBLE,
+        rating DOUBLE,
+        session_id STRING,
+        query STRING,
+        text STRING,
+        target_user_id STRING,
+        channel STRING,
+        device STRING,
+        region STRING,
+        attributes MAP<STRING, STRING>,
+        extra MAP<STRING, STRING>,
+        warnings ARRAY<STRING>,
+        source STRING NOT NULL,
+        position STRING NOT NULL,
+        epoch STRING NOT NULL,
+        batch_id BIGINT NOT NULL
+    """,
+    key=("source", "event_id", "event_date"),
+    partitioned_by=("event_date",),
+)
+
+REJECTED_EVENTS = Table(
+    name="rejected_events",
+    ddl="""
+        source STRING NOT NULL,
+        position STRING NOT NULL,
+        rule STRING NOT NULL,
+        reason STRING NOT NULL,
+        payload STRING,
+        payload_encoding STRING NOT NULL,
+        payload_header STRING,
+        ingest_time TIMESTAMP NOT NULL,
+        epoch STRING NOT NULL,
+        batch_id BIGINT NOT NULL,
+        replay_of STRING
+    """,
+    key=("source", "position", "epoch", "batch_id"),
+)
+
+CAPTURE_BATCHES = Table(
+    name="capture_batches",
+    ddl="""
+        source STRING NOT NULL,
+        epoch STRING NOT NULL,
+        batch_id BIGINT NOT NULL,
+        kind STRING NOT NULL,
+        ingest_time TIMESTAMP NOT NULL,
+        files BIGINT NOT NULL,
+        rows_in BIGINT NOT NULL,
+        rows_clean BIGINT NOT NULL,
+        rows_rejected BIGINT NOT NULL,
+        rows_duplicate BIGINT NOT NULL,
+        rejected_by_rule MAP<STRING, BIGINT> NOT NULL,
+        warned_by_rule MAP<STRING, BIGINT> NOT NULL,
+        event_time_min TIMESTAMP,
+        event_time_max TIMESTAMP,
+        lateness_seconds_max DOUBLE,
+        seconds DOUBLE NOT NULL,
+        fingerprint STRING NOT NULL,
+        replayed_up_to MAP<STRING, BIGINT>,
+        replayed_rules ARRAY<STRING>
+    """,
+    key=("source", "epoch", "batch_id", "kind"),
+)
+
+STAGE_BATCHES = Table(
+    name="stage_batches",
+    ddl="""
+        stage STRING NOT NULL,
+        source STRING NOT NULL,
+        epoch STRING NOT NULL,
+        batch_id BIGINT NOT NULL,
+        started_at TIMESTAMP NOT NULL,
+        rows_in BIGINT NOT NULL,
+        lag_files BIGINT,
+        seconds DOUBLE NOT NULL,
+        seconds_by_phase MAP<STRING, DOUBLE> NOT NULL
+    """,
+    key=("stage", "source", "epoch", "batch_id"),
+)
+
+ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, STAGE_BATCHES)
+
+
+def delta_version(spark: SparkSession, path: str) -> int:
+    """The newest version of the Delta table at a path.
+
+    Raises:
+        SourceMissing: there is no such table.
+    """
+    if not DeltaTable.isDeltaTable(spark, path):
+        raise SourceMissing("there is no Delta table", where=path, do="name a path that holds one")
+    row = DeltaTable.forPath(spark, path).history(1).select("version").first()
+    return 0 if row is None else int(row["version"])

@@ -1,0 +1,1 @@
+"""Raw shop logs to clean Delta events: nothing lost, nothing doubled."""

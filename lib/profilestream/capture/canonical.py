@@ -1,0 +1,221 @@
+"""Records to canonical columns, by a mapping: explode, look up, express, clean. Pure: frames and columns only."""
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from profilestream.base import tables
+from profilestream.base.errors import BadSettings
+from profilestream.capture.mapping import MAPPABLE, NUMBERS, TEXTS, Clip, Mapping, TextStep
+
+TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMBERS, "double")}
+NOTES = "_notes"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the expression of a column is read: the canonical value, and the text it was made from (null if typed)."""
+
+    value: Column
+    text: Column | None
+
+
+def exploded(records: DataFrame, mapping: Mapping) -> DataFrame:
+    """One row a record, raw columns side by side; an element of an exploded array is a record of its own.
+
+    A line whose array is empty or missing stays one record, with fault `nothing_to_explode`.
+    """
+    flat = records.select("*", "raw.*")
+    shape = mapping.input
+    if not shape.explode:
+        return flat
+    columns = [F.col(name) for name in records.columns if name not in ("position", "fault", "fault_reason", "raw")]
+    element = F.col(f"`{shape.explode_as}`")
+    wide = flat.select("*", F.posexplode_outer(F.expr(shape.explode)).alias("_index", shape.explode_as))
+    none = F.col("fault").isNull() & F.col("_index").isNull()
+    raw_names = records.schema["raw"].dataType.names  # type: ignore[attr-defined]
+    return wide.select(
+        F.concat_ws("#", "position", F.col("_index") + 1).alias("position"),
+        F.when(none, "nothing_to_explode").otherwise(F.col("fault")).alias("fault"),
+        F.when(none, F.lit(f"{shape.explode} is empty or missing")).otherwise(F.col("fault_reason")).alias("fault_reason"),
+        *columns,
+        F.struct(F.col("raw.*"), element.alias(shape.explode_as)).alias("raw"),
+        *[F.col(f"`{name}`") for name in raw_names],
+        element.alias(shape.explode_as),
+    )
+
+
+def looked_up(records: DataFrame, mapping: Mapping, sides: dict[str, DataFrame]) -> DataFrame:
+    """Records with a struct per side table; null where the side table has no such key."""
+    for name, lookup in mapping.lookup.items():
+        side = sides[name].select(F.col(lookup.key).alias("_key"), F.struct("*").alias(name))
+        records = records.join(F.broadcast(side), F.expr(lookup.on) == F.col("_key"), "left").drop("_key")
+    return records
+
+
+def side_tables(spark: SparkSession, mapping: Mapping, versions: dict[str, int]) -> dict[str, DataFrame]:
+    """The side tables that a mapping looks things up in; Delta tables at the version the batch was planned with."""
+    sides = {}
+    for name, lookup in mapping.lookup.items():
+        reader = spark.read.format(lookup.format)
+        if lookup.format == "csv":
+            reader = reader.option("header", True)
+        if lookup.format == "delta" and name in versions:
+            reader = reader.option("versionAsOf", versions[name])
+        sides[name] = reader.load(lookup.path)
+    return sides
+
+
+def expressed(records: DataFrame, mapping: Mapping) -> DataFrame:
+    """Records with every canonical column, cleaned. Beside them stay the record's own columns, and
+
+    `_text_<column>`   what a number or time was read from, where the expression gives text
+    `_local_time`      the wall-clock time, where the mapping's time zone is not UTC
+    `_notes`           names of fills and clips that changed the row
+    """
+    readings = {name: _reading(records, name, mapping) for name in MAPPABLE}
+    kept = ["position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw"]
+    typed = records.select(
+        *kept,
+        *[reading.value.alias(name) for name, reading in readings.items()],
+        *[r.text.alias(f"_text_{name}") for name, r in readings.items() if r.text is not None],
+    )
+    texts = {name: _text(F.col(name), steps) for name, steps in mapping.text.items()}
+    scales = {name: F.col(name) * F.lit(factor) for name, factor in mapping.scale.items()}
+    cleaned = _in_utc(typed, mapping).withColumns({**texts, **scales}) if texts or scales else _in_utc(typed, mapping)
+    return _clipped(_filled(cleaned, mapping), mapping)
+
+
+def identified(events: DataFrame, mapping: Mapping) -> DataFrame:
+    """Events with date, value, ids in their spaces and an event id (the hash of the columns unless mapped)."""
+    spaced = {
+        "user_id": _in_space(F.col("user_id"), mapping.user_space),
+        "target_user_id": _in_space(F.col("target_user_id"), mapping.user_space),
+        "item_id": _in_space(F.col("item_id"), mapping.item_space),
+        "value": F.coalesce("value", F.col("price") * F.col("quantity")),
+        "event_date": F.to_date("event_time"),
+    }
+    with_ids = events.withColumns(spaced)
+    return with_ids if "event_id" in mapping.columns else with_ids.withColumn("event_id", content_hash(("event_id",)))
+
+
+def content_hash(without: tuple[str, ...]) -> Column:
+    """Hex MD5 over what an event says: its mapped columns and `extra`, nulls told from empty texts.
+
+    Numbers enter by their bits, since their decimal form differs between Java releases.
+    """
+    parts = [_hashable(name) for name in (*MAPPABLE, "extra") if name not in without]
+    return F.md5(F.concat_ws("\x1f", *[F.coalesce(part, F.lit("\x00")) for part in parts]))
+
+
+def _hashable(name: str) -> Column:
+    column = F.col(name)
+    if name in NUMBERS:
+        return F.when(column.isNotNull(), F.xxhash64(column).cast("string"))
+    if name == "event_time":
+        return F.unix_micros(column).cast("string")
+    if name in ("attributes", "extra"):
+        return F.when(F.size(column) > 0, F.to_json(F.array_sort(F.map_entries(column))))
+    return column
+
+
+def _reading(records: DataFrame, name: str, mapping: Mapping) -> Reading:
+    wanted = TYPES.get(name, "string")
+    sql = mapping.columns.get(name)
+    if sql is None:
+        return Reading(F.lit(None).cast(wanted), None)
+    column = F.expr(sql)
+    kind = records.select(column).schema[0].dataType
+    if name == "event_time" and isinstance(kind, T.NumericType):
+        raise BadSettings(
+            f"event_time = {sql!r} is a number ({kind.simpleString()})",
+            where="mapping, columns.event_time",
+            do="write timestamp_millis(x) or timestamp_seconds(x), and timezone = \"UTC\"",
+        )
+    if isinstance(kind, T.StringType) and name == "event_time":
+        pattern = [F.lit(mapping.time_format)] if mapping.time_format else []
+        return Reading(F.try_to_timestamp(F.trim(column), *pattern), column)
+    if isinstance(kind, T.StringType) and name in NUMBERS:
+        return Reading(column.try_cast("double"), column)
+    return Reading(column.cast("string") if name in TEXTS else column.try_cast(wanted), None)
+
+
+def _in_utc(events: DataFrame, mapping: Mapping) -> DataFrame:
+    if mapping.timezone == "UTC":
+        return events
+    local = F.col("event_time")
+    return events.withColumns({"_local_time": local, "event_time": F.to_utc_timestamp(local, mapping.timezone)})
+
+
+def _text(column: Column, steps: tuple[TextStep, ...]) -> Column:
+    for step in steps:
+        column = {"nfkc": _nfkc, "trim": _trim, "lower": F.lower, "upper": F.upper, "title": F.initcap}[step](column)
+    return F.when(column != "", column)
+
+
+def _trim(column: Column) -> Column:
+    return F.regexp_replace(column, r"^[\s\p{Z}]+|[\s\p{Z}]+$", "")
+
+
+def _nfkc(column: Column) -> Column:
+    """Unicode NFKC by the ICU library that Spark carries; only where a character is not ASCII."""
+    other = F.length(column) != F.octet_length(column)
+    compat = F.reflect(F.lit("com.ibm.icu.text.Normalizer"), F.lit("compose"), column, F.lit(True))
+    return F.when(other, compat).otherwise(column)
+
+
+def _filled(events: DataFrame, mapping: Mapping) -> DataFrame:
+    fills = {name: F.expr(sql).cast(TYPES.get(name, "string")) for name, sql in mapping.fill.items()}
+    missing = [F.when(F.col(name).isNull() & value.isNotNull(), f"filled_{name}") for name, value in fills.items()]
+    notes = F.array_compact(F.array(*missing)) if missing else F.array().cast("array<string>")
+    return events.withColumns(
+        {NOTES: notes, **{name: F.coalesce(F.col(name), value) for name, value in fills.items()}}
+    )
+
+
+def _clipped(events: DataFrame, mapping: Mapping) -> DataFrame:
+    if not mapping.clip:
+        return events
+    outside = {name: _outside(F.col(name), clip) for name, clip in mapping.clip.items()}
+    notes = [F.when(out, f"clipped_{name}") for name, out in outside.items()]
+    originals = F.map_concat(
+        F.coalesce("extra", F.create_map().cast("map<string,string>")),
+        *[
+            F.when(out, F.create_map(F.lit(f"{name}_before_clip"), F.col(name).cast("string"))).otherwise(
+                F.create_map().cast("map<string,string>")
+            )
+            for name, out in outside.items()
+        ],
+    )
+    any_outside = F.size(F.array_compact(F.array(*notes))) > 0
+    bounded = {name: _bounded(F.col(name), clip) for name, clip in mapping.clip.items()}
+    return events.withColumns(
+        {
+            NOTES: F.concat(NOTES, F.array_compact(F.array(*notes))),
+            "extra": F.when(any_outside, originals).otherwise(F.col("extra")),
+            **bounded,
+        }
+    )
+
+
+def _outside(column: Column, clip: Clip) -> Column:
+    below = F.lit(False) if clip.min is None else column < clip.min
+    above = F.lit(False) if clip.max is None else column > clip.max
+    return F.coalesce(below | above, F.lit(False)) & ~F.isnan(column)
+
+
+def _bounded(column: Column, clip: Clip) -> Column:
+    low = column if clip.min is None else F.greatest(column, F.lit(clip.min))
+    bounded = low if clip.max is None else F.least(low, F.lit(clip.max))
+    return F.when(column.isNotNull() & ~F.isnan(column), bounded).otherwise(column)
+
+
+def _in_space(column: Column, space: str) -> Column:
+    return F.concat(F.lit(f"{space}:"), column) if space else column
+
+
+def content_columns() -> list[str]:
+    """Columns of an event that come from its source, in table order."""
+    return [c for c in tables.EVENTS.columns if c in MAPPABLE or c in ("event_date", "extra", "warnings")]

@@ -1,0 +1,99 @@
+"""Checks of a source before anything is read: mapping, SQL expressions, paths. Nothing is written."""
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import files
+from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.settings import Settings
+from profilestream.capture import canonical, ingest, records, rules
+from profilestream.capture.ingest import Log
+
+
+def all_sources(spark: SparkSession, settings: Settings) -> None:
+    """Check every source of the settings."""
+    for name in settings.capture.sources:
+        one_source(spark, settings, name)
+
+
+def one_source(spark: SparkSession, settings: Settings, name: str) -> None:
+    """Check one source.
+
+    Raises:
+        BadSettings: a column list or an expression that Spark does not understand, named by its key.
+        SourceMissing: no input at the path, or no side table.
+    """
+    log = ingest.log_of(settings, name)
+    if not files.exists(spark, log.source.path):
+        raise SourceMissing(
+            f"there is no input at {log.source.path}",
+            where=f"settings, capture.sources.{name}.path",
+            do="mend the path, or lay the files there",
+        )
+    expressions(spark, log)
+
+
+def expressions(spark: SparkSession, log: Log) -> None:
+    """Try a mapping's columns, lookups and expressions one by one on an empty frame."""
+    mapping, file = log.mapping, log.source.mapping
+    try:
+        shape = records.schema(mapping.input)
+    except PySparkException as error:
+        raise _bad("input.columns", mapping.input.columns, error, file) from None
+    typed = [f.name for f in shape if f.dataType.typeName() != "string"]
+    if mapping.input.format == "csv" and typed:
+        raise BadSettings(
+            f"CSV cells are text, but columns {typed} have other types",
+            where=f"{file}, input.columns",
+            do="declare them as string and cast in the column's expression: try_cast(x AS DOUBLE)",
+        )
+    if mapping.input.explode:
+        _try(records.empty(spark, mapping.input).select("raw.*"), "input.explode", f"posexplode_outer({mapping.input.explode})", file)
+    raw = canonical.exploded(records.empty(spark, mapping.input), mapping)
+    for name, lookup in mapping.lookup.items():
+        _try(raw, f"lookup.{name}.on", lookup.on, file)
+        if not files.exists(spark, lookup.path):
+            raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{file}, lookup.{name}.path", do="mend the path")
+    _unique_keys(spark, log)
+    raw = canonical.looked_up(raw, mapping, canonical.side_tables(spark, mapping, {}))
+    for name, sql in mapping.columns.items():
+        _try(raw, f"columns.{name}", sql, file)
+    events = canonical.expressed(raw, mapping.model_copy(update={"fill": {}}))
+    for name, sql in mapping.fill.items():
+        _try(events, f"fill.{name}", sql, file)
+    for kind, named in (("reject", mapping.reject), ("warn", mapping.warn)):
+        for name, rule in named.items():
+            _try(events, f"{kind}.{name}.when", rule.when, file, wants="boolean")
+    events = canonical.expressed(raw, mapping)
+    rules.judged(events, rules.reject_checks(events, mapping, log.capture, 0), rules.warn_checks(events, mapping))
+
+
+def _try(frame: DataFrame, key: str, sql: str, file: str, *, wants: str = "") -> None:
+    try:
+        kind = frame.select(F.expr(sql)).schema[-1].dataType.simpleString()
+    except PySparkException as error:
+        raise _bad(key, sql, error, file) from None
+    if wants and kind != wants:
+        raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do=f"write a condition ({wants})")
+
+
+def _bad(key: str, sql: str, error: PySparkException, file: str) -> BadSettings:
+    words = str(error).strip().splitlines()[0].split(" SQLSTATE")[0]
+    return BadSettings(
+        f"{key} = {sql.strip()!r} is not understood: {words}",
+        where=f"{file}, {key}",
+        do="mend the expression; raw columns are those of input.columns, rules see canonical columns and raw.<column>",
+    )
+
+
+def _unique_keys(spark: SparkSession, log: Log) -> None:
+    for name, side in canonical.side_tables(spark, log.mapping, {}).items():
+        key = log.mapping.lookup[name].key
+        if key not in side.columns:
+            raise BadSettings(f"the side table has no column {key!r}; it has {side.columns}",
+                              where=f"{log.source.mapping}, lookup.{name}.key", do="name one of its columns")  # fmt: skip
+        twice = side.groupBy(key).count().where("count > 1").first()
+        if twice is not None:
+            raise BadSettings(f"key {twice[0]!r} stands {twice['count']} times in the side table",
+                              where=f"{log.source.mapping}, lookup.{name}.key", do="name a side table with one row a key")  # fmt: skip

@@ -1,0 +1,349 @@
+"""One micro-batch of a source: records in, clean events and rejected rows out, every row accounted for."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from profilestream.base import tables
+from profilestream.base.errors import BadSettings, StateCorrupt
+from profilestream.base.commits import Txn
+from profilestream.base.settings import Capture, Settings, Source
+from profilestream.base.stream import Batch, Done, Query
+from profilestream.capture import canonical, dedupe, records, rules, sources
+from profilestream.capture import mapping as mappings
+from profilestream.capture.mapping import Mapping
+from profilestream.capture.rules import BOT_WARNING
+
+STAGE = "capture_events"
+_ROWS_A_FILE = 500_000
+TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
+
+
+@dataclass(frozen=True)
+class Log:
+    """A source with its mapping read and the rules that hold for every source."""
+
+    name: str
+    source: Source
+    mapping: Mapping
+    capture: Capture
+
+    @property
+    def settings(self) -> str:
+        """All that changes what a row becomes, in readable form."""
+        general = self.capture.model_dump(mode="json", exclude={"sources"})
+        return json.dumps({"capture": general, "mapping": self.mapping.model_dump(mode="json")}, sort_keys=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when `settings` does."""
+        return hashlib.sha256(self.settings.encode()).hexdigest()[:16]
+
+    @property
+    def lock(self) -> str:
+        """Held by capture and by capture_replay of the source."""
+        return f"capture/{self.name}"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Rows of a batch by what became of them."""
+
+    rows_in: int
+    clean: int
+    duplicate: int
+    rejected_by_rule: dict[str, int]
+    warned_by_rule: dict[str, int]
+    event_time_min: int | None
+    event_time_max: int | None
+
+    @property
+    def rejected(self) -> int:
+        """All rejected rows."""
+        return sum(self.rejected_by_rule.values())
+
+
+def log_of(settings: Settings, name: str) -> Log:
+    """The named source of the settings."""
+    source = settings.capture.sources[name]
+    mapping = mappings.load(source.mapping)
+    rules.check_names(mapping, source.mapping)
+    return Log(name, source, mapping, settings.capture)
+
+
+def chosen_sources(settings: Settings, name: str | None) -> list[str]:
+    """The named source, or all of them.
+
+    Raises:
+        BadSettings: the settings know no such source.
+    """
+    known = list(settings.capture.sources)
+    if name is not None and name not in known:
+        raise BadSettings(f"no source is called {name!r}", where="--source", do=f"name one of {known}")
+    return known if name is None else [name]
+
+
+def query(settings: Settings, name: str) -> Query:
+    """The streaming query that captures one source."""
+    log = log_of(settings, name)
+
+    def write(frame: DataFrame, batch: Batch) -> Done:
+        began = time.monotonic()
+        with batch.phase("list"):
+            came = sources.arrived(
+                frame, log.source, log.mapping, batch_id=batch.txn.batch_id, skip_files=batch.plan.skip_files,
+                max_line_bytes=log.capture.max_line_bytes,
+            )  # fmt: skip
+        return write_batch(came, log, batch, kind="source", began=began)
+
+    return Query(
+        stage=STAGE,
+        source=name,
+        lock=log.lock,
+        tables=TABLES,
+        fingerprint=log.fingerprint,
+        settings=log.settings,
+        read=lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
+        write=write,
+        versions=lambda spark: lookup_versions(spark, log.mapping),
+        folder="" if log.mapping.input.format == "delta" else log.source.path,
+    )
+
+
+def lookup_versions(spark: SparkSession, mapping: Mapping) -> dict[str, int]:
+    """The version of every Delta side table as it is now."""
+    return {
+        name: tables.delta_version(spark, lookup.path)
+        for name, lookup in mapping.lookup.items()
+        if lookup.format == "delta"
+    }
+
+
+def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, int]) -> DataFrame:
+    """Exploded records -> canonical rows with rule, reason and warnings, ids in their spaces. Lazy; no action."""
+    mapping = log.mapping
+    sides = canonical.side_tables(raw.sparkSession, mapping, versions)
+    events = canonical.expressed(canonical.looked_up(raw, mapping, sides), mapping)
+    rejects = rules.reject_checks(events, mapping, log.capture, ingest_micros)
+    judged = rules.judged(events, rejects, rules.warn_checks(events, mapping))
+    bad = F.col("rule").isNotNull()
+    return canonical.identified(judged, mapping).select(
+        *canonical.content_columns(),
+        "position",
+        "rule",
+        "reason",
+        *[F.when(bad, F.col(name)).alias(name) for name in ("payload", "payload_encoding", "payload_header")],
+        dedupe.id_hash().alias(dedupe.ID_HASH),
+    )
+
+
+def write_batch(
+    came: sources.Arrived, log: Log, batch: Batch, *, kind: str, began: float,
+    replayed_up_to: dict[str, int] | None = None, replayed_rules: list[str] | None = None,
+) -> Done:  # fmt: skip
+    """Judge the records, find duplicates, and write the three tables, the trusted one last."""
+    counted = Observation(f"{log.name} rows in")
+    raw = _records(came, log)
+    judged = judge(
+        raw.observe(counted, F.count(F.lit(1)).alias("n")), log,
+        ingest_micros=came.ingest_micros, versions=batch.plan.versions,
+    ).persist()  # fmt: skip
+    try:
+        with batch.phase("read and judge"), records.naming_files(came.paths):
+            summary = _summary(judged, log.mapping)
+        rows_in = int(counted.get["n"]) + len(came.skipped)
+        with batch.phase("find duplicates"):
+            good = judged.where(F.col("rule").isNull())
+            found = dedupe.verdicts(good, _stored(batch, log, summary))
+            kept = dedupe.survivors(good, found)
+            busy = _busy_minutes(kept, log.mapping)
+        tally = _tally(rows_in, summary, found, busy, log.mapping, len(came.skipped))
+        tally = _checked(tally, raw, log, batch)
+        if tally.clean:
+            batch.append(_clean(kept, busy, log, came, batch.txn), tables.EVENTS)
+        if tally.rejected:
+            batch.append(_rejected(judged, found, log, came, batch, tally.rejected), tables.REJECTED_EVENTS)
+    finally:
+        judged.unpersist()
+    row = _batch_row(tally, log, came, batch, kind, time.monotonic() - began, replayed_up_to, replayed_rules)
+    batch.append(row, tables.CAPTURE_BATCHES)
+    return Done(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
+
+
+def _records(came: sources.Arrived, log: Log) -> DataFrame:
+    """The batch's records; of a replayed line only the elements that were rejected."""
+    raw = canonical.exploded(came.records, log.mapping)
+    if came.replayed is None:
+        return raw
+    wanted = F.broadcast(came.replayed.select(F.col("position").alias("_wanted")))
+    line = F.regexp_replace("position", "#[0-9]+$", "")
+    return raw.join(wanted, F.col("_wanted").isin(F.col("position"), line), "left_semi")
+
+
+def _warned(mapping: Mapping) -> list[Column]:
+    _, warns = rules.names(mapping)
+    return [F.count_if(F.array_contains("warnings", name)).alias(f"warned {name}") for name in warns]
+
+
+def _summary(judged: DataFrame, mapping: Mapping) -> list[Any]:
+    """Rows of the batch by rule and date. The first action on the batch: it fills the cache."""
+    return (
+        judged.groupBy("rule", "event_date")
+        .agg(
+            F.count(F.lit(1)).alias("n"),
+            F.unix_micros(F.min("event_time")).alias("first"),
+            F.unix_micros(F.max("event_time")).alias("last"),
+            *_warned(mapping),
+        )
+        .collect()
+    )
+
+
+def _stored(batch: Batch, log: Log, summary: list[Any]) -> DataFrame:
+    dates: list[date] = sorted({row["event_date"] for row in summary if row["rule"] is None})
+    stored = tables.EVENTS.read(batch.spark, batch.paths)
+    return dedupe.earlier(
+        stored, source=log.name, dates=dates, epoch=batch.txn.epoch, batch_id=batch.txn.batch_id
+    )
+
+
+def _tally(
+    rows_in: int, summary: list[Any], found: dedupe.Verdicts, busy: DataFrame | None, mapping: Mapping, skipped: int
+) -> Tally:
+    by_verdict: dict[str, Any] = {}
+    if found.rows is not None:
+        counted = found.rows.groupBy("verdict").agg(F.count(F.lit(1)).alias("n"), *_warned(mapping))
+        by_verdict = {row["verdict"]: row for row in counted.collect()}
+    dropped = [by_verdict[verdict] for verdict in ("duplicate", "id_reused") if verdict in by_verdict]
+    reject_names, warn_names = rules.names(mapping)
+    rejected: Counter[str] = Counter(dict.fromkeys(reject_names, 0))
+    for row in summary:
+        if row["rule"] is not None:
+            rejected[row["rule"]] += row["n"]
+    rejected["file_unreadable"] += skipped
+    duplicate, reused = (by_verdict[v]["n"] if v in by_verdict else 0 for v in ("duplicate", "id_reused"))
+    rejected["id_reused"] += reused
+    good = [row for row in summary if row["rule"] is None]
+    warned = {n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in dropped) for n in warn_names}
+    if busy is not None:
+        warned[BOT_WARNING] = busy.agg(F.coalesce(F.sum("count"), F.lit(0)).alias("n")).collect()[0]["n"]
+    return Tally(
+        rows_in=rows_in,
+        clean=sum(row["n"] for row in good) - duplicate - reused,
+        duplicate=duplicate,
+        rejected_by_rule=dict(rejected),
+        warned_by_rule=warned,
+        event_time_min=min((row["first"] for row in good), default=None),
+        event_time_max=max((row["last"] for row in good), default=None),
+    )
+
+
+def _checked(tally: Tally, raw: DataFrame, log: Log, batch: Batch) -> Tally:
+    """The tally, once its rows add up. A task that ran twice is counted twice at the source, so count again first."""
+    parts = tally.clean + tally.rejected + tally.duplicate
+    skipped = tally.rejected_by_rule["file_unreadable"]
+    if tally.rows_in != parts and raw.count() + skipped != parts:
+        raise StateCorrupt(
+            f"{tally.rows_in} rows came in, but {tally.clean} are clean, {tally.rejected} rejected and "
+            f"{tally.duplicate} duplicate",
+            where=f"{batch.txn.query}, batch {batch.txn.batch_id}",
+            do=f"check that the keys of the mapping's lookups are unique: {sorted(log.mapping.lookup)}",
+        )
+    return replace(tally, rows_in=parts)
+
+
+def _busy_minutes(kept: DataFrame, mapping: Mapping) -> DataFrame | None:
+    """Users and minutes with more events than the mapping's bot rule allows; null without such a rule."""
+    if mapping.bots is None:
+        return None
+    by_minute = kept.where(F.col("user_id").isNotNull()).groupBy(
+        F.col("user_id").alias("_user"), F.date_trunc("minute", "event_time").alias("_minute")
+    )
+    return by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute).localCheckpoint()
+
+
+def _clean(kept: DataFrame, busy: DataFrame | None, log: Log, came: sources.Arrived, txn: Txn) -> DataFrame:
+    """The rows of `events`."""
+    if busy is not None:
+        minute = F.date_trunc("minute", "event_time")
+        same = (F.col("user_id") == F.col("_user")) & (minute == F.col("_minute"))
+        marked = F.when(F.col("_user").isNotNull(), F.array_append("warnings", F.lit(BOT_WARNING)))
+        kept = kept.join(F.broadcast(busy), same, "left").withColumn("warnings", F.coalesce(marked, "warnings"))
+    stamped = kept.withColumns(_stamp(log, came, txn))
+    return stamped.select(*[F.col(f.name).cast(f.dataType) for f in tables.EVENTS.schema])
+
+
+def _rejected(
+    judged: DataFrame, found: dedupe.Verdicts, log: Log, came: sources.Arrived, batch: Batch, rejected: int
+) -> DataFrame:
+    """The rows of `rejected_events`: broken rules, ids reused with other content, files passed over."""
+    said = ("position", "rule", "reason", "payload", "payload_encoding", "payload_header")
+    rows = judged.where(F.col("rule").isNotNull()).select(*said)
+    if found.rows is not None:
+        reused = found.rows.where("verdict = 'id_reused'").select("position", "event_id")
+        payloads = _records(came, log).select("position", "payload", "payload_encoding", "payload_header")
+        reason = F.concat(F.lit("the id "), "event_id", F.lit(" already stands for an event with other content"))
+        rows = rows.unionByName(
+            payloads.join(reused, "position").select(
+                "position", F.lit("id_reused").alias("rule"), reason.alias("reason"), *said[3:]
+            )
+        )
+    if came.skipped:
+        skipped = [(path, "file_unreadable", "passed over by --skip-file", path, "utf8", None) for path in came.skipped]
+        rows = rows.unionByName(batch.spark.createDataFrame(skipped, ", ".join(f"{name} string" for name in said)))
+    linked = rows.withColumn("replay_of", F.lit(None).cast("string"))
+    if came.replayed is not None:
+        origins = came.replayed.select(F.col("position").alias("_position"), F.col("replay_of").alias("_replay_of"))
+        line = F.regexp_replace("position", "#[0-9]+$", "")
+        linked = linked.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
+        linked = linked.withColumn("replay_of", F.col("_replay_of"))
+    stamped = linked.withColumns(_stamp(log, came, batch.txn))
+    return stamped.select(*tables.REJECTED_EVENTS.columns).coalesce(1 + rejected // _ROWS_A_FILE)
+
+
+def _stamp(log: Log, came: sources.Arrived, txn: Txn) -> dict[str, Column]:
+    return {
+        "source": F.lit(log.name),
+        "ingest_time": F.timestamp_micros(F.lit(came.ingest_micros)),
+        "epoch": F.lit(txn.epoch),
+        "batch_id": F.lit(txn.batch_id).cast("bigint"),
+    }
+
+
+def _batch_row(
+    tally: Tally, log: Log, came: sources.Arrived, batch: Batch, kind: str, seconds: float,
+    replayed_up_to: dict[str, int] | None, replayed_rules: list[str] | None,
+) -> DataFrame:  # fmt: skip
+    """The row of `capture_batches`."""
+    first, last = tally.event_time_min, tally.event_time_max
+    lateness = None if first is None else (came.ingest_micros - first) / 1e6
+    values = {
+        "kind": kind,
+        "files": len(came.paths) + len(came.skipped),
+        "rows_in": tally.rows_in,
+        "rows_clean": tally.clean,
+        "rows_rejected": tally.rejected,
+        "rows_duplicate": tally.duplicate,
+        "rejected_by_rule": tally.rejected_by_rule,
+        "warned_by_rule": tally.warned_by_rule,
+        "first": first,
+        "last": last,
+        "lateness_seconds_max": lateness,
+        "seconds": seconds,
+        "fingerprint": log.fingerprint,
+        "replayed_up_to": replayed_up_to,
+        "replayed_rules": replayed_rules,
+    }
+    kinds = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
+    schema = T.StructType([T.StructField(name, kinds[name]) for name in values])
+    row = batch.spark.createDataFrame([tuple(values.values())], schema).coalesce(1)
+    times = {"event_time_min": F.timestamp_micros("first"), "event_time_max": F.timestamp_micros("last")}
+    return row.withColumns({**_stamp(log, came, batch.txn), **times}).select(*tables.CAPTURE_BATCHES.columns)

@@ -1,0 +1,53 @@
+"""`--try N FILE`: what a mapping makes of one file, on the screen. Nothing is written."""
+
+import time
+from collections.abc import Callable
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import files
+from profilestream.base.errors import SourceMissing
+from profilestream.capture import canonical, check, dedupe, ingest, records, sources
+from profilestream.capture.ingest import Log
+
+
+def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[str], None] = print) -> None:
+    """Print the first canonical rows of a file and how many of its rows are clean, rejected (by rule), duplicate.
+
+    Raises:
+        SourceMissing: there is no such file.
+        SourceUnreadable: it breaks while it is read.
+    """
+    if not files.exists(spark, path):
+        raise SourceMissing(f"there is no file {path}", where="--try", do="name a file of the source")
+    check.expressions(spark, log)
+    now = int(time.time() * 1e6)
+    shape = log.mapping.input
+    if shape.format == "delta":
+        raw = records.from_rows(spark.read.format("delta").load(path), shape, 0)
+    else:
+        paths = list(files.sizes(spark, path))
+        raw = records.from_files(spark, paths, path, shape, max_line_bytes=log.capture.max_line_bytes)
+    judged = ingest.judge(canonical.exploded(raw, log.mapping), log, ingest_micros=now, versions={}).persist()
+    with records.naming_files([path]):
+        by_rule = {r["rule"]: r["count"] for r in judged.groupBy("rule").count().collect()}
+    good = judged.where(F.col("rule").isNull())
+    found = dedupe.verdicts(good, None)
+    verdicts = {} if found.rows is None else {r["verdict"]: r["count"] for r in found.rows.groupBy("verdict").count().collect()}
+    clean = by_rule.pop(None, 0)
+    duplicate, reused = verdicts.get("duplicate", 0), verdicts.get("id_reused", 0)
+    by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
+    mapped = [c for c in canonical.content_columns() if c in log.mapping.columns or c in ("event_id", "value", "warnings")]
+    tell(f"first {rows} clean rows of {path} (mapped columns):")
+    for number, row in enumerate(dedupe.survivors(good, found).orderBy(F.length("position"), "position").select(*mapped).limit(rows).toJSON().collect()):
+        tell(f"{number + 1:4d}  {row}")
+    total = clean + sum(by_rule.values()) - reused
+    tell(f"{total:,} rows = {clean - duplicate - reused:,} clean + {sum(by_rule.values()):,} rejected + {duplicate:,} duplicate")
+    examples = judged.where("rule IS NOT NULL").groupBy("rule").agg(F.min_by(F.struct("reason", F.left("payload", F.lit(120)).alias("payload")), "position").alias("e"))
+    said = {r["rule"]: (r["e"]["reason"], r["e"]["payload"]) for r in examples.collect()}
+    for rule, count in sorted(by_rule.items(), key=lambda item: -item[1]):
+        reason, payload = said.get(rule, ("", ""))
+        tell(f"  rejected {count:,} by {rule}: {reason}" + (f"\n      such as {payload}" if payload else ""))
+    tell("nothing was written")
+    judged.unpersist()

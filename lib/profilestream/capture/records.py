@@ -1,0 +1,287 @@
+"""Raw input as records: position, verbatim payload, what is wrong with it as a line, and its raw columns.
+
+Every reader ends in the same columns, so that nothing later depends on the format:
+
+    position, payload, payload_encoding (utf8, base64), payload_header (the CSV header the line belongs to)
+    fault, fault_reason     null, or why the payload cannot be read at all
+    raw                     struct of the mapping's raw columns
+    extra                   map of what the mapping does not name; null when there is nothing
+"""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from profilestream.base import files
+from profilestream.base.errors import SourceUnreadable
+from profilestream.capture.mapping import Input
+
+COLUMNS = ("position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra")
+
+# A line's number within its split: the upper bits of the id name the task, and each task reads one split (session.py).
+_ROW_IN_SPLIT = (1 << 33) - 1
+
+
+def from_files(spark: SparkSession, paths: list[str], root: str, shape: Input, *, max_line_bytes: int) -> DataFrame:
+    """Records of the files of a batch.
+
+    Args:
+        root: the source's folder; positions are relative to it.
+
+    Raises:
+        SourceUnreadable: a file that breaks already when its head is read.
+    """
+    by_layout = _layouts(spark, paths, shape)
+    read = _parquet if shape.format == "parquet" else _lines
+    frames = [
+        read(spark, group, root, shape, layout, max_line_bytes=max_line_bytes) for layout, group in by_layout.items()
+    ]
+    return reduce(DataFrame.unionByName, frames) if frames else empty(spark, shape)
+
+
+def empty(spark: SparkSession, shape: Input) -> DataFrame:
+    """No records, in the right columns."""
+    no_lines = spark.createDataFrame([], "value string, position string, payload_header string")
+    return parsed_lines(no_lines, shape, _names(shape), max_line_bytes=1)
+
+
+def from_rows(rows: DataFrame, shape: Input, batch_id: int) -> DataFrame:
+    """Records of a Delta source's rows. Their position is their place in the micro-batch, since a row has no other."""
+    placed = rows.select(
+        F.concat_ws(":", F.lit(batch_id), F.monotonically_increasing_id()).alias("position"),
+        F.struct(*rows.columns).alias("row"),
+    )
+    return _from_struct(placed, rows.schema, shape)
+
+
+def parsed_lines(lines: DataFrame, shape: Input, names: tuple[str, ...], *, max_line_bytes: int) -> DataFrame:
+    """Records of text lines (`value`, `position`, `payload_header`), each parsed once.
+
+    Args:
+        names: the CSV columns in the order in which these lines have them; passed over for JSON lines.
+    """
+    value = F.col("value")
+    readable = F.is_valid_utf8(value)
+    fault = F.when(F.octet_length(value) > max_line_bytes, "line_too_long").when(~readable, "not_utf8")
+    sound = lines.withColumns({"_fault": fault, "_sound": F.when(fault.isNull(), value)})
+    parse = _parsed_csv if shape.format == "csv" else _parsed_json
+    parsed = parse(sound, shape, names)
+    fault = F.coalesce("_fault", F.when(F.col("_broken").isNotNull(), F.col("_broken")))
+    reason = (
+        F.when(F.col("_fault") == "line_too_long", F.lit(f"the line is longer than {max_line_bytes} bytes"))
+        .when(F.col("_fault") == "not_utf8", F.lit("the line holds bytes that are not UTF-8"))
+        .otherwise(F.col("_broken_reason"))
+    )
+    return parsed.select(
+        "position",
+        F.when(readable, value).otherwise(F.base64(value.cast("binary"))).alias("payload"),
+        F.when(readable, "utf8").otherwise("base64").alias("payload_encoding"),
+        "payload_header",
+        fault.alias("fault"),
+        reason.alias("fault_reason"),
+        "raw",
+        "extra",
+    )
+
+
+def schema(shape: Input) -> T.StructType:
+    """The mapping's raw columns; needs a running session."""
+    return T.StructType.fromDDL(shape.columns)
+
+
+def split_header(header: str, shape: Input) -> tuple[str, ...]:
+    """Column names in a CSV header line."""
+    return tuple(n.strip() for n in next(csv.reader([header], delimiter=shape.separator, quotechar=shape.quote), []))
+
+
+def _names(shape: Input) -> tuple[str, ...]:
+    return tuple(schema(shape).names)
+
+
+def _layouts(spark: SparkSession, paths: list[str], shape: Input) -> dict[str, list[str]]:
+    """Files by what they have in common: the CSV header line, the Parquet schema, or nothing."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        try:
+            if shape.format == "csv" and shape.header:
+                groups[files.first_lines(spark, [path])[path]].append(path)
+            elif shape.format == "parquet":
+                groups[spark.read.parquet(path).schema.json()].append(path)
+            else:
+                groups[""].append(path)
+        except Exception as error:
+            raise unreadable(path, error) from error
+    return groups
+
+
+def unreadable(path: str, error: Exception) -> SourceUnreadable:
+    """The error for a file that breaks while it is read."""
+    words = str(error).splitlines()[0] if isinstance(error, PySparkException) else type(error).__name__
+    return SourceUnreadable(
+        f"a file cannot be read ({words[:200]})",
+        where=path,
+        do=f"mend or remove the file, or go on without it: --skip-file {path}",
+    )
+
+
+@contextmanager
+def naming_files(paths: list[str]) -> Iterator[None]:
+    """Turn Spark's failure to read one of the files into an error that names it."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        text = str(error)
+        named = [path for path in paths if path in text or path.removeprefix("file:").lstrip("/") in text]
+        if "FAILED_READ_FILE" in text and named:
+            raise unreadable(named[0], error) from error
+        raise
+
+
+def _lines(
+    spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, *, max_line_bytes: int
+) -> DataFrame:
+    text = spark.read.text(paths).select(
+        "value",
+        _relative(F.col("_metadata.file_path"), root).alias("_file"),
+        F.col("_metadata.file_block_start").alias("_start"),
+        (F.monotonically_increasing_id().bitwiseAND(F.lit(_ROW_IN_SPLIT)) + 1).alias("_line"),
+    )
+    value = F.col("value")
+    if shape.encoding != "UTF-8":
+        value = F.decode(value.cast("binary"), shape.encoding)
+    first = (F.col("_start") == 0) & (F.col("_line") == 1)
+    value = F.when(first, F.regexp_replace(value, "^\ufeff", "")).otherwise(value)
+    is_record = F.trim(value) != ""
+    if shape.format == "csv" and shape.header:
+        is_record = is_record & ~first
+    place = F.when(F.col("_start") == 0, F.col("_line")).otherwise(F.concat_ws("+", "_start", "_line"))
+    has_header = shape.format == "csv" and shape.header
+    lines = text.where(is_record).select(
+        value.alias("value"),
+        F.concat_ws(":", "_file", place).alias("position"),
+        F.lit(layout if has_header else None).cast("string").alias("payload_header"),
+    )
+    names = split_header(layout, shape) if has_header else _names(shape)
+    return parsed_lines(lines, shape, names, max_line_bytes=max_line_bytes)
+
+
+def _relative(path: Column, root: str) -> Column:
+    """The file's path below the source's folder; its bare name when the source is that file."""
+    below = F.regexp_replace(path, "^file:/+", "/")
+    prefix = files.qualified(root).rstrip("/").removeprefix("file:") + "/"
+    return F.when(below.startswith(prefix), F.substr(below, F.lit(len(prefix) + 1))).otherwise(
+        F.substring_index(below, "/", -1)
+    )
+
+
+def _parsed_csv(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataFrame:
+    """Lines of one header, as `raw` and `extra`. A name that stands twice counts once, at its first place."""
+    cells = [name if name and name not in names[:i] else f"_column_{i + 1}" for i, name in enumerate(names)]
+    typed = ", ".join(f"`{cell.replace('`', '``')}` string" for cell in (*cells, "_corrupt"))
+    options = {
+        "sep": shape.separator, "quote": shape.quote, "escape": shape.quote, "mode": "PERMISSIVE",
+        "columnNameOfCorruptRecord": "_corrupt", "maxCharsPerColumn": "-1",
+    }  # fmt: skip
+    parsed = lines.withColumn("_cells", F.from_csv("_sound", typed, options))
+    wanted = schema(shape).names
+    raw = F.struct(
+        *[(F.col("_cells")[name] if name in cells else F.lit(None).cast("string")).alias(name) for name in wanted]
+    )
+    others = [cell for cell in cells if cell not in wanted]
+    return parsed.select(
+        "*",
+        F.when(F.col("_cells._corrupt").isNotNull(), "unparseable").alias("_broken"),
+        F.lit(f"not a CSV line of {len(cells)} cells").alias("_broken_reason"),
+        raw.alias("raw"),
+        _present({name: F.col("_cells")[name] for name in others}).alias("extra"),
+    )
+
+
+def _parsed_json(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataFrame:
+    """Lines as `raw` and `extra`, parsed once; the second looks below are taken at suspicious lines only."""
+    wanted = schema(shape)
+    typed = T.StructType([*wanted.fields, T.StructField("_corrupt", T.StringType())])
+    sound = F.col("_sound")
+    parsed = lines.withColumn(
+        "_object", F.from_json(sound, typed, {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": "_corrupt"})
+    )
+    one_object = F.size(F.from_json(F.concat(F.lit("["), sound, F.lit("]")), "array<map<string,string>>")) == 1
+    # from_json reads the first value of a line and passes over what follows, so that must be looked at.
+    ends_early = F.locate("}", sound) < F.length(F.rtrim(sound))
+    not_json = (
+        ~F.ltrim(sound).startswith("{")
+        | (F.col("_object._corrupt").isNotNull() & F.expr("try_parse_json(_sound)").isNull())
+        | (ends_early & ~F.coalesce(one_object, F.lit(False)))
+    )
+    keys = (F.length(sound) - F.length(F.replace(sound, F.lit('":'), F.lit("")))) / 2
+    present = reduce(Column.__add__, [F.col(f"_object.`{name}`").isNotNull().cast("int") for name in wanted.names])
+    # As many `":` as known keys with a value, and none written `" :`, means that there can be no other key.
+    may_have_more = (keys != present) | sound.contains('" ') | sound.contains('"\t')
+    every_key = F.from_json(sound, "map<string,string>")
+    more = F.map_filter(every_key, lambda key, _: ~key.isin(wanted.names))
+    extra = F.when(may_have_more, F.when(F.size(more) > 0, more))
+    broken = F.when(not_json, "unparseable").when(F.col("_object._corrupt").isNotNull(), "wrong_type")
+    return parsed.select(
+        "*",
+        broken.alias("_broken"),
+        F.when(broken == "unparseable", F.lit("not one JSON object"))
+        .otherwise(F.lit(f"a value has not the type that the mapping states: {shape.columns.strip()}"))
+        .alias("_broken_reason"),
+        F.struct(*[F.col(f"_object.`{name}`").alias(name) for name in wanted.names]).alias("raw"),
+        extra.alias("extra"),
+    )
+
+
+def _parquet(
+    spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, *, max_line_bytes: int
+) -> DataFrame:
+    stored = T.StructType.fromJson(json.loads(layout))
+    rows = spark.read.schema(stored).parquet(*paths)
+    placed = rows.select(
+        F.concat_ws(":", _relative(F.col("_metadata.file_path"), root), F.col("_metadata.row_index") + 1).alias("position"),
+        F.struct(*[F.col(f"`{name}`") for name in stored.names]).alias("row"),
+    )
+    return _from_struct(placed, stored, shape)
+
+
+def _from_struct(placed: DataFrame, stored: T.StructType, shape: Input) -> DataFrame:
+    """Records of typed rows (`position`, `row`); the payload is the row as JSON."""
+    wanted = schema(shape)
+    have = set(stored.names)
+    cells = {f.name: F.col("row")[f.name] if f.name in have else F.lit(None) for f in wanted}
+    casts = {f.name: cells[f.name].try_cast(f.dataType) for f in wanted}
+    lost = [cells[f.name].isNotNull() & casts[f.name].isNull() for f in wanted if f.name in have]
+    wrong = reduce(Column.__or__, lost, F.lit(False))
+    others = {name: F.col("row")[name] for name in stored.names if name not in set(wanted.names)}
+    return placed.select(
+        "position",
+        F.to_json("row").alias("payload"),
+        F.lit("utf8").alias("payload_encoding"),
+        F.lit(None).cast("string").alias("payload_header"),
+        F.when(wrong, "wrong_type").alias("fault"),
+        F.when(wrong, F.lit(f"a value has not the type that the mapping states: {shape.columns.strip()}")).alias("fault_reason"),
+        F.struct(*[column.alias(name) for name, column in casts.items()]).alias("raw"),
+        _present({name: F.to_json(F.struct(c)) if _nested(stored[name]) else c.cast("string") for name, c in others.items()}).alias("extra"),
+    )
+
+
+def _nested(field: T.StructField) -> bool:
+    return isinstance(field.dataType, (T.StructType, T.ArrayType, T.MapType))
+
+
+def _present(values: dict[str, Column]) -> Column:
+    """A map of the values that are not null; null when there is none."""
+    if not values:
+        return F.lit(None).cast("map<string,string>")
+    pairs = F.map_from_arrays(F.array(*[F.lit(n) for n in values]), F.array(*values.values()))
+    kept = F.map_filter(pairs, lambda _, value: value.isNotNull())
+    return F.when(F.size(kept) > 0, kept)

@@ -1,0 +1,63 @@
+"""The stages in flow order. A stage that comes later adds one line here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.sql import SparkSession
+
+from profilestream.base import stream
+from profilestream.base.errors import ProfilestreamError
+from profilestream.base.settings import Settings
+from profilestream.base.stream import Options, Query
+from profilestream.capture import check, ingest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the flow.
+
+    Args:
+        queries: its streaming queries, by the settings.
+        check: raises when settings, mappings or paths cannot work; writes nothing.
+    """
+
+    name: str
+    queries: Callable[[Settings], list[Query]]
+    check: Callable[[SparkSession, Settings], None]
+
+
+def _capture_queries(settings: Settings) -> list[Query]:
+    return [ingest.query(settings, name) for name in settings.capture.sources]
+
+
+STAGES = (Stage(ingest.STAGE, _capture_queries, check.all_sources),)
+
+
+def check(spark: SparkSession, settings: Settings) -> None:
+    """Check every stage; writes nothing."""
+    for stage in STAGES:
+        with _named(stage):
+            stage.check(spark, settings)
+
+
+def run(spark: SparkSession, settings: Settings, options: Options) -> None:
+    """Run the stages in order, each to its end; or all at once when continuous.
+
+    Raises:
+        ProfilestreamError: a stage failed; the message begins with its name, and later stages did not run.
+    """
+    if options.continuous is not None:
+        stream.run(spark, [query for stage in STAGES for query in stage.queries(settings)], settings, options)
+        return
+    for stage in STAGES:
+        with _named(stage):
+            stream.run(spark, stage.queries(settings), settings, options)
+
+
+@contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except ProfilestreamError as error:
+        raise type(error)(f"stage {stage.name}: {error.what}", where=error.where, do=error.do) from error

@@ -1,0 +1,1 @@
+"""Care of what is stored: status, the demo, later erasure and maintenance."""
