@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from urllib.parse import quote
 
 from pyspark.sql import SparkSession
 
@@ -24,6 +25,11 @@ def qualified(path: str) -> str:
     """The path as a URI that does not depend on the working folder, local ones as Hadoop writes them: file:/x."""
     local = local_path(path)
     return path if local is None else "file:" + os.path.abspath(local)
+
+
+def as_metadata(path: str) -> str:
+    """The path as Spark's `_metadata.file_path` spells it: a URI with odd characters encoded."""
+    return quote(qualified(path), safe="/:@!$&'()*+,;=~")
 
 
 def exists(spark: SparkSession, path: str) -> bool:

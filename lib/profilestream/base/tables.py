@@ -139,6 +139,8 @@ EVENTS = Table(
     """,
     key=("source", "event_id", "event_date"),
     partitioned_by=("event_date",),
+    # Of 29 columns only these are asked for by range; min and max of the others cost a tenth of a batch.
+    properties={"delta.dataSkippingStatsColumns": "event_time,ingest_time,source,batch_id"},
 )
 
 REJECTED_EVENTS = Table(

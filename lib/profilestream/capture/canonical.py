@@ -12,6 +12,7 @@ from profilestream.capture.mapping import MAPPABLE, NUMBERS, TEXTS, Clip, Mappin
 
 TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMBERS, "double")}
 NOTES = "_notes"
+_BLANKS = " \t\n\r\f\v\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,13 @@ def expressed(records: DataFrame, mapping: Mapping) -> DataFrame:
     `_local_time`      the wall-clock time, where the mapping's time zone is not UTC
     `_notes`           names of fills and clips that changed the row
     """
-    readings = {name: _reading(records, name, mapping) for name in MAPPABLE}
+    kinds = records.select(*[F.expr(sql).alias(name) for name, sql in mapping.columns.items()]).schema
+    readings = {
+        name: _reading(name, mapping.columns[name], kinds[name].dataType, mapping)
+        if name in mapping.columns
+        else Reading(F.lit(None).cast(TYPES.get(name, "string")), None)
+        for name in MAPPABLE
+    }
     kept = ["position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw"]
     typed = records.select(
         *kept,
@@ -98,15 +105,18 @@ def identified(events: DataFrame, mapping: Mapping) -> DataFrame:
         "event_date": F.to_date("event_time"),
     }
     with_ids = events.withColumns(spaced)
-    return with_ids if "event_id" in mapping.columns else with_ids.withColumn("event_id", content_hash(("event_id",)))
+    return with_ids if "event_id" in mapping.columns else with_ids.withColumn("event_id", content_hash(said(mapping)))
 
 
-def content_hash(without: tuple[str, ...]) -> Column:
+def content_hash(columns: list[str]) -> Column:
     """Hex MD5 over what an event says: its mapped columns and `extra`, nulls told from empty texts.
 
     Numbers enter by their bits, since their decimal form differs between Java releases.
+
+    Args:
+        columns: what is hashed, such as `said(mapping)`.
     """
-    parts = [_hashable(name) for name in (*MAPPABLE, "extra") if name not in without]
+    parts = [_hashable(name) for name in columns]
     return F.md5(F.concat_ws("\x1f", *[F.coalesce(part, F.lit("\x00")) for part in parts]))
 
 
@@ -121,13 +131,8 @@ def _hashable(name: str) -> Column:
     return column
 
 
-def _reading(records: DataFrame, name: str, mapping: Mapping) -> Reading:
-    wanted = TYPES.get(name, "string")
-    sql = mapping.columns.get(name)
-    if sql is None:
-        return Reading(F.lit(None).cast(wanted), None)
+def _reading(name: str, sql: str, kind: T.DataType, mapping: Mapping) -> Reading:
     column = F.expr(sql)
-    kind = records.select(column).schema[0].dataType
     if name == "event_time" and isinstance(kind, T.NumericType):
         raise BadSettings(
             f"event_time = {sql!r} is a number ({kind.simpleString()})",
@@ -138,8 +143,8 @@ def _reading(records: DataFrame, name: str, mapping: Mapping) -> Reading:
         pattern = [F.lit(mapping.time_format)] if mapping.time_format else []
         return Reading(F.try_to_timestamp(F.trim(column), *pattern), column)
     if isinstance(kind, T.StringType) and name in NUMBERS:
-        return Reading(column.try_cast("double"), column)
-    return Reading(column.cast("string") if name in TEXTS else column.try_cast(wanted), None)
+        return Reading(F.trim(column, F.lit('" ')).try_cast("double"), column)
+    return Reading(column.cast("string") if name in TEXTS else column.try_cast(TYPES[name]), None)
 
 
 def _in_utc(events: DataFrame, mapping: Mapping) -> DataFrame:
@@ -156,7 +161,7 @@ def _text(column: Column, steps: tuple[TextStep, ...]) -> Column:
 
 
 def _trim(column: Column) -> Column:
-    return F.regexp_replace(column, r"^[\s\p{Z}]+|[\s\p{Z}]+$", "")
+    return F.trim(column, F.lit(_BLANKS))
 
 
 def _nfkc(column: Column) -> Column:
@@ -216,6 +221,13 @@ def _in_space(column: Column, space: str) -> Column:
     return F.concat(F.lit(f"{space}:"), column) if space else column
 
 
-def content_columns() -> list[str]:
-    """Columns of an event that come from its source, in table order."""
-    return [c for c in tables.EVENTS.columns if c in MAPPABLE or c in ("event_date", "extra", "warnings")]
+def said(mapping: Mapping) -> list[str]:
+    """Columns in which events of a source can differ, beside their id: those mapped or filled, and `extra`."""
+    named = {*mapping.columns, *mapping.fill} - {"event_id"}
+    return [column for column in (*MAPPABLE, "extra") if column in named or column == "extra"]
+
+
+def carried(mapping: Mapping) -> list[str]:
+    """Columns of `events` that are made from the record; all others are null or stamped on when it is written."""
+    made = {*said(mapping), "event_id", "value", "event_date", "warnings"}
+    return [column for column in tables.EVENTS.columns if column in made]

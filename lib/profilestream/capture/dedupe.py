@@ -6,7 +6,6 @@ are compared by their true ids and contents: the same content again is a duplica
 is rejected as `id_reused`.
 """
 
-from dataclasses import dataclass
 from datetime import date
 
 from pyspark.sql import Column, DataFrame, Window
@@ -15,19 +14,10 @@ from pyspark.sql import functions as F
 from profilestream.capture.canonical import content_hash
 
 ID_HASH = "_id_hash"
+_BROADCAST_ROWS = 2_000_000
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What became of rows whose id hash stands more than once.
-
-    Args:
-        hashes: one column, the suspected id hashes; null when there are none.
-        rows: the suspects of the batch with a column `verdict`: keep, duplicate or id_reused.
-    """
-
-    hashes: DataFrame | None
-    rows: DataFrame | None
+ID_HASH = "_id_hash"
 
 
 def id_hash() -> Column:
@@ -41,42 +31,49 @@ def earlier(events: DataFrame, *, source: str, dates: list[date], epoch: str, ba
     return events.where(F.col("event_date").isin(dates) & (F.col("source") == source) & ~same_batch)
 
 
-def verdicts(candidates: DataFrame, stored: DataFrame | None) -> Verdicts:
-    """Compare a batch with itself and with what is stored.
+def dropped(candidates: DataFrame, stored: DataFrame | None, said: list[str]) -> DataFrame | None:
+    """The rows of a batch that must not be written, with a column `verdict`: duplicate or id_reused.
 
     Args:
-        candidates: good rows of the batch with `_id_hash`; read twice, so persist it.
-        stored: rows of `earlier`; null when the table has none of those dates.
+        candidates: good rows of the batch with `_id_hash`; read more than once, so persist it.
+        stored: rows of `earlier`; null to compare the batch with itself only.
+        said: columns whose difference makes it another event.
+
+    Returns:
+        Null when no id stands twice.
     """
     here = candidates.select(ID_HASH, F.lit(1).alias("here"))
     both = here if stored is None else here.unionByName(stored.select(id_hash().alias(ID_HASH), F.lit(0).alias("here")))
     counted = both.groupBy(ID_HASH).agg(F.count(F.lit(1)).alias("n"), F.max("here").alias("here"))
     suspects = counted.where("n > 1 AND here = 1").select(ID_HASH).localCheckpoint()
-    if suspects.isEmpty():
-        return Verdicts(None, None)
-    rows = candidates.join(suspects, ID_HASH, "left_semi").withColumn("_content", content_hash(("event_id",)))
-    compared = rows.select("event_id", "event_date", "_content", "position", F.lit(1).alias("here"))
+    count = suspects.count()
+    if count == 0:
+        return None
+    few = F.broadcast(suspects) if count <= _BROADCAST_ROWS else suspects
+    rows = candidates.join(few, ID_HASH, "left_semi")
+    compared = _narrow(rows, said, 1)
     if stored is not None:
-        old = stored.withColumn(ID_HASH, id_hash()).join(suspects, ID_HASH, "left_semi")
-        compared = compared.unionByName(
-            old.select("event_id", "event_date", content_hash(("event_id",)).alias("_content"), "position", F.lit(0).alias("here"))
-        )
+        old = stored.withColumn(ID_HASH, id_hash()).join(few, ID_HASH, "left_semi")
+        compared = compared.unionByName(_narrow(old, said, 0))
     first = Window.partitionBy("event_id", "event_date").orderBy("here", F.length("position"), "position")
-    judged = compared.select(
-        "position",
-        "here",
-        F.when(F.row_number().over(first) == 1, "keep")
-        .when(F.first("_content").over(first) == F.col("_content"), "duplicate")
-        .otherwise("id_reused")
-        .alias("verdict"),
-    ).where("here = 1")
-    resolved = rows.drop("_content").join(judged.drop("here"), "position", "inner").localCheckpoint()
-    return Verdicts(suspects, resolved)
+    verdict = F.when(F.first("_content").over(first) == F.col("_content"), "duplicate").otherwise("id_reused")
+    return (
+        compared.withColumns({"_rank": F.row_number().over(first), "verdict": verdict})
+        .where("_rank > 1 AND here = 1")
+        .select("position", "event_id", "warnings", "verdict")
+        .localCheckpoint()
+    )
 
 
-def survivors(candidates: DataFrame, found: Verdicts) -> DataFrame:
-    """The rows to keep: all that were never suspected, and of the suspects those with verdict keep."""
-    if found.hashes is None or found.rows is None:
+def survivors(candidates: DataFrame, dropped_rows: DataFrame | None) -> DataFrame:
+    """The candidates without those that were dropped."""
+    if dropped_rows is None:
         return candidates
-    rest = candidates.join(found.hashes, ID_HASH, "left_anti")
-    return rest.unionByName(found.rows.where("verdict = 'keep'").drop("verdict"))
+    positions = dropped_rows.select("position")
+    few = positions.count() <= _BROADCAST_ROWS
+    return candidates.join(F.broadcast(positions) if few else positions, "position", "left_anti")
+
+
+def _narrow(rows: DataFrame, said: list[str], here: int) -> DataFrame:
+    content = content_hash(said).alias("_content")
+    return rows.select("event_id", "event_date", "position", "warnings", content, F.lit(here).alias("here"))

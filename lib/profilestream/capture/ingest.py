@@ -136,7 +136,7 @@ def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, i
     judged = rules.judged(events, rejects, rules.warn_checks(events, mapping))
     bad = F.col("rule").isNotNull()
     return canonical.identified(judged, mapping).select(
-        *canonical.content_columns(),
+        *canonical.carried(mapping),
         "position",
         "rule",
         "reason",
@@ -162,15 +162,15 @@ def write_batch(
         rows_in = int(counted.get["n"]) + len(came.skipped)
         with batch.phase("find duplicates"):
             good = judged.where(F.col("rule").isNull())
-            found = dedupe.verdicts(good, _stored(batch, log, summary))
-            kept = dedupe.survivors(good, found)
+            dropped = dedupe.dropped(good, _stored(batch, log, summary), canonical.said(log.mapping))
+            kept = dedupe.survivors(good, dropped)
             busy = _busy_minutes(kept, log.mapping)
-        tally = _tally(rows_in, summary, found, busy, log.mapping, len(came.skipped))
+        tally = _tally(rows_in, summary, dropped, busy, log.mapping, len(came.skipped))
         tally = _checked(tally, raw, log, batch)
         if tally.clean:
             batch.append(_clean(kept, busy, log, came, batch.txn), tables.EVENTS)
         if tally.rejected:
-            batch.append(_rejected(judged, found, log, came, batch, tally.rejected), tables.REJECTED_EVENTS)
+            batch.append(_rejected(judged, dropped, log, came, batch, tally), tables.REJECTED_EVENTS)
     finally:
         judged.unpersist()
     row = _batch_row(tally, log, came, batch, kind, time.monotonic() - began, replayed_up_to, replayed_rules)
@@ -216,13 +216,12 @@ def _stored(batch: Batch, log: Log, summary: list[Any]) -> DataFrame:
 
 
 def _tally(
-    rows_in: int, summary: list[Any], found: dedupe.Verdicts, busy: DataFrame | None, mapping: Mapping, skipped: int
+    rows_in: int, summary: list[Any], dropped: DataFrame | None, busy: DataFrame | None, mapping: Mapping, skipped: int
 ) -> Tally:
     by_verdict: dict[str, Any] = {}
-    if found.rows is not None:
-        counted = found.rows.groupBy("verdict").agg(F.count(F.lit(1)).alias("n"), *_warned(mapping))
+    if dropped is not None:
+        counted = dropped.groupBy("verdict").agg(F.count(F.lit(1)).alias("n"), *_warned(mapping))
         by_verdict = {row["verdict"]: row for row in counted.collect()}
-    dropped = [by_verdict[verdict] for verdict in ("duplicate", "id_reused") if verdict in by_verdict]
     reject_names, warn_names = rules.names(mapping)
     rejected: Counter[str] = Counter(dict.fromkeys(reject_names, 0))
     for row in summary:
@@ -232,7 +231,7 @@ def _tally(
     duplicate, reused = (by_verdict[v]["n"] if v in by_verdict else 0 for v in ("duplicate", "id_reused"))
     rejected["id_reused"] += reused
     good = [row for row in summary if row["rule"] is None]
-    warned = {n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in dropped) for n in warn_names}
+    warned = {n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in by_verdict.values()) for n in warn_names}
     if busy is not None:
         warned[BOT_WARNING] = busy.agg(F.coalesce(F.sum("count"), F.lit(0)).alias("n")).collect()[0]["n"]
     return Tally(
@@ -278,17 +277,20 @@ def _clean(kept: DataFrame, busy: DataFrame | None, log: Log, came: sources.Arri
         marked = F.when(F.col("_user").isNotNull(), F.array_append("warnings", F.lit(BOT_WARNING)))
         kept = kept.join(F.broadcast(busy), same, "left").withColumn("warnings", F.coalesce(marked, "warnings"))
     stamped = kept.withColumns(_stamp(log, came, txn))
-    return stamped.select(*[F.col(f.name).cast(f.dataType) for f in tables.EVENTS.schema])
+    have = set(stamped.columns)
+    return stamped.select(
+        *[(F.col(f.name) if f.name in have else F.lit(None)).cast(f.dataType).alias(f.name) for f in tables.EVENTS.schema]
+    )
 
 
 def _rejected(
-    judged: DataFrame, found: dedupe.Verdicts, log: Log, came: sources.Arrived, batch: Batch, rejected: int
+    judged: DataFrame, dropped: DataFrame | None, log: Log, came: sources.Arrived, batch: Batch, tally: Tally
 ) -> DataFrame:
     """The rows of `rejected_events`: broken rules, ids reused with other content, files passed over."""
     said = ("position", "rule", "reason", "payload", "payload_encoding", "payload_header")
     rows = judged.where(F.col("rule").isNotNull()).select(*said)
-    if found.rows is not None:
-        reused = found.rows.where("verdict = 'id_reused'").select("position", "event_id")
+    if dropped is not None and tally.rejected_by_rule["id_reused"]:
+        reused = F.broadcast(dropped.where("verdict = 'id_reused'").select("position", "event_id"))
         payloads = _records(came, log).select("position", "payload", "payload_encoding", "payload_header")
         reason = F.concat(F.lit("the id "), "event_id", F.lit(" already stands for an event with other content"))
         rows = rows.unionByName(
@@ -306,7 +308,7 @@ def _rejected(
         linked = linked.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
         linked = linked.withColumn("replay_of", F.col("_replay_of"))
     stamped = linked.withColumns(_stamp(log, came, batch.txn))
-    return stamped.select(*tables.REJECTED_EVENTS.columns).coalesce(1 + rejected // _ROWS_A_FILE)
+    return stamped.select(*tables.REJECTED_EVENTS.columns).coalesce(1 + tally.rejected // _ROWS_A_FILE)
 
 
 def _stamp(log: Log, came: sources.Arrived, txn: Txn) -> dict[str, Column]:

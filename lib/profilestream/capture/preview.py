@@ -33,14 +33,14 @@ def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[st
     with records.naming_files([path]):
         by_rule = {r["rule"]: r["count"] for r in judged.groupBy("rule").count().collect()}
     good = judged.where(F.col("rule").isNull())
-    found = dedupe.verdicts(good, None)
-    verdicts = {} if found.rows is None else {r["verdict"]: r["count"] for r in found.rows.groupBy("verdict").count().collect()}
+    dropped = dedupe.dropped(good, None, canonical.said(log.mapping))
+    verdicts = {} if dropped is None else {r["verdict"]: r["count"] for r in dropped.groupBy("verdict").count().collect()}
     clean = by_rule.pop(None, 0)
     duplicate, reused = verdicts.get("duplicate", 0), verdicts.get("id_reused", 0)
     by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
-    mapped = [c for c in canonical.content_columns() if c in log.mapping.columns or c in ("event_id", "value", "warnings")]
+    mapped = [c for c in canonical.carried(log.mapping) if c not in ("event_date", "extra")]
     tell(f"first {rows} clean rows of {path} (mapped columns):")
-    for number, row in enumerate(dedupe.survivors(good, found).orderBy(F.length("position"), "position").select(*mapped).limit(rows).toJSON().collect()):
+    for number, row in enumerate(dedupe.survivors(good, dropped).orderBy(F.length("position"), "position").select(*mapped).limit(rows).toJSON().collect()):
         tell(f"{number + 1:4d}  {row}")
     total = clean + sum(by_rule.values()) - reused
     tell(f"{total:,} rows = {clean - duplicate - reused:,} clean + {sum(by_rule.values()):,} rejected + {duplicate:,} duplicate")

@@ -29,6 +29,8 @@ COLUMNS = ("position", "payload", "payload_encoding", "payload_header", "fault",
 
 # A line's number within its split: the upper bits of the id name the task, and each task reads one split (session.py).
 _ROW_IN_SPLIT = (1 << 33) - 1
+# Lines above this many bytes are not searched for blanks only; a blank line that long is told as unparseable.
+_SURELY_NOT_BLANK = 200
 
 
 def from_files(spark: SparkSession, paths: list[str], root: str, shape: Input, *, max_line_bytes: int) -> DataFrame:
@@ -70,15 +72,16 @@ def parsed_lines(lines: DataFrame, shape: Input, names: tuple[str, ...], *, max_
         names: the CSV columns in the order in which these lines have them; passed over for JSON lines.
     """
     value = F.col("value")
-    readable = F.is_valid_utf8(value)
-    fault = F.when(F.octet_length(value) > max_line_bytes, "line_too_long").when(~readable, "not_utf8")
-    sound = lines.withColumns({"_fault": fault, "_sound": F.when(fault.isNull(), value)})
+    too_long = F.octet_length(value) > max_line_bytes
+    checked = lines.withColumn("_readable", F.is_valid_utf8(value))
+    sound = checked.withColumn("_sound", F.when(F.col("_readable") & ~too_long, value))
     parse = _parsed_csv if shape.format == "csv" else _parsed_json
     parsed = parse(sound, shape, names)
-    fault = F.coalesce("_fault", F.when(F.col("_broken").isNotNull(), F.col("_broken")))
+    readable = F.col("_readable")
+    broken = F.when(~readable, "not_utf8").when(too_long, "line_too_long").otherwise(F.col("_broken"))
     reason = (
-        F.when(F.col("_fault") == "line_too_long", F.lit(f"the line is longer than {max_line_bytes} bytes"))
-        .when(F.col("_fault") == "not_utf8", F.lit("the line holds bytes that are not UTF-8"))
+        F.when(~readable, "the line holds bytes that are not UTF-8")
+        .when(too_long, f"the line is longer than {max_line_bytes} bytes")
         .otherwise(F.col("_broken_reason"))
     )
     return parsed.select(
@@ -86,8 +89,8 @@ def parsed_lines(lines: DataFrame, shape: Input, names: tuple[str, ...], *, max_
         F.when(readable, value).otherwise(F.base64(value.cast("binary"))).alias("payload"),
         F.when(readable, "utf8").otherwise("base64").alias("payload_encoding"),
         "payload_header",
-        fault.alias("fault"),
-        reason.alias("fault_reason"),
+        broken.alias("fault"),
+        F.when(broken.isNotNull(), reason).alias("fault_reason"),
         "raw",
         "extra",
     )
@@ -160,7 +163,7 @@ def _lines(
         value = F.decode(value.cast("binary"), shape.encoding)
     first = (F.col("_start") == 0) & (F.col("_line") == 1)
     value = F.when(first, F.regexp_replace(value, "^\ufeff", "")).otherwise(value)
-    is_record = F.trim(value) != ""
+    is_record = (F.octet_length(value) > _SURELY_NOT_BLANK) | (F.trim(value) != "")
     if shape.format == "csv" and shape.header:
         is_record = is_record & ~first
     place = F.when(F.col("_start") == 0, F.col("_line")).otherwise(F.concat_ws("+", "_start", "_line"))
@@ -176,11 +179,9 @@ def _lines(
 
 def _relative(path: Column, root: str) -> Column:
     """The file's path below the source's folder; its bare name when the source is that file."""
-    below = F.regexp_replace(path, "^file:/+", "/")
-    prefix = files.qualified(root).rstrip("/").removeprefix("file:") + "/"
-    return F.when(below.startswith(prefix), F.substr(below, F.lit(len(prefix) + 1))).otherwise(
-        F.substring_index(below, "/", -1)
-    )
+    prefix = files.as_metadata(root).rstrip("/") + "/"
+    below = F.substr(path, F.lit(len(prefix) + 1))
+    return F.when(path.startswith(prefix), below).otherwise(F.substring_index(path, "/", -1))
 
 
 def _parsed_csv(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataFrame:
@@ -207,38 +208,39 @@ def _parsed_csv(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataF
 
 
 def _parsed_json(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataFrame:
-    """Lines as `raw` and `extra`, parsed once; the second looks below are taken at suspicious lines only."""
+    """Lines as `raw` and `extra`, parsed once, as maps: so unknown keys are found without a second look.
+
+    Each line is parsed as an array of one object, since from_json reads the first value of a text and passes over
+    whatever follows; within brackets that makes the array unreadable.
+    """
     wanted = schema(shape)
-    typed = T.StructType([*wanted.fields, T.StructField("_corrupt", T.StringType())])
-    sound = F.col("_sound")
-    parsed = lines.withColumn(
-        "_object", F.from_json(sound, typed, {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": "_corrupt"})
-    )
-    one_object = F.size(F.from_json(F.concat(F.lit("["), sound, F.lit("]")), "array<map<string,string>>")) == 1
-    # from_json reads the first value of a line and passes over what follows, so that must be looked at.
-    ends_early = F.locate("}", sound) < F.length(F.rtrim(sound))
-    not_json = (
-        ~F.ltrim(sound).startswith("{")
-        | (F.col("_object._corrupt").isNotNull() & F.expr("try_parse_json(_sound)").isNull())
-        | (ends_early & ~F.coalesce(one_object, F.lit(False)))
-    )
-    keys = (F.length(sound) - F.length(F.replace(sound, F.lit('":'), F.lit("")))) / 2
-    present = reduce(Column.__add__, [F.col(f"_object.`{name}`").isNotNull().cast("int") for name in wanted.names])
-    # As many `":` as known keys with a value, and none written `" :`, means that there can be no other key.
-    may_have_more = (keys != present) | sound.contains('" ') | sound.contains('"\t')
-    every_key = F.from_json(sound, "map<string,string>")
-    more = F.map_filter(every_key, lambda key, _: ~key.isin(wanted.names))
-    extra = F.when(may_have_more, F.when(F.size(more) > 0, more))
-    broken = F.when(not_json, "unparseable").when(F.col("_object._corrupt").isNotNull(), "wrong_type")
+    one = F.from_json(F.concat(F.lit("["), "_sound", F.lit("]")), "array<map<string,string>>")
+    parsed = lines.withColumn("_objects", one).withColumn("_object", F.try_element_at("_objects", F.lit(1)))
+    cells = {f.name: F.try_element_at("_object", F.lit(f.name)) for f in wanted}
+    typed = {f.name: _typed_json(cells[f.name], f.dataType) for f in wanted}
+    lost = [cells[f.name].isNotNull() & typed[f.name].isNull() for f in wanted if f.dataType.typeName() != "string"]
+    wrong = reduce(Column.__or__, lost, F.lit(False))
+    present = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
+    more = F.map_filter("_object", lambda key, value: ~key.isin(wanted.names) & value.isNotNull())
     return parsed.select(
         "*",
-        broken.alias("_broken"),
-        F.when(broken == "unparseable", F.lit("not one JSON object"))
-        .otherwise(F.lit(f"a value has not the type that the mapping states: {shape.columns.strip()}"))
-        .alias("_broken_reason"),
-        F.struct(*[F.col(f"_object.`{name}`").alias(name) for name in wanted.names]).alias("raw"),
-        extra.alias("extra"),
+        F.when(F.col("_object").isNull() | (F.size("_objects") != 1), "unparseable").when(wrong, "wrong_type").alias("_broken"),
+        F.when(wrong, _wrong_type(shape)).otherwise("not one JSON object").alias("_broken_reason"),
+        F.struct(*[column.alias(name) for name, column in typed.items()]).alias("raw"),
+        F.when(F.size("_object") > present, F.when(F.size(more) > 0, more)).alias("extra"),
     )
+
+
+def _typed_json(cell: Column, kind: T.DataType) -> Column:
+    """A value of a JSON object, which from_json gives as text, as the type that the mapping states."""
+    if isinstance(kind, (T.StructType, T.ArrayType, T.MapType)):
+        return F.from_json(cell, kind.simpleString())
+    return cell.try_cast(kind)
+
+
+def _wrong_type(shape: Input) -> Column:
+    columns = " ".join(shape.columns.split())
+    return F.lit(f"a value has not the type that the mapping states: {columns}")
 
 
 def _parquet(
@@ -268,7 +270,7 @@ def _from_struct(placed: DataFrame, stored: T.StructType, shape: Input) -> DataF
         F.lit("utf8").alias("payload_encoding"),
         F.lit(None).cast("string").alias("payload_header"),
         F.when(wrong, "wrong_type").alias("fault"),
-        F.when(wrong, F.lit(f"a value has not the type that the mapping states: {shape.columns.strip()}")).alias("fault_reason"),
+        F.when(wrong, _wrong_type(shape)).alias("fault_reason"),
         F.struct(*[column.alias(name) for name, column in casts.items()]).alias("raw"),
         _present({name: F.to_json(F.struct(c)) if _nested(stored[name]) else c.cast("string") for name, c in others.items()}).alias("extra"),
     )

@@ -1,0 +1,58 @@
+"""Seeded inputs for the benchmarks. The same seed gives the same rows on every machine."""
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+START = 1_700_000_000
+EVENTS_A_DAY = 100_000
+RAW_COLUMNS = (
+    "event_id string, event_type string, event_time string, user_id string, item_id string, category string, "
+    "brand string, price double, quantity double, session_id string, channel string"
+)
+
+
+def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: int) -> DataFrame:
+    """`rows` events from number `first` on, 100,000 a day in time order, 5 % up to a day late, in `files` partitions."""
+
+    def draw(salt: int, modulus: int) -> str:
+        return f"pmod(xxhash64(id, {seed}, {salt}), {modulus})"
+
+    late = f"CASE WHEN {draw(1, 20)} = 0 THEN {draw(2, 86_400_000)} ELSE 0 END"
+    milliseconds = f"{START}000 + CAST(id * 86400000 / {EVENTS_A_DAY} AS BIGINT) - {late}"
+    types = "array('view', 'view', 'view', 'view', 'click', 'click', 'cart', 'purchase')"
+    return spark.range(first, first + rows, 1, files).selectExpr(
+        f"concat('e', hex(xxhash64(id, {seed}))) AS event_id",
+        f"element_at({types}, CAST(1 + {draw(3, 8)} AS INT)) AS event_type",
+        f"date_format(timestamp_millis({milliseconds}), \"yyyy-MM-dd'T'HH:mm:ss.SSS'Z'\") AS event_time",
+        f"concat('u', {draw(4, 100_000)}) AS user_id",
+        f"concat('i', {draw(5, 20_000)}) AS item_id",
+        f"concat('c', {draw(5, 300)}) AS category",
+        f"concat('brand', {draw(5, 900)}) AS brand",
+        f"{draw(5, 100_000)} / 100 AS price",
+        f"CAST(1 + {draw(6, 3)} AS DOUBLE) AS quantity",
+        f"concat('s', {draw(7, 500_000)}) AS session_id",
+        f"element_at(array('web', 'app', 'store'), CAST(1 + {draw(8, 3)} AS INT)) AS channel",
+    )
+
+
+def stored_events(log: DataFrame) -> DataFrame:
+    """The log as rows of `events`, as capture would have written them."""
+    own = [name.split()[0] for name in RAW_COLUMNS.split(", ")]
+    texts = ("order_id", "currency", "query", "text", "target_user_id", "device", "region")
+    return log.withColumns(
+        {
+            "event_time": F.col("event_time").cast("timestamp"),
+            "event_date": F.to_date("event_time"),
+            "ingest_time": F.timestamp_seconds(F.lit(START)),
+            "value": F.col("price") * F.col("quantity"),
+            "rating": F.lit(None).cast("double"),
+            **{name: F.lit(None).cast("string") for name in texts},
+            "attributes": F.lit(None).cast("map<string,string>"),
+            "extra": F.lit(None).cast("map<string,string>"),
+            "warnings": F.array().cast("array<string>"),
+            "source": F.lit("shop"),
+            "position": F.concat(F.lit("history:"), "event_id"),
+            "epoch": F.lit("history"),
+            "batch_id": F.lit(0).cast("bigint"),
+        }
+    ).drop(*[name for name in own if name not in log.columns])
