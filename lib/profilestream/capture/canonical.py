@@ -1,6 +1,7 @@
 """Records to canonical columns, by a mapping: explode, look up, express, clean. Pure: frames and columns only."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -173,8 +174,8 @@ def _nfkc(column: Column) -> Column:
 
 def _filled(events: DataFrame, mapping: Mapping) -> DataFrame:
     fills = {name: F.expr(sql).cast(TYPES.get(name, "string")) for name, sql in mapping.fill.items()}
-    missing = [F.when(F.col(name).isNull() & value.isNotNull(), f"filled_{name}") for name, value in fills.items()]
-    notes = F.array_compact(F.array(*missing)) if missing else F.array().cast("array<string>")
+    missing = {name: F.col(name).isNull() & value.isNotNull() for name, value in fills.items()}
+    notes = F.concat(_no_notes(), *[noted(is_missing, f"filled_{name}") for name, is_missing in missing.items()])
     return events.withColumns(
         {NOTES: notes, **{name: F.coalesce(F.col(name), value) for name, value in fills.items()}}
     )
@@ -184,7 +185,7 @@ def _clipped(events: DataFrame, mapping: Mapping) -> DataFrame:
     if not mapping.clip:
         return events
     outside = {name: _outside(F.col(name), clip) for name, clip in mapping.clip.items()}
-    notes = [F.when(out, f"clipped_{name}") for name, out in outside.items()]
+    notes = [noted(out, f"clipped_{name}") for name, out in outside.items()]
     originals = F.map_concat(
         F.coalesce("extra", F.create_map().cast("map<string,string>")),
         *[
@@ -194,15 +195,24 @@ def _clipped(events: DataFrame, mapping: Mapping) -> DataFrame:
             for name, out in outside.items()
         ],
     )
-    any_outside = F.size(F.array_compact(F.array(*notes))) > 0
+    any_outside = reduce(Column.__or__, outside.values())
     bounded = {name: _bounded(F.col(name), clip) for name, clip in mapping.clip.items()}
     return events.withColumns(
         {
-            NOTES: F.concat(NOTES, F.array_compact(F.array(*notes))),
+            NOTES: F.concat(NOTES, *notes),
             "extra": F.when(any_outside, originals).otherwise(F.col("extra")),
             **bounded,
         }
     )
+
+
+def noted(condition: Column, name: str) -> Column:
+    """An array of the name where the condition holds, an empty one elsewhere."""
+    return F.when(condition, F.array(F.lit(name))).otherwise(_no_notes())
+
+
+def _no_notes() -> Column:
+    return F.array().cast("array<string>")
 
 
 def _outside(column: Column, clip: Clip) -> Column:

@@ -71,13 +71,11 @@ def parsed_lines(lines: DataFrame, shape: Input, names: tuple[str, ...], *, max_
     Args:
         names: the CSV columns in the order in which these lines have them; passed over for JSON lines.
     """
-    value = F.col("value")
+    value, readable = F.col("value"), F.col("_readable")
     too_long = F.octet_length(value) > max_line_bytes
-    checked = lines.withColumn("_readable", F.is_valid_utf8(value))
-    sound = checked.withColumn("_sound", F.when(F.col("_readable") & ~too_long, value))
     parse = _parsed_csv if shape.format == "csv" else _parsed_json
-    parsed = parse(sound, shape, names)
-    readable = F.col("_readable")
+    sound = F.when(readable & ~too_long, value)
+    parsed = parse(lines.withColumn("_readable", F.is_valid_utf8(value)), sound, shape, names)
     broken = F.when(~readable, "not_utf8").when(too_long, "line_too_long").otherwise(F.col("_broken"))
     reason = (
         F.when(~readable, "the line holds bytes that are not UTF-8")
@@ -184,7 +182,7 @@ def _relative(path: Column, root: str) -> Column:
     return F.when(path.startswith(prefix), below).otherwise(F.substring_index(path, "/", -1))
 
 
-def _parsed_csv(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataFrame:
+def _parsed_csv(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> DataFrame:
     """Lines of one header, as `raw` and `extra`. A name that stands twice counts once, at its first place."""
     cells = [name if name and name not in names[:i] else f"_column_{i + 1}" for i, name in enumerate(names)]
     typed = ", ".join(f"`{cell.replace('`', '``')}` string" for cell in (*cells, "_corrupt"))
@@ -192,7 +190,7 @@ def _parsed_csv(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataF
         "sep": shape.separator, "quote": shape.quote, "escape": shape.quote, "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": "_corrupt", "maxCharsPerColumn": "-1",
     }  # fmt: skip
-    parsed = lines.withColumn("_cells", F.from_csv("_sound", typed, options))
+    parsed = lines.withColumn("_cells", F.from_csv(sound, typed, options))
     wanted = schema(shape).names
     raw = F.struct(
         *[(F.col("_cells")[name] if name in cells else F.lit(None).cast("string")).alias(name) for name in wanted]
@@ -207,15 +205,16 @@ def _parsed_csv(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataF
     )
 
 
-def _parsed_json(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> DataFrame:
+def _parsed_json(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> DataFrame:
     """Lines as `raw` and `extra`, parsed once, as maps: so unknown keys are found without a second look.
 
     Each line is parsed as an array of one object, since from_json reads the first value of a text and passes over
     whatever follows; within brackets that makes the array unreadable.
     """
     wanted = schema(shape)
-    one = F.from_json(F.concat(F.lit("["), "_sound", F.lit("]")), "array<map<string,string>>")
-    parsed = lines.withColumn("_objects", one).withColumn("_object", F.try_element_at("_objects", F.lit(1)))
+    one = F.from_json(F.concat(F.lit("["), sound, F.lit("]")), "array<map<string,string>>")
+    parsed = lines.withColumn("_objects", one)
+    parsed = parsed.withColumn("_object", F.when(F.size("_objects") == 1, F.col("_objects")[0])).drop("_objects")
     cells = {f.name: F.try_element_at("_object", F.lit(f.name)) for f in wanted}
     typed = {f.name: _typed_json(cells[f.name], f.dataType) for f in wanted}
     lost = [cells[f.name].isNotNull() & typed[f.name].isNull() for f in wanted if f.dataType.typeName() != "string"]
@@ -224,7 +223,7 @@ def _parsed_json(lines: DataFrame, shape: Input, names: tuple[str, ...]) -> Data
     more = F.map_filter("_object", lambda key, value: ~key.isin(wanted.names) & value.isNotNull())
     return parsed.select(
         "*",
-        F.when(F.col("_object").isNull() | (F.size("_objects") != 1), "unparseable").when(wrong, "wrong_type").alias("_broken"),
+        F.when(F.col("_object").isNull(), "unparseable").when(wrong, "wrong_type").alias("_broken"),
         F.when(wrong, _wrong_type(shape)).otherwise("not one JSON object").alias("_broken_reason"),
         F.struct(*[column.alias(name) for name, column in typed.items()]).alias("raw"),
         F.when(F.size("_object") > present, F.when(F.size(more) > 0, more)).alias("extra"),

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
-from profilestream.capture.canonical import NOTES
+from profilestream.capture.canonical import NOTES, noted
 from profilestream.capture.mapping import NUMBERS, Mapping
 
 JUNK_IDS = ("null", "undefined", "none", "nan", "nil", "n/a", "anonymous", "unknown", "0", "-1")
@@ -78,8 +78,7 @@ def judged(events: DataFrame, rejects: list[Check], warns: list[Check]) -> DataF
         rejects,
         F.when(F.col("fault").isNotNull(), F.col("fault_reason")),
     )
-    odd = [F.when(c.condition, c.name) for c in warns]
-    warnings = F.concat(NOTES, F.array_compact(F.array(*odd))) if odd else F.col(NOTES)
+    warnings = F.concat(NOTES, *[noted(c.condition, c.name) for c in warns])
     return events.withColumns({"rule": rule, "warnings": warnings}).withColumn(
         "reason", F.when(F.col("rule").isNotNull(), F.coalesce(reason, F.col("rule")))
     )

@@ -1,0 +1,37 @@
+"""One Spark session a run, made when a test first asks for it; every folder lies in pytest's own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    from profilestream.base.session import open_session
+
+    home = tmp_path_factory.mktemp("spark")
+    properties = home / "spark-test.conf"
+    # As on a laptop, with fewer tasks: frames here have a handful of rows.
+    local = (ROOT / "conf" / "spark-local.conf").read_text()
+    properties.write_text(
+        f"{local}\nspark.master local[2]\nspark.sql.shuffle.partitions 1\n"
+        f"spark.databricks.delta.snapshotPartitions 1\nspark.sql.warehouse.dir {home}/warehouse\n"
+        f"spark.local.dir {home}/local\n"
+    )
+    (home / "log4j2.properties").write_text((ROOT / "conf" / "log4j2.properties").read_text())
+    session = open_session("tests", str(properties))
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def spark(_session: SparkSession) -> Iterator[SparkSession]:
+    """The shared session; whatever a test cached or left running is gone afterwards."""
+    yield _session
+    for query in _session.streams.active:
+        query.stop()
+    _session.catalog.clearCache()
