@@ -12,18 +12,18 @@ from profilestream.base.settings import Settings
 from profilestream.base.stream import Options
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
     """A parser with the flags that every job has: --config, --set, --check."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--config", required=True, metavar="FILE", help="settings (TOML), such as conf/local.toml")
+    made.add_argument("--config", required=config is None, default=config, metavar="FILE", help="settings (TOML), such as conf/local.toml")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; repeatable")
     made.add_argument("--check", action="store_true", help="check settings, mappings, SQL and paths; write nothing")
     return made
 
 
-def stream_parser(doc: str) -> argparse.ArgumentParser:
+def stream_parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
     """A parser for a job that runs streaming queries."""
-    made = parser(doc)
+    made = parser(doc, config)
     made.add_argument("mode", nargs="?", choices=("available-now", "continuous"), default="available-now")
     made.add_argument("--every", default="10s", metavar="10s", help="continuous: a batch every so often (s, m)")
     made.add_argument("--accept-new-epoch", action="store_true", help="read everything again over existing tables")

@@ -1,0 +1,40 @@
+"""The whole flow on a real log: Online Retail, a file a day. Started by `make demo`.
+
+reads:  data/online_retail
+writes: demo/ (emptied first)
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from profilestream import flow
+from profilestream.base import job
+from profilestream.base.session import open_session
+from profilestream.steward import demo, status
+
+SAMPLE = Path("data/online_retail/online_retail_2010_2011.parquet")
+
+
+def body(args: argparse.Namespace) -> None:
+    settings = job.load(args)
+    removed = demo.clear(settings.paths.warehouse, settings.paths.checkpoints)
+    print(f"removed the output of an earlier demo: {', '.join(removed)}" if removed else "a first demo: nothing to remove")
+    files = demo.lay_out(SAMPLE, Path(settings.capture.sources["online_retail"].path), days=args.days)
+    print(f"laid out Online Retail as {files} daily files; starting Spark (a few seconds)", flush=True)
+    spark = open_session("demo", settings.spark.properties)
+    flow.run(spark, settings, job.options(args))
+    print()
+    status.show(spark, settings.paths, print)
+    status.show_clean(spark, settings.paths, print)
+    status.show_queries(spark, settings.paths, print)
+
+
+def main(argv: list[str]) -> int:
+    parser = job.stream_parser(__doc__, "conf/demo.toml")
+    parser.add_argument("--days", type=int, help="only so many days from the first on; all when left out")
+    return job.run(body, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,28 @@
+"""Where things stand: conservation of rows, reject reasons, tables and how to query them.
+
+reads:  every table
+writes: nothing
+"""
+
+import argparse
+import sys
+
+from profilestream.base import job
+from profilestream.base.session import open_session
+from profilestream.steward import status
+
+
+def body(args: argparse.Namespace) -> None:
+    settings = job.load(args)
+    spark = open_session("steward_status", settings.spark.properties)
+    if not args.check:
+        status.show(spark, settings.paths, print)
+        status.show_queries(spark, settings.paths, print)
+
+
+def main(argv: list[str]) -> int:
+    return job.run(body, job.parser(__doc__), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
