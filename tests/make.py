@@ -43,7 +43,7 @@ class Shop:
     name: str = "shop"
     extra_settings: str = ""
     overrides: list[str] = field(default_factory=list)
-    _dated: int = 0
+    written: int = 0
 
     @property
     def input(self) -> Path:
@@ -55,8 +55,8 @@ class Shop:
         path = self.input / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
-        self._dated += 1
-        os.utime(path, (1_700_000_000 + self._dated, 1_700_000_000 + self._dated))
+        self.written += 1
+        os.utime(path, (1_700_000_000 + self.written, 1_700_000_000 + self.written))
         return path
 
     def settings(self) -> Settings:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from delta.exceptions import DeltaConcurrentModificationException
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -30,7 +31,7 @@ class Table:
     key: tuple[str, ...]
     partitioned_by: tuple[str, ...] = ()
     schema_version: int = 1
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def schema(self) -> T.StructType:
@@ -54,7 +55,11 @@ class Table:
             builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
             for key, value in {VERSION_PROPERTY: str(self.schema_version), **self.properties}.items():
                 builder = builder.property(key, value)
-            builder.execute()
+            try:
+                builder.execute()
+            except DeltaConcurrentModificationException:
+                if not DeltaTable.isDeltaTable(spark, path):  # else another source made it just now
+                    raise
         if paths.catalog:
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
             spark.sql(f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{path}'")

@@ -52,8 +52,10 @@ def exploded(records: DataFrame, mapping: Mapping) -> DataFrame:
 def looked_up(records: DataFrame, mapping: Mapping, sides: dict[str, DataFrame]) -> DataFrame:
     """Records with a struct per side table; null where the side table has no such key."""
     for name, lookup in mapping.lookup.items():
-        side = sides[name].select(F.col(lookup.key).alias("_key"), F.struct("*").alias(name))
-        records = records.join(F.broadcast(side), F.expr(lookup.on) == F.col("_key"), "left").drop("_key")
+        key = F.col(f"`{lookup.key}`")
+        side = sides[name].select(key.alias("_key"), F.struct("*").alias(name))
+        on = F.expr(lookup.on).try_cast(side.schema["_key"].dataType)
+        records = records.join(F.broadcast(side), on == F.col("_key"), "left").drop("_key")
     return records
 
 
@@ -141,11 +143,22 @@ def _reading(name: str, sql: str, kind: T.DataType, mapping: Mapping) -> Reading
             do="write timestamp_millis(x) or timestamp_seconds(x), and timezone = \"UTC\"",
         )
     if isinstance(kind, T.StringType) and name == "event_time":
-        pattern = [F.lit(mapping.time_format)] if mapping.time_format else []
-        return Reading(F.try_to_timestamp(F.trim(column), *pattern), column)
+        return Reading(_time(F.trim(column), mapping.time_format), column)
     if isinstance(kind, T.StringType) and name in NUMBERS:
-        return Reading(F.trim(column, F.lit('" ')).try_cast("double"), column)
+        return Reading(_number(F.trim(column, F.lit('" '))), column)
     return Reading(column.cast("string") if name in TEXTS else column.try_cast(TYPES[name]), None)
+
+
+def _time(text: Column, pattern: str) -> Column:
+    """Without a pattern Spark also reads `now` and `10:30`, as times of today; so a year must come first."""
+    if pattern:
+        return F.try_to_timestamp(text, F.lit(pattern))
+    return F.when(F.substring(text, 5, 1) == "-", F.try_to_timestamp(text))
+
+
+def _number(text: Column) -> Column:
+    """Spark follows Java, where `5d` and `5f` are numbers too."""
+    return F.when(~F.right(text, F.lit(1)).isin("d", "D", "f", "F"), text.try_cast("double"))
 
 
 def _in_utc(events: DataFrame, mapping: Mapping) -> DataFrame:
@@ -173,7 +186,7 @@ def _nfkc(column: Column) -> Column:
 
 
 def _filled(events: DataFrame, mapping: Mapping) -> DataFrame:
-    fills = {name: F.expr(sql).cast(TYPES.get(name, "string")) for name, sql in mapping.fill.items()}
+    fills = {name: F.expr(sql).try_cast(TYPES.get(name, "string")) for name, sql in mapping.fill.items()}
     missing = {name: F.col(name).isNull() & value.isNotNull() for name, value in fills.items()}
     notes = F.concat(_no_notes(), *[noted(is_missing, f"filled_{name}") for name, is_missing in missing.items()])
     return events.withColumns(

@@ -48,6 +48,7 @@ def expressions(spark: SparkSession, log: Log) -> None:
             where=f"{file}, input.columns",
             do="declare them as string and cast in the column's expression: try_cast(x AS DOUBLE)",
         )
+    _own_names(shape.names, log)
     if mapping.input.explode:
         _try(records.empty(spark, mapping.input).select("raw.*"), "input.explode", f"posexplode_outer({mapping.input.explode})", file)
     raw = canonical.exploded(records.empty(spark, mapping.input), mapping)
@@ -56,9 +57,13 @@ def expressions(spark: SparkSession, log: Log) -> None:
         if not files.exists(spark, lookup.path):
             raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{file}, lookup.{name}.path", do="mend the path")
     _unique_keys(spark, log)
-    raw = canonical.looked_up(raw, mapping, canonical.side_tables(spark, mapping, {}))
+    try:
+        raw = canonical.looked_up(raw, mapping, canonical.side_tables(spark, mapping, {}))
+    except PySparkException as error:
+        raise _bad("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
     for name, sql in mapping.columns.items():
         _try(raw, f"columns.{name}", sql, file)
+    _time(spark, raw, log)
     events = canonical.expressed(raw, mapping.model_copy(update={"fill": {}}))
     for name, sql in mapping.fill.items():
         _try(events, f"fill.{name}", sql, file)
@@ -67,6 +72,33 @@ def expressions(spark: SparkSession, log: Log) -> None:
             _try(events, f"{kind}.{name}.when", rule.when, file, wants="boolean")
     events = canonical.expressed(raw, mapping)
     rules.judged(events, rules.reject_checks(events, mapping, log.capture, 0), rules.warn_checks(events, mapping))
+
+
+def _own_names(columns: list[str], log: Log) -> None:
+    """Expressions see raw columns, lookups and the record's own columns side by side: no name may stand twice."""
+    shape = log.mapping.input
+    named = [*records.COLUMNS, *columns, *([shape.explode_as] if shape.explode else []), *log.mapping.lookup]
+    small = [name.lower() for name in named]
+    twice = sorted({name for name in small if small.count(name) > 1})
+    if twice:
+        raise BadSettings(
+            f"names that stand twice, or that records have already: {twice}",
+            where=f"{log.source.mapping}, input.columns",
+            do="leave the column out, it is then kept in extra: write extra['name']; or give explode_as or the lookup another name",
+        )
+
+
+def _time(spark: SparkSession, raw: DataFrame, log: Log) -> None:
+    """An event time that is a number, or a pattern that is none; Spark would tell the second only of a row."""
+    file, pattern = log.source.mapping, log.mapping.time_format
+    try:
+        canonical.expressed(raw, log.mapping.model_copy(update={"fill": {}}))
+    except BadSettings as error:
+        raise BadSettings(error.what, where=f"{file}, columns.event_time", do=error.do) from None
+    try:
+        spark.range(1).select(F.try_to_timestamp(F.lit("x"), F.lit(pattern or "y"))).collect()
+    except PySparkException as error:
+        raise _bad("time_format", pattern, error, file) from None
 
 
 def _try(frame: DataFrame, key: str, sql: str, file: str, *, wants: str = "") -> None:
@@ -83,7 +115,7 @@ def _bad(key: str, sql: str, error: PySparkException, file: str) -> BadSettings:
     return BadSettings(
         f"{key} = {sql.strip()!r} is not understood: {words}",
         where=f"{file}, {key}",
-        do="mend the expression; raw columns are those of input.columns, rules see canonical columns and raw.<column>",
+        do="mend it; raw columns are those of input.columns, rules see canonical columns and raw.<column>",
     )
 
 

@@ -41,7 +41,7 @@ class Input(Frozen):
     columns: str
     glob: str = ""
     header: bool = True
-    separator: str = Field(default=",", min_length=1)
+    separator: str = Field(default=",", min_length=1, max_length=1)
     quote: str = Field(default='"', min_length=1, max_length=1)
     encoding: Literal["UTF-8", "ISO-8859-1"] = "UTF-8"
     explode: str = ""

@@ -10,13 +10,14 @@ Every reader ends in the same columns, so that nothing later depends on the form
 
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -29,6 +30,8 @@ COLUMNS = ("position", "payload", "payload_encoding", "payload_header", "fault",
 
 # A line's number within its split: the upper bits of the id name the task, and each task reads one split (session.py).
 _ROW_IN_SPLIT = (1 << 33) - 1
+# Spark's CSV parser raises, instead of telling a broken line, above 20,480 cells.
+_MOST_CELLS = 20_000
 # Lines above this many bytes are not searched for blanks only; a blank line that long is told as unparseable.
 _SURELY_NOT_BLANK = 200
 
@@ -116,7 +119,7 @@ def _layouts(spark: SparkSession, paths: list[str], shape: Input) -> dict[str, l
             if shape.format == "csv" and shape.header:
                 groups[files.first_lines(spark, [path])[path]].append(path)
             elif shape.format == "parquet":
-                groups[spark.read.parquet(path).schema.json()].append(path)
+                groups[spark.read.parquet(_literal(path)).schema.json()].append(path)
             else:
                 groups[""].append(path)
         except Exception as error:
@@ -124,9 +127,15 @@ def _layouts(spark: SparkSession, paths: list[str], shape: Input) -> dict[str, l
     return groups
 
 
+def _literal(path: str) -> str:
+    """The path as Spark reads names: it takes `log[1].csv` for a pattern."""
+    return re.sub(r"([][{}*?\\])", r"\\\1", path)
+
+
 def unreadable(path: str, error: Exception) -> SourceUnreadable:
     """The error for a file that breaks while it is read."""
-    words = str(error).splitlines()[0] if isinstance(error, PySparkException) else type(error).__name__
+    words = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    words = (words.splitlines() or [type(error).__name__])[0]
     return SourceUnreadable(
         f"a file cannot be read ({words[:200]})",
         where=path,
@@ -141,7 +150,7 @@ def naming_files(paths: list[str]) -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
-        named = [path for path in paths if path in text or path.removeprefix("file:").lstrip("/") in text]
+        named = [path for path in paths if any(p.removeprefix("file:") in text for p in (path, files.as_metadata(path)))]
         if "FAILED_READ_FILE" in text and named:
             raise unreadable(named[0], error) from error
         raise
@@ -150,7 +159,7 @@ def naming_files(paths: list[str]) -> Iterator[None]:
 def _lines(
     spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, *, max_line_bytes: int
 ) -> DataFrame:
-    text = spark.read.text(paths).select(
+    text = spark.read.text([_literal(path) for path in paths]).select(
         "value",
         _relative(F.col("_metadata.file_path"), root).alias("_file"),
         F.col("_metadata.file_block_start").alias("_start"),
@@ -160,7 +169,8 @@ def _lines(
     if shape.encoding != "UTF-8":
         value = F.decode(value.cast("binary"), shape.encoding)
     first = (F.col("_start") == 0) & (F.col("_line") == 1)
-    value = F.when(first, F.regexp_replace(value, "^\ufeff", "")).otherwise(value)
+    # Not by a regular expression: that would mend bytes that are not UTF-8.
+    value = F.when(first & value.startswith("\ufeff"), F.substr(value, F.lit(2))).otherwise(value)
     is_record = (F.octet_length(value) > _SURELY_NOT_BLANK) | (F.trim(value) != "")
     if shape.format == "csv" and shape.header:
         is_record = is_record & ~first
@@ -183,40 +193,48 @@ def _relative(path: Column, root: str) -> Column:
 
 
 def _parsed_csv(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> DataFrame:
-    """Lines of one header, as `raw` and `extra`. A name that stands twice counts once, at its first place."""
+    """Lines of one header, as `raw` and `extra`. A name that stands twice counts once, at its first place.
+
+    Each line is parsed with one more cell at its end, since from_csv closes a quote that is open at the end of a line:
+    so the cell is swallowed, and a line that was cut there is known.
+    """
     cells = [name if name and name not in names[:i] else f"_column_{i + 1}" for i, name in enumerate(names)]
-    typed = ", ".join(f"`{cell.replace('`', '``')}` string" for cell in (*cells, "_corrupt"))
+    places = {cell: f"_{i}" for i, cell in enumerate(cells)}
+    typed = ", ".join(f"{place} string" for place in (*places.values(), "_end", "_corrupt"))
     options = {
         "sep": shape.separator, "quote": shape.quote, "escape": shape.quote, "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": "_corrupt", "maxCharsPerColumn": "-1",
     }  # fmt: skip
-    parsed = lines.withColumn("_cells", F.from_csv(sound, typed, options))
+    separators = F.length(sound) - F.length(F.replace(sound, F.lit(shape.separator)))
+    crowded = (F.octet_length(sound) >= _MOST_CELLS) & (separators >= _MOST_CELLS)
+    whole = F.concat(F.when(~crowded, sound), F.lit(shape.separator + "."))
+    parsed = lines.withColumn("_cells", F.from_csv(whole, typed, options))
     wanted = schema(shape).names
-    raw = F.struct(
-        *[(F.col("_cells")[name] if name in cells else F.lit(None).cast("string")).alias(name) for name in wanted]
-    )
-    others = [cell for cell in cells if cell not in wanted]
+    value = {cell: F.col("_cells")[place] for cell, place in places.items()}
+    raw = F.struct(*[value.get(name, F.lit(None).cast("string")).alias(name) for name in wanted])
     return parsed.select(
         "*",
-        F.when(F.col("_cells._corrupt").isNotNull(), "unparseable").alias("_broken"),
+        F.when(F.col("_cells").isNull() | F.col("_cells._corrupt").isNotNull(), "unparseable").alias("_broken"),
         F.lit(f"not a CSV line of {len(cells)} cells").alias("_broken_reason"),
         raw.alias("raw"),
-        _present({name: F.col("_cells")[name] for name in others}).alias("extra"),
+        _present({cell: column for cell, column in value.items() if cell not in wanted}).alias("extra"),
     )
 
 
 def _parsed_json(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> DataFrame:
     """Lines as `raw` and `extra`, parsed once, as maps: so unknown keys are found without a second look.
 
-    Each line is parsed as an array of one object, since from_json reads the first value of a text and passes over
-    whatever follows; within brackets that makes the array unreadable.
+    Each line is parsed as an array of one object and a null, since from_json reads the first value of a text and
+    passes over whatever follows: that makes the array unreadable, or, when it begins with a bracket, too short.
     """
     wanted = schema(shape)
-    one = F.from_json(F.concat(F.lit("["), sound, F.lit("]")), "array<map<string,string>>")
+    one = F.from_json(F.concat(F.lit("["), sound, F.lit(",null]")), "array<map<string,string>>")
     parsed = lines.withColumn("_objects", one)
-    parsed = parsed.withColumn("_object", F.when(F.size("_objects") == 1, F.col("_objects")[0])).drop("_objects")
+    parsed = parsed.withColumn("_object", F.when(F.size("_objects") == 2, F.col("_objects")[0])).drop("_objects")
     cells = {f.name: F.try_element_at("_object", F.lit(f.name)) for f in wanted}
-    typed = {f.name: _typed_json(cells[f.name], f.dataType) for f in wanted}
+    inner = {f"_in_{f.name}": _inner_json(cells[f.name], f.dataType) for f in wanted if _nested(f)}
+    parsed = parsed.withColumns(inner)
+    typed = {f.name: _whole(f"_in_{f.name}") if _nested(f) else cells[f.name].try_cast(f.dataType) for f in wanted}
     lost = [cells[f.name].isNotNull() & typed[f.name].isNull() for f in wanted if f.dataType.typeName() != "string"]
     wrong = reduce(Column.__or__, lost, F.lit(False))
     present = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
@@ -230,11 +248,14 @@ def _parsed_json(lines: DataFrame, sound: Column, shape: Input, names: tuple[str
     )
 
 
-def _typed_json(cell: Column, kind: T.DataType) -> Column:
-    """A value of a JSON object, which from_json gives as text, as the type that the mapping states."""
-    if isinstance(kind, (T.StructType, T.ArrayType, T.MapType)):
-        return F.from_json(cell, kind.simpleString())
-    return cell.try_cast(kind)
+def _inner_json(cell: Column, kind: T.DataType) -> Column:
+    """An array, struct or map, which from_json gave as text: `v`, and `_odd` when anything in it has another type."""
+    within = F.concat(F.lit('{"v":'), cell, F.lit("}"))
+    return F.from_json(within, f"v {kind.simpleString()}, _odd string", {"columnNameOfCorruptRecord": "_odd"})
+
+
+def _whole(inner: str) -> Column:
+    return F.when(F.col(f"`{inner}`")["_odd"].isNull(), F.col(f"`{inner}`")["v"])
 
 
 def _wrong_type(shape: Input) -> Column:
@@ -246,7 +267,7 @@ def _parquet(
     spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, *, max_line_bytes: int
 ) -> DataFrame:
     stored = T.StructType.fromJson(json.loads(layout))
-    rows = spark.read.schema(stored).parquet(*paths)
+    rows = spark.read.schema(stored).parquet(*[_literal(path) for path in paths])
     placed = rows.select(
         F.concat_ws(":", _relative(F.col("_metadata.file_path"), root), F.col("_metadata.row_index") + 1).alias("position"),
         F.struct(*[F.col(f"`{name}`") for name in stored.names]).alias("row"),
@@ -259,7 +280,7 @@ def _from_struct(placed: DataFrame, stored: T.StructType, shape: Input) -> DataF
     wanted = schema(shape)
     have = set(stored.names)
     cells = {f.name: F.col("row")[f.name] if f.name in have else F.lit(None) for f in wanted}
-    casts = {f.name: cells[f.name].try_cast(f.dataType) for f in wanted}
+    casts = {f.name: _as_stated(placed, cells[f.name], f.dataType) for f in wanted}
     lost = [cells[f.name].isNotNull() & casts[f.name].isNull() for f in wanted if f.name in have]
     wrong = reduce(Column.__or__, lost, F.lit(False))
     others = {name: F.col("row")[name] for name in stored.names if name not in set(wanted.names)}
@@ -271,8 +292,17 @@ def _from_struct(placed: DataFrame, stored: T.StructType, shape: Input) -> DataF
         F.when(wrong, "wrong_type").alias("fault"),
         F.when(wrong, _wrong_type(shape)).alias("fault_reason"),
         F.struct(*[column.alias(name) for name, column in casts.items()]).alias("raw"),
-        _present({name: F.to_json(F.struct(c)) if _nested(stored[name]) else c.cast("string") for name, c in others.items()}).alias("extra"),
+        _present({name: F.to_json(c) if _nested(stored[name]) else c.cast("string") for name, c in others.items()}).alias("extra"),
     )
+
+
+def _as_stated(placed: DataFrame, cell: Column, kind: T.DataType) -> Column:
+    """The cell in the type that the mapping states; null when no value of its own type has a form in that one."""
+    try:
+        placed.select(cell.try_cast(kind))
+    except AnalysisException:
+        return F.lit(None).cast(kind)
+    return cell.try_cast(kind)
 
 
 def _nested(field: T.StructField) -> bool:

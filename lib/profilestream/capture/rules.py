@@ -29,7 +29,7 @@ class Check:
 def reject_checks(events: DataFrame, mapping: Mapping, capture: Capture, ingest_micros: int) -> list[Check]:
     """Reject rules in order: what the mapping names first, then what holds for every source."""
     own = [Check(n, F.expr(r.when), F.lit(r.reason or f"{n}: {r.when}")) for n, r in mapping.reject.items()]
-    return [*own, *_type_checks(mapping), *_time_checks(events, mapping, capture, ingest_micros), *_user_checks(mapping),
+    return [*own, *_id_checks(mapping), *_type_checks(mapping), *_time_checks(events, mapping, capture, ingest_micros), *_user_checks(mapping),
             *_number_checks(events)]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def names(mapping: Mapping) -> tuple[list[str], list[str]]:
     """Names of all reject rules and all warnings that a row of this source can carry."""
     numbers = [c for c in NUMBERS if c in mapping.columns]
     rejects = [
-        *FAULTS, *mapping.reject, "event_type_missing", "event_type_unknown", "event_time_unreadable",
+        *FAULTS, *mapping.reject, *(["event_id_missing"] if "event_id" in mapping.columns else []), "event_type_missing", "event_type_unknown", "event_time_unreadable",
         "event_time_not_on_clock", "event_time_before_floor", "event_time_in_future", "user_id_junk",
         *(["user_missing"] if mapping.anonymous == "reject" else []), *[f"{c}_unreadable" for c in numbers],
         "number_not_finite", "price_negative", "quantity_negative", *FOUND_LATER,
@@ -84,6 +84,11 @@ def judged(events: DataFrame, rejects: list[Check], warns: list[Check]) -> DataF
     )
 
 
+def _id_checks(mapping: Mapping) -> list[Check]:
+    missing = F.col("event_id").isNull() | (F.trim("event_id") == "")
+    return [Check("event_id_missing", missing, F.lit("there is no event id"))] if "event_id" in mapping.columns else []
+
+
 def _type_checks(mapping: Mapping) -> list[Check]:
     kind = F.col("event_type")
     return [
@@ -112,7 +117,7 @@ def _time_checks(events: DataFrame, mapping: Mapping, capture: Capture, ingest_m
 
 def _user_checks(mapping: Mapping) -> list[Check]:
     user = F.col("user_id")
-    plain = F.lower(F.trim(user))
+    plain = F.lower(F.trim(user, F.lit(" \t\r\n\u00a0")))
     junk = Check("user_id_junk", plain.isin(*JUNK_IDS, ""), _says("user id {} stands for no one", user))
     missing = Check("user_missing", user.isNull(), F.lit("there is no user, and the mapping rejects anonymous events"))
     return [junk, missing] if mapping.anonymous == "reject" else [junk]
@@ -129,10 +134,12 @@ def _number_checks(events: DataFrame) -> list[Check]:
         if f"_text_{name}" in events.columns
         for text in [F.col(f"_text_{name}")]
     ]
-    finite = [F.isnan(c) | (F.abs(c) == float("inf")) for c in map(F.col, NUMBERS)]
+    value = F.coalesce(F.col("value"), F.col("price") * F.col("quantity"))
+    numbers = [*[F.col(name) for name in NUMBERS if name != "value"], value]
+    odd = [F.isnan(c) | (F.abs(c) == float("inf")) for c in numbers]
     return [
         *unreadable,
-        Check("number_not_finite", reduce(Column.__or__, [F.coalesce(f, F.lit(False)) for f in finite]),
+        Check("number_not_finite", reduce(Column.__or__, [F.coalesce(o, F.lit(False)) for o in odd]),
               F.lit("a number is NaN or infinite")),
         Check("price_negative", F.col("price") < 0, _says("price {} is negative", F.col("price").cast("string"))),
         Check("quantity_negative", F.col("quantity") < 0, _says("quantity {} is negative", F.col("quantity").cast("string"))),

@@ -1,0 +1,325 @@
+"""Exactly once: faults at every write, lost and restored state, second runs, changed files. Laws 1, 2 and 4."""
+
+import fcntl
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from profilestream.base import commits, files, stream, tables
+from profilestream.base.errors import Refused, SourceUnreadable
+from profilestream.capture import ingest
+from tests.make import SHOP, Shop, event
+
+CAPTURED = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
+
+
+class Crash(Exception):
+    """Stands for the process dying at a write."""
+
+
+def _lay_out(shop: Shop) -> None:
+    """Two batches; each has clean rows, one rejected, and the second has duplicates of both."""
+    rows = [event(n) for n in range(6)]
+    shop.write("a.jsonl", "\n".join(json.dumps(r) for r in [*rows[:3], event(90, price="-1")]))
+    shop.write("b.jsonl", "\n".join(json.dumps(r) for r in [rows[1], *rows[3:], rows[4], event(2, what="other")]))
+
+
+def _outcome(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
+    return {table.name: shop.content(spark, table) for table in CAPTURED}
+
+
+@contextmanager
+def _writes(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, side: str) -> Iterator[list[str]]:
+    """Every write of a run, by name, in order; the one numbered `crash_at` fails before or after it happened."""
+    seen: list[str] = []
+
+    def watched(write: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            number = len(seen)
+            seen.append(name(*args))
+            if number == crash_at and side == "before":
+                raise Crash
+            done = write(*args, **kwargs)
+            if number == crash_at and side == "after":
+                raise Crash
+            return done
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "append", watched(commits.append, lambda frame, table, *rest: table.name))
+        patch.setattr(files, "write_text", watched(files.write_text, lambda spark, path, text: Path(path).parent.name))
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders: where a shop lives, and a copy of it aside, made once, after its two batches were captured."""
+    home = tmp_path_factory.mktemp("exactly_once")
+    return home / "shop", home / "aside"
+
+
+@pytest.fixture
+def captured(spark: SparkSession, template: tuple[Path, Path]) -> Shop:
+    """A shop whose two batches are captured; laid anew for each test, at the same place."""
+    home, aside = template
+    shop = Shop(home)
+    if not aside.exists():
+        _lay_out(shop)
+        shop.capture(spark)
+        shutil.copytree(home, aside)
+    _restore(spark, aside, home)
+    shop.written = 10
+    return shop
+
+
+def _restore(spark: SparkSession, aside: Path, home: Path) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(aside, home)
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
+
+
+def test_a_crash_before_or_after_any_write_changes_nothing(
+    spark: SparkSession, captured: Shop, template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, aside = template
+    third = "\n".join(json.dumps(r) for r in [event(0), event(40), event(41, kind="peek"), event(3, price="9")])
+
+    def lay() -> None:
+        _restore(spark, aside, home)
+        captured.written = 10
+        captured.write("c.jsonl", third)
+
+    lay()
+    with _writes(monkeypatch, None, "") as writes:
+        captured.capture(spark)
+    expected = _outcome(spark, captured)
+    assert captured.counts(spark) == (14, 7, 4, 3)
+    assert writes == ["plans", *[t.name for t in CAPTURED]]
+    for number, name in enumerate(writes):
+        for side in ("before", "after"):
+            lay()
+            with _writes(monkeypatch, number, side), pytest.raises(Crash):
+                captured.capture(spark)
+            captured.capture(spark)
+            assert _outcome(spark, captured) == expected, f"{side} writing {name}"
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_crash_at_the_first_write_of_all_changes_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    shop = Shop(tmp_path)
+    shop.write("a.jsonl", json.dumps(event(1)))
+    with _writes(monkeypatch, 0, side) as writes, pytest.raises(Crash):
+        shop.capture(spark)
+    assert writes == ["shop"]  # the epoch, in the folder of the checkpoint
+    shop.capture(spark)
+    assert shop.counts(spark) == (1, 1, 0, 0)
+
+
+def _checkpoint(shop: Shop) -> Path:
+    return shop.home / "checkpoints" / "capture_events" / "shop"
+
+
+def test_a_batch_whose_commit_was_lost_is_replayed_without_effect(spark: SparkSession, captured: Shop) -> None:
+    before = _outcome(spark, captured)
+    (_checkpoint(captured) / "commits" / "1").unlink()
+    (_checkpoint(captured) / "commits" / ".1.crc").unlink(missing_ok=True)
+    captured.capture(spark)
+    assert _outcome(spark, captured) == before
+
+
+def test_a_lost_checkpoint_is_refused_and_reading_again_doubles_nothing(spark: SparkSession, captured: Shop) -> None:
+    before = captured.content(spark, tables.EVENTS)
+    shutil.rmtree(_checkpoint(captured))
+    with pytest.raises(Refused, match="the checkpoint of capture_events/shop is new, but events already holds batches"):
+        captured.capture(spark)
+    captured.capture(spark, accept_new_epoch=True)
+    assert captured.content(spark, tables.EVENTS) == before
+
+
+def test_a_checkpoint_restored_from_an_older_copy_is_refused(spark: SparkSession, captured: Shop, tmp_path: Path) -> None:
+    shutil.copytree(_checkpoint(captured), tmp_path / "older")
+    captured.write("c.jsonl", json.dumps(event(50)))
+    captured.capture(spark)
+    shutil.rmtree(_checkpoint(captured))
+    shutil.copytree(tmp_path / "older", _checkpoint(captured))
+    with pytest.raises(Refused, match="it knows batch 1, the table holds 2"):
+        captured.capture(spark)
+
+
+@pytest.mark.parametrize("table", CAPTURED, ids=lambda t: t.name)
+def test_a_lost_table_is_refused(spark: SparkSession, captured: Shop, table: tables.Table) -> None:
+    shutil.rmtree(captured.home / "warehouse" / table.name)
+    with pytest.raises(Refused, match=f"table {table.name} is gone, but the checkpoint of capture_events/shop has begun"):
+        captured.capture(spark)
+
+
+def test_a_table_restored_from_an_older_copy_is_refused(spark: SparkSession, captured: Shop, tmp_path: Path) -> None:
+    table = captured.home / "warehouse" / "capture_batches"
+    shutil.copytree(table, tmp_path / "older")
+    captured.write("c.jsonl", json.dumps(event(50)))
+    captured.capture(spark)
+    shutil.rmtree(table)
+    shutil.copytree(tmp_path / "older", table)
+    with pytest.raises(Refused, match="table capture_batches is older than the checkpoint"):
+        captured.capture(spark)
+
+
+def test_a_table_of_newer_code_is_refused(spark: SparkSession, captured: Shop) -> None:
+    path = captured.home / "warehouse" / "events"
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('{tables.VERSION_PROPERTY}' = '9')")
+    with pytest.raises(Refused, match="table events has schema version 9, this code knows 1"):
+        captured.capture(spark)
+
+
+def test_a_mapping_edited_while_a_batch_is_unfinished_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path)
+    _lay_out(shop)
+    with _writes(monkeypatch, 3, "before"), pytest.raises(Crash):  # epoch, plan, events, then rejected_events
+        shop.capture(spark)
+    shop.mapping = SHOP.replace('price = "price"', 'price = "price"\nchannel = "\'web\'"')
+    with pytest.raises(Refused, match="batch 0 was begun with other settings or another mapping"):
+        shop.capture(spark)
+    with pytest.raises(Refused, match=r"batch 0 cannot be begun anew: it is already in \['events'\]"):
+        shop.capture(spark, replan=True)
+    shop.mapping = SHOP
+    shop.capture(spark)
+    assert shop.counts(spark) == (10, 6, 2, 2)
+
+
+def test_a_batch_that_wrote_nothing_can_be_begun_anew(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path)
+    _lay_out(shop)
+    with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):
+        shop.capture(spark)
+    shop.mapping = SHOP.replace('price = "price"', 'price = "price"\nchannel = "\'web\'"')
+    shop.capture(spark, replan=True)
+    assert shop.read(spark, tables.EVENTS).where("channel = 'web'").count() == 6
+
+
+def test_a_second_run_of_the_same_source_is_refused_and_no_lock_outlives_its_process(
+    spark: SparkSession, captured: Shop
+) -> None:
+    lock = captured.home / "checkpoints" / "capture" / "shop.lock"
+    assert lock.exists()
+    captured.capture(spark)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Refused, match="capture/shop is already running"):
+            captured.capture(spark)
+    captured.capture(spark)
+
+
+def test_two_sources_write_at_once_and_a_shared_space_fuses_them(spark: SparkSession, tmp_path: Path) -> None:
+    web, till = Shop(tmp_path, name="web"), Shop(tmp_path, name="till")
+    for shop, numbers in ((web, range(0, 8)), (till, range(100, 108))):
+        for part in range(2):
+            chosen = list(numbers)[part * 4 : part * 4 + 4]
+            shop.write(f"{part}.jsonl", "\n".join(json.dumps(event(n, who="anna")) for n in chosen))
+    errors: list[BaseException] = []
+
+    def run(shop: Shop) -> None:
+        try:
+            shop.capture(spark)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(shop,)) for shop in (web, till)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    events = web.read(spark, tables.EVENTS)
+    assert [tuple(r) for r in events.groupBy("source", "user_id").count().orderBy("source").collect()] == [
+        ("till", "shop:anna", 8), ("web", "shop:anna", 8),
+    ]  # fmt: skip
+
+
+def test_shops_with_equal_ids_are_not_mixed(spark: SparkSession, tmp_path: Path) -> None:
+    here = Shop(tmp_path, name="here")
+    there = Shop(tmp_path, name="there", mapping=SHOP.replace('"shop"', '"other"'))
+    for shop in (here, there):
+        shop.write("a.jsonl", json.dumps(event(1)))
+        shop.capture(spark)
+    events = here.read(spark, tables.EVENTS).select("source", "event_id", "user_id", "item_id").orderBy("source")
+    assert [tuple(r) for r in events.collect()] == [
+        ("here", "e1", "shop:u1", "shop:i1"), ("there", "e1", "other:u1", "other:i1"),
+    ]  # fmt: skip
+
+
+def test_any_order_and_cut_of_deliveries_gives_the_same_events(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [event(n) for n in range(9)]
+    forward, backward = Shop(tmp_path / "forward"), Shop(tmp_path / "backward")
+    forward.write("all.jsonl", "\n".join(json.dumps(r) for r in [*rows, rows[0]]))
+    for number, part in enumerate((rows[6:], rows[2:7][::-1], rows[:3])):
+        backward.write(f"{number}.jsonl", "\n".join(json.dumps(r) for r in part))
+    outcome = []
+    for shop in (forward, backward):
+        shop.capture(spark)
+        kept = shop.read(spark, tables.EVENTS).drop("position", "epoch", "batch_id", "ingest_time")
+        outcome.append(sorted(kept.toJSON().collect()))
+    assert outcome[0] == outcome[1]
+    assert len(outcome[0]) == 9
+
+
+def test_a_file_that_changed_after_it_was_read_is_refused_and_one_that_went_is_not_missed(
+    spark: SparkSession, captured: Shop
+) -> None:
+    before = _outcome(spark, captured)
+    (captured.input / "a.jsonl").unlink()
+    captured.capture(spark)
+    assert _outcome(spark, captured) == before
+    changed = captured.input / "b.jsonl"
+    changed.write_text(changed.read_text() + "\n" + json.dumps(event(70)))
+    os.utime(changed, (1_800_000_000, 1_800_000_000))
+    with pytest.raises(Refused, match=r"1 file\(s\) changed after they were read"):
+        captured.capture(spark)
+    captured.capture(spark, accept_changed_files=True)
+    assert _outcome(spark, captured) == before
+    shutil.copy(changed, captured.input / "b_again.jsonl")
+    captured.capture(spark, accept_changed_files=True)
+    ids = {row[0] for row in captured.read(spark, tables.EVENTS).select("event_id").collect()}
+    assert ids == {"e0", "e1", "e2", "e3", "e4", "e5", "e70"}
+
+
+def test_a_broken_file_stops_the_stage_and_can_be_passed_over(spark: SparkSession, captured: Shop) -> None:
+    broken = captured.write("c.jsonl.gz", b"\x1f\x8b\x08\x00broken")
+    captured.write("d.jsonl", json.dumps(event(60)))
+    with pytest.raises(SourceUnreadable, match="a file cannot be read") as told:
+        captured.capture(spark)
+    assert str(broken) in told.value.where
+    captured.capture(spark, skip_files=(str(broken),))
+    assert captured.counts(spark) == (12, 7, 3, 2)
+    row = captured.read(spark, tables.REJECTED_EVENTS).where("rule = 'file_unreadable'").select("position", "payload").first()
+    assert row is not None
+    assert row["position"].endswith("c.jsonl.gz")
+
+
+def test_a_stop_is_clean_and_the_next_run_goes_on(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    _lay_out(shop)
+    settings = shop.settings()
+    query = ingest.query(settings, "shop")
+    running = stream.Running(query, spark, settings, stream.Options())
+    with running.progress:
+        running.start(spark)
+        running.stop_when_idle()
+    running.raise_error()
+    assert not running.is_active()
+    shop.capture(spark)
+    assert shop.counts(spark) == (10, 6, 2, 2)

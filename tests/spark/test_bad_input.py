@@ -1,0 +1,377 @@
+"""Bad input is data: each bad line is a row with its rule, its reason, its text as it came, and where it stood."""
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import Row, SparkSession
+
+from profilestream.base import files, tables
+from profilestream.base.errors import SourceUnreadable
+from profilestream.capture import records
+from profilestream.capture.mapping import Input
+from tests.judging import judged, log_of, parsed, verdicts
+from tests.make import SHOP, Shop, event
+
+NOT_JSON = "not one JSON object"
+NO_ONE = "stands for no one"
+CSV_SHOP = SHOP.replace('"jsonl"', '"csv"')
+NOT_FINITE = "a number is NaN or infinite"
+
+
+def line(**changes: Any) -> str:
+    return json.dumps(event(1, **changes))
+
+
+def without(*names: str) -> str:
+    return json.dumps({name: value for name, value in event(1).items() if name not in names})
+
+
+WHOLE = line()
+# line, rule, reason
+JSON_LINES: list[tuple[str, str | None, str | None]] = [
+    (WHOLE, None, None),
+    ("no json at all", "unparseable", NOT_JSON),
+    (WHOLE[:-5], "unparseable", NOT_JSON),
+    (WHOLE[:-1], "unparseable", NOT_JSON),
+    (WHOLE[:8], "unparseable", NOT_JSON),
+    (WHOLE + WHOLE, "unparseable", NOT_JSON),
+    (WHOLE + " " + WHOLE, "unparseable", NOT_JSON),
+    (WHOLE + "," + WHOLE, "unparseable", NOT_JSON),
+    (WHOLE + " x", "unparseable", NOT_JSON),
+    (WHOLE + "] x", "unparseable", NOT_JSON),
+    (WHOLE + "]", "unparseable", NOT_JSON),
+    (WHOLE + ",null", "unparseable", NOT_JSON),
+    ("[" + WHOLE + "]", "unparseable", NOT_JSON),
+    ("null", "unparseable", NOT_JSON),
+    ("17", "unparseable", NOT_JSON),
+    ("\x00", "unparseable", NOT_JSON),
+    ("[" * 3000, "unparseable", NOT_JSON),
+    ('{"id":' + "9" * 2000 + "}", "unparseable", NOT_JSON),
+    ("{}", "event_id_missing", "there is no event id"),
+    (without("id"), "event_id_missing", "there is no event id"),
+    (line(id=" "), "event_id_missing", "there is no event id"),
+    (without("kind"), "event_type_missing", "there is no event type"),
+    (line(kind=None), "event_type_missing", "there is no event type"),
+    (line(kind=" "), "event_type_missing", "there is no event type"),
+    (line(kind="buy"), "event_type_unknown", "event type 'buy' is not known"),
+    (line(kind="VIEW"), "event_type_unknown", "event type 'VIEW' is not known"),
+    (without("at"), "event_time_unreadable", "event time (none) is missing or not a time"),
+    (line(at="2026-02-30"), "event_time_unreadable", "event time '2026-02-30' is missing or not a time"),
+    (line(at="now"), "event_time_unreadable", "event time 'now' is missing or not a time"),
+    (line(at="10:30:00"), "event_time_unreadable", "event time '10:30:00' is missing or not a time"),
+    (line(at=1767261600), "event_time_unreadable", "event time '1767261600' is missing or not a time"),
+    (line(at="1994-12-31T23:59:59Z"), "event_time_before_floor", "'1994-12-31 23:59:59' is before 1995-01-01"),
+    (line(at="1995-01-01T00:00:00Z"), None, None),
+    (line(at="2027-01-01T00:10:00Z"), None, None),
+    (line(at="2027-01-01T00:10:01Z"), "event_time_in_future",
+     "'2027-01-01 00:10:01' is later than the clock when the row came in"),
+    (line(who="null"), "user_id_junk", f"user id 'null' {NO_ONE}"),
+    (line(who=" UnDefined "), "user_id_junk", f"user id ' UnDefined ' {NO_ONE}"),
+    (line(who="0"), "user_id_junk", f"user id '0' {NO_ONE}"),
+    (line(who=-1), "user_id_junk", f"user id '-1' {NO_ONE}"),
+    (line(who=""), "user_id_junk", f"user id '' {NO_ONE}"),
+    (line(who=" \t\u00a0"), "user_id_junk", f"user id ' \t\u00a0' {NO_ONE}"),
+    (without("who"), None, None),
+    (line(price="abc"), "price_unreadable", "price 'abc' is not a number"),
+    (line(price="5d"), "price_unreadable", "price '5d' is not a number"),
+    (line(price="1,5"), "price_unreadable", "price '1,5' is not a number"),
+    (line(quantity="two"), "quantity_unreadable", "quantity 'two' is not a number"),
+    (line(price=" "), None, None),
+    (line(price=-0.5), "price_negative", "price '-0.5' is negative"),
+    (line(quantity="-2"), "quantity_negative", "quantity '-2.0' is negative"),
+    (line(price=float("nan")), "number_not_finite", NOT_FINITE),
+    (line(price=float("inf")), "number_not_finite", NOT_FINITE),
+    (line(price="NaN"), "number_not_finite", NOT_FINITE),
+    (line(price="Infinity"), "number_not_finite", NOT_FINITE),
+    (line(price="1e400"), "number_not_finite", NOT_FINITE),
+    (line(price="1e300", quantity="1e300"), "number_not_finite", NOT_FINITE),
+    (line(who="'; DROP TABLE events; --"), None, None),
+]  # fmt: skip
+
+
+def test_every_bad_json_line_has_its_rule_its_reason_and_its_text(spark: SparkSession) -> None:
+    log = log_of(SHOP)
+    rows = judged(log, parsed(spark, log, [text for text, *_ in JSON_LINES]))
+    assert verdicts(rows) == [(str(n + 1), rule, reason) for n, (_, rule, reason) in enumerate(JSON_LINES)]
+    kept = [(text if rule else None, "utf8" if rule else None) for text, rule, _ in JSON_LINES]
+    assert [(row.payload, row.payload_encoding) for row in rows] == kept
+
+
+def test_sql_in_a_value_stays_text(spark: SparkSession) -> None:
+    log = log_of(SHOP)
+    text = "'; DROP TABLE events; --"
+    row = judged(log, parsed(spark, log, [line(who=text, what="`" + text, id='x" OR 1=1')]))[0]
+    assert (row.user_id, row.item_id, row.event_id) == (f"shop:{text}", f"shop:`{text}", 'x" OR 1=1')
+
+
+def test_a_value_of_another_type_than_the_mapping_states_is_rejected(spark: SparkSession) -> None:
+    columns = "at string, p double, n bigint, tags array<string>, e struct<x: bigint, y: string>"
+    log = log_of(f"""
+        input = {{ format = "jsonl", columns = "{columns}" }}
+        columns = {{ event_type = "'view'", event_time = "at", price = "p", quantity = "n", item_id = "e.x" }}
+    """)
+    good = [
+        {"p": 1.5, "n": 2, "tags": ["a"], "e": {"x": 7, "y": "z", "more": 1}},
+        {"p": "1.5", "n": "2", "tags": [], "e": {"x": None}},
+        {"p": None, "tags": None},
+    ]
+    bad = [
+        {"p": "abc"}, {"p": True}, {"p": {"x": 1}}, {"p": ""}, {"n": 1.5}, {"n": 10**20}, {"tags": "a"},
+        {"tags": {"a": 1}}, {"e": "7"}, {"e": [7]}, {"e": {"x": "seven"}}, {"e": {"x": [7]}},
+    ]  # fmt: skip
+    lines = [json.dumps({"at": "2026-01-01", **values}) for values in (*good, *bad)]
+    rows = judged(log, parsed(spark, log, lines))
+    reason = f"a value has not the type that the mapping states: {columns}"
+    assert verdicts(rows) == [
+        *[(str(n), None, None) for n in (1, 2, 3)],
+        *[(str(n + 4), "wrong_type", reason) for n in range(len(bad))],
+    ]
+    assert [row.payload for row in rows] == [None] * 3 + lines[3:]
+    assert [(row.price, row.quantity, row.item_id) for row in rows[:3]] == [(1.5, 2, "7"), (1.5, 2, None), (None,) * 3]
+
+
+def test_every_bad_csv_line_has_its_rule_its_reason_and_its_text(spark: SparkSession) -> None:
+    header = "id,kind,at,who,what,price,quantity"
+    good = "e1,view,2026-01-01,u1,i1,2.5,1"
+    seven = "not a CSV line of 7 cells"
+    lines: list[tuple[str, str | None, str | None]] = [
+        (good, None, None),
+        (good[:-2], "unparseable", seven),
+        (good + ",x", "unparseable", seven),
+        (good + "\x00x", "quantity_unreadable", "quantity '1\x00x' is not a number"),
+        ("e1", "unparseable", seven),
+        (WHOLE, "unparseable", seven),
+        (good.replace("u1", '"u1'), "unparseable", seven),
+        (good[:-1] + '"1', "unparseable", seven),
+        (good[:-1] + '"', "unparseable", seven),
+        (good[:-1] + '"1""', "unparseable", seven),
+        (good.replace("u1", '"u,1"'), None, None),
+        (good.replace("u1", 'u"1'), None, None),
+        ("," * 50_000, "unparseable", seven),
+        (good.replace("2.5", "'2.5'"), "price_unreadable", "price ''2.5'' is not a number"),
+        (good.replace("u1", ""), None, None),
+        (good.replace("view", ""), "event_type_missing", "there is no event type"),
+    ]
+    log = log_of(CSV_SHOP)
+    rows = judged(log, parsed(spark, log, [text for text, *_ in lines], header))
+    assert verdicts(rows) == [(str(n + 1), rule, reason) for n, (_, rule, reason) in enumerate(lines)]
+    assert [row.payload for row in rows] == [text if rule else None for text, rule, _ in lines]
+    assert {(row.rule is None, row.payload_header) for row in rows} == {(True, None), (False, header)}
+    assert [rows[n].user_id for n in (10, 11, 14)] == ["shop:u,1", 'shop:u"1', None]
+
+
+def test_a_header_with_odd_names_loses_no_cell(spark: SparkSession) -> None:
+    header = 'kind,ID,id,at,_corrupt,"a `b`, c",kind,'
+    log = log_of(CSV_SHOP)
+    row = judged(log, parsed(spark, log, ["view,E1,e1,2026-01-01,c,d,cart,g"], header))[0]
+    assert (row.event_id, row.event_type, row.rule) == ("e1", "view", None)
+    assert row.extra == {"ID": "E1", "_corrupt": "c", "a `b`, c": "d", "_column_7": "cart", "_column_8": "g"}
+
+
+def test_what_a_line_has_beside_the_mapping_is_kept_in_extra(spark: SparkSession) -> None:
+    lines = [line(page=3, who=None), '{"new":{"a":[1]},"z":null,' + WHOLE[1:], json.dumps(event(1), sort_keys=True)]
+    log = log_of(SHOP)
+    rows = judged(log, parsed(spark, log, lines))
+    assert [(row.rule, row.user_id, row.extra) for row in rows] == [
+        (None, None, {"page": "3"}), (None, "shop:u1", {"new": '{"a":[1]}'}), (None, "shop:u1", None),
+    ]  # fmt: skip
+
+
+def test_bytes_that_are_not_utf8_are_kept_as_base64(spark: SparkSession) -> None:
+    log = log_of(SHOP)
+    bad = [b'{"id":"caf\xe9"}', b"\xff\xfe\x00", WHOLE.encode()[:-9] + b"\xc3"]
+    rows = judged(log, parsed(spark, log, bad))
+    said = ("not_utf8", "the line holds bytes that are not UTF-8", "base64")
+    assert [(row.rule, row.reason, row.payload_encoding) for row in rows] == [said] * 3
+    assert [base64.b64decode(row.payload) for row in rows] == bad
+
+
+def test_a_line_of_ten_megabytes_is_rejected_and_kept_whole(spark: SparkSession) -> None:
+    log = log_of(SHOP)
+    text = line(what="x" * 10_000_000)
+    (row,) = judged(log, parsed(spark, log, [text]))
+    assert verdicts([row]) == [("1", "line_too_long", "the line is longer than 1000000 bytes")]
+    assert row.payload == text
+
+
+def test_a_time_that_the_clocks_skipped_is_rejected_and_one_they_showed_twice_is_marked(spark: SparkSession) -> None:
+    log = log_of('timezone = "Europe/London"\n' + SHOP)
+    times = ["2026-03-29 00:59:59", "2026-03-29 01:30:00", "2026-03-29 02:00:00", "2026-10-25 01:30:00", "2026-10-25 02:00:00"]
+    rows = judged(log, parsed(spark, log, [line(at=time) for time in times]))
+    skipped = "'2026-03-29 01:30:00' was skipped by the clocks of Europe/London"
+    assert [(row.rule, row.reason, row.warnings) for row in rows] == [
+        (None, None, []), ("event_time_not_on_clock", skipped, []), (None, None, []),
+        (None, None, ["time_twice_on_clock"]), (None, None, []),
+    ]  # fmt: skip
+    assert [str(row.event_time)[5:16] for row in rows if row.rule is None] == [
+        "03-29 00:59", "03-29 01:00", "10-25 00:30", "10-25 02:00",
+    ]  # fmt: skip
+
+
+def test_anonymous_events_are_rejected_where_the_mapping_says_so(spark: SparkSession) -> None:
+    log = log_of('anonymous = "reject"\n' + SHOP)
+    rows = judged(log, parsed(spark, log, [WHOLE, line(who=None), line(who="null")]))
+    assert verdicts(rows) == [
+        ("1", None, None),
+        ("2", "user_missing", "there is no user, and the mapping rejects anonymous events"),
+        ("3", "user_id_junk", f"user id 'null' {NO_ONE}"),
+    ]
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def read(spark: SparkSession, folder: Path, shape: Input) -> list[tuple[Any, ...]]:
+    """Position, payload, fault, raw values and extra of the records of all files in a folder."""
+    frame = records.from_files(spark, list(files.sizes(spark, str(folder))), str(folder), shape, max_line_bytes=1000)
+    rows: list[Row] = frame.collect()
+    return sorted((r.position, r.payload, r.fault, tuple(r.raw), r.extra) for r in rows)
+
+
+def test_line_ends_blanks_and_names_of_files_leave_positions_right(spark: SparkSession, tmp_path: Path) -> None:
+    shape = Input(format="jsonl", columns="a string")
+    one, two = '{"a":1}', '{"a":2}'
+    texts: dict[str, bytes] = {
+        "crlf.jsonl": f"{one}\r\n{two}\r\n".encode(),
+        "bom.jsonl": f"\ufeff{one}\n{two}".encode(),
+        "blank lines.jsonl": f"\n{one}\n   \n\r\n{two}\n\n".encode(),
+        "no#1 50%.jsonl": one.encode(),
+        "log[1].jsonl": one.encode(),
+        "log1.jsonl": two.encode(),
+        "packed.jsonl.gz": gzip.compress(f"{one}\n{two}\n".encode()),
+        "empty.jsonl": b"",
+        "only blank.jsonl": b"\n \n",
+        "sub/deep.jsonl": one.encode(),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    places = {
+        "crlf.jsonl:1": 1, "crlf.jsonl:2": 2, "bom.jsonl:1": 1, "bom.jsonl:2": 2, "blank%20lines.jsonl:2": 1,
+        "blank%20lines.jsonl:5": 2, "no%231%2050%25.jsonl:1": 1, "log%5B1%5D.jsonl:1": 1, "log1.jsonl:1": 2,
+        "packed.jsonl.gz:1": 1, "packed.jsonl.gz:2": 2, "sub/deep.jsonl:1": 1,
+    }  # fmt: skip
+    assert read(spark, tmp_path, shape) == sorted((p, f'{{"a":{n}}}', None, (str(n),), None) for p, n in places.items())
+
+
+def test_csv_files_with_other_headers_in_one_folder_are_each_read_by_their_own(spark: SparkSession, tmp_path: Path) -> None:
+    texts: dict[str, bytes] = {
+        "1.csv": b"a,b\n1,2\n",
+        "2.csv": b"b,a\r\n2,1\r\n\r\n4,3\r\n",
+        "3.csv": b"a\n1\n",
+        "4.csv": b"\xef\xbb\xbfa,new,b\n1,9,2\n1,9\n",
+        "5.csv.gz": gzip.compress(b'"a","b"\n1,"x ""y"", z"\n'),
+        "header only.csv": b"a,b\n",
+        "header without line end.csv": b"a,b",
+        "empty.csv": b"",
+        "no header.csv": b"\n1,2\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    assert read(spark, tmp_path, Input(format="csv", columns="a string, b string")) == [
+        ("1.csv:2", "1,2", None, ("1", "2"), None),
+        ("2.csv:2", "2,1", None, ("1", "2"), None),
+        ("2.csv:4", "4,3", None, ("3", "4"), None),
+        ("3.csv:2", "1", None, ("1", None), None),
+        ("4.csv:2", "1,9,2", None, ("1", "2"), {"new": "9"}),
+        ("4.csv:3", "1,9", "unparseable", ("1", "."), {"new": "9"}),
+        ("5.csv.gz:2", '1,"x ""y"", z"', None, ("1", 'x "y", z'), None),
+        ("no%20header.csv:2", "1,2", "unparseable", (None, None), None),
+    ]
+
+
+def test_a_csv_without_header_in_latin_1_and_with_other_marks_is_read(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("café;'x;y'\nü;\n".encode("latin-1"))
+    shape = Input(
+        format="csv", columns="a string, b string", header=False, separator=";", quote="'", encoding="ISO-8859-1"
+    )
+    assert read(spark, tmp_path, shape) == [
+        ("a.csv:1", "café;'x;y'", None, ("café", "x;y"), None), ("a.csv:2", "ü;", None, ("ü", None), None),
+    ]  # fmt: skip
+
+
+def test_parquet_files_of_other_columns_and_types_are_read_each_by_their_own(spark: SparkSession, tmp_path: Path) -> None:
+    def write(name: str, sql: str) -> None:
+        spark.sql(sql).toPandas().to_parquet(tmp_path / name)
+
+    write("1.parquet", "SELECT 'x' AS a, 1.5D AS n UNION ALL SELECT null, null")
+    write("2.parquet", "SELECT 'abc' AS n, 7 AS a")
+    write("3 [c].parquet", "SELECT 'x' AS a, true AS more, array(1, 2) AS list")
+    write("4.parquet", "SELECT array(1, 2) AS n")
+    rows = read(spark, tmp_path, Input(format="parquet", columns="a string, n double"))
+    assert rows == [
+        ("1.parquet:1", '{"a":"x","n":1.5}', None, ("x", 1.5), None),
+        ("1.parquet:2", "{}", None, (None, None), None),
+        ("2.parquet:1", '{"n":"abc","a":7}', "wrong_type", ("7", None), None),
+        ("3%20%5Bc%5D.parquet:1", '{"a":"x","more":true,"list":[1,2]}', None, ("x", None), {"more": "true", "list": "[1,2]"}),
+        ("4.parquet:1", '{"n":[1,2]}', "wrong_type", (None, None), None),
+    ]
+
+
+def test_rows_of_a_delta_table_are_placed_by_their_batch(spark: SparkSession) -> None:
+    rows = spark.sql("SELECT 'abc' AS n, 7 AS a, 1 AS more").coalesce(1)
+    (record,) = records.from_rows(rows, Input(format="delta", columns="a string, n double"), 3).collect()
+    assert (record.position, record.payload, record.fault, tuple(record.raw), record.extra) == (
+        "3:0", '{"n":"abc","a":7,"more":1}', "wrong_type", ("7", None), {"more": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "why"),
+    [
+        ("cut.csv.gz", Input(format="csv", columns="id string"), "FAILED_READ_FILE"),
+        ("cut it.jsonl.gz", Input(format="jsonl", columns="id string"), "FAILED_READ_FILE"),
+        ("cut.parquet", Input(format="parquet", columns="id string"), "FAILED_READ_FILE"),
+        ("no.csv.gz", Input(format="csv", columns="id string"), "not a gzip file"),
+    ],
+)
+def test_a_file_that_breaks_is_named_with_the_way_to_go_on(
+    spark: SparkSession, tmp_path: Path, name: str, shape: Input, why: str
+) -> None:
+    if name.startswith("no"):
+        content = b"id\n" + b"1\n" * 100
+    elif name.endswith("parquet"):
+        spark.range(100).toPandas().to_parquet(tmp_path / name)
+        content = (tmp_path / name).read_bytes()[:-20]
+    else:
+        content = gzip.compress(b"".join(b'"%d"\n' % (n**9) for n in range(50_000)))[:-2000]
+    (tmp_path / "good").write_text("")
+    (tmp_path / name).write_bytes(content)
+    path = f"file:{tmp_path}/{name}"
+    with pytest.raises(SourceUnreadable) as raised, records.naming_files([path]):
+        records.from_files(spark, [path], str(tmp_path), shape, max_line_bytes=1000).collect()
+    assert why in raised.value.what
+    assert raised.value.where == path
+    assert raised.value.do == f"mend or remove the file, or go on without it: --skip-file {path}"
+
+
+# -- one real capture ---------------------------------------------------------------------------------------------------
+
+
+def test_rejected_rows_are_stored_with_all_that_is_needed_to_mend_them(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, overrides=["capture.sources.shop.max_files_per_trigger=3"])
+    shop.write("a.jsonl", "\n".join([line(), line(), line(price="3"), "", line(id="e2", price=-1), "{"]))
+    shop.write("b.jsonl", b"\xff\n" + line(who="u9").encode())
+    shop.write("c.jsonl", "")
+    shop.capture(spark)
+    (batch,) = shop.read(spark, tables.CAPTURE_BATCHES).collect()
+    assert (batch.files, batch.rows_in, batch.rows_clean, batch.rows_rejected, batch.rows_duplicate) == (3, 7, 1, 5, 1)
+    assert {rule: n for rule, n in batch.rejected_by_rule.items() if n} == {
+        "id_reused": 2, "price_negative": 1, "unparseable": 1, "not_utf8": 1,
+    }  # fmt: skip
+    reused = "the id e1 already stands for an event with other content"
+    kept = ("source", "position", "rule", "reason", "payload", "payload_encoding", "payload_header", "batch_id", "replay_of")
+    rows = shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").select(*kept).collect()
+    assert [tuple(row) for row in rows] == [
+        ("shop", "a.jsonl:3", "id_reused", reused, line(price="3"), "utf8", None, 0, None),
+        ("shop", "a.jsonl:5", "price_negative", "price '-1.0' is negative", line(id="e2", price=-1), "utf8", None, 0, None),
+        ("shop", "a.jsonl:6", "unparseable", NOT_JSON, "{", "utf8", None, 0, None),
+        ("shop", "b.jsonl:1", "not_utf8", "the line holds bytes that are not UTF-8", "/w==", "base64", None, 0, None),
+        ("shop", "b.jsonl:2", "id_reused", reused, line(who="u9"), "utf8", None, 0, None),
+    ]  # fmt: skip
+    (event_row,) = shop.read(spark, tables.EVENTS).collect()
+    assert (event_row.event_id, event_row.position, event_row.user_id) == ("e1", "a.jsonl:1", "shop:u1")
