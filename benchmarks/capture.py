@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import workloads
-from benchmarks.result import Result
-from pyspark.sql import SparkSession
-
 from profilestream.base import settings as settings_module
 from profilestream.base import stream, tables
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
+from pyspark.sql import SparkSession
+
+from benchmarks import workloads
+from benchmarks.result import Result
 
 SEED = 20_260_101
 MAPPING = Path(__file__).parent / "shop.toml"
@@ -58,7 +58,9 @@ def capture_history_10x(spark: SparkSession, work: Path, rows: int = 2_000_000) 
         for part in range(times):
             history = workloads.shop_log(spark, (10 - part - 1) * rows, rows, seed=SEED, files=8)
             stored = workloads.stored_events(history).select(*tables.EVENTS.columns)
-            stored.repartition("event_date").write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
+            stored.repartition("event_date").write.format("delta").mode("append").save(
+                tables.EVENTS.path(settings.paths)
+            )
 
     def one(times: int) -> float:
         home = _emptied(work / "batch_run")

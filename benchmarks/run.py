@@ -11,9 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import capture  # noqa: E402
-
 from profilestream.base.session import open_session  # noqa: E402
+
+from benchmarks import capture  # noqa: E402
 
 BENCHMARKS = (capture.capture_vs_copy, capture.capture_history_10x, capture.capture_empty_batch)
 RESULTS = ROOT / "benchmarks" / "results" / "latest.jsonl"
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     for bench in BENCHMARKS:
         if only in (None, bench.__name__):
             with tempfile.TemporaryDirectory() as work:
-                result = bench(spark, Path(work))  # type: ignore[operator]
+                result = bench(spark, Path(work))
             print(result.line(), flush=True)
             with RESULTS.open("a") as file:
                 file.write(result.line() + "\n")

@@ -12,7 +12,7 @@ RAW_COLUMNS = (
 
 
 def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: int) -> DataFrame:
-    """`rows` events from number `first` on, 100,000 a day in time order, 5 % up to a day late, in `files` partitions."""
+    """`rows` events from number `first` on in `files` partitions: 100,000 a day, in order but for 5 % a day late."""
 
     def draw(salt: int, modulus: int) -> str:
         return f"pmod(xxhash64(id, {seed}, {salt}), {modulus})"

@@ -28,7 +28,9 @@ def body(args: argparse.Namespace) -> None:
 def main(argv: list[str]) -> int:
     parser = job.stream_parser(__doc__)
     parser.add_argument("--source", help="one source of the settings; all when left out")
-    parser.add_argument("--try", dest="try_rows", nargs=2, metavar=("N", "FILE"), help="show what the mapping makes of a file")
+    parser.add_argument(
+        "--try", dest="try_rows", nargs=2, metavar=("N", "FILE"), help="show what the mapping makes of a file"
+    )
     return job.run(body, parser, argv)
 
 

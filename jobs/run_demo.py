@@ -19,7 +19,9 @@ SAMPLE = Path("data/online_retail/online_retail_2010_2011.parquet")
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     removed = demo.clear(settings.paths.warehouse, settings.paths.checkpoints)
-    print(f"removed the output of an earlier demo: {', '.join(removed)}" if removed else "a first demo: nothing to remove")
+    print(
+        f"removed the output of an earlier demo: {', '.join(removed)}" if removed else "a first demo: nothing to remove"
+    )
     files = demo.lay_out(SAMPLE, Path(settings.capture.sources["online_retail"].path), days=args.days)
     print(f"laid out Online Retail as {files} daily files; starting Spark (a few seconds)", flush=True)
     spark = open_session("demo", settings.spark.properties)

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
-from pyspark.sql import functions as F
-
 from profilestream.base.settings import Capture, Source, validated
 from profilestream.capture import canonical, ingest, records
 from profilestream.capture.ingest import Log
 from profilestream.capture.mapping import Mapping
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 # When the lines come in; a fixed day, so that "in the future" is the same whenever the tests run.
 NOW = datetime(2027, 1, 1, tzinfo=UTC)

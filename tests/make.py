@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
-
 from profilestream.base import settings as settings_module
 from profilestream.base import stream, tables
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
 from profilestream.capture import ingest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 SHOP = """
 user_space = "shop"
@@ -96,13 +96,14 @@ class Shop:
     def content(self, spark: SparkSession, table: Table) -> list[str]:
         """A table's rows without what differs from run to run, sorted; equal for equal outcomes."""
         frame = self.read(spark, table)
-        return sorted(frame.drop(*[c for c in RUN_COLUMNS if c in frame.columns]).toJSON().collect())
+        rows = frame.select(F.to_json(F.struct(*[c for c in frame.columns if c not in RUN_COLUMNS]))).collect()
+        return sorted(row[0] for row in rows)
 
 
 def event(number: int, **changes: Any) -> dict[str, Any]:
     """A good raw event of the shop."""
     day, minute = divmod(number, 60)
     return {
-        "id": f"e{number}", "kind": "view", "at": f"2026-01-{1 + day % 28:02d}T10:{minute:02d}:00Z", "who": f"u{number % 7}",
-        "what": f"i{number % 5}", "price": "2.5", "quantity": "1", **changes,
+        "id": f"e{number}", "kind": "view", "at": f"2026-01-{1 + day % 28:02d}T10:{minute:02d}:00Z",
+        "who": f"u{number % 7}", "what": f"i{number % 5}", "price": "2.5", "quantity": "1", **changes,
     }  # fmt: skip

@@ -10,7 +10,8 @@ from profilestream.base import stream
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Options, Query
-from profilestream.capture import check, ingest
+from profilestream.capture import check as capture_check
+from profilestream.capture import ingest
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def _capture_queries(settings: Settings) -> list[Query]:
     return [ingest.query(settings, name) for name in settings.capture.sources]
 
 
-STAGES = (Stage(ingest.STAGE, _capture_queries, check.all_sources),)
+STAGES = (Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import polars as pl
-
 from profilestream.steward import demo
 
 ROOT = Path(__file__).parent.parent.parent

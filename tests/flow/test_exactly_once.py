@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
-
 from profilestream.base import commits, files, stream, tables
 from profilestream.base.errors import Refused, SourceUnreadable
 from profilestream.capture import ingest
+from pyspark.sql import SparkSession
+
 from tests.make import SHOP, Shop, event
 
 CAPTURED = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
@@ -147,7 +147,9 @@ def test_a_lost_checkpoint_is_refused_and_reading_again_doubles_nothing(spark: S
     assert captured.content(spark, tables.EVENTS) == before
 
 
-def test_a_checkpoint_restored_from_an_older_copy_is_refused(spark: SparkSession, captured: Shop, tmp_path: Path) -> None:
+def test_a_checkpoint_restored_from_an_older_copy_is_refused(
+    spark: SparkSession, captured: Shop, tmp_path: Path
+) -> None:
     shutil.copytree(_checkpoint(captured), tmp_path / "older")
     captured.write("c.jsonl", json.dumps(event(50)))
     captured.capture(spark)
@@ -160,7 +162,9 @@ def test_a_checkpoint_restored_from_an_older_copy_is_refused(spark: SparkSession
 @pytest.mark.parametrize("table", CAPTURED, ids=lambda t: t.name)
 def test_a_lost_table_is_refused(spark: SparkSession, captured: Shop, table: tables.Table) -> None:
     shutil.rmtree(captured.home / "warehouse" / table.name)
-    with pytest.raises(Refused, match=f"table {table.name} is gone, but the checkpoint of capture_events/shop has begun"):
+    with pytest.raises(
+        Refused, match=f"table {table.name} is gone, but the checkpoint of capture_events/shop has begun"
+    ):
         captured.capture(spark)
 
 
@@ -305,7 +309,12 @@ def test_a_broken_file_stops_the_stage_and_can_be_passed_over(spark: SparkSessio
     assert str(broken) in told.value.where
     captured.capture(spark, skip_files=(str(broken),))
     assert captured.counts(spark) == (12, 7, 3, 2)
-    row = captured.read(spark, tables.REJECTED_EVENTS).where("rule = 'file_unreadable'").select("position", "payload").first()
+    row = (
+        captured.read(spark, tables.REJECTED_EVENTS)
+        .where("rule = 'file_unreadable'")
+        .select("position", "payload")
+        .first()
+    )
     assert row is not None
     assert row["position"].endswith("c.jsonl.gz")
 

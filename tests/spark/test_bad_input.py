@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import Row, SparkSession
-
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceUnreadable
 from profilestream.capture import records
 from profilestream.capture.mapping import Input
+from pyspark.sql import Row, SparkSession
+
 from tests.judging import judged, log_of, parsed, verdicts
 from tests.make import SHOP, Shop, event
 
@@ -144,7 +144,7 @@ def test_every_bad_csv_line_has_its_rule_its_reason_and_its_text(spark: SparkSes
         (good + ",x", "unparseable", seven),
         (good + "\x00x", "quantity_unreadable", "quantity '1\x00x' is not a number"),
         ("e1", "unparseable", seven),
-        (WHOLE, "unparseable", seven),
+        ('{"id":"e1"}', "unparseable", seven),
         (good.replace("u1", '"u1'), "unparseable", seven),
         (good[:-1] + '"1', "unparseable", seven),
         (good[:-1] + '"', "unparseable", seven),
@@ -200,7 +200,13 @@ def test_a_line_of_ten_megabytes_is_rejected_and_kept_whole(spark: SparkSession)
 
 def test_a_time_that_the_clocks_skipped_is_rejected_and_one_they_showed_twice_is_marked(spark: SparkSession) -> None:
     log = log_of('timezone = "Europe/London"\n' + SHOP)
-    times = ["2026-03-29 00:59:59", "2026-03-29 01:30:00", "2026-03-29 02:00:00", "2026-10-25 01:30:00", "2026-10-25 02:00:00"]
+    times = [
+        "2026-03-29 00:59:59",
+        "2026-03-29 01:30:00",
+        "2026-03-29 02:00:00",
+        "2026-10-25 01:30:00",
+        "2026-10-25 02:00:00",
+    ]
     rows = judged(log, parsed(spark, log, [line(at=time) for time in times]))
     skipped = "'2026-03-29 01:30:00' was skipped by the clocks of Europe/London"
     assert [(row.rule, row.reason, row.warnings) for row in rows] == [
@@ -258,7 +264,9 @@ def test_line_ends_blanks_and_names_of_files_leave_positions_right(spark: SparkS
     assert read(spark, tmp_path, shape) == sorted((p, f'{{"a":{n}}}', None, (str(n),), None) for p, n in places.items())
 
 
-def test_csv_files_with_other_headers_in_one_folder_are_each_read_by_their_own(spark: SparkSession, tmp_path: Path) -> None:
+def test_csv_files_with_other_headers_in_one_folder_are_each_read_by_their_own(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     texts: dict[str, bytes] = {
         "1.csv": b"a,b\n1,2\n",
         "2.csv": b"b,a\r\n2,1\r\n\r\n4,3\r\n",
@@ -294,7 +302,9 @@ def test_a_csv_without_header_in_latin_1_and_with_other_marks_is_read(spark: Spa
     ]  # fmt: skip
 
 
-def test_parquet_files_of_other_columns_and_types_are_read_each_by_their_own(spark: SparkSession, tmp_path: Path) -> None:
+def test_parquet_files_of_other_columns_and_types_are_read_each_by_their_own(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     def write(name: str, sql: str) -> None:
         spark.sql(sql).toPandas().to_parquet(tmp_path / name)
 
@@ -307,7 +317,13 @@ def test_parquet_files_of_other_columns_and_types_are_read_each_by_their_own(spa
         ("1.parquet:1", '{"a":"x","n":1.5}', None, ("x", 1.5), None),
         ("1.parquet:2", "{}", None, (None, None), None),
         ("2.parquet:1", '{"n":"abc","a":7}', "wrong_type", ("7", None), None),
-        ("3%20%5Bc%5D.parquet:1", '{"a":"x","more":true,"list":[1,2]}', None, ("x", None), {"more": "true", "list": "[1,2]"}),
+        (
+            "3%20%5Bc%5D.parquet:1",
+            '{"a":"x","more":true,"list":[1,2]}',
+            None,
+            ("x", None),
+            {"more": "true", "list": "[1,2]"},
+        ),
         ("4.parquet:1", '{"n":[1,2]}', "wrong_type", (None, None), None),
     ]
 
@@ -353,18 +369,27 @@ def test_a_file_that_breaks_is_named_with_the_way_to_go_on(
 
 
 def test_rejected_rows_are_stored_with_all_that_is_needed_to_mend_them(spark: SparkSession, tmp_path: Path) -> None:
-    shop = Shop(tmp_path, overrides=["capture.sources.shop.max_files_per_trigger=3"])
+    shop = Shop(tmp_path, overrides=["capture.sources.shop.max_files_per_trigger=2"])
     shop.write("a.jsonl", "\n".join([line(), line(), line(price="3"), "", line(id="e2", price=-1), "{"]))
     shop.write("b.jsonl", b"\xff\n" + line(who="u9").encode())
-    shop.write("c.jsonl", "")
     shop.capture(spark)
     (batch,) = shop.read(spark, tables.CAPTURE_BATCHES).collect()
-    assert (batch.files, batch.rows_in, batch.rows_clean, batch.rows_rejected, batch.rows_duplicate) == (3, 7, 1, 5, 1)
+    assert (batch.files, batch.rows_in, batch.rows_clean, batch.rows_rejected, batch.rows_duplicate) == (2, 7, 1, 5, 1)
     assert {rule: n for rule, n in batch.rejected_by_rule.items() if n} == {
         "id_reused": 2, "price_negative": 1, "unparseable": 1, "not_utf8": 1,
     }  # fmt: skip
     reused = "the id e1 already stands for an event with other content"
-    kept = ("source", "position", "rule", "reason", "payload", "payload_encoding", "payload_header", "batch_id", "replay_of")
+    kept = (
+        "source",
+        "position",
+        "rule",
+        "reason",
+        "payload",
+        "payload_encoding",
+        "payload_header",
+        "batch_id",
+        "replay_of",
+    )
     rows = shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").select(*kept).collect()
     assert [tuple(row) for row in rows] == [
         ("shop", "a.jsonl:3", "id_reused", reused, line(price="3"), "utf8", None, 0, None),

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
-
 from profilestream.base import commits, tables
 from profilestream.capture import replay
+from pyspark.sql import SparkSession
+
 from tests.make import SHOP, Shop, event
 
 BAD = [event(1, kind="VIEW"), event(2, kind="peek"), event(3, price="-1"), event(4)]

@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
+from profilestream.base import tables
 from pyspark.sql import SparkSession
 
-from profilestream.base import tables
 from tests.make import Shop, event
 
 
@@ -13,4 +13,7 @@ def test_a_small_log_is_captured(spark: SparkSession, tmp_path: Path) -> None:
     shop.write("b.jsonl", json.dumps(event(1)) + "\n" + json.dumps(event(2, price="-1")) + "\nxx\n")
     shop.capture(spark)
     assert shop.counts(spark) == (8, 5, 2, 1)
-    assert [r.rule for r in shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").collect()] == ["price_negative", "unparseable"]
+    assert [r.rule for r in shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").collect()] == [
+        "price_negative",
+        "unparseable",
+    ]

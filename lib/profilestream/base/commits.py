@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
@@ -89,7 +89,7 @@ def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str =
     spark = frame.sparkSession
     table.check(frame.drop(gone).schema if gone else frame.schema)
     on = " AND ".join(f"t.{column} <=> s.{column}" for column in table.key)
-    values = {column: f"s.{column}" for column in table.columns}
+    values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
     stays = f"NOT s.{gone}" if gone else "true"
     with _conf(spark, txn.app_id(table), txn.batch_id):
         merger = DeltaTable.forPath(spark, table.path(paths)).alias("t").merge(frame.alias("s"), on)

@@ -1,6 +1,6 @@
 """What can go wrong, in few kinds. Each carries the exit code that scripts rely on.
 
-    1  any other failure         2  bad settings or input         3  refused, to protect data
+1  any other failure         2  bad settings or input         3  refused, to protect data
 """
 
 

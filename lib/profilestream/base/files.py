@@ -11,7 +11,7 @@ def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
     jvm = spark._jvm
     assert jvm is not None
     hadoop_path = jvm.org.apache.hadoop.fs.Path(path)
-    return hadoop_path.getFileSystem(spark._jsc.hadoopConfiguration()), hadoop_path  # type: ignore[attr-defined]
+    return hadoop_path.getFileSystem(spark._jsc.hadoopConfiguration()), hadoop_path
 
 
 def local_path(uri: str) -> str | None:
@@ -82,7 +82,7 @@ def first_lines(spark: SparkSession, paths: list[str]) -> dict[str, str]:
     """The first line of each text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
     jvm = spark._jvm
     assert jvm is not None
-    codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
+    codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(spark._jsc.hadoopConfiguration())
     return {path: _first_line(jvm, codecs, *_path(spark, path)) for path in paths}
 
 

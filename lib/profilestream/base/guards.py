@@ -71,7 +71,8 @@ def _check_no_other_epoch(
         others = [app for app in commits.writers(spark, table, paths) if app.startswith(prefix) and app != ours]
         if others:
             raise Refused(
-                f"the checkpoint of {name} is new, but {table.name} already holds batches of epoch {others[0][len(prefix):]}",
+                f"the checkpoint of {name} is new, but {table.name} already holds batches "
+                f"of epoch {others[0][len(prefix) :]}",
                 where=checkpoint.path,
                 do="restore the checkpoint, or read everything again with --accept-new-epoch "
                 "(events that are already stored are found as duplicates)",
@@ -92,7 +93,8 @@ def _check_table(
     written = commits.last_batch(spark, table, paths, Txn(name, checkpoint.epoch(), 0).app_id(table))
     if written is not None and (begun is None or written > begun):
         raise Refused(
-            f"the checkpoint of {name} is older than table {table.name}: it knows batch {begun}, the table holds {written}",
+            f"the checkpoint of {name} is older than table {table.name}: "
+            f"it knows batch {begun}, the table holds {written}",
             where=checkpoint.path,
             do=f"restore the newer checkpoint; or remove {checkpoint.path} and start with --accept-new-epoch",
         )

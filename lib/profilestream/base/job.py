@@ -15,8 +15,16 @@ from profilestream.base.stream import Options
 def parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
     """A parser with the flags that every job has: --config, --set, --check."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--config", required=config is None, default=config, metavar="FILE", help="settings (TOML), such as conf/local.toml")
-    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; repeatable")
+    made.add_argument(
+        "--config",
+        required=config is None,
+        default=config,
+        metavar="FILE",
+        help="settings (TOML), such as conf/local.toml",
+    )
+    made.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; repeatable"
+    )
     made.add_argument("--check", action="store_true", help="check settings, mappings, SQL and paths; write nothing")
     return made
 
@@ -67,8 +75,8 @@ def run(body: Callable[[argparse.Namespace], None], made: argparse.ArgumentParse
         return error.exit_code
     except Exception:
         traceback.print_exc()
-        print("\nfailed, and not by a mistake of yours as far as we know"  # noqa: T201
-              "\n  what to do: report the lines above; the tables hold whole batches only", file=sys.stderr)  # fmt: skip
+        told = "\nfailed, and not by a mistake of yours as far as we know\n  what to do: report the lines above; "
+        print(f"{told}the tables hold whole batches only", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

@@ -34,7 +34,9 @@ class StageProgress:
             self._task = self._bar.add_task(self._stage, total=self._total, said="waiting for the first batch")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 

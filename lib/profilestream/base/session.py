@@ -103,7 +103,9 @@ def _properties(path: str) -> dict[str, str]:
         with open(path) as file:
             lines = [line.strip() for line in file]
     except OSError as error:
-        raise BadSettings(f"cannot read {path}: {error.strerror}", where="spark.properties", do="name a file that exists") from None
+        raise BadSettings(
+            f"cannot read {path}: {error.strerror}", where="spark.properties", do="name a file that exists"
+        ) from None
     pairs = [re.split(r"[\s=]+", line, maxsplit=1) for line in lines if line and not line.startswith("#")]
     odd = [pair[0] for pair in pairs if len(pair) != 2]
     if odd:
@@ -125,7 +127,7 @@ def _delta_jars() -> list[str]:
 
 def _check_delta_classes(spark: SparkSession) -> None:
     loaded = spark._jvm.org.apache.spark.util.Utils.classIsLoadable("io.delta.tables.DeltaTable")  # type: ignore[union-attr]
-    if not loaded or "DeltaSparkSessionExtension" not in spark.conf.get("spark.sql.extensions", ""):
+    if not loaded or "DeltaSparkSessionExtension" not in str(spark.conf.get("spark.sql.extensions", "")):
         raise BadSettings(
             "the running session has no Delta",
             where="spark.jars, spark.sql.extensions",

@@ -37,7 +37,7 @@ class Paths(Frozen):
 
 
 class Spark(Frozen):
-    """The session. `properties` names a file in the form of spark-submit's --properties-file; leave it out under spark-submit."""
+    """The session. `properties` names a file as for spark-submit's --properties-file; left out under spark-submit."""
 
     properties: str = ""
 
@@ -134,7 +134,9 @@ def _words(message: str) -> str:
 def _put(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise BadSettings(f"--set {override!r} is not key=value", where="--set", do="write --set paths.warehouse=/data/w")
+        raise BadSettings(
+            f"--set {override!r} is not key=value", where="--set", do="write --set paths.warehouse=/data/w"
+        )
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
@@ -143,7 +145,9 @@ def _put(document: dict[str, Any], override: str) -> None:
     for table in tables:
         document = document.setdefault(table, {})
         if not isinstance(document, dict):
-            raise BadSettings(f"--set {key}: {table} is not a table", where="--set", do="name a key as in the config file")
+            raise BadSettings(
+                f"--set {key}: {table} is not a table", where="--set", do="name a key as in the config file"
+            )
     document[name] = value
 
 

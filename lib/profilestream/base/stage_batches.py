@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
-from pyspark.sql.streaming import StreamingQueryListener
 from pyspark.sql.streaming.listener import (
     QueryIdleEvent,
     QueryProgressEvent,
     QueryStartedEvent,
     QueryTerminatedEvent,
+    StreamingQueryListener,
 )
 
 from profilestream.base import tables
@@ -54,8 +54,10 @@ class StageBatches:
         self._spark.streams.addListener(self._listener)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._spark._jsc.sc().listenerBus().waitUntilEmpty()  # type: ignore[attr-defined]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spark._jsc.sc().listenerBus().waitUntilEmpty()
         self._spark.streams.removeListener(self._listener)
         self._flush()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from profilestream.base import commits, files, guards, locks
 from profilestream.base.checkpoints import Checkpoint, Plan
@@ -160,7 +160,7 @@ class Running:
             .writeStream.queryName(self.query.name)
             .foreachBatch(self._process)
             .option("checkpointLocation", self._checkpoint.path)
-            .trigger(**trigger)  # type: ignore[arg-type]
+            .trigger(**trigger)
             .start()
         )
 
@@ -238,7 +238,11 @@ class Running:
                 where=where,
                 do="restore the settings kept in that file and run once, then edit; or begin the batch anew: --replan",
             )
-        written = [t.name for t in self.query.tables if guards.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)]
+        written = [
+            t.name
+            for t in self.query.tables
+            if guards.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)
+        ]
         if written:
             raise Refused(
                 f"batch {batch_id} cannot be begun anew: it is already in {written}",
@@ -313,7 +317,7 @@ def _wait(running: list[Running], asked: threading.Event, told: StageBatches) ->
 def _await(one: Running) -> None:
     assert one.handle is not None
     try:
-        one.handle.awaitTermination(0.2)
+        one.handle.awaitTermination(1)
     except StreamingQueryException as error:
         one.error = one.error or error
 

@@ -1,9 +1,10 @@
 """Every table, declared once, in flow order. Creation, checks, reads and tests derive from these values."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
-from delta.exceptions import DeltaConcurrentModificationException
 from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
@@ -36,7 +37,7 @@ class Table:
     @property
     def schema(self) -> T.StructType:
         """The columns; needs a running session."""
-        return T.StructType.fromDDL(self.ddl)
+        return cast(T.StructType, T.StructType.fromDDL(self.ddl))
 
     @property
     def columns(self) -> list[str]:
@@ -57,7 +58,7 @@ class Table:
                 builder = builder.property(key, value)
             try:
                 builder.execute()
-            except DeltaConcurrentModificationException:
+            except PySparkException:
                 if not DeltaTable.isDeltaTable(spark, path):  # else another source made it just now
                     raise
         if paths.catalog:

@@ -41,7 +41,9 @@ def exploded(records: DataFrame, mapping: Mapping) -> DataFrame:
     return wide.select(
         F.concat_ws("#", "position", F.col("_index") + 1).alias("position"),
         F.when(none, "nothing_to_explode").otherwise(F.col("fault")).alias("fault"),
-        F.when(none, F.lit(f"{shape.explode} is empty or missing")).otherwise(F.col("fault_reason")).alias("fault_reason"),
+        F.when(none, F.lit(f"{shape.explode} is empty or missing"))
+        .otherwise(F.col("fault_reason"))
+        .alias("fault_reason"),
         *columns,
         F.struct(F.col("raw.*"), element.alias(shape.explode_as)).alias("raw"),
         *[F.col(f"`{name}`") for name in raw_names],
@@ -140,7 +142,7 @@ def _reading(name: str, sql: str, kind: T.DataType, mapping: Mapping) -> Reading
         raise BadSettings(
             f"event_time = {sql!r} is a number ({kind.simpleString()})",
             where="mapping, columns.event_time",
-            do="write timestamp_millis(x) or timestamp_seconds(x), and timezone = \"UTC\"",
+            do='write timestamp_millis(x) or timestamp_seconds(x), and timezone = "UTC"',
         )
     if isinstance(kind, T.StringType) and name == "event_time":
         return Reading(_time(F.trim(column), mapping.time_format), column)
@@ -189,9 +191,7 @@ def _filled(events: DataFrame, mapping: Mapping) -> DataFrame:
     fills = {name: F.expr(sql).try_cast(TYPES.get(name, "string")) for name, sql in mapping.fill.items()}
     missing = {name: F.col(name).isNull() & value.isNotNull() for name, value in fills.items()}
     notes = F.concat(_no_notes(), *[noted(is_missing, f"filled_{name}") for name, is_missing in missing.items()])
-    return events.withColumns(
-        {NOTES: notes, **{name: F.coalesce(F.col(name), value) for name, value in fills.items()}}
-    )
+    return events.withColumns({NOTES: notes, **{name: F.coalesce(F.col(name), value) for name, value in fills.items()}})
 
 
 def _clipped(events: DataFrame, mapping: Mapping) -> DataFrame:

@@ -50,12 +50,19 @@ def expressions(spark: SparkSession, log: Log) -> None:
         )
     _own_names(shape.names, log)
     if mapping.input.explode:
-        _try(records.empty(spark, mapping.input).select("raw.*"), "input.explode", f"posexplode_outer({mapping.input.explode})", file)
+        _try(
+            records.empty(spark, mapping.input).select("raw.*"),
+            "input.explode",
+            f"posexplode_outer({mapping.input.explode})",
+            file,
+        )
     raw = canonical.exploded(records.empty(spark, mapping.input), mapping)
     for name, lookup in mapping.lookup.items():
         _try(raw, f"lookup.{name}.on", lookup.on, file)
         if not files.exists(spark, lookup.path):
-            raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{file}, lookup.{name}.path", do="mend the path")
+            raise SourceMissing(
+                f"there is no side table at {lookup.path}", where=f"{file}, lookup.{name}.path", do="mend the path"
+            )
     _unique_keys(spark, log)
     try:
         raw = canonical.looked_up(raw, mapping, canonical.side_tables(spark, mapping, {}))

@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import tables
-from profilestream.base.errors import BadSettings, StateCorrupt
 from profilestream.base.commits import Txn
+from profilestream.base.errors import BadSettings, StateCorrupt
 from profilestream.base.settings import Capture, Settings, Source
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.capture import canonical, dedupe, records, rules, sources
@@ -210,9 +210,7 @@ def _summary(judged: DataFrame, mapping: Mapping) -> list[Any]:
 def _stored(batch: Batch, log: Log, summary: list[Any]) -> DataFrame:
     dates: list[date] = sorted({row["event_date"] for row in summary if row["rule"] is None})
     stored = tables.EVENTS.read(batch.spark, batch.paths)
-    return dedupe.earlier(
-        stored, source=log.name, dates=dates, epoch=batch.txn.epoch, batch_id=batch.txn.batch_id
-    )
+    return dedupe.earlier(stored, source=log.name, dates=dates, epoch=batch.txn.epoch, batch_id=batch.txn.batch_id)
 
 
 def _tally(
@@ -231,7 +229,9 @@ def _tally(
     duplicate, reused = (by_verdict[v]["n"] if v in by_verdict else 0 for v in ("duplicate", "id_reused"))
     rejected["id_reused"] += reused
     good = [row for row in summary if row["rule"] is None]
-    warned = {n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in by_verdict.values()) for n in warn_names}
+    warned = {
+        n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in by_verdict.values()) for n in warn_names
+    }
     if busy is not None:
         warned[BOT_WARNING] = busy.agg(F.coalesce(F.sum("count"), F.lit(0)).alias("n")).collect()[0]["n"]
     return Tally(
@@ -279,7 +279,10 @@ def _clean(kept: DataFrame, busy: DataFrame | None, log: Log, came: sources.Arri
     stamped = kept.withColumns(_stamp(log, came, txn))
     have = set(stamped.columns)
     return stamped.select(
-        *[(F.col(f.name) if f.name in have else F.lit(None)).cast(f.dataType).alias(f.name) for f in tables.EVENTS.schema]
+        *[
+            (F.col(f.name) if f.name in have else F.lit(None)).cast(f.dataType).alias(f.name)
+            for f in tables.EVENTS.schema
+        ]
     )
 
 

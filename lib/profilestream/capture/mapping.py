@@ -7,6 +7,7 @@ mapping into frames and `check` in the same room tries its expressions on an emp
 import hashlib
 import json
 import zoneinfo
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -153,7 +154,7 @@ def load(path: str) -> Mapping:
     return validated(Mapping, read_toml(path), path)
 
 
-def _all_in(named: dict[str, object] | dict[str, str], allowed: tuple[str, ...]) -> None:
+def _all_in(named: Iterable[str], allowed: tuple[str, ...]) -> None:
     odd = [name for name in named if name not in allowed]
     if odd:
         raise ValueError(f"not columns that can be set here: {odd}; these can: {', '.join(allowed)}")

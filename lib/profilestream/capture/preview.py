@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import files
 from profilestream.base.errors import SourceMissing
-from profilestream.capture import canonical, check, dedupe, ingest, records, sources
+from profilestream.capture import canonical, check, dedupe, ingest, records
 from profilestream.capture.ingest import Log
 
 
@@ -34,17 +34,32 @@ def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[st
         by_rule = {r["rule"]: r["count"] for r in judged.groupBy("rule").count().collect()}
     good = judged.where(F.col("rule").isNull())
     dropped = dedupe.dropped(good, None, canonical.said(log.mapping))
-    verdicts = {} if dropped is None else {r["verdict"]: r["count"] for r in dropped.groupBy("verdict").count().collect()}
+    verdicts = (
+        {} if dropped is None else {r["verdict"]: r["count"] for r in dropped.groupBy("verdict").count().collect()}
+    )
     clean = by_rule.pop(None, 0)
     duplicate, reused = verdicts.get("duplicate", 0), verdicts.get("id_reused", 0)
     by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
     mapped = [c for c in canonical.carried(log.mapping) if c not in ("event_date", "extra")]
     tell(f"first {rows} clean rows of {path} (mapped columns):")
-    for number, row in enumerate(dedupe.survivors(good, dropped).orderBy(F.length("position"), "position").select(*mapped).limit(rows).toJSON().collect()):
+    for number, row in enumerate(
+        dedupe.survivors(good, dropped)
+        .orderBy(F.length("position"), "position")
+        .select(*mapped)
+        .limit(rows)
+        .toJSON()
+        .collect()
+    ):
         tell(f"{number + 1:4d}  {row}")
     total = clean + sum(by_rule.values()) - reused
-    tell(f"{total:,} rows = {clean - duplicate - reused:,} clean + {sum(by_rule.values()):,} rejected + {duplicate:,} duplicate")
-    examples = judged.where("rule IS NOT NULL").groupBy("rule").agg(F.min_by(F.struct("reason", F.left("payload", F.lit(120)).alias("payload")), "position").alias("e"))
+    tell(
+        f"{total:,} rows = {clean - duplicate - reused:,} clean + {sum(by_rule.values()):,} rejected + {duplicate:,} duplicate"
+    )
+    examples = (
+        judged.where("rule IS NOT NULL")
+        .groupBy("rule")
+        .agg(F.min_by(F.struct("reason", F.left("payload", F.lit(120)).alias("payload")), "position").alias("e"))
+    )
     said = {r["rule"]: (r["e"]["reason"], r["e"]["payload"]) for r in examples.collect()}
     for rule, count in sorted(by_rule.items(), key=lambda item: -item[1]):
         reason, payload = said.get(rule, ("", ""))

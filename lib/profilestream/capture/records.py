@@ -150,7 +150,9 @@ def naming_files(paths: list[str]) -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
-        named = [path for path in paths if any(p.removeprefix("file:") in text for p in (path, files.as_metadata(path)))]
+        named = [
+            path for path in paths if any(p.removeprefix("file:") in text for p in (path, files.as_metadata(path)))
+        ]
         if "FAILED_READ_FILE" in text and named:
             raise unreadable(named[0], error) from error
         raise
@@ -269,7 +271,9 @@ def _parquet(
     stored = T.StructType.fromJson(json.loads(layout))
     rows = spark.read.schema(stored).parquet(*[_literal(path) for path in paths])
     placed = rows.select(
-        F.concat_ws(":", _relative(F.col("_metadata.file_path"), root), F.col("_metadata.row_index") + 1).alias("position"),
+        F.concat_ws(":", _relative(F.col("_metadata.file_path"), root), F.col("_metadata.row_index") + 1).alias(
+            "position"
+        ),
         F.struct(*[F.col(f"`{name}`") for name in stored.names]).alias("row"),
     )
     return _from_struct(placed, stored, shape)
@@ -292,7 +296,9 @@ def _from_struct(placed: DataFrame, stored: T.StructType, shape: Input) -> DataF
         F.when(wrong, "wrong_type").alias("fault"),
         F.when(wrong, _wrong_type(shape)).alias("fault_reason"),
         F.struct(*[column.alias(name) for name, column in casts.items()]).alias("raw"),
-        _present({name: F.to_json(c) if _nested(stored[name]) else c.cast("string") for name, c in others.items()}).alias("extra"),
+        _present(
+            {name: F.to_json(c) if _nested(stored[name]) else c.cast("string") for name, c in others.items()}
+        ).alias("extra"),
     )
 
 

@@ -51,7 +51,9 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
     log = ingest.log_of(settings, name)
     with locks.held(settings.paths.lock_folder, log.lock):
         if not tables.CAPTURE_BATCHES.exists(spark, settings.paths):
-            raise SourceMissing(f"{name} was never captured", where=settings.paths.warehouse, do="run capture_events first")
+            raise SourceMissing(
+                f"{name} was never captured", where=settings.paths.warehouse, do="run capture_events first"
+            )
         checkpoint = Checkpoint(spark, f"{files.qualified(settings.paths.checkpoints)}/{STAGE}/{name}")
         batch = _batch(spark, settings, log, checkpoint, rules)
         return Done() if batch is None else _write(batch, log)
@@ -122,9 +124,7 @@ def _write(batch: Batch, log: Log) -> Done:
     up_to = {r["epoch"]: r["up_to"] for r in rows.groupBy("epoch").agg(F.max("batch_id").alias("up_to")).collect()}
     replayed = rows.select("position", F.concat_ws("/", "epoch", "batch_id").alias("replay_of"))
     came = Arrived(_records(rows, log), batch.plan.versions["ingest_micros"], [], [], replayed)
-    done = ingest.write_batch(
-        came, log, batch, kind="replay", began=began, replayed_up_to=up_to, replayed_rules=rules
-    )
+    done = ingest.write_batch(came, log, batch, kind="replay", began=began, replayed_up_to=up_to, replayed_rules=rules)
     rows.unpersist()
     return done
 
@@ -132,7 +132,9 @@ def _write(batch: Batch, log: Log) -> Done:
 def _records(rows: DataFrame, log: Log) -> DataFrame:
     """The payloads of rejected rows as records. Elements of one exploded line share it, so it is parsed once."""
     shape = log.mapping.input
-    text = F.when(F.col("payload_encoding") == "base64", F.unbase64("payload").cast("string")).otherwise(F.col("payload"))
+    text = F.when(F.col("payload_encoding") == "base64", F.unbase64("payload").cast("string")).otherwise(
+        F.col("payload")
+    )
     lines = rows.select(
         text.alias("value"), F.regexp_replace("position", "#[0-9]+$", "").alias("position"), "payload_header"
     ).dropDuplicates(["position"])

@@ -67,12 +67,16 @@ def check_names(mapping: Mapping, where: str) -> None:
     for kind in names(mapping):
         twice = sorted({name for name in kind if kind.count(name) > 1})
         if twice:
-            raise BadSettings(f"rule names that are already taken: {twice}", where=where, do="give the rules other names")
+            raise BadSettings(
+                f"rule names that are already taken: {twice}", where=where, do="give the rules other names"
+            )
 
 
 def judged(events: DataFrame, rejects: list[Check], warns: list[Check]) -> DataFrame:
     """Events with `rule` and `reason` (null on good rows) and `warnings`."""
-    rule = reduce(lambda chain, c: chain.when(c.condition, c.name), rejects, F.when(F.col("fault").isNotNull(), F.col("fault")))
+    rule = reduce(
+        lambda chain, c: chain.when(c.condition, c.name), rejects, F.when(F.col("fault").isNotNull(), F.col("fault"))
+    )
     reason = reduce(
         lambda chain, c: chain.when(F.col("rule") == c.name, c.reason),
         rejects,

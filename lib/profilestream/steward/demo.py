@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -29,11 +30,11 @@ def lay_out(sample: Path, folder: Path, *, days: int | None = None) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     lines = pq.read_table(sample)
-    day_of = pc.utf8_slice_codeunits(lines["InvoiceDate"], 0, 10)  # type: ignore[attr-defined]
-    wanted = sorted(pc.unique(day_of).to_pylist())[:days]
+    day_of = pc.utf8_slice_codeunits(lines["InvoiceDate"], 0, 10)
+    wanted = sorted(str(day) for day in pc.unique(day_of).to_pylist())[:days]
     for number, day in enumerate(wanted):
         file = folder / f"{day}.csv"
-        pyarrow.csv.write_csv(lines.filter(pc.equal(day_of, day)), file)
+        pyarrow.csv.write_csv(lines.filter(pc.equal(day_of, pa.scalar(day))), file)
         os.utime(file, (1_300_000_000 + number * 86_400, 1_300_000_000 + number * 86_400))
     return len(wanted)
 

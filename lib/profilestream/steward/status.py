@@ -92,12 +92,15 @@ def commands(paths: Paths) -> dict[str, str]:
     """A shell command per query engine: the five best-selling items."""
     python = _shown(sys.executable)
     events = tables.EVENTS.path(paths)
-    sql = "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' GROUP BY item_id ORDER BY sold DESC LIMIT 5"
+    sql = (
+        "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
+        "GROUP BY item_id ORDER BY sold DESC LIMIT 5"
+    )
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
         f'open_session("look", "conf/spark-local.conf").sql("{sql.format(f"delta.`{events}`")}").show()',
         "DuckDB": f"import duckdb; db = duckdb.connect(); {_load_delta()}"
-        f"print(db.sql(\"{sql.format(f'delta_scan({chr(39)}{events}{chr(39)})')}\"))",
+        f'print(db.sql("{sql.format(f"delta_scan({chr(39)}{events}{chr(39)})")}"))',
         "Polars": f'import polars as pl; print(pl.scan_delta("{events}").filter(pl.col("event_type") == "purchase")'
         '.group_by("item_id").agg(pl.sum("quantity").alias("sold")).top_k(5, by="sold").collect())',
     }

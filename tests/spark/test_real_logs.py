@@ -1,0 +1,110 @@
+"""The shipped mappings on the shipped logs: every count is explained by the dirt that the log's README lists."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from profilestream.base import tables
+from pyspark.sql import Row, SparkSession
+
+from tests import naive_counts
+from tests.make import Shop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def captured(spark: SparkSession, home: Path, name: str) -> tuple[Shop, Row]:
+    """The batch row of a log captured at once by its shipped mapping; its files are laid in by the caller."""
+    shop = Shop(home, mapping=(ROOT / "conf" / "sources" / f"{name}.toml").read_text(), name=name)
+    shop = replace(shop, overrides=[f"capture.sources.{name}.max_files_per_trigger=100"])
+    shop.capture(spark)
+    (batch,) = shop.read(spark, tables.CAPTURE_BATCHES).collect()
+    return shop, batch
+
+
+def not_zero(counts: dict[str, int]) -> dict[str, int]:
+    return {name: n for name, n in counts.items() if n}
+
+
+def test_a_year_of_online_retail_is_captured_to_the_line(spark: SparkSession, tmp_path: Path) -> None:
+    lines = pq.read_table(ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet")
+    month_of = pc.utf8_slice_codeunits(lines["InvoiceDate"], 0, 7)  # type: ignore[attr-defined]
+    folder = tmp_path / "input" / "online_retail"
+    folder.mkdir(parents=True)
+    for month in sorted(pc.unique(month_of).to_pylist()):
+        pyarrow.csv.write_csv(lines.filter(pc.equal(month_of, month)), folder / f"{month}.csv")
+    shop, batch = captured(spark, tmp_path, "online_retail")
+
+    # 541,909 lines; 2,995 are no products, 1,324 of the stock corrections and 1,161 of the prices that are not
+    # positive remain after those; 5,257 usable lines are exact copies of another.
+    assert (batch.files, batch.rows_in, batch.rows_clean, batch.rows_duplicate) == (13, 541_909, 531_172, 5_257)
+    assert not_zero(batch.rejected_by_rule) == {
+        "not_a_product": 2_995, "stock_adjustment": 1_324, "price_not_positive": 1_161,
+    }  # fmt: skip
+    assert batch.rows_rejected == 5_480
+    events = shop.read(spark, tables.EVENTS)
+    # Returns are the clean lines of C invoices; a fourth of the lines has no CustomerID.
+    sql = "count(*) AS clean, count_if(event_type = 'return') AS clean_returns, count_if(user_id IS NULL) AS clean_anonymous"
+    found = events.selectExpr(*sql.split(", ")).collect()[0].asDict()
+    assert found == {"clean": 531_172, "clean_returns": 8_668, "clean_anonymous": 131_516}
+
+    naive = naive_counts.online_retail()
+    assert (naive["rows_in"], naive["duplicate"]) == (batch.rows_in, batch.rows_duplicate)
+    assert naive["rejected"] == not_zero(batch.rejected_by_rule)
+    assert {name: naive[name] for name in found} == found
+
+
+def test_the_head_of_rees46_is_captured_to_the_line(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "input" / "rees46"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "rees46" / "2019-Oct_first17434.csv.gz", folder)
+    shop, batch = captured(spark, tmp_path, "rees46")
+
+    # 17,434 whole lines, of which 5 are copies, and a last line that is cut in its user id.
+    assert (batch.rows_in, batch.rows_clean, batch.rows_rejected, batch.rows_duplicate) == (17_435, 17_429, 1, 5)
+    assert not_zero(batch.rejected_by_rule) == {"unparseable": 1}
+    (cut,) = shop.read(spark, tables.REJECTED_EVENTS).collect()
+    assert (cut.position, cut.reason) == ("2019-Oct_first17434.csv.gz:17436", "not a CSV line of 9 cells")
+    assert cut.payload.count(",") == 7 and cut.payload_header.count(",") == 8
+    events = shop.read(spark, tables.EVENTS)
+    by_type = {row["event_type"]: row["count"] for row in events.groupBy("event_type").count().collect()}
+    # The copies are 4 views and 1 cart of 17,055 and 165.
+    assert by_type == {"view": 17_051, "cart": 164, "purchase": 214}
+    found = events.selectExpr(
+        "count(DISTINCT user_id) AS users", "count_if(user_id IS NULL) AS user_id_empty", "count_if(price = 0) AS price_zero",
+        "count_if(array_contains(warnings, 'no_brand')) AS brand_empty",
+        "count_if(array_contains(warnings, 'category_without_name')) AS category_code_empty",
+    ).collect()[0].asDict()  # fmt: skip
+
+    naive = naive_counts.rees46()
+    assert (naive["rows_in"], naive["clean"], naive["cut"], naive["duplicate"]) == (17_435, 17_429, 1, 5)
+    assert naive["clean_by_type"] == by_type
+    assert {name: naive[name] for name in found} == found
+    assert (batch.warned_by_rule["no_brand"], batch.warned_by_rule["category_without_name"]) == (
+        naive["brand_empty"], naive["category_code_empty"],
+    )  # fmt: skip
+
+
+def test_otto_sessions_become_an_event_an_element(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "input" / "otto"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "otto" / "train_20sessions.jsonl", folder)
+    shop, batch = captured(spark, tmp_path, "otto")
+
+    # 20 sessions of 862 events; the log has no dirt and no copies.
+    assert (batch.rows_in, batch.rows_clean, batch.rows_rejected, batch.rows_duplicate) == (862, 862, 0, 0)
+    events = shop.read(spark, tables.EVENTS)
+    by_type = {row["event_type"]: row["count"] for row in events.groupBy("event_type").count().collect()}
+    assert by_type == {"click": 800, "cart": 52, "purchase": 10}
+    found = events.selectExpr("count(DISTINCT user_id) AS sessions", "count(DISTINCT item_id) AS products").collect()[0]
+    first = events.where("position = 'train_20sessions.jsonl:1#1'").collect()[0]
+    assert (first.user_id, first.item_id, first.session_id) == ("otto:session-0", "otto:1517085", "0")
+    assert int(first.event_time.timestamp() * 1000) == 1_659_304_800_025
+
+    naive = naive_counts.otto()
+    assert (naive["rows_in"], naive["clean"], naive["duplicate"]) == (862, 862, 0)
+    assert naive["clean_by_type"] == {"clicks": 800, "carts": 52, "orders": 10}
+    assert (naive["sessions"], naive["products"]) == (found.sessions, found.products) == (20, 510)

@@ -1,0 +1,101 @@
+"""Mappings as values: what is refused when one is read, without Spark."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from profilestream.base.errors import BadSettings
+from profilestream.capture import mapping as mappings
+from profilestream.capture import rules
+from profilestream.capture.mapping import Mapping
+
+from tests.make import SHOP
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "sources"
+
+
+def refused(tmp_path: Path, text: str) -> BadSettings:
+    path = tmp_path / "shop.toml"
+    path.write_text(text)
+    with pytest.raises(BadSettings) as raised:
+        rules.check_names(mappings.load(str(path)), str(path))
+    assert raised.value.where == str(path)
+    return raised.value
+
+
+def made(text: str) -> Mapping:
+    return Mapping.model_validate(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("name", ["online_retail", "otto", "rees46"])
+def test_the_shipped_mappings_can_be_read(name: str) -> None:
+    mapping = mappings.load(str(CONF / f"{name}.toml"))
+    rules.check_names(mapping, name)
+    assert {"event_type", "event_time"} <= mapping.columns.keys()
+
+
+def test_all_misfits_of_a_mapping_are_told_together_with_file_and_key(tmp_path: Path) -> None:
+    error = refused(
+        tmp_path,
+        'timezone = "Europe/Londn"\nuser_space = "a b"\nodd = 1\n[input]\nformat = "xml"\ncolumns = "a string"\nseparator = "||"\n'
+        '[columns]\nevent_type = "a"\nuserid = "a"\n[bots]\nmax_events_per_minute = 0\n[reject.x]\nreason = "r"\n',
+    )
+    lines = error.what.splitlines()
+    assert lines[0] == f"{tmp_path}/shop.toml has 8 setting(s) that do not fit"
+    assert [line.split(": ")[0].strip() for line in lines[1:]] == [
+        "input.format", "input.separator", "timezone", "user_space", "columns", "reject.x.when",
+        "bots.max_events_per_minute", "odd",
+    ]  # fmt: skip
+    assert "  timezone: no such time zone; write a name such as Europe/London (got 'Europe/Londn')" in lines
+    assert "  odd: no such key (got 1)" in lines
+    assert lines[5].startswith(
+        "  columns: not columns that can be set here: ['userid']; these can: event_id, event_type, "
+    )
+    assert error.do == "mend the keys named above"
+
+
+def test_a_mapping_without_type_or_time_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, SHOP.replace('event_time = "at"\n', ""))
+    assert "  columns: expressions are needed for ['event_time'] (got " in error.what
+
+
+@pytest.mark.parametrize(
+    ("section", "odd"),
+    [
+        ("[text]\nprice = ['trim']", "price"),
+        ("[scale]\nitem_id = 2.0", "item_id"),
+        ("[clip.item_id]\nmin = 0", "item_id"),
+        ("[fill]\nuser_id = \"'u'\"", "user_id"),
+        ("[fill]\nposition = \"'p'\"", "position"),
+    ],
+)
+def test_cleaning_a_column_that_cannot_be_cleaned_so_is_refused(tmp_path: Path, section: str, odd: str) -> None:
+    assert f"not columns that can be set here: ['{odd}']; these can: " in refused(tmp_path, f"{SHOP}\n{section}\n").what
+
+
+@pytest.mark.parametrize(
+    ("section", "taken"),
+    [
+        ("[reject.price_negative]\nwhen = 'price < 1'", "price_negative"),
+        ("[reject.unparseable]\nwhen = 'price < 1'", "unparseable"),
+        ("[reject.id_reused]\nwhen = 'price < 1'", "id_reused"),
+        ("[reject.event_id_missing]\nwhen = 'price < 1'", "event_id_missing"),
+        ("[fill]\nbrand = \"'b'\"\n[warn.filled_brand]\nwhen = 'price < 1'", "filled_brand"),
+        ("[bots]\nmax_events_per_minute = 1\n[warn.bot_suspected]\nwhen = 'price < 1'", "bot_suspected"),
+    ],
+)
+def test_an_own_rule_cannot_take_the_name_of_another(tmp_path: Path, section: str, taken: str) -> None:
+    error = refused(tmp_path, f"{SHOP}\n{section}\n")
+    assert error.what == f"rule names that are already taken: ['{taken}']"
+    assert error.do == "give the rules other names"
+
+
+def test_the_fingerprint_follows_every_change_and_nothing_else() -> None:
+    mapping = made(SHOP)
+    assert made("# a remark\n" + SHOP).fingerprint() == mapping.fingerprint()
+    assert made(SHOP.replace('"price"', '"price * 1"')).fingerprint() != mapping.fingerprint()
+    assert made('anonymous = "reject"\n' + SHOP).fingerprint() != mapping.fingerprint()
+
+
+def test_own_event_types_stand_beside_the_built_in_ones() -> None:
+    assert made('event_types = ["refer"]\n' + SHOP).known_types == (*mappings.EVENT_TYPES, "refer")
