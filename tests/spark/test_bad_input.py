@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceUnreadable
@@ -114,12 +115,12 @@ def test_a_value_of_another_type_than_the_mapping_states_is_rejected(spark: Spar
         input = {{ format = "jsonl", columns = "{columns}" }}
         columns = {{ event_type = "'view'", event_time = "at", price = "p", quantity = "n", item_id = "e.x" }}
     """)
-    good = [
+    good: list[dict[str, Any]] = [
         {"p": 1.5, "n": 2, "tags": ["a"], "e": {"x": 7, "y": "z", "more": 1}},
         {"p": "1.5", "n": "2", "tags": [], "e": {"x": None}},
         {"p": None, "tags": None},
     ]
-    bad = [
+    bad: list[dict[str, Any]] = [
         {"p": "abc"}, {"p": True}, {"p": {"x": 1}}, {"p": ""}, {"n": 1.5}, {"n": 10**20}, {"tags": "a"},
         {"tags": {"a": 1}}, {"e": "7"}, {"e": [7]}, {"e": {"x": "seven"}}, {"e": {"x": [7]}},
     ]  # fmt: skip
@@ -228,7 +229,7 @@ def test_anonymous_events_are_rejected_where_the_mapping_says_so(spark: SparkSes
     ]
 
 
-# -- files --------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def read(spark: SparkSession, folder: Path, shape: Input) -> list[tuple[Any, ...]]:
@@ -306,7 +307,7 @@ def test_parquet_files_of_other_columns_and_types_are_read_each_by_their_own(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     def write(name: str, sql: str) -> None:
-        spark.sql(sql).toPandas().to_parquet(tmp_path / name)
+        pq.write_table(spark.sql(sql).toArrow(), tmp_path / name)
 
     write("1.parquet", "SELECT 'x' AS a, 1.5D AS n UNION ALL SELECT null, null")
     write("2.parquet", "SELECT 'abc' AS n, 7 AS a")
@@ -351,7 +352,7 @@ def test_a_file_that_breaks_is_named_with_the_way_to_go_on(
     if name.startswith("no"):
         content = b"id\n" + b"1\n" * 100
     elif name.endswith("parquet"):
-        spark.range(100).toPandas().to_parquet(tmp_path / name)
+        pq.write_table(spark.range(100).toArrow(), tmp_path / name)
         content = (tmp_path / name).read_bytes()[:-20]
     else:
         content = gzip.compress(b"".join(b'"%d"\n' % (n**9) for n in range(50_000)))[:-2000]
@@ -365,12 +366,13 @@ def test_a_file_that_breaks_is_named_with_the_way_to_go_on(
     assert raised.value.do == f"mend or remove the file, or go on without it: --skip-file {path}"
 
 
-# -- one real capture ---------------------------------------------------------------------------------------------------
+# -- one real capture ------------------------------------------------------------------------------
 
 
 def test_rejected_rows_are_stored_with_all_that_is_needed_to_mend_them(spark: SparkSession, tmp_path: Path) -> None:
+    negative = line(id="e2", price=-1)
     shop = Shop(tmp_path, overrides=["capture.sources.shop.max_files_per_trigger=2"])
-    shop.write("a.jsonl", "\n".join([line(), line(), line(price="3"), "", line(id="e2", price=-1), "{"]))
+    shop.write("a.jsonl", "\n".join([line(), line(), line(price="3"), "", negative, "{"]))
     shop.write("b.jsonl", b"\xff\n" + line(who="u9").encode())
     shop.capture(spark)
     (batch,) = shop.read(spark, tables.CAPTURE_BATCHES).collect()
@@ -393,7 +395,7 @@ def test_rejected_rows_are_stored_with_all_that_is_needed_to_mend_them(spark: Sp
     rows = shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").select(*kept).collect()
     assert [tuple(row) for row in rows] == [
         ("shop", "a.jsonl:3", "id_reused", reused, line(price="3"), "utf8", None, 0, None),
-        ("shop", "a.jsonl:5", "price_negative", "price '-1.0' is negative", line(id="e2", price=-1), "utf8", None, 0, None),
+        ("shop", "a.jsonl:5", "price_negative", "price '-1.0' is negative", negative, "utf8", None, 0, None),
         ("shop", "a.jsonl:6", "unparseable", NOT_JSON, "{", "utf8", None, 0, None),
         ("shop", "b.jsonl:1", "not_utf8", "the line holds bytes that are not UTF-8", "/w==", "base64", None, 0, None),
         ("shop", "b.jsonl:2", "id_reused", reused, line(who="u9"), "utf8", None, 0, None),

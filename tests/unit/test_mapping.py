@@ -37,7 +37,8 @@ def test_the_shipped_mappings_can_be_read(name: str) -> None:
 def test_all_misfits_of_a_mapping_are_told_together_with_file_and_key(tmp_path: Path) -> None:
     error = refused(
         tmp_path,
-        'timezone = "Europe/Londn"\nuser_space = "a b"\nodd = 1\n[input]\nformat = "xml"\ncolumns = "a string"\nseparator = "||"\n'
+        'timezone = "Europe/Londn"\nuser_space = "a b"\nodd = 1\n'
+        '[input]\nformat = "xml"\ncolumns = "a string"\nseparator = "||"\n'
         '[columns]\nevent_type = "a"\nuserid = "a"\n[bots]\nmax_events_per_minute = 0\n[reject.x]\nreason = "r"\n',
     )
     lines = error.what.splitlines()

@@ -43,9 +43,9 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     Raises:
         BadSettings: Java, Spark or Delta is missing or of another version; the message says what is needed.
     """
-    _check_versions()
+    check_versions()
     conf = SparkConf()
-    for key, value in _properties(properties).items():
+    for key, value in properties_of(properties).items():
         conf.setIfMissing(key, value)
     quiet = os.path.join(os.path.dirname(os.path.abspath(properties)), "log4j2.properties")
     if properties and os.path.exists(quiet):
@@ -57,7 +57,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
         conf.set("spark.jars", ",".join(_delta_jars()))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if SparkContext._active_spark_context is None:
-        _check_java()
+        check_java()
     spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
     return spark
@@ -69,7 +69,8 @@ def java_version(text: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _check_versions() -> None:
+def check_versions() -> None:
+    """Raise BadSettings unless the Python packages are those that are known to work together."""
     have = {name: metadata.version(name) for name in ("pyspark", "delta-spark")}
     want = {"pyspark": SPARK, "delta-spark": DELTA}
     if have != want:
@@ -81,7 +82,8 @@ def _check_versions() -> None:
 
 
 @functools.cache
-def _check_java() -> None:
+def check_java() -> None:
+    """Raise BadSettings unless a Java that Spark can use is found in JAVA_HOME or on the PATH."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")
     if not java or not os.path.exists(java):
@@ -96,7 +98,8 @@ def _check_java() -> None:
         )
 
 
-def _properties(path: str) -> dict[str, str]:
+def properties_of(path: str) -> dict[str, str]:
+    """A properties file as a dict; nothing for an empty path."""
     if not path:
         return {}
     try:

@@ -179,13 +179,11 @@ class Running:
         if self.handle is not None:
             self.handle.stop()
 
-    def raise_error(self) -> None:
-        """Raise what ended the query, if anything did."""
-        if self.error is not None and not isinstance(self.error, _Stopped):
-            raise self.error
-        failed = self.handle.exception() if self.handle is not None else None
-        if failed is not None and self.error is None:
-            raise failed
+    def failure(self) -> BaseException | None:
+        """What ended the query; null while it runs, and when it came to its end or was asked to stop."""
+        if self.error is not None:
+            return None if isinstance(self.error, _Stopped) else self.error
+        return self.handle.exception() if self.handle is not None and not self.handle.isActive else None
 
     def _process(self, frame: DataFrame, batch_id: int) -> None:
         with self._busy:
@@ -309,7 +307,7 @@ def _wait(running: list[Running], asked: threading.Event, told: StageBatches) ->
                 one.stop_when_idle()
             elif one.is_active():
                 _await(one)
-            elif one.error is not None:
+            elif one.failure() is not None:
                 return
         told.flush_when_due()
 
@@ -323,14 +321,15 @@ def _await(one: Running) -> None:
 
 
 def _raise_with_name(one: Running) -> None:
-    try:
-        one.raise_error()
-    except PySparkException as error:
+    failure = one.failure()
+    if isinstance(failure, PySparkException):
         raise ProfilestreamError(
-            f"{one.query.name} failed: {type(error).__name__}: {str(error).splitlines()[0][:500]}",
+            f"{one.query.name} failed: {type(failure).__name__}: {str(failure).splitlines()[0][:500]}",
             where=f"query {one.query.name}",
             do="the tables hold whole batches only, so mend the cause and run it again",
-        ) from error
+        ) from failure
+    if failure is not None:
+        raise failure
 
 
 @contextmanager

@@ -29,7 +29,8 @@ class Check:
 def reject_checks(events: DataFrame, mapping: Mapping, capture: Capture, ingest_micros: int) -> list[Check]:
     """Reject rules in order: what the mapping names first, then what holds for every source."""
     own = [Check(n, F.expr(r.when), F.lit(r.reason or f"{n}: {r.when}")) for n, r in mapping.reject.items()]
-    return [*own, *_id_checks(mapping), *_type_checks(mapping), *_time_checks(events, mapping, capture, ingest_micros), *_user_checks(mapping),
+    return [*own, *_id_checks(mapping), *_type_checks(mapping),
+            *_time_checks(events, mapping, capture, ingest_micros), *_user_checks(mapping),
             *_number_checks(events)]  # fmt: skip
 
 
@@ -47,7 +48,8 @@ def names(mapping: Mapping) -> tuple[list[str], list[str]]:
     """Names of all reject rules and all warnings that a row of this source can carry."""
     numbers = [c for c in NUMBERS if c in mapping.columns]
     rejects = [
-        *FAULTS, *mapping.reject, *(["event_id_missing"] if "event_id" in mapping.columns else []), "event_type_missing", "event_type_unknown", "event_time_unreadable",
+        *FAULTS, *mapping.reject, *(["event_id_missing"] if "event_id" in mapping.columns else []),
+        "event_type_missing", "event_type_unknown", "event_time_unreadable",
         "event_time_not_on_clock", "event_time_before_floor", "event_time_in_future", "user_id_junk",
         *(["user_missing"] if mapping.anonymous == "reject" else []), *[f"{c}_unreadable" for c in numbers],
         "number_not_finite", "price_negative", "quantity_negative", *FOUND_LATER,

@@ -99,7 +99,7 @@ def commands(paths: Paths) -> dict[str, str]:
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
         f'open_session("look", "conf/spark-local.conf").sql("{sql.format(f"delta.`{events}`")}").show()',
-        "DuckDB": f"import duckdb; db = duckdb.connect(); {_load_delta()}"
+        "DuckDB": f"import duckdb; db = duckdb.connect(); {load_delta()}"
         f'print(db.sql("{sql.format(f"delta_scan({chr(39)}{events}{chr(39)})")}"))',
         "Polars": f'import polars as pl; print(pl.scan_delta("{events}").filter(pl.col("event_type") == "purchase")'
         '.group_by("item_id").agg(pl.sum("quantity").alias("sold")).top_k(5, by="sold").collect())',
@@ -107,7 +107,7 @@ def commands(paths: Paths) -> dict[str, str]:
     return {name: f"{python} -c {_quoted(text)}" for name, text in code.items()}
 
 
-def _load_delta() -> str:
+def load_delta() -> str:
     """DuckDB's own download when its Delta extension is not among the Python packages."""
     spec = find_spec("duckdb_extension_delta")
     folders = list(spec.submodule_search_locations or []) if spec else []

@@ -1,0 +1,203 @@
+"""Jobs end to end: exit codes with their last lines, --check, clean stop, status, open reading (law 9)."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, QueryBuilder
+from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
+from pyspark.sql import SparkSession
+
+from profilestream.base import job, stream, tables
+from profilestream.base.tables import Table
+from profilestream.steward import status
+from tests.make import SHOP, Shop, event
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def shop(spark: SparkSession, tmp_path: Path) -> Shop:
+    made = Shop(tmp_path)
+    made.write("a.jsonl", "\n".join(json.dumps(r) for r in [event(1), event(2), event(1), event(3, who="null")]))
+    return made
+
+
+def _last_lines(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.split("\nfailed: ", 1)[-1].strip()
+
+
+def test_check_says_nothing_and_writes_nothing(shop: Shop) -> None:
+    for main in (capture_events.main, run_pipeline.main, capture_replay.main, steward_status.main):
+        assert main(["--config", str(shop.config()), "--check"]) == 0
+    assert {path.name for path in shop.home.iterdir()} == {"input", "shop.toml", "shop_settings.toml"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--set", "stream.odd=1"], "stream.odd: no such key (got 1)"),
+        (["--source", "nobody"], "no source is called 'nobody'"),
+        (["--set", "capture.sources.shop.path=/nowhere"], "there is no input at /nowhere"),
+        (["continuous", "--every", "soon"], "--every 'soon' is not a time"),
+        (["--try", "5", "/nowhere.jsonl"], "there is no file /nowhere.jsonl"),
+    ],
+)
+def test_a_users_mistake_exits_2_with_the_mend_last(
+    shop: Shop, capsys: pytest.CaptureFixture[str], flags: list[str], told: str
+) -> None:
+    assert capture_events.main(["--config", str(shop.config()), *flags]) == 2
+    said = _last_lines(capsys)
+    assert told in said
+    assert said.splitlines()[-1].startswith("  what to do: ")
+    assert "Traceback" not in said
+
+
+def test_a_refusal_exits_3(spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(shop.config())
+    assert capture_events.main(["--config", config]) == 0
+    for table in (shop.home / "warehouse" / "events").glob("*.json"):
+        table.unlink()
+    (shop.home / "checkpoints" / "capture_events" / "shop" / "offsets" / "0").rename(shop.home / "offset")
+    (shop.home / "checkpoints" / "capture_events" / "shop" / "commits" / "0").unlink()
+    assert run_pipeline.main(["--config", config]) == 3
+    said = _last_lines(capsys)
+    assert said.startswith("stage capture_events: the checkpoint of capture_events/shop is older than table events")
+    assert said.splitlines()[-1].startswith("  what to do: restore the newer checkpoint")
+
+
+def test_a_failure_of_another_kind_exits_1_and_names_the_query(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.mapping = SHOP.replace('"price"\nquantity', '"CAST(price AS DOUBLE)"\nquantity')
+    shop.write("b.jsonl", json.dumps(event(9, price="dear")))
+    assert run_pipeline.main(["--config", str(shop.config())]) == 1
+    said = _last_lines(capsys)
+    assert said.startswith("stage capture_events: capture_events/shop failed: ")
+    assert "CAST_INVALID_INPUT" in said
+    assert said.splitlines()[-1] == (
+        "  what to do: the tables hold whole batches only, so mend the cause and run it again"
+    )
+
+    def breaks(*args: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(stream, "run", breaks)
+    assert capture_events.main(["--config", str(shop.config())]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("  what to do: report the lines above")
+
+
+def test_try_shows_rows_and_rejects_and_writes_nothing(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--try", "20", str(shop.input / "a.jsonl")]
+    assert capture_events.main(["--config", str(shop.config()), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "4 rows = 2 clean + 1 rejected + 1 duplicate" in said
+    assert "rejected 1 by user_id_junk: user id 'null' stands for no one" in said
+    assert not (shop.home / "warehouse").exists()
+
+
+def test_every_table_opens_in_every_reader_with_equal_counts_and_sums(
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert capture_events.main(["--config", str(shop.config())]) == 0
+    db = duckdb.connect()
+    load = status.load_delta()
+    exec(load, {"db": db})
+    sums = {"events": "value", "rejected_events": "batch_id", "capture_batches": "rows_in", "stage_batches": "seconds"}
+    for table in tables.ALL:
+        expected = _by_spark(spark, shop, table, sums[table.name])
+        path = table.path(shop.settings().paths)
+        sql = f"SELECT count(*) AS n, sum({sums[table.name]}) AS total FROM "
+        by_duckdb = db.sql(f"{sql} delta_scan('{path}')").fetchone()
+        by_polars = pl.scan_delta(path).select(n=pl.len(), total=pl.col(sums[table.name]).sum()).collect().row(0)
+        builder = QueryBuilder().register("t", DeltaTable(path))
+        by_deltalake = pa.table(builder.execute(f"{sql} t").read_all()).to_pylist()[0]
+        for got in (by_duckdb, by_polars, tuple(by_deltalake.values())):
+            assert got == pytest.approx(expected), table.name
+
+
+def _by_spark(spark: SparkSession, shop: Shop, table: Table, column: str) -> tuple[float, float]:
+    row = shop.read(spark, table).selectExpr("count(*)", f"sum({column})").collect()[0]
+    assert row[0] > 0
+    return row[0], row[1]
+
+
+def test_status_tells_the_conservation_line_and_the_rejects(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(shop.config())
+    assert steward_status.main(["--config", config]) == 2
+    assert "nothing was captured yet" in _last_lines(capsys)
+    assert capture_events.main(["--config", config]) == 0
+    assert steward_status.main(["--config", config]) == 0
+    said = capsys.readouterr().out
+    assert "shop: 4 = 2 clean + 1 rejected + 1 duplicate, in 1 batches" in said
+    assert "shop  user_id_junk: user id 'null' stands for no one" in said
+
+
+def test_tables_are_registered_in_the_catalog_that_settings_name(spark: SparkSession, shop: Shop) -> None:
+    shop.overrides = ["paths.catalog=living"]
+    shop.capture(spark)
+    assert spark.table("living.events").count() == 2
+    for table in spark.sql("SHOW TABLES IN living").collect():
+        spark.sql(f"DROP TABLE living.{table['tableName']}")
+
+
+def test_the_demo_runs_twice_and_says_what_it_does_with_old_output(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {
+        "paths.warehouse": tmp_path / "warehouse", "paths.checkpoints": tmp_path / "checkpoints",
+        "capture.sources.online_retail.path": tmp_path / "input",
+    }  # fmt: skip
+    flags = ["--days", "2", *[part for key, value in places.items() for part in ("--set", f"{key}={value}")]]
+    monkeypatch.chdir(ROOT)
+    assert run_demo.main(flags) == 0
+    first = capsys.readouterr()
+    assert "a first demo: nothing to remove" in first.out
+    assert "online_retail: 5,217 = " in first.out
+    assert "2/2 files · batch 1 · 5,217 rows" in first.err
+    assert run_demo.main(flags) == 0
+    second = capsys.readouterr()
+    assert f"removed the output of an earlier demo: {tmp_path}/warehouse" in second.out
+    assert "online_retail: 5,217 = " in second.out
+
+
+def test_continuous_takes_new_files_and_stops_cleanly_on_sigterm(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.write("a.jsonl", json.dumps(event(1)))
+    config = shop.config()
+    properties = f'[spark]\nproperties = "{ROOT}/conf/spark-local.conf"\n'
+    config.write_text(properties + config.read_text())
+    command = [sys.executable, "jobs/capture_events.py", "--config", str(config), "continuous", "--every", "1s"]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    commits = tmp_path / "checkpoints" / "capture_events" / "shop" / "commits"
+    try:
+        _wait_for(commits / "0")
+        shop.write("b.jsonl", json.dumps(event(2)))
+        _wait_for(commits / "1")
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 0, said
+    batches = pl.scan_delta(str(tmp_path / "warehouse" / "capture_batches")).select(pl.col("rows_clean").sum())
+    assert batches.collect().item() == 2
+    assert {path.name for path in commits.glob("[0-9]*")} == {"0", "1"}
+
+
+def _wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 90
+    while not file.exists():
+        assert time.monotonic() < deadline, f"{file} did not appear"
+        time.sleep(0.1)
+
+
+def test_a_time_between_batches_is_read_in_seconds_and_minutes() -> None:
+    args = job.stream_parser("").parse_args(["--config", "x", "continuous", "--every", "2m"])
+    assert job.options(args).continuous == 120.0
