@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -23,8 +24,13 @@ TABLES = ("events", "rejected_events", "capture_batches")
 DIFFERS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max")
 
 
-def run(work: Path, *, days: int | None, kills: int, files_per_batch: int, seed: int) -> dict[str, int]:
+def run(
+    work: Path, *, days: int | None, kills: int, files_per_batch: int, seed: int, calmly: Callable[[list[str]], object]
+) -> dict[str, int]:
     """Capture the log with and without kills and compare.
+
+    Args:
+        calmly: runs a job's command line to its end.
 
     Returns:
         Rows per table.
@@ -35,17 +41,22 @@ def run(work: Path, *, days: int | None, kills: int, files_per_batch: int, seed:
     folder = work / "input"
     demo.lay_out(SAMPLE, folder, days=days)
     calm, wild = (_command(work / name, folder, files_per_batch) for name in ("calm", "wild"))
-    subprocess.run(calm, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+    calmly(calm)
     dice = random.Random(seed)
     hits = sum(_kill_one(wild, work / "wild", dice) for _ in range(kills))
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
-    subprocess.run(wild, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+    in_a_process(wild)
     rows = {}
     for table in TABLES:
         expected, got = (_content(work / name / "warehouse" / table) for name in ("calm", "wild"))
         assert expected.equals(got), f"{table}: {expected.height} rows undisturbed, {got.height} after {kills} kills"
         rows[table] = got.height
     return rows
+
+
+def in_a_process(command: list[str]) -> None:
+    """Run a job to its end in a process of its own."""
+    subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
 def _command(home: Path, folder: Path, files_per_batch: int) -> list[str]:
@@ -66,7 +77,7 @@ def _kill_one(command: list[str], home: Path, dice: random.Random) -> bool:
     job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     while job.poll() is None and _last_touched(checkpoint) == before:
         time.sleep(0.05)
-    time.sleep(dice.uniform(0.0, 8.0))
+    time.sleep(dice.uniform(0.0, 6.0))
     ended = job.poll() is not None
     if not ended:
         os.killpg(job.pid, signal.SIGKILL)
@@ -91,7 +102,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
-        rows = run(Path(work), days=args.days, kills=args.kills, files_per_batch=10, seed=args.seed)
+        rows = run(
+            Path(work), days=args.days, kills=args.kills, files_per_batch=10, seed=args.seed, calmly=in_a_process
+        )
     print(f"{args.kills} kills (seed {args.seed}): every table equals the undisturbed run: {rows}")  # noqa: T201
     return 0
 

@@ -91,7 +91,7 @@ def _own_names(columns: list[str], log: Log) -> None:
         raise BadSettings(
             f"names that stand twice, or that records have already: {twice}",
             where=f"{log.source.mapping}, input.columns",
-            do="leave the column out, it is then kept in extra: write extra['name']; or rename explode_as or the lookup",
+            do="leave the column out, it is then kept in extra: write extra['name']; or rename explode_as, the lookup",
         )
 
 

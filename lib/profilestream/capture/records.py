@@ -15,8 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from typing import cast
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -99,7 +100,7 @@ def parsed_lines(lines: DataFrame, shape: Input, names: tuple[str, ...], *, max_
 
 def schema(shape: Input) -> T.StructType:
     """The mapping's raw columns; needs a running session."""
-    return T.StructType.fromDDL(shape.columns)
+    return cast(T.StructType, T.StructType.fromDDL(shape.columns))
 
 
 def split_header(header: str, shape: Input) -> tuple[str, ...]:

@@ -1,0 +1,103 @@
+"""Writes that happen once: append, merge, replace; law 2 (replay) at each of them."""
+
+from pathlib import Path
+
+import pytest
+from chispa import assert_df_equality
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from profilestream.base import commits
+from profilestream.base.commits import Txn
+from profilestream.base.errors import SchemaMismatch
+from profilestream.base.settings import Paths
+from profilestream.base.tables import Table
+
+VIEWS = Table("views", "user_id STRING NOT NULL,\n views BIGINT", key=("user_id",))
+
+
+@pytest.fixture
+def paths(spark: SparkSession, tmp_path: Path) -> Paths:
+    made = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    VIEWS.create(spark, made)
+    return made
+
+
+def _rows(spark: SparkSession, *rows: tuple[str | None, int | None]) -> DataFrame:
+    return spark.createDataFrame(list(rows), "user_id string, views bigint")
+
+
+def _stored(spark: SparkSession, paths: Paths) -> list[tuple[str, int]]:
+    return sorted(tuple(row) for row in VIEWS.read(spark, paths).collect())
+
+
+def _txn(batch_id: int) -> Txn:
+    return Txn("derive/shop", "epoch-1", batch_id)
+
+
+def _version(spark: SparkSession, paths: Paths) -> int:
+    return int(DeltaTable.forPath(spark, VIEWS.path(paths)).history(1).collect()[0]["version"])
+
+
+def test_a_replayed_append_changes_nothing_and_another_epoch_is_another_writer(
+    spark: SparkSession, paths: Paths
+) -> None:
+    commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(0))
+    commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(0))
+    assert _stored(spark, paths) == [("a", 1)]
+    commits.append(_rows(spark, ("b", 2)), VIEWS, paths, Txn("derive/shop", "epoch-2", 0))
+    assert _stored(spark, paths) == [("a", 1), ("b", 2)]
+    assert commits.writers(spark, VIEWS, paths) == ["derive/shop/views/epoch-1", "derive/shop/views/epoch-2"]
+
+
+def test_a_merge_updates_inserts_and_deletes_in_one_commit_and_once(spark: SparkSession, paths: Paths) -> None:
+    commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
+    before = _version(spark, paths)
+    changes = spark.createDataFrame(
+        [("a", 10, False), ("b", None, True), ("c", 3, False), ("d", None, True)],
+        "user_id string, views bigint, is_gone boolean",
+    )
+    for _ in range(2):
+        commits.merge(changes, VIEWS, paths, _txn(1), gone="is_gone")
+    assert _stored(spark, paths) == [("a", 10), ("c", 3)]
+    assert _version(spark, paths) == before + 1
+    commits.merge(_rows(spark, ("a", 11)), VIEWS, paths, _txn(2))
+    assert _stored(spark, paths) == [("a", 11), ("c", 3)]
+
+
+def test_a_replace_touches_its_rows_only_and_once(spark: SparkSession, paths: Paths) -> None:
+    commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
+    for rows in ([("a", 5)], [("a", 6)]):
+        commits.replace(_rows(spark, *rows), VIEWS, paths, _txn(1), where="user_id = 'a'")
+    assert _stored(spark, paths) == [("a", 5), ("b", 2)]
+
+
+def test_a_merges_settings_do_not_outlive_it_even_when_it_fails(spark: SparkSession, paths: Paths) -> None:
+    commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(0))
+    with pytest.raises(Exception, match="DELTA_MULTIPLE_SOURCE_ROW_MATCHING_TARGET_ROW"):
+        commits.merge(_rows(spark, ("a", 2), ("a", 3)), VIEWS, paths, _txn(1))
+    assert spark.conf.get("spark.databricks.delta.write.txnAppId", "none") == "none"
+    commits.merge(_rows(spark, ("a", 4)), VIEWS, paths, _txn(1))
+    assert _stored(spark, paths) == [("a", 4)]
+
+
+def test_the_last_batch_of_a_writer_is_known(spark: SparkSession, paths: Paths) -> None:
+    assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) is None
+    commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(7))
+    assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) == 7
+    assert [commits.is_done(spark, VIEWS, paths, _txn(n)) for n in (6, 7, 8)] == [True, True, False]
+
+
+def test_a_frame_that_does_not_fit_names_every_column_that_is_wrong(spark: SparkSession, paths: Paths) -> None:
+    odd = spark.createDataFrame([(1, "x")], "user_id bigint, x string")
+    with pytest.raises(SchemaMismatch) as told:
+        commits.append(odd, VIEWS, paths, _txn(0))
+    assert str(told.value).splitlines() == [
+        "frame does not fit table 'views'",
+        "  user_id: want string, got bigint",
+        "  views: want bigint, got no such column",
+        "  not in the table: ['x']",
+        "  where: table views",
+        "  what to do: end the transform with a select of the columns in tables.VIEWS",
+    ]
+    assert_df_equality(VIEWS.read(spark, paths), _rows(spark), ignore_nullable=True)
