@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from jobs import capture_events
 from pyspark.sql import SparkSession
 
+from jobs import capture_events
 from tests.flow import chaos
 
 

@@ -12,12 +12,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, QueryBuilder
-from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
-from pyspark.sql import SparkSession
-
 from profilestream.base import job, stream, tables
 from profilestream.base.tables import Table
 from profilestream.steward import status
+from pyspark.sql import SparkSession
+
+from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
 from tests.make import SHOP, Shop, event
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,15 +73,29 @@ def test_a_refusal_exits_3(spark: SparkSession, shop: Shop, capsys: pytest.Captu
     assert said.splitlines()[-1].startswith("  what to do: restore the newer checkpoint")
 
 
+def test_a_mapping_that_fails_on_a_row_is_mended_and_begun_anew(
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.write("a.jsonl", json.dumps(event(9, price="dear")))
+    shop.mapping = SHOP.replace('"price"\nquantity', '"CAST(price AS DOUBLE)"\nquantity')
+    assert run_pipeline.main(["--config", str(shop.config())]) == 2
+    said = _last_lines(capsys)
+    assert said.startswith("stage capture_events: an expression of the mapping fails on a row: [CAST_INVALID_INPUT]")
+    assert said.splitlines()[-1].startswith("  what to do: write try_cast, try_divide")
+    shop.mapping = SHOP
+    assert run_pipeline.main(["--config", str(shop.config())]) == 3
+    assert run_pipeline.main(["--config", str(shop.config()), "--replan"]) == 0
+    assert [row["rule"] for row in shop.read(spark, tables.REJECTED_EVENTS).collect()] == ["price_unreadable"]
+
+
 def test_a_failure_of_another_kind_exits_1_and_names_the_query(
     shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.mapping = SHOP.replace('"price"\nquantity', '"CAST(price AS DOUBLE)"\nquantity')
-    shop.write("b.jsonl", json.dumps(event(9, price="dear")))
+    shop.mapping = SHOP.replace('"price"\nquantity', '"raise_error(price)"\nquantity')
     assert run_pipeline.main(["--config", str(shop.config())]) == 1
     said = _last_lines(capsys)
     assert said.startswith("stage capture_events: capture_events/shop failed: ")
-    assert "CAST_INVALID_INPUT" in said
+    assert "2.5" in said
     assert said.splitlines()[-1] == (
         "  what to do: the tables hold whole batches only, so mend the cause and run it again"
     )

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 from chispa import assert_df_equality
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
-
 from profilestream.base import commits
 from profilestream.base.commits import Txn
 from profilestream.base.errors import SchemaMismatch
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
+from pyspark.sql import DataFrame, SparkSession
 
 VIEWS = Table("views", "user_id STRING NOT NULL,\n views BIGINT", key=("user_id",))
 

@@ -3,10 +3,9 @@
 from datetime import date
 
 import pytest
+from profilestream.capture import dedupe
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-
-from profilestream.capture import dedupe
 
 SAID = ["item_id", "price", "extra"]
 

@@ -4,10 +4,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 from profilestream.base import tables
+from profilestream.steward import demo
 from pyspark.sql import Row, SparkSession
 
 from tests import naive_counts
@@ -30,12 +28,8 @@ def not_zero(counts: dict[str, int]) -> dict[str, int]:
 
 
 def test_a_year_of_online_retail_is_captured_to_the_line(spark: SparkSession, tmp_path: Path) -> None:
-    lines = pq.read_table(ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet")
-    month_of = pc.utf8_slice_codeunits(lines["InvoiceDate"], 0, 7)  # type: ignore[attr-defined]
-    folder = tmp_path / "input" / "online_retail"
-    folder.mkdir(parents=True)
-    for month in sorted(pc.unique(month_of).to_pylist()):
-        pyarrow.csv.write_csv(lines.filter(pc.equal(month_of, month)), folder / f"{month}.csv")
+    sample = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
+    assert demo.lay_out(sample, tmp_path / "input" / "online_retail", by="month") == 13
     shop, batch = captured(spark, tmp_path, "online_retail")
 
     # 541,909 lines; 2,995 are no products, 1,324 of the stock corrections and 1,161 of the prices that are not

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from profilestream.base import files, locks, session, tables
 from profilestream.base.errors import BadSettings, ProfilestreamError, Refused
 from profilestream.base.progress import StageProgress

@@ -78,21 +78,22 @@ def delete(spark: SparkSession, path: str) -> None:
     fs.delete(hadoop_path, True)
 
 
-def first_lines(spark: SparkSession, paths: list[str]) -> dict[str, str]:
+def first_lines(spark: SparkSession, paths: list[str], encoding: str) -> dict[str, str]:
     """The first line of each text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
     jvm = spark._jvm
     assert jvm is not None
     codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(spark._jsc.hadoopConfiguration())
-    return {path: _first_line(jvm, codecs, *_path(spark, path)) for path in paths}
+    return {path: _first_line(jvm, codecs, *_path(spark, path), encoding) for path in paths}
 
 
-def _first_line(jvm: Any, codecs: Any, fs: Any, hadoop_path: Any) -> str:
+def _first_line(jvm: Any, codecs: Any, fs: Any, hadoop_path: Any, encoding: str) -> str:
+    if fs.getFileStatus(hadoop_path).getLen() == 0:
+        return ""
     stream = fs.open(hadoop_path)
     try:
         codec = codecs.getCodec(hadoop_path)
         unpacked = stream if codec is None else codec.createInputStream(stream)
-        utf8 = jvm.java.nio.charset.StandardCharsets.UTF_8
-        line = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(unpacked, utf8)).readLine()
+        line = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(unpacked, encoding)).readLine()
         return "" if line is None else str(line).lstrip("\ufeff")
     finally:
         stream.close()

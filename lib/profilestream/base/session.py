@@ -26,6 +26,8 @@ FIXED = {
     "spark.sql.files.minPartitionNum": "1",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    # A log line may hold a key twice, or one that a clip writes too.
+    "spark.sql.mapKeyDedupPolicy": "LAST_WIN",
     # A task that writes a few event dates keeps their files open side by side instead of sorting its rows by date.
     "spark.sql.maxConcurrentOutputFileWriters": "40",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",

@@ -253,7 +253,11 @@ class Running:
         if not self.query.folder:
             return None
         seen = self._checkpoint.files_seen()
-        waiting = [path for path in files.sizes(spark, self.query.folder) if path not in guards.same_names(seen)]
+        names = guards.same_names(seen)
+        # Spark passes over empty files without a word, so they do not count.
+        waiting = [
+            path for path, (size, _) in files.sizes(spark, self.query.folder).items() if size and path not in names
+        ]
         unfinished = guards.unfinished_batch(self._checkpoint)
         return len(waiting) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
 

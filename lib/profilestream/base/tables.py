@@ -1,5 +1,6 @@
 """Every table, declared once, in flow order. Creation, checks, reads and tests derive from these values."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,6 +14,11 @@ from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
 from profilestream.base.settings import Paths
 
 VERSION_PROPERTY = "profilestream.schema_version"
+
+
+@functools.cache
+def _parsed(ddl: str) -> T.StructType:
+    return cast(T.StructType, T.StructType.fromDDL(ddl))
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Table:
     @property
     def schema(self) -> T.StructType:
         """The columns; needs a running session."""
-        return cast(T.StructType, T.StructType.fromDDL(self.ddl))
+        return _parsed(self.ddl)
 
     @property
     def columns(self) -> list[str]:

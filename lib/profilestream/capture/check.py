@@ -78,7 +78,8 @@ def expressions(spark: SparkSession, log: Log) -> None:
         for name, rule in named.items():
             _try(events, f"{kind}.{name}.when", rule.when, file, wants="boolean")
     events = canonical.expressed(raw, mapping)
-    rules.judged(events, rules.reject_checks(events, mapping, log.capture, 0), rules.warn_checks(events, mapping))
+    timed = events.withColumn("_ingest_time", F.current_timestamp())
+    rules.judged(timed, rules.verdict(events.columns, mapping, log.capture))
 
 
 def _own_names(columns: list[str], log: Log) -> None:

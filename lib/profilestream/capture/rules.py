@@ -26,18 +26,53 @@ class Check:
     reason: Column
 
 
-def reject_checks(events: DataFrame, mapping: Mapping, capture: Capture, ingest_micros: int) -> list[Check]:
+@dataclass(frozen=True)
+class Verdict:
+    """What the rules say of a row, as columns. They hold for every batch, and building them takes longer than judging
+    a small one, so a run builds them once.
+
+    Args:
+        rule: the first reject rule that holds; null on good rows.
+        warnings: names of fills, clips and warn rules.
+        reason: why it was rejected; reads `rule`.
+    """
+
+    rule: Column
+    warnings: Column
+    reason: Column
+
+
+def verdict(columns: list[str], mapping: Mapping, capture: Capture) -> Verdict:
+    """The verdict on rows with these columns, those of `canonical.expressed`, and `_ingest_time`."""
+    rejects = _reject_checks(columns, mapping, capture)
+    fault = F.col("fault")
+    rule = reduce(lambda chain, c: chain.when(c.condition, c.name), rejects, F.when(fault.isNotNull(), fault))
+    by_rule = F.when(fault.isNotNull(), F.col("fault_reason"))
+    reason = reduce(lambda chain, c: chain.when(F.col("rule") == c.name, c.reason), rejects, by_rule)
+    return Verdict(
+        rule=rule,
+        warnings=F.concat(NOTES, *[noted(c.condition, c.name) for c in _warn_checks(columns, mapping)]),
+        reason=F.when(F.col("rule").isNotNull(), F.coalesce(reason, F.col("rule"))),
+    )
+
+
+def judged(events: DataFrame, said: Verdict) -> DataFrame:
+    """Events with `rule` and `reason` (null on good rows) and `warnings`."""
+    return events.withColumns({"rule": said.rule, "warnings": said.warnings}).withColumn("reason", said.reason)
+
+
+def _reject_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list[Check]:
     """Reject rules in order: what the mapping names first, then what holds for every source."""
     own = [Check(n, F.expr(r.when), F.lit(r.reason or f"{n}: {r.when}")) for n, r in mapping.reject.items()]
     return [*own, *_id_checks(mapping), *_type_checks(mapping),
-            *_time_checks(events, mapping, capture, ingest_micros), *_user_checks(mapping),
-            *_number_checks(events)]  # fmt: skip
+            *_time_checks(columns, mapping, capture), *_user_checks(mapping),
+            *_number_checks(columns)]  # fmt: skip
 
 
-def warn_checks(events: DataFrame, mapping: Mapping) -> list[Check]:
+def _warn_checks(columns: list[str], mapping: Mapping) -> list[Check]:
     """Warn rules: the mapping's, and an ambiguous local time."""
     own = [Check(n, F.expr(r.when), F.lit(r.reason or n)) for n, r in mapping.warn.items()]
-    if "_local_time" not in events.columns:
+    if "_local_time" not in columns:
         return own
     hour_later = F.from_utc_timestamp(F.col("event_time") + F.expr("INTERVAL 1 HOUR"), mapping.timezone)
     twice = hour_later == F.col("_local_time")
@@ -74,22 +109,6 @@ def check_names(mapping: Mapping, where: str) -> None:
             )
 
 
-def judged(events: DataFrame, rejects: list[Check], warns: list[Check]) -> DataFrame:
-    """Events with `rule` and `reason` (null on good rows) and `warnings`."""
-    rule = reduce(
-        lambda chain, c: chain.when(c.condition, c.name), rejects, F.when(F.col("fault").isNotNull(), F.col("fault"))
-    )
-    reason = reduce(
-        lambda chain, c: chain.when(F.col("rule") == c.name, c.reason),
-        rejects,
-        F.when(F.col("fault").isNotNull(), F.col("fault_reason")),
-    )
-    warnings = F.concat(NOTES, *[noted(c.condition, c.name) for c in warns])
-    return events.withColumns({"rule": rule, "warnings": warnings}).withColumn(
-        "reason", F.when(F.col("rule").isNotNull(), F.coalesce(reason, F.col("rule")))
-    )
-
-
 def _id_checks(mapping: Mapping) -> list[Check]:
     missing = F.col("event_id").isNull() | (F.trim("event_id") == "")
     return [Check("event_id_missing", missing, F.lit("there is no event id"))] if "event_id" in mapping.columns else []
@@ -103,13 +122,14 @@ def _type_checks(mapping: Mapping) -> list[Check]:
     ]
 
 
-def _time_checks(events: DataFrame, mapping: Mapping, capture: Capture, ingest_micros: int) -> list[Check]:
+def _time_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list[Check]:
     time = F.col("event_time")
-    written = F.col("_text_event_time") if "_text_event_time" in events.columns else F.lit(None).cast("string")
-    latest = F.timestamp_micros(F.lit(ingest_micros + round(capture.max_clock_skew_minutes * 60e6)))
+    written = F.col("_text_event_time") if "_text_event_time" in columns else F.lit(None).cast("string")
+    skew = F.expr(f"INTERVAL {round(capture.max_clock_skew_minutes * 60)} SECONDS")
+    latest = F.col("_ingest_time") + skew
     floor = F.lit(capture.floor_date).cast("timestamp")
     on_clock = []
-    if "_local_time" in events.columns:
+    if "_local_time" in columns:
         skipped = F.from_utc_timestamp(time, mapping.timezone) != F.col("_local_time")
         says = _says(f"{{}} was skipped by the clocks of {mapping.timezone}", F.col("_local_time").cast("string"))
         on_clock = [Check("event_time_not_on_clock", skipped, says)]
@@ -129,7 +149,7 @@ def _user_checks(mapping: Mapping) -> list[Check]:
     return [junk, missing] if mapping.anonymous == "reject" else [junk]
 
 
-def _number_checks(events: DataFrame) -> list[Check]:
+def _number_checks(columns: list[str]) -> list[Check]:
     unreadable = [
         Check(
             f"{name}_unreadable",
@@ -137,7 +157,7 @@ def _number_checks(events: DataFrame) -> list[Check]:
             _says(f"{name} {{}} is not a number", text),
         )
         for name in NUMBERS
-        if f"_text_{name}" in events.columns
+        if f"_text_{name}" in columns
         for text in [F.col(f"_text_{name}")]
     ]
     value = F.coalesce(F.col("value"), F.col("price") * F.col("quantity"))

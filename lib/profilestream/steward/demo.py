@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,12 +13,13 @@ import pyarrow.parquet as pq
 from profilestream.base.errors import SourceMissing
 
 
-def lay_out(sample: Path, folder: Path, *, days: int | None = None) -> int:
-    """Write the sample as `<day>.csv` files, dated in order of days, in a folder that is emptied first.
+def lay_out(sample: Path, folder: Path, *, days: int | None = None, by: Literal["day", "month"] = "day") -> int:
+    """Write the sample as `<day>.csv` files, dated in order, in a folder that is emptied first.
 
     Args:
         sample: the Parquet file of the log, all columns text.
-        days: how many days from the first on; all when null.
+        days: how many files from the first day on; all when null.
+        by: what a file holds.
 
     Returns:
         The number of files.
@@ -30,7 +32,7 @@ def lay_out(sample: Path, folder: Path, *, days: int | None = None) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     lines = pq.read_table(sample)
-    day_of = pc.utf8_slice_codeunits(lines["InvoiceDate"], 0, 10)
+    day_of = pc.utf8_slice_codeunits(lines["InvoiceDate"], 0, {"day": 10, "month": 7}[by])
     wanted = sorted(str(day) for day in pc.unique(day_of).to_pylist())[:days]
     for number, day in enumerate(wanted):
         file = folder / f"{day}.csv"
