@@ -17,8 +17,7 @@ def body(args: argparse.Namespace) -> None:
     names = ingest.chosen_sources(settings, args.source)
     spark = open_session("capture_events", settings.spark.properties)
     if args.try_rows:
-        rows, file = args.try_rows
-        return preview.show(spark, ingest.log_of(settings, names[0]), int(rows), file)
+        return preview.run(spark, settings, names, *args.try_rows)
     for name in names:
         check.one_source(spark, settings, name)
     if not args.check:

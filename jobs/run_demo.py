@@ -18,6 +18,9 @@ SAMPLE = Path("data/online_retail/online_retail_2010_2011.parquet")
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
+    if args.check:
+        print(f"would empty {settings.paths.warehouse} and {settings.paths.checkpoints}, and lay out {SAMPLE}")
+        return
     removed = demo.clear(settings.paths.warehouse, settings.paths.checkpoints)
     print(
         f"removed the output of an earlier demo: {', '.join(removed)}" if removed else "a first demo: nothing to remove"

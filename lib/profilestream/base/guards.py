@@ -87,7 +87,8 @@ def _check_table(
         raise Refused(
             f"table {table.name} is gone, but the checkpoint of {name} has begun batch {begun}",
             where=table.path(paths),
-            do=f"restore the table; or, to read everything again, remove it and {checkpoint.path} together",
+            do="restore the table; or read everything again: "
+            f"remove {checkpoint.path} and start with --accept-new-epoch",
         )
     table.check_stored(spark, paths)
     written = commits.last_batch(spark, table, paths, Txn(name, checkpoint.epoch(), 0).app_id(table))

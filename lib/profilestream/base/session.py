@@ -55,7 +55,8 @@ def open_session(app: str, properties: str = "") -> SparkSession:
         conf.set("spark.driver.extraJavaOptions", f"{given} -Dlog4j2.configurationFile={quiet}".strip())
     for key, value in FIXED.items():
         conf.set(key, value)
-    if not conf.contains("spark.jars") and not conf.contains("spark.jars.packages"):
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # then the jars were named to spark-submit
+    if not submitted and not conf.contains("spark.jars") and not conf.contains("spark.jars.packages"):
         conf.set("spark.jars", ",".join(_delta_jars()))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if SparkContext._active_spark_context is None:

@@ -46,7 +46,7 @@ class Stream(Frozen):
     """How much a micro-batch takes and how progress is shown."""
 
     max_files_per_trigger: int = Field(default=64, ge=1)
-    max_bytes_per_trigger: str = ""
+    max_bytes_per_trigger: int | None = Field(default=None, ge=1)
     stage_batches_every_seconds: float = Field(default=60.0, gt=0)
 
 

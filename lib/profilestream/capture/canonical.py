@@ -13,7 +13,10 @@ from profilestream.capture.mapping import MAPPABLE, NUMBERS, TEXTS, Clip, Mappin
 
 TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMBERS, "double")}
 NOTES = "_notes"
-_BLANKS = " \t\n\r\f\v\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+_BLANKS = (
+    " \t\n\r\f\v\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,15 @@ def _unique_keys(spark: SparkSession, log: Log) -> None:
     for name, side in canonical.side_tables(spark, log.mapping, {}).items():
         key = log.mapping.lookup[name].key
         if key not in side.columns:
-            raise BadSettings(f"the side table has no column {key!r}; it has {side.columns}",
-                              where=f"{log.source.mapping}, lookup.{name}.key", do="name one of its columns")  # fmt: skip
+            raise BadSettings(
+                f"the side table has no column {key!r}; it has {side.columns}",
+                where=f"{log.source.mapping}, lookup.{name}.key",
+                do="name one of its columns",
+            )
         twice = side.groupBy(key).count().where("count > 1").first()
         if twice is not None:
-            raise BadSettings(f"key {twice[0]!r} stands {twice['count']} times in the side table",
-                              where=f"{log.source.mapping}, lookup.{name}.key", do="name a side table with one row a key")  # fmt: skip
+            raise BadSettings(
+                f"key {twice[0]!r} stands {twice['count']} times in the side table",
+                where=f"{log.source.mapping}, lookup.{name}.key",
+                do="name a side table with one row a key",
+            )

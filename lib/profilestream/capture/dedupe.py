@@ -17,9 +17,6 @@ ID_HASH = "_id_hash"
 _BROADCAST_ROWS = 2_000_000
 
 
-ID_HASH = "_id_hash"
-
-
 def id_hash() -> Column:
     """64-bit hash of the event id; equal ids have equal hashes, the reverse is checked on suspects."""
     return F.xxhash64("event_id")

@@ -204,7 +204,7 @@ def _naming_mapping(log: Log) -> Iterator[None]:
         raise BadSettings(
             f"an expression of the mapping fails on a row: {str(error).splitlines()[0][:300]}",
             where=log.source.mapping,
-            do="write try_cast, try_divide, try_to_timestamp, ... so that such a value is null, and start with --replan",
+            do="write try_cast, try_divide, try_to_timestamp, ... which give null instead, and start with --replan",
         ) from error
 
 

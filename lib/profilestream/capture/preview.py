@@ -7,9 +7,23 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
-from profilestream.base.errors import SourceMissing
+from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.settings import Settings
 from profilestream.capture import canonical, check, dedupe, ingest, records
 from profilestream.capture.ingest import Log
+
+
+def run(spark: SparkSession, settings: Settings, names: list[str], rows: str, path: str) -> None:
+    """`show` as the command line asks for it.
+
+    Raises:
+        BadSettings: the number of rows is none, or several sources could be meant.
+    """
+    if not rows.isdigit():
+        raise BadSettings(f"--try {rows!r} is not a number of rows", where="--try", do="write --try 20 FILE")
+    if len(names) > 1:
+        raise BadSettings(f"several sources could be meant: {names}", where="--try", do="name one with --source")
+    show(spark, ingest.log_of(settings, names[0]), int(rows), path)
 
 
 def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[str], None] = print) -> None:
@@ -42,27 +56,20 @@ def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[st
     by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
     mapped = [c for c in canonical.carried(log.mapping) if c not in ("event_date", "extra")]
     tell(f"first {rows} clean rows of {path} (mapped columns):")
-    for number, row in enumerate(
-        dedupe.survivors(good, dropped)
-        .orderBy(F.length("position"), "position")
-        .select(*mapped)
-        .limit(rows)
-        .toJSON()
-        .collect()
-    ):
-        tell(f"{number + 1:4d}  {row}")
+    kept = dedupe.survivors(good, dropped).orderBy(F.length("position"), "position").limit(rows)
+    for number, row in enumerate(kept.select(F.to_json(F.struct(*mapped))).collect()):
+        tell(f"{number + 1:4d}  {row[0]}")
     total = clean + sum(by_rule.values()) - reused
-    tell(
-        f"{total:,} rows = {clean - duplicate - reused:,} clean + {sum(by_rule.values()):,} rejected + {duplicate:,} duplicate"
-    )
+    rejected = sum(by_rule.values())
+    tell(f"{total:,} rows = {clean - duplicate - reused:,} clean + {rejected:,} rejected + {duplicate:,} duplicate")
     examples = (
         judged.where("rule IS NOT NULL")
         .groupBy("rule")
         .agg(F.min_by(F.struct("reason", F.left("payload", F.lit(120)).alias("payload")), "position").alias("e"))
     )
     said = {r["rule"]: (r["e"]["reason"], r["e"]["payload"]) for r in examples.collect()}
-    for rule, count in sorted(by_rule.items(), key=lambda item: -item[1]):
-        reason, payload = said.get(rule, ("", ""))
+    for rule, count in sorted(by_rule.items(), key=lambda item: (-item[1], item[0])):
+        reason, payload = said.get(rule, ("an earlier row has the id and other content", ""))
         tell(f"  rejected {count:,} by {rule}: {reason}" + (f"\n      such as {payload}" if payload else ""))
     tell("nothing was written")
     judged.unpersist()

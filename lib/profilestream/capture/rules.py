@@ -124,6 +124,7 @@ def _type_checks(mapping: Mapping) -> list[Check]:
 
 def _time_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list[Check]:
     time = F.col("event_time")
+    read = time.cast("string")
     written = F.col("_text_event_time") if "_text_event_time" in columns else F.lit(None).cast("string")
     skew = F.expr(f"INTERVAL {round(capture.max_clock_skew_minutes * 60)} SECONDS")
     latest = F.col("_ingest_time") + skew
@@ -136,8 +137,8 @@ def _time_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list
     return [
         Check("event_time_unreadable", time.isNull(), _says("event time {} is missing or not a time", written)),
         *on_clock,
-        Check("event_time_before_floor", time < floor, _says(f"{{}} is before {capture.floor_date}", time.cast("string"))),
-        Check("event_time_in_future", time > latest, _says("{} is later than the clock when the row came in", time.cast("string"))),
+        Check("event_time_before_floor", time < floor, _says(f"{{}} is before {capture.floor_date}", read)),
+        Check("event_time_in_future", time > latest, _says("{} is later than the clock when the row came in", read)),
     ]  # fmt: skip
 
 
@@ -168,7 +169,8 @@ def _number_checks(columns: list[str]) -> list[Check]:
         Check("number_not_finite", reduce(Column.__or__, [F.coalesce(o, F.lit(False)) for o in odd]),
               F.lit("a number is NaN or infinite")),
         Check("price_negative", F.col("price") < 0, _says("price {} is negative", F.col("price").cast("string"))),
-        Check("quantity_negative", F.col("quantity") < 0, _says("quantity {} is negative", F.col("quantity").cast("string"))),
+        Check("quantity_negative", F.col("quantity") < 0,
+              _says("quantity {} is negative", F.col("quantity").cast("string"))),
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ A folder of files is streamed as a list of files; the rows are read when a batch
 its own header, a broken one can be named and passed over, and the checkpoint holds names and nothing of the schema.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from profilestream.capture.mapping import Mapping
 _FILE = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 # Without it Spark drops files that are a week older than the newest one, silently.
 _ANY_AGE = "36500d"
-_BYTES_A_TASK = 32 << 20
+_BYTES_A_TASK = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ def arrived(
     skipped = [row["path"] for row in listed if row["path"] not in paths]
     rows = records.from_files(spark, paths, source.path, mapping.input, max_line_bytes=max_line_bytes)
     # One task reads one file, which is dear when files are small; behind the reading as many tasks as it takes.
-    tasks = max(spark.sparkContext.defaultParallelism, sum(row["length"] for row in listed) // _BYTES_A_TASK)
+    cores = spark.sparkContext.defaultParallelism
+    tasks = cores * max(1, math.ceil(sum(row["length"] for row in listed) / _BYTES_A_TASK / cores))
     return Arrived(rows.coalesce(tasks), max((row["micros"] for row in listed), default=0), paths, skipped)
 
 
 def _limits(source: Source, settings: Settings) -> dict[str, str | int]:
     if settings.stream.max_bytes_per_trigger and source.max_files_per_trigger is None:
-        return {"maxBytesPerTrigger": settings.stream.max_bytes_per_trigger}
+        return {"maxBytesPerTrigger": str(settings.stream.max_bytes_per_trigger)}
     return {"maxFilesPerTrigger": source.max_files_per_trigger or settings.stream.max_files_per_trigger}

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import tables
+from profilestream.base import files, tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths
 
@@ -28,7 +28,7 @@ def conservation(batches: DataFrame) -> DataFrame:
 
 
 def rejects(rejected: DataFrame) -> DataFrame:
-    """Rejected rows per source and rule, with the reason and payload of the first."""
+    """Rejected rows per source and rule, with the reason and payload of the first. A replayed row counts as it was."""
     first = F.min_by(F.struct("reason", "payload", "position"), "position")
     return (
         rejected.groupBy("source", "rule")
@@ -48,11 +48,12 @@ def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
         raise SourceMissing("nothing was captured yet", where=paths.warehouse, do="run jobs/capture_events.py first")
     tell("rows (in = clean + rejected + duplicate)")
     for row in conservation(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
+        batches = "1 batch" if row["batches"] == 1 else f"{row['batches']} batches"
         sign = "=" if row["adds_up"] else "IS NOT"
         replay = " put through again" if row["kind"] == "replay" else ""
         tell(
             f"  {row['source']}{replay}: {row['rows_in']:,} {sign} {row['rows_clean']:,} clean + "
-            f"{row['rows_rejected']:,} rejected + {row['rows_duplicate']:,} duplicate, in {row['batches']} batches"
+            f"{row['rows_rejected']:,} rejected + {row['rows_duplicate']:,} duplicate, in {batches}"
         )
     tell("\nrejected, by rule")
     for row in rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
@@ -82,7 +83,7 @@ def show_queries(spark: SparkSession, paths: Paths, tell: Tell) -> None:
     tell("\ntables")
     for table in tables.ALL:
         if table.exists(spark, paths):
-            tell(f"  {table.path(paths):36} {table.read(spark, paths).count():>9,} rows")
+            tell(f"  {table.read(spark, paths).count():>9,} rows  {table.path(paths)}")
     tell("\nquery them (each line works as it is, in a shell, here)")
     for name, command in commands(paths).items():
         tell(f"  {name}:\n    {command}")
@@ -96,9 +97,10 @@ def commands(paths: Paths) -> dict[str, str]:
         "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
         "GROUP BY item_id ORDER BY sold DESC LIMIT 5"
     )
+    by_path = f"delta.`{files.qualified(events)}`"
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
-        f'open_session("look", "conf/spark-local.conf").sql("{sql.format(f"delta.`{events}`")}").show()',
+        f'open_session("look", "conf/spark-local.conf").sql("{sql.format(by_path)}").show()',
         "DuckDB": f"import duckdb; db = duckdb.connect(); {load_delta()}"
         f'print(db.sql("{sql.format(f"delta_scan({chr(39)}{events}{chr(39)})")}"))',
         "Polars": f'import polars as pl; print(pl.scan_delta("{events}").filter(pl.col("event_type") == "purchase")'
@@ -111,8 +113,8 @@ def load_delta() -> str:
     """DuckDB's own download when its Delta extension is not among the Python packages."""
     spec = find_spec("duckdb_extension_delta")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [file for folder in folders for file in glob(f"{folder}/extensions/*/delta.duckdb_extension")]
-    return f"db.execute(\"LOAD '{_shown(files[0])}'\"); " if files else 'db.execute("INSTALL delta; LOAD delta"); '
+    found = [file for folder in folders for file in glob(f"{folder}/extensions/*/delta.duckdb_extension")]
+    return f"db.execute(\"LOAD '{_shown(found[0])}'\"); " if found else 'db.execute("INSTALL delta; LOAD delta"); '
 
 
 def _shown(path: str) -> str:
