@@ -1,9 +1,10 @@
-"""Runs the benchmarks; each appends one JSON line to benchmarks/results/latest.jsonl.
+"""Runs the benchmarks; each appends one JSON line to benchmarks/results/latest.jsonl, which the README's table shows.
 
 python benchmarks/run.py [--only NAME]
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,9 @@ from profilestream.base.session import open_session  # noqa: E402
 
 from benchmarks import capture  # noqa: E402
 
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 BENCHMARKS = (capture.capture_vs_copy, capture.capture_history_10x, capture.capture_empty_batch)
+README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "latest.jsonl"
 
 
@@ -33,7 +36,24 @@ def main(argv: list[str]) -> int:
             print(result.line(), flush=True)
             with RESULTS.open("a") as file:
                 file.write(result.line() + "\n")
+    README.write_text(with_table(README.read_text(), RESULTS.read_text().splitlines()))
     return 0
+
+
+def with_table(readme: str, lines: list[str]) -> str:
+    """The README with its table of benchmarks made anew: the newest result of each."""
+    newest = {result["bench"]: result for result in map(json.loads, lines)}
+    rows = ["| benchmark | value | bound | against | holds | detail |", "|---|---|---|---|---|---|"]
+    for name, result in newest.items():
+        sign = {"higher": "at least", "lower": "at most"}[result["better"]]
+        value = f"{result['value']:.2f} {result['unit']}"
+        holds = "yes" if result["holds"] else "**no**"
+        rows.append(
+            f"| `{name}` | {value} | {sign} {result['bound']} | {result['against']} | {holds} | {result['detail']} |"
+        )
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return "\n".join([before + BEGIN, *rows, END + after])
 
 
 if __name__ == "__main__":

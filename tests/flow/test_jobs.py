@@ -150,11 +150,12 @@ def test_status_tells_the_conservation_line_and_the_rejects(shop: Shop, capsys: 
     assert capture_events.main(["--config", config]) == 0
     assert steward_status.main(["--config", config]) == 0
     said = capsys.readouterr().out
-    assert "shop: 4 = 2 clean + 1 rejected + 1 duplicate, in 1 batches" in said
+    assert "shop: 4 = 2 clean + 1 rejected + 1 duplicate, in 1 batch" in said
     assert "shop  user_id_junk: user id 'null' stands for no one" in said
 
 
 def test_tables_are_registered_in_the_catalog_that_settings_name(spark: SparkSession, shop: Shop) -> None:
+    shop.capture(spark)
     shop.overrides = ["paths.catalog=living"]
     shop.capture(spark)
     assert spark.table("living.events").count() == 2

@@ -1,6 +1,7 @@
 """Small text files beside checkpoints, on any file system that Spark reaches (local, HDFS, S3, ...)."""
 
 import os
+from fnmatch import fnmatch
 from typing import Any
 from urllib.parse import quote
 
@@ -99,10 +100,13 @@ def _first_line(jvm: Any, codecs: Any, fs: Any, hadoop_path: Any, encoding: str)
         stream.close()
 
 
-def sizes(spark: SparkSession, folder: str) -> dict[str, tuple[int, int]]:
+def sizes(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[int, int]]:
     """Each input file below a folder (or the file itself): path -> (bytes, modification time in ms).
 
     Files and folders whose names begin with `_` or `.` are passed over, as Spark does.
+
+    Args:
+        glob: only files whose names fit, such as `*.csv`; all when empty.
     """
     fs, root = _path(spark, folder)
     if not fs.exists(root):
@@ -114,6 +118,6 @@ def sizes(spark: SparkSession, folder: str) -> dict[str, tuple[int, int]]:
         status = statuses.next()
         path = str(status.getPath())
         below = path.split("/")[depth:]
-        if not any(part.startswith(("_", ".")) for part in below):
+        if not any(part.startswith(("_", ".")) for part in below) and fnmatch(path.split("/")[-1], glob or "*"):
             found[path] = (int(status.getLen()), int(status.getModificationTime()))
     return dict(sorted(found.items()))

@@ -17,6 +17,7 @@ def check_start(
     name: str,
     tables: tuple[Table, ...],
     folder: str,
+    glob: str,
     checkpoint: Checkpoint,
     paths: Paths,
     *,
@@ -40,8 +41,9 @@ def check_start(
             table.create(spark, paths)
     for table in tables:
         _check_table(spark, name, table, checkpoint, paths, is_trusted=table is tables[-1])
+        table.register(spark, paths)
     if folder and not accept_changed_files:
-        _check_files(spark, name, folder, checkpoint)
+        _check_files(spark, name, folder, glob, checkpoint)
 
 
 def unfinished_batch(checkpoint: Checkpoint) -> int | None:
@@ -108,11 +110,11 @@ def _check_table(
         )
 
 
-def _check_files(spark: SparkSession, name: str, folder: str, checkpoint: Checkpoint) -> None:
+def _check_files(spark: SparkSession, name: str, folder: str, glob: str, checkpoint: Checkpoint) -> None:
     seen = same_names(checkpoint.files_seen())
     if not seen:
         return
-    now = files.sizes(spark, folder)
+    now = files.sizes(spark, folder, glob)
     changed = [path for path, (_, modified) in now.items() if path in seen and seen[path] != modified]
     if changed:
         raise Refused(

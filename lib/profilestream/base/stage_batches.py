@@ -51,6 +51,7 @@ class StageBatches:
 
     def __enter__(self) -> "StageBatches":
         tables.STAGE_BATCHES.create(self._spark, self._settings.paths)
+        tables.STAGE_BATCHES.register(self._spark, self._settings.paths)
         self._spark.streams.addListener(self._listener)
         return self
 

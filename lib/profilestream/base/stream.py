@@ -105,7 +105,7 @@ class Query:
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
         versions: Delta versions of what else the batch reads, taken when it is planned.
-        folder: of input files, when the source is one; empty otherwise.
+        folder, glob: of input files, when the source is one; empty otherwise.
     """
 
     stage: str
@@ -118,6 +118,7 @@ class Query:
     write: Callable[[DataFrame, Batch], Done]
     versions: Callable[[SparkSession], dict[str, int]] = lambda spark: {}
     folder: str = ""
+    glob: str = ""
 
     @property
     def name(self) -> str:
@@ -137,7 +138,7 @@ class Running:
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query))
         guards.check_start(
-            spark, query.name, query.tables, query.folder, self._checkpoint, settings.paths,
+            spark, query.name, query.tables, query.folder, query.glob, self._checkpoint, settings.paths,
             accept_new_epoch=options.accept_new_epoch, accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
         self._adopt_plan(spark)
@@ -256,7 +257,9 @@ class Running:
         names = guards.same_names(seen)
         # Spark passes over empty files without a word, so they do not count.
         waiting = [
-            path for path, (size, _) in files.sizes(spark, self.query.folder).items() if size and path not in names
+            path
+            for path, (size, _) in files.sizes(spark, self.query.folder, self.query.glob).items()
+            if size and path not in names
         ]
         unfinished = guards.unfinished_batch(self._checkpoint)
         return len(waiting) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))

@@ -55,7 +55,7 @@ class Table:
         return f"{paths.warehouse.rstrip('/')}/{self.name}"
 
     def create(self, spark: SparkSession, paths: Paths) -> None:
-        """Make the table when it is not there (and register it in the catalog when settings name one)."""
+        """Make the table when it is not there."""
         path = files.qualified(self.path(paths))
         if not DeltaTable.isDeltaTable(spark, path):
             builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(self.schema)
@@ -67,7 +67,11 @@ class Table:
             except PySparkException:
                 if not DeltaTable.isDeltaTable(spark, path):  # else another source made it just now
                     raise
+
+    def register(self, spark: SparkSession, paths: Paths) -> None:
+        """Name the table in the catalog, when the settings name one."""
         if paths.catalog:
+            path = files.qualified(self.path(paths))
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
             spark.sql(f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{path}'")
 

@@ -125,6 +125,7 @@ def query(settings: Settings, name: str) -> Query:
         write=write,
         versions=lambda spark: lookup_versions(spark, log.mapping),
         folder="" if log.mapping.input.format == "delta" else log.source.path,
+        glob=log.mapping.input.glob,
     )
 
 
