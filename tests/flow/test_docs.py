@@ -239,7 +239,10 @@ def _pattern(shown: str) -> re.Pattern[str]:
 
 
 @pytest.mark.parametrize("engine", ["Spark SQL", "DuckDB", "Polars"])
-def test_queries_that_status_tells_work_as_they_are(ran: dict[str, Ran], checkout: Path, engine: str) -> None:
+def test_queries_that_status_tells_work_as_they_are(
+    ran: dict[str, Ran], checkout: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
     commands = status.commands(Paths(warehouse="artifacts/laden/warehouse", checkpoints="unused"))
     told = subprocess.run(commands[engine], shell=True, cwd=checkout, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
