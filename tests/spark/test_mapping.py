@@ -293,7 +293,7 @@ def test_a_preview_shows_rows_and_counts_and_writes_nothing(spark: SparkSession,
     assert set(told[5:7]) == {
         "  rejected 1 by event_type_unknown: event type 'v' is not known\n      such as "
         + good[2].replace("view", "v")[:120],
-        "  rejected 1 by id_reused: ",
+        "  rejected 1 by id_reused: an earlier row has the id and other content",
     }
     assert told[7:] == ["nothing was written"]
     assert not (tmp_path / "warehouse").exists() and not (tmp_path / "checkpoints").exists()
