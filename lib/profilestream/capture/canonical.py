@@ -54,6 +54,11 @@ def exploded(records: DataFrame, mapping: Mapping) -> DataFrame:
     )
 
 
+def line_position() -> Column:
+    """The position of the line that a record stood in: its own, without the element's number that `exploded` adds."""
+    return F.regexp_replace("position", "#[0-9]+$", "")
+
+
 def looked_up(records: DataFrame, mapping: Mapping, sides: dict[str, DataFrame]) -> DataFrame:
     """Records with a struct per side table; null where the side table has no such key."""
     for name, lookup in mapping.lookup.items():

@@ -215,7 +215,7 @@ def _records(came: sources.Arrived, log: Log) -> DataFrame:
     if came.replayed is None:
         return raw
     wanted = F.broadcast(came.replayed.select(F.col("position").alias("_wanted")))
-    line = F.regexp_replace("position", "#[0-9]+$", "")
+    line = canonical.line_position()
     return raw.join(wanted, F.col("_wanted").isin(F.col("position"), line), "left_semi")
 
 
@@ -335,7 +335,7 @@ def _rejected(
     linked = rows.withColumn("replay_of", F.lit(None).cast("string"))
     if came.replayed is not None:
         origins = came.replayed.select(F.col("position").alias("_position"), F.col("replay_of").alias("_replay_of"))
-        line = F.regexp_replace("position", "#[0-9]+$", "")
+        line = canonical.line_position()
         linked = linked.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
         linked = linked.withColumn("replay_of", F.col("_replay_of"))
     stamped = linked.withColumns(_stamp(log, came, batch.txn))

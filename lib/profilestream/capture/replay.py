@@ -20,7 +20,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done
-from profilestream.capture import ingest, records
+from profilestream.capture import canonical, ingest, records
 from profilestream.capture.ingest import Log
 from profilestream.capture.sources import Arrived
 
@@ -136,7 +136,7 @@ def _records(rows: DataFrame, log: Log) -> DataFrame:
         F.col("payload")
     )
     lines = rows.select(
-        text.alias("value"), F.regexp_replace("position", "#[0-9]+$", "").alias("position"), "payload_header"
+        text.alias("value"), canonical.line_position().alias("position"), "payload_header"
     ).dropDuplicates(["position"])
     if shape.format != "csv":
         text_shape = shape.model_copy(update={"format": "jsonl"})
