@@ -235,8 +235,26 @@ def test_anonymous_events_are_rejected_where_the_mapping_says_so(spark: SparkSes
 def read(spark: SparkSession, folder: Path, shape: Input) -> list[tuple[Any, ...]]:
     """Position, payload, fault, raw values and extra of the records of all files in a folder."""
     frame = records.from_files(spark, list(files.sizes(spark, str(folder))), str(folder), shape, max_line_bytes=1000)
-    rows: list[Row] = frame.collect()
+    with records.reading(spark, []):
+        rows: list[Row] = frame.collect()
     return sorted((r.position, r.payload, r.fault, tuple(r.raw), r.extra) for r in rows)
+
+
+def test_a_file_larger_than_one_split_has_positions_by_offset(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_SPLITS", {**records._SPLITS, **dict.fromkeys(list(records._SPLITS)[:2], "100")})
+    lines = [f'{{"a":"{number:011}"}}' for number in range(12)]  # 20 bytes each with its end
+    (tmp_path / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    rows = read(spark, tmp_path, Input(format="jsonl", columns="a string"))
+    by_position = {position: payload for position, payload, *_ in rows}
+    assert sorted(by_position.values()) == lines
+    assert by_position["log.jsonl:1"] == lines[0]
+    # A line belongs to the split in which it begins, or at whose very end; the next ones count from there.
+    assert {position: payload for position, payload in by_position.items() if "+" in position} == {
+        **{f"log.jsonl:100+{n}": lines[n + 5] for n in range(1, 6)},
+        "log.jsonl:200+1": lines[11],
+    }
 
 
 def test_line_ends_blanks_and_names_of_files_leave_positions_right(spark: SparkSession, tmp_path: Path) -> None:
@@ -359,7 +377,7 @@ def test_a_file_that_breaks_is_named_with_the_way_to_go_on(
     (tmp_path / "good").write_text("")
     (tmp_path / name).write_bytes(content)
     path = f"file:{tmp_path}/{name}"
-    with pytest.raises(SourceUnreadable) as raised, records.naming_files([path]):
+    with pytest.raises(SourceUnreadable) as raised, records.reading(spark, [path]):
         records.from_files(spark, [path], str(tmp_path), shape, max_line_bytes=1000).collect()
     assert why in raised.value.what
     assert raised.value.where == path

@@ -208,7 +208,8 @@ class Running:
             return
         if found is None:
             self._checkpoint.store_plan(batch_id, plan)
-        done = self.query.write(frame, batch)
+        with commits.states_ready(spark, self.query.tables, self._paths):
+            done = self.query.write(frame, batch)
         self.batches[batch_id], self.done[batch_id], self._newest = batch, done, batch_id
         self.progress.batch_done(done.rows_in, done.files)
         log.info(

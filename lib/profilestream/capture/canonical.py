@@ -38,7 +38,10 @@ def exploded(records: DataFrame, mapping: Mapping) -> DataFrame:
         return flat
     columns = [F.col(name) for name in records.columns if name not in ("position", "fault", "fault_reason", "raw")]
     element = F.col(f"`{shape.explode_as}`")
-    wide = flat.select("*", F.posexplode_outer(F.expr(shape.explode)).alias("_index", shape.explode_as))
+    wide = flat.select(
+        "*",
+        F.posexplode_outer(F.when(F.col("fault").isNull(), F.expr(shape.explode))).alias("_index", shape.explode_as),
+    )
     none = F.col("fault").isNull() & F.col("_index").isNull()
     raw_names = records.schema["raw"].dataType.names  # type: ignore[attr-defined]
     return wide.select(
@@ -52,6 +55,12 @@ def exploded(records: DataFrame, mapping: Mapping) -> DataFrame:
         *[F.col(f"`{name}`") for name in raw_names],
         element.alias(shape.explode_as),
     )
+
+
+def trimmed(column: Column, characters: str) -> Column:
+    """The text without these characters at its ends. Trimming by a set is slow, so only texts that need it are."""
+    needs = F.left(column, F.lit(1)).isin(*characters) | F.right(column, F.lit(1)).isin(*characters)
+    return F.when(needs, F.trim(column, F.lit(characters))).otherwise(column)
 
 
 def line_position() -> Column:
@@ -155,7 +164,7 @@ def _reading(name: str, sql: str, kind: T.DataType, mapping: Mapping) -> Reading
     if isinstance(kind, T.StringType) and name == "event_time":
         return Reading(_time(F.trim(column), mapping.time_format), column)
     if isinstance(kind, T.StringType) and name in NUMBERS:
-        return Reading(_number(F.trim(column, F.lit('" '))), column)
+        return Reading(_number(trimmed(column, '" ')), column)
     return Reading(column.cast("string") if name in TEXTS else column.try_cast(TYPES[name]), None)
 
 
@@ -185,7 +194,7 @@ def _text(column: Column, steps: tuple[TextStep, ...]) -> Column:
 
 
 def _trim(column: Column) -> Column:
-    return F.trim(column, F.lit(_BLANKS))
+    return trimmed(column, _BLANKS)
 
 
 def _nfkc(column: Column) -> Column:

@@ -8,7 +8,7 @@ is rejected as `id_reused`.
 
 from datetime import date
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from profilestream.capture.canonical import content_hash
@@ -42,8 +42,10 @@ def dropped(candidates: DataFrame, stored: DataFrame | None, said: list[str]) ->
     here = candidates.select(ID_HASH, F.lit(1).alias("here"))
     both = here if stored is None else here.unionByName(stored.select(id_hash().alias(ID_HASH), F.lit(0).alias("here")))
     counted = both.groupBy(ID_HASH).agg(F.count(F.lit(1)).alias("n"), F.max("here").alias("here"))
-    suspects = counted.where("n > 1 AND here = 1").select(ID_HASH).localCheckpoint()
-    count = suspects.count()
+    found = Observation("suspects")
+    suspects = counted.where("n > 1 AND here = 1").select(ID_HASH).observe(found, F.count(F.lit(1)).alias("n"))
+    suspects = suspects.localCheckpoint()
+    count = found.get["n"]
     if count == 0:
         return None
     few = F.broadcast(suspects) if count <= _BROADCAST_ROWS else suspects

@@ -168,7 +168,7 @@ def write_batch(
         ingest_micros=came.ingest_micros, versions=batch.plan.versions,
     ).persist()  # fmt: skip
     try:
-        with batch.phase("read and judge"), records.naming_files(came.paths), _naming_mapping(log):
+        with batch.phase("read and judge"), records.reading(batch.spark, came.paths), _naming_mapping(log):
             summary = _summary(judged, log.mapping)
         rows_in = int(counted.get["n"]) + len(came.skipped)
         with batch.phase("find duplicates"):
@@ -177,11 +177,13 @@ def write_batch(
             kept = dedupe.survivors(good, dropped)
             busy = _busy_minutes(kept, log.mapping)
         tally = _tally(rows_in, summary, dropped, busy, log.mapping, len(came.skipped))
-        tally = _checked(tally, raw, log, batch)
+        with records.reading(batch.spark, came.paths):
+            tally = _checked(tally, raw, log, batch)
         if tally.clean:
             batch.append(_clean(kept, busy, log, came, batch.txn), tables.EVENTS)
         if tally.rejected:
-            batch.append(_rejected(judged, dropped, log, came, batch, tally), tables.REJECTED_EVENTS)
+            with records.reading(batch.spark, came.paths):
+                batch.append(_rejected(judged, dropped, log, came, batch, tally), tables.REJECTED_EVENTS)
     finally:
         judged.unpersist()
     row = _batch_row(tally, log, came, batch, kind, time.monotonic() - began, replayed_up_to, replayed_rules)

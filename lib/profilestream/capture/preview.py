@@ -44,7 +44,7 @@ def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[st
         paths = list(files.sizes(spark, path))
         raw = records.from_files(spark, paths, path, shape, max_line_bytes=log.capture.max_line_bytes)
     judged = ingest.judge(canonical.exploded(raw, log.mapping), log, ingest_micros=now, versions={}).persist()
-    with records.naming_files([path]):
+    with records.reading(spark, [path]):
         by_rule = {r["rule"]: r["count"] for r in judged.groupBy("rule").count().collect()}
     good = judged.where(F.col("rule").isNull())
     dropped = dedupe.dropped(good, None, canonical.said(log.mapping))

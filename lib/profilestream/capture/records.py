@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 from typing import cast
 
@@ -29,7 +30,14 @@ from profilestream.capture.mapping import Input
 
 COLUMNS = ("position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra")
 
-# A line's number within its split: the upper bits of the id name the task, and each task reads one split (session.py).
+# Positions must not depend on the number of cores: with these every file is cut at multiples of 32 MB, and no two files
+# share a task.
+_SPLITS = {
+    "spark.sql.files.maxPartitionBytes": str(32 << 20),
+    "spark.sql.files.openCostInBytes": str(32 << 20),
+    "spark.sql.files.minPartitionNum": "1",
+}
+# A line's number within its split: the upper bits of the id name the task, and each task reads one split.
 _ROW_IN_SPLIT = (1 << 33) - 1
 # Spark's CSV parser raises, instead of telling a broken line, above 20,480 cells.
 _MOST_CELLS = 20_000
@@ -37,11 +45,14 @@ _MOST_CELLS = 20_000
 _SURELY_NOT_BLANK = 200
 
 
-def from_files(spark: SparkSession, paths: list[str], root: str, shape: Input, *, max_line_bytes: int) -> DataFrame:
+def from_files(
+    spark: SparkSession, paths: list[str], root: str, shape: Input, *, max_line_bytes: int, tasks: int = 2
+) -> DataFrame:
     """Records of the files of a batch.
 
     Args:
         root: the source's folder; positions are relative to it.
+        tasks: how many share the work behind the reading, where one task reads one file.
 
     Raises:
         SourceUnreadable: a file that breaks already when its head is read.
@@ -49,7 +60,8 @@ def from_files(spark: SparkSession, paths: list[str], root: str, shape: Input, *
     by_layout = _layouts(spark, paths, shape)
     read = _parquet if shape.format == "parquet" else _lines
     frames = [
-        read(spark, group, root, shape, layout, max_line_bytes=max_line_bytes) for layout, group in by_layout.items()
+        read(spark, group, root, shape, layout, max_line_bytes, max(1, tasks * len(group) // len(paths)))
+        for layout, group in by_layout.items()
     ]
     return reduce(DataFrame.unionByName, frames) if frames else empty(spark, shape)
 
@@ -80,22 +92,24 @@ def parsed_lines(lines: DataFrame, shape: Input, names: tuple[str, ...], *, max_
     parse = _parsed_csv if shape.format == "csv" else _parsed_json
     sound = F.when(readable & ~too_long, value)
     parsed = parse(lines.withColumn("_readable", F.is_valid_utf8(value)), sound, shape, names)
-    broken = F.when(~readable, "not_utf8").when(too_long, "line_too_long").otherwise(F.col("_broken"))
+    fault = F.when(~readable, "not_utf8").when(too_long, "line_too_long").otherwise(parsed.fault)
     reason = (
         F.when(~readable, "the line holds bytes that are not UTF-8")
         .when(too_long, f"the line is longer than {max_line_bytes} bytes")
-        .otherwise(F.col("_broken_reason"))
+        .otherwise(parsed.reason)
     )
-    return parsed.select(
+    flat = parsed.frame.select(
         "position",
         F.when(readable, value).otherwise(F.base64(value.cast("binary"))).alias("payload"),
         F.when(readable, "utf8").otherwise("base64").alias("payload_encoding"),
         "payload_header",
-        broken.alias("fault"),
-        F.when(broken.isNotNull(), reason).alias("fault_reason"),
-        "raw",
-        "extra",
+        fault.alias("fault"),
+        F.when(fault.isNotNull(), reason).alias("fault_reason"),
+        *[cell.alias(f"_cell_{name}") for name, cell in parsed.cells.items()],
+        parsed.extra.alias("extra"),
     )
+    raw = F.struct(*[F.col(f"`_cell_{name}`").alias(name) for name in parsed.cells])
+    return flat.withColumn("raw", raw).select(*COLUMNS)
 
 
 def schema(shape: Input) -> T.StructType:
@@ -145,8 +159,11 @@ def unreadable(path: str, error: Exception) -> SourceUnreadable:
 
 
 @contextmanager
-def naming_files(paths: list[str]) -> Iterator[None]:
-    """Turn Spark's failure to read one of the files into an error that names it."""
+def reading(spark: SparkSession, paths: list[str]) -> Iterator[None]:
+    """Around every action that reads records of files: positions are right only then, and failures name the file."""
+    before = {key: spark.conf.get(key, None) for key in _SPLITS}
+    for key, value in _SPLITS.items():
+        spark.conf.set(key, value)
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
@@ -157,10 +174,16 @@ def naming_files(paths: list[str]) -> Iterator[None]:
         if "FAILED_READ_FILE" in text and named:
             raise unreadable(named[0], error) from error
         raise
+    finally:
+        for key, was in before.items():
+            if was is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, was)
 
 
 def _lines(
-    spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, *, max_line_bytes: int
+    spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, max_line_bytes: int, tasks: int
 ) -> DataFrame:
     text = spark.read.text([_literal(path) for path in paths]).select(
         "value",
@@ -177,7 +200,8 @@ def _lines(
     is_record = (F.octet_length(value) > _SURELY_NOT_BLANK) | (F.trim(value) != "")
     if shape.format == "csv" and shape.header:
         is_record = is_record & ~first
-    place = F.when(F.col("_start") == 0, F.col("_line")).otherwise(F.concat_ws("+", "_start", "_line"))
+    line = F.col("_line").cast("string")
+    place = F.when(F.col("_start") == 0, line).otherwise(F.concat_ws("+", "_start", line))
     has_header = shape.format == "csv" and shape.header
     lines = text.where(is_record).select(
         value.alias("value"),
@@ -185,7 +209,7 @@ def _lines(
         F.lit(layout if has_header else None).cast("string").alias("payload_header"),
     )
     names = split_header(layout, shape) if has_header else _names(shape)
-    return parsed_lines(lines, shape, names, max_line_bytes=max_line_bytes)
+    return parsed_lines(lines.coalesce(tasks), shape, names, max_line_bytes=max_line_bytes)
 
 
 def _relative(path: Column, root: str) -> Column:
@@ -195,8 +219,24 @@ def _relative(path: Column, root: str) -> Column:
     return F.when(path.startswith(prefix), below).otherwise(F.substring_index(path, "/", -1))
 
 
-def _parsed_csv(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> DataFrame:
-    """Lines of one header, as `raw` and `extra`. A name that stands twice counts once, at its first place.
+@dataclass(frozen=True)
+class _Parsed:
+    """Lines that were parsed, and how to read what came of them: columns over `frame`.
+
+    Args:
+        cells: the raw columns, in the mapping's order.
+        fault, reason: null, or why the line cannot be read.
+    """
+
+    frame: DataFrame
+    cells: dict[str, Column]
+    fault: Column
+    reason: Column
+    extra: Column
+
+
+def _parsed_csv(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> _Parsed:
+    """Lines of one header. A name that stands twice counts once, at its first place.
 
     Each line is parsed with one more cell at its end, since from_csv closes a quote that is open at the end of a line:
     so the cell is swallowed, and a line that was cut there is known.
@@ -214,40 +254,41 @@ def _parsed_csv(lines: DataFrame, sound: Column, shape: Input, names: tuple[str,
     parsed = lines.withColumn("_cells", F.from_csv(whole, typed, options))
     wanted = schema(shape).names
     value = {cell: F.col("_cells")[place] for cell, place in places.items()}
-    raw = F.struct(*[value.get(name, F.lit(None).cast("string")).alias(name) for name in wanted])
-    return parsed.select(
-        "*",
-        F.when(F.col("_cells").isNull() | F.col("_cells._corrupt").isNotNull(), "unparseable").alias("_broken"),
-        F.lit(f"not a CSV line of {len(cells)} cells").alias("_broken_reason"),
-        raw.alias("raw"),
-        _present({cell: column for cell, column in value.items() if cell not in wanted}).alias("extra"),
+    return _Parsed(
+        parsed,
+        cells={name: value.get(name, F.lit(None).cast("string")) for name in wanted},
+        fault=F.when(F.col("_cells").isNull() | F.col("_cells._corrupt").isNotNull(), "unparseable"),
+        reason=F.lit(f"not a CSV line of {len(cells)} cells"),
+        extra=_present({cell: column for cell, column in value.items() if cell not in wanted}),
     )
 
 
-def _parsed_json(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> DataFrame:
-    """Lines as `raw` and `extra`, parsed once, as maps: so unknown keys are found without a second look.
+def _parsed_json(lines: DataFrame, sound: Column, shape: Input, names: tuple[str, ...]) -> _Parsed:
+    """Lines parsed once, as maps: so unknown keys are found without a second look.
 
     Each line is parsed as an array of one object and a null, since from_json reads the first value of a text and
-    passes over whatever follows: that makes the array unreadable, or, when it begins with a bracket, too short.
+    passes over whatever follows: that makes the array unreadable, or of another length than two.
     """
     wanted = schema(shape)
     one = F.from_json(F.concat(F.lit("["), sound, F.lit(",null]")), "array<map<string,string>>")
     parsed = lines.withColumn("_objects", one)
-    parsed = parsed.withColumn("_object", F.when(F.size("_objects") == 2, F.col("_objects")[0])).drop("_objects")
-    cells = {f.name: F.try_element_at("_object", F.lit(f.name)) for f in wanted}
+    found = F.get("_objects", F.lit(0))
+    is_one = F.coalesce((F.size("_objects") == 2) & found.isNotNull(), F.lit(False))
+    cells = {f.name: F.try_element_at(found, F.lit(f.name)) for f in wanted}
     inner = {f"_in_{f.name}": _inner_json(cells[f.name], f.dataType) for f in wanted if _nested(f)}
-    parsed = parsed.withColumns(inner)
+    if inner:
+        parsed = parsed.withColumns(inner)
     typed = {f.name: _whole(f"_in_{f.name}") if _nested(f) else cells[f.name].try_cast(f.dataType) for f in wanted}
     lost = [cells[f.name].isNotNull() & typed[f.name].isNull() for f in wanted if f.dataType.typeName() != "string"]
     wrong = reduce(Column.__or__, lost, F.lit(False))
     present = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
-    more = F.map_filter("_object", lambda key, value: ~key.isin(wanted.names) & value.isNotNull())
-    return parsed.select(
-        "*",
-        F.when(F.col("_object").isNull(), "unparseable").when(wrong, "wrong_type").alias("_broken"),
-        F.when(wrong, _wrong_type(shape)).otherwise("not one JSON object").alias("_broken_reason"),
-        F.struct(*[column.alias(name) for name, column in typed.items()]).alias("raw"),
-        F.when(F.size("_object") > present, F.when(F.size(more) > 0, more)).alias("extra"),
+    more = F.map_filter(found, lambda key, value: ~key.isin(wanted.names) & value.isNotNull())
+    return _Parsed(
+        parsed,
+        cells=typed,
+        fault=F.when(~is_one, "unparseable").when(wrong, "wrong_type"),
+        reason=F.when(is_one, _wrong_type(shape)).otherwise("not one JSON object"),
+        extra=F.when(F.size(found) > present, F.when(F.size(more) > 0, more)),
     )
 
 
@@ -267,7 +308,7 @@ def _wrong_type(shape: Input) -> Column:
 
 
 def _parquet(
-    spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, *, max_line_bytes: int
+    spark: SparkSession, paths: list[str], root: str, shape: Input, layout: str, max_line_bytes: int, tasks: int
 ) -> DataFrame:
     stored = T.StructType.fromJson(json.loads(layout))
     rows = spark.read.schema(stored).parquet(*[_literal(path) for path in paths])
@@ -277,7 +318,7 @@ def _parquet(
         ),
         F.struct(*[F.col(f"`{name}`") for name in stored.names]).alias("row"),
     )
-    return _from_struct(placed, stored, shape)
+    return _from_struct(placed.coalesce(tasks), stored, shape)
 
 
 def _from_struct(placed: DataFrame, stored: T.StructType, shape: Input) -> DataFrame:

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
-from profilestream.capture.canonical import NOTES, noted
+from profilestream.capture.canonical import NOTES, noted, trimmed
 from profilestream.capture.mapping import NUMBERS, Mapping
 
 JUNK_IDS = ("null", "undefined", "none", "nan", "nil", "n/a", "anonymous", "unknown", "0", "-1")
@@ -144,7 +144,7 @@ def _time_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list
 
 def _user_checks(mapping: Mapping) -> list[Check]:
     user = F.col("user_id")
-    plain = F.lower(F.trim(user, F.lit(" \t\r\n\u00a0")))
+    plain = F.lower(trimmed(user, " \t\r\n\u00a0"))
     junk = Check("user_id_junk", plain.isin(*JUNK_IDS, ""), _says("user id {} stands for no one", user))
     missing = Check("user_missing", user.isNull(), F.lit("there is no user, and the mapping rejects anonymous events"))
     return [junk, missing] if mapping.anonymous == "reject" else [junk]

@@ -66,11 +66,10 @@ def arrived(
     listed: list[Any] = sorted(batch.select("path", micros, "length").collect())
     paths = [row["path"] for row in listed if files.qualified(row["path"]) not in skip_files]
     skipped = [row["path"] for row in listed if row["path"] not in paths]
-    rows = records.from_files(spark, paths, source.path, mapping.input, max_line_bytes=max_line_bytes)
-    # One task reads one file, which is dear when files are small; behind the reading as many tasks as it takes.
     cores = spark.sparkContext.defaultParallelism
     tasks = cores * max(1, math.ceil(sum(row["length"] for row in listed) / _BYTES_A_TASK / cores))
-    return Arrived(rows.coalesce(tasks), max((row["micros"] for row in listed), default=0), paths, skipped)
+    rows = records.from_files(spark, paths, source.path, mapping.input, max_line_bytes=max_line_bytes, tasks=tasks)
+    return Arrived(rows, max((row["micros"] for row in listed), default=0), paths, skipped)
 
 
 def _limits(source: Source, settings: Settings) -> dict[str, str | int]:
