@@ -21,7 +21,10 @@ def body(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    return job.run(body, job.stream_parser(__doc__), argv)
+    parser = job.stream_parser(__doc__)
+    again = "empty the tables of a stage and derive them from all events again"
+    parser.add_argument("--rebuild", choices=flow.derived_stages(), default="", help=again)
+    return job.run(body, parser, argv)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.stream import Options, Query
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
+from profilestream.derive import tiles
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,15 @@ def _capture_queries(settings: Settings) -> list[Query]:
     return [ingest.query(settings, name) for name in settings.capture.sources]
 
 
-STAGES = (Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),)
+STAGES = (
+    Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),
+    Stage(tiles.STAGE, tiles.queries, tiles.check),
+)
+
+
+def derived_stages() -> list[str]:
+    """Stages whose tables can be made again from `events`: all but capture."""
+    return [stage.name for stage in STAGES if stage.name != ingest.STAGE]
 
 
 def check(spark: SparkSession, settings: Settings) -> None:

@@ -45,7 +45,7 @@ def run(
     dice = random.Random(seed)
     hits = sum(_kill_one(wild, work / "wild", dice) for _ in range(kills))
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
-    in_a_process(wild)
+    calmly(wild)
     rows = {}
     for table in TABLES:
         expected, got = (_content(work / name / "warehouse" / table) for name in ("calm", "wild"))

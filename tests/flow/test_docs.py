@@ -17,20 +17,21 @@ from textwrap import dedent
 import pytest
 from profilestream.base import job
 from profilestream.base import settings as settings_module
-from profilestream.base.settings import Capture, Frozen, Paths, Source, Spark, Stream
+from profilestream.base.settings import Capture, Derive, Frozen, Paths, Source, Spark, Stream
 from profilestream.capture import mapping as mappings
 from profilestream.capture import rules
 from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
+from profilestream.derive.declaration import Derived
 from profilestream.steward import status
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-JOBS = ("capture_events", "capture_replay", "run_pipeline", "steward_status", "run_demo")
+JOBS = ("capture_events", "capture_replay", "derive_features", "run_pipeline", "steward_status", "run_demo")
 
 PYTHON = ".venv/bin/python"
-CAPTURE, REPLAY, PIPELINE, STATUS = (
+CAPTURE, REPLAY, FEATURES, PIPELINE, STATUS = (
     f"{PYTHON} jobs/{name}.py --config"
-    for name in ("capture_events", "capture_replay", "run_pipeline", "steward_status")
+    for name in ("capture_events", "capture_replay", "derive_features", "run_pipeline", "steward_status")
 )
 LOCAL, LADEN, KIOSK = "conf/local.toml", "docs/examples/laden/settings.toml", "docs/examples/kiosk/settings.toml"
 CSV = "docs/examples/laden/log/2025-03-30.csv"
@@ -53,6 +54,9 @@ PROVEN = {
     f"{STATUS} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --check": "parsed",
     f"{CAPTURE} {LOCAL} --source laden": "parsed",
+    f"{FEATURES} {LOCAL}": "parsed",
+    f"{FEATURES} {LOCAL} --rebuild": "parsed",
+    f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
@@ -255,11 +259,20 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
     shown = [
         "\n".join(lines)
         for doc in DOCS
+        if doc.name != "features.md"
         for language, lines, follows in _blocks(doc)
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
     assert len(shown) == 4
     assert [text for text in shown if not any(text in example for example in examples)] == []
+
+
+def test_the_shown_declaration_is_the_beginning_of_the_shipped_one() -> None:
+    blocks = [lines for language, lines, _ in _blocks(ROOT / "docs" / "features.md") if language == "toml"]
+    shipped = (ROOT / "conf" / "derive" / "user_hours.toml").read_text().splitlines()
+    assert [line for line in blocks[0] if line not in shipped] == []
+    added = tomllib.loads("\n".join(["[statistics]", *blocks[1]]))
+    Derived.model_validate(tomllib.loads("\n".join(shipped)) | added)
 
 
 def test_links_lead_somewhere() -> None:
@@ -282,7 +295,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
     whole = tomllib.loads(re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M))
     tables: list[tuple[type[Frozen], dict[str, object]]] = [
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
-        (Source, whole["capture"]["sources"]["laden"]),
+        (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
     ]  # fmt: skip
     for model, table in tables:
         assert table.keys() == model.model_fields.keys()

@@ -75,6 +75,18 @@ class Capture(Frozen):
         return sources
 
 
+class Derive(Frozen):
+    """What is derived from events.
+
+    Args:
+        features: files that declare tiles (docs/features.md).
+        max_files_per_trigger: files of `events` that a micro-batch takes at most.
+    """
+
+    features: tuple[str, ...] = ()
+    max_files_per_trigger: int = Field(default=1000, ge=1)
+
+
 class Settings(Frozen):
     """All that a job reads from its config file."""
 
@@ -82,6 +94,7 @@ class Settings(Frozen):
     spark: Spark = Spark()
     stream: Stream = Stream()
     capture: Capture
+    derive: Derive = Derive()
     config_file: str
 
 
@@ -163,5 +176,6 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
         update={
             "spark": settings.spark.model_copy(update={"properties": beside(settings.spark.properties)}),
             "capture": settings.capture.model_copy(update={"sources": sources}),
+            "derive": settings.derive.model_copy(update={"features": tuple(map(beside, settings.derive.features))}),
         }
     )

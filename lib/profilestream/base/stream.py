@@ -84,6 +84,7 @@ class Options:
         accept_changed_files: go on although files changed after they were read.
         replan: begin the unfinished batch anew with today's settings, if none of its writes happened.
         skip_files: unreadable files to pass over, each recorded as one rejected row.
+        rebuild: name of a stage: forget what it has done, empty its tables and derive them again from all events.
     """
 
     continuous: float | None = None
@@ -91,6 +92,7 @@ class Options:
     accept_changed_files: bool = False
     replan: bool = False
     skip_files: tuple[str, ...] = ()
+    rebuild: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,12 @@ class Running:
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query))
+        if is_rebuilt := options.rebuild == query.stage:
+            self._forget(spark)
         guards.check_start(
             spark, query.name, query.tables, query.folder, query.glob, self._checkpoint, settings.paths,
-            accept_new_epoch=options.accept_new_epoch, accept_changed_files=options.accept_changed_files,
+            accept_new_epoch=options.accept_new_epoch or is_rebuilt,
+            accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()
@@ -151,6 +156,12 @@ class Running:
         self._newest = -1
         self.progress = StageProgress(query.name, self._files_to_do(spark))
         self.handle: StreamingQuery | None = None
+
+    def _forget(self, spark: SparkSession) -> None:
+        """Remove the checkpoint, then empty the tables. After a crash between the two the next start is refused."""
+        files.delete(spark, self._checkpoint.path)
+        for table in self.query.tables:
+            table.empty(spark, self._paths)
 
     def start(self, spark: SparkSession) -> None:
         """Start it; does not wait."""

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import cast
 
-from delta.tables import DeltaTable
+from delta.tables import DeltaTable, DeltaTableBuilder
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -14,6 +14,7 @@ from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
 from profilestream.base.settings import Paths
 
 VERSION_PROPERTY = "profilestream.schema_version"
+DECLARATION_PROPERTY = "profilestream.declaration"
 
 
 @functools.cache
@@ -31,6 +32,7 @@ class Table:
         partitioned_by: folder columns.
         schema_version: raised by every change of columns; a table newer than the code is refused.
         properties: Delta table properties.
+        declaration: fingerprint of what its rows are derived by; empty when they are not derived.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Table:
     partitioned_by: tuple[str, ...] = ()
     schema_version: int = 1
     properties: dict[str, str] = field(default_factory=dict, hash=False)
+    declaration: str = ""
 
     @property
     def schema(self) -> T.StructType:
@@ -58,15 +61,29 @@ class Table:
         """Make the table when it is not there."""
         path = files.qualified(self.path(paths))
         if not DeltaTable.isDeltaTable(spark, path):
-            builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(self.schema)
-            builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
-            for key, value in {VERSION_PROPERTY: str(self.schema_version), **self.properties}.items():
-                builder = builder.property(key, value)
             try:
-                builder.execute()
+                self._described(DeltaTable.createIfNotExists(spark), path).execute()
             except PySparkException:
                 if not DeltaTable.isDeltaTable(spark, path):  # else another source made it just now
                     raise
+
+    def empty(self, spark: SparkSession, paths: Paths) -> None:
+        """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""
+        path = files.qualified(self.path(paths))
+        files.delete(spark, path)
+        log = spark._jvm.org.apache.spark.sql.delta.DeltaLog  # type: ignore[union-attr]
+        log.invalidateCache(spark._jsparkSession, spark._jvm.org.apache.hadoop.fs.Path(path))  # type: ignore[union-attr]
+        self.create(spark, paths)
+
+    def _described(self, builder: DeltaTableBuilder, path: str) -> DeltaTableBuilder:
+        builder = builder.location(path).addColumns(self.schema)
+        builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
+        properties = {VERSION_PROPERTY: str(self.schema_version), **self.properties}
+        if self.declaration:
+            properties[DECLARATION_PROPERTY] = self.declaration
+        for key, value in properties.items():
+            builder = builder.property(key, value)
+        return builder
 
     def register(self, spark: SparkSession, paths: Paths) -> None:
         """Name the table in the catalog, when the settings name one."""
@@ -88,17 +105,24 @@ class Table:
         """Refuse a stored table that this code does not know how to write.
 
         Raises:
-            Refused: it was written by newer code.
+            Refused: it was written by newer code, or derived by another declaration.
             SchemaMismatch: its columns are not those declared here.
         """
         path = self.path(paths)
-        properties = spark.sql(f"SHOW TBLPROPERTIES delta.`{files.qualified(path)}`").collect()
-        stored = next((int(row["value"]) for row in properties if row["key"] == VERSION_PROPERTY), 0)
+        shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{files.qualified(path)}`").collect()
+        properties = {row["key"]: row["value"] for row in shown}
+        stored = int(properties.get(VERSION_PROPERTY, 0))
         if stored > self.schema_version:
             raise Refused(
                 f"table {self.name} has schema version {stored}, this code knows {self.schema_version}",
                 where=path,
                 do="run the newer profilestream that wrote it",
+            )
+        if self.declaration and properties.get(DECLARATION_PROPERTY) != self.declaration:
+            raise Refused(
+                f"table {self.name} was derived by another declaration",
+                where=path,
+                do="restore the declaration, or derive the table again from all events: --rebuild",
             )
         self.check(self.read(spark, paths).schema)
 

@@ -1,0 +1,1 @@
+"""Events to derived tables: decay, statistics, the fold engine, tiles."""

@@ -1,0 +1,177 @@
+"""Statistics whose state is a map from a cell to its weight: heaviest keys, quantiles.
+
+An aggregate cannot sum by cell, so the engine does (fold.py), and these kinds have other verbs for a group of rows:
+
+    cell(value)              the cell in which a value falls
+    cells(state)             the map of a state
+    rest(state)              what was cut from it
+    of_cells(weights, rest)  the state of summed cells
+"""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from profilestream.derive.statistics import Declared
+
+_EMPTY = "MAP<STRING, DOUBLE>"
+
+
+class MapStatistic(Declared):
+    """What both have: weights that decay."""
+
+    half_life_days: float | None = Field(default=None, gt=0)
+
+
+class Top(MapStatistic):
+    """The n heaviest keys with their weights, and the sum of absolute weights of all that was cut.
+
+    State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>. Exact while nothing was cut; then a weight is wrong by at
+    most `rest`. With n far above the keys that matter it serves as frequent items.
+    """
+
+    kind: Literal["top"]
+    n: int = Field(ge=1, le=1000)
+
+    @property
+    def value_type(self) -> str:
+        """Keys are text."""
+        return "string"
+
+    @property
+    def ddl(self) -> str:
+        return "STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>"
+
+    def zero(self) -> Column:
+        return _top(F.create_map().cast(_EMPTY), F.lit(0.0))
+
+    def cell(self, value: Column) -> Column:
+        """The key itself."""
+        return value
+
+    def cells(self, state: Column) -> Column:
+        """The map of a state."""
+        return state["weights"]
+
+    def rest(self, state: Column) -> Column:
+        """The sum of absolute weights that are no longer known."""
+        return state["rest"]
+
+    def of_cells(self, weights: Column, rest: Column) -> Column:
+        """The n heaviest; what is cut joins the rest. Ties by key, so that the order of rows does not matter."""
+        by_weight = F.sort_array(
+            F.transform(
+                F.map_entries(weights),
+                lambda e: F.struct(
+                    (-F.abs(e["value"])).alias("order"), e["key"].alias("key"), e["value"].alias("value")
+                ),
+            )
+        )
+        kept = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
+        cut = F.slice(by_weight, self.n + 1, 1_000_000_000)
+        lost = F.aggregate(cut, F.lit(0.0), lambda total, e: total - e["order"])
+        over = F.size(weights) > self.n
+        return _top(
+            F.when(over, F.map_from_entries(kept)).otherwise(weights), F.when(over, rest + lost).otherwise(rest)
+        )
+
+    def merge(self, a: Column, b: Column) -> Column:
+        a, b = F.coalesce(a, self.zero()), F.coalesce(b, self.zero())
+        return self.of_cells(_sum_maps(a["weights"], b["weights"]), a["rest"] + b["rest"])
+
+    def decay(self, state: Column, factor: Column) -> Column:
+        """Every weight and the rest times the factor."""
+        return _top(_scaled(state["weights"], factor), state["rest"] * factor)
+
+    def read(self, state: Column) -> Column:
+        """The map of weights."""
+        return F.coalesce(state["weights"], F.create_map().cast(_EMPTY))
+
+
+def _top(weights: Column, rest: Column) -> Column:
+    return F.struct(weights.alias("weights"), rest.alias("rest"))
+
+
+class Quantiles(MapStatistic):
+    """Values counted in logarithmic bins, so that any quantile is right within a relative error; deterministic.
+
+    State: MAP<STRING, DOUBLE> from bin to weight; the bin is the exponent of gamma = (1 + error) / (1 - error) with the
+    value's sign before it, `0` for zero. Bins as in Masson, Rim and Lee (2019), "DDSketch". NaN and infinite values do
+    not count.
+    """
+
+    kind: Literal["quantiles"]
+    error: float = Field(default=0.02, gt=0, lt=0.5)
+
+    @property
+    def ddl(self) -> str:
+        return _EMPTY
+
+    @property
+    def _log_gamma(self) -> float:
+        return math.log((1 + self.error) / (1 - self.error))
+
+    def zero(self) -> Column:
+        return F.create_map().cast(_EMPTY)
+
+    def cell(self, value: Column) -> Column:
+        """The bin of a value."""
+        size = F.abs(value)
+        exponent = F.ceil(F.log(size) / self._log_gamma).cast("string")
+        sign = F.when(value < 0, "-").otherwise("+")
+        return F.when(value == 0, "0").when(size < float("inf"), F.concat(sign, exponent))
+
+    def cells(self, state: Column) -> Column:
+        """The map itself."""
+        return state
+
+    def rest(self, state: Column) -> Column:
+        """Nothing is cut."""
+        return F.lit(0.0)
+
+    def of_cells(self, weights: Column, rest: Column) -> Column:
+        """The map itself."""
+        return weights
+
+    def merge(self, a: Column, b: Column) -> Column:
+        return _sum_maps(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()))
+
+    def decay(self, state: Column, factor: Column) -> Column:
+        """Every weight times the factor."""
+        return _scaled(state, factor)
+
+    def read(self, state: Column, q: float = 0.5) -> Column:
+        """The q-quantile, DOUBLE, within `error` of the truth; null when there is no weight."""
+        bins = F.sort_array(
+            F.transform(
+                F.map_entries(state),
+                lambda e: F.struct(self._middle(e["key"]).alias("value"), e["value"].alias("weight")),
+            )
+        )
+        target = F.lit(q) * F.aggregate(bins, F.lit(0.0), lambda total, b: total + b["weight"])
+        start = F.struct(F.lit(0.0).alias("seen"), F.lit(None).cast("double").alias("value"))
+
+        def step(found: Column, one: Column) -> Column:
+            enough = found["value"].isNotNull() & (found["seen"] >= target)
+            return F.struct(
+                F.when(enough, found["seen"]).otherwise(found["seen"] + one["weight"]).alias("seen"),
+                F.when(enough, found["value"]).otherwise(one["value"]).alias("value"),
+            )
+
+        return F.aggregate(bins, start, step)["value"]
+
+    def _middle(self, key: Column) -> Column:
+        exponent = F.substring(key, 2, 20).try_cast("double")
+        size = F.exp(exponent * self._log_gamma) * (1 - self.error)
+        return F.when(key == "0", 0.0).when(key.startswith("-"), -size).otherwise(size)
+
+
+def _sum_maps(a: Column, b: Column) -> Column:
+    return F.map_zip_with(a, b, lambda _, x, y: F.coalesce(x, F.lit(0.0)) + F.coalesce(y, F.lit(0.0)))
+
+
+def _scaled(weights: Column, factor: Column) -> Column:
+    return F.transform_values(weights, lambda _, weight: weight * factor)

@@ -1,0 +1,312 @@
+"""The statistics: states that merge and decay, as Spark columns. Those whose state is a map are in maps.py.
+
+Each kind has five verbs. A *state* is a column of the type `ddl`; null stands for the state of nothing.
+
+    zero()           the state of nothing
+    lift(event)      aggregate a group of events
+    merge(a, b)      two states of one time -> one; commutative and associative
+    decay(s, f)      a state after its weights were multiplied by f = decay.factor(...)
+    read(s)          what a person asks for
+
+`gather(state, factor)` aggregates a group of states: what `merge` does for two. All weights may be negative (returns,
+uncart), unless a kind says otherwise. Events are told apart by (event_time, source, event_id), never by row order.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from profilestream.base.settings import Frozen
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event as a statistic sees it, in columns.
+
+    Args:
+        value: what the statistic is of; null when the event does not count.
+        weight: its weight, decayed to the time of the group; null when `value` is.
+        order: struct of event_time, source, event_id.
+    """
+
+    value: Column
+    weight: Column
+    order: Column
+
+
+class Declared(Frozen):
+    """What every declared statistic has.
+
+    Args:
+        of: SQL over an event; events for which it is null do not count.
+        where: SQL condition; other events do not count.
+        weight: SQL over an event.
+    """
+
+    of: str = "1"
+    where: str = "true"
+    weight: str = "1"
+
+    @property
+    def half_life(self) -> float | None:
+        """Days until a weight is halved; null when nothing decays."""
+        return getattr(self, "half_life_days", None)
+
+    @property
+    def value_type(self) -> str:
+        """The type to which `of` is cast."""
+        return "double"
+
+    def decay(self, state: Column, factor: Column) -> Column:
+        """Unchanged: this kind has no weights."""
+        return state
+
+
+class Count(Declared):
+    """Sum of whole weights: the number of events, less what was taken back. State: BIGINT."""
+
+    kind: Literal["count"]
+
+    @property
+    def ddl(self) -> str:
+        return "BIGINT"
+
+    def zero(self) -> Column:
+        return F.lit(0).cast("bigint")
+
+    def lift(self, event: Event) -> Column:
+        return F.coalesce(F.sum(event.weight.cast("bigint")), self.zero())
+
+    def merge(self, a: Column, b: Column) -> Column:
+        return F.coalesce(a, self.zero()) + F.coalesce(b, self.zero())
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return F.coalesce(F.sum(state), self.zero())
+
+    def read(self, state: Column) -> Column:
+        return F.coalesce(state, self.zero())
+
+
+class Sum(Declared):
+    """Weighted sum, decayed when it has a half-life. State: DOUBLE."""
+
+    kind: Literal["sum"]
+    half_life_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def ddl(self) -> str:
+        return "DOUBLE"
+
+    def zero(self) -> Column:
+        return F.lit(0.0)
+
+    def lift(self, event: Event) -> Column:
+        return F.coalesce(F.sum(event.value * event.weight), self.zero())
+
+    def merge(self, a: Column, b: Column) -> Column:
+        return F.coalesce(a, self.zero()) + F.coalesce(b, self.zero())
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return F.coalesce(F.sum(state * factor), self.zero())
+
+    def decay(self, state: Column, factor: Column) -> Column:
+        """The sum times the factor."""
+        return state * factor
+
+    def read(self, state: Column) -> Column:
+        return F.coalesce(state, self.zero())
+
+
+class _Typed(Declared):
+    """Kinds that keep values as they are. `type` is the SQL type of `of`."""
+
+    type: Literal["double", "string", "timestamp", "bigint", "boolean"] = "double"
+
+    @property
+    def value_type(self) -> str:
+        """As declared."""
+        return self.type
+
+
+class Extreme(_Typed):
+    """Smallest or largest value. State: the value, null when there is none."""
+
+    kind: Literal["min", "max"]
+
+    @property
+    def ddl(self) -> str:
+        return self.type.upper()
+
+    def zero(self) -> Column:
+        return F.lit(None).cast(self.type)
+
+    def lift(self, event: Event) -> Column:
+        return F.min(event.value) if self.kind == "min" else F.max(event.value)
+
+    def merge(self, a: Column, b: Column) -> Column:
+        return F.least(a, b) if self.kind == "min" else F.greatest(a, b)
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return F.min(state) if self.kind == "min" else F.max(state)
+
+    def read(self, state: Column) -> Column:
+        return state
+
+
+class Latest(_Typed):
+    """Values of the newest (`last`) or oldest (`first`) k events, by time, source and id. State: array, best first."""
+
+    kind: Literal["first", "last"]
+    k: int = Field(default=1, ge=1, le=1000)
+
+    @property
+    def ddl(self) -> str:
+        order = "event_time: TIMESTAMP, source: STRING, event_id: STRING"
+        return f"ARRAY<STRUCT<order: STRUCT<{order}>, value: {self.type.upper()}>>"
+
+    def zero(self) -> Column:
+        return F.array().cast(self.ddl)
+
+    def lift(self, event: Event) -> Column:
+        entry = F.struct(event.order.alias("order"), event.value.alias("value"))
+        if self.k == 1:
+            best = (F.max if self.kind == "last" else F.min)(F.when(event.value.isNotNull(), entry))
+            return F.when(best.isNotNull(), F.array(best)).otherwise(self.zero())
+        return self._best(F.collect_list(F.when(event.value.isNotNull(), entry)))
+
+    def merge(self, a: Column, b: Column) -> Column:
+        return self._best(F.concat(F.coalesce(a, self.zero()), F.coalesce(b, self.zero())))
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return self._best(F.flatten(F.collect_list(state)))
+
+    def _best(self, entries: Column) -> Column:
+        return F.slice(F.sort_array(entries, asc=self.kind == "first"), 1, self.k)
+
+    def read(self, state: Column) -> Column:
+        """The value, or an array of values when k is more than 1."""
+        return F.get(state, F.lit(0))["value"] if self.k == 1 else F.coalesce(state["value"], F.array())
+
+
+class Moments(Declared):
+    """Weighted mean and variance; weights must not be negative. State: weight, mean, m2 = sum of w (x - mean)^2.
+
+    Merged as in Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
+    variances".
+    """
+
+    kind: Literal["moments"]
+    half_life_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def ddl(self) -> str:
+        return "STRUCT<weight: DOUBLE, mean: DOUBLE, m2: DOUBLE>"
+
+    def zero(self) -> Column:
+        return _moments(F.lit(0.0), F.lit(0.0), F.lit(0.0))
+
+    def lift(self, event: Event) -> Column:
+        return self._sums(event.weight, event.value, F.lit(0.0))
+
+    def merge(self, a: Column, b: Column) -> Column:
+        a, b = F.coalesce(a, self.zero()), F.coalesce(b, self.zero())
+        weight, apart = a["weight"] + b["weight"], b["mean"] - a["mean"]
+        share = F.coalesce(F.try_divide(b["weight"], weight), F.lit(0.0))
+        return _moments(weight, a["mean"] + share * apart, a["m2"] + b["m2"] + apart * apart * a["weight"] * share)
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return self._sums(state["weight"] * factor, state["mean"], state["m2"] * factor)
+
+    def _sums(self, weight: Column, mean: Column, m2: Column) -> Column:
+        total = F.coalesce(F.sum(weight), F.lit(0.0))
+        first = F.coalesce(F.sum(weight * mean), F.lit(0.0))
+        second = F.coalesce(F.sum(weight * mean * mean + m2), F.lit(0.0))
+        middle = F.coalesce(F.try_divide(first, total), F.lit(0.0))
+        return _moments(total, middle, F.greatest(second - first * middle, F.lit(0.0)))
+
+    def decay(self, state: Column, factor: Column) -> Column:
+        """The weights times the factor; the mean stays."""
+        return _moments(state["weight"] * factor, state["mean"], state["m2"] * factor)
+
+    def read(self, state: Column) -> Column:
+        """Struct of mean and variance (of the whole weight, not of a sample); null when there is no weight."""
+        has = state["weight"] > 0
+        return F.struct(
+            F.when(has, state["mean"]).alias("mean"),
+            F.when(has, state["m2"] / state["weight"]).alias("variance"),
+        )
+
+
+def _moments(weight: Column, mean: Column, m2: Column) -> Column:
+    return F.struct(weight.alias("weight"), mean.alias("mean"), m2.alias("m2"))
+
+
+class Histogram(Declared):
+    """Weight in each of `bins` bins; `of` is a bin's number from 0, others do not count. State: ARRAY<DOUBLE>."""
+
+    kind: Literal["histogram"]
+    bins: int = Field(ge=2, le=400)
+    half_life_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def ddl(self) -> str:
+        return "ARRAY<DOUBLE>"
+
+    def zero(self) -> Column:
+        return F.array_repeat(F.lit(0.0), self.bins)
+
+    def lift(self, event: Event) -> Column:
+        return F.array(*[_or_zero(F.sum(F.when(event.value == n, event.weight))) for n in range(self.bins)])
+
+    def merge(self, a: Column, b: Column) -> Column:
+        a, b = F.coalesce(a, self.zero()), F.coalesce(b, self.zero())
+        return F.array(*[a[n] + b[n] for n in range(self.bins)])
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return F.array(*[_or_zero(F.sum(state[n] * factor)) for n in range(self.bins)])
+
+    def decay(self, state: Column, factor: Column) -> Column:
+        """Every bin times the factor."""
+        return F.transform(state, lambda weight: weight * factor)
+
+    def read(self, state: Column) -> Column:
+        return F.coalesce(state, self.zero())
+
+
+def _or_zero(column: Column) -> Column:
+    return F.coalesce(column, F.lit(0.0))
+
+
+class Distinct(_Typed):
+    """Number of different values, by Spark's theta sketch: its answer does not depend on the order of merges.
+
+    State: BINARY, null when there is none. Events of negative weight count as any other.
+    """
+
+    kind: Literal["distinct"]
+    type: Literal["string"] = "string"
+    log_nominal_entries: int = Field(default=9, ge=4, le=26)
+
+    @property
+    def ddl(self) -> str:
+        return "BINARY"
+
+    def zero(self) -> Column:
+        return F.lit(None).cast("binary")
+
+    def lift(self, event: Event) -> Column:
+        sketch = F.theta_sketch_agg(event.value, self.log_nominal_entries)
+        return F.when(F.count(event.value) > 0, sketch)
+
+    def merge(self, a: Column, b: Column) -> Column:
+        return F.when(a.isNull(), b).when(b.isNull(), a).otherwise(F.theta_union(a, b, self.log_nominal_entries))
+
+    def gather(self, state: Column, factor: Column) -> Column:
+        return F.when(F.count(state) > 0, F.theta_union_agg(state, self.log_nominal_entries))
+
+    def read(self, state: Column) -> Column:
+        """BIGINT; exact up to 2^log_nominal_entries values."""
+        return F.coalesce(F.theta_sketch_estimate(state), F.lit(0).cast("bigint"))

@@ -1,0 +1,167 @@
+"""Tiles in the flow: equal to plain Python, whatever the batches, crashes, lateness and rebuilds."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from profilestream import flow
+from profilestream.base import commits, stream
+from profilestream.base.errors import BadSettings, Refused, SourceMissing
+from profilestream.base.stream import Options
+from profilestream.derive import declaration, fold, tiles
+from pyspark.sql import Row, SparkSession
+
+from jobs import derive_features
+from tests.make import Shop, event
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = ("user_hours", "item_hours", "category_hours")
+
+
+def _shop(home: Path, *, files: int, shipped: bool = True) -> Shop:
+    """Twelve hours of events, the oldest delivered last, in so many files; each file is a batch of both stages."""
+    declared = [str(ROOT / "conf" / "derive" / f"{name}.toml") for name in NAMES]
+    extra = f"[derive]\nmax_files_per_trigger = 1\nfeatures = {json.dumps(declared)}\n" if shipped else ""
+    shop = Shop(home, extra_settings=extra)
+    shop.mapping = shop.mapping.replace(
+        'item_id = "what"', 'item_id = "what"\ncategory = "concat(\'c\', substr(what, 2))"'
+    )
+    log = [_event(n) for n in range(48)][::-1]
+    for n in range(files):
+        shop.write(
+            f"{n:02}.jsonl", "\n".join(json.dumps(e) for e in log[n * len(log) // files : (n + 1) * len(log) // files])
+        )
+    return shop
+
+
+def _event(n: int) -> dict[str, Any]:
+    kind = ("view", "purchase", "return", "purchase")[n % 4]
+    who = None if n % 9 == 0 else f"u{n % 4}"
+    return event(n, kind=kind, who=who, at=f"2026-01-02T{n % 12:02}:{n:02}:00Z", price=str(1 + n % 5), quantity="2")
+
+
+def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
+    """What the tiles say, one line a key."""
+    said = {}
+    for derived in tiles.declarations(shop.settings()).values():
+        rows = derived.table.read(spark, shop.settings().paths)
+        found: list[Row] = fold.read(fold.merged(rows, derived), derived).collect()
+        said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
+    return said
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, default=str, sort_keys=True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(value, 9) if isinstance(value, float) else value
+
+
+def test_tiles_are_what_plain_python_counts_in_one_batch_and_in_six(spark: SparkSession, tmp_path: Path) -> None:
+    said = []
+    for files in (1, 6):
+        shop = _shop(tmp_path / str(files), files=files)
+        flow.run(spark, shop.settings(), Options())
+        said.append(_tiles(spark, shop))
+    assert said[0] == said[1]
+    events = [_event(n) for n in range(48)]
+    users = Counter((f"shop:{e['who']}", e["at"][11:13]) for e in events if e["who"])
+    got = [json.loads(line) for line in said[0]["user_hours"]]
+    assert {(r["user_id"], r["hour"][11:13]): r["events"] for r in got} == users
+    money: Counter[str] = Counter()
+    for e in events:
+        money[f"c{e['what'][1:]}"] += int(e["price"]) * 2 if e["kind"] == "purchase" else 0
+    by_category: Counter[str] = Counter()
+    for line in said[0]["category_hours"]:
+        by_category[json.loads(line)["category"]] += json.loads(line)["value"]
+    assert by_category == money
+    guests = [json.loads(line) for line in said[0]["item_hours"]]
+    assert sum(r["events"] for r in guests) == 48 and sum(r["events"] for r in got) == 48 - 6
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("crash_at", range(3))
+def test_a_crash_at_any_write_changes_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int, side: str
+) -> None:
+    shop = _shop(tmp_path, files=1)
+    shop.capture(spark)
+    queries, write, seen = tiles.queries(shop.settings()), commits.append, []
+
+    def breaks(*args: Any) -> None:
+        seen.append(args)
+        if len(seen) - 1 == crash_at and side == "before":
+            raise RuntimeError("crash")
+        write(*args)
+        if len(seen) - 1 == crash_at and side == "after":
+            raise RuntimeError("crash")
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="crash"):
+        patch.setattr(commits, "append", breaks)
+        stream.run(spark, queries, shop.settings(), Options())
+    stream.run(spark, queries, shop.settings(), Options())
+    events = sum(json.loads(line)["events"] for line in _tiles(spark, shop)["item_hours"])
+    assert events == 48
+    for derived in tiles.declarations(shop.settings()).values():
+        rows = derived.table.read(spark, shop.settings().paths)
+        assert rows.count() == rows.select(*derived.keys).distinct().count(), derived.name
+
+
+def test_a_statistic_is_added_by_one_line_and_a_rebuild(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    shop = _shop(tmp_path, files=3, shipped=False)
+    file = tmp_path / "user_hours.toml"
+    shipped = (ROOT / "conf" / "derive" / "user_hours.toml").read_text()
+    file.write_text(shipped)
+    shop.extra_settings = f'[derive]\nfeatures = ["{file}"]\n'
+    flow.run(spark, shop.settings(), Options())
+    before = _tiles(spark, shop)["user_hours"]
+    file.write_text(shipped + 'dear = { kind = "count", where = "price > 3" }\n')
+    config = ["--config", str(shop.config())]
+    assert derive_features.main(config) == 3
+    assert "table user_hours was derived by another declaration" in capsys.readouterr().err
+    assert derive_features.main([*config, "--rebuild"]) == 0
+    after = [json.loads(line) for line in _tiles(spark, shop)["user_hours"]]
+    assert sum(row["dear"] for row in after) == sum(1 for n in range(48) if n % 9 and 1 + n % 5 > 3)
+    assert sorted(_line({k: v for k, v in row.items() if k != "dear"}) for row in after) == before
+
+
+def test_a_changed_declaration_over_old_tiles_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    shop = _shop(tmp_path, files=1)
+    derived = declaration.load(str(ROOT / "conf" / "derive" / "user_hours.toml"))
+    derived.table.create(spark, shop.settings().paths)
+    other = derived.model_copy(update={"where": "user_id IS NOT NULL AND price > 1"})
+    with pytest.raises(Refused) as raised:
+        other.table.check_stored(spark, shop.settings().paths)
+    assert raised.value.do == "restore the declaration, or derive the table again from all events: --rebuild"
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [
+        ('x = { kind = "sum", of = "prise" }', "statistics.x.of", "'prise' is not understood"),
+        ('x = { kind = "count", where = "price" }', "statistics.x.where", "'price' is a double"),
+        ('x = { kind = "count", weight = "nosuch(price)" }', "statistics.x.weight", "is not understood"),
+    ],
+)
+def test_an_expression_that_spark_does_not_understand_stops_the_start(
+    spark: SparkSession, tmp_path: Path, line: str, key: str, words: str
+) -> None:
+    file = tmp_path / "user_hours.toml"
+    file.write_text((ROOT / "conf" / "derive" / "user_hours.toml").read_text() + line + "\n")
+    shop = Shop(tmp_path, extra_settings=f'[derive]\nfeatures = ["{file}"]\n')
+    with pytest.raises(BadSettings) as raised:
+        tiles.check(spark, shop.settings())
+    assert words in raised.value.what
+    assert raised.value.where == f"{file}, {key}"
+
+
+def test_tiles_without_events_say_what_to_run_first(spark: SparkSession, tmp_path: Path) -> None:
+    shop = _shop(tmp_path, files=1)
+    with pytest.raises(SourceMissing) as raised:
+        stream.run(spark, tiles.queries(shop.settings()), shop.settings(), Options())
+    assert raised.value.do == "run jobs/capture_events.py first"

@@ -1,0 +1,68 @@
+"""What every statistic should say, in plain Python: slow, short and without merging anything."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+MICROS_A_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An event: when (microseconds), its id, the value a statistic takes from it and its weight."""
+
+    at: int
+    event_id: str
+    value: Any
+    weight: float = 1.0
+
+
+def worth(event: Seen, at: int, half_life_days: float | None) -> float:
+    """The event's weight as of a time."""
+    return event.weight * (1.0 if half_life_days is None else 2.0 ** (-(at - event.at) / half_life_days / MICROS_A_DAY))
+
+
+def weights(events: list[Seen], at: int, half_life_days: float | None) -> dict[str, float]:
+    """Weight by value."""
+    found: dict[str, float] = defaultdict(float)
+    for e in events:
+        found[e.value] += worth(e, at, half_life_days)
+    return dict(found)
+
+
+def total(events: list[Seen], at: int, half_life_days: float | None) -> float:
+    """Weighted sum."""
+    return math.fsum(e.value * worth(e, at, half_life_days) for e in events)
+
+
+def moments(events: list[Seen], at: int, half_life_days: float | None) -> tuple[float | None, float | None]:
+    """Weighted mean and variance."""
+    ws = [worth(e, at, half_life_days) for e in events]
+    if not sum(ws):
+        return None, None
+    mean = math.fsum(w * e.value for w, e in zip(ws, events, strict=True)) / math.fsum(ws)
+    spread = math.fsum(w * (e.value - mean) ** 2 for w, e in zip(ws, events, strict=True))
+    return mean, spread / math.fsum(ws)
+
+
+def in_order(events: list[Seen]) -> list[Any]:
+    """Values from the oldest event to the newest, ties by id."""
+    return [e.value for e in sorted(events, key=lambda e: (e.at, e.event_id))]
+
+
+def quantile(events: list[Seen], q: float) -> float | None:
+    """The smallest value with at least a share q of the weight at or below it."""
+    target, seen = q * sum(e.weight for e in events), 0.0
+    for e in sorted(events, key=lambda e: float(e.value)):
+        seen += e.weight
+        if seen >= target:
+            return float(e.value)
+    return None
+
+
+def histogram(events: list[Seen], bins: int, at: int, half_life_days: float | None) -> list[float]:
+    """Weight by bin."""
+    by_bin: Callable[[int], list[Seen]] = lambda n: [e for e in events if e.value == n]  # noqa: E731
+    return [math.fsum(worth(e, at, half_life_days) for e in by_bin(n)) for n in range(bins)]
