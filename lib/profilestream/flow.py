@@ -12,7 +12,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.stream import Options, Query
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import tiles
+from profilestream.derive import profiles, tiles
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def _capture_queries(settings: Settings) -> list[Query]:
 STAGES = (
     Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),
     Stage(tiles.STAGE, tiles.queries, tiles.check),
+    Stage(profiles.STAGE, profiles.queries, profiles.check),
 )
 
 

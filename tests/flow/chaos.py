@@ -49,7 +49,9 @@ def run(
     rows = {}
     for table in TABLES:
         expected, got = (_content(work / name / "warehouse" / table) for name in ("calm", "wild"))
-        assert expected.equals(got), f"{table}: {expected.height} rows undisturbed, {got.height} after {kills} kills"
+        odd = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
+        told = f"{table}: {expected.height} rows undisturbed, {got.height} after {kills} kills; not found again: {odd}"
+        assert expected.equals(got), told
         rows[table] = got.height
     return rows
 

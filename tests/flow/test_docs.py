@@ -26,13 +26,13 @@ from profilestream.steward import status
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-JOBS = ("capture_events", "capture_replay", "derive_features", "run_pipeline", "steward_status", "run_demo")
+JOBS = (
+    "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
+    "run_demo",
+)  # fmt: skip
 
 PYTHON = ".venv/bin/python"
-CAPTURE, REPLAY, FEATURES, PIPELINE, STATUS = (
-    f"{PYTHON} jobs/{name}.py --config"
-    for name in ("capture_events", "capture_replay", "derive_features", "run_pipeline", "steward_status")
-)
+CAPTURE, REPLAY, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.py --config" for name in JOBS[:-1])
 LOCAL, LADEN, KIOSK = "conf/local.toml", "docs/examples/laden/settings.toml", "docs/examples/kiosk/settings.toml"
 CSV = "docs/examples/laden/log/2025-03-30.csv"
 LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
@@ -56,6 +56,7 @@ PROVEN = {
     f"{CAPTURE} {LOCAL} --source laden": "parsed",
     f"{FEATURES} {LOCAL}": "parsed",
     f"{FEATURES} {LOCAL} --rebuild": "parsed",
+    f"{PROFILES} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",

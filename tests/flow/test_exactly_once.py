@@ -215,6 +215,27 @@ def test_a_batch_that_wrote_nothing_can_be_begun_anew(
     assert shop.read(spark, tables.EVENTS).where("channel = 'web'").count() == 6
 
 
+@pytest.mark.parametrize(("compact_every", "listed"), [("10", "1"), ("2", "1.compact")])
+def test_files_listed_for_a_batch_that_was_never_begun_are_a_batch_of_their_own(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_every: str, listed: str
+) -> None:
+    spark.conf.set("spark.sql.streaming.fileSource.log.compactInterval", compact_every)
+    shop = Shop(tmp_path)
+    shop.write("0.jsonl", json.dumps(event(80)))
+    shop.capture(spark)
+    _lay_out(shop)
+    checkpoint = tmp_path / "checkpoints" / "capture_events" / "shop"
+    with _writes(monkeypatch, 0, "before"), pytest.raises(Crash):  # the plan of batch 1
+        shop.capture(spark)
+    for name in ("1", ".1.crc"):
+        (checkpoint / "offsets" / name).unlink()
+    assert (checkpoint / "sources" / "0" / listed).exists()
+    shop.capture(spark)
+    spark.conf.unset("spark.sql.streaming.fileSource.log.compactInterval")
+    batches = shop.read(spark, tables.CAPTURE_BATCHES).orderBy("batch_id").collect()
+    assert [(row["batch_id"], row["files"]) for row in batches] == [(0, 1), (1, 1), (2, 1)]
+
+
 def test_a_second_run_of_the_same_source_is_refused_and_no_lock_outlives_its_process(
     spark: SparkSession, captured: Shop
 ) -> None:

@@ -10,7 +10,7 @@ from profilestream import flow
 from profilestream.base import commits, stream
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.stream import Options
-from profilestream.derive import declaration, fold, tiles
+from profilestream.derive import declaration, fold, stage, tiles
 from pyspark.sql import Row, SparkSession
 
 from jobs import derive_features
@@ -45,7 +45,7 @@ def _event(n: int) -> dict[str, Any]:
 def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     """What the tiles say, one line a key."""
     said = {}
-    for derived in tiles.declarations(shop.settings()).values():
+    for derived in stage.declared(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
         found: list[Row] = fold.read(fold.merged(rows, derived), derived).collect()
         said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
@@ -107,7 +107,7 @@ def test_a_crash_at_any_write_changes_nothing(
     stream.run(spark, queries, shop.settings(), Options())
     events = sum(json.loads(line)["events"] for line in _tiles(spark, shop)["item_hours"])
     assert events == 48
-    for derived in tiles.declarations(shop.settings()).values():
+    for derived in stage.declared(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
         assert rows.count() == rows.select(*derived.keys).distinct().count(), derived.name
 
@@ -132,7 +132,7 @@ def test_a_statistic_is_added_by_one_line_and_a_rebuild(spark: SparkSession, tmp
 
 def test_a_changed_declaration_over_old_tiles_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=1)
-    derived = declaration.load(str(ROOT / "conf" / "derive" / "user_hours.toml"))
+    derived = declaration.load(str(ROOT / "conf" / "derive" / "user_hours.toml"), {})
     derived.table.create(spark, shop.settings().paths)
     other = derived.model_copy(update={"where": "user_id IS NOT NULL AND price > 1"})
     with pytest.raises(Refused) as raised:

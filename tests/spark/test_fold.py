@@ -88,11 +88,8 @@ def one_after_the_other(pieces: list[DataFrame], what: Derived) -> DataFrame:
     """The pieces merged pair by pair, as MERGE does."""
 
     def merged(table: DataFrame, batch: DataFrame) -> DataFrame:
-        both = table.alias("t").join(batch.alias("s"), "user_id", "full")
-        values = {name: F.when(F.col("s.as_of").isNull(), F.col(f"t.{name}"))
-                  .when(F.col("t.as_of").isNull(), F.col(f"s.{name}")).otherwise(value)
-                  for name, value in fold.merge_values(what).items()}  # fmt: skip
-        return both.select("user_id", *[value.alias(name) for name, value in values.items()]).localCheckpoint()
+        untouched = table.join(batch, "user_id", "left_anti")
+        return untouched.unionByName(fold.onto(table, batch, what)).localCheckpoint()
 
     return reduce(merged, pieces)
 

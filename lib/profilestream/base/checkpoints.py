@@ -7,6 +7,7 @@ Layout, beside Spark's own `offsets/` and `commits/`:
 """
 
 import json
+import sys
 import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -74,6 +75,23 @@ class Checkpoint:
         files.write_text(self.spark, f"{self.path}/plans/{batch_id}", json.dumps(asdict(plan), indent=1))
         if batch_id >= 100:
             files.delete(self.spark, f"{self.path}/plans/{batch_id - 100}")
+
+    def drop_unbegun_files(self) -> None:
+        """Forget files that were listed for a batch that was never begun.
+
+        Spark logs the files of a batch before the batch itself. After a crash between the two it would put them and the
+        next ones into one batch: no row is lost, but batches are cut otherwise than in a run without the crash. Every
+        tenth list is compact and holds the earlier ones too, which Spark keeps for 100 batches more.
+        """
+        begun = self.last_begun()
+        last = -1
+        if begun is not None:
+            offset = (files.read_text(self.spark, f"{self.path}/offsets/{begun}") or "").splitlines()[-1]
+            last = int(json.loads(offset)["logOffset"]) if offset.startswith('{"logOffset"') else sys.maxsize
+        for name in files.names(self.spark, f"{self.path}/sources/0"):
+            number = name.removesuffix(".compact")
+            if number.isdigit() and int(number) > last:
+                files.delete(self.spark, f"{self.path}/sources/0/{name}")
 
     def files_seen(self) -> dict[str, int]:
         """Every input file that a file source has taken up: path -> its modification time (ms) then."""

@@ -5,6 +5,7 @@ import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -79,12 +80,23 @@ class Derive(Frozen):
     """What is derived from events.
 
     Args:
-        features: files that declare tiles (docs/features.md).
+        features: files that declare tiles, which are appended (docs/features.md).
+        profiles: files that declare tables of one row a key, which are merged.
+        shop_timezone: where the shop is, for hours of the day and weekdays.
         max_files_per_trigger: files of `events` that a micro-batch takes at most.
     """
 
     features: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    shop_timezone: str = "UTC"
     max_files_per_trigger: int = Field(default=1000, ge=1)
+
+    @field_validator("shop_timezone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        if zone not in available_timezones():
+            raise ValueError("not a time zone such as Europe/London")
+        return zone
 
 
 class Settings(Frozen):
@@ -176,6 +188,11 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
         update={
             "spark": settings.spark.model_copy(update={"properties": beside(settings.spark.properties)}),
             "capture": settings.capture.model_copy(update={"sources": sources}),
-            "derive": settings.derive.model_copy(update={"features": tuple(map(beside, settings.derive.features))}),
+            "derive": settings.derive.model_copy(
+                update={
+                    "features": tuple(map(beside, settings.derive.features)),
+                    "profiles": tuple(map(beside, settings.derive.profiles)),
+                }
+            ),
         }
     )

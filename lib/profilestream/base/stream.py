@@ -64,6 +64,12 @@ class Batch:
             if not self.is_done(table):
                 commits.append(frame, table, self.paths, self.txn)
 
+    def merge(self, frame: DataFrame, table: Table) -> None:
+        """Put rows in place of those of the same key unless the table already holds this batch."""
+        with self.phase(f"merge {table.name}"):
+            if not self.is_done(table):
+                commits.merge(frame, table, self.paths, self.txn)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the seconds of a part of the batch; they go to stage_batches."""
@@ -146,6 +152,7 @@ class Running:
             accept_new_epoch=options.accept_new_epoch or is_rebuilt,
             accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
+        self._checkpoint.drop_unbegun_files()
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()
         self.error: BaseException | None = None

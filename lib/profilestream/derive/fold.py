@@ -6,34 +6,15 @@ are what they were worth then. So two rows of a key can be merged in any order, 
 
 from collections.abc import Callable
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from profilestream.base import tables
-from profilestream.base.errors import SourceMissing
-from profilestream.base.settings import Settings
 from profilestream.derive import decay
 from profilestream.derive.declaration import Derived, Statistic
 from profilestream.derive.maps import MapStatistic, Quantiles, Top
 from profilestream.derive.statistics import Event
 
 _AS_OF = "_as_of"
-
-
-def new_events(spark: SparkSession, settings: Settings) -> DataFrame:
-    """The stream of `events`, in the order of its commits; rows that were deleted or rewritten later do not come again.
-
-    Raises:
-        SourceMissing: nothing was captured yet.
-    """
-    if not tables.EVENTS.exists(spark, settings.paths):
-        raise SourceMissing(
-            "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
-        )
-    stream = spark.readStream.format("delta").option("skipChangeCommits", True)
-    return stream.option("maxFilesPerTrigger", settings.derive.max_files_per_trigger).load(
-        tables.EVENTS.path(settings.paths)
-    )
 
 
 def partials(events: DataFrame, derived: Derived) -> DataFrame:
@@ -44,12 +25,12 @@ def partials(events: DataFrame, derived: Derived) -> DataFrame:
         worth = decay.factor(F.col("event_time"), F.col(_AS_OF), statistic.half_life)
         return Event(F.col(f"_value_{number}"), F.col(f"_weight_{number}") * worth, F.col("_order"))
 
-    def lift(number: int, name: str, statistic: Statistic) -> Column:
+    def lift(number: int, statistic: Statistic) -> Column:
         if isinstance(statistic, MapStatistic):
             return F.lit(0.0)
         return statistic.lift(event(number, statistic))
 
-    def cells(number: int, name: str, statistic: Top | Quantiles) -> Column:
+    def cells(number: int, statistic: Top | Quantiles) -> Column:
         one = event(number, statistic)
         return F.array(_cell(number, statistic.cell(one.value), one.weight))
 
@@ -58,50 +39,76 @@ def partials(events: DataFrame, derived: Derived) -> DataFrame:
 
 def merged(rows: DataFrame, derived: Derived) -> DataFrame:
     """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
-    dated = _dated(rows, derived, "as_of")
+    states = [F.col(path).alias(_state(n)) for n, path in enumerate(derived.statistics)]
+    dated = _dated(rows.select(*derived.keys, "as_of", *states), derived, "as_of")
 
     def worth(statistic: Statistic) -> Column:
         return decay.factor(F.col("as_of"), F.col(_AS_OF), statistic.half_life)
 
-    def gather(number: int, name: str, statistic: Statistic) -> Column:
+    def gather(number: int, statistic: Statistic) -> Column:
+        state = F.col(_state(number))
         if isinstance(statistic, MapStatistic):
-            return F.coalesce(F.sum(statistic.rest(F.col(name)) * worth(statistic)), F.lit(0.0))
-        return statistic.gather(F.col(name), worth(statistic))
+            return F.coalesce(F.sum(statistic.rest(state) * worth(statistic)), F.lit(0.0))
+        return statistic.gather(state, worth(statistic))
 
-    def cells(number: int, name: str, statistic: Top | Quantiles) -> Column:
-        entries = F.coalesce(F.map_entries(statistic.cells(F.col(name))), F.array())
+    def cells(number: int, statistic: Top | Quantiles) -> Column:
+        entries = F.coalesce(F.map_entries(statistic.cells(F.col(_state(number)))), F.array())
         return F.transform(entries, lambda e: _cell(number, e["key"], e["value"] * worth(statistic)))
 
     return _aggregated(dated, derived, gather, cells)
 
 
-def merge_values(derived: Derived) -> dict[str, Column]:
-    """What a MERGE sets on a row `t` of the table when `s` brings a partial of the same key."""
+def onto(table: DataFrame, partials: DataFrame, derived: Derived) -> DataFrame:
+    """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE puts in their place.
+
+    The sum is made here and not in the MERGE, where Delta repeats a struct's expression for each of its fields and
+    again for the change feed.
+    """
+    joined = partials.alias("s").join(table.alias("t"), list(derived.keys), "left")
     latest = F.greatest("t.as_of", "s.as_of")
 
-    def at_latest(row: str, name: str, statistic: Statistic) -> Column:
-        state = F.col(f"{row}.{name}")
+    def at_latest(row: str, path: str, statistic: Statistic) -> Column:
+        state = F.col(f"{row}.{path}")
         if statistic.half_life is None:
             return state
         return statistic.decay(state, decay.factor(F.col(f"{row}.as_of"), latest, statistic.half_life))
 
     states = {
-        name: statistic.merge(at_latest("t", name, statistic), at_latest("s", name, statistic))
-        for name, statistic in derived.statistics.items()
+        path: statistic.merge(at_latest("t", path, statistic), at_latest("s", path, statistic))
+        for path, statistic in derived.statistics.items()
     }
-    return {"as_of": latest, **states}
+    return joined.select(*derived.keys, latest.alias("as_of"), *_named(_in_facets(states, derived)))
 
 
 def read(rows: DataFrame, derived: Derived, at: Column | None = None) -> DataFrame:
     """Rows, one a key -> keys, `as_of` and what each statistic says as of `at` (a timestamp; `as_of` when null)."""
 
-    def said(name: str, statistic: Statistic) -> Column:
-        state = F.col(name)
+    def said(path: str, statistic: Statistic) -> Column:
+        state = F.col(path)
         if at is not None and statistic.half_life is not None:
             state = statistic.decay(state, decay.factor(F.col("as_of"), at, statistic.half_life))
-        return statistic.read(state).alias(name)
+        return statistic.read(state)
 
-    return rows.select(*derived.keys, "as_of", *[said(n, s) for n, s in derived.statistics.items()])
+    values = {path: said(path, statistic) for path, statistic in derived.statistics.items()}
+    return rows.select(*derived.keys, "as_of", *_named(_in_facets(values, derived)))
+
+
+def _state(number: int) -> str:
+    return f"_state_{number}"
+
+
+def _in_facets(values: dict[str, Column], derived: Derived) -> dict[str, Column]:
+    """Values by path -> values by table column: a facet's fields become one struct."""
+    return {
+        column: values[column]
+        if "" in fields
+        else F.struct(*[values[f"{column}.{field}"].alias(field) for field in fields])
+        for column, fields in derived.columns.items()
+    }
+
+
+def _named(columns: dict[str, Column]) -> list[Column]:
+    return [column.alias(name) for name, column in columns.items()]
 
 
 def _prepared(events: DataFrame, derived: Derived) -> DataFrame:
@@ -132,8 +139,8 @@ def _cell(number: int, cell: Column, weight: Column) -> Column:
 def _aggregated(
     rows: DataFrame,
     derived: Derived,
-    scalar: Callable[[int, str, Statistic], Column],
-    cells: Callable[[int, str, Top | Quantiles], Column],
+    scalar: Callable[[int, Statistic], Column],
+    cells: Callable[[int, Top | Quantiles], Column],
 ) -> DataFrame:
     """One row a key. Maps are summed by cell in an aggregation of their own, over the same shuffle.
 
@@ -142,23 +149,26 @@ def _aggregated(
         cells: of a row, as an array of (number, cell, weight).
     """
     keys = list(derived.keys)
-    numbered = [(n, name, s) for n, (name, s) in enumerate(derived.statistics.items())]
-    plain = [scalar(n, name, s).alias(name) for n, name, s in numbered]
-    one = rows.groupBy(*keys).agg(F.max(_AS_OF).alias("as_of"), *plain)
-    maps = [(n, name, s) for n, name, s in numbered if isinstance(s, MapStatistic)]
-    if not maps:
-        return one
-    every = F.flatten(F.array(*[cells(n, name, s) for n, name, s in maps]))
-    long = rows.select(*keys, F.inline(every)).where("cell IS NOT NULL AND weight IS NOT NULL")
+    numbered = list(enumerate(derived.statistics.values()))
+    one = rows.groupBy(*keys).agg(
+        F.max(_AS_OF).alias("as_of"), *[scalar(n, statistic).alias(_state(n)) for n, statistic in numbered]
+    )
+    states = {n: F.col(_state(n)) for n, _ in numbered}
+    maps = {n: statistic for n, statistic in numbered if isinstance(statistic, MapStatistic)}
+    if maps:
+        summed = _maps(rows, keys, [cells(n, statistic) for n, statistic in maps.items()], list(maps))
+        one = one.join(summed, keys, "left")
+        empty = F.create_map().cast("map<string,double>")
+        states |= {n: s.of_cells(F.coalesce(f"_cells_{n}", empty), states[n]) for n, s in maps.items()}
+    by_path = dict(zip(derived.statistics, states.values(), strict=True))
+    return one.select(*keys, "as_of", *_named(_in_facets(by_path, derived)))
+
+
+def _maps(rows: DataFrame, keys: list[str], cells: list[Column], numbers: list[int]) -> DataFrame:
+    """One row a key that has cells: a map `_cells_<number>` from cell to summed weight for each of the numbers."""
+    long = rows.select(*keys, F.inline(F.flatten(F.array(*cells)))).where("cell IS NOT NULL AND weight IS NOT NULL")
     summed = long.groupBy(*keys, "number", "cell").agg(F.sum("weight").alias("weight"))
     entry = F.struct("cell", "weight")
-    wide = summed.groupBy(*keys).agg(
-        *[
-            F.map_from_entries(F.collect_list(F.when(F.col("number") == n, entry))).alias(f"_cells_{n}")
-            for n, _, _ in maps
-        ]
+    return summed.groupBy(*keys).agg(
+        *[F.map_from_entries(F.collect_list(F.when(F.col("number") == n, entry))).alias(f"_cells_{n}") for n in numbers]
     )
-    empty = F.create_map().cast("map<string,double>")
-    states = {name: s.of_cells(F.coalesce(f"_cells_{n}", empty), F.col(name)) for n, name, s in maps}
-    joined = one.join(wide, keys, "left")
-    return joined.withColumns(states).select(*keys, "as_of", *derived.statistics)

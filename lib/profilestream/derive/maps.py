@@ -9,6 +9,7 @@ An aggregate cannot sum by cell, so the engine does (fold.py), and these kinds h
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
@@ -62,25 +63,22 @@ class Top(MapStatistic):
 
     def of_cells(self, weights: Column, rest: Column) -> Column:
         """The n heaviest; what is cut joins the rest. Ties by key, so that the order of rows does not matter."""
-        by_weight = F.sort_array(
-            F.transform(
-                F.map_entries(weights),
-                lambda e: F.struct(
-                    (-F.abs(e["value"])).alias("order"), e["key"].alias("key"), e["value"].alias("value")
-                ),
-            )
-        )
-        kept = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
-        cut = F.slice(by_weight, self.n + 1, 1_000_000_000)
-        lost = F.aggregate(cut, F.lit(0.0), lambda total, e: total - e["order"])
-        over = F.size(weights) > self.n
-        return _top(
-            F.when(over, F.map_from_entries(kept)).otherwise(weights), F.when(over, rest + lost).otherwise(rest)
+        return _let(
+            _top(weights, rest),
+            lambda whole: F.when(F.size(whole["weights"]) > self.n, self._cut(whole)).otherwise(whole),
         )
 
+    def _cut(self, whole: Column) -> Column:
+        entries = F.map_entries(whole["weights"])
+        by_weight = F.sort_array(
+            F.transform(entries, lambda e: F.struct((-F.abs(e["value"])).alias("order"), e["key"], e["value"]))
+        )
+        kept = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
+        lost = F.slice(by_weight, self.n + 1, 1_000_000_000)
+        return _top(F.map_from_entries(kept), F.aggregate(lost, whole["rest"], lambda total, e: total - e["order"]))
+
     def merge(self, a: Column, b: Column) -> Column:
-        a, b = F.coalesce(a, self.zero()), F.coalesce(b, self.zero())
-        return self.of_cells(_sum_maps(a["weights"], b["weights"]), a["rest"] + b["rest"])
+        return self.of_cells(_sum_maps(a["weights"], b["weights"]), _or_zero(a["rest"]) + _or_zero(b["rest"]))
 
     def decay(self, state: Column, factor: Column) -> Column:
         """Every weight and the rest times the factor."""
@@ -137,7 +135,7 @@ class Quantiles(MapStatistic):
         return weights
 
     def merge(self, a: Column, b: Column) -> Column:
-        return _sum_maps(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()))
+        return _sum_maps(a, b)
 
     def decay(self, state: Column, factor: Column) -> Column:
         """Every weight times the factor."""
@@ -170,8 +168,18 @@ class Quantiles(MapStatistic):
 
 
 def _sum_maps(a: Column, b: Column) -> Column:
-    return F.map_zip_with(a, b, lambda _, x, y: F.coalesce(x, F.lit(0.0)) + F.coalesce(y, F.lit(0.0)))
+    empty = F.create_map().cast(_EMPTY)
+    return F.map_zip_with(F.coalesce(a, empty), F.coalesce(b, empty), lambda _, x, y: _or_zero(x) + _or_zero(y))
+
+
+def _or_zero(column: Column) -> Column:
+    return F.coalesce(column, F.lit(0.0))
 
 
 def _scaled(weights: Column, factor: Column) -> Column:
     return F.transform_values(weights, lambda _, weight: weight * factor)
+
+
+def _let(value: Column, body: Callable[[Column], Column]) -> Column:
+    """`body(value)` with the value computed once: Spark computes a map anew at each place that names it."""
+    return F.get(F.transform(F.array(value), body), F.lit(0))

@@ -212,10 +212,12 @@ class Moments(Declared):
         return self._sums(event.weight, event.value, F.lit(0.0))
 
     def merge(self, a: Column, b: Column) -> Column:
-        a, b = F.coalesce(a, self.zero()), F.coalesce(b, self.zero())
-        weight, apart = a["weight"] + b["weight"], b["mean"] - a["mean"]
-        share = F.coalesce(F.try_divide(b["weight"], weight), F.lit(0.0))
-        return _moments(weight, a["mean"] + share * apart, a["m2"] + b["m2"] + apart * apart * a["weight"] * share)
+        (a_weight, a_mean, a_m2), (b_weight, b_mean, b_m2) = (
+            [F.coalesce(state[part], F.lit(0.0)) for part in ("weight", "mean", "m2")] for state in (a, b)
+        )
+        weight, apart = a_weight + b_weight, b_mean - a_mean
+        share = F.coalesce(F.try_divide(b_weight, weight), F.lit(0.0))
+        return _moments(weight, a_mean + share * apart, a_m2 + b_m2 + apart * apart * a_weight * share)
 
     def gather(self, state: Column, factor: Column) -> Column:
         return self._sums(state["weight"] * factor, state["mean"], state["m2"] * factor)
@@ -262,8 +264,7 @@ class Histogram(Declared):
         return F.array(*[_or_zero(F.sum(F.when(event.value == n, event.weight))) for n in range(self.bins)])
 
     def merge(self, a: Column, b: Column) -> Column:
-        a, b = F.coalesce(a, self.zero()), F.coalesce(b, self.zero())
-        return F.array(*[a[n] + b[n] for n in range(self.bins)])
+        return F.zip_with(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()), lambda x, y: x + y)
 
     def gather(self, state: Column, factor: Column) -> Column:
         return F.array(*[_or_zero(F.sum(state[n] * factor)) for n in range(self.bins)])

@@ -1,0 +1,144 @@
+"""One row a user, kept by MERGE: equal to plain Python, whatever the batches, crashes and lateness."""
+
+import json
+from collections import Counter, defaultdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from profilestream import flow
+from profilestream.base import commits, stream
+from profilestream.base.settings import Settings
+from profilestream.base.stream import Options
+from profilestream.derive import fold, profiles, stage
+from profilestream.derive.declaration import Derived
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from tests.make import Shop, event
+
+ROOT = Path(__file__).parent.parent.parent
+AT = datetime.fromisoformat("2026-03-01T00:00:00+00:00")
+ZONE = "Asia/Tokyo"
+# The shipped table has 32 statistics; these few are of every way of writing.
+SMALL = """
+name = "user_profiles"
+write = "merge"
+where = "user_id IS NOT NULL"
+[keys]
+user_id = { of = "user_id" }
+[statistics.behaviour]
+events = { kind = "count" }
+types = { kind = "top", of = "event_type", n = 32 }
+types_7d = { kind = "top", of = "event_type", n = 32, half_life_days = 7 }
+active_days = { kind = "distinct", of = "event_date" }
+spent = { kind = "sum", of = "value", where = "event_type = 'purchase'" }
+hours = { kind = "histogram", of = "hour(from_utc_timestamp(event_time, '${shop_timezone}'))", bins = 24 }
+[statistics.social]
+shares = { kind = "count", where = "event_type = 'share'" }
+"""
+
+
+def _event(n: int) -> dict[str, Any]:
+    kind = ("view", "purchase", "return", "share")[n % 4]
+    who = None if n % 9 == 0 else f"u{n % 5}"
+    return event(n, kind=kind, who=who, at=f"2026-01-05T{n % 24:02}:{n:02}:00Z", price=str(1 + n % 5))
+
+
+def _shop(home: Path, files: int) -> Shop:
+    """A day of events, the oldest delivered last, in so many files; each file is a batch of both stages."""
+    file = home / "user_profiles.toml"
+    home.mkdir(parents=True, exist_ok=True)
+    file.write_text(SMALL)
+    extra = f'[derive]\nmax_files_per_trigger = 1\nprofiles = ["{file}"]\nshop_timezone = "{ZONE}"\n'
+    shop = Shop(home, extra_settings=extra)
+    log = sorted((_event(n) for n in range(50)), key=lambda e: e["at"], reverse=True)
+    for n in range(files):
+        part = log[n * len(log) // files : (n + 1) * len(log) // files]
+        shop.write(f"{n:02}.jsonl", "\n".join(json.dumps(e) for e in part))
+    return shop
+
+
+def _said(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+    derived = _derived(settings)
+    rows = fold.read(derived.table.read(spark, settings.paths), derived, F.lit(AT)).collect()
+    assert len({row["user_id"] for row in rows}) == len(rows)
+    return {row["user_id"]: row.asDict(recursive=True) for row in rows}
+
+
+def _derived(settings: Settings) -> Derived:
+    return next(iter(stage.declared(settings).values()))
+
+
+def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, extra_settings=f'[derive]\nprofiles = ["{ROOT}/conf/derive/user_profiles.toml"]\n')
+    profiles.check(spark, shop.settings())
+    table = _derived(shop.settings()).table
+    table.create(spark, shop.settings().paths)
+    table.check_stored(spark, shop.settings().paths)
+
+
+def test_profiles_are_what_plain_python_counts_in_one_batch_and_in_four(spark: SparkSession, tmp_path: Path) -> None:
+    said = []
+    for files in (1, 4):
+        shop = _shop(tmp_path / str(files), files)
+        flow.run(spark, shop.settings(), Options())
+        said.append(_said(spark, shop.settings()))
+    for user, profile in said[0].items():
+        _assert_equal(profile, said[1][user], user)
+    by_user: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for e in map(_event, range(50)):
+        if e["who"]:
+            by_user[f"shop:{e['who']}"].append(e)
+    assert said[0].keys() == by_user.keys()
+    for user, events in by_user.items():
+        behaviour = said[0][user]["behaviour"]
+        assert behaviour["events"] == len(events)
+        assert behaviour["types"] == Counter(e["kind"] for e in events)
+        assert behaviour["spent"] == sum(float(e["price"]) for e in events if e["kind"] == "purchase")
+        assert behaviour["active_days"] == len({e["at"][:10] for e in events})
+        in_tokyo = Counter((int(e["at"][11:13]) + 9) % 24 for e in events)
+        assert behaviour["hours"] == [in_tokyo[hour] for hour in range(24)]
+        assert said[0][user]["social"]["shares"] == sum(e["kind"] == "share" for e in events)
+        recent: dict[str, float] = defaultdict(float)
+        for e in events:
+            days = (AT - datetime.fromisoformat(e["at"].replace("Z", "+00:00"))).total_seconds() / 86_400
+            recent[e["kind"]] += 2 ** (-days / 7)
+        assert behaviour["types_7d"] == pytest.approx(dict(recent), rel=1e-9)
+
+
+def _assert_equal(one: Any, other: Any, where: str) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            _assert_equal(one[key], other[key], f"{where}.{key}")
+    else:
+        assert one == (pytest.approx(other, rel=1e-9) if isinstance(one, float) else other), where
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_crash_at_the_merge_changes_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    shop = _shop(tmp_path, files=2)
+    shop.capture(spark)
+    settings, merge, seen = shop.settings(), commits.merge, []
+
+    def breaks(*args: Any, **kwargs: Any) -> None:
+        seen.append(args)
+        if len(seen) == 2 and side == "before":
+            raise RuntimeError("crash")
+        merge(*args, **kwargs)
+        if len(seen) == 2 and side == "after":
+            raise RuntimeError("crash")
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="crash"):
+        patch.setattr(commits, "merge", breaks)
+        stream.run(spark, profiles.queries(settings), settings, Options())
+    stream.run(spark, profiles.queries(settings), settings, Options())
+    events = [_event(n) for n in range(50)]
+    assert sum(p["behaviour"]["events"] for p in _said(spark, settings).values()) == sum(bool(e["who"]) for e in events)
+    changes = spark.read.option("readChangeFeed", True).option("startingVersion", 1).format("delta")
+    touched = changes.load(_derived(settings).table.path(settings.paths)).where("_change_type != 'update_preimage'")
+    assert touched.select("_commit_version").distinct().count() == 2
