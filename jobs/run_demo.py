@@ -11,7 +11,7 @@ from pathlib import Path
 from profilestream import flow
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.steward import demo, status
+from profilestream.steward import demo, showcase, status
 
 SAMPLE = Path("data/online_retail/online_retail_2010_2011.parquet")
 
@@ -32,7 +32,8 @@ def body(args: argparse.Namespace) -> None:
     print()
     status.show(spark, settings.paths, print)
     status.show_clean(spark, settings.paths, print)
-    status.show_queries(spark, settings.paths, print)
+    status.show_queries(spark, settings, print)
+    showcase.show(spark, settings, args.config, print)
 
 
 def main(argv: list[str]) -> int:

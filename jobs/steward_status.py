@@ -17,7 +17,7 @@ def body(args: argparse.Namespace) -> None:
     spark = open_session("steward_status", settings.spark.properties)
     if not args.check:
         status.show(spark, settings.paths, print)
-        status.show_queries(spark, settings.paths, print)
+        status.show_queries(spark, settings, print)
 
 
 def main(argv: list[str]) -> int:

@@ -66,3 +66,23 @@ def histogram(events: list[Seen], bins: int, at: int, half_life_days: float | No
     """Weight by bin."""
     by_bin: Callable[[int], list[Seen]] = lambda n: [e for e in events if e.value == n]  # noqa: E731
     return [math.fsum(worth(e, at, half_life_days) for e in by_bin(n)) for n in range(bins)]
+
+
+def newest_by_key(events: list[Seen]) -> dict[str, str]:
+    """The value of each key in the newest event that has one; an event's value is a dict."""
+    found: dict[str, str] = {}
+    for value in in_order(events):
+        found |= {key: text for key, text in value.items() if text is not None}
+    return found
+
+
+def mean_vector(
+    events: list[Seen], vectors: list[list[float]], at: int, half_life_days: float | None
+) -> list[float] | None:
+    """Weighted mean of the events' vectors."""
+    ws = [worth(e, at, half_life_days) for e in events]
+    if not events:
+        return None
+    return [
+        math.fsum(w * v[n] for w, v in zip(ws, vectors, strict=True)) / math.fsum(ws) for n in range(len(vectors[0]))
+    ]

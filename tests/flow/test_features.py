@@ -10,7 +10,8 @@ from profilestream import flow
 from profilestream.base import commits, stream
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.stream import Options
-from profilestream.derive import declaration, fold, stage, tiles
+from profilestream.derive import declaration, stage, tiles
+from profilestream.derive.fold import Fold
 from pyspark.sql import Row, SparkSession
 
 from jobs import derive_features
@@ -47,7 +48,7 @@ def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     said = {}
     for derived in stage.declared(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
-        found: list[Row] = fold.read(fold.merged(rows, derived), derived).collect()
+        found: list[Row] = Fold(derived).read(Fold(derived).merged(rows)).collect()
         said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
     return said
 

@@ -11,8 +11,9 @@ from profilestream import flow
 from profilestream.base import commits, stream
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Options
-from profilestream.derive import fold, profiles, stage
+from profilestream.derive import profiles, stage
 from profilestream.derive.declaration import Derived
+from profilestream.derive.fold import Fold
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -62,7 +63,7 @@ def _shop(home: Path, files: int) -> Shop:
 
 def _said(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
     derived = _derived(settings)
-    rows = fold.read(derived.table.read(spark, settings.paths), derived, F.lit(AT)).collect()
+    rows = Fold(derived).read(derived.table.read(spark, settings.paths), F.lit(AT)).collect()
     assert len({row["user_id"] for row in rows}) == len(rows)
     return {row["user_id"]: row.asDict(recursive=True) for row in rows}
 

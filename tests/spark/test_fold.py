@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
-from profilestream.derive import decay, fold
+from profilestream.derive import decay
+from profilestream.derive.arrays import MeanVector
 from profilestream.derive.declaration import Derived, Statistic
+from profilestream.derive.fold import Fold
 from profilestream.derive.maps import Quantiles
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -25,6 +27,8 @@ EVENTS = (
     "event_id string, source string, user_id string, event_time timestamp, price double, quantity double, "
     "category string, hour int, batch int"
 )
+NEWEST_OF = "map(string(hour), category)"
+DIMENSIONS = {"price": "price", "hour": "hour"}
 ALL = {
     "name": "all_kinds",
     "write": "merge",
@@ -41,6 +45,8 @@ ALL = {
         "first_category": {"kind": "first", "of": "category", "type": "string"},
         "last_category": {"kind": "last", "of": "category", "type": "string"},
         "last_three": {"kind": "last", "of": "category", "type": "string", "k": 3},
+        "newest_by_key": {"kind": "last_by_key", "of": NEWEST_OF},
+        "mean_30d": {"kind": "mean_vector", "dimensions": DIMENSIONS, "half_life_days": 30},
         "prices": {"kind": "moments", "of": "price"},
         "prices_7d": {"kind": "moments", "of": "price", "half_life_days": 7},
         "hours": {"kind": "histogram", "of": "hour", "bins": 4},
@@ -48,6 +54,7 @@ ALL = {
         "categories": {"kind": "distinct", "of": "category"},
         "top": {"kind": "top", "of": "category", "n": 20},
         "top_14d": {"kind": "top", "of": "category", "weight": "quantity", "n": 20, "half_life_days": 14},
+        "frequent_9d": {"kind": "frequent", "of": "category", "n": 20, "half_life_days": 9},
         "price_quantiles": {"kind": "quantiles", "of": "price", "error": 0.01},
     },
 }
@@ -80,7 +87,7 @@ def derived(**changes: Any) -> Derived:
 
 
 def said(rows: DataFrame, what: Derived) -> dict[str, dict[str, Any]]:
-    found: list[Row] = fold.read(rows, what, F.lit(AT)).collect()
+    found: list[Row] = Fold(what).read(rows, F.lit(AT)).collect()
     return {row["user_id"]: row.asDict(recursive=True) for row in found}
 
 
@@ -89,7 +96,7 @@ def one_after_the_other(pieces: list[DataFrame], what: Derived) -> DataFrame:
 
     def merged(table: DataFrame, batch: DataFrame) -> DataFrame:
         untouched = table.join(batch, "user_id", "left_anti")
-        return untouched.unionByName(fold.onto(table, batch, what)).localCheckpoint()
+        return untouched.unionByName(Fold(what).onto(table, batch)).localCheckpoint()
 
     return reduce(merged, pieces)
 
@@ -107,6 +114,8 @@ def oracle(statistic: Statistic, log: Log) -> Any:
 
     def field(sql: str, event: tuple[Any, ...]) -> Any:
         names = dict(zip([c.split()[0] for c in EVENTS.split(", ")], event, strict=True))
+        if sql == NEWEST_OF:
+            return {str(names["hour"]): names["category"]}
         if sql == "price * quantity":
             return None if names["price"] is None else names["price"] * names["quantity"]
         return 1.0 if sql == "1" else names[sql]
@@ -129,6 +138,13 @@ def oracle(statistic: Statistic, log: Log) -> Any:
         case "first" | "last":
             values = naive.in_order(events) if statistic.kind == "first" else naive.in_order(events)[::-1]
             return values[: statistic.k] if statistic.k > 1 else next(iter(values), None)
+        case "last_by_key":
+            return naive.newest_by_key(events)
+        case "mean_vector":
+            assert isinstance(statistic, MeanVector)
+            vectors = [[field(sql, e) or 0.0 for sql in statistic.dimensions.values()] for e in kept]
+            means = naive.mean_vector(events, vectors, at, half_life)
+            return dict(zip(statistic.dimensions, means, strict=True)) if means else None
         case "moments":
             mean, variance = naive.moments(events, at, half_life)
             return {"mean": mean, "variance": variance}
@@ -136,7 +152,7 @@ def oracle(statistic: Statistic, log: Log) -> Any:
             return naive.histogram(events, statistic.bins, at, half_life)
         case "distinct":
             return len({e.value for e in events})
-        case "top":
+        case "top" | "frequent":
             return naive.weights(events, at, half_life)
         case "quantiles":
             return naive.quantile(events, 0.5)
@@ -170,10 +186,10 @@ def assert_close(got: Any, want: Any, scale: float, where: str) -> None:
 def test_any_split_and_order_of_events_gives_what_plain_python_says(spark: SparkSession, log: Log) -> None:
     what = derived()
     events = spark.createDataFrame(log, EVENTS).repartition(3).cache()
-    pieces = [fold.partials(events.where(F.col("batch") == n), what).localCheckpoint() for n in range(4)]
+    pieces = [Fold(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(4)]
     ways = {
-        "at once": fold.partials(events, what),
-        "rows gathered": fold.merged(reduce(DataFrame.unionByName, pieces), what),
+        "at once": Fold(what).partials(events),
+        "rows gathered": Fold(what).merged(reduce(DataFrame.unionByName, pieces)),
         "merged in turn": one_after_the_other(pieces, what),
         "merged in turn, backwards": one_after_the_other(pieces[::-1], what),
     }
@@ -209,7 +225,7 @@ def test_merging_with_nothing_changes_nothing_and_decays_compose(spark: SparkSes
         (f"e{n}", "shop", "u", START + timedelta(days=d), 10.0 * n + 1, 1.0 + n, "tea", n, 0)
         for n, d in enumerate(days)
     ]
-    row = fold.partials(spark.createDataFrame(log, EVENTS), what)
+    row = Fold(what).partials(spark.createDataFrame(log, EVENTS))
     middle, end = F.lit(START + timedelta(days=77)), F.lit(AT)
 
     def both(name: str, s: Statistic) -> list[Any]:
@@ -244,13 +260,40 @@ def test_a_cut_map_is_wrong_by_no_more_than_its_rest(spark: SparkSession) -> Non
     names = [name for name, times in counts.items() for _ in range(times)]
     log = [(f"e{n:02}", "shop", "u", START + timedelta(hours=n), 1.0, 1.0, c, 0, n % 4) for n, c in enumerate(names)]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [fold.partials(events.where(F.col("batch") == n), what) for n in range(4)]
-    for rows in (fold.merged(reduce(DataFrame.unionByName, pieces), what), one_after_the_other(pieces, what)):
+    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
+    for rows in (Fold(what).merged(reduce(DataFrame.unionByName, pieces)), one_after_the_other(pieces, what)):
         state = rows.first()["top"]  # type: ignore[index]
         assert len(state["weights"]) == 3
         assert sum(state["weights"].values()) + state["rest"] == len(log)
         for name, weight in state["weights"].items():
             assert abs(weight - counts[name]) <= state["rest"]
+
+
+def test_every_frequent_key_is_kept_and_no_weight_is_wrong_by_more_than_its_share(spark: SparkSession) -> None:
+    what = derived(statistics={"frequent": {"kind": "frequent", "of": "category", "n": 3}})
+    counts = {"a": 30, "b": 20, **{f"rare{n}": 2 for n in range(10)}}
+    names = [name for name, times in counts.items() for _ in range(times)]
+    log = [(f"e{n:02}", "shop", "u", START + timedelta(hours=n), 1.0, 1.0, c, 0, n % 4) for n, c in enumerate(names)]
+    events = spark.createDataFrame(log, EVENTS)
+    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
+    ways = (Fold(what).partials(events), Fold(what).merged(reduce(DataFrame.unionByName, pieces)))
+    for rows in (*ways, one_after_the_other(pieces, what)):
+        state = rows.first()["frequent"]  # type: ignore[index]
+        assert {"a", "b"} <= state["weights"].keys() and len(state["weights"]) <= 3
+        assert 0 < state["rest"] <= len(log) / 4
+        for name, weight in state["weights"].items():
+            assert counts[name] - state["rest"] <= weight <= counts[name]
+
+
+def test_a_theta_sketch_beyond_its_size_does_not_depend_on_the_batches(spark: SparkSession) -> None:
+    what = derived(statistics={"items": {"kind": "distinct", "of": "category", "log_nominal_entries": 5}})
+    log = [(f"e{n:03}", "shop", "u", START, 1.0, 1.0, f"i{n % 300}", 0, n % 4) for n in range(600)]
+    events = spark.createDataFrame(log, EVENTS)
+    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
+    ways = (Fold(what).partials(events), Fold(what).merged(reduce(DataFrame.unionByName, pieces)))
+    said_so = [said(rows, what)["u"]["items"] for rows in (*ways, one_after_the_other(pieces, what))]
+    assert len(set(said_so)) == 1
+    assert said_so[0] == pytest.approx(300, rel=0.5)
 
 
 def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: SparkSession) -> None:
@@ -262,7 +305,7 @@ def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: Spark
         for n, (d, v) in enumerate(zip(days, values, strict=True))
     ]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [fold.partials(events.where(F.col("batch") == n), what) for n in range(3)]
+    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(3)]
     after = [one_after_the_other(pieces[: n + 1], what).first() for n in range(3)]
     assert [row["value_7d"] for row in after if row] == [10.0, 35.0, 45.0]
     last = one_after_the_other(pieces[::-1], what).first()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -33,21 +34,28 @@ class Txn:
         return f"{self.query}/{table.name}/{self.epoch}"
 
 
+def version(spark: SparkSession, table: Table, paths: Paths) -> int:
+    """The newest version of the table, read from its log now."""
+    return int(_log(spark, table, paths).startTransaction().readVersion())
+
+
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The newest batch that this writer committed to the table; null when there is none."""
-    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.path(paths))  # type: ignore[union-attr]
-    found = int(log.startTransaction().txnVersion(app_id))
+    found = int(_log(spark, table, paths).startTransaction().txnVersion(app_id))
     return None if found < 0 else found
 
 
 def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
     """Every application id that ever committed to the table."""
-    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.path(paths))  # type: ignore[union-attr]
-    ids = log.unsafeVolatileSnapshot().transactions().keysIterator()
+    ids = _log(spark, table, paths).unsafeVolatileSnapshot().transactions().keysIterator()
     found = []
     while ids.hasNext():
         found.append(str(ids.next()))
     return sorted(found)
+
+
+def _log(spark: SparkSession, table: Table, paths: Paths) -> Any:
+    return spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.path(paths))  # type: ignore[union-attr]
 
 
 @contextmanager

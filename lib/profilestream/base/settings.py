@@ -13,6 +13,11 @@ from profilestream.base.errors import BadSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 
+EVENT_WEIGHTS = {
+    "cart": 3.0, "uncart": -3.0, "favourite": 3.0, "unfavourite": -3.0,
+    "purchase": 5.0, "return": -5.0, "exposure": 0.0,
+}  # fmt: skip
+
 
 class Frozen(BaseModel):
     """Base of every settings value: unknown keys are errors, nothing changes after reading."""
@@ -83,12 +88,14 @@ class Derive(Frozen):
         features: files that declare tiles, which are appended (docs/features.md).
         profiles: files that declare tables of one row a key, which are merged.
         shop_timezone: where the shop is, for hours of the day and weekdays.
+        event_weights: what an event of a type counts as a sign of preference; 1 unless named.
         max_files_per_trigger: files of `events` that a micro-batch takes at most.
     """
 
     features: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     shop_timezone: str = "UTC"
+    event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
 
     @field_validator("shop_timezone")
@@ -97,6 +104,20 @@ class Derive(Frozen):
         if zone not in available_timezones():
             raise ValueError("not a time zone such as Europe/London")
         return zone
+
+    @field_validator("event_weights")
+    @classmethod
+    def _event_types(cls, weights: dict[str, float]) -> dict[str, float]:
+        odd = [name for name in weights if not name.replace("_", "").isalnum()]
+        if odd:
+            raise ValueError(f"event types may hold letters, digits and _ only: {odd}")
+        return EVENT_WEIGHTS | weights
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the SQL of a declaration may use as `${name}`."""
+        cases = " ".join(f"WHEN '{name}' THEN {weight!r}D" for name, weight in sorted(self.event_weights.items()))
+        return {"shop_timezone": self.shop_timezone, "event_weight": f"CASE event_type {cases} ELSE 1D END"}
 
 
 class Settings(Frozen):

@@ -3,20 +3,22 @@
 import hashlib
 import json
 from string import Template
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from profilestream.base.settings import Frozen, read_toml, validated
 from profilestream.base.tables import Table
-from profilestream.derive.maps import Quantiles, Top
-from profilestream.derive.statistics import Count, Distinct, Extreme, Histogram, Latest, Moments, Sum
+from profilestream.derive.arrays import Histogram, MeanVector
+from profilestream.derive.latest import Latest, LatestByKey
+from profilestream.derive.maps import Frequent, Quantiles, Top
+from profilestream.derive.statistics import Count, Distinct, Extreme, Moments, Sum
 
-_OWN = ("as_of", "epoch", "batch_id")
+_OWN = ("as_of", "at", "epoch", "batch_id")
 
-Statistic = Annotated[
-    Count | Sum | Extreme | Latest | Moments | Histogram | Distinct | Top | Quantiles, Field(discriminator="kind")
-]
+Scalar = Count | Sum | Extreme | Moments | Distinct | Latest | LatestByKey | Histogram | MeanVector
+Mapped = Top | Frequent | Quantiles
+Statistic = Annotated[Scalar | Mapped, Field(discriminator="kind")]
 
 
 class Key(Frozen):
@@ -24,6 +26,20 @@ class Key(Frozen):
 
     of: str
     type: Literal["string", "timestamp", "date", "bigint"] = "string"
+
+
+class Population(Frozen):
+    """Mean and variance of a vector over all rows of a table, kept with every batch in a table of its own.
+
+    Args:
+        name: of that table.
+        of: a mean_vector statistic of the declared table.
+        weights: what a dimension counts in a row's vector (population.py); 1 unless named.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    of: str
+    weights: dict[str, float] = {}
 
 
 class Derived(Frozen):
@@ -35,6 +51,8 @@ class Derived(Frozen):
         where: SQL condition; other events are passed over.
         partitioned_by: key columns that are folders.
         statistics: by column name; `facet.name` is a field of the struct column `facet`, a table in TOML.
+        readings: SQL over what the statistics say, `as_of` and `at`, by name; worked out when a row is read.
+        population: kept beside a table of one row a key.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -43,8 +61,10 @@ class Derived(Frozen):
     keys: dict[str, Key] = Field(min_length=1)
     partitioned_by: tuple[str, ...] = ()
     statistics: dict[str, Statistic] = Field(min_length=1)
+    readings: dict[str, str] = {}
+    population: Population | None = None
 
-    @field_validator("statistics", mode="before")
+    @field_validator("statistics", "readings", mode="before")
     @classmethod
     def _facets_by_path(cls, found: Any) -> Any:
         """`[statistics.behaviour] events = {...}` is `behaviour.events`."""
@@ -65,6 +85,22 @@ class Derived(Frozen):
         foreign = [name for name in self.partitioned_by if name not in self.keys]
         if foreign:
             raise ValueError(f"partitioned_by may name key columns only: {foreign}")
+        again = [name for name in self.readings if name in self.statistics]
+        if again:
+            raise ValueError(f"readings that are statistics already: {again}")
+        return self
+
+    @model_validator(mode="after")
+    def _population_fits(self) -> "Derived":
+        if self.population is None:
+            return self
+        if self.write != "merge":
+            raise ValueError("a population is kept beside a table with write = 'merge' only")
+        of = self.statistics.get(self.population.of)
+        if not isinstance(of, MeanVector):
+            raise ValueError(f"population.of = {self.population.of!r} is not a mean_vector of this table")
+        if foreign := [name for name in self.population.weights if name not in of.dimensions]:
+            raise ValueError(f"population.weights names no dimension of {self.population.of}: {foreign}")
         return self
 
     @property
@@ -76,6 +112,12 @@ class Derived(Frozen):
             found.setdefault(column, {})[field] = statistic
         return found
 
+    @property
+    def vector(self) -> MeanVector:
+        """The statistic whose population is kept."""
+        assert self.population is not None
+        return cast(MeanVector, self.statistics[self.population.of])
+
     def expressions(self) -> list[tuple[str, str, bool]]:
         """Every SQL text: where it stands, the text, and whether it is a condition."""
         keys = [(f"keys.{name}.of", key.of, False) for name, key in self.keys.items()]
@@ -84,13 +126,42 @@ class Derived(Frozen):
             for name, statistic in self.statistics.items()
             for part in ("of", "where", "weight")
         ]
-        return [("where", self.where, True), *keys, *parts]
+        cells = [
+            (f"statistics.{name}.dimensions.{dimension}", sql, False)
+            for name, statistic in self.statistics.items()
+            if isinstance(statistic, MeanVector)
+            for dimension, sql in statistic.dimensions.items()
+        ]
+        return [("where", self.where, True), *keys, *parts, *cells]
+
+    @property
+    def settings(self) -> str:
+        """All that changes the rows of its tables, in readable form."""
+        told = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights"}})
+        return json.dumps(told, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any row of the table could."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Changes when any row of its tables could."""
+        return hashlib.sha256(self.settings.encode()).hexdigest()[:16]
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All Delta tables, in the order in which a batch writes them."""
+        return (self.table,) if self.population is None else (self.table, self.population_table)
+
+    @property
+    def population_table(self) -> Table:
+        """One row a batch: users counted, and sums, means and variances by dimension after the batch."""
+        assert self.population is not None
+        maps = [f"{name} MAP<STRING, DOUBLE> NOT NULL" for name in ("sums", "squares", "means", "variances")]
+        own = ["epoch STRING NOT NULL", "batch_id BIGINT NOT NULL"]
+        return Table(
+            name=self.population.name,
+            ddl=",\n".join(["as_of TIMESTAMP", "users BIGINT NOT NULL", *maps, *own]),
+            key=("epoch", "batch_id"),
+            declaration=self.fingerprint,
+        )
 
     @property
     def table(self) -> Table:

@@ -5,170 +5,250 @@ are what they were worth then. So two rows of a key can be merged in any order, 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from profilestream.derive import decay
-from profilestream.derive.declaration import Derived, Statistic
-from profilestream.derive.maps import MapStatistic, Quantiles, Top
+from profilestream.derive.declaration import Derived, Mapped, Statistic
+from profilestream.derive.maps import MapStatistic
 from profilestream.derive.statistics import Event
 
-_AS_OF = "_as_of"
+_AS_OF, _CELLS, WAS = "_as_of", "_cells", "_was"
 
 
-def partials(events: DataFrame, derived: Derived) -> DataFrame:
-    """Events -> one row a key: keys, `as_of` and the states."""
-    rows = _dated(_prepared(events, derived), derived, "event_time")
+@dataclass(frozen=True)
+class Fold:
+    """A declared table's verbs over frames. Its columns are built once: the 2,000 of a batch take a second."""
 
-    def event(number: int, statistic: Statistic) -> Event:
-        worth = decay.factor(F.col("event_time"), F.col(_AS_OF), statistic.half_life)
-        return Event(F.col(f"_value_{number}"), F.col(f"_weight_{number}") * worth, F.col("_order"))
+    derived: Derived
 
-    def lift(number: int, statistic: Statistic) -> Column:
-        if isinstance(statistic, MapStatistic):
-            return F.lit(0.0)
-        return statistic.lift(event(number, statistic))
+    def partials(self, events: DataFrame) -> DataFrame:
+        """Events -> one row a key: keys, `as_of` and the states."""
+        inputs = events.where(F.expr(self.derived.where)).select("event_time", *self._taken).dropna(subset=self._keys)
+        cells, scalars, states = self._of_events
+        return self._aggregated(self._dated(inputs, "event_time"), cells, scalars, states)
 
-    def cells(number: int, statistic: Top | Quantiles) -> Column:
-        one = event(number, statistic)
-        return F.array(_cell(number, statistic.cell(one.value), one.weight))
+    def merged(self, rows: DataFrame) -> DataFrame:
+        """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
+        inputs = rows.select(*self._keys, "as_of", *[F.col(path).alias(_state(n)) for n, path, _ in self._numbered])
+        cells, scalars, states = self._of_rows
+        return self._aggregated(self._dated(inputs, "as_of"), cells, scalars, states)
 
-    return _aggregated(rows, derived, lift, cells)
+    def onto(self, table: DataFrame, partials: DataFrame, was: str = "") -> DataFrame:
+        """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE puts in their place.
+
+        The sum is made here and not in the MERGE, where Delta repeats a struct's expression for each of its fields and
+        again for the change feed.
+
+        Args:
+            was: a statistic whose state before is kept as the column `WAS`, null for a new key.
+        """
+        joined = partials.alias("s").join(table.alias("t"), self._keys, "left")
+        before = [F.col(f"t.{was}").alias(WAS)] if was else []
+        return joined.select(*self._keys, *self._summed, *before)
+
+    def read(self, rows: DataFrame, at: Column | None = None) -> DataFrame:
+        """Rows, one a key -> keys, `as_of`, and what statistics and readings say as of `at` (`as_of` when null)."""
+        time = F.col("as_of") if at is None else at
+        said = rows.select(*self._keys, "as_of", time.alias("at"), *self._said(time))
+        return said.select(*self._keys, "as_of", *self._with_readings)
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return list(self.derived.keys)
+
+    @cached_property
+    def _numbered(self) -> list[tuple[int, str, Statistic]]:
+        return [(n, path, statistic) for n, (path, statistic) in enumerate(self.derived.statistics.items())]
+
+    @cached_property
+    def _half_lives(self) -> list[float]:
+        return sorted({s.half_life for s in self.derived.statistics.values() if s.half_life is not None})
+
+    def _worth(self, statistic: Statistic) -> Column:
+        return (
+            F.lit(1.0)
+            if statistic.half_life is None
+            else F.col(f"_worth_{self._half_lives.index(statistic.half_life)}")
+        )
+
+    @cached_property
+    def _values(self) -> list[str]:
+        """What is taken from an event, as SQL; statistics that take the same share a column."""
+        return list(dict.fromkeys(_value_sql(s) for s in self.derived.statistics.values()))
+
+    @cached_property
+    def _weights(self) -> list[str]:
+        return list(dict.fromkeys(s.weight for s in self.derived.statistics.values()))
+
+    @cached_property
+    def _taken(self) -> list[Column]:
+        """Of an event: its keys, its place in the order of events, and the values and weights."""
+        keys = [F.expr(key.of).cast(key.type).alias(name) for name, key in self.derived.keys.items()]
+        values = [F.expr(sql).alias(f"_value_{n}") for n, sql in enumerate(self._values)]
+        weights = [F.expr(sql).try_cast("double").alias(f"_weight_{n}") for n, sql in enumerate(self._weights)]
+        return [*keys, F.struct("event_time", "source", "event_id").alias("_order"), *values, *weights]
+
+    def _event(self, statistic: Statistic) -> Event:
+        value = F.col(f"_value_{self._values.index(_value_sql(statistic))}")
+        weight = F.col(f"_weight_{self._weights.index(statistic.weight)}") * self._worth(statistic)
+        return Event(value, F.when(value.isNotNull(), weight), F.col("_order"))
+
+    @cached_property
+    def _of_events(self) -> tuple[list[Column], list[Column], list[Column]]:
+        """For `_aggregated`: maps of the same cells are summed together."""
+        groups: dict[tuple[str, str], list[tuple[int, Mapped]]] = {}
+        for number, _, one in self._numbered:
+            if isinstance(one, MapStatistic):
+                groups.setdefault((_value_sql(one), one.cells_like), []).append((number, one))
+        width = max(map(len, groups.values()), default=0)
+        cells: list[Column] = []
+        places: dict[int, tuple[int, int]] = {}
+        for group, members in enumerate(groups.values()):
+            event = self._event(members[0][1])
+            weights = [self._event(statistic).weight for _, statistic in members]
+            cells.append(F.array(_cell(group, members[0][1].cell(event.value), weights, width)))
+            places |= {number: (group, place) for place, (number, _) in enumerate(members)}
+        scalars = [F.lit(0.0) if isinstance(s, MapStatistic) else s.lift(self._event(s)) for _, _, s in self._numbered]
+        return cells, _as_states(scalars), self._states(places)
+
+    @cached_property
+    def _of_rows(self) -> tuple[list[Column], list[Column], list[Column]]:
+        """For `_aggregated`: each map of a row is summed by itself."""
+        cells, scalars = [], []
+        for number, _, one in self._numbered:
+            state, worth = F.col(_state(number)), self._worth(one)
+            if isinstance(one, MapStatistic):
+                scalars.append(F.coalesce(F.sum(one.rest(state) * worth), F.lit(0.0)))
+                entries = F.coalesce(F.map_entries(one.cells(state)), F.array())
+                cells.append(F.transform(entries, _row_cell(number, worth)))
+            else:
+                scalars.append(one.gather(state, worth))
+        places = {number: (number, 0) for number, _, s in self._numbered if isinstance(s, MapStatistic)}
+        return cells, _as_states(scalars), self._states(places)
+
+    def _states(self, places: dict[int, tuple[int, int]]) -> list[Column]:
+        """Table columns over the aggregated row; of a map, from the cells at its place (group, weight)."""
+        states = {}
+        for number, path, one in self._numbered:
+            state = F.col(_state(number))
+            if isinstance(one, MapStatistic):
+                state = one.of_cells(_weights_at(*places[number]), state)
+            states[path] = state
+        return _named(self._in_facets(states))
+
+    def _dated(self, rows: DataFrame, time: str) -> DataFrame:
+        """Rows with the newest time of their key, and what a weight of their own time is worth then.
+
+        All weights of a key are brought to that time before they are summed. With one time for the whole batch, a key
+        not seen for years would lose what it has: 2^-1100 is 0.
+        """
+        if not self._half_lives:
+            return rows.withColumn(_AS_OF, F.col(time))
+        same_key = Window.partitionBy(*self._keys).rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+        worth = {
+            f"_worth_{n}": decay.factor(F.col(time), F.col(_AS_OF), days) for n, days in enumerate(self._half_lives)
+        }
+        return rows.withColumn(_AS_OF, F.max(time).over(same_key)).withColumns(worth)
+
+    def _aggregated(
+        self, rows: DataFrame, cells: list[Column], scalars: list[Column], states: list[Column]
+    ) -> DataFrame:
+        """One row a key.
+
+        Args:
+            cells: of a row, arrays of (group, cell, weights). They are summed by cell in an aggregation of their own,
+                over the same shuffle, since an aggregate cannot sum by cell.
+            scalars: aggregates, one a statistic.
+            states: the table's columns over both.
+        """
+        one = rows.groupBy(*self._keys).agg(F.max(_AS_OF).alias("as_of"), *scalars)
+        if cells:
+            one = one.join(self._cells(rows, cells), self._keys, "left")
+        return one.select(*self._keys, "as_of", *states)
+
+    def _cells(self, rows: DataFrame, cells: list[Column]) -> DataFrame:
+        """Rows -> one row a key that has cells: an array `_cells` of (group, cell, summed weights)."""
+        long = rows.select(*self._keys, F.inline(F.flatten(F.array(*cells)))).where("cell IS NOT NULL")
+        weights = [name for name in long.columns if name.startswith("weight_")]
+        summed = long.groupBy(*self._keys, "group", "cell").agg(*[F.sum(name).alias(name) for name in weights])
+        return summed.groupBy(*self._keys).agg(F.collect_list(F.struct("group", "cell", *weights)).alias(_CELLS))
+
+    @cached_property
+    def _summed(self) -> list[Column]:
+        """`as_of` and the states of a row `t` of the table and a partial row `s`, merged."""
+        latest = F.greatest("t.as_of", "s.as_of")
+
+        def at_latest(row: str, path: str, statistic: Statistic) -> Column:
+            state = F.col(f"{row}.{path}")
+            if statistic.half_life is None:
+                return state
+            return statistic.decay(state, decay.factor(F.col(f"{row}.as_of"), latest, statistic.half_life))
+
+        states = {path: s.merge(at_latest("t", path, s), at_latest("s", path, s)) for _, path, s in self._numbered}
+        return [latest.alias("as_of"), *_named(self._in_facets(states))]
+
+    def _said(self, at: Column) -> list[Column]:
+        """What each statistic says as of a time."""
+
+        def said(path: str, statistic: Statistic) -> Column:
+            state = F.col(path)
+            if statistic.half_life is not None:
+                state = statistic.decay(state, decay.factor(F.col("as_of"), at, statistic.half_life))
+            return statistic.read(state)
+
+        return _named(self._in_facets({path: said(path, statistic) for _, path, statistic in self._numbered}))
+
+    @cached_property
+    def _with_readings(self) -> list[Column]:
+        """What statistics and readings say, over what the statistics say."""
+        said = {path: F.col(path) for path in self.derived.statistics}
+        return _named(self._in_facets(said | {name: F.expr(sql) for name, sql in self.derived.readings.items()}))
+
+    def _in_facets(self, values: dict[str, Column]) -> dict[str, Column]:
+        """Values by path -> values by table column: a facet's fields become one struct."""
+        facets: dict[str, dict[str, Column]] = {}
+        for path, value in values.items():
+            column, _, field = path.partition(".")
+            facets.setdefault(column, {})[field] = value
+        return {
+            column: fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])
+            for column, fields in facets.items()
+        }
 
 
-def merged(rows: DataFrame, derived: Derived) -> DataFrame:
-    """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
-    states = [F.col(path).alias(_state(n)) for n, path in enumerate(derived.statistics)]
-    dated = _dated(rows.select(*derived.keys, "as_of", *states), derived, "as_of")
-
-    def worth(statistic: Statistic) -> Column:
-        return decay.factor(F.col("as_of"), F.col(_AS_OF), statistic.half_life)
-
-    def gather(number: int, statistic: Statistic) -> Column:
-        state = F.col(_state(number))
-        if isinstance(statistic, MapStatistic):
-            return F.coalesce(F.sum(statistic.rest(state) * worth(statistic)), F.lit(0.0))
-        return statistic.gather(state, worth(statistic))
-
-    def cells(number: int, statistic: Top | Quantiles) -> Column:
-        entries = F.coalesce(F.map_entries(statistic.cells(F.col(_state(number)))), F.array())
-        return F.transform(entries, lambda e: _cell(number, e["key"], e["value"] * worth(statistic)))
-
-    return _aggregated(dated, derived, gather, cells)
-
-
-def onto(table: DataFrame, partials: DataFrame, derived: Derived) -> DataFrame:
-    """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE puts in their place.
-
-    The sum is made here and not in the MERGE, where Delta repeats a struct's expression for each of its fields and
-    again for the change feed.
-    """
-    joined = partials.alias("s").join(table.alias("t"), list(derived.keys), "left")
-    latest = F.greatest("t.as_of", "s.as_of")
-
-    def at_latest(row: str, path: str, statistic: Statistic) -> Column:
-        state = F.col(f"{row}.{path}")
-        if statistic.half_life is None:
-            return state
-        return statistic.decay(state, decay.factor(F.col(f"{row}.as_of"), latest, statistic.half_life))
-
-    states = {
-        path: statistic.merge(at_latest("t", path, statistic), at_latest("s", path, statistic))
-        for path, statistic in derived.statistics.items()
-    }
-    return joined.select(*derived.keys, latest.alias("as_of"), *_named(_in_facets(states, derived)))
-
-
-def read(rows: DataFrame, derived: Derived, at: Column | None = None) -> DataFrame:
-    """Rows, one a key -> keys, `as_of` and what each statistic says as of `at` (a timestamp; `as_of` when null)."""
-
-    def said(path: str, statistic: Statistic) -> Column:
-        state = F.col(path)
-        if at is not None and statistic.half_life is not None:
-            state = statistic.decay(state, decay.factor(F.col("as_of"), at, statistic.half_life))
-        return statistic.read(state)
-
-    values = {path: said(path, statistic) for path, statistic in derived.statistics.items()}
-    return rows.select(*derived.keys, "as_of", *_named(_in_facets(values, derived)))
+def _value_sql(statistic: Statistic) -> str:
+    value = f"try_cast(({statistic.sql}) AS {statistic.value_type})"
+    return value if statistic.where == "true" else f"CASE WHEN ({statistic.where}) THEN {value} END"
 
 
 def _state(number: int) -> str:
     return f"_state_{number}"
 
 
-def _in_facets(values: dict[str, Column], derived: Derived) -> dict[str, Column]:
-    """Values by path -> values by table column: a facet's fields become one struct."""
-    return {
-        column: values[column]
-        if "" in fields
-        else F.struct(*[values[f"{column}.{field}"].alias(field) for field in fields])
-        for column, fields in derived.columns.items()
-    }
+def _as_states(scalars: list[Column]) -> list[Column]:
+    return [scalar.alias(_state(n)) for n, scalar in enumerate(scalars)]
 
 
 def _named(columns: dict[str, Column]) -> list[Column]:
     return [column.alias(name) for name, column in columns.items()]
 
 
-def _prepared(events: DataFrame, derived: Derived) -> DataFrame:
-    """Events with their keys, and the value and weight that each statistic takes from them."""
-    numbered = list(enumerate(derived.statistics.values()))
-    values = [F.when(F.expr(s.where), F.expr(s.of).try_cast(s.value_type)).alias(f"_value_{n}") for n, s in numbered]
-    order = F.struct("event_time", "source", "event_id").alias("_order")
-    keys = [F.expr(key.of).cast(key.type).alias(name) for name, key in derived.keys.items()]
-    weights = [F.expr(s.weight).try_cast("double").alias(f"_given_{n}") for n, s in numbered]
-    chosen = events.where(F.expr(derived.where)).select("event_time", order, *keys, *values, *weights)
-    counted = [
-        F.when(F.col(f"_value_{n}").isNotNull(), F.col(f"_given_{n}")).alias(f"_weight_{n}") for n, _ in numbered
-    ]
-    kept = chosen.select("event_time", "_order", *derived.keys, *[f"_value_{n}" for n, _ in numbered], *counted)
-    return kept.dropna(subset=list(derived.keys))
+def _cell(group: int, cell: Column, weights: list[Column], width: int) -> Column:
+    filled = [*weights, *[F.lit(None).cast("double")] * (width - len(weights))]
+    named = [weight.alias(f"weight_{n}") for n, weight in enumerate(filled)]
+    return F.struct(F.lit(group).alias("group"), cell.alias("cell"), *named)
 
 
-def _dated(rows: DataFrame, derived: Derived, time: str) -> DataFrame:
-    """Rows with the newest time of their key, to which all weights are brought before they are summed."""
-    same_key = Window.partitionBy(*derived.keys).rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
-    return rows.withColumn(_AS_OF, F.max(time).over(same_key))
+def _row_cell(number: int, worth: Column) -> Callable[[Column], Column]:
+    return lambda entry: _cell(number, entry["key"], [entry["value"] * worth], 1)
 
 
-def _cell(number: int, cell: Column, weight: Column) -> Column:
-    return F.struct(F.lit(number).alias("number"), cell.alias("cell"), weight.alias("weight"))
-
-
-def _aggregated(
-    rows: DataFrame,
-    derived: Derived,
-    scalar: Callable[[int, Statistic], Column],
-    cells: Callable[[int, Top | Quantiles], Column],
-) -> DataFrame:
-    """One row a key. Maps are summed by cell in an aggregation of their own, over the same shuffle.
-
-    Args:
-        scalar: the aggregate of a statistic; of a map its rest.
-        cells: of a row, as an array of (number, cell, weight).
-    """
-    keys = list(derived.keys)
-    numbered = list(enumerate(derived.statistics.values()))
-    one = rows.groupBy(*keys).agg(
-        F.max(_AS_OF).alias("as_of"), *[scalar(n, statistic).alias(_state(n)) for n, statistic in numbered]
-    )
-    states = {n: F.col(_state(n)) for n, _ in numbered}
-    maps = {n: statistic for n, statistic in numbered if isinstance(statistic, MapStatistic)}
-    if maps:
-        summed = _maps(rows, keys, [cells(n, statistic) for n, statistic in maps.items()], list(maps))
-        one = one.join(summed, keys, "left")
-        empty = F.create_map().cast("map<string,double>")
-        states |= {n: s.of_cells(F.coalesce(f"_cells_{n}", empty), states[n]) for n, s in maps.items()}
-    by_path = dict(zip(derived.statistics, states.values(), strict=True))
-    return one.select(*keys, "as_of", *_named(_in_facets(by_path, derived)))
-
-
-def _maps(rows: DataFrame, keys: list[str], cells: list[Column], numbers: list[int]) -> DataFrame:
-    """One row a key that has cells: a map `_cells_<number>` from cell to summed weight for each of the numbers."""
-    long = rows.select(*keys, F.inline(F.flatten(F.array(*cells)))).where("cell IS NOT NULL AND weight IS NOT NULL")
-    summed = long.groupBy(*keys, "number", "cell").agg(F.sum("weight").alias("weight"))
-    entry = F.struct("cell", "weight")
-    return summed.groupBy(*keys).agg(
-        *[F.map_from_entries(F.collect_list(F.when(F.col("number") == n, entry))).alias(f"_cells_{n}") for n in numbers]
-    )
+def _weights_at(group: int, place: int) -> Column:
+    """The map from cell to weight at a place; empty when the key has none there."""
+    ours = F.filter(_CELLS, lambda e: (e["group"] == group) & e[f"weight_{place}"].isNotNull())
+    entries = F.transform(ours, lambda e: F.struct(e["cell"], e[f"weight_{place}"]))
+    return F.coalesce(F.map_from_entries(entries), F.create_map().cast("map<string,double>"))

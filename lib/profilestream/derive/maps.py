@@ -16,25 +16,25 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from profilestream.derive.statistics import Declared
+from profilestream.derive.statistics import Declared, or_zero
 
 _EMPTY = "MAP<STRING, DOUBLE>"
 
 
 class MapStatistic(Declared):
-    """What both have: weights that decay."""
+    """What all have: weights that decay."""
 
     half_life_days: float | None = Field(default=None, gt=0)
 
+    @property
+    def cells_like(self) -> str:
+        """The same for two statistics that put equal values into equal cells."""
+        return "key"
 
-class Top(MapStatistic):
-    """The n heaviest keys with their weights, and the sum of absolute weights of all that was cut.
 
-    State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>. Exact while nothing was cut; then a weight is wrong by at
-    most `rest`. With n far above the keys that matter it serves as frequent items.
-    """
+class Heaviest(MapStatistic):
+    """Keys with their weights, of which so many are kept. State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>."""
 
-    kind: Literal["top"]
     n: int = Field(ge=1, le=1000)
 
     @property
@@ -47,7 +47,7 @@ class Top(MapStatistic):
         return "STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>"
 
     def zero(self) -> Column:
-        return _top(F.create_map().cast(_EMPTY), F.lit(0.0))
+        return _kept(F.create_map().cast(_EMPTY), F.lit(0.0))
 
     def cell(self, value: Column) -> Column:
         """The key itself."""
@@ -58,38 +58,71 @@ class Top(MapStatistic):
         return state["weights"]
 
     def rest(self, state: Column) -> Column:
-        """The sum of absolute weights that are no longer known."""
+        """What is no longer known."""
         return state["rest"]
 
     def of_cells(self, weights: Column, rest: Column) -> Column:
-        """The n heaviest; what is cut joins the rest. Ties by key, so that the order of rows does not matter."""
+        """The n heaviest of the cells. Ties by key, so that the order of rows does not matter."""
         return _let(
-            _top(weights, rest),
+            _kept(weights, rest),
             lambda whole: F.when(F.size(whole["weights"]) > self.n, self._cut(whole)).otherwise(whole),
         )
 
-    def _cut(self, whole: Column) -> Column:
+    def _by_weight(self, whole: Column) -> Column:
+        """Entries (order, key, value), heaviest first."""
         entries = F.map_entries(whole["weights"])
-        by_weight = F.sort_array(
+        return F.sort_array(
             F.transform(entries, lambda e: F.struct((-F.abs(e["value"])).alias("order"), e["key"], e["value"]))
         )
-        kept = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
-        lost = F.slice(by_weight, self.n + 1, 1_000_000_000)
-        return _top(F.map_from_entries(kept), F.aggregate(lost, whole["rest"], lambda total, e: total - e["order"]))
+
+    def _cut(self, whole: Column) -> Column:
+        raise NotImplementedError
 
     def merge(self, a: Column, b: Column) -> Column:
-        return self.of_cells(_sum_maps(a["weights"], b["weights"]), _or_zero(a["rest"]) + _or_zero(b["rest"]))
+        return self.of_cells(_sum_maps(a["weights"], b["weights"]), or_zero(a["rest"]) + or_zero(b["rest"]))
 
     def decay(self, state: Column, factor: Column) -> Column:
         """Every weight and the rest times the factor."""
-        return _top(_scaled(state["weights"], factor), state["rest"] * factor)
+        return _kept(_scaled(state["weights"], factor), state["rest"] * factor)
 
     def read(self, state: Column) -> Column:
         """The map of weights."""
         return F.coalesce(state["weights"], F.create_map().cast(_EMPTY))
 
 
-def _top(weights: Column, rest: Column) -> Column:
+class Top(Heaviest):
+    """The n heaviest keys; `rest` is the sum of absolute weights of all that was cut.
+
+    Exact while nothing was cut; then a weight is wrong by at most `rest`. Weights may be negative.
+    """
+
+    kind: Literal["top"]
+
+    def _cut(self, whole: Column) -> Column:
+        by_weight = self._by_weight(whole)
+        kept = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
+        lost = F.slice(by_weight, self.n + 1, 1_000_000_000)
+        return _kept(F.map_from_entries(kept), F.aggregate(lost, whole["rest"], lambda total, e: total - e["order"]))
+
+
+class Frequent(Heaviest):
+    """Frequent items: every key heavier than 1 / (n + 1) of the whole weight is here; no weight may be negative.
+
+    A weight is too low by at most `rest`, which is itself at most 1 / (n + 1) of the whole. Misra and Gries (1982),
+    "Finding repeated elements"; merged as in Agarwal et al. (2012), "Mergeable summaries".
+    """
+
+    kind: Literal["frequent"]
+
+    def _cut(self, whole: Column) -> Column:
+        """All weights less the heaviest one that has no place; what is left of them."""
+        by_weight = self._by_weight(whole)
+        excess = -F.get(by_weight, F.lit(self.n))["order"]
+        less = F.transform_values(whole["weights"], lambda _, weight: weight - excess)
+        return _kept(F.map_filter(less, lambda _, weight: weight > 0), whole["rest"] + excess)
+
+
+def _kept(weights: Column, rest: Column) -> Column:
     return F.struct(weights.alias("weights"), rest.alias("rest"))
 
 
@@ -107,6 +140,11 @@ class Quantiles(MapStatistic):
     @property
     def ddl(self) -> str:
         return _EMPTY
+
+    @property
+    def cells_like(self) -> str:
+        """Bins of one error are the same bins."""
+        return f"bin {self.error}"
 
     @property
     def _log_gamma(self) -> float:
@@ -169,15 +207,12 @@ class Quantiles(MapStatistic):
 
 def _sum_maps(a: Column, b: Column) -> Column:
     empty = F.create_map().cast(_EMPTY)
-    return F.map_zip_with(F.coalesce(a, empty), F.coalesce(b, empty), lambda _, x, y: _or_zero(x) + _or_zero(y))
-
-
-def _or_zero(column: Column) -> Column:
-    return F.coalesce(column, F.lit(0.0))
+    return F.map_zip_with(F.coalesce(a, empty), F.coalesce(b, empty), lambda _, x, y: or_zero(x) + or_zero(y))
 
 
 def _scaled(weights: Column, factor: Column) -> Column:
-    return F.transform_values(weights, lambda _, weight: weight * factor)
+    # Of two rows that are merged one is as new as the merged row: its map stays as it is.
+    return F.when(factor == 1, weights).otherwise(F.transform_values(weights, lambda _, weight: weight * factor))
 
 
 def _let(value: Column, body: Callable[[Column], Column]) -> Column:

@@ -1,18 +1,18 @@
 """A stage that derives declared tables from `events`: its query, its checks, its writes."""
 
 import hashlib
-import json
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import tables
+from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
-from profilestream.derive import declaration, fold
+from profilestream.derive import declaration, population
 from profilestream.derive.declaration import Derived
+from profilestream.derive.fold import Fold
 
 
 def declared(settings: Settings) -> dict[str, Derived]:
@@ -25,10 +25,11 @@ def declared(settings: Settings) -> dict[str, Derived]:
     found = {}
     for way, files in ways.items():
         for file in files:
-            found[file] = derived = declaration.load(file, {"shop_timezone": settings.derive.shop_timezone})
+            found[file] = derived = declaration.load(file, settings.derive.names)
             if derived.write != way:
                 raise BadSettings(f"write = {derived.write!r}", where=f"{file}, write", do=f"write {way!r} here")
-    names = [table.name for table in tables.ALL] + [derived.name for derived in found.values()]
+    names = [table.name for table in tables.ALL]
+    names += [table.name for derived in found.values() for table in derived.tables]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSettings(f"tables declared twice: {twice}", where="[derive]", do="give each another name")
     return found
@@ -36,18 +37,23 @@ def declared(settings: Settings) -> dict[str, Derived]:
 
 def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]:
     """The one query of a stage; none when it has no tables."""
-    ours = [derived for file, derived in declared(settings).items() if file in files]
-    if not ours:
+    folds = [Fold(derived) for file, derived in declared(settings).items() if file in files]
+    if not folds:
         return []
-    text = json.dumps([derived.model_dump(mode="json") for derived in ours], sort_keys=True)
+    text = "\n".join(fold.derived.settings for fold in folds)
+
+    def versions(spark: SparkSession) -> dict[str, int]:
+        """Of the tables whose rows a batch looks up, so that a replay finds them as they were."""
+        looked_up = [fold.derived.table for fold in folds if fold.derived.write == "merge"]
+        return {table.name: commits.version(spark, table, settings.paths) for table in looked_up}
 
     def write(events: DataFrame, batch: Batch) -> Done:
         events.persist()
         try:
             with batch.phase("read"):
                 rows = events.count()
-            for derived in ours:
-                _write(fold.partials(events, derived), derived, batch)
+            for fold in folds:
+                (_append if fold.derived.write == "append" else _merge)(events, fold, batch)
         finally:
             events.unpersist()
         return Done(rows_in=rows)
@@ -57,30 +63,38 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
             stage=stage,
             source="",
             lock=stage,
-            tables=tuple(derived.table for derived in ours),
+            tables=tuple(table for fold in folds for table in fold.derived.tables),
             fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
             settings=text,
             read=lambda spark: _new_events(spark, settings),
             write=write,
+            versions=versions,
         )
     ]
 
 
-def _write(partials: DataFrame, derived: Derived, batch: Batch) -> None:
-    stamp = {"epoch": F.lit(batch.txn.epoch), "batch_id": F.lit(batch.txn.batch_id).cast("bigint")}
+def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
+    batch.append(_stamped(fold.partials(events), fold.derived, batch), fold.derived.table)
 
-    def stamped(rows: DataFrame) -> DataFrame:
-        return rows.withColumns(stamp).select(*derived.table.columns)
 
-    if derived.write == "append":
-        batch.append(stamped(partials), derived.table)
-        return
+def _merge(events: DataFrame, fold: Fold, batch: Batch) -> None:
+    derived = fold.derived
+    table = derived.table.read(batch.spark, batch.paths, version=batch.plan.versions[derived.table.name])
+    was = derived.population.of if derived.population else ""
     # MERGE reads its source twice.
-    rows = stamped(fold.onto(derived.table.read(batch.spark, batch.paths), partials, derived)).persist()
+    touched = fold.onto(table, fold.partials(events), was).persist()
     try:
-        batch.merge(rows, derived.table)
+        batch.merge(_stamped(touched, derived, batch), derived.table)
+        if derived.population:
+            stored = derived.population_table.read(batch.spark, batch.paths)
+            batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
     finally:
-        rows.unpersist()
+        touched.unpersist()
+
+
+def _stamped(rows: DataFrame, derived: Derived, batch: Batch) -> DataFrame:
+    stamp = {"epoch": F.lit(batch.txn.epoch), "batch_id": F.lit(batch.txn.batch_id).cast("bigint")}
+    return rows.withColumns(stamp).select(*derived.table.columns)
 
 
 def _new_events(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -105,19 +119,28 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
     Raises:
         BadSettings: one is not understood; names file and key.
     """
-    empty = spark.createDataFrame([], tables.EVENTS.schema)
+    events = spark.createDataFrame([], tables.EVENTS.schema)
     for file, derived in declared(settings).items():
         if file not in files:
             continue
         for key, sql, is_condition in derived.expressions():
-            try:
-                kind = empty.select(F.expr(sql)).schema[0].dataType.simpleString()
-            except PySparkException as error:
-                words = str(error).strip().splitlines()[0].split(" SQLSTATE")[0]
-                raise BadSettings(
-                    f"{key} = {sql!r} is not understood: {words}",
-                    where=f"{file}, {key}",
-                    do="mend it; it may name the columns of the table events",
-                ) from None
+            kind = _understood(events, sql, f"{file}, {key}", "the columns of the table events")
             if is_condition and kind != "boolean":
                 raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do="write a condition")
+        plain = Fold(derived.model_copy(update={"readings": {}}))
+        said = plain.read(spark.createDataFrame([], derived.table.schema)).withColumn("at", F.col("as_of"))
+        for name, sql in derived.readings.items():
+            _understood(said, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and what the statistics say")
+
+
+def _understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
+    """The type of a SQL text over a frame's columns."""
+    try:
+        return str(frame.select(F.expr(sql)).schema[0].dataType.simpleString())
+    except PySparkException as error:
+        words = str(error).strip().splitlines()[0].split(" SQLSTATE")[0]
+        raise BadSettings(
+            f"{where.split(', ')[-1]} = {sql!r} is not understood: {words}",
+            where=where,
+            do=f"mend it; it may name {columns}",
+        ) from None

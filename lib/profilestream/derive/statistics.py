@@ -1,4 +1,4 @@
-"""The statistics: states that merge and decay, as Spark columns. Those whose state is a map are in maps.py.
+"""The statistics: states that merge and decay, as Spark columns. More kinds: latest.py, arrays.py, maps.py.
 
 Each kind has five verbs. A *state* is a column of the type `ddl`; null stands for the state of nothing.
 
@@ -49,6 +49,11 @@ class Declared(Frozen):
     of: str = "1"
     where: str = "true"
     weight: str = "1"
+
+    @property
+    def sql(self) -> str:
+        """SQL of the value that is taken from an event."""
+        return self.of
 
     @property
     def half_life(self) -> float | None:
@@ -120,7 +125,12 @@ class Sum(Declared):
         return F.coalesce(state, self.zero())
 
 
-class _Typed(Declared):
+def or_zero(column: Column) -> Column:
+    """0 where the column is null."""
+    return F.coalesce(column, F.lit(0.0))
+
+
+class Typed(Declared):
     """Kinds that keep values as they are. `type` is the SQL type of `of`."""
 
     type: Literal["double", "string", "timestamp", "bigint", "boolean"] = "double"
@@ -131,7 +141,7 @@ class _Typed(Declared):
         return self.type
 
 
-class Extreme(_Typed):
+class Extreme(Typed):
     """Smallest or largest value. State: the value, null when there is none."""
 
     kind: Literal["min", "max"]
@@ -154,41 +164,6 @@ class Extreme(_Typed):
 
     def read(self, state: Column) -> Column:
         return state
-
-
-class Latest(_Typed):
-    """Values of the newest (`last`) or oldest (`first`) k events, by time, source and id. State: array, best first."""
-
-    kind: Literal["first", "last"]
-    k: int = Field(default=1, ge=1, le=1000)
-
-    @property
-    def ddl(self) -> str:
-        order = "event_time: TIMESTAMP, source: STRING, event_id: STRING"
-        return f"ARRAY<STRUCT<order: STRUCT<{order}>, value: {self.type.upper()}>>"
-
-    def zero(self) -> Column:
-        return F.array().cast(self.ddl)
-
-    def lift(self, event: Event) -> Column:
-        entry = F.struct(event.order.alias("order"), event.value.alias("value"))
-        if self.k == 1:
-            best = (F.max if self.kind == "last" else F.min)(F.when(event.value.isNotNull(), entry))
-            return F.when(best.isNotNull(), F.array(best)).otherwise(self.zero())
-        return self._best(F.collect_list(F.when(event.value.isNotNull(), entry)))
-
-    def merge(self, a: Column, b: Column) -> Column:
-        return self._best(F.concat(F.coalesce(a, self.zero()), F.coalesce(b, self.zero())))
-
-    def gather(self, state: Column, factor: Column) -> Column:
-        return self._best(F.flatten(F.collect_list(state)))
-
-    def _best(self, entries: Column) -> Column:
-        return F.slice(F.sort_array(entries, asc=self.kind == "first"), 1, self.k)
-
-    def read(self, state: Column) -> Column:
-        """The value, or an array of values when k is more than 1."""
-        return F.get(state, F.lit(0))["value"] if self.k == 1 else F.coalesce(state["value"], F.array())
 
 
 class Moments(Declared):
@@ -246,42 +221,7 @@ def _moments(weight: Column, mean: Column, m2: Column) -> Column:
     return F.struct(weight.alias("weight"), mean.alias("mean"), m2.alias("m2"))
 
 
-class Histogram(Declared):
-    """Weight in each of `bins` bins; `of` is a bin's number from 0, others do not count. State: ARRAY<DOUBLE>."""
-
-    kind: Literal["histogram"]
-    bins: int = Field(ge=2, le=400)
-    half_life_days: float | None = Field(default=None, gt=0)
-
-    @property
-    def ddl(self) -> str:
-        return "ARRAY<DOUBLE>"
-
-    def zero(self) -> Column:
-        return F.array_repeat(F.lit(0.0), self.bins)
-
-    def lift(self, event: Event) -> Column:
-        return F.array(*[_or_zero(F.sum(F.when(event.value == n, event.weight))) for n in range(self.bins)])
-
-    def merge(self, a: Column, b: Column) -> Column:
-        return F.zip_with(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()), lambda x, y: x + y)
-
-    def gather(self, state: Column, factor: Column) -> Column:
-        return F.array(*[_or_zero(F.sum(state[n] * factor)) for n in range(self.bins)])
-
-    def decay(self, state: Column, factor: Column) -> Column:
-        """Every bin times the factor."""
-        return F.transform(state, lambda weight: weight * factor)
-
-    def read(self, state: Column) -> Column:
-        return F.coalesce(state, self.zero())
-
-
-def _or_zero(column: Column) -> Column:
-    return F.coalesce(column, F.lit(0.0))
-
-
-class Distinct(_Typed):
+class Distinct(Typed):
     """Number of different values, by Spark's theta sketch: its answer does not depend on the order of merges.
 
     State: BINARY, null when there is none. Events of negative weight count as any other.

@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceMissing
-from profilestream.base.settings import Paths
+from profilestream.base.settings import Paths, Settings
+from profilestream.derive import stage
 
 Tell = Callable[[str], None]
 
@@ -78,10 +79,12 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)[:28]
 
 
-def show_queries(spark: SparkSession, paths: Paths, tell: Tell) -> None:
+def show_queries(spark: SparkSession, settings: Settings, tell: Tell) -> None:
     """Where the tables are, and one command each that reads them with Spark SQL, DuckDB and Polars."""
+    paths = settings.paths
+    declared = [table for derived in stage.declared(settings).values() for table in derived.tables]
     tell("\ntables")
-    for table in tables.ALL:
+    for table in (*tables.ALL, *declared):
         if table.exists(spark, paths):
             tell(f"  {table.read(spark, paths).count():>9,} rows  {table.path(paths)}")
     tell("\nquery them (each line works as it is, in a shell, here)")

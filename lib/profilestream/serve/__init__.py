@@ -1,0 +1,1 @@
+"""What is known, served: one person in readable form."""

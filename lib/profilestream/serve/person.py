@@ -1,0 +1,138 @@
+"""One person: what the profile says, as of any time and as known by any time."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import tables
+from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.settings import Settings
+from profilestream.derive import population, profiles, stage
+from profilestream.derive.declaration import Derived
+from profilestream.derive.fold import Fold
+
+USER = "user_id"
+
+
+@dataclass(frozen=True)
+class Person:
+    """What is known of a user.
+
+    Args:
+        at: the time as of which everything is said.
+        said: facets of the profile, and `vector`: how the user differs from the population, in standard deviations.
+    """
+
+    user_id: str
+    at: datetime
+    said: dict[str, Any]
+
+
+def of(
+    spark: SparkSession,
+    settings: Settings,
+    user_id: str,
+    as_of: datetime | None = None,
+    known_by: datetime | None = None,
+) -> Person:
+    """The person with an id.
+
+    Without times the stored profile is read, as of the newest event of any user. With a time the profile is made again
+    from the user's events: those that happened before `as_of` and came in up to `known_by`.
+
+    Raises:
+        SourceMissing: no such user, or none at those times; tells ids that are meant perhaps.
+        BadSettings: the settings declare no profile table with the key user_id.
+    """
+    derived = declared(settings)
+    fold = Fold(derived)
+    if as_of is None and known_by is None:
+        stored = _stored(spark, settings, derived)
+        row = stored.where(F.col(USER) == user_id)
+        newest = stored.agg(F.max("as_of")).collect()[0][0]
+    else:
+        events = _events(spark, settings, as_of, known_by)
+        row = fold.partials(events.where(F.col(USER) == user_id))
+        newest = as_of or events.agg(F.max("event_time")).collect()[0][0]
+    said = fold.read(row, F.lit(newest)).localCheckpoint()
+    found = said.collect()
+    if not found:
+        raise _unknown(spark, settings, user_id, as_of, known_by)
+    facets = {k: v for k, v in found[0].asDict(recursive=True).items() if k != USER}
+    extra = {**_vector(spark, settings, derived, said, newest), **_price_level(spark, settings, said, newest)}
+    return Person(user_id, newest, {**facets, **extra})
+
+
+def declared(settings: Settings) -> Derived:
+    """The declared profile table: the first of one row a user."""
+    for derived in stage.declared(settings).values():
+        if derived.write == "merge" and list(derived.keys) == [USER]:
+            return derived
+    raise BadSettings(
+        "no table of one row a user is declared",
+        where="derive.profiles",
+        do='name one, such as profiles = ["derive/user_profiles.toml"]',
+    )
+
+
+def _stored(spark: SparkSession, settings: Settings, derived: Derived) -> DataFrame:
+    if not derived.table.exists(spark, settings.paths):
+        raise SourceMissing(
+            f"there is no table {derived.name}",
+            where=settings.paths.warehouse,
+            do="run jobs/derive_profiles.py first, or name a time: --as-of",
+        )
+    return derived.table.read(spark, settings.paths)
+
+
+def _events(spark: SparkSession, settings: Settings, as_of: datetime | None, known_by: datetime | None) -> DataFrame:
+    if not tables.EVENTS.exists(spark, settings.paths):
+        raise SourceMissing(
+            "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
+        )
+    events = tables.EVENTS.read(spark, settings.paths)
+    if as_of is not None:
+        events = events.where((F.col("event_time") < as_of) & (F.col("event_date") <= as_of.astimezone(UTC).date()))
+    return events if known_by is None else events.where(F.col("ingest_time") <= known_by)
+
+
+def _vector(spark: SparkSession, settings: Settings, derived: Derived, said: DataFrame, at: datetime) -> dict[str, Any]:
+    """By the newest population that was known at the time; nothing when none was kept then."""
+    if derived.population is None or not derived.population_table.exists(spark, settings.paths):
+        return {}
+    kept = derived.population_table.read(spark, settings.paths).where(F.col("as_of") <= at)
+    row = population.vectors(said, population.newest(kept), derived).first()
+    return {} if row is None or row["vector"] is None else {"vector": row["vector"]}
+
+
+def _price_level(spark: SparkSession, settings: Settings, said: DataFrame, at: datetime) -> dict[str, Any]:
+    by_category = next((d for d in stage.declared(settings).values() if d.name == profiles.CATEGORY_TILES), None)
+    if by_category is None or not by_category.table.exists(spark, settings.paths):
+        return {}
+    tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < at)
+    row = profiles.price_levels(said, Fold(by_category).merged(tiles), by_category).first()
+    return {} if row is None or row["price_level"] is None else {"price_level": row["price_level"]}
+
+
+def _unknown(
+    spark: SparkSession, settings: Settings, user_id: str, as_of: datetime | None, known_by: datetime | None
+) -> SourceMissing:
+    events = tables.EVENTS.read(spark, settings.paths).where(F.col(USER).isNotNull())
+    like = (F.col(USER) == user_id) | F.col(USER).endswith(f":{user_id}")
+    meant = sorted(row[0] for row in events.where(like).select(USER).distinct().limit(5).collect())
+    if meant == [user_id]:
+        seen = events.where(F.col(USER) == user_id).agg(F.min("event_time"), F.min("ingest_time")).collect()[0]
+        return SourceMissing(
+            f"user {user_id!r} is not known at that time: first event {seen[0]}, which came in at {seen[1]}",
+            where=f"--as-of {as_of}, --known-by {known_by}",
+            do="name later times, or none; if none is named, run jobs/derive_profiles.py",
+        )
+    examples = meant or [row[0] for row in events.select(USER).distinct().orderBy(USER).limit(3).collect()]
+    return SourceMissing(
+        f"no user is called {user_id!r}",
+        where=settings.paths.warehouse,
+        do=f"{'name' if meant else 'ids here look like'} {', '.join(examples) or '(there are no users yet)'}",
+    )
