@@ -1,5 +1,10 @@
 """Seeded inputs for the benchmarks. The same seed gives the same rows on every machine."""
 
+import os
+import shutil
+import time
+from pathlib import Path
+
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -11,7 +16,7 @@ RAW_COLUMNS = (
 )
 
 
-def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: int) -> DataFrame:
+def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: int, users: int = 100_000) -> DataFrame:
     """`rows` events from number `first` on in `files` partitions: 100,000 a day, in order but for 5 % a day late."""
 
     def draw(salt: int, modulus: int) -> str:
@@ -24,7 +29,7 @@ def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: in
         f"concat('e', hex(xxhash64(id, {seed}))) AS event_id",
         f"element_at({types}, CAST(1 + {draw(3, 8)} AS INT)) AS event_type",
         f"date_format(timestamp_millis({milliseconds}), \"yyyy-MM-dd'T'HH:mm:ss.SSS'Z'\") AS event_time",
-        f"concat('u', {draw(4, 100_000)}) AS user_id",
+        f"concat('u', {draw(4, users)}) AS user_id",
         f"concat('i', {draw(5, 20_000)}) AS item_id",
         f"concat('c', {draw(5, 300)}) AS category",
         f"concat('brand', {draw(5, 900)}) AS brand",
@@ -56,3 +61,22 @@ def stored_events(log: DataFrame) -> DataFrame:
             "batch_id": F.lit(0).cast("bigint"),
         }
     ).drop(*[name for name in own if name not in log.columns])
+
+
+def json_log(spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int) -> Path:
+    """The log as JSON lines in a folder; its files are dated in order, so that batches take them in order."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shop_log(spark, first, rows, seed=seed, files=files).write.json(str(folder))
+    for number, file in enumerate(sorted(folder.glob("part-*.json"))):
+        os.utime(file, (START + number, START + number))
+    return folder
+
+
+def bare_copy(spark: SparkSession, log: Path, target: Path, *, files_per_batch: int) -> float:
+    """Seconds of a bare Structured Streaming copy of the log to a Delta table."""
+    began = time.monotonic()
+    typed = RAW_COLUMNS.replace("event_time string", "event_time timestamp")
+    rows = spark.readStream.schema(typed).option("maxFilesPerTrigger", files_per_batch).json(str(log))
+    query = rows.writeStream.format("delta").option("checkpointLocation", f"{target}/checkpoint")
+    query.trigger(availableNow=True).start(f"{target}/table").awaitTermination()
+    return time.monotonic() - began

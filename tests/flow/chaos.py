@@ -1,5 +1,5 @@
-"""kill -9 of the whole process group, again and again, over one pass of the demo log; then every table must be equal
-to that of an undisturbed run.
+"""kill -9 of the whole process group, again and again, while the pipeline runs over the demo log; then every table must
+be equal to that of an undisturbed run, and say the same where it is derived.
 
 python tests/flow/chaos.py [--days N] [--kills N] [--seed N]
 """
@@ -16,44 +16,64 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+from profilestream.base import settings
+from profilestream.base.session import open_session
 from profilestream.steward import demo
+from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests import saying  # noqa: E402
+
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
-TABLES = ("events", "rejected_events", "capture_batches")
+CAPTURED = ("events", "rejected_events", "capture_batches")
+CONFIG = "conf/demo.toml"
 DIFFERS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max")
 
 
 def run(
-    work: Path, *, days: int | None, kills: int, files_per_batch: int, seed: int, calmly: Callable[[list[str]], object]
+    work: Path,
+    *,
+    days: int | None,
+    kills: int,
+    files_per_batch: int,
+    seed: int,
+    calmly: Callable[[list[str]], object],
+    session: Callable[[], SparkSession],
 ) -> dict[str, int]:
-    """Capture the log with and without kills and compare.
+    """Run the pipeline over the log with and without kills and compare.
 
     Args:
+        files_per_batch: of the log; a derived stage takes twice as many files of `events`.
         calmly: runs a job's command line to its end.
+        session: asked for when the runs are over, to read what the derived tables say.
 
     Returns:
-        Rows per table.
+        Rows per table, keys where it is derived.
 
     Raises:
         AssertionError: a table differs, or fewer kills than asked for hit a running batch.
     """
     folder = work / "input"
     demo.lay_out(SAMPLE, folder, days=days)
-    calm, wild = (_command(work / name, folder, files_per_batch) for name in ("calm", "wild"))
-    calmly(calm)
+    calm, wild = (_overrides(work / name, folder, files_per_batch) for name in ("calm", "wild"))
+    calmly(_command(calm))
     dice = random.Random(seed)
-    hits = sum(_kill_one(wild, work / "wild", dice) for _ in range(kills))
+    hits = sum(_kill_one(_command(wild), work / "wild", dice) for _ in range(kills))
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
-    calmly(wild)
+    calmly(_command(wild))
     rows = {}
-    for table in TABLES:
+    for table in CAPTURED:
         expected, got = (_content(work / name / "warehouse" / table) for name in ("calm", "wild"))
         odd = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
         told = f"{table}: {expected.height} rows undisturbed, {got.height} after {kills} kills; not found again: {odd}"
         assert expected.equals(got), told
         rows[table] = got.height
-    return rows
+    say = [saying.said(session(), settings.load(str(ROOT / CONFIG), given)) for given in (calm, wild)]
+    apart = saying.differences(*say)
+    assert not apart, f"{len(apart)} differences after {kills} kills, such as {apart[:3]}"
+    return rows | {table: len(keys) for table, keys in say[1].items()}
 
 
 def in_a_process(command: list[str]) -> None:
@@ -61,25 +81,29 @@ def in_a_process(command: list[str]) -> None:
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
-def _command(home: Path, folder: Path, files_per_batch: int) -> list[str]:
-    overrides = {
+def _overrides(home: Path, folder: Path, files_per_batch: int) -> list[str]:
+    given = {
         "paths.warehouse": home / "warehouse",
         "paths.checkpoints": home / "checkpoints",
         "capture.sources.online_retail.path": folder,
         "capture.sources.online_retail.max_files_per_trigger": files_per_batch,
+        "derive.max_files_per_trigger": 2 * files_per_batch,
     }
-    sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "jobs/capture_events.py", "--config", "conf/demo.toml", *sets]
+    return [f"{key}={value}" for key, value in given.items()]
+
+
+def _command(overrides: list[str]) -> list[str]:
+    sets = [part for override in overrides for part in ("--set", override)]
+    return [sys.executable, "jobs/run_pipeline.py", "--config", CONFIG, *sets]
 
 
 def _kill_one(command: list[str], home: Path, dice: random.Random) -> bool:
-    """Start the job and kill its process group some moment after it has begun its first batch; false if it ended."""
-    checkpoint = home / "checkpoints" / "capture_events" / "online_retail"
-    before = _last_touched(checkpoint)
+    """Start the job and kill its process group some moment after a few steps of its batches; false if it ended."""
+    steps = _steps(home) + dice.randint(1, 4)
     job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
-    while job.poll() is None and _last_touched(checkpoint) == before:
+    while job.poll() is None and _steps(home) < steps:
         time.sleep(0.05)
-    time.sleep(dice.uniform(0.0, 6.0))
+    time.sleep(dice.uniform(0.0, 4.0))
     ended = job.poll() is not None
     if not ended:
         os.killpg(job.pid, signal.SIGKILL)
@@ -87,8 +111,9 @@ def _kill_one(command: list[str], home: Path, dice: random.Random) -> bool:
     return not ended
 
 
-def _last_touched(checkpoint: Path) -> float:
-    return max((file.stat().st_mtime for file in checkpoint.glob("*/*")), default=0.0)
+def _steps(home: Path) -> int:
+    """Batches begun and batches finished, of all stages."""
+    return sum(file.name.isdigit() for log in ("offsets", "commits") for file in home.glob(f"checkpoints/**/{log}/*"))
 
 
 def _content(table: Path) -> pl.DataFrame:
@@ -105,8 +130,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
         rows = run(
-            Path(work), days=args.days, kills=args.kills, files_per_batch=10, seed=args.seed, calmly=in_a_process
-        )
+            Path(work), days=args.days, kills=args.kills, files_per_batch=10, seed=args.seed, calmly=in_a_process,
+            session=lambda: open_session("chaos", str(ROOT / "conf" / "spark-local.conf")),
+        )  # fmt: skip
     print(f"{args.kills} kills (seed {args.seed}): every table equals the undisturbed run: {rows}")  # noqa: T201
     return 0
 

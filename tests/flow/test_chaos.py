@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import capture_events
+from jobs import run_pipeline
 from tests.flow import chaos
 
 
@@ -15,7 +15,7 @@ def test_three_kills_in_twenty_days_change_nothing(
     monkeypatch.chdir(chaos.ROOT)
 
     def calmly(command: list[str]) -> None:
-        assert capture_events.main(command[2:]) == 0
+        assert run_pipeline.main(command[2:]) == 0
 
-    rows = chaos.run(tmp_path, days=20, kills=3, files_per_batch=5, seed=7, calmly=calmly)
-    assert rows["capture_batches"] == 4
+    rows = chaos.run(tmp_path, days=20, kills=3, files_per_batch=5, seed=7, calmly=calmly, session=lambda: spark)
+    assert rows["capture_batches"] == 4 and rows["user_profiles"] > 600

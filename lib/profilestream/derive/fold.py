@@ -16,7 +16,23 @@ from profilestream.derive.declaration import Derived, Mapped, Statistic
 from profilestream.derive.maps import MapStatistic
 from profilestream.derive.statistics import Event
 
-_AS_OF, _CELLS, WAS = "_as_of", "_cells", "_was"
+_AS_OF, WAS = "_as_of", "_was"
+
+
+@dataclass(frozen=True)
+class _Aggregation:
+    """How many rows of a key become one.
+
+    Args:
+        cells: of a row, an array of (group, cell, weights) for each group of maps. They are summed by cell in an
+            aggregation of their own, over the same shuffle, since an aggregate cannot sum by cell.
+        scalars: aggregates, one a statistic; of a map the rest.
+        wholes: the states over both, not yet trimmed.
+    """
+
+    cells: list[Column]
+    scalars: list[Column]
+    wholes: list[Column]
 
 
 @dataclass(frozen=True)
@@ -28,14 +44,12 @@ class Fold:
     def partials(self, events: DataFrame) -> DataFrame:
         """Events -> one row a key: keys, `as_of` and the states."""
         inputs = events.where(F.expr(self.derived.where)).select("event_time", *self._taken).dropna(subset=self._keys)
-        cells, scalars, states = self._of_events
-        return self._aggregated(self._dated(inputs, "event_time"), cells, scalars, states)
+        return self._aggregated(self._dated(inputs, "event_time"), self._of_events)
 
     def merged(self, rows: DataFrame) -> DataFrame:
         """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
         inputs = rows.select(*self._keys, "as_of", *[F.col(path).alias(_state(n)) for n, path, _ in self._numbered])
-        cells, scalars, states = self._of_rows
-        return self._aggregated(self._dated(inputs, "as_of"), cells, scalars, states)
+        return self._aggregated(self._dated(inputs, "as_of"), self._of_rows)
 
     def onto(self, table: DataFrame, partials: DataFrame, was: str = "") -> DataFrame:
         """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE puts in their place.
@@ -47,8 +61,8 @@ class Fold:
             was: a statistic whose state before is kept as the column `WAS`, null for a new key.
         """
         joined = partials.alias("s").join(table.alias("t"), self._keys, "left")
-        before = [F.col(f"t.{was}").alias(WAS)] if was else []
-        return joined.select(*self._keys, *self._summed, *before)
+        summed = joined.select(*self._keys, *self._of_both).select(*self._keys, *self._summed, *self._before(was))
+        return summed.select(*self._keys, "as_of", *self._trimmed, *([WAS] if was else []))
 
     def read(self, rows: DataFrame, at: Column | None = None) -> DataFrame:
         """Rows, one a key -> keys, `as_of`, and what statistics and readings say as of `at` (`as_of` when null)."""
@@ -98,12 +112,12 @@ class Fold:
         return Event(value, F.when(value.isNotNull(), weight), F.col("_order"))
 
     @cached_property
-    def _of_events(self) -> tuple[list[Column], list[Column], list[Column]]:
-        """For `_aggregated`: maps of the same cells are summed together."""
-        groups: dict[tuple[str, str], list[tuple[int, Mapped]]] = {}
+    def _of_events(self) -> _Aggregation:
+        """Maps of the same cells and weights are summed together."""
+        groups: dict[tuple[str, str, str], list[tuple[int, Mapped]]] = {}
         for number, _, one in self._numbered:
             if isinstance(one, MapStatistic):
-                groups.setdefault((_value_sql(one), one.cells_like), []).append((number, one))
+                groups.setdefault((_value_sql(one), one.cells_like, one.weight), []).append((number, one))
         width = max(map(len, groups.values()), default=0)
         cells: list[Column] = []
         places: dict[int, tuple[int, int]] = {}
@@ -113,32 +127,38 @@ class Fold:
             cells.append(F.array(_cell(group, members[0][1].cell(event.value), weights, width)))
             places |= {number: (group, place) for place, (number, _) in enumerate(members)}
         scalars = [F.lit(0.0) if isinstance(s, MapStatistic) else s.lift(self._event(s)) for _, _, s in self._numbered]
-        return cells, _as_states(scalars), self._states(places)
+        return _Aggregation(cells, _as_states(scalars), self._wholes(places))
 
     @cached_property
-    def _of_rows(self) -> tuple[list[Column], list[Column], list[Column]]:
-        """For `_aggregated`: each map of a row is summed by itself."""
-        cells, scalars = [], []
+    def _of_rows(self) -> _Aggregation:
+        """Each map of a row is summed by itself."""
+        cells: list[Column] = []
+        scalars: list[Column] = []
+        places: dict[int, tuple[int, int]] = {}
         for number, _, one in self._numbered:
             state, worth = F.col(_state(number)), self._worth(one)
             if isinstance(one, MapStatistic):
                 scalars.append(F.coalesce(F.sum(one.rest(state) * worth), F.lit(0.0)))
                 entries = F.coalesce(F.map_entries(one.cells(state)), F.array())
-                cells.append(F.transform(entries, _row_cell(number, worth)))
+                places[number] = (len(cells), 0)
+                cells.append(F.transform(entries, _row_cell(len(cells), worth)))
             else:
                 scalars.append(one.gather(state, worth))
-        places = {number: (number, 0) for number, _, s in self._numbered if isinstance(s, MapStatistic)}
-        return cells, _as_states(scalars), self._states(places)
+        return _Aggregation(cells, _as_states(scalars), self._wholes(places))
 
-    def _states(self, places: dict[int, tuple[int, int]]) -> list[Column]:
-        """Table columns over the aggregated row; of a map, from the cells at its place (group, weight)."""
-        states = {}
-        for number, path, one in self._numbered:
+    def _wholes(self, places: dict[int, tuple[int, int]]) -> list[Column]:
+        """States over the aggregated row; of a map, from the cells at its place (group, weight)."""
+
+        def whole(number: int, one: Statistic) -> Column:
             state = F.col(_state(number))
-            if isinstance(one, MapStatistic):
-                state = one.of_cells(_weights_at(*places[number]), state)
-            states[path] = state
-        return _named(self._in_facets(states))
+            return one.of_cells(_weights_at(*places[number]), state) if isinstance(one, MapStatistic) else state
+
+        return _as_states([whole(number, one) for number, _, one in self._numbered])
+
+    @cached_property
+    def _trimmed(self) -> list[Column]:
+        """Table columns over the states."""
+        return _named(self._in_facets({path: one.trimmed(F.col(_state(n))) for n, path, one in self._numbered}))
 
     def _dated(self, rows: DataFrame, time: str) -> DataFrame:
         """Rows with the newest time of their key, and what a weight of their own time is worth then.
@@ -154,42 +174,56 @@ class Fold:
         }
         return rows.withColumn(_AS_OF, F.max(time).over(same_key)).withColumns(worth)
 
-    def _aggregated(
-        self, rows: DataFrame, cells: list[Column], scalars: list[Column], states: list[Column]
-    ) -> DataFrame:
-        """One row a key.
-
-        Args:
-            cells: of a row, arrays of (group, cell, weights). They are summed by cell in an aggregation of their own,
-                over the same shuffle, since an aggregate cannot sum by cell.
-            scalars: aggregates, one a statistic.
-            states: the table's columns over both.
-        """
-        one = rows.groupBy(*self._keys).agg(F.max(_AS_OF).alias("as_of"), *scalars)
-        if cells:
-            one = one.join(self._cells(rows, cells), self._keys, "left")
-        return one.select(*self._keys, "as_of", *states)
+    def _aggregated(self, rows: DataFrame, by: _Aggregation) -> DataFrame:
+        """One row a key."""
+        one = rows.groupBy(*self._keys).agg(F.max(_AS_OF).alias("as_of"), *by.scalars)
+        if by.cells:
+            one = one.join(self._cells(rows, by.cells), self._keys, "left")
+        return one.select(*self._keys, "as_of", *by.wholes).select(*self._keys, "as_of", *self._trimmed)
 
     def _cells(self, rows: DataFrame, cells: list[Column]) -> DataFrame:
-        """Rows -> one row a key that has cells: an array `_cells` of (group, cell, summed weights)."""
+        """Rows -> one row a key that has cells: for each group an array of (cell, summed weights)."""
         long = rows.select(*self._keys, F.inline(F.flatten(F.array(*cells)))).where("cell IS NOT NULL")
         weights = [name for name in long.columns if name.startswith("weight_")]
-        summed = long.groupBy(*self._keys, "group", "cell").agg(*[F.sum(name).alias(name) for name in weights])
-        return summed.groupBy(*self._keys).agg(F.collect_list(F.struct("group", "cell", *weights)).alias(_CELLS))
+        counted = long.where("weight_0 IS NOT NULL").groupBy(*self._keys, "group", "cell")
+        summed = counted.agg(*[F.sum(name).alias(name) for name in weights])
+        entry = F.struct("cell", *weights)
+        lists = [
+            F.collect_list(F.when(F.col("group") == group, entry)).alias(_cells_of(group))
+            for group in range(len(cells))
+        ]
+        return summed.groupBy(*self._keys).agg(*lists)
+
+    @cached_property
+    def _of_both(self) -> list[Column]:
+        """Of a row `t` of the table and a partial row `s`: states, and what their weights are worth when merged.
+
+        The worths are columns of their own, computed once a row and not once a cell of each map.
+        """
+        latest = F.greatest("t.as_of", "s.as_of")
+        states = [F.col(f"{row}.{c}").alias(f"{row}_{c}") for row in ("t", "s") for c in self.derived.columns]
+        worths = [
+            decay.factor(F.col(f"{row}.as_of"), latest, days).alias(f"{row}_worth_{n}")
+            for row in ("t", "s")
+            for n, days in enumerate(self._half_lives)
+        ]
+        return [latest.alias("as_of"), *states, *worths]
 
     @cached_property
     def _summed(self) -> list[Column]:
-        """`as_of` and the states of a row `t` of the table and a partial row `s`, merged."""
-        latest = F.greatest("t.as_of", "s.as_of")
+        """`as_of` and the states of both rows merged."""
 
-        def at_latest(row: str, path: str, statistic: Statistic) -> Column:
-            state = F.col(f"{row}.{path}")
-            if statistic.half_life is None:
-                return state
-            return statistic.decay(state, decay.factor(F.col(f"{row}.as_of"), latest, statistic.half_life))
+        def merged(path: str, one: Statistic) -> Column:
+            t, s = F.col(f"t_{path}"), F.col(f"s_{path}")
+            if one.half_life is not None:
+                n = self._half_lives.index(one.half_life)
+                t, s = one.decay(t, F.col(f"t_worth_{n}")), one.decay(s, F.col(f"s_worth_{n}"))
+            return one.merge(t, s)
 
-        states = {path: s.merge(at_latest("t", path, s), at_latest("s", path, s)) for _, path, s in self._numbered}
-        return [latest.alias("as_of"), *_named(self._in_facets(states))]
+        return [F.col("as_of"), *_as_states([merged(path, one) for _, path, one in self._numbered])]
+
+    def _before(self, was: str) -> list[Column]:
+        return [F.col(f"t_{was}").alias(WAS)] if was else []
 
     def _said(self, at: Column) -> list[Column]:
         """What each statistic says as of a time."""
@@ -247,8 +281,12 @@ def _row_cell(number: int, worth: Column) -> Callable[[Column], Column]:
     return lambda entry: _cell(number, entry["key"], [entry["value"] * worth], 1)
 
 
+def _cells_of(group: int) -> str:
+    return f"_cells_{group}"
+
+
 def _weights_at(group: int, place: int) -> Column:
     """The map from cell to weight at a place; empty when the key has none there."""
-    ours = F.filter(_CELLS, lambda e: (e["group"] == group) & e[f"weight_{place}"].isNotNull())
-    entries = F.transform(ours, lambda e: F.struct(e["cell"], e[f"weight_{place}"]))
-    return F.coalesce(F.map_from_entries(entries), F.create_map().cast("map<string,double>"))
+    cells = F.col(_cells_of(group))
+    weights = F.map_from_arrays(cells["cell"], cells[f"weight_{place}"])
+    return F.coalesce(weights, F.create_map().cast("map<string,double>"))

@@ -6,10 +6,11 @@ An aggregate cannot sum by cell, so the engine does (fold.py), and these kinds h
     cells(state)             the map of a state
     rest(state)              what was cut from it
     of_cells(weights, rest)  the state of summed cells
+
+Sums may have more cells than a state should; `trimmed` cuts them.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
@@ -62,11 +63,12 @@ class Heaviest(MapStatistic):
         return state["rest"]
 
     def of_cells(self, weights: Column, rest: Column) -> Column:
-        """The n heaviest of the cells. Ties by key, so that the order of rows does not matter."""
-        return _let(
-            _kept(weights, rest),
-            lambda whole: F.when(F.size(whole["weights"]) > self.n, self._cut(whole)).otherwise(whole),
-        )
+        """All of them."""
+        return _kept(weights, rest)
+
+    def trimmed(self, state: Column) -> Column:
+        """The n heaviest. Ties by key, so that the order of rows does not matter."""
+        return F.when(F.size(state["weights"]) > self.n, self._cut(state)).otherwise(state)
 
     def _by_weight(self, whole: Column) -> Column:
         """Entries (order, key, value), heaviest first."""
@@ -79,7 +81,7 @@ class Heaviest(MapStatistic):
         raise NotImplementedError
 
     def merge(self, a: Column, b: Column) -> Column:
-        return self.of_cells(_sum_maps(a["weights"], b["weights"]), or_zero(a["rest"]) + or_zero(b["rest"]))
+        return _kept(_sum_maps(a["weights"], b["weights"]), or_zero(a["rest"]) + or_zero(b["rest"]))
 
     def decay(self, state: Column, factor: Column) -> Column:
         """Every weight and the rest times the factor."""
@@ -213,8 +215,3 @@ def _sum_maps(a: Column, b: Column) -> Column:
 def _scaled(weights: Column, factor: Column) -> Column:
     # Of two rows that are merged one is as new as the merged row: its map stays as it is.
     return F.when(factor == 1, weights).otherwise(F.transform_values(weights, lambda _, weight: weight * factor))
-
-
-def _let(value: Column, body: Callable[[Column], Column]) -> Column:
-    """`body(value)` with the value computed once: Spark computes a map anew at each place that names it."""
-    return F.get(F.transform(F.array(value), body), F.lit(0))

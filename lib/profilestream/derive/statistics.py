@@ -69,6 +69,10 @@ class Declared(Frozen):
         """Unchanged: this kind has no weights."""
         return state
 
+    def trimmed(self, state: Column) -> Column:
+        """A state of states summed up, brought back to its declared size; the engine does it once a batch."""
+        return state
+
 
 class Count(Declared):
     """Sum of whole weights: the number of events, less what was taken back. State: BIGINT."""

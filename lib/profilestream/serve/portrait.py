@@ -42,7 +42,9 @@ def _block(name: str, values: dict[str, Any]) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     match value:
-        case None | {} | []:
+        case None:
+            return ""
+        case dict() | list() if not value:
             return ""
         case bool():
             return "yes" if value else "no"

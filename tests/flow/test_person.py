@@ -1,0 +1,122 @@
+"""serve_user: one person, as of any time (law 8), as known by any time, and clear answers where there is none."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from profilestream import flow
+from profilestream.base import tables
+from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.stream import Options
+from profilestream.derive.fold import Fold
+from profilestream.serve import person
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs import serve_user
+from tests.make import Shop, event
+
+DERIVE = Path(__file__).parent.parent.parent / "conf" / "derive"
+SMALL = """
+name = "user_profiles"
+write = "merge"
+where = "user_id IS NOT NULL"
+[keys]
+user_id = { of = "user_id" }
+[statistics.behaviour]
+events = { kind = "count" }
+types_7d = { kind = "top", of = "event_type", n = 32, half_life_days = 7 }
+last_item = { kind = "last", of = "item_id", type = "string" }
+hours = { kind = "histogram", of = "hour(event_time)", bins = 24 }
+vector = { kind = "mean_vector", dimensions = { purchase = "int(event_type = 'purchase')", price = "price" } }
+[readings.behaviour]
+recent_share = "try_element_at(behaviour.types_7d, 'purchase') / behaviour.events"
+[population]
+name = "population_stats"
+of = "behaviour.vector"
+"""
+
+
+def _shop(home: Path) -> Shop:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "user_profiles.toml").write_text(SMALL)
+    return Shop(home, extra_settings=f'[derive]\nprofiles = ["{home}/user_profiles.toml"]\n')
+
+
+def _write(shop: Shop, name: str, numbers: range, **changes: Any) -> None:
+    shop.write(name, "\n".join(json.dumps(_event(n) | changes) for n in numbers))
+
+
+def _event(n: int) -> dict[str, Any]:
+    return event(n, kind=("view", "purchase")[n % 2], who=f"u{n % 3}", at=f"2026-01-{1 + n % 28:02}T10:00:{n:02}Z")
+
+
+def test_as_of_and_known_by_equal_what_the_table_said_then(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    shop = _shop(tmp_path / "all")
+    _write(shop, "a.jsonl", range(0, 40))
+    flow.run(spark, shop.settings(), Options())
+    derived = person.declared(shop.settings())
+    version = spark.sql(f"DESCRIBE HISTORY delta.`{derived.table.path(shop.settings().paths)}`").first()["version"]  # type: ignore[index]
+    known_by = datetime.now(UTC)
+    _write(shop, "b.jsonl", range(40, 56))
+    flow.run(spark, shop.settings(), Options())
+    settings = shop.settings()
+
+    now = person.of(spark, settings, "shop:u1")
+    assert now.said["behaviour"]["events"] == sum(n % 3 == 1 for n in range(56))
+    assert now.said["vector"].keys() == {"purchase", "price"}
+
+    by_then = person.of(spark, settings, "shop:u1", now.at, known_by)
+    old = derived.table.read(spark, settings.paths, version=version).where("user_id = 'shop:u1'")
+    travelled = Fold(derived).read(old, F.lit(now.at)).first()
+    assert travelled is not None
+    assert by_then.said["behaviour"] == travelled.asDict(recursive=True)["behaviour"]
+    assert by_then.said["behaviour"]["events"] == sum(n % 3 == 1 for n in range(40))
+
+    middle = datetime(2026, 1, 15, 10, 0, 14, tzinfo=UTC)
+    before = [n for n in range(56) if _event(n)["at"] < "2026-01-15T10:00:14Z"]
+    then = person.of(spark, settings, "shop:u1", middle)
+    shorter = _shop(tmp_path / "before")
+    shorter.write("a.jsonl", "\n".join(json.dumps(_event(n)) for n in before))
+    flow.run(spark, shorter.settings(), Options())
+    rows = derived.table.read(spark, shorter.settings().paths).where("user_id = 'shop:u1'")
+    expected = Fold(derived).read(rows, F.lit(middle)).first()
+    assert expected is not None
+    for name, value in expected.asDict(recursive=True)["behaviour"].items():
+        assert then.said["behaviour"][name] == (pytest.approx(value, rel=1e-9) if name != "last_item" else value), name
+
+    capsys.readouterr()
+    config = ["--config", str(shop.config())]
+    assert serve_user.main([*config, "--user", "shop:u1"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("shop:u1, as of 2026-01-28 10:00 UTC\n  behaviour\n")
+    assert "    events        19\n" in text and "    vector        " in text
+    assert serve_user.main([*config, "--user", "shop:u1", "--as-of", "2026-01-15T10:00:14", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["at"] == "2026-01-15T10:00:14+00:00"
+    assert told["behaviour"]["events"] == then.said["behaviour"]["events"]
+
+    for given, code, words in (
+        (["--user", "u1"], 2, "no user is called 'u1'", ),
+        (["--user", "nobody"], 2, "ids here look like shop:u0, shop:u1, shop:u2"),
+        (["--user", "shop:u1", "--as-of", "2025-01-01"], 2, "user 'shop:u1' is not known at that time: first event"),
+        (["--user", "shop:u1", "--as-of", "noon"], 2, "'noon' is not a time"),
+    ):  # fmt: skip
+        assert serve_user.main([*config, *given]) == code
+        assert words in capsys.readouterr().err
+    assert serve_user.main([*config, "--user", "u1"]) == 2
+    assert capsys.readouterr().err.strip().endswith("name shop:u1")
+
+
+def test_without_profiles_it_says_what_to_run_or_to_declare(spark: SparkSession, tmp_path: Path) -> None:
+    shop = _shop(tmp_path)
+    tables.EVENTS.create(spark, shop.settings().paths)
+    with pytest.raises(SourceMissing) as raised:
+        person.of(spark, shop.settings(), "shop:u1")
+    assert raised.value.do == "run jobs/derive_profiles.py first, or name a time: --as-of"
+    shop.extra_settings = ""
+    with pytest.raises(BadSettings) as undeclared:
+        person.declared(shop.settings())
+    assert undeclared.value.where == "derive.profiles"
