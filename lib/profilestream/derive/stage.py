@@ -74,7 +74,14 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
 
 
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
-    batch.append(_stamped(fold.partials(events), fold.derived, batch), fold.derived.table)
+    batch.append(_by_folder(_stamped(fold.partials(events), fold.derived, batch), fold.derived), fold.derived.table)
+
+
+def _by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
+    """Rows placed so that a batch writes at most two files a folder, not one for each task: a year's days are 305."""
+    if not derived.partitioned_by:
+        return rows
+    return rows.repartition(*derived.partitioned_by, F.pmod(F.xxhash64(*derived.keys), F.lit(2)))
 
 
 def _merge(events: DataFrame, fold: Fold, batch: Batch) -> None:

@@ -24,7 +24,7 @@ def as_text(person: Person) -> str:
     for name, value in person.said.items():
         if _is_facet(name, value):
             lines += _block(name, value)
-    lines += _block("", {name: value for name, value in plain.items() if name != "as_of"})
+    lines += _block("against all users", {name: value for name, value in plain.items() if name != "as_of"})
     return "\n".join(lines)
 
 
@@ -35,7 +35,7 @@ def _is_facet(name: str, value: Any) -> bool:
 def _block(name: str, values: dict[str, Any]) -> Iterator[str]:
     told = {field: text for field, value in values.items() if (text := _shown(value))}
     if told:
-        yield f"  {name}" if name else ""
+        yield f"  {name}"
         width = max(map(len, told))
         yield from (f"    {field.ljust(width)}  {text}" for field, text in told.items())
 
