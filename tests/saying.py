@@ -6,7 +6,7 @@ from typing import Any
 from profilestream.base.settings import Settings
 from profilestream.derive import population, stage
 from profilestream.derive.fold import Fold
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 Said = dict[str, dict[str, dict[str, Any]]]
@@ -16,14 +16,20 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
     """Table -> key -> what its statistics say; of population_stats the newest row."""
     found: Said = {}
     for derived in stage.declared(settings).values():
-        rows, fold = derived.table.read(spark, settings.paths), Fold(derived)
-        one_a_key = fold.merged(rows) if derived.write == "append" else rows
-        collected = fold.read(one_a_key, None if at is None else F.lit(at)).collect()
-        found[derived.name] = {str([row[key] for key in derived.keys]): row.asDict(recursive=True) for row in collected}
-        assert len(found[derived.name]) == len(collected), f"a key of {derived.name} stands twice"
+        rows = derived.table.read(spark, settings.paths)
+        one_a_key = Fold(derived).merged(rows) if derived.write == "append" else rows
+        found[derived.name] = by_key(Fold(derived), one_a_key, at)
         if derived.population:
             newest = population.newest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}
+    return found
+
+
+def by_key(fold: Fold, rows: DataFrame, at: datetime | None = None) -> dict[str, dict[str, Any]]:
+    """What rows, one a key, say."""
+    collected = fold.read(rows, None if at is None else F.lit(at)).collect()
+    found = {str([row[key] for key in fold.derived.keys]): row.asDict(recursive=True) for row in collected}
+    assert len(found) == len(collected), f"a key of {fold.derived.name} stands twice"
     return found
 
 

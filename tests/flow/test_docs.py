@@ -28,11 +28,11 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
-    "run_demo",
+    "run_demo", "serve_user",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
-CAPTURE, REPLAY, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.py --config" for name in JOBS[:-1])
+CAPTURE, REPLAY, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.py --config" for name in JOBS[:6])
 LOCAL, LADEN, KIOSK = "conf/local.toml", "docs/examples/laden/settings.toml", "docs/examples/kiosk/settings.toml"
 CSV = "docs/examples/laden/log/2025-03-30.csv"
 LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
@@ -58,6 +58,8 @@ PROVEN = {
     f"{FEATURES} {LOCAL} --rebuild": "parsed",
     f"{PROFILES} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
+    f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
+    f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
@@ -163,7 +165,7 @@ def test_commands_of_make_are_targets_that_take_what_is_given(parse: Parse) -> N
             if target == "demo":
                 parse(["jobs/run_demo.py", *shlex.split(value)])
             elif name == "ONLY":
-                assert f"def {value}(" in (ROOT / "benchmarks" / "capture.py").read_text(), text
+                assert any(f"def {value}(" in file.read_text() for file in (ROOT / "benchmarks").glob("*.py")), text
 
 
 def test_commands_of_jobs_parse_and_name_files_that_are_there(parse: Parse) -> None:
@@ -260,8 +262,8 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
     shown = [
         "\n".join(lines)
         for doc in DOCS
-        if doc.name != "features.md"
         for language, lines, follows in _blocks(doc)
+        if language == "text" or doc.name not in ("features.md", "flow.md")
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
     assert len(shown) == 4
@@ -274,6 +276,10 @@ def test_the_shown_declaration_is_the_beginning_of_the_shipped_one() -> None:
     assert [line for line in blocks[0] if line not in shipped] == []
     added = tomllib.loads("\n".join(["[statistics]", *blocks[1]]))
     Derived.model_validate(tomllib.loads("\n".join(shipped)) | added)
+    (example,) = [lines for language, lines, _ in _blocks(ROOT / "docs" / "flow.md") if language == "toml"]
+    Derived.model_validate(
+        tomllib.loads("\n".join([*shipped[: shipped.index("[statistics]")], "[statistics]", *example]))
+    )
 
 
 def test_links_lead_somewhere() -> None:

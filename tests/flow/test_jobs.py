@@ -7,18 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-import duckdb
 import polars as pl
-import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, QueryBuilder
 from profilestream.base import job, stream, tables
-from profilestream.base.tables import Table
-from profilestream.steward import status
 from pyspark.sql import SparkSession
 
 from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
 from tests.make import SHOP, Shop, event
+from tests.opening import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -121,26 +117,9 @@ def test_every_table_opens_in_every_reader_with_equal_counts_and_sums(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert capture_events.main(["--config", str(shop.config())]) == 0
-    db = duckdb.connect()
-    load = status.load_delta()
-    exec(load, {"db": db})
     sums = {"events": "value", "rejected_events": "batch_id", "capture_batches": "rows_in", "stage_batches": "seconds"}
     for table in tables.ALL:
-        expected = _by_spark(spark, shop, table, sums[table.name])
-        path = table.path(shop.settings().paths)
-        sql = f"SELECT count(*) AS n, sum({sums[table.name]}) AS total FROM "
-        by_duckdb = db.sql(f"{sql} delta_scan('{path}')").fetchone()
-        by_polars = pl.scan_delta(path).select(n=pl.len(), total=pl.col(sums[table.name]).sum()).collect().row(0)
-        builder = QueryBuilder().register("t", DeltaTable(path))
-        by_deltalake = pa.table(builder.execute(f"{sql} t").read_all()).to_pylist()[0]
-        for got in (by_duckdb, by_polars, tuple(by_deltalake.values())):
-            assert got == pytest.approx(expected), table.name
-
-
-def _by_spark(spark: SparkSession, shop: Shop, table: Table, column: str) -> tuple[float, float]:
-    row = shop.read(spark, table).selectExpr("count(*)", f"sum({column})").collect()[0]
-    assert row[0] > 0
-    return row[0], row[1]
+        assert_all_readers_agree(spark, table.path(shop.settings().paths), sums[table.name])
 
 
 def test_status_tells_the_conservation_line_and_the_rejects(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,19 +297,33 @@ def test_a_theta_sketch_beyond_its_size_does_not_depend_on_the_batches(spark: Sp
 
 
 def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: SparkSession) -> None:
-    seven_days = {"kind": "sum", "of": "price", "half_life_days": 7}
-    what = derived(statistics={"value_7d": seven_days})
-    days, values = [0, 7, 0], [10.0, 30.0, 20.0]
+    what = derived(
+        statistics={
+            "events": {"kind": "count"},
+            "value_7d": {"kind": "sum", "of": "price", "half_life_days": 7},
+            "last_item": {"kind": "last", "of": "category", "type": "string"},
+            "items_7d": {"kind": "top", "of": "category", "n": 10, "half_life_days": 7},
+        }
+    )
+    told = [(0, "tea", 10.0, 0), (0, "cups", 6.0, 0), (7, "tea", 30.0, 0), (14, "lamp", 4.0, 1), (0, "tea", 20.0, 1)]
     log = [
-        (f"e{n}", "shop", "anna", START + timedelta(days=d), v, 1.0, None, 0, n)
-        for n, (d, v) in enumerate(zip(days, values, strict=True))
+        (f"e{n}", "shop", "anna", START + timedelta(days=day), price, 1.0, item, 0, batch)
+        for n, (day, item, price, batch) in enumerate(told)
     ]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(3)]
-    after = [one_after_the_other(pieces[: n + 1], what).first() for n in range(3)]
-    assert [row["value_7d"] for row in after if row] == [10.0, 35.0, 45.0]
-    last = one_after_the_other(pieces[::-1], what).first()
-    assert last == after[2]
+    pieces = [Fold(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(2)]
+
+    def row(pieces: list[DataFrame]) -> tuple[Any, ...]:
+        found = Fold(what).read(one_after_the_other(pieces, what)).first()
+        assert found is not None
+        days = (micros(found["as_of"]) - micros(START)) / naive.MICROS_A_DAY
+        return days, found["events"], found["value_7d"], found["last_item"], found["items_7d"]
+
+    assert row(pieces[:1]) == (7, 3, 38.0, "tea", {"tea": 1.5, "cups": 0.5})
+    last = (14, 5, 28.0, "lamp", {"tea": 1.0, "lamp": 1.0, "cups": 0.25})
+    assert row(pieces) == row(pieces[::-1]) == last
+    one_by_one = [Fold(what).partials(spark.createDataFrame([event], EVENTS)) for event in log[::-1]]
+    assert row(one_by_one) == last
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from profilestream.base import settings
 from profilestream.base.errors import BadSettings
+from profilestream.base.settings import Derive
 
 GOOD = """
 [paths]
@@ -116,3 +117,13 @@ def test_settings_cannot_be_changed_after_reading(config: Path) -> None:
     read = settings.load(str(config), [])
     with pytest.raises(ValueError, match="frozen"):
         read.paths.warehouse = "elsewhere"
+
+
+def test_event_weights_join_the_defaults_and_become_sql() -> None:
+    derive = Derive.model_validate({"event_weights": {"rate": 2, "cart": 4}})
+    assert derive.event_weights["purchase"] == 5.0 and derive.event_weights["cart"] == 4.0
+    sql = derive.names["event_weight"]
+    assert sql.startswith("CASE event_type WHEN 'cart' THEN 4.0D ") and "WHEN 'rate' THEN 2.0D" in sql
+    assert sql.endswith(" ELSE 1D END")
+    with pytest.raises(ValueError, match="event types may hold letters"):
+        Derive.model_validate({"event_weights": {"it's": 1}})

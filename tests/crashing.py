@@ -1,0 +1,36 @@
+"""A stage that crashes before and after each of its writes in turn, and is started again each time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from profilestream.base import commits, stream
+from profilestream.base.settings import Settings
+from profilestream.base.stream import Options, Query
+from pyspark.sql import SparkSession
+
+
+def run_through_crashes(
+    spark: SparkSession, queries: list[Query], settings: Settings, monkeypatch: pytest.MonkeyPatch, batch_id: int
+) -> int:
+    """Run a stage to its end, with a crash before and after each write of the batch; returns how many there were."""
+    points = [(table.name, side) for query in queries for table in query.tables for side in ("before", "after")]
+    for name, side in points:
+        with monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
+            for write in ("append", "merge"):
+                patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id))
+            stream.run(spark, queries, settings, Options())
+    stream.run(spark, queries, settings, Options())
+    return len(points)
+
+
+def _crashing(write: Callable[..., None], name: str, side: str, batch_id: int) -> Callable[..., None]:
+    def crashes(frame: Any, table: Any, paths: Any, txn: Any) -> None:
+        here = table.name == name and txn.batch_id == batch_id
+        if here and side == "before":
+            raise RuntimeError(f"crash before {name}")
+        write(frame, table, paths, txn)
+        if here:
+            raise RuntimeError(f"crash after {name}")
+
+    return crashes

@@ -1,0 +1,52 @@
+"""Laws 3 and 4 for the shipped tables on a real log: any split and order of the events gives the same."""
+
+from functools import partial, reduce
+from pathlib import Path
+
+from profilestream.base import settings as settings_module
+from profilestream.base import stream, tables
+from profilestream.capture import ingest
+from profilestream.derive import stage
+from profilestream.derive.fold import Fold
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from tests import saying
+
+ROOT = Path(__file__).parent.parent.parent
+PIECES = 3
+
+
+def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    sets = {
+        "paths.warehouse": tmp_path / "warehouse",
+        "paths.checkpoints": tmp_path / "checkpoints",
+        "capture.sources.rees46.path": ROOT / "data" / "rees46",
+        "capture.sources.rees46.mapping": ROOT / "conf" / "sources" / "rees46.toml",
+    }
+    given = [f"{key}={value}" for key, value in sets.items()]
+    settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), given)
+    stream.run(spark, [ingest.query(settings, "rees46")], settings, stream.Options())
+    events = (
+        tables.EVENTS.read(spark, settings.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 6) = 0").cache()
+    )
+    piece = F.pmod(F.xxhash64("event_id"), F.lit(PIECES))
+    for derived in stage.declared(settings).values():
+        fold = Fold(derived)
+        at_once = saying.by_key(fold, fold.partials(events))
+        assert len(at_once) > 100, derived.name
+        parts = [fold.partials(events.where(piece == n)).localCheckpoint() for n in range(PIECES)]
+        ways = {
+            "gathered": fold.merged(reduce(DataFrame.unionByName, parts)),
+            "in turn": reduce(partial(_merged_onto, fold), parts[::-1]),
+        }
+        for way, rows in ways.items():
+            apart = saying.differences({way: at_once}, {way: saying.by_key(fold, rows)})
+            assert not apart, f"{derived.name}: {len(apart)} differences, such as {apart[:3]}"
+
+
+def _merged_onto(fold: Fold, table: DataFrame, part: DataFrame) -> DataFrame:
+    untouched = table.join(part, list(fold.derived.keys), "left_anti")
+    return untouched.unionByName(fold.onto(table, part)).localCheckpoint()

@@ -1,0 +1,29 @@
+"""Law 9: a table opens in every reader with equal counts and sums."""
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, QueryBuilder
+from profilestream.steward import status
+from pyspark.sql import SparkSession
+
+
+def assert_all_readers_agree(spark: SparkSession, path: str, column: str) -> None:
+    """Spark, DuckDB, Polars and deltalake count the same rows and the same sum of a column (or `facet.field`)."""
+    expected = tuple(spark.read.format("delta").load(path).selectExpr("count(*)", f"sum({column})").collect()[0])
+    assert expected[0] > 0, path
+    db = duckdb.connect()
+    exec(status.load_delta(), {"db": db})
+    facet, _, field = column.partition(".")
+    values = pl.col(facet).struct.field(field) if field else pl.col(facet)
+    in_sql = f"{facet}['{field}']" if field else facet
+    builder = QueryBuilder().register("t", DeltaTable(path))
+    by_deltalake = pa.table(builder.execute(f"SELECT count(*) AS n, sum({in_sql}) AS total FROM t").read_all())
+    found = {
+        "DuckDB": db.sql(f"SELECT count(*), sum({in_sql}) FROM delta_scan('{path}')").fetchone(),
+        "Polars": pl.scan_delta(path).select(n=pl.len(), total=values.sum()).collect().row(0),
+        "deltalake": tuple(by_deltalake.to_pylist()[0].values()),
+    }
+    for reader, got in found.items():
+        assert got == pytest.approx(expected), f"{reader}, {path}"
