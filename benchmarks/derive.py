@@ -81,7 +81,9 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     rows = {name: frame.count() for name, frame in finished.items()}
 
     def append() -> float:
-        target = _emptied_tables(spark, _settings(emptied(work / "bare")), declared)
+        target = _settings(emptied(work / "bare"))
+        for derived in declared:
+            derived.table.create(spark, target.paths)
         began = time.monotonic()
         for derived in declared:
             finished[derived.name].write.format("delta").mode("append").save(derived.table.path(target.paths))
@@ -212,12 +214,6 @@ def _home(spark: SparkSession, home: Path, stored: DataFrame | None) -> Path:
 def _copied(home: Path, to: Path) -> Path:
     shutil.copytree(home, emptied(to), dirs_exist_ok=True)
     return to
-
-
-def _emptied_tables(spark: SparkSession, settings: Settings, declared: list[Derived]) -> Settings:
-    for derived in declared:
-        derived.table.create(spark, settings.paths)
-    return settings
 
 
 def _batch_seconds(spark: SparkSession, home: Path, name: str) -> float:

@@ -61,7 +61,8 @@ class Fold:
             was: a statistic whose state before is kept as the column `WAS`, null for a new key.
         """
         joined = partials.alias("s").join(table.alias("t"), self._keys, "left")
-        summed = joined.select(*self._keys, *self._of_both).select(*self._keys, *self._summed, *self._before(was))
+        before = [F.col(f"t_{was}").alias(WAS)] if was else []
+        summed = joined.select(*self._keys, *self._of_both).select(*self._keys, *self._summed, *before)
         return summed.select(*self._keys, "as_of", *self._trimmed, *([WAS] if was else []))
 
     def read(self, rows: DataFrame, at: Column | None = None) -> DataFrame:
@@ -221,9 +222,6 @@ class Fold:
             return one.merge(t, s)
 
         return [F.col("as_of"), *_as_states([merged(path, one) for _, path, one in self._numbered])]
-
-    def _before(self, was: str) -> list[Column]:
-        return [F.col(f"t_{was}").alias(WAS)] if was else []
 
     def _said(self, at: Column) -> list[Column]:
         """What each statistic says as of a time."""
