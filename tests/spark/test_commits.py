@@ -10,6 +10,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import SchemaMismatch
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 VIEWS = Table("views", "user_id STRING NOT NULL,\n views BIGINT", key=("user_id",))
@@ -85,6 +86,26 @@ def test_the_last_batch_of_a_writer_is_known(spark: SparkSession, paths: Paths) 
     commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(7))
     assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) == 7
     assert [commits.is_done(spark, VIEWS, paths, _txn(n)) for n in (6, 7, 8)] == [True, True, False]
+
+
+@pytest.mark.parametrize("left", ["_staged_commits/", ".00000000000000000000.json.7.tmp", ""])
+def test_a_table_whose_making_was_killed_is_made(spark: SparkSession, tmp_path: Path, left: str) -> None:
+    log = tmp_path / "views" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / left).mkdir(exist_ok=True) if not left or left.endswith("/") else (log / left).write_text("{")
+    made = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    VIEWS.create(spark, made)
+    VIEWS.create(spark, made)
+    assert _version(spark, made) == 0 and _stored(spark, made) == []
+
+
+def test_a_log_that_holds_something_else_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
+    log = tmp_path / "views" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / "00000000000000000000.crc").write_text("{}")
+    with pytest.raises(AnalysisException, match="DELTA_TABLE_NOT_FOUND"):
+        VIEWS.create(spark, Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path)))
+    assert [path.name for path in log.iterdir()] == ["00000000000000000000.crc"]
 
 
 def test_a_frame_that_does_not_fit_names_every_column_that_is_wrong(spark: SparkSession, paths: Paths) -> None:

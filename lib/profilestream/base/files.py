@@ -79,6 +79,22 @@ def delete(spark: SparkSession, path: str) -> None:
     fs.delete(hadoop_path, True)
 
 
+def prune(spark: SparkSession, folder: str) -> None:
+    """Remove a folder that holds nothing but hidden files and empty folders, what a killed writer leaves behind.
+
+    A folder with anything else stays. Folders are removed one by one and only when empty, so that another process that
+    writes into one at the same moment loses nothing it has finished.
+    """
+    fs, hadoop_path = _path(spark, folder)
+    if not fs.exists(hadoop_path):
+        return
+    inside = list(fs.listStatus(hadoop_path))
+    if all(status.isDirectory() or status.getPath().getName().startswith(".") for status in inside):
+        for status in inside:
+            fs.delete(status.getPath(), False)
+        fs.delete(hadoop_path, False)
+
+
 def first_lines(spark: SparkSession, paths: list[str], encoding: str) -> dict[str, str]:
     """The first line of each text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
     jvm = spark._jvm

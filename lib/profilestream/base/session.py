@@ -30,6 +30,8 @@ FIXED = {
     "spark.sql.execution.useObjectHashAggregateExec": "false",
     # The default is looked up by code at every value that a lambda reads; a set value is not.
     "spark.sql.types.framework.enabled": "false",
+    # A batch takes 70 to 190 generated classes: of the default 100 none is left when the next one begins.
+    "spark.sql.codegen.cache.maxEntries": "2000",
     # A task that writes a few event dates keeps their files open side by side instead of sorting its rows by date.
     "spark.sql.maxConcurrentOutputFileWriters": "40",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",

@@ -1,10 +1,12 @@
 """Every table, declared once, in flow order. Creation, checks, reads and tests derive from these values."""
 
 import functools
+import time
 from dataclasses import dataclass, field
 from typing import cast
 
 from delta.tables import DeltaTable, DeltaTableBuilder
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -15,6 +17,7 @@ from profilestream.base.settings import Paths
 
 VERSION_PROPERTY = "profilestream.schema_version"
 DECLARATION_PROPERTY = "profilestream.declaration"
+_TRIES = 3  # to make a table
 
 
 @functools.cache
@@ -58,14 +61,24 @@ class Table:
         return f"{paths.warehouse.rstrip('/')}/{self.name}"
 
     def create(self, spark: SparkSession, paths: Paths) -> None:
-        """Make the table when it is not there."""
+        """Make the table when it is not there.
+
+        A process killed while it made the table leaves a log without a version, of which Delta says that there is a
+        table and that it cannot be found; it is removed.
+        """
         path = files.qualified(self.path(paths))
-        if not DeltaTable.isDeltaTable(spark, path):
+        for tries_left in reversed(range(_TRIES)):
+            if DeltaTable.isDeltaTable(spark, path):
+                return
             try:
                 self._described(DeltaTable.createIfNotExists(spark), path).execute()
-            except PySparkException:
-                if not DeltaTable.isDeltaTable(spark, path):  # else another source made it just now
+                return
+            except (PySparkException, Py4JJavaError):
+                if not tries_left:
                     raise
+            time.sleep(1)  # another source may be making it just now
+            if not DeltaTable.isDeltaTable(spark, path):
+                files.prune(spark, f"{path}/_delta_log")
 
     def empty(self, spark: SparkSession, paths: Paths) -> None:
         """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""

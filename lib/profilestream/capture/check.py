@@ -71,13 +71,13 @@ def expressions(spark: SparkSession, log: Log) -> None:
     for name, sql in mapping.columns.items():
         _try(raw, f"columns.{name}", sql, file)
     _time(spark, raw, log)
-    events = canonical.expressed(raw, mapping.model_copy(update={"fill": {}}))
+    events = canonical.expressed(raw, canonical.expressions(raw, mapping.model_copy(update={"fill": {}})))
     for name, sql in mapping.fill.items():
         _try(events, f"fill.{name}", sql, file)
     for kind, named in (("reject", mapping.reject), ("warn", mapping.warn)):
         for name, rule in named.items():
             _try(events, f"{kind}.{name}.when", rule.when, file, wants="boolean")
-    events = canonical.expressed(raw, mapping)
+    events = canonical.expressed(raw, canonical.expressions(raw, mapping))
     timed = events.withColumn("_ingest_time", F.current_timestamp())
     rules.judged(timed, rules.verdict(events.columns, mapping, log.capture))
 
@@ -100,7 +100,7 @@ def _time(spark: SparkSession, raw: DataFrame, log: Log) -> None:
     """An event time that is a number, or a pattern that is none; Spark would tell the second only of a row."""
     file, pattern = log.source.mapping, log.mapping.time_format
     try:
-        canonical.expressed(raw, log.mapping.model_copy(update={"fill": {}}))
+        canonical.expressions(raw, log.mapping.model_copy(update={"fill": {}}))
     except BadSettings as error:
         raise BadSettings(error.what, where=f"{file}, columns.event_time", do=error.do) from None
     try:

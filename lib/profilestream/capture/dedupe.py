@@ -74,5 +74,5 @@ def survivors(candidates: DataFrame, dropped_rows: DataFrame | None) -> DataFram
 
 
 def _narrow(rows: DataFrame, said: list[str], here: int) -> DataFrame:
-    content = content_hash(said).alias("_content")
+    content = content_hash(tuple(said)).alias("_content")
     return rows.select("event_id", "event_date", "position", "warnings", content, F.lit(here).alias("here"))

@@ -4,11 +4,11 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -27,6 +27,7 @@ from profilestream.capture.rules import BOT_WARNING
 
 STAGE = "capture_events"
 _ROWS_A_FILE = 500_000
+Built = TypeVar("Built")
 TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
 
@@ -38,13 +39,20 @@ class Log:
     source: Source
     mapping: Mapping
     capture: Capture
-    _built: dict[str, rules.Verdict] = field(default_factory=dict, compare=False, repr=False)
+    _built: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def expressions(self, records: DataFrame) -> canonical.Expressions:
+        """The canonical columns, built once."""
+        return self._once("expressions", lambda: canonical.expressions(records, self.mapping))
 
     def verdict(self, columns: list[str]) -> rules.Verdict:
         """The rules as columns, built once."""
-        if "verdict" not in self._built:
-            self._built["verdict"] = rules.verdict(columns, self.mapping, self.capture)
-        return self._built["verdict"]
+        return self._once("verdict", lambda: rules.verdict(columns, self.mapping, self.capture))
+
+    def _once(self, name: str, build: Callable[[], Built]) -> Built:
+        if name not in self._built:
+            self._built[name] = build()
+        return cast(Built, self._built[name])
 
     @property
     def settings(self) -> str:
@@ -142,7 +150,8 @@ def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, i
     """Exploded records -> canonical rows with rule, reason and warnings, ids in their spaces. Lazy; no action."""
     mapping = log.mapping
     sides = canonical.side_tables(raw.sparkSession, mapping, versions)
-    events = canonical.expressed(canonical.looked_up(raw, mapping, sides), mapping)
+    whole = canonical.looked_up(raw, mapping, sides)
+    events = canonical.expressed(whole, log.expressions(whole))
     timed = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
     judged = rules.judged(timed, log.verdict(events.columns))
     bad = F.col("rule").isNotNull()
