@@ -107,3 +107,8 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
         "id": f"e{number}", "kind": "view", "at": f"2026-01-{1 + day % 28:02d}T10:{minute:02d}:00Z",
         "who": f"u{number % 7}", "what": f"i{number % 5}", "price": "2.5", "quantity": "1", **changes,
     }  # fmt: skip
+
+
+def short_lived() -> dict[str, str]:
+    """The environment of a job that ends before the JVM's second compiler pays."""
+    return {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests import saying  # noqa: E402
+from tests.make import short_lived  # noqa: E402
 
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
 CAPTURED = ("events", "rejected_events", "capture_batches")
@@ -100,7 +101,7 @@ def _command(overrides: list[str]) -> list[str]:
 def _kill_one(command: list[str], home: Path, dice: random.Random) -> bool:
     """Start the job and kill its process group some moment after a few steps of its batches; false if it ended."""
     steps = _steps(home) + dice.randint(1, 4)
-    job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    job = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=subprocess.DEVNULL, start_new_session=True)
     while job.poll() is None and _steps(home) < steps:
         time.sleep(0.05)
     time.sleep(dice.uniform(0.0, 4.0))

@@ -1,9 +1,9 @@
 """Documents say what is so: every shell command in them is run, parsed, or a target of make; shown output is real."""
 
 import argparse
+import contextlib
 import importlib
-import json
-import os
+import io
 import re
 import shlex
 import shutil
@@ -23,6 +23,7 @@ from profilestream.capture import rules
 from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
 from profilestream.derive.declaration import Derived
 from profilestream.steward import status
+from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,7 +37,7 @@ CAPTURE, REPLAY, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.
 LOCAL, LADEN, KIOSK = "conf/local.toml", "docs/examples/laden/settings.toml", "docs/examples/kiosk/settings.toml"
 CSV = "docs/examples/laden/log/2025-03-30.csv"
 LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
-# How each command is proven. `run`: its job's main is called, all in one process, since a session start costs 8 s.
+# How each command is proven. `run`: its job's main is called, in the session of all tests: a session start costs 8 s.
 # `process`: started as it stands, with this Python. `parsed`: the job takes its flags and the files it names are there.
 # `make`: the Makefile has the target. A command that ends in `...` stands for all that begin so.
 PROVEN = {
@@ -66,16 +67,6 @@ PROVEN = {
     **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make bench"), "make"),
     "make bench ONLY=capture_vs_copy": "make",
 }
-
-
-ONE_PROCESS = """
-import importlib, json, sys
-sys.path.insert(0, "")
-for script, *argv in json.loads(sys.argv[1]):
-    print("<")
-    code = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(argv)
-    print(f">{code}")
-"""
 
 
 @dataclass(frozen=True)
@@ -208,19 +199,17 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(checkout: Path) -> dict[str, Ran]:
+def ran(checkout: Path, _session: SparkSession) -> dict[str, Ran]:
     """Every command that is run, by its text; in the order in which the documents tell them."""
-    lines = list(dict.fromkeys(command.text for command in _proven("run")))
-    argv = json.dumps([shlex.split(line)[1:] for line in lines])
-    one = [sys.executable, "-u", "-c", ONE_PROCESS, argv]
-    # Jobs of a dozen rows end before the JVM's second compiler pays.
-    env = {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
-    told = subprocess.run(
-        one, cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    parts = re.findall(r"^<\n(.*?)^>(\d)\n", told.stdout, re.S | re.M)
-    assert len(parts) == len(lines), told.stdout
-    found = {line: Ran(int(code), printed) for line, (printed, code) in zip(lines, parts, strict=True)}
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(checkout)
+        for line in dict.fromkeys(command.text for command in _proven("run")):
+            _, script, *argv = shlex.split(line)
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                code = importlib.import_module(f"jobs.{Path(script).stem}").main(argv)
+            found[line] = Ran(code, printed.getvalue())
     for line in [command.text for command in _proven("process")]:
         words = [sys.executable, *shlex.split(line)[1:]]
         run = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False)

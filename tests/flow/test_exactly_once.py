@@ -90,27 +90,26 @@ def _restore(spark: SparkSession, aside: Path, home: Path) -> None:
 def test_a_crash_before_or_after_any_write_changes_nothing(
     spark: SparkSession, captured: Shop, template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One crash a run: before a write, after it, before the next, ...; each run goes on from what the last one left."""
     home, aside = template
     third = "\n".join(json.dumps(r) for r in [event(0), event(40), event(41, kind="peek"), event(3, price="9")])
-
-    def lay() -> None:
-        _restore(spark, aside, home)
-        captured.written = 10
-        captured.write("c.jsonl", third)
-
-    lay()
+    captured.write("c.jsonl", third)
     with _writes(monkeypatch, None, "") as writes:
         captured.capture(spark)
     expected = _outcome(spark, captured)
     assert captured.counts(spark) == (14, 7, 4, 3)
-    assert writes == ["plans", *[t.name for t in CAPTURED]]
-    for number, name in enumerate(writes):
+    names = ["plans", *[t.name for t in CAPTURED]]
+    assert writes == names
+    _restore(spark, aside, home)
+    captured.written = 10
+    captured.write("c.jsonl", third)
+    for name in names:
         for side in ("before", "after"):
-            lay()
-            with _writes(monkeypatch, number, side), pytest.raises(Crash):
+            with _writes(monkeypatch, 0, side) as seen, pytest.raises(Crash):
                 captured.capture(spark)
-            captured.capture(spark)
-            assert _outcome(spark, captured) == expected, f"{side} writing {name}"
+            assert seen == [name]  # what was written before is not written again
+    captured.capture(spark)
+    assert _outcome(spark, captured) == expected
 
 
 @pytest.mark.parametrize("side", ["before", "after"])

@@ -65,9 +65,9 @@ def _rounded(value: Any) -> Any:
     return round(value, 9) if isinstance(value, float) else value
 
 
-def test_tiles_are_what_plain_python_counts_in_one_batch_and_in_six(spark: SparkSession, tmp_path: Path) -> None:
+def test_tiles_are_what_plain_python_counts_in_one_batch_and_in_three(spark: SparkSession, tmp_path: Path) -> None:
     said = []
-    for files in (1, 6):
+    for files in (1, 3):
         shop = _shop(tmp_path / str(files), files=files)
         flow.run(spark, shop.settings(), Options())
         said.append(_tiles(spark, shop))

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from profilestream import flow
 from profilestream.base import job, stream, tables
+from profilestream.base.errors import Refused
 from pyspark.sql import SparkSession
 
 from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
-from tests.make import SHOP, Shop, event
+from tests.make import SHOP, Shop, event, short_lived
 from tests.opening import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -142,24 +144,32 @@ def test_tables_are_registered_in_the_catalog_that_settings_name(spark: SparkSes
         spark.sql(f"DROP TABLE living.{table['tableName']}")
 
 
-def test_the_demo_runs_twice_and_says_what_it_does_with_old_output(
+def test_the_demo_says_what_it_does_with_old_output(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first run is cut short before its tables; what it leaves is removed by the second."""
     places = {
         "paths.warehouse": tmp_path / "warehouse", "paths.checkpoints": tmp_path / "checkpoints",
         "capture.sources.online_retail.path": tmp_path / "input",
     }  # fmt: skip
-    flags = ["--days", "2", *[part for key, value in places.items() for part in ("--set", f"{key}={value}")]]
+    flags = ["--days", "1", *[part for key, value in places.items() for part in ("--set", f"{key}={value}")]]
     monkeypatch.chdir(ROOT)
+
+    def stops(*args: object) -> None:
+        for folder in ("warehouse", "checkpoints"):
+            (tmp_path / folder / "events").mkdir(parents=True)
+        raise Refused("stopped", where="here", do="again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "run", stops)
+        assert run_demo.main(flags) == 3
+    assert "a first demo: nothing to remove" in capsys.readouterr().out
     assert run_demo.main(flags) == 0
-    first = capsys.readouterr()
-    assert "a first demo: nothing to remove" in first.out
-    assert "online_retail: 5,217 = " in first.out
-    assert "2/2 files · batch 1 · 5,217 rows" in first.err
-    assert run_demo.main(flags) == 0
-    second = capsys.readouterr()
-    assert f"removed the output of an earlier demo: {tmp_path}/warehouse" in second.out
-    assert "online_retail: 5,217 = " in second.out
+    told = capsys.readouterr()
+    assert f"removed the output of an earlier demo: {tmp_path}/warehouse, {tmp_path}/checkpoints" in told.out
+    assert "online_retail: 3,108 = " in told.out
+    assert "the customer who spent the most: online_retail:" in told.out
+    assert "1/1 files · batch 1 · 3,108 rows" in told.err
 
 
 def test_continuous_takes_new_files_and_stops_cleanly_on_sigterm(tmp_path: Path) -> None:
@@ -169,7 +179,7 @@ def test_continuous_takes_new_files_and_stops_cleanly_on_sigterm(tmp_path: Path)
     properties = f'[spark]\nproperties = "{ROOT}/conf/spark-local.conf"\n'
     config.write_text(properties + config.read_text())
     command = [sys.executable, "jobs/capture_events.py", "--config", str(config), "continuous", "--every", "1s"]
-    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=subprocess.PIPE, text=True)
     commits = tmp_path / "checkpoints" / "capture_events" / "shop" / "commits"
     try:
         _wait_for(commits / "0")

@@ -85,9 +85,9 @@ def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path
     table.check_stored(spark, shop.settings().paths)
 
 
-def test_profiles_are_what_plain_python_counts_in_one_batch_and_in_four(spark: SparkSession, tmp_path: Path) -> None:
+def test_profiles_are_what_plain_python_counts_in_one_batch_and_in_three(spark: SparkSession, tmp_path: Path) -> None:
     said = []
-    for files in (1, 4):
+    for files in (1, 3):
         shop = _shop(tmp_path / str(files), files)
         flow.run(spark, shop.settings(), Options())
         said.append(_said(spark, shop.settings()))

@@ -55,7 +55,7 @@ def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
 
 
 def _log(spark: SparkSession, table: Table, paths: Paths) -> Any:
-    return spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.path(paths))  # type: ignore[union-attr]
+    return spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.uri(paths))  # type: ignore[union-attr]
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
         .mode("append")
         .option("txnAppId", txn.app_id(table))
         .option("txnVersion", txn.batch_id)
-        .save(table.path(paths))
+        .save(table.uri(paths))
     )
 
 
@@ -102,7 +102,7 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
         .option("replaceWhere", where)
         .option("txnAppId", txn.app_id(table))
         .option("txnVersion", txn.batch_id)
-        .save(table.path(paths))
+        .save(table.uri(paths))
     )
 
 
@@ -118,7 +118,7 @@ def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str =
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
     stays = f"NOT s.{gone}" if gone else "true"
     with _conf(spark, txn.app_id(table), txn.batch_id):
-        merger = DeltaTable.forPath(spark, table.path(paths)).alias("t").merge(frame.alias("s"), on)
+        merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(frame.alias("s"), on)
         if gone:
             merger = merger.whenMatchedDelete(f"s.{gone}")
         merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(stays, values).execute()

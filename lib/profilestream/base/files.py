@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
     jvm = spark._jvm
     assert jvm is not None
-    hadoop_path = jvm.org.apache.hadoop.fs.Path(path)
+    hadoop_path = jvm.org.apache.hadoop.fs.Path(qualified(path))
     return hadoop_path.getFileSystem(spark._jsc.hadoopConfiguration()), hadoop_path
 
 
@@ -23,7 +23,10 @@ def local_path(uri: str) -> str | None:
 
 
 def qualified(path: str) -> str:
-    """The path as a URI that does not depend on the working folder, local ones as Hadoop writes them: file:/x."""
+    """The path as a URI that does not depend on the working folder, local ones as Hadoop writes them: file:/x.
+
+    The JVM has a working folder of its own, the one it was started in, so every path that Spark gets goes through here.
+    """
     local = local_path(path)
     return path if local is None else "file:" + os.path.abspath(local)
 

@@ -73,7 +73,7 @@ class StageBatches:
         rows = [row for progress in heard if (row := self._row(progress)) is not None]
         if rows:
             frame = self._spark.createDataFrame(rows, tables.STAGE_BATCHES.schema)
-            frame.coalesce(1).write.format("delta").mode("append").save(tables.STAGE_BATCHES.path(self._settings.paths))
+            frame.coalesce(1).write.format("delta").mode("append").save(tables.STAGE_BATCHES.uri(self._settings.paths))
 
     def _row(self, progress: Any) -> tuple[Any, ...] | None:
         one = self._running.get(progress.name)

@@ -57,8 +57,12 @@ class Table:
         return [line.split()[0] for line in self.ddl.strip().splitlines()]
 
     def path(self, paths: Paths) -> str:
-        """Where the table lies."""
+        """Where the table lies, as the settings spell it."""
         return f"{paths.warehouse.rstrip('/')}/{self.name}"
+
+    def uri(self, paths: Paths) -> str:
+        """Where the table lies, for Spark."""
+        return files.qualified(self.path(paths))
 
     def create(self, spark: SparkSession, paths: Paths) -> None:
         """Make the table when it is not there.
@@ -66,7 +70,7 @@ class Table:
         A process killed while it made the table leaves a log without a version, of which Delta says that there is a
         table and that it cannot be found; it is removed.
         """
-        path = files.qualified(self.path(paths))
+        path = self.uri(paths)
         for tries_left in reversed(range(_TRIES)):
             if DeltaTable.isDeltaTable(spark, path):
                 return
@@ -82,7 +86,7 @@ class Table:
 
     def empty(self, spark: SparkSession, paths: Paths) -> None:
         """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""
-        path = files.qualified(self.path(paths))
+        path = self.uri(paths)
         files.delete(spark, path)
         log = spark._jvm.org.apache.spark.sql.delta.DeltaLog  # type: ignore[union-attr]
         log.invalidateCache(spark._jsparkSession, spark._jvm.org.apache.hadoop.fs.Path(path))  # type: ignore[union-attr]
@@ -101,18 +105,19 @@ class Table:
     def register(self, spark: SparkSession, paths: Paths) -> None:
         """Name the table in the catalog, when the settings name one."""
         if paths.catalog:
-            path = files.qualified(self.path(paths))
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
-            spark.sql(f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{path}'")
+            spark.sql(
+                f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{self.uri(paths)}'"
+            )
 
     def exists(self, spark: SparkSession, paths: Paths) -> bool:
         """Whether the table is there."""
-        return DeltaTable.isDeltaTable(spark, self.path(paths))
+        return DeltaTable.isDeltaTable(spark, self.uri(paths))
 
     def read(self, spark: SparkSession, paths: Paths, *, version: int | None = None) -> DataFrame:
         """The table as a frame, at a version of its history when one is named."""
         reader = spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(paths))
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
 
     def check_stored(self, spark: SparkSession, paths: Paths) -> None:
         """Refuse a stored table that this code does not know how to write.
@@ -122,7 +127,7 @@ class Table:
             SchemaMismatch: its columns are not those declared here.
         """
         path = self.path(paths)
-        shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{files.qualified(path)}`").collect()
+        shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{self.uri(paths)}`").collect()
         properties = {row["key"]: row["value"] for row in shown}
         stored = int(properties.get(VERSION_PROPERTY, 0))
         if stored > self.schema_version:
@@ -265,7 +270,8 @@ def delta_version(spark: SparkSession, path: str) -> int:
     Raises:
         SourceMissing: there is no such table.
     """
-    if not DeltaTable.isDeltaTable(spark, path):
+    uri = files.qualified(path)
+    if not DeltaTable.isDeltaTable(spark, uri):
         raise SourceMissing("there is no Delta table", where=path, do="name a path that holds one")
-    row = DeltaTable.forPath(spark, path).history(1).select("version").first()
+    row = DeltaTable.forPath(spark, uri).history(1).select("version").first()
     return 0 if row is None else int(row["version"])

@@ -7,7 +7,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.base import tables
+from profilestream.base import files, tables
 from profilestream.base.errors import BadSettings
 from profilestream.capture.mapping import MAPPABLE, NUMBERS, TEXTS, Clip, Mapping, TextStep
 
@@ -87,7 +87,7 @@ def side_tables(spark: SparkSession, mapping: Mapping, versions: dict[str, int])
             reader = reader.option("header", True)
         if lookup.format == "delta" and name in versions:
             reader = reader.option("versionAsOf", versions[name])
-        sides[name] = reader.load(lookup.path)
+        sides[name] = reader.load(files.qualified(lookup.path))
     return sides
 
 

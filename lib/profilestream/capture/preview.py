@@ -39,7 +39,7 @@ def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[st
     now = int(time.time() * 1e6)
     shape = log.mapping.input
     if shape.format == "delta":
-        raw = records.from_rows(spark.read.format("delta").load(path), shape, 0)
+        raw = records.from_rows(spark.read.format("delta").load(files.qualified(path)), shape, 0)
     else:
         paths = list(files.sizes(spark, path))
         raw = records.from_files(spark, paths, path, shape, max_line_bytes=log.capture.max_line_bytes)

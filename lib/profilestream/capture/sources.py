@@ -44,13 +44,17 @@ class Arrived:
 def read_stream(spark: SparkSession, source: Source, mapping: Mapping, settings: Settings) -> DataFrame:
     """The source as a streaming frame: a row a file, or the rows of a Delta table; with `ingest_time`."""
     if mapping.input.format == "delta":
-        stream = spark.readStream.format("delta").options(**_limits(source, settings)).load(source.path)
+        stream = (
+            spark.readStream.format("delta").options(**_limits(source, settings)).load(files.qualified(source.path))
+        )
         return stream.withColumn("ingest_time", F.current_timestamp())
     reader = spark.readStream.format("binaryFile").schema(_FILE).option("recursiveFileLookup", True)
     reader = reader.option("maxFileAge", _ANY_AGE).options(**_limits(source, settings))
     if mapping.input.glob:
         reader = reader.option("pathGlobFilter", mapping.input.glob)
-    return reader.load(source.path).select("path", "length", F.current_timestamp().alias("ingest_time"))
+    return reader.load(files.qualified(source.path)).select(
+        "path", "length", F.current_timestamp().alias("ingest_time")
+    )
 
 
 def arrived(

@@ -116,7 +116,7 @@ def _new_events(spark: SparkSession, settings: Settings) -> DataFrame:
         )
     stream = spark.readStream.format("delta").option("skipChangeCommits", True)
     return stream.option("maxFilesPerTrigger", settings.derive.max_files_per_trigger).load(
-        tables.EVENTS.path(settings.paths)
+        tables.EVENTS.uri(settings.paths)
     )
 
 

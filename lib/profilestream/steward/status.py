@@ -9,7 +9,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import files, tables
+from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
 from profilestream.derive import stage
@@ -100,7 +100,7 @@ def commands(paths: Paths) -> dict[str, str]:
         "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
         "GROUP BY item_id ORDER BY sold DESC LIMIT 5"
     )
-    by_path = f"delta.`{files.qualified(events)}`"
+    by_path = f"delta.`{tables.EVENTS.uri(paths)}`"
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
         f'open_session("look", "conf/spark-local.conf").sql("{sql.format(by_path)}").show()',
