@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -38,14 +39,16 @@ def run(
     *,
     days: int | None,
     kills: int,
+    most_steps: int,
     files_per_batch: int,
     seed: int,
     calmly: Callable[[list[str]], object],
     session: Callable[[], SparkSession],
 ) -> dict[str, int]:
-    """Run the pipeline over the log with and without kills and compare.
+    """Run the pipeline over the log with and without kills, side by side, and compare.
 
     Args:
+        most_steps: batches begun or finished, at most, before the next kill.
         files_per_batch: of the log; a derived stage takes eight times as many files of `events`.
         calmly: runs a job's command line to its end.
         session: asked for when the runs are over, to read what the derived tables say.
@@ -59,9 +62,13 @@ def run(
     folder = work / "input"
     demo.lay_out(SAMPLE, folder, days=days)
     calm, wild = (_overrides(work / name, folder, files_per_batch) for name in ("calm", "wild"))
-    calmly(_command(calm))
     dice = random.Random(seed)
-    hits = sum(_kill_one(_command(wild), work / "wild", dice) for _ in range(kills))
+    with ThreadPoolExecutor(1) as beside:
+        hit = beside.submit(
+            lambda: sum(_kill_one(_command(wild), work / "wild", most_steps, dice) for _ in range(kills))
+        )
+        calmly(_command(calm))
+        hits = hit.result()
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
     calmly(_command(wild))
     rows = {}
@@ -98,9 +105,9 @@ def _command(overrides: list[str]) -> list[str]:
     return [sys.executable, "jobs/run_pipeline.py", "--config", CONFIG, *sets]
 
 
-def _kill_one(command: list[str], home: Path, dice: random.Random) -> bool:
+def _kill_one(command: list[str], home: Path, most_steps: int, dice: random.Random) -> bool:
     """Start the job and kill its process group some moment after a few steps of its batches; false if it ended."""
-    steps = _steps(home) + dice.randint(1, 4)
+    steps = _steps(home) + dice.randint(1, most_steps)
     job = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=subprocess.DEVNULL, start_new_session=True)
     while job.poll() is None and _steps(home) < steps:
         time.sleep(0.05)
@@ -131,7 +138,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
         rows = run(
-            Path(work), days=args.days, kills=args.kills, files_per_batch=10, seed=args.seed, calmly=in_a_process,
+            Path(work), days=args.days, kills=args.kills, most_steps=4, files_per_batch=10, seed=args.seed,
+            calmly=in_a_process,
             session=lambda: open_session("chaos", str(ROOT / "conf" / "spark-local.conf")),
         )  # fmt: skip
     print(f"{args.kills} kills (seed {args.seed}): every table equals the undisturbed run: {rows}")  # noqa: T201

@@ -17,5 +17,7 @@ def test_three_kills_in_twenty_days_change_nothing(
     def calmly(command: list[str]) -> None:
         assert run_pipeline.main(command[2:]) == 0
 
-    rows = chaos.run(tmp_path, days=20, kills=3, files_per_batch=5, seed=7, calmly=calmly, session=lambda: spark)
-    assert rows["capture_batches"] == 4 and rows["user_profiles"] > 600
+    rows = chaos.run(
+        tmp_path, days=20, kills=3, most_steps=2, files_per_batch=7, seed=7, calmly=calmly, session=lambda: spark
+    )
+    assert rows["capture_batches"] == 3 and rows["user_profiles"] > 600

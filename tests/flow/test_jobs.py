@@ -120,8 +120,8 @@ def test_every_table_opens_in_every_reader_with_equal_counts_and_sums(
 ) -> None:
     assert capture_events.main(["--config", str(shop.config())]) == 0
     sums = {"events": "value", "rejected_events": "batch_id", "capture_batches": "rows_in", "stage_batches": "seconds"}
-    for table in tables.ALL:
-        assert_all_readers_agree(spark, table.path(shop.settings().paths), sums[table.name])
+    for name, column in sums.items():
+        assert_all_readers_agree(spark, f"{shop.settings().paths.warehouse}/{name}", column)
 
 
 def test_status_tells_the_conservation_line_and_the_rejects(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +168,7 @@ def test_the_demo_says_what_it_does_with_old_output(
     told = capsys.readouterr()
     assert f"removed the output of an earlier demo: {tmp_path}/warehouse, {tmp_path}/checkpoints" in told.out
     assert "online_retail: 3,108 = " in told.out
-    assert "the customer who spent the most: online_retail:" in told.out
+    assert "the customer who spent the most: uk_gifts:" in told.out
     assert "1/1 files · batch 1 · 3,108 rows" in told.err
 
 
