@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test lint types chaos bench zip clean
+.PHONY: help set-up demo test lint types chaos laws bench zip clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ types: set-up  ## mypy, strict
 
 chaos: set-up  ## kill the pipeline again and again and compare the tables
 	.venv/bin/python tests/flow/chaos.py $(ARGS)
+
+laws: set-up  ## run logs through the flow in 1, 10 and 200 batches, late, shuffled and doubled, and compare
+	.venv/bin/python tests/flow/laws.py $(ARGS)
 
 bench: set-up  ## run the benchmarks; ONLY=name for one
 	.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)

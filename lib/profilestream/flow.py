@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from profilestream.base import stream
+from profilestream.base import stream, tables
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Options, Query
+from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
 from profilestream.derive import profiles, tiles
+from profilestream.learn import factors
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,19 @@ STAGES = (
     Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),
     Stage(tiles.STAGE, tiles.queries, tiles.check),
     Stage(profiles.STAGE, profiles.queries, profiles.check),
+    Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
 )
 
 
 def derived_stages() -> list[str]:
     """Stages whose tables can be made again from `events`: all but capture."""
     return [stage.name for stage in STAGES if stage.name != ingest.STAGE]
+
+
+def written_tables(settings: Settings) -> list[Table]:
+    """Every table that the flow writes, in flow order."""
+    found = [table for stage in STAGES for query in stage.queries(settings) for table in query.tables]
+    return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
 
 
 def check(spark: SparkSession, settings: Settings) -> None:

@@ -17,7 +17,7 @@ from textwrap import dedent
 import pytest
 from profilestream.base import job
 from profilestream.base import settings as settings_module
-from profilestream.base.settings import Capture, Derive, Frozen, Paths, Source, Spark, Stream
+from profilestream.base.settings import Capture, Derive, Factors, Frozen, Learn, Paths, Source, Spark, Stream
 from profilestream.capture import mapping as mappings
 from profilestream.capture import rules
 from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
@@ -25,11 +25,13 @@ from profilestream.derive.declaration import Derived
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
+from tests.flow import laws
+
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
-    "run_demo", "serve_user",
+    "run_demo", "serve_user", "learn_factors",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -64,7 +66,7 @@ PROVEN = {
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
-    **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make bench"), "make"),
+    **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make laws", "make bench"), "make"),
     "make bench ONLY=capture_vs_copy": "make",
 }
 
@@ -155,6 +157,8 @@ def test_commands_of_make_are_targets_that_take_what_is_given(parse: Parse) -> N
             assert f"$({name})" in recipe[1], text
             if target == "demo":
                 parse(["jobs/run_demo.py", *shlex.split(value)])
+            elif target == "laws":
+                laws.parser().parse_args(shlex.split(value))
             elif name == "ONLY":
                 assert any(f"def {value}(" in file.read_text() for file in (ROOT / "benchmarks").glob("*.py")), text
 
@@ -252,7 +256,7 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
         "\n".join(lines)
         for doc in DOCS
         for language, lines, follows in _blocks(doc)
-        if language == "text" or doc.name not in ("features.md", "flow.md")
+        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md")
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
     assert len(shown) == 4
@@ -269,6 +273,12 @@ def test_the_shown_declaration_is_the_beginning_of_the_shipped_one() -> None:
     Derived.model_validate(
         tomllib.loads("\n".join([*shipped[: shipped.index("[statistics]")], "[statistics]", *example]))
     )
+
+
+def test_the_shown_settings_of_learners_fit() -> None:
+    for language, lines, _ in _blocks(ROOT / "docs" / "learners.md"):
+        if language == "toml":
+            Learn.model_validate(tomllib.loads("\n".join(lines))["learn"])
 
 
 def test_links_lead_somewhere() -> None:
@@ -292,6 +302,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
     tables: list[tuple[type[Frozen], dict[str, object]]] = [
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
         (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
+        (Factors, whole["learn"]["factors"]),
     ]  # fmt: skip
     for model, table in tables:
         assert table.keys() == model.model_fields.keys()

@@ -181,7 +181,7 @@ def assert_close(got: Any, want: Any, scale: float, where: str) -> None:
             assert got == want, f"{where}: {got} is not {want}"
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(log=logs())
 def test_any_split_and_order_of_events_gives_what_plain_python_says(spark: SparkSession, log: Log) -> None:
     what = derived()

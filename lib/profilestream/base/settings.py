@@ -1,5 +1,6 @@
 """Settings: frozen values, read once from TOML and `--set key=value`, with all errors told together."""
 
+import math
 import os
 import tomllib
 from datetime import date
@@ -111,6 +112,9 @@ class Derive(Frozen):
         odd = [name for name in weights if not name.replace("_", "").isalnum()]
         if odd:
             raise ValueError(f"event types may hold letters, digits and _ only: {odd}")
+        endless = [name for name, weight in weights.items() if not math.isfinite(weight)]
+        if endless:
+            raise ValueError(f"weights must be finite numbers: {endless}")
         return EVENT_WEIGHTS | weights
 
     @property
@@ -118,6 +122,40 @@ class Derive(Frozen):
         """What the SQL of a declaration may use as `${name}`."""
         cases = " ".join(f"WHEN '{name}' THEN {weight!r}D" for name, weight in sorted(self.event_weights.items()))
         return {"shop_timezone": self.shop_timezone, "event_weight": f"CASE event_type {cases} ELSE 1D END"}
+
+
+class Factors(Frozen):
+    """The factorization of users and items (docs/learners.md).
+
+    Args:
+        enabled: whether `learn_factors` runs.
+        k: length of a vector.
+        alpha: weight of everything that was not seen, all items together.
+        regularization: pull towards zero, times the weight behind a vector.
+        half_life_days: of what an item has been told, in event time.
+        popularity_half_life_days: of an item's decayed count.
+        history: newest events kept of a user; what is older counts as a prior.
+        refresh: of a user's newest kept events, how many have their share in the item replaced when the user moves.
+        popularity_share: of an item's popularity (0 to 1) in its score for a user.
+        judged: users a task and batch whose ranking is judged before it is learned from; 0 for none.
+    """
+
+    enabled: bool = False
+    k: int = Field(default=32, ge=1, le=512)
+    alpha: float = Field(default=800.0, gt=0)
+    regularization: float = Field(default=0.015, gt=0)
+    half_life_days: float = Field(default=45.0, gt=0)
+    popularity_half_life_days: float = Field(default=14.0, gt=0)
+    history: int = Field(default=100, ge=1)
+    refresh: int = Field(default=10, ge=0)
+    popularity_share: float = Field(default=0.15, ge=0)
+    judged: int = Field(default=500, ge=0)
+
+
+class Learn(Frozen):
+    """What is learned from events."""
+
+    factors: Factors = Factors()
 
 
 class Settings(Frozen):
@@ -128,6 +166,7 @@ class Settings(Frozen):
     stream: Stream = Stream()
     capture: Capture
     derive: Derive = Derive()
+    learn: Learn = Learn()
     config_file: str
 
 

@@ -245,6 +245,25 @@ CAPTURE_BATCHES = Table(
     key=("source", "epoch", "batch_id", "kind"),
 )
 
+MODEL_QUALITY = Table(
+    name="model_quality",
+    ddl="""
+        learner STRING NOT NULL,
+        candidate STRING NOT NULL,
+        epoch STRING NOT NULL,
+        batch_id BIGINT NOT NULL,
+        as_of TIMESTAMP NOT NULL,
+        users BIGINT NOT NULL,
+        recall_10 DOUBLE,
+        recall_20 DOUBLE,
+        ndcg_10 DOUBLE,
+        mrr_20 DOUBLE,
+        coverage DOUBLE,
+        novelty DOUBLE
+    """,
+    key=("learner", "candidate", "epoch", "batch_id"),
+)
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     ddl="""
@@ -261,7 +280,7 @@ STAGE_BATCHES = Table(
     key=("stage", "source", "epoch", "batch_id"),
 )
 
-ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, STAGE_BATCHES)
+ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, MODEL_QUALITY, STAGE_BATCHES)
 
 
 def delta_version(spark: SparkSession, path: str) -> int:

@@ -66,7 +66,7 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
             tables=tuple(table for fold in folds for table in fold.derived.tables),
             fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
             settings=text,
-            read=lambda spark: _new_events(spark, settings),
+            read=lambda spark: new_events(spark, settings),
             write=write,
             versions=versions,
         )
@@ -104,7 +104,7 @@ def _stamped(rows: DataFrame, derived: Derived, batch: Batch) -> DataFrame:
     return rows.withColumns(stamp).select(*derived.table.columns)
 
 
-def _new_events(spark: SparkSession, settings: Settings) -> DataFrame:
+def new_events(spark: SparkSession, settings: Settings) -> DataFrame:
     """The stream of `events`, in the order of its commits; rows that were deleted or rewritten later do not come again.
 
     Raises:

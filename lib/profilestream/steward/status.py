@@ -9,10 +9,10 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream import flow
 from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
-from profilestream.derive import stage
 
 Tell = Callable[[str], None]
 
@@ -82,9 +82,8 @@ def _cell(value: object) -> str:
 def show_queries(spark: SparkSession, settings: Settings, tell: Tell) -> None:
     """Where the tables are, and one command each that reads them with Spark SQL, DuckDB and Polars."""
     paths = settings.paths
-    declared = [table for derived in stage.declared(settings).values() for table in derived.tables]
     tell("\ntables")
-    for table in (*tables.ALL, *declared):
+    for table in flow.written_tables(settings):
         if table.exists(spark, paths):
             tell(f"  {table.read(spark, paths).count():>9,} rows  {table.path(paths)}")
     tell("\nquery them (each line works as it is, in a shell, here)")

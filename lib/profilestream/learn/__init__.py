@@ -1,0 +1,1 @@
+"""Models that learn with every micro-batch."""

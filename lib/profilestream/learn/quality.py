@@ -1,0 +1,147 @@
+"""How good a ranking was, asked of every batch before it is learned from (prequential: test, then learn).
+
+Runs on executors. A user's targets are the items of the batch that are not among its kept events; every known item
+that is not among them is ranked.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Longs = NDArray[np.int64]
+SHOWN = 20
+_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over users of one candidate ranking; those of two parts of a batch add up.
+
+    Args:
+        users: with at least one target.
+        recall_10, recall_20: share of the targets among the first 10 (20).
+        ndcg_10: discounted gain of the first 10 over that of the best order (Jarvelin and Kekalainen, 2002).
+        reciprocal_rank: 1 / place of the first target among the first 20, 0 when there is none.
+        novelty: mean of -log2(share of the item in all popularity) over the first 10 (Vargas and Castells, 2011).
+        items: which ones stood among someone's first 10, one flag an item in order of id.
+    """
+
+    users: float
+    recall_10: float
+    recall_20: float
+    ndcg_10: float
+    reciprocal_rank: float
+    novelty: float
+    items: Bools
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.users + other.users,
+            self.recall_10 + other.recall_10,
+            self.recall_20 + other.recall_20,
+            self.ndcg_10 + other.ndcg_10,
+            self.reciprocal_rank + other.reciprocal_rank,
+            self.novelty + other.novelty,
+            self.items | other.items,
+        )
+
+    @classmethod
+    def zero(cls, items: int) -> "Sums":
+        """Of no user."""
+        return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.zeros(items, bool))
+
+    def as_bytes(self) -> tuple[bytes, bytes]:
+        """The numbers, and the flags of the items."""
+        numbers = [self.users, self.recall_10, self.recall_20, self.ndcg_10, self.reciprocal_rank, self.novelty]
+        return np.array(numbers).tobytes(), self.items.tobytes()
+
+    @classmethod
+    def of_bytes(cls, numbers: bytes, items: bytes) -> "Sums":
+        """The reverse of `as_bytes`."""
+        users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty = np.frombuffer(numbers).tolist()
+        return cls(users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, np.frombuffer(items, bool))
+
+
+def popularity_scores(popular: Floats) -> Floats:
+    """Decayed counts between 0 and 1: log(1 + c) / log(1 + max c)."""
+    grown = np.log1p(np.maximum(popular, 0.0))
+    result: Floats = grown / max(float(grown.max(initial=0.0)), 1e-12)
+    return result
+
+
+def candidates(vectors: Floats, item_vectors: Floats, popular: Floats, share: float) -> dict[str, Floats]:
+    """Scores of every item for every user (users, items), by each way to rank.
+
+    Args:
+        vectors: of users, zero for new ones.
+        share: of popularity in `blend`.
+    """
+    factors = vectors @ item_vectors.T
+    liked = np.broadcast_to(popularity_scores(popular), factors.shape)
+    return {"blend": factors + share * liked, "factors": factors, "popularity": liked}
+
+
+def judge(scores: Floats, is_target: Bools, is_seen: Bools, popular: Floats) -> Sums:
+    """The sums of one candidate over users with a target.
+
+    Args:
+        scores, is_target, is_seen: (users, items).
+        popular: decayed counts, (items,).
+    """
+    has = is_target.any(axis=1)
+    scores, is_target, is_seen = scores[has], is_target[has], is_seen[has]
+    users, items = scores.shape
+    if not users:
+        return Sums.zero(items)
+    order = _best(np.where(is_seen, -np.inf, scores))
+    hits = np.take_along_axis(is_target, order, axis=1)
+    targets = is_target.sum(axis=1)
+    discount = 1 / np.log2(np.arange(2, 12))
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(targets, 10)]
+    first = np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0.0)
+    surprise = -np.log2(np.maximum(popular, 1e-9) / max(float(np.maximum(popular, 0).sum()), 1e-9))
+    shown = np.zeros(items, bool)
+    shown[order[:, :10].ravel()] = True
+    return Sums(
+        users=float(users),
+        recall_10=float((hits[:, :10].sum(axis=1) / targets).sum()),
+        recall_20=float((hits.sum(axis=1) / targets).sum()),
+        ndcg_10=float((hits[:, :10] @ discount[: hits[:, :10].shape[1]] / ideal).sum()),
+        reciprocal_rank=float(first.sum()),
+        novelty=float(surprise[order[:, :10]].mean(axis=1).sum()),
+        items=shown,
+    )
+
+
+def _best(scores: Floats) -> Longs:
+    """The SHOWN items with the highest scores of each user, best first, (users, at most SHOWN)."""
+    some = min(SHOWN, scores.shape[1])
+    best = np.argpartition(-scores, some - 1, axis=1)[:, :some]
+    order = np.lexsort((best, -np.take_along_axis(scores, best, axis=1)), axis=1)
+    return np.take_along_axis(best, order, axis=1)
+
+
+def judge_all(
+    vectors: Floats, item_vectors: Floats, popular: Floats, share: float, target: Longs, seen: Longs
+) -> dict[str, Sums]:
+    """Every candidate over many users, some of them at a time.
+
+    Args:
+        target, seen: (user, item) pairs by number, (pairs, 2).
+    """
+    items = len(item_vectors)
+    found: dict[str, Sums] = {}
+    at_once = max(1, _CELLS // max(items, 1))
+    for begin in range(0, len(vectors), at_once):
+        size = min(at_once, len(vectors) - begin)
+        is_target, is_seen = np.zeros((size, items), bool), np.zeros((size, items), bool)
+        for flags, pairs in ((is_target, target), (is_seen, seen)):
+            mine = pairs[(pairs[:, 0] >= begin) & (pairs[:, 0] < begin + size)]
+            flags[mine[:, 0] - begin, mine[:, 1]] = True
+        is_target &= ~is_seen
+        for name, scores in candidates(vectors[begin : begin + size], item_vectors, popular, share).items():
+            found[name] = found.get(name, Sums.zero(items)) + judge(scores, is_target, is_seen, popular)
+    return found

@@ -1,0 +1,234 @@
+"""Laws 1, 3, 4 and 6 for a whole log: delivered late, shuffled and doubled, in so many batches, the flow says the same.
+
+python tests/flow/laws.py [--log seeded|online_retail|rees46] [--lines N] [--cuts 1 10 200] [--seed N]
+"""
+
+import argparse
+import gzip
+import io
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+from profilestream import flow
+from profilestream.base import settings as settings_module
+from profilestream.base import stream, tables
+from profilestream.base.session import open_session
+from profilestream.base.settings import Settings
+from profilestream.base.stream import Options
+from profilestream.capture import ingest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests import saying  # noqa: E402
+from tests.make import RUN_COLUMNS  # noqa: E402
+
+SHOP = """
+user_space = "shop"
+item_space = "shop"
+[input]
+format = "jsonl"
+columns = "id string, kind string, at string, who string, what string, aisle string, maker string, price double, \
+quantity double, basket string, words string, to string, facts map<string,string>"
+[columns]
+event_id = "id"
+event_type = "kind"
+event_time = "at"
+user_id = "who"
+item_id = "what"
+category = "aisle"
+brand = "maker"
+price = "price"
+quantity = "quantity"
+order_id = "basket"
+query = "words"
+target_user_id = "to"
+attributes = "facts"
+"""
+KINDS = ("view", "view", "view", "click", "cart", "uncart", "favourite", "purchase", "purchase", "return", "search",
+         "rate", "review", "share", "follow", "identify")  # fmt: skip
+LATE, DOUBLED = 0.1, 0.05
+
+
+@dataclass(frozen=True)
+class Log:
+    """The lines of a source's log, oldest first, and the mapping that reads them."""
+
+    name: str
+    mapping: Path
+    header: str
+    lines: list[str]
+    ending: str
+
+
+def seeded(work: Path, lines: int, seed: int) -> Log:
+    """Events of every kind: some 40 a user, a quarter of an hour apart, one in twelve of a guest.
+
+    Of fewer items than a profile keeps, since a map that was cut is equal within the weight of its rest only.
+    """
+    dice = random.Random(seed)
+    mapping = work / "seeded.toml"
+    mapping.write_text(SHOP)
+    made = []
+    for n in range(lines):
+        kind, item = dice.choice(KINDS), dice.randrange(18)
+        who = None if n % 12 == 0 and kind != "identify" else f"u{dice.randrange(max(1, lines // 40))}"
+        event: dict[str, Any] = {
+            "id": f"e{n}", "kind": kind, "who": who, "at": _at(n * 900_000 + dice.randrange(900_000)),
+            "what": f"i{item}", "aisle": f"c{item % 7}", "maker": f"m{item % 11}", "price": (1 + item) / 4,
+            "quantity": float(dice.choice([1, 1, 2, 6])),
+        }  # fmt: skip
+        if kind in ("purchase", "return"):
+            event["basket"] = f"b{n // 3}"
+        elif kind == "search":
+            event["words"] = dice.choice(["mugs", "red lamp", "cards"])
+        elif kind in ("share", "follow"):
+            event["to"] = f"u{dice.randrange(9)}"
+        elif kind == "identify":
+            event["facts"] = {dice.choice(["plan", "town"]): dice.choice("abc")}
+        made.append(json.dumps(event))
+    return Log("seeded", mapping, "", made, "jsonl")
+
+
+def _at(milliseconds: int) -> str:
+    moment = time.gmtime(1_767_225_600 + milliseconds // 1000)  # 2026-01-01
+    return time.strftime("%Y-%m-%dT%H:%M:%S", moment) + f".{milliseconds % 1000:03}Z"
+
+
+def online_retail(work: Path, lines: int, seed: int) -> Log:
+    """The first lines of the shipped sample."""
+    table = pq.read_table(ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet").slice(0, lines)
+    text = io.BytesIO()
+    pyarrow.csv.write_csv(table, text)
+    header, *rest = text.getvalue().decode().rstrip("\n").split("\n")
+    return Log("online_retail", ROOT / "conf" / "sources" / "online_retail.toml", header, rest, "csv")
+
+
+def rees46(work: Path, lines: int, seed: int) -> Log:
+    """The first lines of the shipped sample."""
+    (sample,) = (ROOT / "data" / "rees46").glob("*.csv.gz")
+    header, *rest = gzip.decompress(sample.read_bytes()).decode().rstrip("\n").split("\n")
+    return Log("rees46", ROOT / "conf" / "sources" / "rees46.toml", header, rest[:lines], "csv")
+
+
+LOGS: dict[str, Callable[[Path, int, int], Log]] = {"seeded": seeded, "online_retail": online_retail, "rees46": rees46}
+
+
+def deliver(log: Log, folder: Path, files: int, dice: random.Random) -> int:
+    """Lay the log out in files: a tenth of the lines come in a later one, a twentieth twice. Returns the lines laid."""
+    parts: list[list[str]] = [[] for _ in range(files)]
+    for n, line in enumerate(log.lines):
+        due = n * files // len(log.lines)
+        came = dice.randrange(due, files) if dice.random() < LATE else due
+        parts[came].append(line)
+        if dice.random() < DOUBLED:
+            parts[dice.randrange(came, files)].append(line)
+    folder.mkdir(parents=True)
+    for number, part in enumerate(parts):
+        dice.shuffle(part)
+        file = folder / f"{number:04}.{log.ending}"
+        file.write_text("\n".join([log.header, *part] if log.header else part) + "\n")
+        os.utime(file, (1_700_000_000 + number, 1_700_000_000 + number))
+    return sum(map(len, parts))
+
+
+def hold(
+    spark: SparkSession, work: Path, log: Log, cuts: list[int], seed: int, tell: Callable[[str], object]
+) -> dict[str, int]:
+    """Run the flow over the log in each number of batches, and derive the last run's tables again, in one batch.
+
+    Returns:
+        Rows of `events`, and keys of each derived table.
+
+    Raises:
+        AssertionError: a line is not accounted for, or two runs differ.
+    """
+    outcomes = []
+    for cut in cuts:
+        began = time.monotonic()
+        home = work / f"in_{cut}"
+        laid = deliver(log, home / "input", cut, random.Random(seed + cut))
+        settings = _settings(log, home, derive_files=1)
+        stream.run(spark, [ingest.query(settings, log.name)], settings, Options())
+        _assert_conserved(spark, settings, laid, cut)
+        written = len(list((home / "warehouse" / "events").glob("**/*.parquet")))
+        settings = _settings(log, home, derive_files=math.ceil(written / cut))
+        flow.run(spark, settings, Options())
+        outcomes.append((_events(spark, settings), saying.said(spark, settings)))
+        tell(f"{log.name}: {laid:,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
+    settings = _settings(log, home, derive_files=1_000_000)
+    for stage in flow.STAGES[1:]:
+        stream.run(spark, stage.queries(settings), settings, Options(rebuild=stage.name))
+    outcomes.append((_events(spark, settings), saying.said(spark, settings)))
+    events, said = outcomes[0]
+    for name, (other, says) in zip([*map(str, cuts), "rebuilt"], outcomes, strict=True):
+        assert other == events, f"{len(events ^ other)} events differ between {cuts[0]} and {name}"
+        apart = saying.differences(said, says)
+        assert not apart, f"{len(apart)} differences between {cuts[0]} and {name}, such as {apart[:3]}"
+    return {"events": len(events)} | {table: len(keys) for table, keys in said.items()}
+
+
+def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
+    derive = ROOT / "conf" / "derive"
+    features = [str(derive / f"{name}_hours.toml") for name in ("user", "item", "category")]
+    config = home / "settings.toml"
+    config.write_text(
+        f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
+        f'[capture.sources.{log.name}]\npath = "{home}/input"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
+        f'[derive]\nfeatures = {features}\nprofiles = ["{derive}/user_profiles.toml"]\n'
+        f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
+    )
+    return settings_module.load(str(config), [])
+
+
+def _assert_conserved(spark: SparkSession, settings: Settings, laid: int, batches: int) -> None:
+    """Law 1, against the lines that were laid out."""
+    rows = tables.CAPTURE_BATCHES.read(spark, settings.paths).collect()
+    assert len(rows) == batches
+    for row in rows:
+        assert row["rows_in"] == row["rows_clean"] + row["rows_rejected"] + row["rows_duplicate"], row
+    assert sum(row["rows_in"] for row in rows) == laid
+    assert sum(row["rows_clean"] for row in rows) == tables.EVENTS.read(spark, settings.paths).count()
+
+
+def _events(spark: SparkSession, settings: Settings) -> set[str]:
+    """What `events` says, without what differs from run to run; a bot is suspected by the events of one batch."""
+    told = tables.EVENTS.read(spark, settings.paths).drop(*RUN_COLUMNS, "position", "batch_id", "warnings")
+    return {row[0] for row in told.select(F.to_json(F.struct("*"))).collect()}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--log", choices=LOGS, default="seeded")
+    made.add_argument("--lines", type=int, default=4_000)
+    made.add_argument("--cuts", type=int, nargs="+", default=[1, 10, 200])
+    made.add_argument("--seed", type=int, default=1)
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    spark = open_session("laws", str(ROOT / "conf" / "spark-local.conf"))
+    with tempfile.TemporaryDirectory() as work:
+        log = LOGS[args.log](Path(work), args.lines, args.seed)
+        rows = hold(spark, Path(work), log, args.cuts, args.seed, print)
+    print(f"{args.log}, in {args.cuts} batches and derived again: the same; {rows}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""learn_factors in the flow: equal to plain loops, whatever the partitions, crashes and odd ids."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from profilestream.base import stream, tables
+from profilestream.base.stream import Options
+from profilestream.learn import factors
+from profilestream.learn.als import Params
+from pyspark.sql import SparkSession
+
+from jobs import learn_factors
+from tests.crashing import run_through_crashes
+from tests.make import Shop, event
+from tests.naive_als import DAY, Event, Plain
+from tests.opening import assert_all_readers_agree
+
+MADE = Params(k=4, history=6, refresh=2)
+WEIGHTS = {"view": 1.0, "purchase": 5.0, "return": -5.0}
+IDS = ("i0", "i 1", 'i"2"', "i🛒", "i4", "x" * 10_000)
+
+
+def _event(n: int) -> dict[str, Any]:
+    """Every eleventh of a guest, every seventh without an item, and the fifth of each batch a day late."""
+    at = n * 3600 - (86_400 if n % 5 == 0 else 0) + 864_000
+    return event(
+        n, kind=("view", "purchase", "view", "return")[n % 4], who=None if n % 11 == 0 else f"u{n % 13}",
+        what=None if n % 7 == 0 else IDS[n * 5 % len(IDS)],
+        at=f"2026-01-{1 + at // 86_400:02}T{at // 3600 % 24:02}:{at // 60 % 60:02}:00Z",
+    )  # fmt: skip
+
+
+def _shop(home: Path, files: int) -> Shop:
+    made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
+    shop = Shop(home, extra_settings=f"[derive]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
+    for n in range(files):
+        shop.write(f"{n}.jsonl", "\n".join(json.dumps(_event(m)) for m in range(n * 20, n * 20 + 20)))
+    return shop
+
+
+def _learn(spark: SparkSession, shop: Shop) -> None:
+    stream.run(spark, factors.queries(shop.settings()), shop.settings(), Options())
+
+
+def _vectors(spark: SparkSession, shop: Shop) -> dict[tuple[str, str], Any]:
+    rows = factors.table(shop.settings()).read(spark, shop.settings().paths).where("side != 'global'").collect()
+    return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
+
+
+def _plain(spark: SparkSession, shop: Shop) -> Plain:
+    """What plain loops learn of the same batches."""
+    events = spark.read.format("delta").load(str(shop.home / "warehouse" / "events"))
+    rows = events.where("user_id IS NOT NULL AND item_id IS NOT NULL").selectExpr(
+        "batch_id", "user_id", "item_id", "event_type", "unix_micros(event_time) AS at"
+    )
+    batches: dict[int, list[Event]] = {}
+    for row in rows.collect():
+        one = (row["user_id"], row["item_id"], WEIGHTS[row["event_type"]], row["at"])
+        batches.setdefault(row["batch_id"], []).append(one)
+    plain = Plain(MADE)
+    for _, batch in sorted(batches.items()):
+        plain.learn(batch)
+    return plain
+
+
+def _assert_equal(got: dict[tuple[str, str], Any], plain: Plain) -> None:
+    expected = {("user", key): row["p"] for key, row in plain.users.items()}
+    expected |= {("item", key): row["q"] for key, row in plain.items.items()}
+    assert got.keys() == expected.keys()
+    for key, vector in expected.items():
+        np.testing.assert_allclose(got[key], vector, rtol=1e-3, atol=1e-5, err_msg=str(key))
+
+
+def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: SparkSession, tmp_path: Path) -> None:
+    """A batch of `events` is a commit of as many files as it has dates, so each is given to the stage on its own."""
+    shop = _shop(tmp_path, files=0)
+    for n in range(3):
+        shop.write(f"{n}.jsonl", "\n".join(json.dumps(_event(m)) for m in range(n * 20, n * 20 + 20)))
+        shop.capture(spark)
+        shop.overrides = ["derive.max_files_per_trigger=1000"]
+        _learn(spark, shop)
+    plain = _plain(spark, shop)
+    _assert_equal(_vectors(spark, shop), plain)
+    assert_all_readers_agree(spark, factors.table(shop.settings()).path(shop.settings().paths), "tail")
+    paths = shop.settings().paths
+    row = factors.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
+    assert row is not None
+    assert row["as_of"].timestamp() * 1e6 == plain.now
+    assert plain.now > 10 * DAY
+    judged = tables.MODEL_QUALITY.read(spark, paths).collect()
+    assert {(row["batch_id"], row["candidate"]) for row in judged} == {
+        (batch, candidate) for batch in (1, 2) for candidate in ("blend", "factors", "popularity")
+    }
+    assert all(0 < row["users"] <= 13 and 0 <= row["recall_10"] <= row["recall_20"] <= 1 for row in judged)
+
+
+def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_neither(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = _shop(tmp_path, files=1)
+    shop.capture(spark)
+    shop.overrides = ["derive.max_files_per_trigger=1000"]
+    was = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", "5")
+    settings = shop.settings()
+    assert run_through_crashes(spark, factors.queries(settings), settings, monkeypatch, batch_id=0) == 4
+    spark.conf.set("spark.sql.shuffle.partitions", str(was))
+    _assert_equal(_vectors(spark, shop), _plain(spark, shop))
+
+
+def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = _shop(tmp_path, files=1)
+    shop.capture(spark)
+    config = ["--config", str(shop.config())]
+    assert learn_factors.main(config) == 0
+    other = [*config, "--set", "learn.factors.k=3"]
+    assert learn_factors.main(other) == 3
+    said = capsys.readouterr().err
+    assert "table factors was derived by another declaration" in said and "--rebuild" in said.splitlines()[-1]
+    assert learn_factors.main([*other, "--rebuild"]) == 0
+    assert {len(vector) for vector in _vectors(spark, shop).values()} == {3}
+    assert learn_factors.main([*config, "--set", "derive.event_weights.view=nan", "--check"]) == 2
+    assert "weights must be finite numbers: ['view']" in capsys.readouterr().err
