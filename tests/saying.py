@@ -1,5 +1,6 @@
 """What the derived tables say, and where two sets of them differ."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 Said = dict[str, dict[str, dict[str, Any]]]
+
+
+UNSURE = object()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A map from which keys were cut: each weight is known within the weight of the rest only (law 3)."""
+
+    weights: dict[str, float]
+    rest: float
 
 
 def said(spark: SparkSession, settings: Settings, at: datetime | None = None) -> Said:
@@ -26,10 +38,22 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
 
 
 def by_key(fold: Fold, rows: DataFrame, at: datetime | None = None) -> dict[str, dict[str, Any]]:
-    """What rows, one a key, say."""
+    """What rows, one a key, say; where a map was cut the readings are unsure, since they may be made of it."""
+    keys = list(fold.derived.keys)
     collected = fold.read(rows, None if at is None else F.lit(at)).collect()
-    found = {str([row[key] for key in fold.derived.keys]): row.asDict(recursive=True) for row in collected}
+    found = {str([row[key] for key in keys]): row.asDict(recursive=True) for row in collected}
     assert len(found) == len(collected), f"a key of {fold.derived.name} stands twice"
+    maps = [path for path, s in fold.derived.statistics.items() if s.kind in ("top", "frequent")]
+    for row in rows.select(*keys, *[F.col(f"{path}.rest").alias(path.replace(".", "/")) for path in maps]).collect():
+        one = found[str([row[key] for key in keys])]
+        cut = {path: row[path.replace(".", "/")] for path in maps if row[path.replace(".", "/")]}
+        for path, rest in cut.items():
+            *facet, name = path.split(".")
+            place = one[facet[0]] if facet else one
+            place[name] = Cut(place[name], rest)
+        for path in fold.derived.readings if cut else ():
+            *facet, name = path.split(".")
+            (one[facet[0]] if facet else one)[name] = UNSURE
     return found
 
 
@@ -49,6 +73,8 @@ def _largest(value: Any) -> float:
     match value:
         case float() | int():
             return abs(value)
+        case Cut():
+            return _largest(value.weights)
         case dict():
             return max(map(_largest, value.values()), default=0.0)
         case list():
@@ -57,7 +83,18 @@ def _largest(value: Any) -> float:
 
 
 def _apart(a: Any, b: Any, scale: float, where: str) -> list[str]:
+    if a is UNSURE or b is UNSURE:
+        return []
     match a, b:
+        case (Cut(), dict() | Cut()) | (dict(), Cut()):
+            one, other = (value if isinstance(value, Cut) else Cut(value, 0.0) for value in (a, b))
+            unsure = max(one.rest, other.rest) + 1e-9 * scale
+            far = {
+                key: (one.weights.get(key, 0.0), other.weights.get(key, 0.0))
+                for key in one.weights.keys() | other.weights.keys()
+                if abs(one.weights.get(key, 0.0) - other.weights.get(key, 0.0)) > unsure
+            }
+            return [f"{where}: {far}, of which {unsure} is unsure"] if far else []
         case dict(), dict() if a.keys() == b.keys():
             return [told for key in a for told in _apart(a[key], b[key], scale, f"{where}.{key}")]
         case list(), list() if len(a) == len(b):

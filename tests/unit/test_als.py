@@ -34,7 +34,7 @@ class Stepped:
     def learn(self, batch: list[Event]) -> None:
         new = [{"kind": steps.NEW, "key": u, "other": i, "weight": w, "at": t} for u, i, w, t in batch]
         known = [{**row, "kind": steps.STATE} for row in self.rows["item"].values()]
-        whole = pa.RecordBatch.from_pylist(known, steps._ARROW)
+        whole = pa.RecordBatch.from_pylist(known, steps.SCHEMA)
         packed = [row for out in steps.pack_items(iter([whole]), self.known, self.params) for row in out.to_pylist()]
         out = self._stepped("user", new, packed, lambda part: steps.users(part, self.known, self.params))
         gone, came = (_sum(out, kind, self.params.k) for kind in (steps.GONE, steps.CAME))
@@ -54,7 +54,7 @@ class Stepped:
         done: list[dict[str, Any]] = []
         for part in range(self.partitions):
             mine = [row for row in [*state, *new] if sum(row["key"].encode()) % self.partitions == part]
-            rows = pa.RecordBatch.from_pylist([*packed, *mine], steps._ARROW)
+            rows = pa.RecordBatch.from_pylist([*packed, *mine], steps.SCHEMA)
             done += [row for out in step(iter([rows])) for row in out.to_pylist()]
         return done
 
@@ -119,6 +119,15 @@ def test_globals_are_what_a_sum_over_all_rows_gives() -> None:
     assert stepped.known.items == len(q)
 
 
+def test_an_empty_batch_changes_nothing() -> None:
+    stepped = Stepped(SMALL, 2)
+    stepped.learn(events(30, seed=2))
+    before, known = stepped.vectors("user"), stepped.known
+    stepped.learn([])
+    np.testing.assert_array_equal(stepped.known.gram_users, known.gram_users)
+    assert stepped.vectors("user").keys() == before.keys() and stepped.known.now == known.now
+
+
 def test_a_start_vector_depends_on_its_id_only_and_any_id_has_one() -> None:
     for name in ("a", 'ключ 🛒 "x"', "x" * 10_000):
         assert (als.start_vector(name, 8) == als.start_vector(name, 8)).all()
@@ -142,7 +151,7 @@ def test_a_hot_user_keeps_its_newest_events_and_tells_an_item_once() -> None:
     made = Params(k=4)
     log = [("hot", f"i{n % 50}", 1.0, n * 1_000_000) for n in range(200_000)]
     new = pa.RecordBatch.from_pylist(
-        [{"kind": steps.NEW, "key": u, "other": i, "weight": w, "at": t} for u, i, w, t in log], steps._ARROW
+        [{"kind": steps.NEW, "key": u, "other": i, "weight": w, "at": t} for u, i, w, t in log], steps.SCHEMA
     )
     out = [row for batch in steps.users(iter([new]), Globals.zero(4), made) for row in batch.to_pylist()]
     (row,) = [row for row in out if row["kind"] == steps.ROW]

@@ -58,19 +58,20 @@ def _log(spark: SparkSession, table: Table, paths: Paths) -> Any:
     return spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.uri(paths))  # type: ignore[union-attr]
 
 
+def load_states(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -> None:
+    """Let Delta rebuild the states of tables (0.4 s each), at the same time."""
+    with ThreadPoolExecutor(len(tables)) as pool:
+        list(pool.map(lambda table: last_batch(spark, table, paths, ""), tables))
+
+
 @contextmanager
 def states_ready(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -> Iterator[None]:
-    """Let Delta rebuild the tables' states (0.4 s each) while the body computes what will be written to them.
+    """Let Delta rebuild the tables' states while the body computes what will be written to them.
 
     A commit with an application id needs the state, to see whether it was made before; without this it waits for it.
     """
-
-    def rebuild() -> None:
-        for table in tables:
-            last_batch(spark, table, paths, "")
-
     with ThreadPoolExecutor(1) as background:
-        ready = background.submit(rebuild)
+        ready = background.submit(load_states, spark, tables, paths)
         yield
         ready.result()
 

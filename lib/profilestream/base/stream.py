@@ -109,6 +109,7 @@ class Query:
         stage, source: its name; the checkpoint lies in `<checkpoints>/<stage>[/<source>]`.
         lock: what no second run may hold at the same time.
         tables: written by the query, in order; the last is written by every batch and is the trusted one.
+        shared: those of them that other stages write too; a rebuild leaves their rows.
         fingerprint, settings: of all that changes what is written, and the same in readable form.
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
@@ -125,6 +126,7 @@ class Query:
     read: Callable[[SparkSession], DataFrame]
     write: Callable[[DataFrame, Batch], Done]
     versions: Callable[[SparkSession], dict[str, int]] = lambda spark: {}
+    shared: tuple[Table, ...] = ()
     folder: str = ""
     glob: str = ""
 
@@ -168,7 +170,8 @@ class Running:
         """Remove the checkpoint, then empty the tables. After a crash between the two the next start is refused."""
         files.delete(spark, self._checkpoint.path)
         for table in self.query.tables:
-            table.empty(spark, self._paths)
+            if table not in self.query.shared:
+                table.empty(spark, self._paths)
 
     def start(self, spark: SparkSession) -> None:
         """Start it; does not wait."""

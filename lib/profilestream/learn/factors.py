@@ -6,7 +6,7 @@ Rows never come to the driver; the globals (two Gram matrices and a few numbers)
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,10 +24,7 @@ from profilestream.learn.als import Globals, Params
 from profilestream.learn.quality import Sums
 
 STAGE = "learn_factors"
-_COLUMNS = (
-    "kind int, key string, other string, weight double, counted double, popular double, at bigint, vector binary, "
-    "others array<string>, weights binary, times binary, tail double, equations binary"
-)
+_JUDGING = ("judged", "popularity_share")  # these change no vector
 Step = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
@@ -38,7 +35,6 @@ def params(settings: Settings) -> Params:
 
 def table(settings: Settings) -> Table:
     """`factors`: a row a user, a row an item, and one row of what they all are to each other (side `global`)."""
-    text = json.dumps([settings.derive.names["event_weight"], settings.learn.factors.model_dump()], sort_keys=True)
     return Table(
         name="factors",
         ddl="""
@@ -59,7 +55,7 @@ def table(settings: Settings) -> Table:
         key=("side", "key"),
         partitioned_by=("side",),
         properties={"delta.enableDeletionVectors": "true", "delta.dataSkippingStatsColumns": "key"},
-        declaration=hashlib.sha256(text.encode()).hexdigest()[:16],
+        declaration=_fingerprint(_said(settings, without={"enabled", *_JUDGING})),
     )
 
 
@@ -87,13 +83,24 @@ def queries(settings: Settings) -> list[Query]:
             source="",
             lock=STAGE,
             tables=(tables.MODEL_QUALITY, factors),
-            fingerprint=factors.declaration,
-            settings=json.dumps(settings.learn.factors.model_dump(), sort_keys=True),
+            shared=(tables.MODEL_QUALITY,),
+            fingerprint=_fingerprint(_said(settings)),
+            settings=_said(settings),
             read=lambda spark: new_events(spark, settings),
             write=write,
             versions=lambda spark: {factors.name: commits.version(spark, factors, settings.paths)},
         )
     ]
+
+
+def _said(settings: Settings, without: Set[str] = frozenset()) -> str:
+    """All that changes what is learned, in readable form."""
+    made = settings.learn.factors.model_dump(exclude=set(without))
+    return json.dumps({"factors": made, "event_weight": settings.derive.names["event_weight"]}, sort_keys=True)
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rated(events: DataFrame, settings: Settings) -> DataFrame:
@@ -207,13 +214,13 @@ def _catalogue(state: DataFrame, tasks: int, before: Globals, made: Params) -> D
     """All items, packed into a few rows, once for each task."""
     columns = F.unix_micros("as_of").alias("at")
     items = state.where("side = 'item'").select("key", "vector", "popular", columns)
-    packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made), _COLUMNS)
+    packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made), steps.COLUMNS)
     return packed.crossJoin(F.broadcast(state.sparkSession.range(tasks).withColumnRenamed("id", "part")))
 
 
 def _stepped(inputs: list[DataFrame], tasks: int, step: Step) -> DataFrame:
     """The inputs together, all of a key in one task, put through a step; computed once, here."""
-    kinds = dict(column.split() for column in _COLUMNS.split(", "))
+    kinds = dict(column.split() for column in steps.COLUMNS.split(", "))
     of_key = F.pmod(F.xxhash64("key"), F.lit(tasks)).cast("int")
 
     def shaped(frame: DataFrame) -> DataFrame:
@@ -224,4 +231,4 @@ def _stepped(inputs: list[DataFrame], tasks: int, step: Step) -> DataFrame:
     whole = shaped(inputs[0])
     for frame in inputs[1:]:
         whole = whole.unionByName(shaped(frame))
-    return whole.repartitionById(tasks, F.col("part")).drop("part").mapInArrow(step, _COLUMNS).localCheckpoint()
+    return whole.repartitionById(tasks, F.col("part")).drop("part").mapInArrow(step, steps.COLUMNS).localCheckpoint()

@@ -23,9 +23,10 @@ CATALOGUE, STATE, NEW = 0, 1, 2
 # What comes out: new rows of the state, contributions to items, and this partition's share of the globals: what goes
 # out of them, as of the batch before, and what comes in, as of this batch; and how well its users were ranked before.
 ROW, CONTRIBUTION, GONE, CAME, JUDGED = 3, 4, 5, 6, 7
-OUTPUT = (
-    "kind int, key string, other string, weight double, counted double, popular double, at bigint, "
-    "vector binary, others array<string>, weights binary, times binary, tail double, equations binary"
+# The columns of what goes in and of what comes out, for Spark and for Arrow; a kind fills those that it needs.
+COLUMNS = (
+    "kind int, key string, other string, weight double, counted double, popular double, at bigint, vector binary, "
+    "others array<string>, weights binary, times binary, tail double, equations binary"
 )
 _FIELDS: list[tuple[str, pa.DataType]] = [
     ("kind", pa.int32()), ("key", pa.string()), ("other", pa.string()), ("weight", pa.float64()),
@@ -33,7 +34,7 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
     ("others", pa.list_(pa.string())), ("weights", pa.binary()), ("times", pa.binary()), ("tail", pa.float64()),
     ("equations", pa.binary()),
 ]  # fmt: skip
-_ARROW = pa.schema(_FIELDS)
+SCHEMA = pa.schema(_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,7 @@ def _out(kind: int, n: int, **columns: Any) -> pa.RecordBatch:
     """Rows of one kind; columns that are not named are null."""
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
-        for field in _ARROW
+        for field in SCHEMA
         if field.name != "kind"
     ]
-    return pa.RecordBatch.from_arrays([pa.array([kind] * n, pa.int32()), *arrays], schema=_ARROW)
+    return pa.RecordBatch.from_arrays([pa.array([kind] * n, pa.int32()), *arrays], schema=SCHEMA)
