@@ -14,6 +14,7 @@ from typing import Any
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 
+from profilestream.base.jvm import java_class
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
 
@@ -55,7 +56,8 @@ def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
 
 
 def _log(spark: SparkSession, table: Table, paths: Paths) -> Any:
-    return spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table.uri(paths))  # type: ignore[union-attr]
+    logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
+    return logs.forTable(spark._jsparkSession, table.uri(paths))
 
 
 def load_states(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -> None:

@@ -7,11 +7,13 @@ from urllib.parse import quote
 
 from pyspark.sql import SparkSession
 
+from profilestream.base.jvm import java_class
+
+_PLAIN = ("", ".csv", ".tsv", ".txt", ".log")  # endings of text that is not packed
+
 
 def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
-    jvm = spark._jvm
-    assert jvm is not None
-    hadoop_path = jvm.org.apache.hadoop.fs.Path(qualified(path))
+    hadoop_path = java_class(spark, "org.apache.hadoop.fs.Path")(qualified(path))
     return hadoop_path.getFileSystem(spark._jsc.hadoopConfiguration()), hadoop_path
 
 
@@ -65,7 +67,7 @@ def read_text(spark: SparkSession, path: str) -> str | None:
 def write_text(spark: SparkSession, path: str, text: str) -> None:
     """Write a file so that a reader sees all of it or nothing, even after kill -9: write aside, then rename."""
     fs, target = _path(spark, path)
-    aside = spark._jvm.org.apache.hadoop.fs.Path(f"{path}.{os.getpid()}.tmp")  # type: ignore[union-attr]
+    _, aside = _path(spark, f"{path}.{os.getpid()}.tmp")
     out = fs.create(aside, True)
     try:
         out.write(bytearray(text.encode()))
@@ -98,22 +100,22 @@ def prune(spark: SparkSession, folder: str) -> None:
         fs.delete(hadoop_path, False)
 
 
-def first_lines(spark: SparkSession, paths: list[str], encoding: str) -> dict[str, str]:
-    """The first line of each text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
-    jvm = spark._jvm
-    assert jvm is not None
-    codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(spark._jsc.hadoopConfiguration())
-    return {path: _first_line(jvm, codecs, *_path(spark, path), encoding) for path in paths}
-
-
-def _first_line(jvm: Any, codecs: Any, fs: Any, hadoop_path: Any, encoding: str) -> str:
+def first_line(spark: SparkSession, path: str, encoding: str) -> str:
+    """The first line of a text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
+    local = local_path(path)
+    if local is not None and os.path.splitext(local)[1] in _PLAIN:
+        with open(local, encoding=encoding, errors="replace") as file:
+            return file.readline().rstrip("\n").lstrip("\ufeff")
+    fs, hadoop_path = _path(spark, path)
     if fs.getFileStatus(hadoop_path).getLen() == 0:
         return ""
+    codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
     stream = fs.open(hadoop_path)
     try:
-        codec = codecs.getCodec(hadoop_path)
+        codec = codecs(spark._jsc.hadoopConfiguration()).getCodec(hadoop_path)
         unpacked = stream if codec is None else codec.createInputStream(stream)
-        line = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(unpacked, encoding)).readLine()
+        reader = java_class(spark, "java.io.InputStreamReader")(unpacked, encoding)
+        line = java_class(spark, "java.io.BufferedReader")(reader).readLine()
         return "" if line is None else str(line).lstrip("\ufeff")
     finally:
         stream.close()

@@ -13,10 +13,12 @@ from pyspark.sql import types as T
 
 from profilestream.base import files
 from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
+from profilestream.base.jvm import java_class
 from profilestream.base.settings import Paths
 
 VERSION_PROPERTY = "profilestream.schema_version"
 DECLARATION_PROPERTY = "profilestream.declaration"
+_HADOOP_PATH = "org.apache.hadoop.fs.Path"
 _TRIES = 3  # to make a table
 
 
@@ -88,8 +90,8 @@ class Table:
         """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""
         path = self.uri(paths)
         files.delete(spark, path)
-        log = spark._jvm.org.apache.spark.sql.delta.DeltaLog  # type: ignore[union-attr]
-        log.invalidateCache(spark._jsparkSession, spark._jvm.org.apache.hadoop.fs.Path(path))  # type: ignore[union-attr]
+        logs, hadoop_path = (java_class(spark, name) for name in ("org.apache.spark.sql.delta.DeltaLog", _HADOOP_PATH))
+        logs.invalidateCache(spark._jsparkSession, hadoop_path(path))
         self.create(spark, paths)
 
     def _described(self, builder: DeltaTableBuilder, path: str) -> DeltaTableBuilder:

@@ -132,7 +132,7 @@ def _layouts(spark: SparkSession, paths: list[str], shape: Input) -> dict[str, l
     for path in paths:
         try:
             if shape.format == "csv" and shape.header:
-                groups[files.first_lines(spark, [path], shape.encoding)[path]].append(path)
+                groups[files.first_line(spark, path, shape.encoding)].append(path)
             elif shape.format == "parquet":
                 groups[spark.read.parquet(_literal(path)).schema.json()].append(path)
             else:
