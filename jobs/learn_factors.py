@@ -1,7 +1,7 @@
 """Events to vectors of users and items that move with every batch, by a factorization of who did what with which item.
 
 reads:  events
-writes: factors, stage_batches
+writes: factors, model_quality, stage_batches
 """
 
 import argparse

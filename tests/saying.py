@@ -48,13 +48,18 @@ def by_key(fold: Fold, rows: DataFrame, at: datetime | None = None) -> dict[str,
         one = found[str([row[key] for key in keys])]
         cut = {path: row[path.replace(".", "/")] for path in maps if row[path.replace(".", "/")]}
         for path, rest in cut.items():
-            *facet, name = path.split(".")
-            place = one[facet[0]] if facet else one
-            place[name] = Cut(place[name], rest)
+            facet, name = _place(one, path)
+            facet[name] = Cut(facet[name], rest)
         for path in fold.derived.readings if cut else ():
-            *facet, name = path.split(".")
-            (one[facet[0]] if facet else one)[name] = UNSURE
+            facet, name = _place(one, path)
+            facet[name] = UNSURE
     return found
+
+
+def _place(row: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """Where a statistic or reading stands: the row or one of its facets, and its name there."""
+    facet, _, name = path.rpartition(".")
+    return (row[facet] if facet else row), name
 
 
 def differences(one: Said, other: Said) -> list[str]:

@@ -37,8 +37,12 @@ def _shop(home: Path, files: int) -> Shop:
     made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
     shop = Shop(home, extra_settings=f"[derive]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
     for n in range(files):
-        shop.write(f"{n}.jsonl", "\n".join(json.dumps(_event(m)) for m in range(n * 20, n * 20 + 20)))
+        _write(shop, n)
     return shop
+
+
+def _write(shop: Shop, n: int) -> None:
+    shop.write(f"{n}.jsonl", "\n".join(json.dumps(_event(m)) for m in range(n * 20, n * 20 + 20)))
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
@@ -78,7 +82,7 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
     """A batch of `events` is a commit of as many files as it has dates, so each is given to the stage on its own."""
     shop = _shop(tmp_path, files=0)
     for n in range(3):
-        shop.write(f"{n}.jsonl", "\n".join(json.dumps(_event(m)) for m in range(n * 20, n * 20 + 20)))
+        _write(shop, n)
         shop.capture(spark)
         shop.overrides = ["derive.max_files_per_trigger=1000"]
         _learn(spark, shop)

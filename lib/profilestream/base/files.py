@@ -12,9 +12,14 @@ from profilestream.base.jvm import java_class
 _PLAIN = ("", ".csv", ".tsv", ".txt", ".log")  # endings of text that is not packed
 
 
+def hadoop_path(spark: SparkSession, path: str) -> Any:
+    """The path as the Java object that Hadoop and Delta take."""
+    return java_class(spark, "org.apache.hadoop.fs.Path")(qualified(path))
+
+
 def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
-    hadoop_path = java_class(spark, "org.apache.hadoop.fs.Path")(qualified(path))
-    return hadoop_path.getFileSystem(spark._jsc.hadoopConfiguration()), hadoop_path
+    found = hadoop_path(spark, path)
+    return found.getFileSystem(spark._jsc.hadoopConfiguration()), found
 
 
 def local_path(uri: str) -> str | None:
@@ -40,24 +45,24 @@ def as_metadata(path: str) -> str:
 
 def exists(spark: SparkSession, path: str) -> bool:
     """Whether a file or folder is there."""
-    fs, hadoop_path = _path(spark, path)
-    return bool(fs.exists(hadoop_path))
+    fs, target = _path(spark, path)
+    return bool(fs.exists(target))
 
 
 def names(spark: SparkSession, folder: str) -> list[str]:
     """Names of what lies directly in a folder, sorted; none when there is no such folder."""
-    fs, hadoop_path = _path(spark, folder)
-    if not fs.exists(hadoop_path):
+    fs, target = _path(spark, folder)
+    if not fs.exists(target):
         return []
-    return sorted(status.getPath().getName() for status in fs.listStatus(hadoop_path))
+    return sorted(status.getPath().getName() for status in fs.listStatus(target))
 
 
 def read_text(spark: SparkSession, path: str) -> str | None:
     """The whole file as text, or null when there is none."""
-    fs, hadoop_path = _path(spark, path)
-    if not fs.exists(hadoop_path):
+    fs, target = _path(spark, path)
+    if not fs.exists(target):
         return None
-    stream = fs.open(hadoop_path)
+    stream = fs.open(target)
     try:
         return bytes(stream.readAllBytes()).decode()
     finally:
@@ -67,7 +72,7 @@ def read_text(spark: SparkSession, path: str) -> str | None:
 def write_text(spark: SparkSession, path: str, text: str) -> None:
     """Write a file so that a reader sees all of it or nothing, even after kill -9: write aside, then rename."""
     fs, target = _path(spark, path)
-    _, aside = _path(spark, f"{path}.{os.getpid()}.tmp")
+    aside = hadoop_path(spark, f"{path}.{os.getpid()}.tmp")
     out = fs.create(aside, True)
     try:
         out.write(bytearray(text.encode()))
@@ -80,8 +85,8 @@ def write_text(spark: SparkSession, path: str, text: str) -> None:
 
 def delete(spark: SparkSession, path: str) -> None:
     """Remove a file or a whole folder; nothing happens when there is none."""
-    fs, hadoop_path = _path(spark, path)
-    fs.delete(hadoop_path, True)
+    fs, target = _path(spark, path)
+    fs.delete(target, True)
 
 
 def prune(spark: SparkSession, folder: str) -> None:
@@ -90,14 +95,14 @@ def prune(spark: SparkSession, folder: str) -> None:
     A folder with anything else stays. Folders are removed one by one and only when empty, so that another process that
     writes into one at the same moment loses nothing it has finished.
     """
-    fs, hadoop_path = _path(spark, folder)
-    if not fs.exists(hadoop_path):
+    fs, target = _path(spark, folder)
+    if not fs.exists(target):
         return
-    inside = list(fs.listStatus(hadoop_path))
+    inside = list(fs.listStatus(target))
     if all(status.isDirectory() or status.getPath().getName().startswith(".") for status in inside):
         for status in inside:
             fs.delete(status.getPath(), False)
-        fs.delete(hadoop_path, False)
+        fs.delete(target, False)
 
 
 def first_line(spark: SparkSession, path: str, encoding: str) -> str:
@@ -106,13 +111,13 @@ def first_line(spark: SparkSession, path: str, encoding: str) -> str:
     if local is not None and os.path.splitext(local)[1] in _PLAIN:
         with open(local, encoding=encoding, errors="replace") as file:
             return file.readline().rstrip("\n").lstrip("\ufeff")
-    fs, hadoop_path = _path(spark, path)
-    if fs.getFileStatus(hadoop_path).getLen() == 0:
+    fs, target = _path(spark, path)
+    if fs.getFileStatus(target).getLen() == 0:
         return ""
     codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
-    stream = fs.open(hadoop_path)
+    stream = fs.open(target)
     try:
-        codec = codecs(spark._jsc.hadoopConfiguration()).getCodec(hadoop_path)
+        codec = codecs(spark._jsc.hadoopConfiguration()).getCodec(target)
         unpacked = stream if codec is None else codec.createInputStream(stream)
         reader = java_class(spark, "java.io.InputStreamReader")(unpacked, encoding)
         line = java_class(spark, "java.io.BufferedReader")(reader).readLine()

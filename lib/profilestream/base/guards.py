@@ -39,10 +39,10 @@ def check_start(
         _check_no_other_epoch(spark, name, tables, checkpoint, paths, accept=accept_new_epoch)
         for table in tables:
             table.create(spark, paths)
-    commits.load_states(spark, tables, paths)
-    for table in tables:
-        _check_table(spark, name, table, checkpoint, paths, is_trusted=table is tables[-1])
-        table.register(spark, paths)
+    with commits.states_ready(spark, tables, paths):
+        for table in tables:
+            _check_table(spark, name, table, checkpoint, paths, is_trusted=table is tables[-1])
+            table.register(spark, paths)
     if folder and not accept_changed_files:
         _check_files(spark, name, folder, glob, checkpoint)
 

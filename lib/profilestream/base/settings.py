@@ -1,5 +1,6 @@
 """Settings: frozen values, read once from TOML and `--set key=value`, with all errors told together."""
 
+import hashlib
 import math
 import os
 import tomllib
@@ -183,6 +184,11 @@ def load(config: str, overrides: list[str]) -> Settings:
         _put(document, override)
     settings = validated(Settings, {**document, "config_file": config}, config)
     return _with_resolved_names(settings, Path(config).parent)
+
+
+def fingerprint(text: str) -> str:
+    """Sixteen hex digits that change when the text does."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import ProfilestreamError, Refused
 from profilestream.base.progress import StageProgress
-from profilestream.base.settings import Paths, Settings
+from profilestream.base.settings import Paths, Settings, fingerprint
 from profilestream.base.stage_batches import StageBatches
 from profilestream.base.tables import Table
 
@@ -71,6 +71,17 @@ class Batch:
                 commits.merge(frame, table, self.paths, self.txn)
 
     @contextmanager
+    def kept(self, frame: DataFrame) -> Iterator[int]:
+        """Keep what the batch reads for the block, and count its rows."""
+        frame.persist()
+        try:
+            with self.phase("read"):
+                rows = frame.count()
+            yield rows
+        finally:
+            frame.unpersist()
+
+    @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the seconds of a part of the batch; they go to stage_batches."""
         began = time.monotonic()
@@ -110,7 +121,7 @@ class Query:
         lock: what no second run may hold at the same time.
         tables: written by the query, in order; the last is written by every batch and is the trusted one.
         shared: those of them that other stages write too; a rebuild leaves their rows.
-        fingerprint, settings: of all that changes what is written, and the same in readable form.
+        settings: all that changes what is written, in readable form.
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
         versions: Delta versions of what else the batch reads, taken when it is planned.
@@ -121,7 +132,6 @@ class Query:
     source: str
     lock: str
     tables: tuple[Table, ...]
-    fingerprint: str
     settings: str
     read: Callable[[SparkSession], DataFrame]
     write: Callable[[DataFrame, Batch], Done]
@@ -129,6 +139,11 @@ class Query:
     shared: tuple[Table, ...] = ()
     folder: str = ""
     glob: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when `settings` does."""
+        return fingerprint(self.settings)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,6 @@ from profilestream.base.settings import Paths
 
 VERSION_PROPERTY = "profilestream.schema_version"
 DECLARATION_PROPERTY = "profilestream.declaration"
-_HADOOP_PATH = "org.apache.hadoop.fs.Path"
 _TRIES = 3  # to make a table
 
 
@@ -90,8 +89,8 @@ class Table:
         """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""
         path = self.uri(paths)
         files.delete(spark, path)
-        logs, hadoop_path = (java_class(spark, name) for name in ("org.apache.spark.sql.delta.DeltaLog", _HADOOP_PATH))
-        logs.invalidateCache(spark._jsparkSession, hadoop_path(path))
+        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
+        logs.invalidateCache(spark._jsparkSession, files.hadoop_path(spark, path))
         self.create(spark, paths)
 
     def _described(self, builder: DeltaTableBuilder, path: str) -> DeltaTableBuilder:

@@ -1,6 +1,5 @@
 """One micro-batch of a source: records in, clean events and rejected rows out, every row accounted for."""
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from pyspark.sql import types as T
 from profilestream.base import tables
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, StateCorrupt
-from profilestream.base.settings import Capture, Settings, Source
+from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.capture import canonical, dedupe, records, rules, sources
 from profilestream.capture import mapping as mappings
@@ -63,7 +62,7 @@ class Log:
     @property
     def fingerprint(self) -> str:
         """Changes when `settings` does."""
-        return hashlib.sha256(self.settings.encode()).hexdigest()[:16]
+        return fingerprint(self.settings)
 
     @property
     def lock(self) -> str:
@@ -127,7 +126,6 @@ def query(settings: Settings, name: str) -> Query:
         source=name,
         lock=log.lock,
         tables=TABLES,
-        fingerprint=log.fingerprint,
         settings=log.settings,
         read=lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
         write=write,

@@ -4,7 +4,6 @@ Every value is a SQL expression over the raw columns, or a switch. Nothing here 
 mapping into frames and `check` in the same room tries its expressions on an empty frame at start.
 """
 
-import hashlib
 import json
 import zoneinfo
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from profilestream.base.settings import Frozen, read_toml, validated
+from profilestream.base.settings import Frozen, fingerprint, read_toml, validated
 from profilestream.base.tables import EVENTS
 
 EVENT_TYPES = (
@@ -146,7 +145,7 @@ class Mapping(Frozen):
 
     def fingerprint(self) -> str:
         """Changes when anything in the mapping does."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
 
 def load(path: str) -> Mapping:

@@ -1,13 +1,12 @@
 """What a derived table is: key columns, a filter and statistics, in TOML."""
 
-import hashlib
 import json
 from string import Template
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from profilestream.base.settings import Frozen, read_toml, validated
+from profilestream.base.settings import Frozen, fingerprint, read_toml, validated
 from profilestream.base.tables import Table
 from profilestream.derive.arrays import Histogram, MeanVector
 from profilestream.derive.latest import Latest, LatestByKey
@@ -143,7 +142,7 @@ class Derived(Frozen):
     @property
     def fingerprint(self) -> str:
         """Changes when any row of its tables could."""
-        return hashlib.sha256(self.settings.encode()).hexdigest()[:16]
+        return fingerprint(self.settings)
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -1,7 +1,5 @@
 """A stage that derives declared tables from `events`: its query, its checks, its writes."""
 
-import hashlib
-
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -48,14 +46,9 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
         return {table.name: commits.version(spark, table, settings.paths) for table in looked_up}
 
     def write(events: DataFrame, batch: Batch) -> Done:
-        events.persist()
-        try:
-            with batch.phase("read"):
-                rows = events.count()
+        with batch.kept(events) as rows:
             for fold in folds:
                 (_append if fold.derived.write == "append" else _merge)(events, fold, batch)
-        finally:
-            events.unpersist()
         return Done(rows_in=rows)
 
     return [
@@ -64,7 +57,6 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
             source="",
             lock=stage,
             tables=tuple(table for fold in folds for table in fold.derived.tables),
-            fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
             settings=text,
             read=lambda spark: new_events(spark, settings),
             write=write,

@@ -116,8 +116,8 @@ class Rows:
     weights: Floats
 
 
-def decayed(then: Longs, now: int, half_life_days: float) -> Floats:
-    """2^(-(now - then) / half-life) for times in microseconds; 1 for times after `now`."""
+def decayed(then: Longs, now: int | Longs, half_life_days: float) -> Floats:
+    """2^(-(now - then) / half-life) for times in microseconds; 1 for times after `now`, which may be one for each."""
     age = np.maximum(now - then, 0) / MICROS_A_DAY
     result: Floats = np.exp2(-age / half_life_days)
     return result

@@ -4,7 +4,6 @@ A batch is two shuffles: its users with their kept events, then the items that t
 Rows never come to the driver; the globals (two Gram matrices and a few numbers) do.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from functools import partial
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from profilestream.base import commits, tables
-from profilestream.base.settings import Settings
+from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.base.tables import Table
 from profilestream.derive.stage import new_events
@@ -55,7 +55,7 @@ def table(settings: Settings) -> Table:
         key=("side", "key"),
         partitioned_by=("side",),
         properties={"delta.enableDeletionVectors": "true", "delta.dataSkippingStatsColumns": "key"},
-        declaration=_fingerprint(_said(settings, without={"enabled", *_JUDGING})),
+        declaration=fingerprint(_said(settings, without={"enabled", *_JUDGING})),
     )
 
 
@@ -66,15 +66,11 @@ def queries(settings: Settings) -> list[Query]:
     factors = table(settings)
 
     def write(events: DataFrame, batch: Batch) -> Done:
-        known = rated(events, settings).persist()
-        try:
-            with batch.phase("read"):
-                rows = known.count()
+        known = rated(events, settings)
+        with batch.kept(known) as rows:
             learned = learn(known, batch, settings)
             batch.append(learned.quality, tables.MODEL_QUALITY)
             batch.merge(learned.rows, factors)
-        finally:
-            known.unpersist()
         return Done(rows_in=rows)
 
     return [
@@ -84,7 +80,6 @@ def queries(settings: Settings) -> list[Query]:
             lock=STAGE,
             tables=(tables.MODEL_QUALITY, factors),
             shared=(tables.MODEL_QUALITY,),
-            fingerprint=_fingerprint(_said(settings)),
             settings=_said(settings),
             read=lambda spark: new_events(spark, settings),
             write=write,
@@ -97,10 +92,6 @@ def _said(settings: Settings, without: Set[str] = frozenset()) -> str:
     """All that changes what is learned, in readable form."""
     made = settings.learn.factors.model_dump(exclude=set(without))
     return json.dumps({"factors": made, "event_weight": settings.derive.names["event_weight"]}, sort_keys=True)
-
-
-def _fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rated(events: DataFrame, settings: Settings) -> DataFrame:
@@ -181,16 +172,10 @@ def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
         for name, s in sorted(found.items())
         if s.users
     ]  # fmt: skip
-    kinds = {f.name: f.dataType.simpleString() for f in tables.MODEL_QUALITY.schema}
-    ddl = ", ".join(f"{name}: {kinds[name]}" for name in values[0]) if values else "candidate: string"
-    told = F.from_json(F.lit(json.dumps(values)), f"array<struct<{ddl}>>")
-    rows = (
-        spark.range(1)
-        .select(F.inline(told))
-        .withColumns({"learner": F.lit("factors"), "as_of": F.timestamp_micros(F.lit(as_of))})
-    )
-    missing = {name: F.lit(None).cast(kind) for name, kind in kinds.items() if name not in rows.columns}
-    return rows.withColumns(missing)
+    # By Spark itself, as in capture: rows made from Python objects start Python workers.
+    told = F.from_json(F.lit(json.dumps(values)), T.ArrayType(tables.MODEL_QUALITY.schema))
+    own = {"learner": F.lit("factors"), "as_of": F.timestamp_micros(F.lit(as_of))}
+    return spark.range(1).select(F.inline(told)).withColumns(own)
 
 
 def _globals(state: DataFrame, made: Params) -> Globals:
@@ -212,8 +197,7 @@ def _rows_of(state: DataFrame, side: str, touched: DataFrame) -> DataFrame:
 
 def _catalogue(state: DataFrame, tasks: int, before: Globals, made: Params) -> DataFrame:
     """All items, packed into a few rows, once for each task."""
-    columns = F.unix_micros("as_of").alias("at")
-    items = state.where("side = 'item'").select("key", "vector", "popular", columns)
+    items = state.where("side = 'item'").select("key", "vector", "popular", F.unix_micros("as_of").alias("at"))
     packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made), steps.COLUMNS)
     return packed.crossJoin(F.broadcast(state.sparkSession.range(tasks).withColumnRenamed("id", "part")))
 

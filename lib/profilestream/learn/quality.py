@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from profilestream.learn.als import Floats, Longs
+
 Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Longs = NDArray[np.int64]
 SHOWN = 20
 _CELLS = 4_000_000
 

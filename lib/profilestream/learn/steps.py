@@ -28,13 +28,11 @@ COLUMNS = (
     "kind int, key string, other string, weight double, counted double, popular double, at bigint, vector binary, "
     "others array<string>, weights binary, times binary, tail double, equations binary"
 )
-_FIELDS: list[tuple[str, pa.DataType]] = [
-    ("kind", pa.int32()), ("key", pa.string()), ("other", pa.string()), ("weight", pa.float64()),
-    ("counted", pa.float64()), ("popular", pa.float64()), ("at", pa.int64()), ("vector", pa.binary()),
-    ("others", pa.list_(pa.string())), ("weights", pa.binary()), ("times", pa.binary()), ("tail", pa.float64()),
-    ("equations", pa.binary()),
-]  # fmt: skip
-SCHEMA = pa.schema(_FIELDS)
+_ARROW: dict[str, pa.DataType] = {
+    "int": pa.int32(), "bigint": pa.int64(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary(),
+    "array<string>": pa.list_(pa.string()),
+}  # fmt: skip
+SCHEMA = pa.schema([pa.field(name, _ARROW[kind]) for name, kind in (column.split() for column in COLUMNS.split(", "))])
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def users(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
     stays = newest_first < params.history
     tail = np.maximum(old_tail + np.bincount(kept.user[~stays], kept.weight[~stays], n), 0.0)
 
-    yield _user_rows(keys, p, kept.chosen(np.flatnonzero(stays)), names, tail)
+    yield _user_rows(keys, p, kept.chosen(stays), names, tail)
     yield from _contributions(keys, names, kept, p, old, params)
     remains = np.where(had, als.decayed(seen, known.now, params.half_life_days), 0.0)
     zero = Globals.zero(k)
@@ -138,9 +136,7 @@ def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
         return
     n, k, now = len(keys), params.k, known.now
     at = _numbers(new, "at").astype(np.int64)
-    remains, popular_remains = (
-        als.decayed(at, now, days) for days in (params.half_life_days, params.popularity_half_life_days)
-    )
+    remains, popular_remains = _remains(at, now, params)
     owner = np.searchsorted(keys, new_keys)
     rows = Rows(np.searchsorted(owner, np.arange(n)), _vectors(new, k).astype(float), _numbers(new, "weight") * remains)
     a, b, _ = als.normal_equations(rows)
@@ -151,9 +147,7 @@ def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
     old, was, old_weight = np.zeros((n, k)), np.zeros(n, bool), np.zeros(n)
     if len(where):
         seen = _numbers(state, "at").astype(np.int64)
-        remains, popular_remains = (
-            als.decayed(seen, now, days) for days in (params.half_life_days, params.popularity_half_life_days)
-        )
+        remains, popular_remains = _remains(seen, now, params)
         sums = _matrix(state, "equations", np.float32)
         a[where] += als.unpacked(sums[:, k:], k) * remains[:, None, None]
         b[where] += sums[:, :k] * remains[:, None]
@@ -164,9 +158,7 @@ def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
     q = als.solve_items(a, b, weight, known, params).astype(np.float32)
 
     sums = np.hstack([b.astype(np.float32), als.packed(a)])
-    yield _out(
-        ROW, n, key=keys, vector=_bytes(q), counted=weight, popular=popular, at=np.full(n, now), equations=_bytes(sums)
-    )
+    yield _out(ROW, n, key=keys, vector=_bytes(q), counted=weight, popular=popular, equations=_bytes(sums))
     q64 = q.astype(float)
     yield _share(
         CAME,
@@ -225,23 +217,21 @@ def _contributions(
     keys: Strings, names: Strings, kept: Kept, p: Vectors, old: Vectors, params: Params
 ) -> Iterator[pa.RecordBatch]:
     """What items are told: new events with the new vector; and of the newest kept ones the old vector's share back."""
-    new = kept.chosen(np.flatnonzero(kept.is_new))
+    new = kept.chosen(kept.is_new)
     pair = new.user * len(names) + new.item
     pairs, first, index = np.unique(pair, return_index=True, return_inverse=True)
     latest = np.full(len(pairs), np.iinfo(np.int64).min)
     np.maximum.at(latest, index, new.at)
-    told = [
-        np.bincount(index, new.weight * _until(new.at, latest[index], days), len(pairs))
-        for days in (params.half_life_days, params.popularity_half_life_days)
-    ]  # one row a user and item, at the newest of its times
+    # One row a user and item, at the newest of its times.
+    told, popular = (np.bincount(index, new.weight * r, len(pairs)) for r in _remains(new.at, latest[index], params))
     if len(pairs):
         yield _out(
-            CONTRIBUTION, len(pairs), key=names[new.item[first]], other=keys[new.user[first]], weight=told[0],
-            counted=told[0], popular=told[1], at=latest, vector=_bytes(p[new.user[first]]),
+            CONTRIBUTION, len(pairs), key=names[new.item[first]], other=keys[new.user[first]], weight=told,
+            counted=told, popular=popular, at=latest, vector=_bytes(p[new.user[first]]),
         )  # fmt: skip
-    before = kept.chosen(np.flatnonzero(~kept.is_new))
+    before = kept.chosen(~kept.is_new)
     end = np.searchsorted(before.user, before.user, side="right")
-    again = before.chosen(np.flatnonzero(end - 1 - np.arange(len(end)) < params.refresh))
+    again = before.chosen(end - 1 - np.arange(len(end)) < params.refresh)
     for vectors, sign in ((p, 1.0), (old, -1.0)):
         if len(again.user):
             none = np.zeros(len(again.user))
@@ -251,10 +241,12 @@ def _contributions(
             )  # fmt: skip
 
 
-def _until(then: Longs, later: Longs, half_life_days: float) -> Floats:
-    """What is left of each at a later time of its own."""
-    result: Floats = np.exp2(-(later - then) / (half_life_days * als.MICROS_A_DAY))
-    return result
+def _remains(then: Longs, now: int | Longs, params: Params) -> tuple[Floats, Floats]:
+    """What is left at a later time of what an item was told, and of its count."""
+    return (
+        als.decayed(then, now, params.half_life_days),
+        als.decayed(then, now, params.popularity_half_life_days),
+    )
 
 
 def _user_rows(keys: Strings, p: Vectors, kept: Kept, names: Strings, tail: Floats) -> pa.RecordBatch:
