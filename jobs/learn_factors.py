@@ -17,11 +17,14 @@ def body(args: argparse.Namespace) -> None:
     if not args.check:
         spark = open_session(factors.STAGE, settings.spark.properties)
         stream.run(spark, factors.queries(settings), settings, job.options(args))
+        if args.sweep:
+            print(f"swept over {factors.sweep_now(spark, settings):,} events")
 
 
 def main(argv: list[str]) -> int:
     parser = job.stream_parser(__doc__)
     parser.add_argument("--rebuild", action="store_const", const=factors.STAGE, default="", help="learn all anew")
+    parser.add_argument("--sweep", action="store_true", help="then solve everything anew from the whole log")
     return job.run(body, parser, argv)
 
 

@@ -1,6 +1,7 @@
 """What `learn_factors` is held to: the same formulas in plain loops, one user and one item at a time, in float64."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,77 +9,129 @@ from profilestream.learn import als
 from profilestream.learn.als import Params
 
 DAY = als.MICROS_A_DAY
-Event = tuple[str, str, float, int]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event, at a time in microseconds."""
+
+    user: str
+    item: str
+    weight: float
+    at: int
+    rating: float = 0.0
+    category: str | None = None
 
 
 class Plain:
-    """Users and items as dictionaries; an event is (user, item, weight, microseconds)."""
+    """Users and items as dictionaries."""
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
+    def __init__(self, params: Params, mean: float = 0.0) -> None:
+        self.params, self.mean = params, mean
         self.users: dict[str, dict[str, Any]] = {}
         self.items: dict[str, dict[str, Any]] = {}
         self.now = 0
 
     def vector(self, item: str) -> Any:
-        return self.items[item]["q"] if item in self.items else als.start_vector(item, self.params.k).astype(float)
+        return self.items[item]["q"] if item in self.items else als.start_vector(item, self.params).astype(float)
 
-    def remains(self, age: int, days: float) -> float:
-        return float(2.0 ** (-age / DAY / days))
+    def remains(self, age: int, days: float | None) -> float:
+        return 1.0 if days is None else float(2.0 ** (-age / DAY / days))
+
+    def design(self, vector: Any) -> Any:
+        """A vector as the other side multiplies it, and what it takes from the other side's target."""
+        if self.params.is_explicit:
+            return np.append(vector[:-1], 1.0), self.mean + vector[-1]
+        return vector, 0.0
+
+    def pull(self, weight: float) -> Any:
+        made = self.params
+        if made.is_explicit:
+            pulls = np.append(np.full(made.k, made.regularization), made.bias_regularization)
+            return np.diag(pulls * np.sqrt(max(weight, 0)))
+        return made.regularization * max(weight, 0) * np.eye(made.k)
 
     def learn(self, batch: list[Event]) -> None:
-        made, k = self.params, self.params.k
-        q_of = {item: self.vector(item) for item in {e[1] for e in batch} | set(self.items)}
+        made, k = self.params, self.params.width
+        q_of = {item: self.vector(item) for item in {e.item for e in batch} | set(self.items)}
         gram_q = sum((np.outer(i["q"], i["q"]) for i in self.items.values()), np.zeros((k, k)))
         weights = {
             name: i["n"] * self.remains(self.now - i["t"], made.half_life_days) for name, i in self.items.items()
         }
         weight = sum(max(w, 0) for w in weights.values())
-        mean = sum(
-            (max(w, 0) * np.outer(self.items[i]["q"], self.items[i]["q"]) for i, w in weights.items()), np.zeros((k, k))
-        )
+        mean = np.zeros((k, k))
+        for name, w in weights.items():
+            x, _ = self.design(self.items[name]["q"])
+            mean = mean + max(w, 0) * np.outer(x, x)
         mean = mean / weight if weight else mean
-        alpha = made.alpha / max(len(self.items), 1)
-        told: dict[str, list[tuple[Any, float, float, int]]] = defaultdict(list)
-        now = max([self.now, *[e[3] for e in batch]])
-        for user in sorted({e[0] for e in batch}):
-            row = self.users.get(user, {"p": np.zeros(k), "kept": [], "tail": 0.0})
-            new = [(e[3], e[1], e[2]) for e in batch if e[0] == user]
+        alpha = 0.0 if made.is_explicit else made.alpha / max(len(self.items), 1)
+        told: dict[str, list[tuple[Any, float, float, int, float]]] = defaultdict(list)
+        near: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        now = max([self.now, *[e.at for e in batch]])
+        for user in sorted({e.user for e in batch}):
+            row = self.users.get(user, {"p": np.zeros(k), "kept": [], "tail": 0.0, "t": 0})
+            new = [(e.at, e.item, e.weight, e.rating) for e in batch if e.user == user]
             kept = sorted(row["kept"] + new)
-            net: dict[str, float] = defaultdict(float)
-            for _, item, w in kept:
-                net[item] += w
+            net: dict[Any, float] = defaultdict(float)
+            for n, (_, item, w, rating) in enumerate(kept):
+                net[(item, 1.0, 0) if not made.is_explicit else (item, rating, n)] += w
             a = row["tail"] * mean + alpha * gram_q
             b = row["tail"] * mean @ row["p"]
-            for item, w in net.items():
-                a = a + max(w, 0) * np.outer(q_of[item], q_of[item])
-                b = b + max(w, 0) * q_of[item]
-            ridge = made.regularization * (sum(max(w, 0) for w in net.values()) + row["tail"] + made.alpha)
-            p = np.linalg.solve(a + ridge * np.eye(k), b).astype(np.float32).astype(float)
-            for t, item, w in new:
-                told[item].append((p, w, 1.0, t))
-            for t, item, w in sorted(row["kept"])[-made.refresh :]:
-                told[item] += [(p, w, 0.0, t), (row["p"], -w, 0.0, t)]
+            for (item, rating, _), w in net.items():
+                x, known = self.design(q_of[item])
+                a = a + max(w, 0) * np.outer(x, x)
+                b = b + max(w, 0) * (rating - known) * x
+            total = sum(max(w, 0) for w in net.values()) + row["tail"]
+            a = a + self.pull(total if made.is_explicit else total + made.alpha)
+            p = np.linalg.solve(a, b).astype(np.float32).astype(float)
+            for t, item, w, rating in new:
+                told[item].append((p, w, 1.0, t, rating))
+            for t, item, w, rating in sorted(row["kept"])[-made.refresh :]:
+                told[item] += [(p, w, 0.0, t, rating), (row["p"], -w, 0.0, t, rating)]
+            self.meet(row["kept"], new, near, now)
             gone = kept[: -made.history]
-            tail = max(row["tail"] + sum(w for _, _, w in gone), 0.0)
-            self.users[user] = {"p": p, "kept": kept[-made.history :], "tail": tail, "t": now}
+            tail = max(row["tail"] + sum(w for _, _, w, _ in gone), 0.0)
+            newest = max([row["t"], *[t for t, _, _, _ in kept]])
+            self.users[user] = {"p": p, "kept": kept[-made.history :], "tail": tail, "t": newest}
         self.now = now
         gram_p = sum(
             (self.remains(now - u["t"], made.half_life_days) * np.outer(u["p"], u["p"]) for u in self.users.values()),
             np.zeros((k, k)),
         )
-        users = sum(self.remains(now - u["t"], made.half_life_days) for u in self.users.values())
+        users = sum([self.remains(now - u["t"], made.half_life_days) for u in self.users.values()])
         for item, rows in told.items():
-            zero = {"q": np.zeros(k), "A": np.zeros((k, k)), "b": np.zeros(k), "n": 0.0, "c": 0.0, "t": now}
+            zero = {"q": np.zeros(k), "A": np.zeros((k, k)), "b": np.zeros(k), "n": 0.0, "c": 0.0, "t": now, "near": {}}
             old = self.items.get(item, zero)
             left = self.remains(now - old["t"], made.half_life_days)
             A, b, n = left * old["A"], left * old["b"], left * old["n"]
             c = old["c"] * self.remains(now - old["t"], made.popularity_half_life_days)
-            for p, w, counts, t in rows:
+            for p, w, counts, t, rating in rows:
                 d = self.remains(now - t, made.half_life_days)
-                A, b, n = A + w * d * np.outer(p, p), b + w * d * p, n + counts * w * d
+                x, known = self.design(p)
+                y = rating - known if made.is_explicit else 1.0
+                A, b, n = A + w * d * np.outer(x, x), b + w * d * y * x, n + counts * w * d
                 c += counts * w * self.remains(now - t, made.popularity_half_life_days)
-            ridge = made.regularization * (max(n, 0) + alpha * users)
-            q = np.linalg.solve(A + alpha * gram_p + ridge * np.eye(k), b).astype(np.float32).astype(float)
+            solved = A + alpha * gram_p + self.pull(n if made.is_explicit else max(n, 0) + alpha * users)
+            q = np.linalg.solve(solved, b).astype(np.float32).astype(float)
             A, b = A.astype(np.float32).astype(float), b.astype(np.float32).astype(float)
-            self.items[item] = {"q": q, "A": A, "b": b, "n": n, "c": c, "t": now}
+            met = {name: left * count for name, count in old["near"].items()}
+            for name, count in near[item].items():
+                met[name] = met.get(name, 0.0) + count
+            kept_near = dict(sorted(met.items(), key=lambda one: (-one[1], one[0]))[: made.neighbours])
+            self.items[item] = {"q": q, "A": A, "b": b, "n": n, "c": c, "t": now, "near": kept_near}
+
+    def meet(self, kept: list[Any], new: list[Any], near: Any, now: int) -> None:
+        """Each item that is new to a user meets those before it: kept ones, then new ones, each by its newest time."""
+        liked = [(t, item, True) for t, item, w, _ in kept if w > 0] + [
+            (t, item, False) for t, item, w, _ in new if w > 0
+        ]
+        had = {item for _, item, is_kept in liked if is_kept}
+        newest: dict[str, int] = {}
+        for t, item, _ in liked:
+            newest[item] = max(newest.get(item, t), t)
+        order = sorted(newest, key=lambda item: (item not in had, newest[item], item))
+        for n, item in enumerate(order):
+            if item not in had:
+                for other in order[max(0, n - self.params.neighbour_history) : n]:
+                    age = now - max(newest[item], newest[other])
+                    near[item][other] += self.remains(age, self.params.half_life_days)

@@ -10,6 +10,7 @@ from profilestream.base import stream, tables
 from profilestream.base.stream import Options
 from profilestream.learn import factors
 from profilestream.learn.als import Params
+from profilestream.learn.catalogue import CANDIDATES
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors
@@ -34,8 +35,8 @@ def _event(n: int) -> dict[str, Any]:
 
 
 def _shop(home: Path, files: int) -> Shop:
-    made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
-    shop = Shop(home, extra_settings=f"[derive]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
+    made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\nfirst_sweeps = 0\nsweeps = 0\n"
+    shop = Shop(home, extra_settings=f"[learn]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
     for n in range(files):
         _write(shop, n)
     return shop
@@ -62,7 +63,7 @@ def _plain(spark: SparkSession, shop: Shop) -> Plain:
     )
     batches: dict[int, list[Event]] = {}
     for row in rows.collect():
-        one = (row["user_id"], row["item_id"], WEIGHTS[row["event_type"]], row["at"])
+        one = Event(row["user_id"], row["item_id"], WEIGHTS[row["event_type"]], row["at"])
         batches.setdefault(row["batch_id"], []).append(one)
     plain = Plain(MADE)
     for _, batch in sorted(batches.items()):
@@ -84,7 +85,7 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
     for n in range(3):
         _write(shop, n)
         shop.capture(spark)
-        shop.overrides = ["derive.max_files_per_trigger=1000"]
+        shop.overrides = ["learn.max_files_per_trigger=1000"]
         _learn(spark, shop)
     plain = _plain(spark, shop)
     _assert_equal(_vectors(spark, shop), plain)
@@ -96,7 +97,7 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
     assert plain.now > 10 * DAY
     judged = tables.MODEL_QUALITY.read(spark, paths).collect()
     assert {(row["batch_id"], row["candidate"]) for row in judged} == {
-        (batch, candidate) for batch in (1, 2) for candidate in ("blend", "factors", "popularity")
+        (batch, candidate) for batch in (1, 2) for candidate in CANDIDATES
     }
     assert all(0 < row["users"] <= 13 and 0 <= row["recall_10"] <= row["recall_20"] <= 1 for row in judged)
 
@@ -106,7 +107,7 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
 ) -> None:
     shop = _shop(tmp_path, files=1)
     shop.capture(spark)
-    shop.overrides = ["derive.max_files_per_trigger=1000"]
+    shop.overrides = ["learn.max_files_per_trigger=1000"]
     was = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()

@@ -1,89 +1,106 @@
 """The factorization against the same formulas in plain loops, and what must not depend on cuts and partitions."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from profilestream.learn import als, steps
+from profilestream.learn import als, memory, steps
 from profilestream.learn.als import Globals, Params
+from profilestream.learn.catalogue import CANDIDATES
+from profilestream.learn.memory import Factors
+from profilestream.learn.quality import Sums
 
 from tests.naive_als import DAY, Event, Plain
 
-SMALL = Params(k=4, history=5, refresh=2, alpha=6.0, regularization=0.02, half_life_days=20.0)
+SMALL = Params(
+    k=4, history=5, refresh=2, alpha=6.0, regularization=0.02, half_life_days=20.0, neighbours=3, neighbour_history=2
+)
+MEAN = 2.75
+RATED = replace(SMALL, mode="explicit", regularization=1.0, half_life_days=None)
 
 
 def events(count: int, seed: int) -> list[Event]:
-    """User, item, weight, microseconds; some come late, some take back."""
+    """Some come late, some take back."""
     dice = np.random.default_rng(seed)
     return [
-        (f"u{dice.integers(8)}", f"i{dice.integers(6)}", float(dice.choice([1, 1, 3, 5, -1])), int(n * DAY // 4))
+        Event(
+            f"u{dice.integers(8)}", f"i{dice.integers(6)}", float(dice.choice([1, 1, 3, 5, -1])), int(n * DAY // 4),
+            float(dice.integers(1, 6)), ("a", "b", None)[dice.integers(3)],
+        )
         for n in dice.permutation(count)
-    ]
+    ]  # fmt: skip
+
+
+def rows(batch: list[Event], params: Params) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "kind": steps.NEW, "key": e.user, "other": e.item, "at": e.at, "category": e.category,
+                **({"weight": 1.0, "rating": e.rating} if params.is_explicit else {"weight": e.weight}),
+            }
+            for e in batch
+        ],
+        steps.SCHEMA,
+    )  # fmt: skip
 
 
 class Stepped:
-    """The steps as Spark runs them, in so many partitions."""
+    """The learner, fed in so many parts, each with the events of some users."""
 
     def __init__(self, params: Params, partitions: int) -> None:
-        self.params, self.partitions = params, partitions
-        self.rows: dict[str, dict[str, Any]] = {"user": {}, "item": {}}
-        self.known = Globals.zero(params.k)
-        self.judged: list[dict[str, Any]] = []
+        self.learner, self.partitions = Factors(params), partitions
+        self.model = self.learner.empty(mean=MEAN if params.is_explicit else None)
+        self.judged: dict[str, Sums] = {}
 
     def learn(self, batch: list[Event]) -> None:
-        new = [{"kind": steps.NEW, "key": u, "other": i, "weight": w, "at": t} for u, i, w, t in batch]
-        known = [{**row, "kind": steps.STATE} for row in self.rows["item"].values()]
-        whole = pa.RecordBatch.from_pylist(known, steps.SCHEMA)
-        packed = [row for out in steps.pack_items(iter([whole]), self.known, self.params) for row in out.to_pylist()]
-        out = self._stepped("user", new, packed, lambda part: steps.users(part, self.known, self.params))
-        gone, came = (_sum(out, kind, self.params.k) for kind in (steps.GONE, steps.CAME))
-        moved = (self.known + gone).aged(max(self.known.now, came.now), self.params.half_life_days) + came
-        told = [{**row, "kind": steps.NEW} for row in out if row["kind"] == steps.CONTRIBUTION]
-        self.judged = [row for row in out if row["kind"] == steps.JUDGED]
-        items = self._stepped("item", told, [], lambda part: steps.items(part, moved, self.params))
-        self.known = moved + _sum(items, steps.CAME, self.params.k)
-        for side, rows in (("user", out), ("item", items)):
-            for row in rows:
-                if row["kind"] == steps.ROW:
-                    self.rows[side][row["key"]] = {**row, "at": self.known.now}
-
-    def _stepped(self, side: str, new: list[Any], packed: list[Any], step: Any) -> list[dict[str, Any]]:
-        touched = {row["key"] for row in new}
-        state = [{**row, "kind": steps.STATE} for key, row in self.rows[side].items() if key in touched]
-        done: list[dict[str, Any]] = []
+        delta = self.learner.zero()
         for part in range(self.partitions):
-            mine = [row for row in [*state, *new] if sum(row["key"].encode()) % self.partitions == part]
-            rows = pa.RecordBatch.from_pylist([*packed, *mine], steps.SCHEMA)
-            done += [row for out in step(iter([rows])) for row in out.to_pylist()]
-        return done
+            mine = [event for event in batch if sum(event.user.encode()) % self.partitions == part]
+            delta = self.learner.merge(self.learner.batch_delta(self.model, rows(mine, self.learner.params)), delta)
+        self.judged = memory.judged(delta)
+        self.model = self.learner.apply(self.model, delta, max([event.at for event in batch], default=0))
+
+    def rows(self, side: str) -> dict[str, dict[str, Any]]:
+        return {row["key"]: row for row in (self.model.users if side == "user" else self.model.items).to_pylist()}
 
     def vectors(self, side: str) -> dict[str, Any]:
-        return {key: np.frombuffer(row["vector"], np.float32) for key, row in self.rows[side].items()}
+        return {key: np.frombuffer(row["vector"], np.float32) for key, row in self.rows(side).items()}
 
 
-def _sum(rows: list[dict[str, Any]], kind: int, k: int) -> Globals:
-    return sum((steps.globals_of(row["equations"], k) for row in rows if row["kind"] == kind), Globals.zero(k))
-
-
+@pytest.mark.parametrize("params", [SMALL, RATED], ids=["implicit", "explicit"])
 @pytest.mark.parametrize("partitions", [1, 3])
-def test_every_batch_is_what_plain_loops_give(partitions: int) -> None:
+def test_every_batch_is_what_plain_loops_give(partitions: int, params: Params) -> None:
     log = events(90, seed=5)
-    plain, stepped = Plain(SMALL), Stepped(SMALL, partitions)
+    if params.is_explicit:
+        log = [replace(event, weight=1.0) for event in log]
+    plain, stepped = Plain(params, MEAN), Stepped(params, partitions)
     for begin in range(0, 90, 15):
         plain.learn(log[begin : begin + 15])
         stepped.learn(log[begin : begin + 15])
-        for side, rows, name in (("user", plain.users, "p"), ("item", plain.items, "q")):
+        for side, known, name in (("user", plain.users, "p"), ("item", plain.items, "q")):
             got = stepped.vectors(side)
-            assert got.keys() == rows.keys()
-            for key, row in rows.items():
+            assert got.keys() == known.keys()
+            for key, row in known.items():
                 np.testing.assert_allclose(got[key], row[name], rtol=1e-3, atol=1e-5, err_msg=f"{key} from {begin}")
+    items, users = stepped.rows("item"), stepped.rows("user")
     for key, row in plain.items.items():
-        assert stepped.rows["item"][key]["counted"] == pytest.approx(row["n"], rel=1e-6, abs=1e-9)
-        assert stepped.rows["item"][key]["popular"] == pytest.approx(row["c"], rel=1e-6, abs=1e-9)
+        assert items[key]["counted"] == pytest.approx(row["n"], rel=1e-6, abs=1e-9)
+        assert items[key]["popular"] == pytest.approx(row["c"], rel=1e-6, abs=1e-9)
+        near = dict(zip(items[key]["others"], np.frombuffer(items[key]["weights"], np.float32), strict=True))
+        assert near == pytest.approx(row["near"], rel=1e-5), key
+    assert any(len(row["near"]) == 3 for row in plain.items.values())
     for key, row in plain.users.items():
-        assert stepped.rows["user"][key]["tail"] == pytest.approx(row["tail"])
-        assert stepped.rows["user"][key]["others"] == [item for _, item, _ in row["kept"]]
+        assert users[key]["tail"] == pytest.approx(row["tail"])
+        assert users[key]["others"] == [item for _, item, _, _ in row["kept"]]
+
+
+def test_an_item_has_the_category_that_its_events_named_last() -> None:
+    stepped = Stepped(SMALL, 1)
+    for n, category in enumerate(["a", None, "b", None]):
+        stepped.learn([Event("u", "i", 1.0, n * DAY, category=category)])
+    assert stepped.rows("item")["i"]["category"] == "b"
 
 
 def test_a_batch_is_judged_by_the_vectors_before_it_and_over_what_is_new_to_its_users() -> None:
@@ -93,20 +110,20 @@ def test_a_batch_is_judged_by_the_vectors_before_it_and_over_what_is_new_to_its_
         one.learn(log[:60])
     batch = log[60:70]
     hits, users = 0.0, 0
-    for user in sorted({event[0] for event in batch}):
-        seen = {item for _, item, _ in plain.users[user]["kept"]} if user in plain.users else set()
-        targets = {item for who, item, weight, _ in batch if who == user and weight > 0}
+    for user in sorted({event.user for event in batch}):
+        seen = {i for _, i, w, _ in plain.users[user]["kept"] if w > 0} if user in plain.users else set()
+        targets = {event.item for event in batch if event.user == user and event.weight > 0}
         if targets := {item for item in targets if item in plain.items and item not in seen}:
             p = plain.users[user]["p"] if user in plain.users else np.zeros(SMALL.k)
             ranked = sorted(set(plain.items) - seen, key=lambda item: (-plain.items[item]["q"] @ p, item))
             hits += 1 / min(1 + ranked.index(item) for item in targets)
             users += 1
     stepped.learn(batch)
-    got = {row["key"]: np.frombuffer(row["weights"]) for row in stepped.judged}
-    assert got.keys() == {"blend", "factors", "popularity"}
+    got = stepped.judged
+    assert got.keys() == set(CANDIDATES)
     assert users > 1
-    assert got["factors"][0] == users
-    assert got["factors"][4] == pytest.approx(hits)
+    assert got["factors"].users == users
+    assert got["factors"].reciprocal_rank == pytest.approx(hits)
 
 
 def test_globals_are_what_a_sum_over_all_rows_gives() -> None:
@@ -115,23 +132,23 @@ def test_globals_are_what_a_sum_over_all_rows_gives() -> None:
     for begin in range(0, 80, 20):
         stepped.learn(log[begin : begin + 20])
     q = np.array(list(stepped.vectors("item").values()), float)
-    np.testing.assert_allclose(stepped.known.gram_items, q.T @ q, rtol=1e-6, atol=1e-9)
-    assert stepped.known.items == len(q)
+    np.testing.assert_allclose(stepped.model.known.gram_items, q.T @ q, rtol=1e-6, atol=1e-9)
+    assert stepped.model.known.items == len(q)
 
 
 def test_an_empty_batch_changes_nothing() -> None:
     stepped = Stepped(SMALL, 2)
     stepped.learn(events(30, seed=2))
-    before, known = stepped.vectors("user"), stepped.known
+    before, known = stepped.vectors("user"), stepped.model.known
     stepped.learn([])
-    np.testing.assert_array_equal(stepped.known.gram_users, known.gram_users)
-    assert stepped.vectors("user").keys() == before.keys() and stepped.known.now == known.now
+    np.testing.assert_array_equal(stepped.model.known.gram_users, known.gram_users)
+    assert stepped.vectors("user").keys() == before.keys() and stepped.model.known.now == known.now
 
 
 def test_a_start_vector_depends_on_its_id_only_and_any_id_has_one() -> None:
     for name in ("a", 'ключ 🛒 "x"', "x" * 10_000):
-        assert (als.start_vector(name, 8) == als.start_vector(name, 8)).all()
-    assert (als.start_vector("a", 8) != als.start_vector("b", 8)).any()
+        assert (als.start_vector(name, Params(k=8)) == als.start_vector(name, Params(k=8))).all()
+    assert (als.start_vector("a", Params(k=8)) != als.start_vector("b", Params(k=8))).any()
 
 
 def test_packing_a_symmetric_matrix_loses_nothing() -> None:
@@ -141,18 +158,17 @@ def test_packing_a_symmetric_matrix_loses_nothing() -> None:
 
 
 def test_the_globals_survive_as_bytes() -> None:
-    state = Globals(np.eye(2), 2 * np.eye(2), 3 * np.eye(2), 4.5, 6.0, 7.25, 1_767_225_600_123_456)
+    state = Globals(np.eye(2), 2 * np.eye(2), 3 * np.eye(2), 4.5, 6.0, 7.25, 1_767_225_600_123_456, None, 9.0, 5.0)
     again = steps.globals_of(steps.globals_as_bytes(state), 2)
-    assert again.now == state.now and again.users == state.users
+    assert (again.now, again.users, again.mean) == (state.now, state.users, None)
+    assert (again.events, again.swept) == (9.0, 5.0)
     np.testing.assert_array_equal(again.tail, state.tail)
 
 
 def test_a_hot_user_keeps_its_newest_events_and_tells_an_item_once() -> None:
     made = Params(k=4)
-    log = [("hot", f"i{n % 50}", 1.0, n * 1_000_000) for n in range(200_000)]
-    new = pa.RecordBatch.from_pylist(
-        [{"kind": steps.NEW, "key": u, "other": i, "weight": w, "at": t} for u, i, w, t in log], steps.SCHEMA
-    )
+    log = [Event("hot", f"i{n % 50}", 1.0, n * 1_000_000) for n in range(200_000)]
+    new = rows(log, made).combine_chunks().to_batches()[0]
     out = [row for batch in steps.users(iter([new]), Globals.zero(4), made) for row in batch.to_pylist()]
     (row,) = [row for row in out if row["kind"] == steps.ROW]
     assert len(row["others"]) == made.history and row["tail"] == 200_000 - made.history

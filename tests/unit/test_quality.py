@@ -2,9 +2,12 @@
 
 import ir_measures
 import numpy as np
+import pyarrow as pa
 import pytest
 from ir_measures import RR, R, nDCG
-from profilestream.learn import quality
+from profilestream.learn import catalogue, quality
+from profilestream.learn.als import Params
+from profilestream.learn.catalogue import CANDIDATES, Catalogue, Liked
 from profilestream.learn.quality import Sums
 
 
@@ -36,14 +39,35 @@ def test_coverage_and_novelty_of_a_ranking_by_hand() -> None:
     assert got.novelty == pytest.approx((1 + 2 + 2) / 3)
 
 
+def shop(items: int, k: int, dice: np.random.Generator) -> Catalogue:
+    """Items with vectors, counts, categories and neighbours."""
+    return Catalogue.of(
+        pa.Table.from_pylist(
+            [
+                {
+                    "key": f"i{n:03}", "vector": dice.normal(size=k).astype(np.float32).tobytes(),
+                    "counted": float(1 + dice.integers(9)), "popular": float(dice.random() * 9),
+                    "category": f"c{n % 3}", "others": [f"i{(n + 1) % items:03}", "gone"],
+                    "weights": [float(dice.random()), 1.0],
+                }
+                for n in range(items)
+            ],
+            catalogue.SCHEMA,
+        ),
+        Params(k=k),
+    )  # fmt: skip
+
+
 def test_users_in_parts_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
     dice = np.random.default_rng(3)
-    p, q, popular = dice.normal(size=(30, 4)), dice.normal(size=(50, 4)), dice.random(50) * 9
+    items, p = shop(50, 4, dice), dice.normal(size=(30, 4))
     target, seen = (np.argwhere(dice.random((30, 50)) < share) for share in (0.05, 0.1))
-    whole = quality.judge_all(p, q, popular, 0.15, target, seen)
+    liked = Liked(seen[:, 0], seen[:, 1], dice.random(len(seen)))
+    made = Params(k=4, neighbour_share=0.5, category_share=0.5)
+    whole = quality.judge_all(items, p, liked, target, made)
     monkeypatch.setattr(quality, "_CELLS", 50 * 7)
-    parts = quality.judge_all(p, q, popular, 0.15, target, seen)
-    assert whole.keys() == parts.keys() == {"blend", "factors", "popularity"}
+    parts = quality.judge_all(items, p, liked, target, made)
+    assert whole.keys() == parts.keys() == set(CANDIDATES)
     for name, sums in whole.items():
         assert parts[name].as_bytes()[1] == sums.as_bytes()[1]
         np.testing.assert_allclose(np.frombuffer(parts[name].as_bytes()[0]), np.frombuffer(sums.as_bytes()[0]))
@@ -51,7 +75,47 @@ def test_users_in_parts_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_seen_is_neither_a_target_nor_ranked() -> None:
-    q, p = np.eye(2), np.array([[1.0, 0.5]])
+    rows = [
+        {"key": name, "vector": vector.astype(np.float32).tobytes(), "counted": 1.0, "popular": 1.0, "others": []}
+        for name, vector in zip("ab", np.eye(2), strict=True)
+    ]
+    made = Params(k=2, popularity_share=0.0)
+    items = Catalogue.of(pa.Table.from_pylist(rows, catalogue.SCHEMA), made)
     both = np.array([[0, 0], [0, 1]])
-    got = quality.judge_all(p, q, np.ones(2), 0.0, both, both[:1])["factors"]
-    assert (got.users, got.recall_10, got.reciprocal_rank) == (1, 1, 1)
+    got = quality.judge_all(items, np.array([[1.0, 0.5]]), Liked(both[:1, 0], both[:1, 1], np.ones(1)), both, made)
+    assert (got["factors"].users, got["factors"].recall_10, got["factors"].reciprocal_rank) == (1, 1, 1)
+
+
+def test_every_way_to_rank_by_plain_loops() -> None:
+    dice = np.random.default_rng(8)
+    items, p, made = shop(9, 3, dice), dice.normal(size=(2, 3)), Params(k=3, neighbour_share=0.5, category_share=0.3)
+    has = {0: {"i001": 2.0, "i005": 1.0}, 1: {}}
+    places = [(user, int(items.places([name])[0]), weight) for user, own in has.items() for name, weight in own.items()]
+    liked = Liked(*(np.array(part) for part in zip(*places, strict=True)))
+    got = items.scores(p, liked, made)
+    pairs: dict[tuple[str, str], float] = {}
+    for n, name in enumerate(items.names):
+        for at in range(items.starts[n], items.starts[n + 1]):
+            other = items.names[items.neighbours[at]]
+            pairs[name, other] = pairs.get((name, other), 0.0) + items.similarity[at]
+    assert pairs["i001", "i002"] == pairs["i002", "i001"] > 0
+    top = max(np.log1p(items.popular))
+    for user, own in has.items():
+        for n, name in enumerate(items.names):
+            factors, popular = float(items.vectors[n] @ p[user]), float(np.log1p(items.popular[n]) / top)
+            near = sum(pairs.get((name, other), 0.0) for other in own)
+            same = sum(weight for other, weight in own.items() if int(other[1:]) % 3 == int(name[1:]) % 3)
+            category = popular * (same / sum(own.values()) if own else 0.0)
+            expected = {
+                "factors": factors, "popularity": popular, "neighbours": near, "category": category,
+                "blend": factors + 0.15 * popular + 0.5 * near + 0.3 * category,
+            }  # fmt: skip
+            for candidate, score in expected.items():
+                assert got[candidate][user, n] == pytest.approx(score, rel=1e-6, abs=1e-7), (candidate, name)
+
+
+def test_the_best_are_those_with_the_highest_scores_and_equal_ones_go_by_id() -> None:
+    scores = np.array([[1.0, 3.0, 3.0, 3.0, 0.0], [-np.inf, 2.0, -np.inf, -np.inf, 1.0]])
+    assert catalogue.best(scores, 2).tolist() == [[1, 2], [1, 4]]
+    assert catalogue.best(scores, 4).tolist() == [[1, 2, 3, 0], [1, 4, 0, 2]]
+    assert catalogue.best(scores, 9).tolist() == [[1, 2, 3, 0, 4], [1, 4, 0, 2, 3]]

@@ -16,6 +16,9 @@ from pyspark.sql import SparkSession
 
 from profilestream.base import files
 
+# How Delta writes that a stream has come to a version and taken no file of it (DeltaSourceOffset.BASE_INDEX).
+_NOTHING_OF_IT_YET = -100
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,6 +78,17 @@ class Checkpoint:
         files.write_text(self.spark, f"{self.path}/plans/{batch_id}", json.dumps(asdict(plan), indent=1))
         if batch_id >= 100:
             files.delete(self.spark, f"{self.path}/plans/{batch_id - 100}")
+
+    def whole_version(self, batch_id: int) -> int | None:
+        """The version of the Delta source up to which the batches before this one took everything.
+
+        Null when the batch goes on within a commit, or within the first snapshot, and when nothing was taken yet.
+        """
+        lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id - 1}") or "").splitlines()
+        offset = json.loads(lines[-1]) if lines else {}
+        if not isinstance(offset, dict) or offset.get("index") != _NOTHING_OF_IT_YET or offset["isStartingVersion"]:
+            return None
+        return int(offset["reservoirVersion"]) - 1
 
     def drop_unbegun_files(self) -> None:
         """Forget files that were listed for a batch that was never begun.

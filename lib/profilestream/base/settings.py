@@ -6,7 +6,7 @@ import os
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -126,36 +126,64 @@ class Derive(Frozen):
 
 
 class Factors(Frozen):
-    """The factorization of users and items (docs/learners.md).
+    """The factorization of users and items (docs/learners.md). What is null has a default that depends on the mode.
 
     Args:
         enabled: whether `learn_factors` runs.
+        mode: `implicit` learns from what was done, `explicit` from ratings.
         k: length of a vector.
-        alpha: weight of everything that was not seen, all items together.
-        regularization: pull towards zero, times the weight behind a vector.
-        half_life_days: of what an item has been told, in event time.
+        alpha: implicit: weight of everything that was not seen, all items together.
+        regularization: pull towards zero, times the weight behind a vector; implicit 0.015; explicit 1, times its root.
+        bias_regularization: explicit: the same of a bias.
+        half_life_days: of what an item has been told, in event time; implicit 45, explicit for ever.
         popularity_half_life_days: of an item's decayed count.
-        history: newest events kept of a user; what is older counts as a prior.
+        history: newest events kept of a user, what is older counts as a prior; implicit 100, explicit 200.
         refresh: of a user's newest kept events, how many have their share in the item replaced when the user moves.
-        popularity_share: of an item's popularity (0 to 1) in its score for a user.
+        popularity_share, category_share, neighbour_share: of each ranking in the score of a user and an item.
+        neighbours: kept with an item: the items that its users came from, the most frequent ones; 0 for none.
+        neighbour_history: of a user's items, how many of the newest are neighbours of its next one.
+        sweeps: over the whole log, whenever the events have doubled; 0 for none.
+        first_sweeps: the same, the first time.
         judged: users a task and batch whose ranking is judged before it is learned from; 0 for none.
     """
 
     enabled: bool = False
+    mode: Literal["implicit", "explicit"] = "implicit"
     k: int = Field(default=32, ge=1, le=512)
     alpha: float = Field(default=800.0, gt=0)
-    regularization: float = Field(default=0.015, gt=0)
-    half_life_days: float = Field(default=45.0, gt=0)
+    regularization: float | None = Field(default=None, gt=0)
+    bias_regularization: float = Field(default=0.3, gt=0)
+    half_life_days: float | None = Field(default=None, gt=0)
     popularity_half_life_days: float = Field(default=14.0, gt=0)
-    history: int = Field(default=100, ge=1)
+    history: int | None = Field(default=None, ge=1)
     refresh: int = Field(default=10, ge=0)
     popularity_share: float = Field(default=0.15, ge=0)
+    category_share: float = Field(default=0.0, ge=0)
+    neighbour_share: float = Field(default=0.0, ge=0)
+    neighbours: int = Field(default=50, ge=0, le=1000)
+    neighbour_history: int = Field(default=20, ge=1)
+    sweeps: int = Field(default=2, ge=0, le=100)
+    first_sweeps: int = Field(default=10, ge=0, le=100)
     judged: int = Field(default=500, ge=0)
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All but `enabled`, with the defaults of the mode."""
+        by_mode: dict[str, Any] = {"regularization": 0.015, "half_life_days": 45.0, "history": 100}
+        if self.mode == "explicit":
+            by_mode = {"regularization": 1.0, "half_life_days": None, "history": 200}
+        made = self.model_dump(exclude={"enabled"})
+        return made | {name: default for name, default in by_mode.items() if made[name] is None}
 
 
 class Learn(Frozen):
-    """What is learned from events."""
+    """What is learned from events.
 
+    Args:
+        max_files_per_trigger: files of `events` that a micro-batch takes at most.
+    """
+
+    max_files_per_trigger: int = Field(default=1000, ge=1)
     factors: Factors = Factors()
 
 

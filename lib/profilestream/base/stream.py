@@ -124,7 +124,7 @@ class Query:
         settings: all that changes what is written, in readable form.
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
-        versions: Delta versions of what else the batch reads, taken when it is planned.
+        versions: Delta versions of what else a batch reads, taken when it is planned.
         folder, glob: of input files, when the source is one; empty otherwise.
     """
 
@@ -135,7 +135,7 @@ class Query:
     settings: str
     read: Callable[[SparkSession], DataFrame]
     write: Callable[[DataFrame, Batch], Done]
-    versions: Callable[[SparkSession], dict[str, int]] = lambda spark: {}
+    versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {}
     shared: tuple[Table, ...] = ()
     folder: str = ""
     glob: str = ""
@@ -237,7 +237,7 @@ class Running:
         spark = frame.sparkSession
         txn = Txn(self.query.name, self.epoch, batch_id)
         found = self._checkpoint.plan(batch_id)
-        plan = found or self._new_plan(self.query.versions(spark))
+        plan = found or self._new_plan(self.query.versions(spark, self._checkpoint, batch_id))
         batch = Batch(spark, self._paths, txn, plan, is_replay=found is not None)
         if batch.is_done(self.query.tables[-1]):
             log.info("query=%s epoch=%s batch_id=%s already written", self.query.name, self.epoch, batch_id)

@@ -260,7 +260,8 @@ MODEL_QUALITY = Table(
         ndcg_10 DOUBLE,
         mrr_20 DOUBLE,
         coverage DOUBLE,
-        novelty DOUBLE
+        novelty DOUBLE,
+        rmse DOUBLE
     """,
     key=("learner", "candidate", "epoch", "batch_id"),
 )

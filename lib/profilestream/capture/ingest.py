@@ -129,7 +129,7 @@ def query(settings: Settings, name: str) -> Query:
         settings=log.settings,
         read=lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
         write=write,
-        versions=lambda spark: lookup_versions(spark, log.mapping),
+        versions=lambda spark, *_: lookup_versions(spark, log.mapping),
         folder="" if log.mapping.input.format == "delta" else log.source.path,
         glob=log.mapping.input.glob,
     )

@@ -40,7 +40,7 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
         return []
     text = "\n".join(fold.derived.settings for fold in folds)
 
-    def versions(spark: SparkSession) -> dict[str, int]:
+    def versions(spark: SparkSession, *_: object) -> dict[str, int]:
         """Of the tables whose rows a batch looks up, so that a replay finds them as they were."""
         looked_up = [fold.derived.table for fold in folds if fold.derived.write == "merge"]
         return {table.name: commits.version(spark, table, settings.paths) for table in looked_up}
@@ -58,7 +58,7 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
             lock=stage,
             tables=tuple(table for fold in folds for table in fold.derived.tables),
             settings=text,
-            read=lambda spark: new_events(spark, settings),
+            read=lambda spark: new_events(spark, settings, settings.derive.max_files_per_trigger),
             write=write,
             versions=versions,
         )
@@ -96,8 +96,11 @@ def _stamped(rows: DataFrame, derived: Derived, batch: Batch) -> DataFrame:
     return rows.withColumns(stamp).select(*derived.table.columns)
 
 
-def new_events(spark: SparkSession, settings: Settings) -> DataFrame:
+def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame:
     """The stream of `events`, in the order of its commits; rows that were deleted or rewritten later do not come again.
+
+    Args:
+        files: that a micro-batch takes at most.
 
     Raises:
         SourceMissing: nothing was captured yet.
@@ -107,9 +110,7 @@ def new_events(spark: SparkSession, settings: Settings) -> DataFrame:
             "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
         )
     stream = spark.readStream.format("delta").option("skipChangeCommits", True)
-    return stream.option("maxFilesPerTrigger", settings.derive.max_files_per_trigger).load(
-        tables.EVENTS.uri(settings.paths)
-    )
+    return stream.option("maxFilesPerTrigger", files).load(tables.EVENTS.uri(settings.paths))
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:

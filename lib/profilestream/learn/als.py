@@ -10,7 +10,7 @@ Shapes: k is the length of a vector; rows of one user (or item) stand together, 
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,26 +27,46 @@ class Params:
     """What a factorization learns by.
 
     Args:
-        k: length of a vector.
-        alpha: weight of everything that was not seen, all items together; an item's share is alpha / items.
-        regularization: pull towards zero, times the weight behind a vector.
-        half_life_days: of what an item has been told, in event time.
+        mode: `implicit` learns from what was done, `explicit` from ratings; then a vector ends in a bias.
+        k: length of a vector, without the bias.
+        alpha: implicit: weight of everything that was not seen, all items together; an item's share is alpha / items.
+        regularization: pull towards zero, times the weight behind a vector (explicit: times its root).
+        bias_regularization: the same of a bias.
+        half_life_days: of what an item has been told, in event time; null: for ever.
         popularity_half_life_days: of the decayed count in an item's row.
         history: newest events kept of a user; what is older counts as a prior.
         refresh: of a user's newest kept events, how many have their share in the item replaced when the user moves.
-        popularity_share: of an item's popularity (0 to 1) in its score for a user.
+        popularity_share, category_share, neighbour_share: of each ranking in the score of a user and an item.
+        neighbours: kept with an item: the items that its users came from, the most frequent ones.
+        neighbour_history: of a user's items, how many of the newest are neighbours of its next one.
         judged: users a task and batch whose ranking is judged before it is learned from.
     """
 
+    mode: Literal["implicit", "explicit"] = "implicit"
     k: int = 32
     alpha: float = 800.0
     regularization: float = 0.015
-    half_life_days: float = 45.0
+    bias_regularization: float = 0.3
+    half_life_days: float | None = 45.0
     popularity_half_life_days: float = 14.0
     history: int = 100
     refresh: int = 10
     popularity_share: float = 0.15
+    category_share: float = 0.0
+    neighbour_share: float = 0.0
+    neighbours: int = 50
+    neighbour_history: int = 20
     judged: int = 500
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether ratings are learned from."""
+        return self.mode == "explicit"
+
+    @property
+    def width(self) -> int:
+        """Numbers in a stored vector."""
+        return self.k + int(self.is_explicit)
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,9 @@ class Globals:
         items: how many there are.
         users: how many there are, each decayed since it was last seen.
         now: newest event time, microseconds since 1970.
+        mean: explicit: the mean rating of the first batch, from which all biases are counted; null before it.
+        events: how many were learned from.
+        swept: how many there were at the last sweep over the log.
     """
 
     gram_items: Floats
@@ -69,6 +92,9 @@ class Globals:
     items: float = 0.0
     users: float = 0.0
     now: int = 0
+    mean: float | None = None
+    events: float = 0.0
+    swept: float = 0.0
 
     @classmethod
     def zero(cls, k: int) -> "Globals":
@@ -85,9 +111,12 @@ class Globals:
             self.items + other.items,
             self.users + other.users,
             max(self.now, other.now),
+            other.mean if self.mean is None else self.mean,
+            self.events + other.events,
+            max(self.swept, other.swept),
         )
 
-    def aged(self, now: int, half_life_days: float) -> "Globals":
+    def aged(self, now: int, half_life_days: float | None) -> "Globals":
         """The same at a later time: what decays has decayed. Time never goes back."""
         now = max(now, self.now)
         share = float(decayed(np.array([self.now]), now, half_life_days)[0]) if self.now else 1.0
@@ -109,29 +138,55 @@ class Rows:
         starts: where each user's (item's) rows begin, (n,), ascending from 0.
         vectors: of the other side, (rows, k).
         weights: (rows,); negative ones take back.
+        targets: what the product of both sides should be, (rows,).
     """
 
     starts: Longs
     vectors: Floats
     weights: Floats
+    targets: Floats
 
 
-def decayed(then: Longs, now: int | Longs, half_life_days: float) -> Floats:
+def decayed(then: Longs, now: int | Longs, half_life_days: float | None) -> Floats:
     """2^(-(now - then) / half-life) for times in microseconds; 1 for times after `now`, which may be one for each."""
+    if half_life_days is None:
+        return np.ones(len(then))
     age = np.maximum(now - then, 0) / MICROS_A_DAY
     result: Floats = np.exp2(-age / half_life_days)
     return result
 
 
-def start_vector(key: str, k: int) -> Vectors:
-    """The vector of an item that has none yet: N(0, 0.1^2 / k) by a hash of its id, so that every task agrees."""
+def start_vector(key: str, params: Params) -> Vectors:
+    """The vector of an item that has none yet, by a hash of its id, so that every task agrees.
+
+    N(0, 0.1^2 / k); explicit N(0, 0.1^2), and a bias of 0.
+    """
     seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
-    drawn = np.random.Generator(np.random.PCG64(seed)).normal(0.0, 0.1 / np.sqrt(k), k)
-    return drawn.astype(np.float32)
+    spread = 0.1 if params.is_explicit else 0.1 / np.sqrt(params.k)
+    drawn = np.random.Generator(np.random.PCG64(seed)).normal(0.0, spread, params.k)
+    return np.append(drawn, np.zeros(params.width - params.k)).astype(np.float32)
+
+
+def designs(vectors: Floats, params: Params) -> Floats:
+    """Stored vectors as the other side multiplies them: explicit, with a 1 in the place of the bias."""
+    if not params.is_explicit:
+        return vectors
+    return np.hstack([vectors[:, :-1], np.ones((len(vectors), 1))])
+
+
+def targets(ratings: Floats, vectors: Floats, known: Globals, params: Params) -> Floats:
+    """What is left for a user (item) to explain of ratings of the items (by the users) with these stored vectors.
+
+    Implicit: 1.
+    """
+    if not params.is_explicit:
+        return np.ones(len(vectors))
+    rest: Floats = ratings - (known.mean or 0.0) - vectors[:, -1]
+    return rest
 
 
 def normal_equations(rows: Rows) -> tuple[Floats, Floats, Floats]:
-    """Per group: sum of w x xT (n, k, k), sum of w x (n, k), sum of w (n,).
+    """Per group: sum of w x xT (n, k, k), sum of w y x (n, k), sum of w (n,).
 
     Groups of about the same size are padded to one and multiplied together.
     """
@@ -150,37 +205,54 @@ def normal_equations(rows: Rows) -> tuple[Floats, Floats, Floats]:
             x = rows.vectors[at]
             weighted = x * w[:, :, None]
             a[part] = np.matmul(weighted.transpose(0, 2, 1), x)
-            b[part], weight[part] = weighted.sum(axis=1), w.sum(axis=1)
+            b[part] = (weighted * rows.targets[at][:, :, None]).sum(axis=1)
+            weight[part] = w.sum(axis=1)
     return a, b, weight
 
 
 def solve_users(rows: Rows, tail: Floats, old: Floats, known: Globals, params: Params) -> Floats:
     """Vectors of users from their kept events, (n, k).
 
-    p = (sum w q qT + tail C + a G + r (sum w + tail + alpha) 1)^-1 (sum w q + tail C p_old), with C the mean item of an
-    event, G the Gram of all items and a = alpha / items.
+    Implicit: p = (sum w q qT + tail C + a G + r (sum w + tail + alpha) 1)^-1 (sum w q + tail C p_old), with C the mean
+    item of an event, G the Gram of all items and a = alpha / items. Explicit, with x = [q, 1] and y what is left of the
+    rating: [p, bias] = (sum w x xT + tail C + D)^-1 (sum w y x + tail C [p, bias]_old), D = r sqrt(sum w + tail) 1.
 
     Args:
         tail: weight of events that are no longer kept, (n,).
-        old: vectors before, zero for new users, (n, k).
+        old: vectors before, zero for new users, (n, width).
     """
     a, b, weight = normal_equations(rows)
     mean_item = known.tail / known.tail_weight if known.tail_weight > 0 else known.tail
-    a += tail[:, None, None] * mean_item + known.gram_items * (params.alpha / max(known.items, 1.0))
+    a += tail[:, None, None] * mean_item
     b += tail[:, None] * (old @ mean_item)
-    return _solved(a, b, params.regularization * (np.maximum(weight + tail, 0) + params.alpha))
+    weight = np.maximum(weight + tail, 0)
+    if params.is_explicit:
+        return _solved(a, b, _rooted(weight, params))
+    a += known.gram_items * (params.alpha / max(known.items, 1.0))
+    return _solved(a, b, (params.regularization * (weight + params.alpha))[:, None])
 
 
 def solve_items(a: Floats, b: Floats, weight: Floats, known: Globals, params: Params) -> Floats:
-    """Vectors of items from their decayed sums, (n, k): q = (A + a G + r (n + a users) 1)^-1 b."""
+    """Vectors of items from their decayed sums, (n, width).
+
+    Implicit: q = (A + a G + r (n + a users) 1)^-1 b. Explicit: [q, bias] = (A + D)^-1 b, D diagonal, r sqrt(n).
+    """
+    weight = np.maximum(weight, 0)
+    if params.is_explicit:
+        return _solved(a, b, _rooted(weight, params))
     share = params.alpha / max(known.items, 1.0)
-    ridge = params.regularization * (np.maximum(weight, 0) + share * known.users)
-    return _solved(a + share * known.gram_users, b, ridge)
+    return _solved(a + share * known.gram_users, b, (params.regularization * (weight + share * known.users))[:, None])
+
+
+def _rooted(weight: Floats, params: Params) -> Floats:
+    pull = np.append(np.full(params.k, params.regularization), params.bias_regularization)
+    result: Floats = np.sqrt(weight)[:, None] * pull
+    return result
 
 
 def _solved(a: Floats, b: Floats, ridge: Floats) -> Floats:
-    k = b.shape[1]
-    a = a + np.maximum(ridge, 1e-12)[:, None, None] * np.eye(k)
+    """With `ridge` on the diagonal, (n, 1) or (n, width)."""
+    a = a + np.maximum(ridge, 1e-12)[:, :, None] * np.eye(b.shape[1])
     return np.asarray(np.linalg.solve(a, b[:, :, None])[:, :, 0], dtype=np.float64)
 
 

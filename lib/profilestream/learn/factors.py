@@ -1,22 +1,30 @@
 """learn_factors: vectors of users and items that move with every micro-batch, kept in one table, one commit a batch.
 
 A batch is two shuffles: its users with their kept events, then the items that they touched with what they are told.
-Rows never come to the driver; the globals (two Gram matrices and a few numbers) do.
+Rows never come to the driver; the globals (two Gram matrices and a few numbers) do. The verbs of learner.py are the
+users' step (batch_delta), the shuffle (merge), and the items' step with the globals (apply); memory.py has them without
+Spark.
 """
 
 import json
+import logging
+import uuid
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.base import commits, tables
+from profilestream.base import commits, locks, tables
+from profilestream.base.checkpoints import Checkpoint
+from profilestream.base.commits import Txn
+from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.stream import Batch, Done, Query, checkpoint_path
 from profilestream.base.tables import Table
 from profilestream.derive.stage import new_events
 from profilestream.learn import steps
@@ -24,13 +32,18 @@ from profilestream.learn.als import Globals, Params
 from profilestream.learn.quality import Sums
 
 STAGE = "learn_factors"
-_JUDGING = ("judged", "popularity_share")  # these change no vector
+log = logging.getLogger(__name__)
+# These change no row of `factors`.
+_JUDGING = ("judged", "popularity_share", "category_share", "neighbour_share")
+# These change how rows come to be, but rows of both kinds go together.
+_COURSE = ("sweeps", "first_sweeps", "refresh", "history", "neighbours", "neighbour_history")
 Step = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def params(settings: Settings) -> Params:
     """What the settings say of the factorization."""
-    return Params(**settings.learn.factors.model_dump(exclude={"enabled"}))
+    names = {field.name for field in fields(Params)}
+    return Params(**{name: value for name, value in settings.learn.factors.known.items() if name in names})
 
 
 def table(settings: Settings) -> Table:
@@ -44,10 +57,12 @@ def table(settings: Settings) -> Table:
             others ARRAY<STRING>,
             weights BINARY,
             times BINARY,
+            ratings BINARY,
             tail DOUBLE,
             equations BINARY,
             counted DOUBLE,
             popular DOUBLE,
+            category STRING,
             as_of TIMESTAMP NOT NULL,
             epoch STRING NOT NULL,
             batch_id BIGINT NOT NULL
@@ -55,7 +70,7 @@ def table(settings: Settings) -> Table:
         key=("side", "key"),
         partitioned_by=("side",),
         properties={"delta.enableDeletionVectors": "true", "delta.dataSkippingStatsColumns": "key"},
-        declaration=fingerprint(_said(settings, without={"enabled", *_JUDGING})),
+        declaration=fingerprint(_said(settings, without={*_JUDGING, *_COURSE})),
     )
 
 
@@ -65,12 +80,20 @@ def queries(settings: Settings) -> list[Query]:
         return []
     factors = table(settings)
 
+    def versions(spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
+        whole = checkpoint.whole_version(batch_id)
+        seen = {} if whole is None else {tables.EVENTS.name: whole}
+        return {factors.name: commits.version(spark, factors, settings.paths), **seen}
+
     def write(events: DataFrame, batch: Batch) -> Done:
         known = rated(events, settings)
         with batch.kept(known) as rows:
-            learned = learn(known, batch, settings)
+            state = read(batch.spark, settings, batch.plan.versions[factors.name])
+            with batch.phase("sweep"):
+                state, is_learned = _swept_when_due(state, known, batch, settings)
+            learned = learn(known.limit(0) if is_learned else known, state, batch, settings)
             batch.append(learned.quality, tables.MODEL_QUALITY)
-            batch.merge(learned.rows, factors)
+            batch.merge(_stamped(learned.rows, factors, batch.txn), factors)
         return Done(rows_in=rows)
 
     return [
@@ -81,29 +104,49 @@ def queries(settings: Settings) -> list[Query]:
             tables=(tables.MODEL_QUALITY, factors),
             shared=(tables.MODEL_QUALITY,),
             settings=_said(settings),
-            read=lambda spark: new_events(spark, settings),
+            read=lambda spark: new_events(spark, settings, settings.learn.max_files_per_trigger),
             write=write,
-            versions=lambda spark: {factors.name: commits.version(spark, factors, settings.paths)},
+            versions=versions,
         )
     ]
 
 
 def _said(settings: Settings, without: Set[str] = frozenset()) -> str:
     """All that changes what is learned, in readable form."""
-    made = settings.learn.factors.model_dump(exclude=set(without))
+    made = {name: value for name, value in settings.learn.factors.known.items() if name not in without}
     return json.dumps({"factors": made, "event_weight": settings.derive.names["event_weight"]}, sort_keys=True)
 
 
 def rated(events: DataFrame, settings: Settings) -> DataFrame:
-    """Events that say what a user thinks of an item: user `key`, item `other`, `weight`, `at` in microseconds."""
-    weight = F.expr(settings.derive.names["event_weight"])
+    """What users think of items: user `key`, item `other`, `weight`, `rating`, `at` in microseconds, `category`.
+
+    Explicit: those with a rating, each of weight 1. Implicit: those whose type has a weight.
+    """
+    explicit = settings.learn.factors.mode == "explicit"
+    weight = F.lit(1.0) if explicit else F.expr(settings.derive.names["event_weight"])
     said = events.where(F.col("user_id").isNotNull() & F.col("item_id").isNotNull()).select(
         F.col("user_id").alias("key"),
         F.col("item_id").alias("other"),
         weight.cast("float").cast("double").alias("weight"),
+        (F.col("rating") if explicit else F.lit(None)).cast("float").cast("double").alias("rating"),
         F.unix_micros("event_time").alias("at"),
+        "category",
     )
-    return said.where("weight != 0")
+    return said.where("rating = rating AND abs(rating) < double('infinity')" if explicit else "weight != 0")
+
+
+@dataclass(frozen=True)
+class State:
+    """All that was learned.
+
+    Args:
+        rows: of `factors`, sides user and item.
+        is_new: whether all rows must be written: a sweep learned them anew.
+    """
+
+    rows: DataFrame
+    known: Globals
+    is_new: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,41 +162,159 @@ class Learned:
     quality: DataFrame
 
 
-def learn(known: DataFrame, batch: Batch, settings: Settings) -> Learned:
+def read(spark: SparkSession, settings: Settings, version: int | None = None) -> State:
+    """What was learned, as of a version of `factors`."""
+    rows = table(settings).read(spark, settings.paths, version=version)
+    made = params(settings)
+    row = rows.where("side = 'global'").select("equations").first()
+    known = Globals.zero(made.width) if row is None else steps.globals_of(bytes(row["equations"]), made.width)
+    return State(rows.where("side != 'global'"), known)
+
+
+def learn(known: DataFrame, state: State, batch: Batch, settings: Settings) -> Learned:
     """Judge the batch by the state before it, then learn from it."""
     spark, made = batch.spark, params(settings)
-    factors = table(settings)
-    state = factors.read(spark, batch.paths, version=batch.plan.versions[factors.name])
-    before = _globals(state, made)
-    tasks = int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+    before = _with_mean(state.known, known, made)
     with batch.phase("users"):
-        users = _stepped(
-            [_rows_of(state, "user", known), known.withColumn("kind", F.lit(steps.NEW)),
-             _catalogue(state, tasks, before, made)],
-            tasks, partial(steps.users, known=before, params=made),
-        )  # fmt: skip
-        small = users.where(F.col("kind").isin(steps.GONE, steps.CAME, steps.JUDGED)).collect()
-    gone, came = (_share(small, kind, made) for kind in (steps.GONE, steps.CAME))
-    after_users = (before + gone).aged(came.now, made.half_life_days) + came
-    told = users.where(F.col("kind") == steps.CONTRIBUTION)
+        users, small = _users(state, known, before, made)
+    gone, came = (_shares(small, kind, made) for kind in (steps.GONE, steps.CAME))
+    after_users = steps.moved(before, gone, came, made)
     with batch.phase("items"):
-        items = _stepped(
-            [_rows_of(state, "item", told), told.withColumn("kind", F.lit(steps.NEW))],
-            tasks, partial(steps.items, known=after_users, params=made),
-        )  # fmt: skip
-        after = after_users + _share(items.where(F.col("kind") == steps.CAME).collect(), steps.CAME, made)
-    sums = F.lit(steps.globals_as_bytes(after)).alias("equations")
-    one = spark.range(1).select(F.lit("global").alias("side"), F.lit("implicit").alias("key"), sums)
-    rows = [
-        frame.where(F.col("kind") == steps.ROW).withColumn("side", F.lit(side)).drop("kind", "at")
+        items, after = _items(state, users, after_users, made)
+    changed = _rows_of_sides(users, items)
+    if state.is_new:
+        others = state.rows.join(changed.select("side", "key"), ["side", "key"], "left_anti")
+        changed = changed.unionByName(others.select(*changed.columns))
+    stamp = {"epoch": F.lit(batch.txn.epoch), "batch_id": F.lit(batch.txn.batch_id).cast("bigint")}
+    quality = _quality(spark, small, before.now).withColumns(stamp).select(*tables.MODEL_QUALITY.columns)
+    return Learned(changed.unionByName(_global_row(spark, after), allowMissingColumns=True), quality)
+
+
+def swept(state: State, known: DataFrame, times: int, settings: Settings) -> State:
+    """All users, then all items, solved anew from all events (as `rated` gives them), so many times.
+
+    What history no longer holds is heard again, and items that were solved early hear of what came later. A sweep that
+    makes the item vectors shrink to half (sums that decay against a pull that does not) is thrown away.
+    """
+    made = replace(params(settings), judged=0)
+    found = state
+    for _ in range(times):
+        before = _with_mean(found.known, known, made)
+        users, small = _users(found, known, before, made, from_nothing=True)
+        fresh = replace(Globals.zero(made.width), mean=before.mean)
+        after_users = steps.moved(fresh, [], _shares(small, steps.CAME, made), made)
+        items, after = _items(None, users, replace(after_users, items=before.items), made)
+        after = replace(after, items=after.items - before.items, swept=after.events)
+        found = State(_rows_of_sides(users, items), after, is_new=True)
+    trace, was = (float(np.trace(one.known.gram_items)) for one in (found, state))
+    if not trace >= was / 2:
+        log.warning("a sweep was thrown away: it shrank the item vectors from %.3g to %.3g", was, trace)
+        return replace(state, known=replace(state.known, swept=state.known.events))
+    return found
+
+
+def _swept_when_due(state: State, known: DataFrame, batch: Batch, settings: Settings) -> tuple[State, bool]:
+    """The state that a batch begins with, and whether the batch is learned already.
+
+    The first batch is swept over by itself. Later, when the events have doubled, all events before the batch are, if it
+    begins with a commit of `events`: of a commit that came in parts one cannot tell what was learned.
+    """
+    made = settings.learn.factors
+    if not state.known.events:
+        return (swept(state, known, made.first_sweeps, settings), True) if made.first_sweeps else (state, False)
+    whole = batch.plan.versions.get(tables.EVENTS.name)
+    if whole is None or not made.sweeps or state.known.events < 2 * state.known.swept:
+        return state, False
+    return swept(state, _log(batch.spark, whole, settings), made.sweeps, settings), False
+
+
+def _log(spark: SparkSession, version: int, settings: Settings) -> DataFrame:
+    """What all events up to a version of `events` say."""
+    return rated(tables.EVENTS.read(spark, settings.paths, version=version), settings)
+
+
+def sweep_now(spark: SparkSession, settings: Settings) -> int:
+    """Sweep over all events that the stage has taken, and put the result in place, in one commit.
+
+    Returns:
+        The number of events that were swept over.
+
+    Raises:
+        SourceMissing: nothing was learned yet.
+        Refused: the last run ended within a commit of `events`.
+    """
+    factors = table(settings)
+    query = queries(settings)[0]
+    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query))
+    last = checkpoint.last_finished()
+    if last is None or not factors.exists(spark, settings.paths):
+        raise SourceMissing("nothing was learned yet", where=checkpoint.path, do=f"run jobs/{STAGE}.py first")
+    whole = checkpoint.whole_version(last + 1)
+    if whole is None:
+        raise Refused(
+            "the last run ended within a commit of events", where=checkpoint.path, do=f"run jobs/{STAGE}.py to its end"
+        )
+    with locks.held(settings.paths.lock_folder, STAGE):
+        state = read(spark, settings)
+        found = swept(state, _log(spark, whole, settings), max(1, settings.learn.factors.sweeps), settings)
+        if found.is_new:
+            rows = found.rows.unionByName(_global_row(spark, found.known), allowMissingColumns=True)
+            txn = Txn(f"sweep of {STAGE}", str(uuid.uuid4()), last)
+            commits.merge(_stamped(rows, factors, txn), factors, settings.paths, txn)
+    return int(found.known.events)
+
+
+def _with_mean(known: Globals, events: DataFrame, made: Params) -> Globals:
+    """Explicit: with the mean rating of the first batch."""
+    if not made.is_explicit or known.mean is not None:
+        return known
+    row = events.agg(F.avg("rating")).first()
+    return known if row is None or row[0] is None else replace(known, mean=float(row[0]))
+
+
+def _users(
+    state: State, known: DataFrame, before: Globals, made: Params, *, from_nothing: bool = False
+) -> tuple[DataFrame, list[Row]]:
+    """What the users' step says of the events' users, and its rows that come to the driver."""
+    tasks = _tasks(known.sparkSession)
+    inputs = [known.withColumn("kind", F.lit(steps.NEW)), _catalogue(state.rows, tasks, before, made)]
+    if not from_nothing:
+        inputs.append(_rows_of(state.rows, "user", known))
+    users = _stepped(inputs, tasks, partial(steps.users, known=before, params=made))
+    return users, users.where(F.col("kind").isin(steps.GONE, steps.CAME, steps.JUDGED)).collect()
+
+
+def _items(state: State | None, users: DataFrame, after_users: Globals, made: Params) -> tuple[DataFrame, Globals]:
+    """What the items' step says of the items that were told something, and the globals after it."""
+    told = users.where(F.col("kind") == steps.CONTRIBUTION)
+    inputs = [told.withColumn("kind", F.lit(steps.NEW))]
+    if state is not None:
+        inputs.append(_rows_of(state.rows, "item", told))
+    items = _stepped(inputs, _tasks(users.sparkSession), partial(steps.items, known=after_users, params=made))
+    came = _shares(items.where(F.col("kind") == steps.CAME).collect(), steps.CAME, made)
+    return items, sum(came, after_users)
+
+
+def _rows_of_sides(users: DataFrame, items: DataFrame) -> DataFrame:
+    sides = [
+        frame.where(F.col("kind") == steps.ROW).withColumns({"side": F.lit(side), "as_of": F.timestamp_micros("at")})
         for side, frame in (("user", users), ("item", items))
     ]
-    changed = rows[0].unionByName(rows[1]).unionByName(one, allowMissingColumns=True)
-    stamp = {"epoch": F.lit(batch.txn.epoch), "batch_id": F.lit(batch.txn.batch_id).cast("bigint")}
-    return Learned(
-        changed.withColumns({"as_of": F.timestamp_micros(F.lit(after.now)), **stamp}).select(*factors.columns),
-        _quality(spark, small, before.now).withColumns(stamp).select(*tables.MODEL_QUALITY.columns),
+    return sides[0].unionByName(sides[1]).drop("kind", "at", "other", "weight", "rating")
+
+
+def _global_row(spark: SparkSession, known: Globals) -> DataFrame:
+    return spark.range(1).select(
+        F.lit("global").alias("side"),
+        F.lit("all").alias("key"),
+        F.lit(steps.globals_as_bytes(known)).alias("equations"),
+        F.timestamp_micros(F.lit(known.now)).alias("as_of"),
     )
+
+
+def _stamped(rows: DataFrame, factors: Table, txn: Txn) -> DataFrame:
+    stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
+    return rows.withColumns(stamp).select(*factors.columns)
 
 
 def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
@@ -163,29 +324,15 @@ def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
         if row["kind"] == steps.JUDGED:
             sums = Sums.of_bytes(bytes(row["weights"]), bytes(row["times"]))
             found[row["key"]] = found[row["key"]] + sums if row["key"] in found else sums
-    values = [
-        {
-            "candidate": name, "users": int(s.users), "recall_10": s.recall_10 / s.users,
-            "recall_20": s.recall_20 / s.users, "ndcg_10": s.ndcg_10 / s.users, "mrr_20": s.reciprocal_rank / s.users,
-            "coverage": float(s.items.mean()), "novelty": s.novelty / s.users,
-        }
-        for name, s in sorted(found.items())
-        if s.users
-    ]  # fmt: skip
+    values = [{"candidate": name, **sums.means()} for name, sums in sorted(found.items())]
     # By Spark itself, as in capture: rows made from Python objects start Python workers.
     told = F.from_json(F.lit(json.dumps(values)), T.ArrayType(tables.MODEL_QUALITY.schema))
     own = {"learner": F.lit("factors"), "as_of": F.timestamp_micros(F.lit(as_of))}
     return spark.range(1).select(F.inline(told)).withColumns(own)
 
 
-def _globals(state: DataFrame, made: Params) -> Globals:
-    row = state.where("side = 'global'").select("equations").first()
-    return Globals.zero(made.k) if row is None else steps.globals_of(bytes(row["equations"]), made.k)
-
-
-def _share(small: list[Row], kind: int, made: Params) -> Globals:
-    of_kind = [steps.globals_of(bytes(row["equations"]), made.k) for row in small if row["kind"] == kind]
-    return sum(of_kind, Globals.zero(made.k))
+def _shares(small: list[Row], kind: int, made: Params) -> list[Globals]:
+    return [steps.globals_of(bytes(row["equations"]), made.width) for row in small if row["kind"] == kind]
 
 
 def _rows_of(state: DataFrame, side: str, touched: DataFrame) -> DataFrame:
@@ -197,9 +344,14 @@ def _rows_of(state: DataFrame, side: str, touched: DataFrame) -> DataFrame:
 
 def _catalogue(state: DataFrame, tasks: int, before: Globals, made: Params) -> DataFrame:
     """All items, packed into a few rows, once for each task."""
-    items = state.where("side = 'item'").select("key", "vector", "popular", F.unix_micros("as_of").alias("at"))
+    names = ("key", "vector", "counted", "popular", "category", "others", "weights")
+    items = state.where("side = 'item'").select(*names, F.unix_micros("as_of").alias("at"))
     packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made), steps.COLUMNS)
     return packed.crossJoin(F.broadcast(state.sparkSession.range(tasks).withColumnRenamed("id", "part")))
+
+
+def _tasks(spark: SparkSession) -> int:
+    return int(str(spark.conf.get("spark.sql.shuffle.partitions")))
 
 
 def _stepped(inputs: list[DataFrame], tasks: int, step: Step) -> DataFrame:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from profilestream.learn.als import Floats, Longs
+from profilestream.learn.als import Floats, Longs, Params
+from profilestream.learn.catalogue import Catalogue, Liked, best
 
 Bools = NDArray[np.bool_]
 SHOWN = 20
@@ -27,6 +28,7 @@ class Sums:
         reciprocal_rank: 1 / place of the first target among the first 20, 0 when there is none.
         novelty: mean of -log2(share of the item in all popularity) over the first 10 (Vargas and Castells, 2011).
         items: which ones stood among someone's first 10, one flag an item in order of id.
+        ratings, squared_error: explicit: how many were foretold, and the sum of the squared errors.
     """
 
     users: float
@@ -36,6 +38,8 @@ class Sums:
     reciprocal_rank: float
     novelty: float
     items: Bools
+    ratings: float = 0.0
+    squared_error: float = 0.0
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(
@@ -46,7 +50,22 @@ class Sums:
             self.reciprocal_rank + other.reciprocal_rank,
             self.novelty + other.novelty,
             self.items | other.items,
+            self.ratings + other.ratings,
+            self.squared_error + other.squared_error,
         )
+
+    def means(self) -> dict[str, float | int | None]:
+        """The columns of `model_quality`; null what nobody was asked for."""
+        by_user = {
+            "recall_10": self.recall_10, "recall_20": self.recall_20, "ndcg_10": self.ndcg_10,
+            "mrr_20": self.reciprocal_rank, "novelty": self.novelty,
+        }  # fmt: skip
+        return {
+            "users": int(self.users),
+            **{name: total / self.users if self.users else None for name, total in by_user.items()},
+            "coverage": float(self.items.mean()) if self.users else None,
+            "rmse": (self.squared_error / self.ratings) ** 0.5 if self.ratings else None,
+        }
 
     @classmethod
     def zero(cls, items: int) -> "Sums":
@@ -55,33 +74,15 @@ class Sums:
 
     def as_bytes(self) -> tuple[bytes, bytes]:
         """The numbers, and the flags of the items."""
-        numbers = [self.users, self.recall_10, self.recall_20, self.ndcg_10, self.reciprocal_rank, self.novelty]
-        return np.array(numbers).tobytes(), self.items.tobytes()
+        ranked = [self.users, self.recall_10, self.recall_20, self.ndcg_10, self.reciprocal_rank, self.novelty]
+        return np.array([*ranked, self.ratings, self.squared_error]).tobytes(), self.items.tobytes()
 
     @classmethod
     def of_bytes(cls, numbers: bytes, items: bytes) -> "Sums":
         """The reverse of `as_bytes`."""
-        users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty = np.frombuffer(numbers).tolist()
-        return cls(users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, np.frombuffer(items, bool))
-
-
-def popularity_scores(popular: Floats) -> Floats:
-    """Decayed counts between 0 and 1: log(1 + c) / log(1 + max c)."""
-    grown = np.log1p(np.maximum(popular, 0.0))
-    result: Floats = grown / max(float(grown.max(initial=0.0)), 1e-12)
-    return result
-
-
-def candidates(vectors: Floats, item_vectors: Floats, popular: Floats, share: float) -> dict[str, Floats]:
-    """Scores of every item for every user (users, items), by each way to rank.
-
-    Args:
-        vectors: of users, zero for new ones.
-        share: of popularity in `blend`.
-    """
-    factors = vectors @ item_vectors.T
-    liked = np.broadcast_to(popularity_scores(popular), factors.shape)
-    return {"blend": factors + share * liked, "factors": factors, "popularity": liked}
+        users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, ratings, error = np.frombuffer(numbers).tolist()
+        flags = np.frombuffer(items, bool)
+        return cls(users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, flags, ratings, error)
 
 
 def judge(scores: Floats, is_target: Bools, is_seen: Bools, popular: Floats) -> Sums:
@@ -96,7 +97,7 @@ def judge(scores: Floats, is_target: Bools, is_seen: Bools, popular: Floats) -> 
     users, items = scores.shape
     if not users:
         return Sums.zero(items)
-    order = _best(np.where(is_seen, -np.inf, scores))
+    order = best(np.where(is_seen, -np.inf, scores), SHOWN)
     hits = np.take_along_axis(is_target, order, axis=1)
     targets = is_target.sum(axis=1)
     discount = 1 / np.log2(np.arange(2, 12))
@@ -116,32 +117,26 @@ def judge(scores: Floats, is_target: Bools, is_seen: Bools, popular: Floats) -> 
     )
 
 
-def _best(scores: Floats) -> Longs:
-    """The SHOWN items with the highest scores of each user, best first, (users, at most SHOWN)."""
-    some = min(SHOWN, scores.shape[1])
-    best = np.argpartition(-scores, some - 1, axis=1)[:, :some]
-    order = np.lexsort((best, -np.take_along_axis(scores, best, axis=1)), axis=1)
-    return np.take_along_axis(best, order, axis=1)
-
-
-def judge_all(
-    vectors: Floats, item_vectors: Floats, popular: Floats, share: float, target: Longs, seen: Longs
-) -> dict[str, Sums]:
+def judge_all(catalogue: Catalogue, vectors: Floats, liked: Liked, target: Longs, params: Params) -> dict[str, Sums]:
     """Every candidate over many users, some of them at a time.
 
     Args:
-        target, seen: (user, item) pairs by number, (pairs, 2).
+        vectors: of users, (users, width).
+        liked: what they have; these items are not ranked.
+        target: (user, item) pairs by number, (pairs, 2).
     """
-    items = len(item_vectors)
+    items = len(catalogue.names)
     found: dict[str, Sums] = {}
     at_once = max(1, _CELLS // max(items, 1))
     for begin in range(0, len(vectors), at_once):
         size = min(at_once, len(vectors) - begin)
+        mine = liked.of_users(begin, begin + size)
         is_target, is_seen = np.zeros((size, items), bool), np.zeros((size, items), bool)
-        for flags, pairs in ((is_target, target), (is_seen, seen)):
-            mine = pairs[(pairs[:, 0] >= begin) & (pairs[:, 0] < begin + size)]
-            flags[mine[:, 0] - begin, mine[:, 1]] = True
+        is_seen[mine.user, mine.item] = True
+        wanted = target[(target[:, 0] >= begin) & (target[:, 0] < begin + size)]
+        is_target[wanted[:, 0] - begin, wanted[:, 1]] = True
         is_target &= ~is_seen
-        for name, scores in candidates(vectors[begin : begin + size], item_vectors, popular, share).items():
-            found[name] = found.get(name, Sums.zero(items)) + judge(scores, is_target, is_seen, popular)
+        for name, scores in catalogue.scores(vectors[begin : begin + size], mine, params).items():
+            judged = judge(scores, is_target, is_seen, catalogue.popular)
+            found[name] = found[name] + judged if name in found else judged
     return found

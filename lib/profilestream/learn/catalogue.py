@@ -1,0 +1,195 @@
+"""All items as a model version has them, in memory, and what they say of a user: one score for each way to rank.
+
+Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from profilestream.learn.als import Floats, Longs, Params, Vectors
+
+Strings = NDArray[np.object_]
+CANDIDATES = ("blend", "factors", "neighbours", "popularity", "category")
+
+# Of an item, as in `factors`: `popular` and the weights of its neighbours are already what they are worth now.
+_KINDS: dict[str, pa.DataType] = {
+    "key": pa.string(),
+    "vector": pa.binary(),
+    "counted": pa.float64(),
+    "popular": pa.float64(),
+    "category": pa.string(),
+    "others": pa.list_(pa.string()),
+    "weights": pa.list_(pa.float32()),
+}
+SCHEMA = pa.schema([pa.field(name, kind) for name, kind in _KINDS.items()])
+
+
+@dataclass(frozen=True)
+class Liked:
+    """Items of users: who, which (by place in the catalogue), and how much, each (pairs,)."""
+
+    user: Longs
+    item: Longs
+    weight: Floats
+
+    def of_users(self, begin: int, end: int) -> "Liked":
+        """Those of the users from number `begin` to before `end`, who are then counted from 0."""
+        mine = (self.user >= begin) & (self.user < end)
+        return Liked(self.user[mine] - begin, self.item[mine], self.weight[mine])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All items, in order of id.
+
+    Args:
+        names: (items,).
+        vectors: (items, width).
+        counted: weight of all their events, decayed, (items,).
+        popular: decayed counts, (items,).
+        categories: number of each item's category, -1 for none, (items,).
+        category_names: by that number.
+        starts: where the neighbours of each item begin, (items + 1,).
+        neighbours, similarity: of all items, one after the other; both directions of a pair are there.
+    """
+
+    names: Strings
+    vectors: Vectors
+    counted: Floats
+    popular: Floats
+    categories: Longs
+    category_names: Strings
+    starts: Longs
+    neighbours: Longs
+    similarity: Floats
+
+    @classmethod
+    def of(cls, items: pa.Table, params: Params) -> "Catalogue":
+        """From rows of SCHEMA, in any order."""
+        items = items.sort_by("key")
+        names = _objects(items["key"])
+        counted = np.maximum(items["counted"].to_numpy(), 0.0)
+        categories: Any = items["category"].combine_chunks().dictionary_encode()
+        starts, neighbours, similarity = _similar(items, counted)
+        return cls(
+            names=names,
+            vectors=np.frombuffer(b"".join(_list(items["vector"])), np.float32).reshape(-1, params.width),
+            counted=counted,
+            popular=items["popular"].to_numpy(),
+            categories=categories.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
+            category_names=_objects(categories.dictionary),
+            starts=starts,
+            neighbours=neighbours,
+            similarity=similarity,
+        )
+
+    def places(self, names: Sequence[str] | Strings) -> Longs:
+        """Where each name stands; -1 when it is not there."""
+        wanted = np.asarray(names, dtype=object)
+        if not len(self.names) or not len(wanted):
+            return np.full(len(wanted), -1)
+        at = np.searchsorted(self.names, wanted).clip(max=len(self.names) - 1)
+        return np.where(self.names[at] == wanted, at, -1)
+
+    def popularity(self) -> Floats:
+        """Decayed counts between 0 and 1: log(1 + c) / log(1 + max c), (items,)."""
+        grown = np.log1p(np.maximum(self.popular, 0.0))
+        result: Floats = grown / max(float(grown.max(initial=0.0)), 1e-12)
+        return result
+
+    def scores(self, vectors: Floats, liked: Liked, params: Params) -> dict[str, Floats]:
+        """Of every item for every user (users, items), by each of CANDIDATES.
+
+        `factors` is the product of the vectors; `neighbours` the similarity to what the user has, summed; `category`
+        the popularity of an item times the share of its category in what the user has; `blend` the first plus the
+        others with their shares.
+
+        Args:
+            vectors: of users, zero for new ones.
+            liked: what they have, with positive weights.
+        """
+        users = len(vectors)
+        own, bias = (vectors[:, : params.k], self.vectors[:, params.k :].sum(axis=1))
+        factors = own @ self.vectors[:, : params.k].T.astype(float) + bias
+        popularity = np.broadcast_to(self.popularity(), factors.shape)
+        neighbours = self._by_neighbours(users, liked)
+        category = popularity * self._category_shares(users, liked)
+        blend = (
+            factors
+            + params.popularity_share * popularity
+            + params.neighbour_share * neighbours
+            + params.category_share * category
+        )
+        return dict(zip(CANDIDATES, (blend, factors, neighbours, popularity, category), strict=True))
+
+    def _by_neighbours(self, users: int, liked: Liked) -> Floats:
+        items = len(self.names)
+        sizes = self.starts[liked.item + 1] - self.starts[liked.item]
+        at = spread(self.starts[liked.item], sizes)
+        cell = np.repeat(liked.user, sizes) * items + self.neighbours[at]
+        return np.bincount(cell, self.similarity[at], users * items).astype(float).reshape(users, items)
+
+    def _category_shares(self, users: int, liked: Liked) -> Floats:
+        kinds = len(self.category_names)
+        known = self.categories[liked.item] >= 0
+        cell = liked.user[known] * kinds + self.categories[liked.item[known]]
+        weight = np.bincount(cell, liked.weight[known], users * kinds).astype(float).reshape(users, kinds)
+        shares = np.hstack([weight / np.maximum(weight.sum(axis=1), 1e-12)[:, None], np.zeros((users, 1))])
+        result: Floats = shares[:, self.categories]
+        return result
+
+
+def best(scores: Floats, most: int) -> Longs:
+    """The items with the highest scores of each user, best first, (users, `most` or all); equal ones in order of id."""
+    some = min(most, scores.shape[1])
+    if some < scores.shape[1]:
+        bound = -np.partition(-scores, some - 1, axis=1)[:, some - 1 : some]
+        # Of items equal to the last one that has a place, those with the first ids.
+        above = (scores > bound).sum(axis=1, keepdims=True)
+        equal = scores == bound
+        chosen = (scores > bound) | (equal & (equal.cumsum(axis=1) <= some - above))
+        found = np.nonzero(chosen)[1].reshape(len(scores), some)
+    else:
+        found = np.broadcast_to(np.arange(some), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
+
+
+def spread(starts: Longs, sizes: Longs) -> Longs:
+    """The numbers starts[0], starts[0] + 1, ... (sizes[0] of them), then those from starts[1] on, and so forth."""
+    before = np.cumsum(sizes) - sizes
+    result: Longs = np.arange(int(sizes.sum())) - np.repeat(before - starts, sizes)
+    return result
+
+
+def _similar(items: pa.Table, counted: Floats) -> tuple[Longs, Longs, Floats]:
+    """Both directions of every pair, by item: count / sqrt(weight of one x weight of the other)."""
+    others: Any = items["others"].combine_chunks()
+    weights: Any = items["weights"].combine_chunks()
+    n = items.num_rows
+    owner = np.repeat(np.arange(n), pc.fill_null(pc.list_value_length(others), 0).to_numpy(zero_copy_only=False))
+    at: Any = pc.index_in(others.flatten(), value_set=items["key"].combine_chunks())
+    place = at.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    count = weights.flatten().to_numpy(zero_copy_only=False).astype(float)
+    owner, place, count = (part[place >= 0] for part in (owner, place, count))
+    worth = np.maximum(counted[owner], 1e-9) * np.maximum(counted[place], 1e-9)
+    similarity = count / np.sqrt(worth)
+    one, other = np.concatenate([owner, place]), np.concatenate([place, owner])
+    order = np.lexsort((other, one))
+    starts = np.searchsorted(one[order], np.arange(n + 1))
+    return starts, other[order], np.concatenate([similarity, similarity])[order]
+
+
+def _objects(column: Any) -> Strings:
+    return np.asarray(column.to_pylist(), dtype=object)
+
+
+def _list(column: Any) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return values

@@ -1,0 +1,127 @@
+"""The factorization with its state in memory, by the same steps as the stage: for notebooks, benchmarks and tests."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilestream.learn import steps
+from profilestream.learn.als import Floats, Globals, Params
+from profilestream.learn.catalogue import Catalogue
+from profilestream.learn.quality import Sums
+
+
+@dataclass(frozen=True)
+class Model:
+    """All rows of `factors`.
+
+    Args:
+        users, items: rows of steps.SCHEMA, kind STATE.
+    """
+
+    params: Params
+    users: pa.Table
+    items: pa.Table
+    known: Globals
+
+    @cached_property
+    def packed(self) -> pa.Table:
+        """The items as a users' step wants them."""
+        return _stepped(lambda part: steps.pack_items(part, self.known, self.params), self.items)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """All items."""
+        return steps.unpacked_items(self.packed["equations"].to_pylist(), self.params)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A learner (learner.py). Rows are events, kind NEW of steps.SCHEMA; a delta is what a users' step gives."""
+
+    params: Params = field(default_factory=Params)
+
+    def empty(self, mean: float | None = None) -> Model:
+        """No user, no item. Explicit: biases are counted from the mean, which `learn` takes from the first batch."""
+        none = steps.SCHEMA.empty_table()
+        return Model(self.params, none, none, replace(Globals.zero(self.params.width), mean=mean))
+
+    def zero(self) -> pa.Table:
+        """No row."""
+        return steps.SCHEMA.empty_table()
+
+    def score(self, state: Model, rows: pa.Table) -> Floats:
+        """How much each event's user should want its item: the product of their vectors; explicit, the rating."""
+        at = pc.index_in(rows["key"], value_set=state.users["key"].combine_chunks()).fill_null(-1).to_numpy()
+        vectors = np.vstack([steps.vectors_of(state.users, self.params), np.zeros((1, self.params.width))])[at]
+        items = state.catalogue.places(np.asarray(rows["other"].to_pylist(), dtype=object))
+        q = np.vstack([state.catalogue.vectors, np.zeros((1, self.params.width))])[items]
+        k = self.params.k
+        biases = vectors[:, k:].sum(axis=1) + q[:, k:].sum(axis=1) + (state.known.mean or 0.0)
+        result: Floats = (vectors[:, :k] * q[:, :k]).sum(axis=1) + biases
+        return result
+
+    def batch_delta(self, state: Model, rows: pa.Table) -> pa.Table:
+        """What the events' users have to say, after they were solved anew."""
+        if not rows.num_rows:
+            return self.zero()
+        touched = state.users.filter(pc.is_in(state.users["key"], value_set=pc.unique(rows["key"])))
+        return _stepped(lambda part: steps.users(part, state.known, self.params), state.packed, touched, rows)
+
+    def merge(self, one: pa.Table, other: pa.Table) -> pa.Table:
+        """All rows of both."""
+        return pa.concat_tables([one, other])
+
+    def apply(self, state: Model, delta: pa.Table, now: int) -> Model:
+        """Solve the items that were told something, and put the new rows in place of the old ones."""
+        if not delta.num_rows:
+            return state
+        gone, came = (_shares(delta, kind, self.params) for kind in (steps.GONE, steps.CAME))
+        after_users = steps.moved(state.known, gone, came, self.params).aged(now, self.params.half_life_days)
+        told = _as_kind(steps.of_kind(delta, steps.CONTRIBUTION), steps.NEW)
+        touched = state.items.filter(pc.is_in(state.items["key"], value_set=pc.unique(told["key"])))
+        out = _stepped(lambda part: steps.items(part, after_users, self.params), touched, told)
+        return Model(
+            self.params,
+            _replaced(state.users, steps.of_kind(delta, steps.ROW)),
+            _replaced(state.items, steps.of_kind(out, steps.ROW)),
+            sum(_shares(out, steps.CAME, self.params), after_users),
+        )
+
+    def learn(self, state: Model, rows: pa.Table) -> tuple[Model, dict[str, Sums]]:
+        """The state after the events, and how well it would have ranked them before, by candidate."""
+        if self.params.is_explicit and state.known.mean is None and rows.num_rows:
+            state = replace(state, known=replace(state.known, mean=float(pc.mean(rows["rating"]).as_py() or 0.0)))
+        delta = self.batch_delta(state, rows)
+        now = int(pc.max(rows["at"]).as_py() or 0) if rows.num_rows else 0
+        return self.apply(state, delta, now), judged(delta)
+
+
+def judged(delta: pa.Table) -> dict[str, Sums]:
+    """The sums of each candidate in what the parts of a batch have to say."""
+    found: dict[str, Sums] = {}
+    for row in steps.of_kind(delta, steps.JUDGED).to_pylist():
+        sums = Sums.of_bytes(row["weights"], row["times"])
+        found[row["key"]] = found[row["key"]] + sums if row["key"] in found else sums
+    return found
+
+
+def _stepped(step: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], *inputs: pa.Table) -> pa.Table:
+    whole = pa.concat_tables(inputs).combine_chunks()
+    return pa.Table.from_batches(step(iter(whole.to_batches())), steps.SCHEMA)
+
+
+def _as_kind(table: pa.Table, kind: int) -> pa.Table:
+    return table.set_column(0, "kind", pa.array([kind] * table.num_rows, pa.int32()))
+
+
+def _shares(table: pa.Table, kind: int, params: Params) -> list[Globals]:
+    return [steps.globals_of(data, params.width) for data in steps.of_kind(table, kind)["equations"].to_pylist()]
+
+
+def _replaced(rows: pa.Table, new: pa.Table) -> pa.Table:
+    stay = rows.filter(pc.invert(pc.is_in(rows["key"], value_set=pc.unique(new["key"]))))
+    return pa.concat_tables([stay, _as_kind(new, steps.STATE)]).combine_chunks()
