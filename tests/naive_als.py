@@ -120,6 +120,13 @@ class Plain:
             kept_near = dict(sorted(met.items(), key=lambda one: (-one[1], one[0]))[: made.neighbours])
             self.items[item] = {"q": q, "A": A, "b": b, "n": n, "c": c, "t": now, "near": kept_near}
 
+    def sweep(self, log: list[Event]) -> None:
+        """All users, then all items, from nothing but the items' vectors."""
+        self.users = {}
+        for item in self.items.values():
+            item |= {"A": 0.0, "b": 0.0, "n": 0.0, "c": 0.0, "near": {}}
+        self.learn(log)
+
     def meet(self, kept: list[Any], new: list[Any], near: Any, now: int) -> None:
         """Each item that is new to a user meets those before it: kept ones, then new ones, each by its newest time."""
         liked = [(t, item, True) for t, item, w, _ in kept if w > 0] + [
