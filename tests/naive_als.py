@@ -64,7 +64,7 @@ class Plain:
             x, _ = self.design(self.items[name]["q"])
             mean = mean + max(w, 0) * np.outer(x, x)
         mean = mean / weight if weight else mean
-        alpha = 0.0 if made.is_explicit else made.alpha / max(len(self.items), 1)
+        alpha = 0.0 if made.is_explicit else min(made.alpha / max(len(self.items), 1), 1.0)
         told: dict[str, list[tuple[Any, float, float, int, float]]] = defaultdict(list)
         near: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         now = max([self.now, *[e.at for e in batch]])
@@ -82,7 +82,9 @@ class Plain:
                 a = a + max(w, 0) * np.outer(x, x)
                 b = b + max(w, 0) * (rating - known) * x
             total = sum(max(w, 0) for w in net.values()) + row["tail"]
-            a = a + self.pull(total if made.is_explicit else total + made.alpha)
+            a = a + self.pull(
+                total if made.is_explicit else total + (min(made.alpha, len(self.items)) if self.items else made.alpha)
+            )
             p = np.linalg.solve(a, b).astype(np.float32).astype(float)
             for t, item, w, rating in new:
                 told[item].append((p, w, 1.0, t, rating))

@@ -19,7 +19,7 @@ from tests.make import Shop, event
 from tests.naive_als import DAY, Event, Plain
 from tests.opening import assert_all_readers_agree
 
-MADE = Params(k=4, history=6, refresh=2)
+MADE = Params(k=4, history=6, refresh=2, alpha=6.0)
 WEIGHTS = {"view": 1.0, "purchase": 5.0, "return": -5.0}
 IDS = ("i0", "i 1", 'i"2"', "i🛒", "i4", "x" * 10_000)
 
@@ -36,7 +36,7 @@ def _event(n: int) -> dict[str, Any]:
 
 def _shop(home: Path, files: int, first_sweeps: int = 0, sweeps: int = 0) -> Shop:
     made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
-    made += f"first_sweeps = {first_sweeps}\nsweeps = {sweeps}\n"
+    made += f"alpha = {MADE.alpha}\nfirst_sweeps = {first_sweeps}\nsweeps = {sweeps}\n"
     shop = Shop(home, extra_settings=f"[learn]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
     for n in range(files):
         _write(shop, n)

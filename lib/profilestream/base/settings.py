@@ -132,7 +132,7 @@ class Factors(Frozen):
         enabled: whether `learn_factors` runs.
         mode: `implicit` learns from what was done, `explicit` from ratings.
         k: length of a vector.
-        alpha: implicit: weight of everything that was not seen, all items together.
+        alpha: implicit: weight of everything that was not seen, all items together; for one item at most 1.
         regularization: pull towards zero, times the weight behind a vector; implicit 0.015; explicit 1, times its root.
         bias_regularization: explicit: the same of a bias.
         half_life_days: of what an item has been told, in event time; implicit 45, explicit for ever.

@@ -94,7 +94,7 @@ def queries(settings: Settings) -> list[Query]:
                 state, is_learned = _swept_when_due(state, known, batch, settings)
             learned = learn(known.limit(0) if is_learned else known, state, batch, settings)
             batch.append(learned.quality, tables.MODEL_QUALITY)
-            batch.merge(_stamped(learned.rows, factors, batch.txn), factors)
+            batch.merge(stamped(learned.rows, factors, batch.txn), factors)
         return Done(rows_in=rows)
 
     return [
@@ -261,7 +261,7 @@ def sweep_now(spark: SparkSession, settings: Settings) -> int:
         if found.is_new:
             rows = found.rows.unionByName(_global_row(spark, found.known), allowMissingColumns=True)
             txn = Txn(f"sweep of {STAGE}", str(uuid.uuid4()), last)
-            commits.merge(_stamped(rows, factors, txn), factors, settings.paths, txn)
+            commits.merge(stamped(rows, factors, txn), factors, settings.paths, txn)
     return int(found.known.events)
 
 
@@ -314,7 +314,8 @@ def _global_row(spark: SparkSession, known: Globals) -> DataFrame:
     )
 
 
-def _stamped(rows: DataFrame, factors: Table, txn: Txn) -> DataFrame:
+def stamped(rows: DataFrame, factors: Table, txn: Txn) -> DataFrame:
+    """Rows of `factors` that a batch changes, as they are written."""
     stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
     return rows.withColumns(stamp).select(*factors.columns)
 

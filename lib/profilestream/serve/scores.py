@@ -45,7 +45,7 @@ def run(spark: SparkSession, settings: Settings) -> int:
     pinned = pin(spark, settings)
     RECOMMENDATIONS.create(spark, paths)
     RECOMMENDATIONS.register(spark, paths)
-    people = _people(spark, settings, pinned).persist()
+    people = people_of(spark, settings, pinned).persist()
     lists = recommendations(people, settings, pinned)
     users = people.select(F.col("key").alias("user_id")).distinct()
     shorter = (
@@ -105,7 +105,7 @@ def recommendations(people: DataFrame, settings: Settings, pinned: Pinned) -> Da
     return listed.withColumns(pins).select(*RECOMMENDATIONS.columns)
 
 
-def _people(spark: SparkSession, settings: Settings, pinned: Pinned) -> DataFrame:
+def people_of(spark: SparkSession, settings: Settings, pinned: Pinned) -> DataFrame:
     """Users to recommend to, as ranking.ranked takes them; without a vector of their own, what their profile likes."""
     since = None
     if settings.serve.scores.active_days is not None:
