@@ -115,6 +115,7 @@ def test_a_sweep_over_the_log_is_one_batch_of_it_and_gives_back_what_history_dro
     for begin in range(0, len(log), 10):
         parts, _ = learner.learn(parts, _table(log[begin : begin + 10]))
     swept = learner.swept(parts, _table(log), 2)
+    assert swept.items["vector"] != parts.items["vector"]  # it was not thrown away
     assert swept.known.swept == swept.known.events == len(log)
     assert (swept.known.items, swept.known.users) == pytest.approx((7, whole.known.users))
     laws.assert_close(_weights(swept), _weights(parts), 1e-6)
