@@ -110,12 +110,13 @@ def test_a_sweep_over_the_log_is_one_batch_of_it_and_gives_back_what_history_dro
     log = [Event(f"u{n % 3}", f"i{n % 7}", 1.0, n * DAY, float(1 + n % 5)) for n in range(1, 60)]
     learner = Factors(params)
     whole, _ = learner.learn(learner.empty(), _table(log))
-    laws.assert_equal(_but_swept(learner.swept(learner.empty(), _table(log), 1)), _but_swept(whole))
+    once = learner.swept(learner.empty(), _table(log), 1)
+    laws.assert_equal(_but_swept(once), _but_swept(whole))
     parts = learner.empty()
     for begin in range(0, len(log), 10):
         parts, _ = learner.learn(parts, _table(log[begin : begin + 10]))
-    swept = learner.swept(parts, _table(log), 2)
-    assert swept.items["vector"] != parts.items["vector"]  # it was not thrown away
+    swept = learner.swept(once, _table(log), 2)
+    assert swept.items["vector"] != once.items["vector"]  # it was not thrown away
     assert swept.known.swept == swept.known.events == len(log)
     assert (swept.known.items, swept.known.users) == pytest.approx((7, whole.known.users))
     laws.assert_close(_weights(swept), _weights(parts), 1e-6)
