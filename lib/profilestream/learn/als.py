@@ -138,6 +138,10 @@ class Globals:
             now=now,
         )
 
+    def has_shrunk_from(self, before: "Globals") -> bool:
+        """Whether the item vectors lost half of what they were: sums that decay against a pull that does not."""
+        return not float(np.trace(self.gram_items)) >= float(np.trace(before.gram_items)) / 2
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -207,8 +207,8 @@ def swept(state: State, known: DataFrame, times: int, settings: Settings) -> Sta
         items, after = _items(None, users, replace(after_users, items=before.items), made)
         after = replace(after, items=after.items - before.items, swept=after.events)
         found = State(_rows_of_sides(users, items), after, is_new=True)
-    trace, was = (float(np.trace(one.known.gram_items)) for one in (found, state))
-    if not trace >= was / 2:
+    if found.known.has_shrunk_from(state.known):
+        trace, was = (float(np.trace(one.known.gram_items)) for one in (found, state))
         log.warning("a sweep was thrown away: it shrank the item vectors from %.3g to %.3g", was, trace)
         return replace(state, known=replace(state.known, swept=state.known.events))
     return found
