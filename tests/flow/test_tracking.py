@@ -5,7 +5,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -44,7 +43,13 @@ DAY_MICROS = 86_400_000_000
 
 def _write(shop: Shop, day: int) -> None:
     events = [
-        event(n, kind=("view", "purchase")[n % 2], who=f"u{n % 7}", what=f"i{n * n % 11}", at=f"2026-01-{day:02}T10:00:00Z")
+        event(
+            n,
+            kind=("view", "purchase")[n % 2],
+            who=f"u{n % 7}",
+            what=f"i{n * n % 11}",
+            at=f"2026-01-{day:02}T10:00:00Z",
+        )
         for n in range(day * 20, day * 20 + 20)
     ]
     shop.write(f"{day}.jsonl", "\n".join(json.dumps(one) for one in events))
@@ -143,3 +148,196 @@ def test_what_mlflow_missed_is_told_later_and_once(
     kept = _kept(spark, shop)
     assert {step for _, step in kept} == {1, 2, 3}
     assert _told(shop) == kept
+
+
+def _judged(spark: SparkSession, shop: Shop, batch_id: int, recall: float) -> None:
+    """Let the newest batch have been judged so."""
+    uri = tables.MODEL_QUALITY.uri(shop.settings().paths)
+    newest = f"batch_id = {batch_id} AND candidate = 'blend'"
+    DeltaTable.forPath(spark, uri).update(newest, {"recall_20": str(recall)})
+
+
+def _aliases(shop: Shop) -> dict[str, int]:
+    return {alias: version.number for version in Store(shop.settings()).versions() for alias in version.aliases}
+
+
+def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
+    rows = shop.read(spark, gate.table(shop.settings())).select("model_version").distinct().collect()
+    return {row["model_version"] for row in rows}
+
+
+def _rows(found: Published) -> dict[tuple[str, str], bytes]:
+    return {(row["side"], row["key"]): bytes(row["vector"]) for row in found.rows.collect()}
+
+
+def test_the_first_version_is_the_champion_and_is_what_was_learned(
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _judged(spark, shop, batch_id=3, recall=0.5)
+    assert _publish(shop) == 0
+    assert capsys.readouterr().out == "version 1 is the champion: there was none\n"
+    assert _aliases(shop) == {"champion": 1}
+    found = gate.published(spark, shop.settings())
+    learned = shop.read(spark, gate.factors.table(shop.settings())).where("side != 'global'")
+    assert found.model_version == 1
+    assert found.rows.columns == learned.columns
+    assert _rows(found) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
+
+
+@pytest.fixture
+def registry(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """MLflow's own functions ask the shop's."""
+    uri = Store(shop.settings()).uri
+    was = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    yield
+    mlflow.set_tracking_uri(was)
+    mlflow.set_registry_uri(None)
+
+
+def _by_spark(found: Published, asked: list[str]) -> dict[str, dict[str, float]]:
+    """Scores by a job of Spark."""
+    known, params, candidate = found.known, found.params, found.candidate
+    items = found.rows.where("side = 'item'").selectExpr(
+        "key", "vector", "counted", "popular", "category", "others", "weights", "unix_micros(as_of) AS at"
+    )
+    packed = items.coalesce(1).mapInArrow(partial(steps.pack_items, known=known, params=params), steps.COLUMNS)
+    catalogue = steps.unpacked_items([bytes(row["equations"]) for row in packed.collect()], params)
+
+    def scored(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            users = pa.Table.from_batches([batch])
+            keys = users["key"].to_pylist()
+            yield from ranking.scored(keys, users, catalogue, params, candidate=candidate, most=5).to_batches()
+
+    users = found.rows.where("side = 'user'").select(*ranking.COLUMNS)
+    columns = "user_id string, item_ids array<string>, scores array<double>"
+    rows = users.mapInArrow(scored, columns).collect()
+    return {row["user_id"]: dict(zip(row["item_ids"], row["scores"], strict=True)) for row in rows}
+
+
+def _by_hand(found: Published, user: str, most: int) -> dict[str, float]:
+    """Scores by a loop: product of the vectors, and a share of the decayed count; not what the user has."""
+    rows = {(row["side"], row["key"]): row for row in found.rows.collect()}
+    items = {key: row for (side, key), row in rows.items() if side == "item"}
+    days = {key: found.known.now / DAY_MICROS - row["as_of"].timestamp() / 86_400 for key, row in items.items()}
+    half_life = found.params.popularity_half_life_days
+    counts = {key: np.log1p(row["popular"] * 2 ** (-days[key] / half_life)) for key, row in items.items()}
+    mine = rows.get(("user", user))
+    p = np.zeros(4) if mine is None else np.frombuffer(mine["vector"], np.float32).astype(float)
+    has = () if mine is None else mine["others"]  # no event here takes anything back
+    scores = {
+        key: float(p @ np.frombuffer(row["vector"], np.float32)) + 0.15 * counts[key] / max(counts.values())
+        for key, row in items.items()
+        if key not in has
+    }
+    return dict(sorted(scores.items(), key=lambda one: -one[1])[:most])
+
+
+def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
+    spark: SparkSession, shop: Shop, registry: None
+) -> None:
+    found = gate.published(spark, shop.settings())
+    model = mlflow.pyfunc.load_model("models:/factors@champion")
+    asked = [*sorted(row["key"] for row in found.rows.where("side = 'user'").collect()), "nobody"]
+    loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"most": 5})
+    by_spark = _by_spark(found, asked)
+    assert asked == [*sorted(by_spark), "nobody"]
+    for user, item_ids, scores in zip(asked, loaded["item_ids"], loaded["scores"], strict=True):
+        by_hand = _by_hand(found, user, most=5)
+        assert list(by_hand) == item_ids
+        np.testing.assert_allclose(scores, list(by_hand.values()), rtol=0, atol=1e-6)
+        if user != "nobody":
+            assert list(by_spark[user]) == item_ids
+            np.testing.assert_allclose(scores, list(by_spark[user].values()), rtol=0, atol=1e-6)
+    assert len(model.predict(pd.DataFrame({"user_id": asked[:1]}))["item_ids"][0]) > 5
+
+
+def test_the_model_scores_in_an_udf_of_spark(spark: SparkSession, shop: Shop, registry: None) -> None:
+    asked = pd.DataFrame({"user_id": ["shop:u1", "shop:u2", "nobody"]})
+    kind = "struct<item_ids array<string>, scores array<double>>"
+    udf = mlflow.pyfunc.spark_udf(spark, "models:/factors@champion", env_manager="local", result_type=kind)
+    got = spark.createDataFrame(asked).select("user_id", udf("user_id").alias("found")).collect()
+    expected = mlflow.pyfunc.load_model("models:/factors@champion").predict(asked)
+    assert [row["found"]["item_ids"] for row in got] == expected["item_ids"].tolist()
+
+
+def test_a_worse_version_is_the_challenger_a_better_one_the_champion_and_the_one_before_can_be_had_back(
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(shop, 5)
+    shop.capture(spark)
+    assert _learn(shop) == 0
+    _judged(spark, shop, batch_id=4, recall=0.47)
+    assert _publish(shop) == 0
+    assert capsys.readouterr().out == (
+        "version 2 is the challenger: recall_20 of blend is 0.4700, needed at least 0.4750 (version 1: 0.5000)\n"
+    )
+    assert _aliases(shop) == {"champion": 1, "challenger": 2}
+    _judged(spark, shop, batch_id=4, recall=0.48)
+    assert _publish(shop) == 0
+    assert "version 3 is the champion: recall_20 of blend is 0.4800" in capsys.readouterr().out
+    assert _aliases(shop) == {"champion": 3, "previous": 1, "challenger": 2}
+    assert _versions_with_rows(spark, shop) == {1, 2, 3}
+
+    assert _publish(shop, "--rollback") == 0
+    assert _aliases(shop) == {"champion": 1, "challenger": 3}
+    assert gate.published(spark, shop.settings()).model_version == 1
+    assert _publish(shop, "--rollback") == 2
+    assert "there is no champion before this one" in capsys.readouterr().err
+    assert _publish(shop, "--champion", "3") == 0
+    assert _aliases(shop) == {"champion": 3, "previous": 1}
+
+
+def test_a_crash_at_any_moment_of_publishing_leaves_the_champion_and_nothing_that_stays(
+    spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _rows(gate.published(spark, shop.settings()))
+
+    def crash(*args: Any, **named: Any) -> None:
+        raise RuntimeError("crash")
+
+    # After it was registered; after its rows were copied; before its alias.
+    for owner, name in ((commits, "append"), (Store, "put_files"), (Store, "name")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, crash)
+            assert _publish(shop) == 1
+        assert _aliases(shop) == {"champion": 3, "previous": 1}
+        assert _rows(gate.published(spark, shop.settings())) == before
+    assert _versions_with_rows(spark, shop) >= {1, 3, 5, 6}
+    assert _publish(shop) == 0
+    assert _aliases(shop) == {"champion": 7, "previous": 3}
+    assert _versions_with_rows(spark, shop) == {3, 7}
+    capsys.readouterr()
+    assert _publish(shop, "--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("version 7  champion  blend recall_20 0.4800  batch 4 of epoch ")
+    assert [line.split("rows ")[1] for line in lines] == ["kept", *["removed"] * 3, "kept", *["removed"] * 2]
+    assert _publish(shop, "--champion", "6") == 2
+    assert "name one of [7, 3]" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(gate.SourceMissing, match="there is no published version 6"):
+        gate.published(spark, shop.settings(), 6)
+
+
+def test_a_champion_learned_otherwise_is_met_over_the_same_stretch_and_must_be_beaten(
+    spark: SparkSession, shop: Shop
+) -> None:
+    """Its last batch, elsewhere in the log, was judged 0.1; over the stretch of the newest batches here it had 0.6."""
+    settings = shop.settings()
+    mine = shop.read(spark, tables.MODEL_QUALITY).where("batch_id = 4 AND candidate = 'blend'")
+    uri = tables.MODEL_QUALITY.uri(settings.paths)
+    for batch_id, recall, later in ((9, 0.6, 0), (10, 0.1, 3600)):
+        as_of = f"as_of + make_dt_interval(0, 0, 0, {later})"
+        values = {"epoch": "'other'", "batch_id": f"{batch_id}L", "recall_20": f"{recall}D", "as_of": as_of}
+        other = mine.selectExpr(*[f"{values.get(c, c)} AS {c}" for c in tables.MODEL_QUALITY.columns])
+        other.write.format("delta").mode("append").save(uri)
+    notes = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.candidate": "blend"}
+    champion = tracking.Version(1, ("champion",), notes)
+    epoch = gate._epoch(spark, settings)
+    for recall, is_better in ((0.601, False), (0.61, True)):
+        _judged(spark, shop, batch_id=4, recall=recall)
+        found = gate.quality(spark, settings, "blend", epoch, up_to=4)
+        got, why = gate.judge(spark, settings, champion, found)
+        assert got == is_better
+        assert why == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"

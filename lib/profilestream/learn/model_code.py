@@ -24,7 +24,7 @@ class Recommender(PythonModel):
         """Take all items of the version into memory."""
         config = context.model_config
         self._config, self._params = config, Params(**config["params"])
-        table = DeltaTable(config["table"], storage_options=config.get("storage_options"))
+        table = DeltaTable(config["table"])
         self._rows = table.to_pyarrow_dataset().filter(pc.field("model_version") == config["model_version"])
         known = self._rows.to_table(columns=["equations"], filter=pc.field("side") == "global")
         if not known.num_rows:
