@@ -24,8 +24,8 @@ def members() -> Iterator[tuple[Path, str]]:
         for file in metadata.files(package) or ():
             if ".." not in file.parts and not set(_LEFT_OUT) & set(file.parts):
                 yield Path(str(file.locate())), str(file)
-    for file in sorted((ROOT / "lib" / "profilestream").rglob("*.py")):
-        yield file, str(file.relative_to(ROOT / "lib"))
+    for own in sorted((ROOT / "lib" / "profilestream").rglob("*.py")):
+        yield own, str(own.relative_to(ROOT / "lib"))
 
 
 def main(target: str) -> int:

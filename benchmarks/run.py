@@ -14,13 +14,14 @@ sys.path.insert(0, str(ROOT))
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive  # noqa: E402
+from benchmarks import capture, derive, learn  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 BENCHMARKS = (
     capture.capture_vs_copy, capture.capture_history_10x, capture.capture_empty_batch,
     derive.profile_fold_vs_merge, derive.profile_state_20x, derive.tiles_vs_append, derive.backfill_rate,
     derive.profile_bytes_10, derive.profile_bytes_1000,
+    learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
 )  # fmt: skip
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "latest.jsonl"

@@ -33,6 +33,7 @@ def body(args: argparse.Namespace) -> None:
     status.show(spark, settings.paths, print)
     status.show_clean(spark, settings.paths, print)
     status.show_queries(spark, settings, print)
+    showcase.show_quality(spark, settings, print)
     showcase.show(spark, settings, args.config, print)
 
 

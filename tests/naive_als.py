@@ -64,7 +64,7 @@ class Plain:
             x, _ = self.design(self.items[name]["q"])
             mean = mean + max(w, 0) * np.outer(x, x)
         mean = mean / weight if weight else mean
-        alpha = 0.0 if made.is_explicit else made.alpha / max(len(self.items), 1)
+        alpha = 0.0 if made.is_explicit else min(made.alpha / max(len(self.items), 1), 1.0)
         told: dict[str, list[tuple[Any, float, float, int, float]]] = defaultdict(list)
         near: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         now = max([self.now, *[e.at for e in batch]])
@@ -82,7 +82,9 @@ class Plain:
                 a = a + max(w, 0) * np.outer(x, x)
                 b = b + max(w, 0) * (rating - known) * x
             total = sum(max(w, 0) for w in net.values()) + row["tail"]
-            a = a + self.pull(total if made.is_explicit else total + made.alpha)
+            a = a + self.pull(
+                total if made.is_explicit else total + (min(made.alpha, len(self.items)) if self.items else made.alpha)
+            )
             p = np.linalg.solve(a, b).astype(np.float32).astype(float)
             for t, item, w, rating in new:
                 told[item].append((p, w, 1.0, t, rating))
@@ -119,6 +121,13 @@ class Plain:
                 met[name] = met.get(name, 0.0) + count
             kept_near = dict(sorted(met.items(), key=lambda one: (-one[1], one[0]))[: made.neighbours])
             self.items[item] = {"q": q, "A": A, "b": b, "n": n, "c": c, "t": now, "near": kept_near}
+
+    def sweep(self, log: list[Event]) -> None:
+        """All users, then all items, from nothing but the items' vectors."""
+        self.users = {}
+        for item in self.items.values():
+            item |= {"A": 0.0, "b": 0.0, "n": 0.0, "c": 0.0, "near": {}}
+        self.learn(log)
 
     def meet(self, kept: list[Any], new: list[Any], near: Any, now: int) -> None:
         """Each item that is new to a user meets those before it: kept ones, then new ones, each by its newest time."""

@@ -15,6 +15,7 @@ from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
 from profilestream.derive import profiles, tiles
 from profilestream.learn import factors
+from profilestream.serve import scores
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,19 @@ def derived_stages() -> list[str]:
 def written_tables(settings: Settings) -> list[Table]:
     """Every table that the flow writes, in flow order."""
     found = [table for stage in STAGES for query in stage.queries(settings) for table in query.tables]
+    found += [tables.RECOMMENDATIONS] if settings.serve.scores.enabled else []
     return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every stage; writes nothing."""
     for stage in STAGES:
-        with _named(stage):
+        with _named(stage.name):
             stage.check(spark, settings)
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
-    """Run the stages in order, each to its end; or all at once when continuous.
+    """Run the stages in order, each to its end, then make the lists; or all stages at once when continuous.
 
     Raises:
         ProfilestreamError: a stage failed; the message begins with its name, and later stages did not run.
@@ -71,13 +73,16 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
         stream.run(spark, [query for stage in STAGES for query in stage.queries(settings)], settings, options)
         return
     for stage in STAGES:
-        with _named(stage):
+        with _named(stage.name):
             stream.run(spark, stage.queries(settings), settings, options)
+    if settings.serve.scores.enabled:
+        with _named(scores.STAGE):
+            scores.run(spark, settings)
 
 
 @contextmanager
-def _named(stage: Stage) -> Iterator[None]:
+def _named(stage: str) -> Iterator[None]:
     try:
         yield
     except ProfilestreamError as error:
-        raise type(error)(f"stage {stage.name}: {error.what}", where=error.where, do=error.do) from error
+        raise type(error)(f"stage {stage}: {error.what}", where=error.where, do=error.do) from error

@@ -19,7 +19,7 @@ from tests.make import Shop, event
 from tests.naive_als import DAY, Event, Plain
 from tests.opening import assert_all_readers_agree
 
-MADE = Params(k=4, history=6, refresh=2)
+MADE = Params(k=4, history=6, refresh=2, alpha=6.0)
 WEIGHTS = {"view": 1.0, "purchase": 5.0, "return": -5.0}
 IDS = ("i0", "i 1", 'i"2"', "i🛒", "i4", "x" * 10_000)
 
@@ -34,8 +34,9 @@ def _event(n: int) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _shop(home: Path, files: int) -> Shop:
-    made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\nfirst_sweeps = 0\nsweeps = 0\n"
+def _shop(home: Path, files: int, first_sweeps: int = 0, sweeps: int = 0) -> Shop:
+    made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
+    made += f"alpha = {MADE.alpha}\nfirst_sweeps = {first_sweeps}\nsweeps = {sweeps}\n"
     shop = Shop(home, extra_settings=f"[learn]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
     for n in range(files):
         _write(shop, n)
@@ -55,8 +56,8 @@ def _vectors(spark: SparkSession, shop: Shop) -> dict[tuple[str, str], Any]:
     return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
 
 
-def _plain(spark: SparkSession, shop: Shop) -> Plain:
-    """What plain loops learn of the same batches."""
+def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
+    """What was captured, batch by batch."""
     events = spark.read.format("delta").load(str(shop.home / "warehouse" / "events"))
     rows = events.where("user_id IS NOT NULL AND item_id IS NOT NULL").selectExpr(
         "batch_id", "user_id", "item_id", "event_type", "unix_micros(event_time) AS at"
@@ -65,8 +66,13 @@ def _plain(spark: SparkSession, shop: Shop) -> Plain:
     for row in rows.collect():
         one = Event(row["user_id"], row["item_id"], WEIGHTS[row["event_type"]], row["at"])
         batches.setdefault(row["batch_id"], []).append(one)
+    return [batch for _, batch in sorted(batches.items())]
+
+
+def _plain(spark: SparkSession, shop: Shop) -> Plain:
+    """What plain loops learn of the same batches."""
     plain = Plain(MADE)
-    for _, batch in sorted(batches.items()):
+    for batch in _batches(spark, shop):
         plain.learn(batch)
     return plain
 
@@ -100,6 +106,32 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
         (batch, candidate) for batch in (1, 2) for candidate in CANDIDATES
     }
     assert all(0 < row["users"] <= 13 and 0 <= row["recall_10"] <= row["recall_20"] <= 1 for row in judged)
+
+
+def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_asked_for(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = _shop(tmp_path, files=0, first_sweeps=2, sweeps=1)
+    shop.overrides = ["learn.max_files_per_trigger=1000"]
+    for files in ((0,), (1, 2), (3,)):
+        for n in files:
+            _write(shop, n)
+        shop.capture(spark)
+        _learn(spark, shop)
+    first, *parts, third = _batches(spark, shop)
+    second = [event for part in parts for event in part]
+    plain = Plain(MADE)
+    plain.sweep(first)
+    plain.sweep(first)
+    plain.learn(second)
+    assert len(first + second) >= 2 * len(first)
+    plain.sweep(first + second)
+    plain.learn(third)
+    _assert_equal(_vectors(spark, shop), plain)
+    assert learn_factors.main(["--config", str(shop.config()), "--sweep"]) == 0
+    plain.sweep(first + second + third)
+    _assert_equal(_vectors(spark, shop), plain)
+    assert f"swept over {len(first + second + third)} events" in capsys.readouterr().out
 
 
 def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_neither(

@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import mlflow
@@ -14,8 +13,10 @@ import pyarrow as pa
 import pytest
 from delta.tables import DeltaTable
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from profilestream.base import commits, tables
-from profilestream.learn import gate, ranking, steps, tracking
+from profilestream.base.errors import SourceMissing
+from profilestream.learn import factors, gate, ranking, steps, tracking
 from profilestream.learn.gate import Published
 from profilestream.learn.tracking import METRICS, Store
 from pyspark.sql import SparkSession
@@ -79,12 +80,16 @@ def _client(shop: Shop) -> MlflowClient:
     return MlflowClient(uri, uri)
 
 
+def _runs(client: MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name("profilestream")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
 def _told(shop: Shop) -> dict[tuple[str, int], list[float]]:
     """Every value that MLflow holds, by metric and step, over all runs."""
     client = _client(shop)
     found: dict[tuple[str, int], list[float]] = {}
-    experiment = client.get_experiment_by_name("profilestream")
-    for run in client.search_runs([experiment.experiment_id]) if experiment else []:
+    for run in _runs(client):
         for name in run.data.metrics:
             for metric in client.get_metric_history(run.info.run_id, name):
                 found.setdefault((name, metric.step), []).append(metric.value)
@@ -130,7 +135,7 @@ def test_what_mlflow_missed_is_told_later_and_once(
     assert _told(shop) == kept
     # 3. A crash after the metrics and before the tag that says so; then once more.
     client = _client(shop)
-    (run,) = client.search_runs([client.get_experiment_by_name("profilestream").experiment_id])
+    (run,) = _runs(client)
     assert run.data.params["k"] == "4"
     client.set_tag(run.info.run_id, "profilestream.last_batch", "0")
     assert _learn(shop) == 0
@@ -167,7 +172,7 @@ def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
 
 
 def _rows(found: Published) -> dict[tuple[str, str], bytes]:
-    return {(row["side"], row["key"]): bytes(row["vector"]) for row in found.rows.collect()}
+    return {(row["side"], row["key"]): bytes(row["vector"]) for row in found.state.rows.collect()}
 
 
 def test_the_first_version_is_the_champion_and_is_what_was_learned(
@@ -178,14 +183,14 @@ def test_the_first_version_is_the_champion_and_is_what_was_learned(
     assert capsys.readouterr().out == "version 1 is the champion: there was none\n"
     assert _aliases(shop) == {"champion": 1}
     found = gate.published(spark, shop.settings())
-    learned = shop.read(spark, gate.factors.table(shop.settings())).where("side != 'global'")
+    learned = shop.read(spark, factors.table(shop.settings())).where("side != 'global'")
     assert found.model_version == 1
-    assert found.rows.columns == learned.columns
+    assert found.state.rows.columns == learned.columns
     assert _rows(found) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
 
 
 @pytest.fixture
-def registry(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registry(shop: Shop) -> Iterator[None]:
     """MLflow's own functions ask the shop's."""
     uri = Store(shop.settings()).uri
     was = mlflow.get_tracking_uri()
@@ -193,46 +198,42 @@ def registry(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mlflow.set_registry_uri(uri)
     yield
     mlflow.set_tracking_uri(was)
-    mlflow.set_registry_uri(None)
+    mlflow.set_registry_uri(was)
 
 
-def _by_spark(found: Published, asked: list[str]) -> dict[str, dict[str, float]]:
+def _by_spark(found: Published) -> dict[str, dict[str, float]]:
     """Scores by a job of Spark."""
-    known, params, candidate = found.known, found.params, found.candidate
-    items = found.rows.where("side = 'item'").selectExpr(
-        "key", "vector", "counted", "popular", "category", "others", "weights", "unix_micros(as_of) AS at"
-    )
-    packed = items.coalesce(1).mapInArrow(partial(steps.pack_items, known=known, params=params), steps.COLUMNS)
+    params, candidate = found.params, found.candidate
+    packed = factors.catalogue(found.state.rows, 1, found.state.known, params)
     catalogue = steps.unpacked_items([bytes(row["equations"]) for row in packed.collect()], params)
 
     def scored(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             users = pa.Table.from_batches([batch])
-            keys = users["key"].to_pylist()
-            yield from ranking.scored(keys, users, catalogue, params, candidate=candidate, most=5).to_batches()
+            keys = [str(key) for key in users["key"].to_pylist()]
+            yield from ranking.scored(keys, users, catalogue, params, candidate=candidate, most=3).to_batches()
 
-    users = found.rows.where("side = 'user'").select(*ranking.COLUMNS)
+    users = found.state.rows.where("side = 'user'").select(*ranking.COLUMNS)
     columns = "user_id string, item_ids array<string>, scores array<double>"
     rows = users.mapInArrow(scored, columns).collect()
     return {row["user_id"]: dict(zip(row["item_ids"], row["scores"], strict=True)) for row in rows}
 
 
-def _by_hand(found: Published, user: str, most: int) -> dict[str, float]:
+def _by_hand(found: Published, user: str) -> dict[str, float]:
     """Scores by a loop: product of the vectors, and a share of the decayed count; not what the user has."""
-    rows = {(row["side"], row["key"]): row for row in found.rows.collect()}
+    rows = {(row["side"], row["key"]): row for row in found.state.rows.collect()}
     items = {key: row for (side, key), row in rows.items() if side == "item"}
-    days = {key: found.known.now / DAY_MICROS - row["as_of"].timestamp() / 86_400 for key, row in items.items()}
-    half_life = found.params.popularity_half_life_days
-    counts = {key: np.log1p(row["popular"] * 2 ** (-days[key] / half_life)) for key, row in items.items()}
+    now, half_life = found.state.known.now / DAY_MICROS, found.params.popularity_half_life_days
+    ages = {key: now - row["as_of"].timestamp() / 86_400 for key, row in items.items()}
+    counts = {key: np.log1p(row["popular"] * 2 ** (-ages[key] / half_life)) for key, row in items.items()}
     mine = rows.get(("user", user))
     p = np.zeros(4) if mine is None else np.frombuffer(mine["vector"], np.float32).astype(float)
     has = () if mine is None else mine["others"]  # no event here takes anything back
-    scores = {
+    return {
         key: float(p @ np.frombuffer(row["vector"], np.float32)) + 0.15 * counts[key] / max(counts.values())
         for key, row in items.items()
         if key not in has
     }
-    return dict(sorted(scores.items(), key=lambda one: -one[1])[:most])
 
 
 def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
@@ -240,18 +241,18 @@ def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
 ) -> None:
     found = gate.published(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
-    asked = [*sorted(row["key"] for row in found.rows.where("side = 'user'").collect()), "nobody"]
-    loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"most": 5})
-    by_spark = _by_spark(found, asked)
+    asked = [*sorted(row["key"] for row in found.state.rows.where("side = 'user'").collect()), "nobody"]
+    loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"most": 3})
+    by_spark = _by_spark(found)
     assert asked == [*sorted(by_spark), "nobody"]
     for user, item_ids, scores in zip(asked, loaded["item_ids"], loaded["scores"], strict=True):
-        by_hand = _by_hand(found, user, most=5)
-        assert list(by_hand) == item_ids
-        np.testing.assert_allclose(scores, list(by_hand.values()), rtol=0, atol=1e-6)
+        by_hand = _by_hand(found, user)
+        np.testing.assert_allclose(scores, sorted(by_hand.values(), reverse=True)[:3], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(scores, [by_hand[item] for item in item_ids], rtol=0, atol=1e-6)
         if user != "nobody":
             assert list(by_spark[user]) == item_ids
             np.testing.assert_allclose(scores, list(by_spark[user].values()), rtol=0, atol=1e-6)
-    assert len(model.predict(pd.DataFrame({"user_id": asked[:1]}))["item_ids"][0]) > 5
+    assert len(model.predict(pd.DataFrame({"user_id": asked[-1:]}))["item_ids"][0]) > 3
 
 
 def test_the_model_scores_in_an_udf_of_spark(spark: SparkSession, shop: Shop, registry: None) -> None:
@@ -316,7 +317,7 @@ def test_a_crash_at_any_moment_of_publishing_leaves_the_champion_and_nothing_tha
     assert [line.split("rows ")[1] for line in lines] == ["kept", *["removed"] * 3, "kept", *["removed"] * 2]
     assert _publish(shop, "--champion", "6") == 2
     assert "name one of [7, 3]" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(gate.SourceMissing, match="there is no published version 6"):
+    with pytest.raises(SourceMissing, match="there is no published version 6"):
         gate.published(spark, shop.settings(), 6)
 
 

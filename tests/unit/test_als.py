@@ -175,3 +175,18 @@ def test_a_hot_user_keeps_its_newest_events_and_tells_an_item_once() -> None:
     told = [row for row in out if row["kind"] == steps.CONTRIBUTION]
     assert len(told) == 50
     assert sum(row["counted"] for row in told) == pytest.approx(200_000, rel=0.05)  # 2.3 days of 45
+
+
+def test_a_damaged_vector_is_named_and_a_sweep_passes_over_it() -> None:
+    stepped = Stepped(SMALL, 1)
+    stepped.learn(events(30, seed=2))
+    whole = stepped.model.items
+    for bad in (b"", np.full(4, np.nan, np.float32).tobytes(), None):
+        good = zip(whole["key"].to_pylist(), whole["vector"].to_pylist(), strict=True)
+        stored = [bad if key == "i3" else data for key, data in good]
+        broken = whole.set_column(whole.schema.get_field_index("vector"), "vector", pa.array(stored, pa.binary()))
+        with pytest.raises(ValueError, match=r"damaged vectors in factors: \['i3'\]; mend them: .*--sweep"):
+            list(steps.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL))
+        packed = list(steps.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL, mend=True))
+        names = steps.unpacked_items([row["equations"] for row in packed[0].to_pylist()], SMALL).names
+        assert set(names) == set(whole["key"].to_pylist()) - {"i3"}

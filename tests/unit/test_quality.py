@@ -46,7 +46,7 @@ def shop(items: int, k: int, dice: np.random.Generator) -> Catalogue:
             [
                 {
                     "key": f"i{n:03}", "vector": dice.normal(size=k).astype(np.float32).tobytes(),
-                    "counted": float(1 + dice.integers(9)), "popular": float(dice.random() * 9),
+                    "counted": float(1 + dice.integers(9)), "popular": float(dice.random() * 9), "newest": 0,
                     "category": f"c{n % 3}", "others": [f"i{(n + 1) % items:03}", "gone"],
                     "weights": [float(dice.random()), 1.0],
                 }
@@ -76,7 +76,14 @@ def test_users_in_parts_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_seen_is_neither_a_target_nor_ranked() -> None:
     rows = [
-        {"key": name, "vector": vector.astype(np.float32).tobytes(), "counted": 1.0, "popular": 1.0, "others": []}
+        {
+            "key": name,
+            "vector": vector.astype(np.float32).tobytes(),
+            "counted": 1.0,
+            "popular": 1.0,
+            "newest": 0,
+            "others": [],
+        }
         for name, vector in zip("ab", np.eye(2), strict=True)
     ]
     made = Params(k=2, popularity_share=0.0)

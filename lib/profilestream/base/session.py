@@ -9,8 +9,8 @@ import subprocess
 import sys
 from importlib import metadata
 
-from pyspark import SparkConf, SparkContext
-from pyspark.sql import SparkSession
+from pyspark import SparkConf, SparkContext, StorageLevel
+from pyspark.sql import DataFrame, SparkSession
 
 from profilestream.base.errors import BadSettings
 
@@ -68,6 +68,15 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
     return spark
+
+
+def computed(frame: DataFrame) -> DataFrame:
+    """The frame's rows, computed now and kept by the executors, by two of them where there are two.
+
+    With one copy a worker that is lost takes rows with it that nothing can compute again, and the batch fails.
+    """
+    alone = frame.sparkSession._jsc.sc().getExecutorMemoryStatus().size() < 3  # the driver counts too
+    return frame.localCheckpoint(storageLevel=StorageLevel.MEMORY_AND_DISK if alone else StorageLevel.MEMORY_AND_DISK_2)
 
 
 def java_version(text: str) -> int | None:

@@ -132,7 +132,7 @@ class Factors(Frozen):
         enabled: whether `learn_factors` runs.
         mode: `implicit` learns from what was done, `explicit` from ratings.
         k: length of a vector.
-        alpha: implicit: weight of everything that was not seen, all items together.
+        alpha: implicit: weight of everything that was not seen, all items together; for one item at most 1.
         regularization: pull towards zero, times the weight behind a vector; implicit 0.015; explicit 1, times its root.
         bias_regularization: explicit: the same of a bias.
         half_life_days: of what an item has been told, in event time; implicit 45, explicit for ever.
@@ -230,6 +230,34 @@ class Learn(Frozen):
     publish: Publish = Publish()
 
 
+class Scores(Frozen):
+    """What `serve_scores` recommends (docs/learners.md).
+
+    Args:
+        enabled: whether `run_pipeline` makes the lists when the stages have come to their end.
+        model: `newest` reads `factors` as it is; `champion` the published version of that alias, or another alias.
+        top_n: items a user.
+        active_days: users seen in so many days before the newest event; null for all.
+        exclude_bought: leave out what a user has: everything with more given than taken back among its kept events.
+        gone_after_days: leave out items without an event for so long before the newest event; null for none.
+        most_per_category: items of one category in a user's list; null for any number.
+    """
+
+    enabled: bool = False
+    model: str = Field(default="newest", pattern=r"^[a-z][a-z0-9_-]*$")
+    top_n: int = Field(default=10, ge=1, le=1000)
+    active_days: float | None = Field(default=None, gt=0)
+    exclude_bought: bool = True
+    gone_after_days: float | None = Field(default=90.0, gt=0)
+    most_per_category: int | None = Field(default=None, ge=1)
+
+
+class Serve(Frozen):
+    """What is made of what is known."""
+
+    scores: Scores = Scores()
+
+
 class Settings(Frozen):
     """All that a job reads from its config file."""
 
@@ -239,6 +267,7 @@ class Settings(Frozen):
     capture: Capture
     derive: Derive = Derive()
     learn: Learn = Learn()
+    serve: Serve = Serve()
     config_file: str
 
 

@@ -374,12 +374,20 @@ def _raise_with_name(one: Running) -> None:
     failure = one.failure()
     if isinstance(failure, PySparkException):
         raise ProfilestreamError(
-            f"{one.query.name} failed: {type(failure).__name__}: {str(failure).splitlines()[0][:500]}",
+            f"{one.query.name} failed: {type(failure).__name__}: {_said(failure)[:500]}",
             where=f"query {one.query.name}",
             do="the tables hold whole batches only, so mend the cause and run it again",
         ) from failure
     if failure is not None:
         raise failure
+
+
+def _said(failure: PySparkException) -> str:
+    """The line that says what happened: of an error in a Python worker the last one of its traceback."""
+    lines = str(failure).strip().splitlines()
+    return next((lines[n - 1] for n, line in enumerate(lines) if n and "JVM stacktrace" in line), "") or (
+        next((line for line in reversed(lines) if line.strip()), "") if "Python worker" in lines[0] else lines[0]
+    )
 
 
 @contextmanager

@@ -266,6 +266,25 @@ MODEL_QUALITY = Table(
     key=("learner", "candidate", "epoch", "batch_id"),
 )
 
+RECOMMENDATIONS = Table(
+    name="recommendations",
+    ddl="""
+        user_id STRING NOT NULL,
+        kind STRING NOT NULL,
+        rank INT NOT NULL,
+        item_id STRING NOT NULL,
+        score DOUBLE NOT NULL,
+        candidate STRING NOT NULL,
+        because STRING,
+        reason STRING NOT NULL,
+        model_version STRING NOT NULL,
+        profile_version BIGINT,
+        as_of TIMESTAMP NOT NULL
+    """,
+    key=("user_id", "kind", "rank"),
+    properties={"delta.enableDeletionVectors": "true"},
+)
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     ddl="""
@@ -282,7 +301,7 @@ STAGE_BATCHES = Table(
     key=("stage", "source", "epoch", "batch_id"),
 )
 
-ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, MODEL_QUALITY, STAGE_BATCHES)
+ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, MODEL_QUALITY, RECOMMENDATIONS, STAGE_BATCHES)
 
 
 def delta_version(spark: SparkSession, path: str) -> int:

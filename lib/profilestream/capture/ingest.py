@@ -17,6 +17,7 @@ from pyspark.sql import types as T
 from profilestream.base import tables
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, StateCorrupt
+from profilestream.base.session import computed
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.capture import canonical, dedupe, records, rules, sources
@@ -306,7 +307,7 @@ def _busy_minutes(kept: DataFrame, mapping: Mapping) -> DataFrame | None:
     by_minute = kept.where(F.col("user_id").isNotNull()).groupBy(
         F.col("user_id").alias("_user"), F.date_trunc("minute", "event_time").alias("_minute")
     )
-    return by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute).localCheckpoint()
+    return computed(by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute))
 
 
 def _clean(kept: DataFrame, busy: DataFrame | None, log: Log, came: sources.Arrived, txn: Txn) -> DataFrame:

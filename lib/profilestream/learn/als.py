@@ -29,7 +29,8 @@ class Params:
     Args:
         mode: `implicit` learns from what was done, `explicit` from ratings; then a vector ends in a bias.
         k: length of a vector, without the bias.
-        alpha: implicit: weight of everything that was not seen, all items together; an item's share is alpha / items.
+        alpha: implicit: weight of everything that was not seen, all items together; that of one item is at most 1, so
+            that in a small shop what was done outweighs what was not.
         regularization: pull towards zero, times the weight behind a vector (explicit: times its root).
         bias_regularization: the same of a bias.
         half_life_days: of what an item has been told, in event time; null: for ever.
@@ -62,6 +63,14 @@ class Params:
     def is_explicit(self) -> bool:
         """Whether ratings are learned from."""
         return self.mode == "explicit"
+
+    def share(self, items: float) -> float:
+        """Implicit: weight of a pair that was not seen, when there are so many items."""
+        return min(self.alpha / max(items, 1.0), 1.0)
+
+    def unseen(self, items: float) -> float:
+        """Implicit: weight of all pairs of a user that were not seen; `alpha` while no item is known."""
+        return min(self.alpha, items) if items >= 1 else self.alpha
 
     @property
     def width(self) -> int:
@@ -128,6 +137,10 @@ class Globals:
             users=self.users * share,
             now=now,
         )
+
+    def has_shrunk_from(self, before: "Globals") -> bool:
+        """Whether the item vectors lost half of what they were: sums that decay against a pull that does not."""
+        return not float(np.trace(self.gram_items)) >= float(np.trace(before.gram_items)) / 2
 
 
 @dataclass(frozen=True)
@@ -213,9 +226,11 @@ def normal_equations(rows: Rows) -> tuple[Floats, Floats, Floats]:
 def solve_users(rows: Rows, tail: Floats, old: Floats, known: Globals, params: Params) -> Floats:
     """Vectors of users from their kept events, (n, k).
 
-    Implicit: p = (sum w q qT + tail C + a G + r (sum w + tail + alpha) 1)^-1 (sum w q + tail C p_old), with C the mean
-    item of an event, G the Gram of all items and a = alpha / items. Explicit, with x = [q, 1] and y what is left of the
-    rating: [p, bias] = (sum w x xT + tail C + D)^-1 (sum w y x + tail C [p, bias]_old), D = r sqrt(sum w + tail) 1.
+    Implicit: p = (sum w q qT + tail C + a G + r (sum w + tail + a items) 1)^-1 (sum w q + tail C p_old), with C the
+    mean item of an event, G the Gram of all items and a = alpha / items, at most 1.
+
+    Explicit, with x = [q, 1], y what is left of the rating and D = r sqrt(sum w + tail) 1:
+    [p, bias] = (sum w x xT + tail C + D)^-1 (sum w y x + tail C [p, bias]_old).
 
     Args:
         tail: weight of events that are no longer kept, (n,).
@@ -228,8 +243,8 @@ def solve_users(rows: Rows, tail: Floats, old: Floats, known: Globals, params: P
     weight = np.maximum(weight + tail, 0)
     if params.is_explicit:
         return _solved(a, b, _rooted(weight, params))
-    a += known.gram_items * (params.alpha / max(known.items, 1.0))
-    return _solved(a, b, (params.regularization * (weight + params.alpha))[:, None])
+    a += known.gram_items * params.share(known.items)
+    return _solved(a, b, (params.regularization * (weight + params.unseen(known.items)))[:, None])
 
 
 def solve_items(a: Floats, b: Floats, weight: Floats, known: Globals, params: Params) -> Floats:
@@ -240,7 +255,7 @@ def solve_items(a: Floats, b: Floats, weight: Floats, known: Globals, params: Pa
     weight = np.maximum(weight, 0)
     if params.is_explicit:
         return _solved(a, b, _rooted(weight, params))
-    share = params.alpha / max(known.items, 1.0)
+    share = params.share(known.items)
     return _solved(a + share * known.gram_users, b, (params.regularization * (weight + share * known.users))[:, None])
 
 

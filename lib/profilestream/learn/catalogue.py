@@ -17,12 +17,14 @@ from profilestream.learn.als import Floats, Longs, Params, Vectors
 Strings = NDArray[np.object_]
 CANDIDATES = ("blend", "factors", "neighbours", "popularity", "category")
 
-# Of an item, as in `factors`: `popular` and the weights of its neighbours are already what they are worth now.
+# Of an item, as in `factors`: `popular` and the weights of its neighbours are already what they are worth now; `newest`
+# is the time of its newest event in microseconds.
 _KINDS: dict[str, pa.DataType] = {
     "key": pa.string(),
     "vector": pa.binary(),
     "counted": pa.float64(),
     "popular": pa.float64(),
+    "newest": pa.int64(),
     "category": pa.string(),
     "others": pa.list_(pa.string()),
     "weights": pa.list_(pa.float32()),
@@ -53,6 +55,7 @@ class Catalogue:
         vectors: (items, width).
         counted: weight of all their events, decayed, (items,).
         popular: decayed counts, (items,).
+        newest: time of the newest event in microseconds, (items,).
         categories: number of each item's category, -1 for none, (items,).
         category_names: by that number.
         starts: where the neighbours of each item begin, (items + 1,).
@@ -63,6 +66,7 @@ class Catalogue:
     vectors: Vectors
     counted: Floats
     popular: Floats
+    newest: Longs
     categories: Longs
     category_names: Strings
     starts: Longs
@@ -82,6 +86,7 @@ class Catalogue:
             vectors=np.frombuffer(b"".join(_list(items["vector"])), np.float32).reshape(-1, params.width),
             counted=counted,
             popular=items["popular"].to_numpy(),
+            newest=items["newest"].to_numpy(),
             categories=categories.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
             category_names=_objects(categories.dictionary),
             starts=starts,
@@ -111,52 +116,76 @@ class Catalogue:
         others with their shares.
 
         Args:
-            vectors: of users, zero for new ones.
+            vectors: of users, (users, width); zero for new ones.
             liked: what they have, with positive weights.
         """
-        users = len(vectors)
-        own, bias = (vectors[:, : params.k], self.vectors[:, params.k :].sum(axis=1))
-        factors = own @ self.vectors[:, : params.k].T.astype(float) + bias
-        popularity = np.broadcast_to(self.popularity(), factors.shape)
-        neighbours = self._by_neighbours(users, liked)
-        category = popularity * self._category_shares(users, liked)
-        blend = (
-            factors
-            + params.popularity_share * popularity
-            + params.neighbour_share * neighbours
-            + params.category_share * category
-        )
-        return dict(zip(CANDIDATES, (blend, factors, neighbours, popularity, category), strict=True))
+        factors = self._product(vectors, np.zeros(len(self.names)), params)
+        return {
+            "blend": self.blend(vectors, liked, params),
+            "factors": factors,
+            "neighbours": self.by_neighbours(len(vectors), liked),
+            "popularity": np.broadcast_to(self.popularity(), factors.shape),
+            "category": self.by_category(len(vectors), liked),
+        }
 
-    def _by_neighbours(self, users: int, liked: Liked) -> Floats:
+    def blend(self, vectors: Floats, liked: Liked, params: Params) -> Floats:
+        """The candidate of that name alone; float32."""
+        found: Any = self._product(vectors, params.popularity_share * self.popularity(), params)
+        if params.neighbour_share:
+            found += params.neighbour_share * self.by_neighbours(len(vectors), liked)
+        if params.category_share:
+            found += params.category_share * self.by_category(len(vectors), liked)
+        result: Floats = found
+        return result
+
+    def by_neighbours(self, users: int, liked: Liked) -> Floats:
+        """Summed similarity of every item to what each user has, (users, items)."""
         items = len(self.names)
         sizes = self.starts[liked.item + 1] - self.starts[liked.item]
         at = spread(self.starts[liked.item], sizes)
         cell = np.repeat(liked.user, sizes) * items + self.neighbours[at]
         return np.bincount(cell, self.similarity[at], users * items).astype(float).reshape(users, items)
 
-    def _category_shares(self, users: int, liked: Liked) -> Floats:
+    def by_category(self, users: int, liked: Liked) -> Floats:
+        """Popularity of every item times the share of its category in what each user has, (users, items)."""
         kinds = len(self.category_names)
         known = self.categories[liked.item] >= 0
         cell = liked.user[known] * kinds + self.categories[liked.item[known]]
         weight = np.bincount(cell, liked.weight[known], users * kinds).astype(float).reshape(users, kinds)
         shares = np.hstack([weight / np.maximum(weight.sum(axis=1), 1e-12)[:, None], np.zeros((users, 1))])
-        result: Floats = shares[:, self.categories]
+        result: Floats = shares[:, self.categories] * self.popularity()
+        return result
+
+    def similarity_of(self, item: Longs, other: Longs) -> Floats:
+        """Of pairs of items, (pairs,); 0 where they have no common users that are known."""
+        items = len(self.names)
+        pairs = np.repeat(np.arange(items), self.starts[1:] - self.starts[:-1]) * items + self.neighbours
+        # A pair of which each item came after the other, in turn, stands there twice.
+        cells, first = np.unique(pairs, return_index=True)
+        summed = np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
+        wanted = item * items + other
+        at = np.searchsorted(cells, wanted).clip(max=max(len(cells) - 1, 0))
+        return np.where(cells[at] == wanted, summed[at], 0.0) if len(cells) else np.zeros(len(wanted))
+
+    def _product(self, vectors: Floats, more: Floats, params: Params) -> Floats:
+        """Of users and items, plus what is the same for all users; a user's bias changes no order and is left out."""
+        k = params.k
+        p = np.hstack([vectors[:, :k], np.ones((len(vectors), 1))]).astype(np.float32)
+        q = np.hstack([self.vectors[:, :k], (self.vectors[:, k:].sum(axis=1) + more)[:, None]]).astype(np.float32)
+        result: Floats = np.asarray(p @ q.T)
         return result
 
 
 def best(scores: Floats, most: int) -> Longs:
     """The items with the highest scores of each user, best first, (users, `most` or all); equal ones in order of id."""
     some = min(most, scores.shape[1])
-    if some < scores.shape[1]:
-        bound = -np.partition(-scores, some - 1, axis=1)[:, some - 1 : some]
-        # Of items equal to the last one that has a place, those with the first ids.
-        above = (scores > bound).sum(axis=1, keepdims=True)
-        equal = scores == bound
-        chosen = (scores > bound) | (equal & (equal.cumsum(axis=1) <= some - above))
-        found = np.nonzero(chosen)[1].reshape(len(scores), some)
-    else:
-        found = np.broadcast_to(np.arange(some), scores.shape)
+    found = np.argpartition(-scores, some - 1, axis=1)[:, :some] if some else np.zeros((len(scores), 0), np.int64)
+    if 0 < some < scores.shape[1]:
+        last = np.take_along_axis(scores, found, axis=1).min(axis=1)
+        # Where items without a place equal the last one that has a place, those with the first ids get it.
+        for row in np.flatnonzero((scores >= last[:, None]).sum(axis=1) > some):
+            found[row] = np.lexsort((np.arange(scores.shape[1]), -scores[row]))[:some]
+    found.sort(axis=1)
     order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1)
 

@@ -23,6 +23,7 @@ from profilestream.base import commits, locks, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.session import computed
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query, checkpoint_path
 from profilestream.base.tables import Table
@@ -93,7 +94,7 @@ def queries(settings: Settings) -> list[Query]:
                 state, is_learned = _swept_when_due(state, known, batch, settings)
             learned = learn(known.limit(0) if is_learned else known, state, batch, settings)
             batch.append(learned.quality, tables.MODEL_QUALITY)
-            batch.merge(_stamped(learned.rows, factors, batch.txn), factors)
+            batch.merge(stamped(learned.rows, factors, batch.txn), factors)
         return Done(rows_in=rows)
 
     return [
@@ -207,8 +208,8 @@ def swept(state: State, known: DataFrame, times: int, settings: Settings) -> Sta
         items, after = _items(None, users, replace(after_users, items=before.items), made)
         after = replace(after, items=after.items - before.items, swept=after.events)
         found = State(_rows_of_sides(users, items), after, is_new=True)
-    trace, was = (float(np.trace(one.known.gram_items)) for one in (found, state))
-    if not trace >= was / 2:
+    if found.known.has_shrunk_from(state.known):
+        trace, was = (float(np.trace(one.known.gram_items)) for one in (found, state))
         log.warning("a sweep was thrown away: it shrank the item vectors from %.3g to %.3g", was, trace)
         return replace(state, known=replace(state.known, swept=state.known.events))
     return found
@@ -261,7 +262,7 @@ def sweep_now(spark: SparkSession, settings: Settings) -> int:
         if found.is_new:
             rows = found.rows.unionByName(_global_row(spark, found.known), allowMissingColumns=True)
             txn = Txn(f"sweep of {STAGE}", str(uuid.uuid4()), last)
-            commits.merge(_stamped(rows, factors, txn), factors, settings.paths, txn)
+            commits.merge(stamped(rows, factors, txn), factors, settings.paths, txn)
     return int(found.known.events)
 
 
@@ -277,11 +278,12 @@ def _users(
     state: State, known: DataFrame, before: Globals, made: Params, *, from_nothing: bool = False
 ) -> tuple[DataFrame, list[Row]]:
     """What the users' step says of the events' users, and its rows that come to the driver."""
-    tasks = _tasks(known.sparkSession)
-    inputs = [known.withColumn("kind", F.lit(steps.NEW)), _catalogue(state.rows, tasks, before, made)]
+    count = tasks(known.sparkSession)
+    items = catalogue(state.rows, count, before, made, mend=from_nothing)
+    inputs = [known.withColumn("kind", F.lit(steps.NEW)), items]
     if not from_nothing:
         inputs.append(_rows_of(state.rows, "user", known))
-    users = _stepped(inputs, tasks, partial(steps.users, known=before, params=made))
+    users = stepped(inputs, count, partial(steps.users, known=before, params=made))
     return users, users.where(F.col("kind").isin(steps.GONE, steps.CAME, steps.JUDGED)).collect()
 
 
@@ -291,7 +293,7 @@ def _items(state: State | None, users: DataFrame, after_users: Globals, made: Pa
     inputs = [told.withColumn("kind", F.lit(steps.NEW))]
     if state is not None:
         inputs.append(_rows_of(state.rows, "item", told))
-    items = _stepped(inputs, _tasks(users.sparkSession), partial(steps.items, known=after_users, params=made))
+    items = stepped(inputs, tasks(users.sparkSession), partial(steps.items, known=after_users, params=made))
     came = _shares(items.where(F.col("kind") == steps.CAME).collect(), steps.CAME, made)
     return items, sum(came, after_users)
 
@@ -313,7 +315,8 @@ def _global_row(spark: SparkSession, known: Globals) -> DataFrame:
     )
 
 
-def _stamped(rows: DataFrame, factors: Table, txn: Txn) -> DataFrame:
+def stamped(rows: DataFrame, factors: Table, txn: Txn) -> DataFrame:
+    """Rows of `factors` that a batch changes, as they are written."""
     stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
     return rows.withColumns(stamp).select(*factors.columns)
 
@@ -343,22 +346,23 @@ def _rows_of(state: DataFrame, side: str, touched: DataFrame) -> DataFrame:
     return rows.withColumns({"kind": F.lit(steps.STATE), "at": F.unix_micros("as_of")}).drop("side", "as_of")
 
 
-def _catalogue(state: DataFrame, tasks: int, before: Globals, made: Params) -> DataFrame:
-    """All items, packed into a few rows, once for each task."""
-    names = ("key", "vector", "counted", "popular", "category", "others", "weights")
+def catalogue(state: DataFrame, copies: int, before: Globals, made: Params, *, mend: bool = False) -> DataFrame:
+    """All items, packed into a few rows, once for each of so many tasks."""
+    names = ("key", "vector", "counted", "popular", "category", "others", "weights", "times")
     items = state.where("side = 'item'").select(*names, F.unix_micros("as_of").alias("at"))
-    packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made), steps.COLUMNS)
-    return packed.crossJoin(F.broadcast(state.sparkSession.range(tasks).withColumnRenamed("id", "part")))
+    packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made, mend=mend), steps.COLUMNS)
+    return packed.crossJoin(F.broadcast(state.sparkSession.range(copies).withColumnRenamed("id", "part")))
 
 
-def _tasks(spark: SparkSession) -> int:
+def tasks(spark: SparkSession) -> int:
+    """How many tasks a step has."""
     return int(str(spark.conf.get("spark.sql.shuffle.partitions")))
 
 
-def _stepped(inputs: list[DataFrame], tasks: int, step: Step) -> DataFrame:
-    """The inputs together, all of a key in one task, put through a step; computed once, here."""
+def stepped(inputs: list[DataFrame], count: int, step: Step, columns: str = steps.COLUMNS) -> DataFrame:
+    """The inputs together, all of a key in one of so many tasks, put through a step; computed once, here."""
     kinds = dict(column.split() for column in steps.COLUMNS.split(", "))
-    of_key = F.pmod(F.xxhash64("key"), F.lit(tasks)).cast("int")
+    of_key = F.pmod(F.xxhash64("key"), F.lit(count)).cast("int")
 
     def shaped(frame: DataFrame) -> DataFrame:
         part = F.col("part").cast("int") if "part" in frame.columns else of_key
@@ -368,4 +372,4 @@ def _stepped(inputs: list[DataFrame], tasks: int, step: Step) -> DataFrame:
     whole = shaped(inputs[0])
     for frame in inputs[1:]:
         whole = whole.unionByName(shaped(frame))
-    return whole.repartitionById(tasks, F.col("part")).drop("part").mapInArrow(step, steps.COLUMNS).localCheckpoint()
+    return computed(whole.repartitionById(count, F.col("part")).drop("part").mapInArrow(step, columns))

@@ -25,7 +25,7 @@ from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
 from profilestream.learn import factors, tracking
-from profilestream.learn.als import Globals, Params
+from profilestream.learn.als import Params
 from profilestream.learn.steps import globals_of
 from profilestream.learn.tracking import Store, Version
 
@@ -40,15 +40,13 @@ class Published:
 
     Args:
         model_version: its number in the registry.
-        rows: of `factors` when it was published, sides user and item.
-        known: the globals; `known.now` is the time as of which counts are decayed.
+        state: of `factors` when it was published.
         params: by which it was learned, with the shares of its ranking.
         candidate: the ranking that it was judged by, one of catalogue.CANDIDATES.
     """
 
     model_version: int
-    rows: DataFrame
-    known: Globals
+    state: factors.State
     params: Params
     candidate: str
 
@@ -339,7 +337,7 @@ def published(spark: SparkSession, settings: Settings, which: str | int = CHAMPI
         )
     known = globals_of(bytes(row["equations"]), params.width)
     rows = rows.where("side != 'global'").drop("model_version")
-    return Published(found.number, rows, known, params, notes.candidate)
+    return Published(found.number, factors.State(rows, known), params, notes.candidate)
 
 
 def _by_alias(versions: list[Version], alias: str) -> Version | None:

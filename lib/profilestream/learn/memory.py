@@ -81,23 +81,48 @@ class Factors:
             return state
         gone, came = (_shares(delta, kind, self.params) for kind in (steps.GONE, steps.CAME))
         after_users = steps.moved(state.known, gone, came, self.params).aged(now, self.params.half_life_days)
-        told = _as_kind(steps.of_kind(delta, steps.CONTRIBUTION), steps.NEW)
-        touched = state.items.filter(pc.is_in(state.items["key"], value_set=pc.unique(told["key"])))
-        out = _stepped(lambda part: steps.items(part, after_users, self.params), touched, told)
-        return Model(
-            self.params,
-            _replaced(state.users, steps.of_kind(delta, steps.ROW)),
-            _replaced(state.items, steps.of_kind(out, steps.ROW)),
-            sum(_shares(out, steps.CAME, self.params), after_users),
-        )
+        items, after = self._items(state.items, delta, after_users)
+        users = steps.of_kind(delta, steps.ROW)
+        return Model(self.params, _replaced(state.users, users), _replaced(state.items, items), after)
 
     def learn(self, state: Model, rows: pa.Table) -> tuple[Model, dict[str, Sums]]:
         """The state after the events, and how well it would have ranked them before, by candidate."""
-        if self.params.is_explicit and state.known.mean is None and rows.num_rows:
-            state = replace(state, known=replace(state.known, mean=float(pc.mean(rows["rating"]).as_py() or 0.0)))
+        state = self._with_mean(state, rows)
         delta = self.batch_delta(state, rows)
         now = int(pc.max(rows["at"]).as_py() or 0) if rows.num_rows else 0
         return self.apply(state, delta, now), judged(delta)
+
+    def swept(self, state: Model, rows: pa.Table, times: int) -> Model:
+        """All users, then all items, solved anew from all events, so many times; as the stage does (factors.swept).
+
+        A sweep that makes the item vectors shrink to half is thrown away.
+        """
+        quiet, none = Factors(replace(self.params, judged=0)), steps.SCHEMA.empty_table()
+        found = self._with_mean(state, rows)
+        for _ in range(times):
+            before = found.known
+            delta = quiet.batch_delta(replace(found, users=none), rows)
+            fresh = replace(Globals.zero(self.params.width), mean=before.mean)
+            after_users = steps.moved(fresh, [], _shares(delta, steps.CAME, self.params), self.params)
+            items, after = quiet._items(none, delta, replace(after_users, items=before.items))
+            after = replace(after, items=after.items - before.items, swept=after.events)
+            users = steps.of_kind(delta, steps.ROW)
+            found = Model(self.params, _replaced(none, users), _replaced(none, items), after)
+        if found.known.has_shrunk_from(state.known):
+            return replace(state, known=replace(state.known, swept=state.known.events))
+        return found
+
+    def _with_mean(self, state: Model, rows: pa.Table) -> Model:
+        if not self.params.is_explicit or state.known.mean is not None or not rows.num_rows:
+            return state
+        return replace(state, known=replace(state.known, mean=float(pc.mean(rows["rating"]).as_py() or 0.0)))
+
+    def _items(self, items: pa.Table, delta: pa.Table, after_users: Globals) -> tuple[pa.Table, Globals]:
+        """New rows of the items that a delta told something, and the globals after them."""
+        told = _as_kind(steps.of_kind(delta, steps.CONTRIBUTION), steps.NEW)
+        touched = items.filter(pc.is_in(items["key"], value_set=pc.unique(told["key"])))
+        out = _stepped(lambda part: steps.items(part, after_users, self.params), touched, told)
+        return steps.of_kind(out, steps.ROW), sum(_shares(out, steps.CAME, self.params), after_users)
 
 
 def judged(delta: pa.Table) -> dict[str, Sums]:

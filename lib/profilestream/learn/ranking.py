@@ -29,8 +29,8 @@ def scored(
 ) -> pa.Table:
     """Of each asked user, in that order, the items with the highest scores, best first: rows of SCHEMA.
 
-    Items that the user has (a kept event of positive weight) are left out. A user that is not known has a zero vector
-    and nothing, so only what is popular counts.
+    Items that the user has (more given than taken back among its kept events) are left out. A user that is not known
+    has a zero vector and nothing, so only what is popular counts.
 
     Args:
         users: rows with COLUMNS; those that were not asked for are passed over.
@@ -65,8 +65,11 @@ def _liked(users: pa.Table, rows: Longs, items: Catalogue) -> Liked:
     weight = np.frombuffer(b"".join(blobs), np.float32).astype(float)
     user = np.repeat(np.flatnonzero(rows >= 0), [len(names) for names in lists])
     place = items.places([name for names in lists for name in names])
-    has = (place >= 0) & (weight > 0)
-    return Liked(user[has], place[has], weight[has])
+    known = place >= 0
+    cells, index = np.unique(user[known] * len(items.names) + place[known], return_inverse=True)
+    net = np.bincount(index, weight[known], len(cells)).astype(float)
+    cells, net = cells[net > 0], net[net > 0]
+    return Liked(cells // max(len(items.names), 1), cells % max(len(items.names), 1), net)
 
 
 def _rows(asked: Sequence[str], scores: Floats, items: Catalogue, most: int) -> pa.Table:

@@ -56,10 +56,19 @@ class Kept:
         )  # fmt: skip
 
 
-def pack_items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> Iterator[pa.RecordBatch]:
-    """Item rows -> one row that holds what a catalogue needs of all of them, as of now."""
+def pack_items(
+    batches: Iterator[pa.RecordBatch], known: Globals, params: Params, *, mend: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """Item rows -> one row that holds what a catalogue needs of all of them, as of now.
+
+    Args:
+        mend: pass over items whose vector is damaged, so that they are solved as new ones are.
+    """
     table = _table(batches)
+    if table is not None and mend:
+        table = table.filter(pa.array(~damaged(table, params)))
     if table is not None and table.num_rows:
+        vectors_of(table, params)
         remains, popular_remains = _remains(_numbers(table, "at").astype(np.int64), known.now, params)
         lengths = pc.fill_null(pc.list_value_length(table["others"]), 0).to_numpy()
         weights = _joined(table, "weights", np.float32) * np.repeat(remains, lengths)
@@ -69,6 +78,7 @@ def pack_items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params
             "vector": table["vector"],
             "counted": _numbers(table, "counted") * remains,
             "popular": _numbers(table, "popular") * popular_remains,
+            "newest": _joined(table, "times", np.int64),
             "category": table["category"],
             "others": table["others"],
             "weights": pa.ListArray.from_arrays(offsets, pa.array(weights, pa.float32())),
@@ -164,6 +174,8 @@ def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
     )
     weight: Floats = np.bincount(owner, _numbers(new, "counted") * remains, n).astype(float)
     popular: Floats = np.bincount(owner, _numbers(new, "popular") * popular_remains, n).astype(float)
+    newest, is_event = np.zeros(n, np.int64), _numbers(new, "counted") != 0
+    np.maximum.at(newest, owner[is_event], at[is_event])
     category = np.full(n, None, object)
     named = new["category"].is_valid().to_numpy().astype(bool)
 
@@ -179,6 +191,7 @@ def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
         popular[where] += _numbers(state, "popular") * popular_remains
         old[where], was[where], old_remains[where] = vectors_of(state, params), True, remains
         category[where] = _strings(state, "category")
+        newest[where] = np.maximum(newest[where], _joined(state, "times", np.int64))
     category[owner[named]] = _strings(new, "category")[named]
     weight = weight + old_weight
     q = als.solve_items(a, b, weight, known, params).astype(np.float32)
@@ -187,7 +200,7 @@ def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> 
     others, weights = _neighbours(state, new, where, owner, n, old_remains[where], now, params)
     yield _out(
         ROW, n, key=keys, vector=_bytes(q), counted=weight, popular=popular, category=category, others=others,
-        weights=weights, at=np.full(n, now), equations=_bytes(sums),
+        weights=weights, times=_bytes(newest), at=np.full(n, now), equations=_bytes(sums),
     )  # fmt: skip
     x, before = als.designs(q.astype(float), params), als.designs(old, params)
     yield _share(
@@ -451,8 +464,33 @@ def _matrix(table: pa.Table, name: str, kind: type) -> NDArray[Any]:
 
 
 def vectors_of(table: pa.Table, params: Params) -> Vectors:
-    """The stored vectors, (rows, width)."""
-    return _joined(table, "vector", np.float32).reshape(-1, params.width)
+    """The stored vectors, (rows, width).
+
+    Raises:
+        ValueError: one is damaged; names its key.
+    """
+    flat = _joined(table, "vector", np.float32) if _are_whole(table, params) else np.full(1, np.nan, np.float32)
+    if not np.isfinite(flat).all():
+        names = [str(key)[:200] for key in table.filter(pa.array(damaged(table, params)))["key"].to_pylist()]
+        raise ValueError(f"damaged vectors in factors: {names[:5]}; mend them: jobs/learn_factors.py --sweep")
+    return flat.reshape(-1, params.width)
+
+
+def damaged(table: pa.Table, params: Params) -> NDArray[np.bool_]:
+    """Whether a stored vector is missing, of another length, or not finite, (rows,)."""
+    stored: list[Any] = table["vector"].to_pylist()
+
+    def is_good(data: bytes | None) -> bool:
+        return (
+            data is not None and len(data) == 4 * params.width and bool(np.isfinite(np.frombuffer(data, "<f4")).all())
+        )
+
+    return np.array([not is_good(data) for data in stored], bool)
+
+
+def _are_whole(table: pa.Table, params: Params) -> bool:
+    lengths: Any = pc.fill_null(pc.binary_length(table["vector"]), 0)
+    return bool((lengths.to_numpy() == 4 * params.width).all())
 
 
 def _bytes(rows: NDArray[Any]) -> list[bytes]:

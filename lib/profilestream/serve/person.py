@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
@@ -23,7 +23,8 @@ class Person:
 
     Args:
         at: the time as of which everything is said.
-        said: facets of the profile, and `vector`: how the user differs from the population, in standard deviations.
+        said: facets of the profile; `vector`: how the user differs from the population, in standard deviations; and
+            `recommended`: what serve_scores says, with the reason, by rank.
     """
 
     user_id: str
@@ -49,7 +50,8 @@ def of(
     """
     derived = declared(settings)
     fold = Fold(derived)
-    if as_of is None and known_by is None:
+    is_now = as_of is None and known_by is None
+    if is_now:
         stored = _stored(spark, settings, derived)
         row = stored.where(F.col(USER) == user_id)
         newest = stored.agg(F.max("as_of")).collect()[0][0]
@@ -63,6 +65,8 @@ def of(
         raise _unknown(spark, settings, user_id, as_of, known_by)
     facets = {k: v for k, v in found[0].asDict(recursive=True).items() if k != USER}
     extra = {**_vector(spark, settings, derived, said, newest), **_price_level(spark, settings, said, newest)}
+    if is_now:
+        extra |= _recommended(spark, settings, user_id)
     return Person(user_id, newest, {**facets, **extra})
 
 
@@ -115,6 +119,28 @@ def _price_level(spark: SparkSession, settings: Settings, said: DataFrame, at: d
     tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < at)
     row = profiles.price_levels(said, Fold(by_category).merged(tiles), by_category).first()
     return {} if row is None or row["price_level"] is None else {"price_level": row["price_level"]}
+
+
+def _recommended(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
+    """The user's list, items by id and by what their newest event calls them."""
+    if not tables.RECOMMENDATIONS.exists(spark, settings.paths):
+        return {}
+    rows = tables.RECOMMENDATIONS.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy("rank").collect()
+    wanted = sorted({row["item_id"] for row in rows} | {row["because"] for row in rows if row["because"]})
+    if not wanted:
+        return {}
+    events = tables.EVENTS.read(spark, settings.paths).where(F.col("item_id").isin(wanted) & F.col("text").isNotNull())
+    found = events.groupBy("item_id").agg(F.max_by("text", F.struct("event_time", "event_id")).alias("text")).collect()
+    texts = {row["item_id"]: row["text"] for row in found}
+
+    def called(item: str) -> str:
+        return f"{item} {texts[item]}" if item in texts else item
+
+    def reason(row: Row) -> str:
+        said = str(row["reason"])
+        return said.replace(row["because"], called(row["because"])) if row["because"] else said
+
+    return {"recommended": {str(row["rank"]): f"{called(row['item_id'])}: {reason(row)}" for row in rows}}
 
 
 def _unknown(

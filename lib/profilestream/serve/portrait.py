@@ -59,7 +59,7 @@ def _shown(value: Any) -> str:
         case dict():
             return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
         case list() if all(isinstance(one, int | float) for one in value):
-            return _bars(value)
+            return bars(value, max(value))
         case list():
             return ", ".join(map(_shown, value[:_MOST]))
         case _:
@@ -73,8 +73,8 @@ def _heaviest(weights: dict[str, Any]) -> str:
     return f"{told} and {more} more" if more > 0 else told
 
 
-def _bars(values: list[float]) -> str:
-    most = max(values)
+def bars(values: list[float], most: float) -> str:
+    """A block a value, as high as its share of the most; nothing when no value is above 0."""
     if most <= 0:
         return ""
     return "".join(_BARS[min(7, round(7 * max(value, 0.0) / most))] for value in values)

@@ -1,8 +1,9 @@
-"""Three customers whose profiles show what a profile can say."""
+"""How good the model became, and three customers whose profiles show what a profile can say."""
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.derive.fold import Fold
 from profilestream.serve import person, portrait
@@ -13,6 +14,23 @@ _CHOSEN_BY = {
     "who returned the most": "behaviour.returned",
     "who came last": "basic.first_seen",
 }
+
+
+def show_quality(spark: SparkSession, settings: Settings, tell: Tell) -> None:
+    """Tell how much of what customers did next stood among the first 20 of each ranking, before it was learned."""
+    if not tables.MODEL_QUALITY.exists(spark, settings.paths):
+        return
+    rows = tables.MODEL_QUALITY.read(spark, settings.paths).where("recall_20 IS NOT NULL")
+    curves: dict[str, list[tuple[float, int]]] = {}
+    for row in rows.orderBy("as_of", "batch_id").collect():
+        curves.setdefault(row["candidate"], []).append((row["recall_20"], row["users"]))
+    if not curves:
+        return
+    most = max(recall for curve in curves.values() for recall, _ in curve)
+    tell("\nof what customers did next, the share that was among the first 20 of a ranking, batch by batch")
+    for name, curve in sorted(curves.items()):
+        mean = sum(recall * users for recall, users in curve) / sum(users for _, users in curve)
+        tell(f"  {name.ljust(10)}  {portrait.bars([recall for recall, _ in curve], most)}  {mean:.3f} of all")
 
 
 def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> None:

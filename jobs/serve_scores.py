@@ -1,0 +1,37 @@
+"""A list of items for every user, with scores and reasons, from one version of the model and one of the profiles.
+
+reads:  factors (or a published version), the profile table
+writes: recommendations
+"""
+
+import argparse
+import sys
+
+from profilestream.base import job
+from profilestream.base.session import open_session
+from profilestream.serve import scores
+
+
+def body(args: argparse.Namespace) -> None:
+    settings = job.load(args)
+    if args.check:
+        return
+    spark = open_session(scores.STAGE, settings.spark.properties)
+    if args.item or args.user:
+        side, key = ("item", args.item) if args.item else ("user", args.user)
+        for name, cosine in scores.similar(spark, settings, side, key, settings.serve.scores.top_n):
+            print(f"{cosine:6.3f}  {name}")
+        return
+    print(f"{scores.run(spark, settings):,} users have a list in {settings.paths.warehouse}/recommendations")
+
+
+def main(argv: list[str]) -> int:
+    parser = job.parser(__doc__)
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--similar-items", dest="item", metavar="ID", help="instead print the items most like this one")
+    one.add_argument("--similar-users", dest="user", metavar="ID", help="instead print the users most like this one")
+    return job.run(body, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""Submitted for real, to a master and two workers: the tables are those of a local run though a worker is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyspark
+import pytest
+from profilestream import flow
+from profilestream.base import settings as settings_module
+from profilestream.base import tables
+from profilestream.base.stream import Options
+from profilestream.learn import factors
+from pyspark.sql import SparkSession
+
+from tests import saying
+from tests.flow import laws
+
+ROOT = Path(__file__).parent.parent.parent
+SPARK = Path(pyspark.__file__).parent
+CLUSTER = """
+spark.executor.cores 1
+spark.executor.memory 1g
+spark.driver.memory 1g
+spark.cores.max 2
+spark.driver.host 127.0.0.1
+spark.driver.bindAddress 127.0.0.1
+spark.ui.enabled false
+spark.sql.shuffle.partitions 2
+spark.sql.adaptive.enabled false
+spark.databricks.delta.snapshotPartitions 1
+spark.jars {jars}
+"""
+
+
+class Cluster:
+    """A master and two workers with a core each, in process groups of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = _free_port()
+        self.env = {
+            **os.environ, "SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m",
+            "PYSPARK_PYTHON": sys.executable, "SPARK_WORKER_DIR": str(home / "work"),
+            "SPARK_LOCAL_DIRS": str(home / "local"),
+        }  # fmt: skip
+        self.master = self._start("master.Master", "--port", str(self.port), "--webui-port", str(_free_port()))
+        self.url = f"spark://127.0.0.1:{self.port}"
+        _wait(lambda: _listens(self.port), "the master")
+        self.workers = [
+            self._start(
+                "worker.Worker", "--cores", "1", "--memory", "1100m", "--webui-port", str(_free_port()), self.url
+            )
+            for _ in range(2)
+        ]
+
+    def _start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [str(SPARK / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1", *words]
+        with (self.home / f"{name}.log").open("ab") as told:
+            return subprocess.Popen(command, env=self.env, stdout=told, stderr=told, start_new_session=True)
+
+    def submit(self, config: Path, job: str) -> subprocess.Popen[bytes]:
+        """Start a job of the repository by spark-submit, with the package as a zip."""
+        jars = ",".join(str(jar) for jar in sorted((Path(sys.prefix) / "jars").glob("*.jar")))
+        properties = self.home / "cluster.conf"
+        properties.write_text(CLUSTER.format(jars=jars))
+        command = [
+            str(SPARK / "bin" / "spark-submit"), "--master", self.url, "--properties-file", str(properties),
+            "--py-files", str(ROOT / "profilestream.zip"), str(ROOT / "jobs" / job), "--config", str(config),
+        ]  # fmt: skip
+        with (self.home / "job.log").open("ab") as told:
+            return subprocess.Popen(command, env=self.env, stdout=told, stderr=told, start_new_session=True)
+
+    def stop(self) -> None:
+        """Kill all of it."""
+        for one in [*self.workers, self.master]:
+            kill(one)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of a process and its children."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    subprocess.run(["make", "zip"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    (tmp_path / "cluster").mkdir()
+    made = Cluster(tmp_path / "cluster")
+    yield made
+    made.stop()
+
+
+def test_tables_of_a_cluster_are_those_of_a_local_run_though_a_worker_is_killed(
+    spark: SparkSession, tmp_path: Path, cluster: Cluster
+) -> None:
+    log = laws.seeded(tmp_path, 1_500, seed=3)
+    local, far = (_config(tmp_path / name, log) for name in ("local", "far"))
+    job = cluster.submit(far, "run_pipeline.py")
+    flow.run(spark, settings_module.load(str(local), []), Options())
+    checkpoints = tmp_path / "far" / "checkpoints"
+    _wait(lambda: (checkpoints / "derive_profiles" / "offsets" / "0").exists() or job.poll() is not None, "profiles")
+    assert job.poll() is None, _end_of(cluster.home / "job.log")
+    kill(cluster.workers[0])
+    assert job.wait(timeout=300) == 0, _end_of(cluster.home / "job.log")
+
+    settings = [settings_module.load(str(config), []) for config in (local, far)]
+    counts = [tables.CAPTURE_BATCHES.read(spark, one.paths).orderBy("batch_id").collect() for one in settings]
+    assert [row["rows_clean"] for row in counts[0]] == [row["rows_clean"] for row in counts[1]]
+    assert not saying.differences(*[saying.said(spark, one) for one in settings])
+    expected, got = (_vectors(spark, one) for one in settings)
+    assert got.keys() == expected.keys()
+    largest = max(abs(vector).max() for vector in expected.values())
+    assert max(abs(got[key] - vector).max() for key, vector in expected.items()) < 1e-5 * largest
+    lists = [
+        {
+            (row["user_id"], row["rank"]): row["item_id"]
+            for row in tables.RECOMMENDATIONS.read(spark, one.paths).collect()
+        }
+        for one in settings
+    ]
+    assert lists[0].keys() == lists[1].keys()
+    assert sum(lists[0][key] == lists[1][key] for key in lists[0]) > 0.99 * len(lists[0])
+
+
+def _config(home: Path, log: laws.Log) -> Path:
+    """Settings over a copy of the log in three files, with the whole flow turned on."""
+    folder = home / "input"
+    folder.mkdir(parents=True)
+    size = len(log.lines) // 3
+    for n in range(3):
+        file = folder / f"{n}.jsonl"
+        file.write_text("\n".join(log.lines[n * size : (n + 1) * size]) + "\n")
+        os.utime(file, (1_700_000_000 + n, 1_700_000_000 + n))
+    config = home / "settings.toml"
+    derive = ROOT / "conf" / "derive"
+    config.write_text(
+        f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
+        f'[capture.sources.{log.name}]\npath = "{folder}"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
+        f'[derive]\nfeatures = ["{derive}/item_hours.toml"]\nprofiles = ["{derive}/user_profiles.toml"]\n'
+        "[learn.factors]\nenabled = true\nk = 8\nfirst_sweeps = 2\n[serve.scores]\nenabled = true\n"
+    )
+    return config
+
+
+def _vectors(spark: SparkSession, settings: settings_module.Settings) -> dict[Any, Any]:
+    rows = factors.read(spark, settings).rows.collect()
+    return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
+
+
+def _wait(is_so: Any, what: str, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end_of(file: Path) -> str:
+    return "\n".join(file.read_text(errors="replace").splitlines()[-30:])
