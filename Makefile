@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test lint types chaos laws bench zip clean
+.PHONY: help set-up demo test lint types chaos laws bench zip bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -39,7 +39,10 @@ zip: set-up  ## profilestream.zip, for spark-submit --py-files
 	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \
 	  [z.write(f) for f in sorted(glob.glob('profilestream/**/*.py', recursive=True))]; z.close()"
 
+bundle: set-up  ## profilestream-workers.tar.gz, for spark-submit --archives
+	.venv/bin/python .ci/bundle.py
+
 clean:  ## remove .venv, caches and what runs left behind
-	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip lib/*.egg-info
+	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip profilestream-workers.tar.gz lib/*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse metastore_db derby.log mlruns
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,6 +43,7 @@ class Shop:
     name: str = "shop"
     extra_settings: str = ""
     overrides: list[str] = field(default_factory=list)
+    is_tracked: bool = False  # a new MLflow store takes a second and more
     written: int = 0
 
     @property
@@ -74,6 +75,7 @@ class Shop:
             f'[paths]\nwarehouse = "{self.home}/warehouse"\ncheckpoints = "{self.home}/checkpoints"\n'
             f'[capture.sources.{self.name}]\npath = "{self.input}"\nmapping = "{mapping}"\nmax_files_per_trigger = 1\n'
             + self.extra_settings
+            + ("" if self.is_tracked else "\n[learn.tracking]\nenabled = false\n")
         )
         return config
 

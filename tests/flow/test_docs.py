@@ -17,7 +17,19 @@ from textwrap import dedent
 import pytest
 from profilestream.base import job
 from profilestream.base import settings as settings_module
-from profilestream.base.settings import Capture, Derive, Factors, Frozen, Learn, Paths, Source, Spark, Stream
+from profilestream.base.settings import (
+    Capture,
+    Derive,
+    Factors,
+    Frozen,
+    Learn,
+    Paths,
+    Publish,
+    Source,
+    Spark,
+    Stream,
+    Tracking,
+)
 from profilestream.capture import mapping as mappings
 from profilestream.capture import rules
 from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
@@ -31,7 +43,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
-    "run_demo", "serve_user", "learn_factors",
+    "run_demo", "serve_user", "learn_factors", "learn_publish",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -65,8 +77,11 @@ PROVEN = {
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
+    f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
+    "spark-submit --properties-file conf/spark-cluster.conf --archives ...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
     **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make laws", "make bench"), "make"),
+    "make bundle": "make",
     "make bench ONLY=capture_vs_copy": "make",
 }
 
@@ -302,7 +317,8 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
     tables: list[tuple[type[Frozen], dict[str, object]]] = [
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
         (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
-        (Factors, whole["learn"]["factors"]),
+        (Factors, whole["learn"]["factors"]), (Tracking, whole["learn"]["tracking"]),
+        (Publish, whole["learn"]["publish"]),
     ]  # fmt: skip
     for model, table in tables:
         assert table.keys() == model.model_fields.keys()

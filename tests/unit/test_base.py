@@ -27,6 +27,41 @@ def test_a_room_imports_only_rooms_before_it() -> None:
     assert wrong == []
 
 
+def _imports(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    froms = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    # `from profilestream.learn import als` names a module too.
+    froms |= {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "profilestream.learn"
+        for alias in node.names
+    }
+    return (froms - {"profilestream.learn"}) | {
+        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    }
+
+
+def test_what_runs_on_executors_imports_the_standard_library_numpy_and_pyarrow_only() -> None:
+    names = ("als", "catalogue", "quality", "ranking", "steps")
+    own = {f"profilestream.learn.{name}" for name in names}
+    wrong = {
+        name: sorted(
+            found
+            for found in _imports(PACKAGE / "learn" / f"{name}.py") - own
+            if found.split(".")[0] not in {*sys.stdlib_module_names, "numpy", "pyarrow"}
+            and not any(found.startswith(f"{module}.") for module in own)
+        )
+        for name in names
+    }
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_only_tracking_and_the_file_that_mlflow_runs_import_mlflow() -> None:
+    users = [f.name for f in PACKAGE.rglob("*.py") if any(name.split(".")[0] == "mlflow" for name in _imports(f))]
+    assert sorted(users) == ["model_code.py", "tracking.py"]
+
+
 def test_only_session_makes_a_session_and_only_commits_writes_tables() -> None:
     makers = [f.name for f in PACKAGE.rglob("*.py") if ".getOrCreate()" in f.read_text()]
     assert makers == ["session.py"]

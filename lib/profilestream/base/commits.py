@@ -122,6 +122,11 @@ def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str =
         merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(stays, values).execute()
 
 
+def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> None:
+    """Delete the rows that satisfy `where` (a SQL condition on the table); once more, it finds none."""
+    DeltaTable.forPath(spark, table.uri(paths)).delete(where)
+
+
 @contextmanager
 def _conf(spark: SparkSession, app_id: str, version: int) -> Iterator[None]:
     """Session settings for one commit. Left behind, they would make every later write a no-op."""

@@ -176,6 +176,47 @@ class Factors(Frozen):
         return made | {name: default for name, default in by_mode.items() if made[name] is None}
 
 
+class Tracking(Frozen):
+    """What MLflow is told of `model_quality` (docs/learners.md). No stage waits for it longer than stated here.
+
+    Args:
+        enabled: whether it is told; publishing needs it whatever this says.
+        uri: of the tracking server or database; empty: the SQLite file `mlflow.db` beside the warehouse.
+        artifacts: where files of models lie; empty: `mlflow_artifacts` beside the SQLite file, or as the server has it.
+        experiment: its name there.
+        every_seconds: between two times while a stage runs; it is always told at the end.
+        timeout_seconds: at most waited for at the end.
+    """
+
+    enabled: bool = True
+    uri: str = ""
+    artifacts: str = ""
+    experiment: str = "profilestream"
+    every_seconds: float = Field(default=60.0, gt=0)
+    timeout_seconds: float = Field(default=30.0, gt=0)
+
+
+class Publish(Frozen):
+    """When a version of the factors becomes the champion (docs/learners.md).
+
+    Args:
+        name: of the registered model.
+        candidate, metric: the ranking that is published, and the column of `model_quality` that it is judged by.
+        batches: the newest judged batches over which the metric is taken, mean by users.
+        margin: share by which it must be better than a champion that was learned otherwise (another epoch).
+        tolerance: share by which it may be worse than a champion of the same epoch, which it continues.
+        most: items recommended by the registered model unless it is asked for another number.
+    """
+
+    name: str = Field(default="factors", pattern=r"^[\w -]+$")
+    candidate: Literal["blend", "factors", "neighbours", "popularity", "category"] = "blend"
+    metric: Literal["recall_10", "recall_20", "ndcg_10", "mrr_20", "rmse"] = "recall_20"
+    batches: int = Field(default=20, ge=1)
+    margin: float = Field(default=0.01, ge=0)
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+    most: int = Field(default=20, ge=1)
+
+
 class Learn(Frozen):
     """What is learned from events.
 
@@ -185,6 +226,8 @@ class Learn(Frozen):
 
     max_files_per_trigger: int = Field(default=1000, ge=1)
     factors: Factors = Factors()
+    tracking: Tracking = Tracking()
+    publish: Publish = Publish()
 
 
 class Scores(Frozen):

@@ -126,6 +126,8 @@ class Query:
         write: writes one batch; called again with the same rows when a batch is replayed.
         versions: of what else a batch reads (a Delta version, a hash of files), taken when it is planned.
         folder, glob: of input files, when the source is one; empty otherwise.
+        told: called with the epoch now and then while it runs (false) and when it has ended well (true), for what is
+            said elsewhere of the tables; must not raise, nor take long.
     """
 
     stage: str
@@ -139,6 +141,7 @@ class Query:
     shared: tuple[Table, ...] = ()
     folder: str = ""
     glob: str = ""
+    told: Callable[[SparkSession, str, bool], None] = lambda spark, epoch, is_over: None
 
     @property
     def fingerprint(self) -> str:
@@ -337,16 +340,18 @@ def _run_group(
             for one in running:
                 stack.enter_context(one.progress)
                 one.start(spark)
-            _wait(running, asked, told)
+            _wait(spark, running, asked, told)
         finally:
             for one in running:
                 if one.is_active():
                     one.stop_when_idle()
         for one in running:
             _raise_with_name(one)
+        for one in running:
+            one.query.told(spark, one.epoch, True)
 
 
-def _wait(running: list[Running], asked: threading.Event, told: StageBatches) -> None:
+def _wait(spark: SparkSession, running: list[Running], asked: threading.Event, told: StageBatches) -> None:
     while any(one.is_active() for one in running):
         for one in running:
             if asked.is_set():
@@ -354,6 +359,7 @@ def _wait(running: list[Running], asked: threading.Event, told: StageBatches) ->
                 one.stop_when_idle()
             elif one.is_active():
                 _await(one)
+                one.query.told(spark, one.epoch, False)
             elif one.failure() is not None:
                 return
         told.flush_when_due()

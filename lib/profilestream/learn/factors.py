@@ -28,11 +28,11 @@ from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query, checkpoint_path
 from profilestream.base.tables import Table
 from profilestream.derive.stage import new_events
-from profilestream.learn import steps
+from profilestream.learn import steps, tracking
 from profilestream.learn.als import Globals, Params
 from profilestream.learn.quality import Sums
 
-STAGE = "learn_factors"
+STAGE, LEARNER = "learn_factors", "factors"
 log = logging.getLogger(__name__)
 # These change no row of `factors`.
 _JUDGING = ("judged", "popularity_share", "category_share", "neighbour_share")
@@ -108,6 +108,7 @@ def queries(settings: Settings) -> list[Query]:
             read=lambda spark: new_events(spark, settings, settings.learn.max_files_per_trigger),
             write=write,
             versions=versions,
+            told=tracking.Teller(settings, LEARNER, settings.learn.factors.known),
         )
     ]
 
@@ -330,7 +331,7 @@ def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
     values = [{"candidate": name, **sums.means()} for name, sums in sorted(found.items())]
     # By Spark itself, as in capture: rows made from Python objects start Python workers.
     told = F.from_json(F.lit(json.dumps(values)), T.ArrayType(tables.MODEL_QUALITY.schema))
-    own = {"learner": F.lit("factors"), "as_of": F.timestamp_micros(F.lit(as_of))}
+    own = {"learner": F.lit(LEARNER), "as_of": F.timestamp_micros(F.lit(as_of))}
     return spark.range(1).select(F.inline(told)).withColumns(own)
 
 
