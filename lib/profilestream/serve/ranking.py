@@ -175,7 +175,7 @@ def _reasons(
     sizes = (cut[1:] - cut[:-1])[user]
     entry = np.repeat(np.arange(len(user)), sizes)
     has = catalogue.spread(cut[user], sizes)
-    near = items.similarity_of(item[entry], liked.item[has])
+    near = items.similarity_of(liked.item[has], item[entry])
     # Without common users, what the vectors say; that counts less than any common user.
     k = items.vectors.astype(float)
     like = (k[item[entry]] * k[liked.item[has]]).sum(axis=1) * (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]
