@@ -101,6 +101,7 @@ class Plain:
             np.zeros((k, k)),
         )
         users = sum([self.remains(now - u["t"], made.half_life_days) for u in self.users.values()])
+        unseen = alpha * max(users, len(self.items))
         for item, rows in told.items():
             zero = {"q": np.zeros(k), "A": np.zeros((k, k)), "b": np.zeros(k), "n": 0.0, "c": 0.0, "t": now, "near": {}}
             old = self.items.get(item, zero)
@@ -113,7 +114,7 @@ class Plain:
                 y = rating - known if made.is_explicit else 1.0
                 A, b, n = A + w * d * np.outer(x, x), b + w * d * y * x, n + counts * w * d
                 c += counts * w * self.remains(now - t, made.popularity_half_life_days)
-            solved = A + alpha * gram_p + self.pull(n if made.is_explicit else max(n, 0) + alpha * users)
+            solved = A + alpha * gram_p + self.pull(n if made.is_explicit else max(n, 0) + unseen)
             q = np.linalg.solve(solved, b).astype(np.float32).astype(float)
             A, b = A.astype(np.float32).astype(float), b.astype(np.float32).astype(float)
             met = {name: left * count for name, count in old["near"].items()}

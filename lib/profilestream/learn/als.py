@@ -254,13 +254,17 @@ def solve_users(rows: Rows, tail: Floats, old: Floats, known: Globals, params: P
 def solve_items(a: Floats, b: Floats, weight: Floats, known: Globals, params: Params) -> Floats:
     """Vectors of items from their decayed sums, (n, width).
 
-    Implicit: q = (A + a G + r (n + a users) 1)^-1 b. Explicit: [q, bias] = (A + D)^-1 b, D diagonal, r sqrt(n).
+    Implicit: q = (A + a G + r (n + a max(users, items)) 1)^-1 b: an item is pulled to zero at least as much as a user,
+    else a shop with many more items than users learns its rare items by heart (docs/learners.md).
+
+    Explicit: [q, bias] = (A + D)^-1 b, D diagonal, r sqrt(n).
     """
     weight = np.maximum(weight, 0)
     if params.is_explicit:
         return _solved(a, b, _rooted(weight, params))
     share = params.share(known.items)
-    return _solved(a + share * known.gram_users, b, (params.regularization * (weight + share * known.users))[:, None])
+    unseen = share * max(known.users, known.items)
+    return _solved(a + share * known.gram_users, b, (params.regularization * (weight + unseen))[:, None])
 
 
 def _rooted(weight: Floats, params: Params) -> Floats:
