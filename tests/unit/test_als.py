@@ -151,6 +151,17 @@ def test_a_start_vector_depends_on_its_id_only_and_any_id_has_one() -> None:
     assert (als.start_vector("a", Params(k=8)) != als.start_vector("b", Params(k=8))).any()
 
 
+def test_an_item_is_pulled_to_zero_at_least_as_much_as_a_user() -> None:
+    made = Params(k=1, alpha=50.0, regularization=0.1)
+    nothing = np.zeros((1, 1, 1)), np.ones((1, 1)), np.zeros(1)
+    few, even, many = (
+        float(als.solve_items(*nothing, replace(Globals.zero(1), items=100.0, users=users), made)[0, 0])
+        for users in (1.0, 100.0, 200.0)
+    )
+    assert few == even == pytest.approx(1 / (0.1 * 50))
+    assert many == pytest.approx(1 / (0.1 * 100))
+
+
 def test_packing_a_symmetric_matrix_loses_nothing() -> None:
     a = np.arange(9.0).reshape(1, 3, 3)
     a = a + a.transpose(0, 2, 1)
