@@ -40,6 +40,20 @@ class Liked:
     item: Longs
     weight: Floats
 
+    @classmethod
+    def net(cls, items: "Catalogue", user: Longs, names: Strings, weight: Floats) -> "Liked":
+        """What was given less what was taken back, by user and item, where anything is left; only of known items.
+
+        Args:
+            user, names, weight: of each event; the users by number.
+        """
+        place = items.places(names)
+        known = place >= 0
+        cells, index = np.unique(user[known] * len(items.names) + place[known], return_inverse=True)
+        total = np.bincount(index, weight[known], len(cells)).astype(float)
+        cells, total = cells[total > 0], total[total > 0]
+        return cls(cells // max(len(items.names), 1), cells % max(len(items.names), 1), total)
+
     def of_users(self, begin: int, end: int) -> "Liked":
         """Those of the users from number `begin` to before `end`, who are then counted from 0."""
         mine = (self.user >= begin) & (self.user < end)
