@@ -1,6 +1,7 @@
 """Submitted for real, to a master and two workers: the tables are those of a local run though a worker is killed."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,7 +73,7 @@ class Cluster:
         properties.write_text(CLUSTER.format(jars=jars))
         command = [
             str(SPARK / "bin" / "spark-submit"), "--master", self.url, "--properties-file", str(properties),
-            "--py-files", str(ROOT / "profilestream.zip"), str(ROOT / "jobs" / job), "--config", str(config),
+            "--py-files", str(self.home / "profilestream.zip"), str(ROOT / "jobs" / job), "--config", str(config),
         ]  # fmt: skip
         with (self.home / "job.log").open("ab") as told:
             started = subprocess.Popen(command, env=self.env, stdout=told, stderr=told, start_new_session=True)
@@ -94,8 +95,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    subprocess.run(["make", "zip"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     (tmp_path / "cluster").mkdir()
+    shutil.make_archive(str(tmp_path / "cluster" / "profilestream"), "zip", ROOT / "lib", "profilestream")
     made = Cluster(tmp_path / "cluster")
     yield made
     made.stop()
