@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +15,8 @@ sys.path.insert(0, str(ROOT))
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive, learn  # noqa: E402
+from benchmarks import capture, derive, learn, quality  # noqa: E402
+from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 BENCHMARKS = (
@@ -23,26 +25,40 @@ BENCHMARKS = (
     derive.profile_bytes_10, derive.profile_bytes_1000,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
 )  # fmt: skip
+# These need no Spark.
+QUALITY = (
+    quality.recall20_vs_retrain_online_retail, quality.recall20_vs_decayed_retrain_online_retail,
+    quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
+    quality.recall20_vs_decayed_retrain_complete_journey, quality.recall20_vs_popularity_complete_journey,
+    quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
+)  # fmt: skip
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "latest.jsonl"
 
 
 def main(argv: list[str]) -> int:
-    names = [bench.__name__ for bench in BENCHMARKS]
+    names = [bench.__name__ for bench in (*BENCHMARKS, *QUALITY)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=names)
     only = parser.parse_args(argv).only
-    spark = open_session("bench", str(ROOT / "conf" / "spark-local.conf"))
     RESULTS.parent.mkdir(exist_ok=True)
-    for bench in BENCHMARKS:
-        if only in (None, bench.__name__):
-            with tempfile.TemporaryDirectory() as work:
-                result = bench(spark, Path(work))
-            print(result.line(), flush=True)
-            with RESULTS.open("a") as file:
-                file.write(result.line() + "\n")
+    for result in _measured(only):
+        print(result.line(), flush=True)
+        with RESULTS.open("a") as file:
+            file.write(result.line() + "\n")
     README.write_text(with_table(README.read_text(), RESULTS.read_text().splitlines()))
     return 0
+
+
+def _measured(only: str | None) -> Iterator[Result]:
+    """Results of all benchmarks, or of one; a session is opened when the first one needs it."""
+    chosen = [bench for bench in BENCHMARKS if only in (None, bench.__name__)]
+    if chosen:
+        spark = open_session("bench", str(ROOT / "conf" / "spark-local.conf"))
+        for bench in chosen:
+            with tempfile.TemporaryDirectory() as work:
+                yield bench(spark, Path(work))
+    yield from (bench() for bench in QUALITY if only in (None, bench.__name__))
 
 
 def with_table(readme: str, lines: list[str]) -> str:
@@ -51,7 +67,7 @@ def with_table(readme: str, lines: list[str]) -> str:
     rows = ["| benchmark | value | bound | against | holds | detail |", "|---|---|---|---|---|---|"]
     for name, result in newest.items():
         sign = {"higher": "at least", "lower": "at most"}[result["better"]]
-        value = f"{result['value']:.2f} {result['unit']}"
+        value = f"{result['value']:.4g} {result['unit']}"
         holds = "yes" if result["holds"] else "**no**"
         rows.append(
             f"| `{name}` | {value} | {sign} {result['bound']} | {result['against']} | {holds} | {result['detail']} |"

@@ -70,7 +70,7 @@ class Plain:
         now = max([self.now, *[e.at for e in batch]])
         for user in sorted({e.user for e in batch}):
             row = self.users.get(user, {"p": np.zeros(k), "kept": [], "tail": 0.0, "t": 0})
-            new = [(e.at, e.item, e.weight, e.rating) for e in batch if e.user == user]
+            new = self.counted(row["kept"], [e for e in batch if e.user == user])
             kept = sorted(row["kept"] + new)
             net: dict[Any, float] = defaultdict(float)
             for n, (_, item, w, rating) in enumerate(kept):
@@ -121,6 +121,17 @@ class Plain:
                 met[name] = met.get(name, 0.0) + count
             kept_near = dict(sorted(met.items(), key=lambda one: (-one[1], one[0]))[: made.neighbours])
             self.items[item] = {"q": q, "A": A, "b": b, "n": n, "c": c, "t": now, "near": kept_near}
+
+    def counted(self, kept: list[Any], came: list[Event]) -> list[Any]:
+        """What new events count: of an item no more is taken back than the user has."""
+        new = []
+        for event in came:
+            had = sum(w for _, item, w, _ in kept if item == event.item)
+            weights = [e.weight for e in came if e.item == event.item]
+            allowed = max(had + sum(weights), 0) - max(had, 0)
+            weight = abs(event.weight) * allowed / sum(map(abs, weights))
+            new.append((event.at, event.item, weight, event.rating))
+        return new
 
     def sweep(self, log: list[Event]) -> None:
         """All users, then all items, from nothing but the items' vectors."""

@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,78 @@ def online_retail() -> Facts:
         "clean_returns": returns,
         "clean_anonymous": anonymous,
     }
+
+
+def journey_rule(category: str | None, quantity: int, money: tuple[float, ...]) -> str | None:
+    """The first rule that rejects a line of Complete Journey; None when the line is usable.
+
+    Args:
+        money: what was paid, then the three discounts.
+    """
+    if category == "COUPONS/STORE & MFG":
+        return "not_a_product"
+    if quantity == 0:
+        return "nothing_sold"
+    return None if any(money) else "nothing_paid"
+
+
+def complete_journey(weeks: range) -> Facts:
+    """The lines of some weeks of the shop (1 to 53), each with what is known of its product and household.
+
+    Dollars are counted in cents and fuel in thousandths of a gallon, so that sums are whole numbers.
+    """
+    lines = _journey("transactions_2017_fifth")
+    products = {product: about for product, _, *about in _rows(_journey("products"))}
+    households = _journey("demographics")
+    known = {household: about for household, *about in _rows(households)}
+    rejected: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
+    categories: Counter[str | None] = Counter()
+    brands: Counter[str | None] = Counter()
+    facts: Counter[tuple[str, str]] = Counter()
+    fuel = cents = 0
+    ids, users = set(), set()
+    chosen = lines[lines["week"].isin(weeks)]
+    for user, _, basket, item, quantity, value, *discounts, _, _ in _rows(chosen):
+        department, brand, category, kind, _ = products.get(item, (None,) * 5)
+        rule = journey_rule(category, quantity, (value, *discounts))
+        if rule:
+            rejected[rule] += 1
+            continue
+        ids.add((basket, item))
+        users.add(user)
+        cents += round(100 * value)
+        is_fuel = kind is not None and kind.startswith("GASOLINE")
+        is_metered = is_fuel and quantity >= 10
+        fuel += quantity if is_metered else 0
+        warned["fuel_in_gallons"] += is_metered
+        warned["fuel_prepaid"] += is_fuel and not is_metered
+        warned["free"] += value == 0
+        warned["product_unknown"] += item not in products
+        categories["FUEL" if is_fuel else category or department] += 1
+        brands[brand] += 1
+        named = zip(households.columns[1:], known.get(user, ()), strict=False)
+        facts.update((key, fact) for key, fact in named if fact is not None)
+    return {
+        "rows_in": len(chosen),
+        "rejected": dict(rejected),
+        "clean": len(ids),
+        "warned": dict(warned),
+        "users": len(users),
+        "cents": cents,
+        "fuel": fuel,
+        "categories": dict(categories),
+        "brands": dict(brands),
+        "facts": dict(facts),
+    }
+
+
+def _journey(name: str) -> pd.DataFrame:
+    return pd.read_parquet(DATA / "complete_journey" / f"{name}.parquet")
+
+
+def _rows(table: pd.DataFrame) -> Iterator[Any]:
+    return table.itertuples(index=False, name=None)
 
 
 def rees46() -> Facts:

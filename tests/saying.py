@@ -1,12 +1,14 @@
-"""What the derived tables say, and where two sets of them differ."""
+"""What the derived tables and the models say, and where two sets of them differ."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from profilestream.base.settings import Settings
 from profilestream.derive import population, stage
 from profilestream.derive.fold import Fold
+from profilestream.learn import factors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -35,6 +37,20 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
             newest = population.newest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}
     return found
+
+
+def learned(spark: SparkSession, settings: Settings) -> dict[tuple[str, str], Any]:
+    """Vectors of `factors` by side and key."""
+    rows = factors.read(spark, settings).rows.select("side", "key", "vector").collect()
+    return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
+
+
+def assert_learned_alike(one: dict[tuple[str, str], Any], other: dict[tuple[str, str], Any]) -> None:
+    """The same rows, with vectors within 1e-5 of the largest number."""
+    assert one.keys() == other.keys() and one
+    largest = max(abs(vector).max() for vector in one.values())
+    apart = max(abs(other[key] - vector).max() for key, vector in one.items())
+    assert apart <= 1e-5 * largest, f"vectors are {apart / largest:.2g} of the largest apart"
 
 
 def by_key(fold: Fold, rows: DataFrame, at: datetime | None = None) -> dict[str, dict[str, Any]]:

@@ -78,7 +78,9 @@ def run(
         told = f"{table}: {expected.height} rows undisturbed, {got.height} after {kills} kills; not found again: {odd}"
         assert expected.equals(got), told
         rows[table] = got.height
-    say = [saying.said(session(), settings.load(str(ROOT / CONFIG), given)) for given in (calm, wild)]
+    both = [settings.load(str(ROOT / CONFIG), given) for given in (calm, wild)]
+    saying.assert_learned_alike(*[saying.learned(session(), one) for one in both])
+    say = [saying.said(session(), one) for one in both]
     apart = saying.differences(*say)
     assert not apart, f"{len(apart)} differences after {kills} kills, such as {apart[:3]}"
     return rows | {table: len(keys) for table, keys in say[1].items()}
@@ -96,6 +98,8 @@ def _overrides(home: Path, folder: Path, files_per_batch: int) -> list[str]:
         "capture.sources.online_retail.path": folder,
         "capture.sources.online_retail.max_files_per_trigger": files_per_batch,
         "derive.max_files_per_trigger": 8 * files_per_batch,
+        "learn.max_files_per_trigger": 8 * files_per_batch,
+        "learn.factors.first_sweeps": 1,
     }
     return [f"{key}={value}" for key, value in given.items()]
 

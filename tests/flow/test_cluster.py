@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyspark
 import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
 from profilestream.base.stream import Options
-from profilestream.learn import factors
 from pyspark.sql import SparkSession
 
 from tests import saying
@@ -117,10 +115,7 @@ def test_tables_of_a_cluster_are_those_of_a_local_run_though_a_worker_is_killed(
     counts = [tables.CAPTURE_BATCHES.read(spark, one.paths).orderBy("batch_id").collect() for one in settings]
     assert [row["rows_clean"] for row in counts[0]] == [row["rows_clean"] for row in counts[1]]
     assert not saying.differences(*[saying.said(spark, one) for one in settings])
-    expected, got = (_vectors(spark, one) for one in settings)
-    assert got.keys() == expected.keys()
-    largest = max(abs(vector).max() for vector in expected.values())
-    assert max(abs(got[key] - vector).max() for key, vector in expected.items()) < 1e-5 * largest
+    saying.assert_learned_alike(*[saying.learned(spark, one) for one in settings])
     lists = [
         {
             (row["user_id"], row["rank"]): row["item_id"]
@@ -150,11 +145,6 @@ def _config(home: Path, log: laws.Log) -> Path:
         "[learn.factors]\nenabled = true\nk = 8\nfirst_sweeps = 2\n[serve.scores]\nenabled = true\n"
     )
     return config
-
-
-def _vectors(spark: SparkSession, settings: settings_module.Settings) -> dict[Any, Any]:
-    rows = factors.read(spark, settings).rows.collect()
-    return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
 
 
 def _wait(is_so: Any, what: str, seconds: float = 240) -> None:

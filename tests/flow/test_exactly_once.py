@@ -214,6 +214,35 @@ def test_a_batch_that_wrote_nothing_can_be_begun_anew(
     assert shop.read(spark, tables.EVENTS).where("channel = 'web'").count() == 6
 
 
+def test_a_side_table_that_changed_while_a_batch_is_unfinished_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = tmp_path / "side.csv"
+    lookup = f'[lookup.goods]\npath = "{side}"\nformat = "csv"\nkey = "sku"\non = "what"\n'
+    mapping = SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.brand"')
+    shop = Shop(tmp_path, mapping=f"{mapping}{lookup}[reject.recalled]\nwhen = \"brand = 'bad'\"\n")
+    _lay_out(shop)
+    before, after = "sku,brand\ni0,bad\ni1,good\n", "sku,brand\ni0,good\ni1,bad\n"
+    side.write_text(before)
+    with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):  # epoch, plan, then events
+        shop.capture(spark)
+    side.write_text(after)
+    with pytest.raises(Refused, match=r"side table goods \(.*side.csv\) changed after the batch was begun"):
+        shop.capture(spark)
+    with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):  # plan, events, then rejected_events
+        shop.capture(spark, replan=True)
+    side.write_text(before)
+    for replan in (False, True):  # events has the batch, so it is not begun anew
+        with pytest.raises(Refused, match="side table goods"):
+            shop.capture(spark, replan=replan)
+    side.write_text(after)
+    shop.capture(spark)
+    # e1 is recalled in both files, e90 has a negative price, e2 comes again with another word, e4 twice.
+    events = shop.read(spark, tables.EVENTS).select("event_id", "brand").collect()
+    assert sorted(events) == [("e0", "good"), ("e2", None), ("e3", None), ("e4", None), ("e5", "good")]
+    assert shop.counts(spark) == (10, 5, 4, 1)
+
+
 @pytest.mark.parametrize(("compact_every", "listed"), [("10", "1"), ("2", "1.compact")])
 def test_files_listed_for_a_batch_that_was_never_begun_are_a_batch_of_their_own(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_every: str, listed: str

@@ -14,6 +14,7 @@ from profilestream.learn.catalogue import CANDIDATES
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors
+from tests import saying
 from tests.crashing import run_through_crashes
 from tests.make import Shop, event
 from tests.naive_als import DAY, Event, Plain
@@ -49,11 +50,6 @@ def _write(shop: Shop, n: int) -> None:
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
     stream.run(spark, factors.queries(shop.settings()), shop.settings(), Options())
-
-
-def _vectors(spark: SparkSession, shop: Shop) -> dict[tuple[str, str], Any]:
-    rows = factors.table(shop.settings()).read(spark, shop.settings().paths).where("side != 'global'").collect()
-    return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
 
 
 def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
@@ -94,7 +90,7 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
         shop.overrides = ["learn.max_files_per_trigger=1000"]
         _learn(spark, shop)
     plain = _plain(spark, shop)
-    _assert_equal(_vectors(spark, shop), plain)
+    _assert_equal(saying.learned(spark, shop.settings()), plain)
     assert_all_readers_agree(spark, factors.table(shop.settings()).path(shop.settings().paths), "tail")
     paths = shop.settings().paths
     row = factors.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
@@ -127,10 +123,10 @@ def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_as
     assert len(first + second) >= 2 * len(first)
     plain.sweep(first + second)
     plain.learn(third)
-    _assert_equal(_vectors(spark, shop), plain)
+    _assert_equal(saying.learned(spark, shop.settings()), plain)
     assert learn_factors.main(["--config", str(shop.config()), "--sweep"]) == 0
     plain.sweep(first + second + third)
-    _assert_equal(_vectors(spark, shop), plain)
+    _assert_equal(saying.learned(spark, shop.settings()), plain)
     assert f"swept over {len(first + second + third)} events" in capsys.readouterr().out
 
 
@@ -145,7 +141,7 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
     settings = shop.settings()
     assert run_through_crashes(spark, factors.queries(settings), settings, monkeypatch, batch_id=0) == 4
     spark.conf.set("spark.sql.shuffle.partitions", str(was))
-    _assert_equal(_vectors(spark, shop), _plain(spark, shop))
+    _assert_equal(saying.learned(spark, shop.settings()), _plain(spark, shop))
 
 
 def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
@@ -160,7 +156,7 @@ def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
     said = capsys.readouterr().err
     assert "table factors was derived by another declaration" in said and "--rebuild" in said.splitlines()[-1]
     assert learn_factors.main([*other, "--rebuild"]) == 0
-    assert {len(vector) for vector in _vectors(spark, shop).values()} == {3}
+    assert {len(vector) for vector in saying.learned(spark, shop.settings()).values()} == {3}
     assert learn_factors.main([*other, "--set", "learn.factors.judged=7"]) == 0  # changes no vector
     assert learn_factors.main([*config, "--set", "derive.event_weights.view=nan", "--check"]) == 2
     assert "weights must be finite numbers: ['view']" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.errors import BadSettings, SourceMissing, SourceUnreadable
 from profilestream.capture import check, ingest, preview
 from pyspark.sql import SparkSession
 
@@ -268,6 +268,24 @@ def test_a_side_table_that_is_missing_or_lacks_the_key_is_named(spark: SparkSess
         check.expressions(spark, log_of(shop("", lookup.replace("side.csv", "none.csv"))))
     assert raised.value.what == f"there is no side table at {tmp_path}/none.csv"
     assert raised.value.where == f"{FILE}, lookup.goods.path"
+    (tmp_path / "empty").mkdir()
+    for name, kind in (("side.csv", "parquet"), ("side.csv", "delta"), ("empty", "parquet")):
+        odd = lookup.replace("side.csv", name).replace('"csv"', f'"{kind}"')
+        with pytest.raises(SourceUnreadable) as unread:
+            check.expressions(spark, log_of(shop("", odd)))
+        assert unread.value.what.startswith(f"the side table at {tmp_path}/{name} cannot be read as {kind}: ")
+        assert unread.value.where == f"{FILE}, lookup.goods.path"
+
+
+def test_a_missing_key_matches_nothing_so_it_may_stand_twice_in_a_side_table(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "side.csv").write_text("sku,name\n,Tea\n,Jam\ni1,Salt\n")
+    lookup = f'[lookup.goods]\npath = "{tmp_path}/side.csv"\nformat = "csv"\nkey = "sku"\non = "what"\n'
+    log = log_of(SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.name"') + lookup)
+    check.expressions(spark, log)
+    rows = judged(log, parsed(spark, log, lines_of({"what": "i1"}, {"what": None})))
+    assert [row.brand for row in rows] == ["Salt", None]
 
 
 # -- preview and bots ------------------------------------------------------------------------------

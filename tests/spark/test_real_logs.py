@@ -4,6 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
 from profilestream.base import tables
 from profilestream.steward import demo
 from pyspark.sql import Row, SparkSession
@@ -51,6 +55,45 @@ def test_a_year_of_online_retail_is_captured_to_the_line(spark: SparkSession, tm
     assert (naive["rows_in"], naive["duplicate"]) == (batch.rows_in, batch.rows_duplicate)
     assert naive["rejected"] == not_zero(batch.rejected_by_rule)
     assert {name: naive[name] for name in found} == found
+
+
+def test_two_weeks_of_complete_journey_are_captured_with_what_is_known_of_products_and_households(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Weeks with every kind of dirt, around the switch to summer time. The mapping's side tables are named from here.
+    monkeypatch.chdir(ROOT)
+    weeks = range(11, 13)
+    lines = pq.read_table(ROOT / "data" / "complete_journey" / "transactions_2017_fifth.parquet")
+    folder = tmp_path / "input" / "complete_journey"
+    folder.mkdir(parents=True)
+    pq.write_table(lines.filter(pc.is_in(lines["week"], pa.array(weeks))), folder / "transactions.parquet")
+    shop, batch = captured(spark, tmp_path, "complete_journey")
+
+    naive = naive_counts.complete_journey(weeks)
+    assert (batch.rows_in, batch.rows_clean, batch.rows_duplicate) == (11_053, 11_001, 0)
+    assert not_zero(batch.rejected_by_rule) == {"not_a_product": 2, "nothing_sold": 46, "nothing_paid": 4}
+    assert (naive["rows_in"], naive["clean"]) == (batch.rows_in, batch.rows_clean)
+    assert naive["rejected"] == not_zero(batch.rejected_by_rule)
+    assert naive["warned"] == batch.warned_by_rule
+
+    events = shop.read(spark, tables.EVENTS)
+    found = events.selectExpr(
+        "count(DISTINCT user_id) AS users", "sum(bigint(round(100 * value))) AS cents",
+        "sum(IF(array_contains(warnings, 'fuel_in_gallons'), bigint(round(1000 * quantity)), 0)) AS fuel",
+        "count_if(abs(price * quantity - value) > 1e-9) AS prices_apart",
+    ).collect()[0].asDict()  # fmt: skip
+    assert found == {name: naive[name] for name in ("users", "cents", "fuel")} | {"prices_apart": 0}
+    for column, counted in (("category", naive["categories"]), ("brand", naive["brands"])):
+        assert {row[0]: row[1] for row in events.groupBy(column).count().collect()} == counted
+    facts = events.selectExpr("explode(attributes)").groupBy("key", "value").count().collect()
+    assert {(row["key"], row["value"]): row["count"] for row in facts} == naive["facts"]
+
+
+def test_a_year_of_complete_journey_is_what_its_readme_says() -> None:
+    naive = naive_counts.complete_journey(range(1, 54))
+    assert (naive["rows_in"], naive["clean"], naive["users"], naive["cents"]) == (291_501, 289_712, 493, 92_517_391)
+    assert naive["rejected"] == {"nothing_sold": 1_676, "not_a_product": 97, "nothing_paid": 16}
+    assert naive["warned"] == {"free": 413, "fuel_in_gallons": 3_075, "fuel_prepaid": 302, "product_unknown": 7}
 
 
 def test_the_head_of_rees46_is_captured_to_the_line(spark: SparkSession, tmp_path: Path) -> None:

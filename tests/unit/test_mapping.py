@@ -27,7 +27,7 @@ def made(text: str) -> Mapping:
     return Mapping.model_validate(tomllib.loads(text))
 
 
-@pytest.mark.parametrize("name", ["online_retail", "otto", "rees46"])
+@pytest.mark.parametrize("name", ["complete_journey", "online_retail", "otto", "rees46"])
 def test_the_shipped_mappings_can_be_read(name: str) -> None:
     mapping = mappings.load(str(CONF / f"{name}.toml"))
     rules.check_names(mapping, name)

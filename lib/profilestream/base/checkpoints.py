@@ -16,8 +16,9 @@ from pyspark.sql import SparkSession
 
 from profilestream.base import files
 
-# How Delta writes that a stream has come to a version and taken no file of it (DeltaSourceOffset.BASE_INDEX).
-_NOTHING_OF_IT_YET = -100
+# How Delta writes that a stream has come to a version and taken no file of it: DeltaSourceOffset.BASE_INDEX, by the
+# version of the source's log, 1 and 3.
+_NOTHING_OF_IT_YET = (-1, -100)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Checkpoint:
         """
         lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id - 1}") or "").splitlines()
         offset = json.loads(lines[-1]) if lines else {}
-        if not isinstance(offset, dict) or offset.get("index") != _NOTHING_OF_IT_YET or offset["isStartingVersion"]:
+        if not isinstance(offset, dict) or offset.get("index") not in _NOTHING_OF_IT_YET or offset["isStartingVersion"]:
             return None
         return int(offset["reservoirVersion"]) - 1
 

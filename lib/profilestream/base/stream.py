@@ -99,7 +99,7 @@ class Options:
         continuous: keep running, with a batch every so many seconds; null runs to the end of what is there.
         accept_new_epoch: begin a new checkpoint over tables that another one wrote.
         accept_changed_files: go on although files changed after they were read.
-        replan: begin the unfinished batch anew with today's settings, if none of its writes happened.
+        replan: begin the unfinished batch anew with today's settings and side tables, if none of its writes happened.
         skip_files: unreadable files to pass over, each recorded as one rejected row.
         rebuild: name of a stage: forget what it has done, empty its tables and derive them again from all events.
     """
@@ -124,7 +124,7 @@ class Query:
         settings: all that changes what is written, in readable form.
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
-        versions: Delta versions of what else a batch reads, taken when it is planned.
+        versions: of what else a batch reads (a Delta version, a hash of files), taken when it is planned.
         folder, glob: of input files, when the source is one; empty otherwise.
         told: called with the epoch now and then while it runs (false) and when it has ended well (true), for what is
             said elsewhere of the tables; must not raise, nor take long.
@@ -268,7 +268,7 @@ class Running:
         if batch_id is None or plan is None:
             return
         same = plan.fingerprint == self.query.fingerprint
-        if same and not self._options.skip_files:
+        if same and not (self._options.skip_files or self._options.replan):
             return
         where = f"{self.query.name}, batch {batch_id}, {self._checkpoint.path}/plans/{batch_id}"
         if not same and not self._options.replan:
@@ -282,13 +282,16 @@ class Running:
             for t in self.query.tables
             if guards.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)
         ]
+        if written and same and not self._options.skip_files:
+            return
         if written:
             raise Refused(
                 f"batch {batch_id} cannot be begun anew: it is already in {written}",
                 where=where,
                 do="restore the settings kept in that file, run once, then edit",
             )
-        self._checkpoint.store_plan(batch_id, self._new_plan(plan.versions))
+        anew = self.query.versions(spark, self._checkpoint, batch_id) if self._options.replan else plan.versions
+        self._checkpoint.store_plan(batch_id, self._new_plan(anew))
 
     def _files_to_do(self, spark: SparkSession) -> int | None:
         if not self.query.folder:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from functools import cache, reduce
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.base import files, tables
+from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.capture.mapping import MAPPABLE, NUMBERS, TEXTS, Clip, Mapping, TextStep
 
@@ -76,19 +76,6 @@ def looked_up(records: DataFrame, mapping: Mapping, sides: dict[str, DataFrame])
         on = F.expr(lookup.on).try_cast(side.schema["_key"].dataType)
         records = records.join(F.broadcast(side), on == F.col("_key"), "left").drop("_key")
     return records
-
-
-def side_tables(spark: SparkSession, mapping: Mapping, versions: dict[str, int]) -> dict[str, DataFrame]:
-    """The side tables that a mapping looks things up in; Delta tables at the version the batch was planned with."""
-    sides = {}
-    for name, lookup in mapping.lookup.items():
-        reader = spark.read.format(lookup.format)
-        if lookup.format == "csv":
-            reader = reader.option("header", True)
-        if lookup.format == "delta" and name in versions:
-            reader = reader.option("versionAsOf", versions[name])
-        sides[name] = reader.load(files.qualified(lookup.path))
-    return sides
 
 
 @dataclass(frozen=True)

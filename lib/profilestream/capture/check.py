@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
-from profilestream.capture import canonical, ingest, records, rules
+from profilestream.capture import canonical, ingest, lookups, records, rules
 from profilestream.capture.ingest import Log
 
 
@@ -23,6 +23,7 @@ def one_source(spark: SparkSession, settings: Settings, name: str) -> None:
     Raises:
         BadSettings: a column list or an expression that Spark does not understand, named by its key.
         SourceMissing: no input at the path, or no side table.
+        SourceUnreadable: a side table of another form than the mapping says.
     """
     log = ingest.log_of(settings, name)
     if not files.exists(spark, log.source.path):
@@ -59,13 +60,9 @@ def expressions(spark: SparkSession, log: Log) -> None:
     raw = canonical.exploded(records.empty(spark, mapping.input), mapping)
     for name, lookup in mapping.lookup.items():
         _try(raw, f"lookup.{name}.on", lookup.on, file)
-        if not files.exists(spark, lookup.path):
-            raise SourceMissing(
-                f"there is no side table at {lookup.path}", where=f"{file}, lookup.{name}.path", do="mend the path"
-            )
-    _unique_keys(spark, log)
+        lookups.check_start(spark, name, lookup, file)
     try:
-        raw = canonical.looked_up(raw, mapping, canonical.side_tables(spark, mapping, {}))
+        raw = canonical.looked_up(raw, mapping, lookups.side_tables(spark, mapping, {}))
     except PySparkException as error:
         raise _bad("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
     for name, sql in mapping.columns.items():
@@ -125,21 +122,3 @@ def _bad(key: str, sql: str, error: PySparkException, file: str) -> BadSettings:
         where=f"{file}, {key}",
         do="mend it; raw columns are those of input.columns, rules see canonical columns and raw.<column>",
     )
-
-
-def _unique_keys(spark: SparkSession, log: Log) -> None:
-    for name, side in canonical.side_tables(spark, log.mapping, {}).items():
-        key = log.mapping.lookup[name].key
-        if key not in side.columns:
-            raise BadSettings(
-                f"the side table has no column {key!r}; it has {side.columns}",
-                where=f"{log.source.mapping}, lookup.{name}.key",
-                do="name one of its columns",
-            )
-        twice = side.groupBy(key).count().where("count > 1").first()
-        if twice is not None:
-            raise BadSettings(
-                f"key {twice[0]!r} stands {twice['count']} times in the side table",
-                where=f"{log.source.mapping}, lookup.{name}.key",
-                do="name a side table with one row a key",
-            )

@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, TypeVar, cast
 
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -20,7 +20,7 @@ from profilestream.base.errors import BadSettings, StateCorrupt
 from profilestream.base.session import computed
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
-from profilestream.capture import canonical, dedupe, records, rules, sources
+from profilestream.capture import canonical, dedupe, lookups, records, rules, sources
 from profilestream.capture import mapping as mappings
 from profilestream.capture.mapping import Mapping
 from profilestream.capture.rules import BOT_WARNING
@@ -130,25 +130,16 @@ def query(settings: Settings, name: str) -> Query:
         settings=log.settings,
         read=lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
         write=write,
-        versions=lambda spark, *_: lookup_versions(spark, log.mapping),
+        versions=lambda spark, *_: lookups.versions(spark, log.mapping),
         folder="" if log.mapping.input.format == "delta" else log.source.path,
         glob=log.mapping.input.glob,
     )
 
 
-def lookup_versions(spark: SparkSession, mapping: Mapping) -> dict[str, int]:
-    """The version of every Delta side table as it is now."""
-    return {
-        name: tables.delta_version(spark, lookup.path)
-        for name, lookup in mapping.lookup.items()
-        if lookup.format == "delta"
-    }
-
-
 def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, int]) -> DataFrame:
     """Exploded records -> canonical rows with rule, reason and warnings, ids in their spaces. Lazy; no action."""
     mapping = log.mapping
-    sides = canonical.side_tables(raw.sparkSession, mapping, versions)
+    sides = lookups.side_tables(raw.sparkSession, mapping, versions)
     whole = canonical.looked_up(raw, mapping, sides)
     events = canonical.expressed(whole, log.expressions(whole))
     timed = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
@@ -169,6 +160,9 @@ def write_batch(
     replayed_up_to: dict[str, int] | None = None, replayed_rules: list[str] | None = None,
 ) -> Done:  # fmt: skip
     """Judge the records, find duplicates, and write the three tables, the trusted one last."""
+    if batch.is_replay:
+        where = f"{batch.txn.query}, batch {batch.txn.batch_id}"
+        lookups.check_unchanged(batch.spark, log.mapping, batch.plan.versions, where=where)
     counted = Observation(f"{log.name} rows in")
     raw = _records(came, log)
     judged = judge(

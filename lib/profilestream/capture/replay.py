@@ -20,7 +20,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done
-from profilestream.capture import canonical, ingest, records
+from profilestream.capture import canonical, ingest, lookups, records
 from profilestream.capture.ingest import Log
 from profilestream.capture.sources import Arrived
 
@@ -76,7 +76,7 @@ def _batch(
         return Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), newest), plan, is_replay=True)
     version = tables.delta_version(spark, tables.REJECTED_EVENTS.path(settings.paths))
     versions = {"rejected_events": version, "ingest_micros": int(time.time() * 1e6)}
-    versions |= ingest.lookup_versions(spark, log.mapping)
+    versions |= lookups.versions(spark, log.mapping)
     plan = Plan(log.fingerprint, json.dumps({"rules": rules, "log": log.settings}), versions)
     batch = Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), newest + 1), plan)
     if _open_rows(batch, log, rules).isEmpty():

@@ -139,8 +139,12 @@ class Globals:
         )
 
     def has_shrunk_from(self, before: "Globals") -> bool:
-        """Whether the item vectors lost half of what they were: sums that decay against a pull that does not."""
-        return not float(np.trace(self.gram_items)) >= float(np.trace(before.gram_items)) / 2
+        """Whether both sides, taken together, shrank to less than half of their size.
+
+        Together, since a factor that goes from the items to the users changes no product.
+        """
+        size, was = (float(np.trace(one.gram_items) * np.trace(one.gram_users)) for one in (self, before))
+        return not size >= was / 4
 
 
 @dataclass(frozen=True)

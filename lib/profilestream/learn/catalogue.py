@@ -40,6 +40,20 @@ class Liked:
     item: Longs
     weight: Floats
 
+    @classmethod
+    def net(cls, items: "Catalogue", user: Longs, names: Strings, weight: Floats) -> "Liked":
+        """What was given less what was taken back, by user and item, where anything is left; only of known items.
+
+        Args:
+            user, names, weight: of each event; the users by number.
+        """
+        place = items.places(names)
+        known = place >= 0
+        cells, index = np.unique(user[known] * len(items.names) + place[known], return_inverse=True)
+        total = np.bincount(index, weight[known], len(cells)).astype(float)
+        cells, total = cells[total > 0], total[total > 0]
+        return cls(cells // max(len(items.names), 1), cells % max(len(items.names), 1), total)
+
     def of_users(self, begin: int, end: int) -> "Liked":
         """Those of the users from number `begin` to before `end`, who are then counted from 0."""
         mine = (self.user >= begin) & (self.user < end)
@@ -59,7 +73,8 @@ class Catalogue:
         categories: number of each item's category, -1 for none, (items,).
         category_names: by that number.
         starts: where the neighbours of each item begin, (items + 1,).
-        neighbours, similarity: of all items, one after the other; both directions of a pair are there.
+        neighbours, similarity: of all items, one after the other; both directions of a pair are there, each with the
+            similarity of the neighbour to one who has the item.
     """
 
     names: Strings
@@ -156,14 +171,14 @@ class Catalogue:
         result: Floats = shares[:, self.categories] * self.popularity()
         return result
 
-    def similarity_of(self, item: Longs, other: Longs) -> Floats:
-        """Of pairs of items, (pairs,); 0 where they have no common users that are known."""
+    def similarity_of(self, has: Longs, item: Longs) -> Floats:
+        """Of items to one that a user has, (pairs,); 0 where they have no common users that are known."""
         items = len(self.names)
         pairs = np.repeat(np.arange(items), self.starts[1:] - self.starts[:-1]) * items + self.neighbours
         # A pair of which each item came after the other, in turn, stands there twice.
         cells, first = np.unique(pairs, return_index=True)
         summed = np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
-        wanted = item * items + other
+        wanted = has * items + item
         at = np.searchsorted(cells, wanted).clip(max=max(len(cells) - 1, 0))
         return np.where(cells[at] == wanted, summed[at], 0.0) if len(cells) else np.zeros(len(wanted))
 
@@ -198,7 +213,11 @@ def spread(starts: Longs, sizes: Longs) -> Longs:
 
 
 def _similar(items: pa.Table, counted: Floats) -> tuple[Longs, Longs, Floats]:
-    """Both directions of every pair, by item: count / sqrt(weight of one x weight of the other)."""
+    """Both directions of every pair, by the item that it begins with: count / sqrt(weight of that item).
+
+    The weight of the other one is left out on purpose: divided by it too, pairs of items that hardly anybody has come
+    first, and recall falls below that of popularity (docs/learners.md).
+    """
     others: Any = items["others"].combine_chunks()
     weights: Any = items["weights"].combine_chunks()
     n = items.num_rows
@@ -207,12 +226,13 @@ def _similar(items: pa.Table, counted: Floats) -> tuple[Longs, Longs, Floats]:
     place = at.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     count = weights.flatten().to_numpy(zero_copy_only=False).astype(float)
     owner, place, count = (part[place >= 0] for part in (owner, place, count))
-    worth = np.maximum(counted[owner], 1e-9) * np.maximum(counted[place], 1e-9)
-    similarity = count / np.sqrt(worth)
     one, other = np.concatenate([owner, place]), np.concatenate([place, owner])
+    count = np.concatenate([count, count])
+    # What was given back weighs nothing any more, but its pairs were counted.
+    similarity = count / np.sqrt(np.maximum(np.maximum(counted[one], count), 1e-9))
     order = np.lexsort((other, one))
     starts = np.searchsorted(one[order], np.arange(n + 1))
-    return starts, other[order], np.concatenate([similarity, similarity])[order]
+    return starts, other[order], similarity[order]
 
 
 def _objects(column: Any) -> Strings:

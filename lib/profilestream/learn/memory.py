@@ -97,9 +97,11 @@ class Factors:
 
         A sweep that makes the item vectors shrink to half is thrown away.
         """
-        quiet, none = Factors(replace(self.params, judged=0)), steps.SCHEMA.empty_table()
+        none = steps.SCHEMA.empty_table()
         found = self._with_mean(state, rows)
-        for _ in range(times):
+        for left in reversed(range(times)):
+            # No vector depends on neighbours, so they are looked for in the last sweep only.
+            quiet = Factors(replace(self.params, judged=0, neighbours=0 if left else self.params.neighbours))
             before = found.known
             delta = quiet.batch_delta(replace(found, users=none), rows)
             fresh = replace(Globals.zero(self.params.width), mean=before.mean)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from profilestream.learn import steps
 from profilestream.learn.als import Floats, Longs, Params
 from profilestream.learn.catalogue import Catalogue, Liked, best
 
@@ -40,7 +41,7 @@ def scored(
     row_of = dict(zip(keys, range(len(keys)), strict=True))
     rows = np.array([row_of.get(user, -1) for user in asked], np.int64)
     vectors = np.zeros((len(asked), params.width))
-    vectors[rows >= 0] = _vectors(users, params)[rows[rows >= 0]]
+    vectors[rows >= 0] = steps.vectors_of(users, params).astype(float)[rows[rows >= 0]]
     liked = _liked(users, rows, items)
     at_once = max(1, _CELLS // max(len(items.names), 1))
     parts = []
@@ -52,11 +53,6 @@ def scored(
     return pa.concat_tables([SCHEMA.empty_table(), *parts])
 
 
-def _vectors(users: pa.Table, params: Params) -> Floats:
-    stored: list[Any] = users["vector"].to_pylist()
-    return np.frombuffer(b"".join(stored), np.float32).reshape(-1, params.width).astype(float)
-
-
 def _liked(users: pa.Table, rows: Longs, items: Catalogue) -> Liked:
     """What the asked users have, by their numbers."""
     found = users.take(rows[rows >= 0]).select(COLUMNS)
@@ -64,12 +60,8 @@ def _liked(users: pa.Table, rows: Longs, items: Catalogue) -> Liked:
     blobs: list[Any] = found["weights"].to_pylist()
     weight = np.frombuffer(b"".join(blobs), np.float32).astype(float)
     user = np.repeat(np.flatnonzero(rows >= 0), [len(names) for names in lists])
-    place = items.places([name for names in lists for name in names])
-    known = place >= 0
-    cells, index = np.unique(user[known] * len(items.names) + place[known], return_inverse=True)
-    net = np.bincount(index, weight[known], len(cells)).astype(float)
-    cells, net = cells[net > 0], net[net > 0]
-    return Liked(cells // max(len(items.names), 1), cells % max(len(items.names), 1), net)
+    names = np.array([name for names in lists for name in names], dtype=object)
+    return Liked.net(items, user, names, weight)
 
 
 def _rows(asked: Sequence[str], scores: Floats, items: Catalogue, most: int) -> pa.Table:

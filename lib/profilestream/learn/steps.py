@@ -258,11 +258,25 @@ def _kept(state: pa.Table, new: pa.Table, keys: Strings, where: Longs, params: P
         category=np.concatenate([np.full(old_rows, None, object), _strings(new, "category")]),
         is_new=np.repeat([False, True], [old_rows, new_rows]),
     )
+    rows = replace(rows, weight=_counted(rows, len(names)))
     return names, rows.chosen(np.lexsort((rows.rating, rows.weight, rows.item, rows.at, rows.user)))
 
 
+def _counted(rows: Kept, names: int) -> Floats:
+    """What each event counts: a return takes back what the user is known to have of the item, and nothing beyond that.
+
+    Sums of an item from which more is taken than was given could not be solved: they are no longer positive definite.
+    """
+    pairs, pair = np.unique(rows.user * names + rows.item, return_inverse=True)
+    had = np.bincount(pair, np.where(rows.is_new, 0.0, rows.weight), len(pairs))
+    came = np.bincount(pair, np.where(rows.is_new, rows.weight, 0.0), len(pairs))
+    size = np.bincount(pair, np.where(rows.is_new, np.abs(rows.weight), 0.0), len(pairs))
+    counts = (np.maximum(had + came, 0) - np.maximum(had, 0)) / np.maximum(size, 1e-300)
+    return np.where(rows.is_new, counts[pair] * np.abs(rows.weight), rows.weight)
+
+
 def _net(kept: Kept, n: int, item_vectors: Vectors) -> Rows:
-    """Implicit: one row a user and item, what was given less what was taken back, never below zero."""
+    """Implicit: one row a user and item, what was given less what was taken back."""
     pair = kept.user * len(item_vectors) + kept.item
     pairs, index = np.unique(pair, return_inverse=True)
     net = np.maximum(np.bincount(index, kept.weight, len(pairs)), 0.0)

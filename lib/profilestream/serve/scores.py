@@ -13,9 +13,10 @@ from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import RECOMMENDATIONS
 from profilestream.derive.declaration import Derived
-from profilestream.learn import factors, steps
-from profilestream.serve import person, ranking
-from profilestream.serve.ranking import Wanted
+from profilestream.learn import factors, gate, steps
+from profilestream.learn.als import Params
+from profilestream.serve import lists, person
+from profilestream.serve.lists import Wanted
 
 STAGE = "serve_scores"
 _DAY, _GONE = 86_400_000_000, "_gone"
@@ -24,9 +25,15 @@ LIKED = "preference.items"
 
 @dataclass(frozen=True)
 class Pinned:
-    """What a run reads: the model, and the version of the profiles; null when there are none."""
+    """What a run reads.
+
+    Args:
+        model: `factors@<version of the Delta table>` or `published:<model version>`.
+        profiles: version of the profile table; null when there is none.
+    """
 
     state: factors.State
+    params: Params
     model: str
     profiles: int | None
 
@@ -46,14 +53,14 @@ def run(spark: SparkSession, settings: Settings) -> int:
     RECOMMENDATIONS.create(spark, paths)
     RECOMMENDATIONS.register(spark, paths)
     people = people_of(spark, settings, pinned).persist()
-    lists = recommendations(people, settings, pinned)
+    listed = recommendations(people, settings, pinned)
     users = people.select(F.col("key").alias("user_id")).distinct()
     shorter = (
         RECOMMENDATIONS.read(spark, paths)
         .join(users, "user_id", "left_semi")
-        .join(lists.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
+        .join(listed.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
     )
-    changed = lists.withColumn(_GONE, F.lit(False)).unionByName(shorter.withColumn(_GONE, F.lit(True)))
+    changed = listed.withColumn(_GONE, F.lit(False)).unionByName(shorter.withColumn(_GONE, F.lit(True)))
     commits.merge(changed, RECOMMENDATIONS, paths, Txn(STAGE, str(uuid.uuid4()), 0), gone=_GONE)
     count = users.count()
     people.unpersist()
@@ -66,26 +73,29 @@ def pin(spark: SparkSession, settings: Settings) -> Pinned:
     Raises:
         SourceMissing: nothing was learned yet, or nothing has the alias.
     """
+    alias = settings.serve.scores.model
+    profiles, known = _profiles(settings), None
+    if profiles is not None and profiles.table.exists(spark, settings.paths):
+        known = commits.version(spark, profiles.table, settings.paths)
+    if alias != "newest":
+        found = gate.published(spark, settings, alias)
+        return Pinned(found.state, found.params, f"published:{found.model_version}", known)
     table = factors.table(settings)
     if not settings.learn.factors.enabled:
         raise BadSettings(
             "no model is learned", where="learn.factors.enabled", do="set it true and run jobs/learn_factors.py"
         )
     if not table.exists(spark, settings.paths):
-        raise SourceMissing(
-            "nothing was learned yet", where=settings.paths.warehouse, do="run jobs/learn_factors.py first"
-        )
-    profiles = _profiles(settings)
-    known = None
-    if profiles is not None and profiles.table.exists(spark, settings.paths):
-        known = commits.version(spark, profiles.table, settings.paths)
+        do = "run jobs/learn_factors.py first"
+        raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
     version = commits.version(spark, table, settings.paths)
-    return Pinned(factors.read(spark, settings, version), f"factors@{version}", known)
+    state = factors.read(spark, settings, version)
+    return Pinned(state, factors.params(settings), f"factors@{version}", known)
 
 
 def recommendations(people: DataFrame, settings: Settings, pinned: Pinned) -> DataFrame:
     """Rows of `recommendations` for the people."""
-    made, params, known = settings.serve.scores, factors.params(settings), pinned.state.known
+    made, params, known = settings.serve.scores, pinned.params, pinned.state.known
     wanted = Wanted(
         top_n=made.top_n,
         exclude_bought=made.exclude_bought,
@@ -95,7 +105,7 @@ def recommendations(people: DataFrame, settings: Settings, pinned: Pinned) -> Da
     )
     tasks = factors.tasks(people.sparkSession)
     inputs = [people, factors.catalogue(pinned.state.rows, tasks, known, params)]
-    listed = factors.stepped(inputs, tasks, partial(ranking.ranked, params=params, wanted=wanted), ranking.COLUMNS)
+    listed = factors.stepped(inputs, tasks, partial(lists.ranked, params=params, wanted=wanted), lists.COLUMNS)
     pins = {
         "kind": F.lit("items"),
         "model_version": F.lit(pinned.model),
@@ -106,7 +116,7 @@ def recommendations(people: DataFrame, settings: Settings, pinned: Pinned) -> Da
 
 
 def people_of(spark: SparkSession, settings: Settings, pinned: Pinned) -> DataFrame:
-    """Users to recommend to, as ranking.ranked takes them; without a vector of their own, what their profile likes."""
+    """Users to recommend to, as lists.ranked takes them; without a vector of their own, what their profile likes."""
     since = None
     if settings.serve.scores.active_days is not None:
         since = int(pinned.state.known.now - settings.serve.scores.active_days * _DAY)
@@ -146,7 +156,7 @@ def similar(spark: SparkSession, settings: Settings, side: str, key: str, most: 
     Raises:
         SourceMissing: there is no such user (item) among those that were learned.
     """
-    pinned, params = pin(spark, settings), factors.params(settings)
+    pinned = pin(spark, settings)
     rows = pinned.state.rows.where(F.col("side") == side).select("key", "vector")
     own = rows.where(F.col("key") == key).first()
     if own is None:
@@ -155,7 +165,7 @@ def similar(spark: SparkSession, settings: Settings, side: str, key: str, most: 
             where=pinned.model,
             do="name one as `factors` has it, with its space",
         )
-    step = partial(ranking.cosines, vector=bytes(own["vector"]), params=params)
+    step = partial(lists.cosines, vector=bytes(own["vector"]), params=pinned.params)
     told = rows.where(F.col("key") != key).mapInArrow(step, "key string, cosine double")
     found = told.orderBy(F.desc("cosine"), "key").limit(most).collect()
     return [(row["key"], row["cosine"]) for row in found]

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from profilestream.learn import steps
 from profilestream.learn.als import Globals, Params
-from profilestream.serve import ranking
-from profilestream.serve.ranking import Wanted
+from profilestream.serve import lists as listing
+from profilestream.serve.lists import Wanted
 
 MADE = Params(k=2, popularity_share=0.1)
 WANTED = Wanted(top_n=3, exclude_bought=True, newest_since=None, most_per_category=None, bought=5.0)
@@ -38,7 +38,7 @@ def lists(people: list[dict[str, Any]], wanted: Wanted = WANTED) -> dict[str, li
     packed = steps.pack_items(iter([pa.RecordBatch.from_pylist(rows, steps.SCHEMA)]), Globals.zero(2), MADE)
     given = pa.RecordBatch.from_pylist(people, steps.SCHEMA)
     found: dict[str, list[dict[str, Any]]] = {}
-    for batch in ranking.ranked(iter([*packed, given]), MADE, wanted):
+    for batch in listing.ranked(iter([*packed, given]), MADE, wanted):
         for row in batch.to_pylist():
             found.setdefault(row["user_id"], []).append(row)
     return {user: sorted(rows, key=lambda row: row["rank"]) for user, rows in found.items()}
@@ -104,5 +104,5 @@ def test_the_number_of_users_at_once_changes_nothing(monkeypatch: Any) -> None:
     dice = np.random.default_rng(4)
     people = [own(f"u{n}", dice.normal(size=2).tolist(), {"mug": 5.0} if n % 2 else {}) for n in range(20)]
     whole = lists(people)
-    monkeypatch.setattr(ranking, "_CELLS", 15)
+    monkeypatch.setattr(listing, "_CELLS", 15)
     assert lists(people) == whole and len(whole) == 20

@@ -91,12 +91,7 @@ def _users(own: pa.Table, without: pa.Table, items: Catalogue, params: Params) -
     has = np.concatenate([np.array([name for one in lists for name in one], object), _objects(without, "other")[told]])
     blobs: list[Any] = own["weights"].to_pylist()
     weight = np.concatenate([np.frombuffer(b"".join(blobs), np.float32), without["weight"].to_numpy()[told]])
-    place = items.places(has)
-    known = place >= 0
-    cells, index = np.unique(user[known] * len(items.names) + place[known], return_inverse=True)
-    net = np.bincount(index, weight[known], len(cells)).astype(float)
-    cells, net = cells[net > 0], net[net > 0]
-    liked = Liked(cells // len(items.names), cells % len(items.names), net)
+    liked = Liked.net(items, user, has, weight)
     return _Users(np.concatenate([_objects(own, "key"), names]), vectors, liked)
 
 
@@ -175,7 +170,7 @@ def _reasons(
     sizes = (cut[1:] - cut[:-1])[user]
     entry = np.repeat(np.arange(len(user)), sizes)
     has = catalogue.spread(cut[user], sizes)
-    near = items.similarity_of(item[entry], liked.item[has])
+    near = items.similarity_of(liked.item[has], item[entry])
     # Without common users, what the vectors say; that counts less than any common user.
     k = items.vectors.astype(float)
     like = (k[item[entry]] * k[liked.item[has]]).sum(axis=1) * (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]

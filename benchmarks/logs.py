@@ -1,0 +1,155 @@
+"""Logs as learners take them, without Spark: shipped ones, cleaned as conf/sources/ says; and ML-100K, downloaded."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from profilestream.learn import steps
+
+DATA = Path(__file__).parent.parent / "data"
+ML_100K = "recbole==1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter"
+ML_100K_SHA256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
+# As in the shipped settings: derive.event_weights.
+PURCHASE, RETURN = 5.0, -5.0
+
+
+@dataclass(frozen=True)
+class Log:
+    """Purchases and returns of known users, in order of time.
+
+    Args:
+        users, items: names, in order.
+        user, item: of each event, by place in these.
+        weight: what an event counts.
+        at: microseconds since 1970.
+        category: or None.
+    """
+
+    name: str
+    users: NDArray[np.object_]
+    items: NDArray[np.object_]
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    at: NDArray[np.int64]
+    category: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def rows(self, begin: int, end: int) -> pa.Table:
+        """Events from number `begin` to before `end`, kind NEW of steps.SCHEMA."""
+        part = slice(begin, end)
+        columns = {
+            "kind": np.full(end - begin, steps.NEW, np.int32), "key": self.users[self.user[part]],
+            "other": self.items[self.item[part]], "weight": self.weight[part], "at": self.at[part],
+            "category": self.category[part],
+        }  # fmt: skip
+        return _rows(end - begin, columns)
+
+
+def online_retail() -> Log:
+    """Online Retail: lines of known customers, as conf/sources/online_retail.toml has them."""
+    lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
+    is_return = lines["InvoiceNo"].str.startswith("C")
+    usable = (
+        lines["StockCode"].str.match("[0-9]{5}")
+        & ((lines["Quantity"].astype(int) >= 0) | is_return)
+        & (lines["UnitPrice"].astype(float) > 0)
+        & ~lines.duplicated()
+        & (lines["CustomerID"] != "")
+    )
+    local = pd.to_datetime(lines["InvoiceDate"]).dt.tz_localize("Europe/London")
+    return _log(
+        "online_retail",
+        user=lines["CustomerID"].str.replace(".0", "", regex=False)[usable],
+        item=lines["StockCode"].str.upper()[usable],
+        weight=is_return.map({True: RETURN, False: PURCHASE})[usable],
+        at=local.dt.tz_convert("UTC").dt.tz_localize(None)[usable],
+        category=pd.Series(None, index=lines.index[usable], dtype=object),
+    )
+
+
+def complete_journey() -> Log:
+    """Complete Journey, a fifth of the households: lines as conf/sources/complete_journey.toml has them."""
+    (path,) = (DATA / "complete_journey").glob("transactions*.parquet")
+    lines = pd.read_parquet(path)
+    products = pd.read_parquet(DATA / "complete_journey" / "products.parquet").set_index("product_id")
+    of_line = products.reindex(lines["product_id"]).set_index(lines.index)
+    category = of_line["product_category"].fillna(of_line["department"])
+    category = category.mask(of_line["product_type"].str.startswith("GASOLINE") == True, "FUEL")  # noqa: E712
+    paid = lines[["sales_value", "retail_disc", "coupon_disc", "coupon_match_disc"]].ne(0).any(axis=1)
+    usable = (category != "COUPONS/STORE & MFG") & (lines["quantity"] != 0) & paid
+    usable &= ~lines.duplicated(["basket_id", "product_id"])
+    return _log(
+        "complete_journey",
+        user=lines["household_id"].astype(str)[usable],
+        item=lines["product_id"].astype(str)[usable],
+        weight=pd.Series(PURCHASE, index=lines.index[usable]),
+        at=lines["transaction_timestamp"][usable],
+        category=category[usable],
+    )
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Who gave which item how many stars, in the order of the file."""
+
+    user: NDArray[np.object_]
+    item: NDArray[np.object_]
+    stars: NDArray[np.float64]
+
+    def rows(self, index: NDArray[np.int64]) -> pa.Table:
+        """The ratings at an index as events of explicit mode, in that order, at one time."""
+        n = len(index)
+        columns = {
+            "kind": np.full(n, steps.NEW, np.int32), "key": self.user[index], "other": self.item[index],
+            "weight": np.ones(n), "rating": self.stars[index], "at": 1_000_000 * np.arange(1, n + 1),
+        }  # fmt: skip
+        return _rows(n, columns)
+
+
+def ml_100k(folder: Path) -> Ratings:
+    """MovieLens 100K (GroupLens), out of the wheel of recbole, which is downloaded into the folder once.
+
+    Raises:
+        ValueError: the ratings are not those of the checksum.
+    """
+    package, path = ML_100K
+    if not list(folder.glob("recbole-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        subprocess.run(command, check=True)
+    (wheel,) = folder.glob("recbole-*.whl")
+    text = zipfile.ZipFile(wheel).read(path)
+    if hashlib.sha256(text).hexdigest() != ML_100K_SHA256:
+        raise ValueError(f"{path} in {wheel.name} is not the file that was measured")
+    frame = pd.read_csv(io.BytesIO(text), sep="\t", header=0, names=["user", "item", "stars", "at"], dtype=str)
+    return Ratings(frame["user"].to_numpy(object), frame["item"].to_numpy(object), frame["stars"].to_numpy(float))
+
+
+def _rows(n: int, columns: dict[str, Any]) -> pa.Table:
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
+        for field in steps.SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=steps.SCHEMA)
+
+
+def _log(name: str, **columns: Any) -> Log:
+    frame = pd.DataFrame(columns)
+    frame["at"] = frame["at"].astype("datetime64[us]").astype("int64")
+    # Lines of one time in order of user and item, so that the order does not depend on how the file was written.
+    frame = frame.sort_values(["at", "user", "item"], kind="stable")
+    users, user = np.unique(frame["user"].to_numpy(object), return_inverse=True)
+    items, item = np.unique(frame["item"].to_numpy(object), return_inverse=True)
+    category = np.array([name if isinstance(name, str) else None for name in frame["category"]], object)
+    return Log(name, users, items, user, item, frame["weight"].to_numpy(), frame["at"].to_numpy(), category)
