@@ -57,13 +57,7 @@ class Store:
 
     @cached_property
     def _client(self) -> "MlflowClient":
-        # Read by mlflow when it is imported: it would look up a host for its telemetry. And a server that does not
-        # answer is asked twice for 10 s, not eight times for 120 s.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        for noisy in ("alembic", "mlflow"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+        _prepare()
         from mlflow import MlflowClient
 
         return MlflowClient(self.uri, self.uri)
@@ -248,6 +242,7 @@ def store(settings: Settings) -> Iterator[Store]:
     """
     found = Store(settings)
     where = f"learn.tracking.uri = {found.uri}"
+    _prepare()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -311,6 +306,22 @@ class Teller:
         if failure and not self._is_warned:
             self._is_warned = True
             log.warning("MLflow was not told of %s, and will be told later: %s", self.learner, failure)
+
+
+def _prepare() -> None:
+    """Before the first import of mlflow.
+
+    It would look up a host for its telemetry; it would ask a server that does not answer eight times for 120 s; and it
+    logs each try.
+    """
+    for name, value in (
+        ("DISABLE_TELEMETRY", "true"),
+        ("HTTP_REQUEST_MAX_RETRIES", "1"),
+        ("HTTP_REQUEST_TIMEOUT", "10"),
+    ):
+        os.environ.setdefault(f"MLFLOW_{name}", value)
+    for noisy in ("alembic", "mlflow", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def _first_line(error: BaseException) -> str:
