@@ -44,6 +44,7 @@ class Cluster:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = _free_port()
+        self.jobs: list[subprocess.Popen[bytes]] = []
         self.env = {
             **os.environ, "SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m",
             "PYSPARK_PYTHON": sys.executable, "SPARK_WORKER_DIR": str(home / "work"),
@@ -74,11 +75,13 @@ class Cluster:
             "--py-files", str(ROOT / "profilestream.zip"), str(ROOT / "jobs" / job), "--config", str(config),
         ]  # fmt: skip
         with (self.home / "job.log").open("ab") as told:
-            return subprocess.Popen(command, env=self.env, stdout=told, stderr=told, start_new_session=True)
+            started = subprocess.Popen(command, env=self.env, stdout=told, stderr=told, start_new_session=True)
+        self.jobs.append(started)
+        return started
 
     def stop(self) -> None:
         """Kill all of it."""
-        for one in [*self.workers, self.master]:
+        for one in [*self.jobs, *self.workers, self.master]:
             kill(one)
 
 
