@@ -1,11 +1,13 @@
 """Settings and mappings as they are read: every misfit is told with its file and key, all together."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from profilestream.base import settings
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Derive
+from profilestream.learn.als import Params
 
 GOOD = """
 [paths]
@@ -127,3 +129,8 @@ def test_event_weights_join_the_defaults_and_become_sql() -> None:
     assert sql.endswith(" ELSE 1D END")
     with pytest.raises(ValueError, match="event types may hold letters"):
         Derive.model_validate({"event_weights": {"it's": 1}})
+
+
+def test_the_factorization_has_the_same_defaults_in_settings_and_in_memory() -> None:
+    said, made = settings.Factors().known, asdict(Params())
+    assert {name: said[name] for name in made} == made

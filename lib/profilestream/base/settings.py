@@ -159,7 +159,7 @@ class Factors(Frozen):
     refresh: int = Field(default=10, ge=0)
     popularity_share: float = Field(default=0.15, ge=0)
     category_share: float = Field(default=0.0, ge=0)
-    neighbour_share: float = Field(default=0.0, ge=0)
+    neighbour_share: float = Field(default=0.03, ge=0)
     neighbours: int = Field(default=50, ge=0, le=1000)
     neighbour_history: int = Field(default=20, ge=1)
     sweeps: int = Field(default=2, ge=0, le=100)

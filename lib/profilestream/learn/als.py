@@ -54,7 +54,7 @@ class Params:
     refresh: int = 10
     popularity_share: float = 0.15
     category_share: float = 0.0
-    neighbour_share: float = 0.0
+    neighbour_share: float = 0.03
     neighbours: int = 50
     neighbour_history: int = 20
     judged: int = 500
