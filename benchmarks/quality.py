@@ -128,12 +128,15 @@ def _against(name: str, other: str, bound: float) -> Result:
     first, their_first = mine.asked(), theirs.asked()
     ratio, low, high = _ratio(users, first, their_first)
     from_fifth = _flat(ours["blend"]).asked().mean() / _flat(base).asked().mean()
+    alone = ", ".join(
+        f"{candidate} alone {_flat(ours[candidate][counted]).asked().mean():.4f}"
+        for candidate in ("factors", "neighbours")
+    )
     detail = (
         f"{first.mean():.4f} against {their_first.mean():.4f}{base_said}; 95 % of {DRAWS:,} draws of users: "
         f"{low:.3f} to {high:.3f}; {name}, {len(first):,} users in the {len(asked[counted])} batches of {BATCH:,} "
         f"events after the first third; after the first fifth {from_fifth:.3f}; with items bought before "
-        f"{np.nanmean(mine.any):.4f} against {np.nanmean(theirs.any):.4f}; the neighbours alone "
-        f"{_flat(ours['neighbours'][counted]).asked().mean():.4f}; seed {SEED}"
+        f"{np.nanmean(mine.any):.4f} against {np.nanmean(theirs.any):.4f}; {alone}; seed {SEED}"
     )
     against = "decayed popularity alone" if other == "popularity" else f"implicit ALS, {other.replace('_', ' ')}"
     return Result(f"recall20_vs_{other}_{name}", ratio, "ratio of recall at 20", bound, "higher", against, detail)
