@@ -34,6 +34,8 @@ history = 6
 refresh = 2
 first_sweeps = 0
 sweeps = 0
+popularity_share = 0.15
+neighbour_share = 0
 [learn.publish]
 batches = 1
 [learn.tracking]
