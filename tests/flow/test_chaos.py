@@ -9,7 +9,7 @@ from jobs import run_pipeline
 from tests.flow import chaos
 
 
-def test_three_kills_in_twenty_days_change_nothing(
+def test_two_kills_in_twelve_days_change_nothing(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(chaos.ROOT)
@@ -18,6 +18,6 @@ def test_three_kills_in_twenty_days_change_nothing(
         assert run_pipeline.main(command[2:]) == 0
 
     rows = chaos.run(
-        tmp_path, days=20, kills=3, most_steps=2, files_per_batch=7, seed=7, calmly=calmly, session=lambda: spark
+        tmp_path, days=12, kills=2, most_steps=3, files_per_batch=6, seed=7, calmly=calmly, session=lambda: spark
     )
-    assert rows["capture_batches"] == 3 and rows["user_profiles"] > 600
+    assert rows["capture_batches"] == 2 and rows["user_profiles"] > 400

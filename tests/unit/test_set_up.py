@@ -310,6 +310,16 @@ def test_a_moved_checkout_is_made_again(set_up: ModuleType, machine: Machine) ->
     assert (machine.root / ".venv" / "installed").exists()
 
 
+def test_the_environment_of_another_checkout_is_not_emptied_through_a_link(
+    set_up: ModuleType, machine: Machine
+) -> None:
+    run(set_up, machine)
+    theirs = machine.venv.rename(machine.root.with_name("theirs"))
+    machine.venv.symlink_to(theirs)
+    assert "is a link to" in failure(set_up, machine) and "would be emptied" in failure(set_up, machine)
+    assert (theirs / "bin" / "python").exists()
+
+
 def test_an_environment_whose_python_was_removed_is_made_again(set_up: ModuleType, machine: Machine) -> None:
     run(set_up, machine)
     (machine.venv / "bin/python").unlink()
