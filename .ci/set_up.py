@@ -228,9 +228,7 @@ def set_up(root: str, env: "dict[str, str]", python: str) -> None:
 def make(root: str, venv: str, python: str, java: str, env: "dict[str, str]") -> None:
     if os.path.islink(venv):
         raise SetUpFailed(
-            "{} is a link to {}, which would be emptied: remove the link and run make again".format(
-                venv, os.path.realpath(venv)
-            )
+            f"{venv} is a link to {os.path.realpath(venv)}, which would be emptied: remove the link and run make again"
         )
     again = " again: it was not whole, or the packages it must hold have changed" if os.path.exists(venv) else ""
     if os.path.exists(os.path.join(venv, STAMP)):
