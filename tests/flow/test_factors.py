@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from jobs import learn_factors
 from tests import saying
 from tests.crashing import run_through_crashes
-from tests.make import Shop, event
+from tests.make import SHOP, Shop, event
 from tests.naive_als import DAY, Event, Plain
 from tests.opening import assert_all_readers_agree
 
@@ -128,6 +128,32 @@ def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_as
     plain.sweep(first + second + third)
     _assert_equal(saying.learned(spark, shop.settings()), plain)
     assert f"swept over {len(first + second + third)} events" in capsys.readouterr().out
+
+
+def test_ratings_are_learned_as_plain_loops_learn_them(spark: SparkSession, tmp_path: Path) -> None:
+    rated = SHOP.replace("quantity string", "quantity string, stars string") + 'rating = "stars"\n'
+    made = "k = 3\nhistory = 6\nrefresh = 2\nfirst_sweeps = 0\nsweeps = 0\n"
+    shop = Shop(tmp_path, rated, extra_settings=f'[learn.factors]\nenabled = true\nmode = "explicit"\n{made}')
+    batches = []
+    for begin in (0, 20):
+        events = [event(n, kind="rate", who=f"u{n % 4}", stars=str(1 + n * n % 5)) for n in range(begin, begin + 20)]
+        shop.write(f"{begin}.jsonl", "\n".join(map(json.dumps, [*events, event(begin + 90)])))  # a view: no rating
+        shop.capture(spark)
+        _learn(spark, shop)
+        at = [1_767_261_600_000_000 + 60_000_000 * n for n in range(begin, begin + 20)]  # 2026-01-01T10:00
+        batches.append(
+            [
+                Event(f"shop:{e['who']}", f"shop:{e['what']}", 1.0, t, float(e["stars"]))
+                for e, t in zip(events, at, strict=True)
+            ]
+        )
+    first = [e.rating for e in batches[0]]
+    plain = Plain(factors.params(shop.settings()), mean=sum(first) / len(first))
+    for batch in batches:
+        plain.learn(batch)
+    _assert_equal(saying.learned(spark, shop.settings()), plain)
+    errors = {row["candidate"]: row["rmse"] for row in shop.read(spark, tables.MODEL_QUALITY).collect()}
+    assert 0.1 < errors["factors"] < 4 and errors["popularity"] is None
 
 
 def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_neither(

@@ -15,10 +15,12 @@ from delta.tables import DeltaTable
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from profilestream.base import commits, tables
+from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
 from profilestream.learn import factors, gate, ranking, steps, tracking
 from profilestream.learn.gate import Published
 from profilestream.learn.tracking import METRICS, Store
+from profilestream.serve import scores
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors, learn_publish
@@ -247,13 +249,20 @@ def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
     loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"most": 3})
     by_spark = _by_spark(found)
     assert asked == [*sorted(by_spark), "nobody"]
-    for user, item_ids, scores in zip(asked, loaded["item_ids"], loaded["scores"], strict=True):
+    serving = settings_module.load(str(shop.config()), ["serve.scores.model=champion", "serve.scores.top_n=3"])
+    assert scores.run(spark, serving) == len(asked) - 1
+    listed: dict[str, list[str]] = {user: [] for user in asked}
+    for row in shop.read(spark, tables.RECOMMENDATIONS).orderBy("user_id", "rank").collect():
+        assert row["model_version"] == f"published:{found.model_version}"
+        listed[row["user_id"]].append(row["item_id"])
+    assert list(listed.values())[:-1] == loaded["item_ids"].tolist()[:-1]
+    for user, item_ids, worth in zip(asked, loaded["item_ids"], loaded["scores"], strict=True):
         by_hand = _by_hand(found, user)
-        np.testing.assert_allclose(scores, sorted(by_hand.values(), reverse=True)[:3], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(scores, [by_hand[item] for item in item_ids], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(worth, sorted(by_hand.values(), reverse=True)[:3], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(worth, [by_hand[item] for item in item_ids], rtol=0, atol=1e-6)
         if user != "nobody":
             assert list(by_spark[user]) == item_ids
-            np.testing.assert_allclose(scores, list(by_spark[user].values()), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(worth, list(by_spark[user].values()), rtol=0, atol=1e-6)
     assert len(model.predict(pd.DataFrame({"user_id": asked[-1:]}))["item_ids"][0]) > 3
 
 
