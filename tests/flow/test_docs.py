@@ -25,6 +25,7 @@ from profilestream.base.settings import (
     Learn,
     Paths,
     Publish,
+    Scores,
     Source,
     Spark,
     Stream,
@@ -43,7 +44,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
-    "run_demo", "serve_user", "learn_factors", "learn_publish",
+    "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -274,6 +275,11 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
         if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md")
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
+    (lookups,) = [text for text in shown if "[lookup." in text]
+    shipped = mappings.load(str(ROOT / "conf" / "sources" / "complete_journey.toml"))
+    told = tomllib.loads(lookups)["lookup"]
+    assert {name: Lookup.model_validate(one) for name, one in told.items()} == shipped.lookup
+    shown.remove(lookups)
     assert len(shown) == 4
     assert [text for text in shown if not any(text in example for example in examples)] == []
 
@@ -318,7 +324,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
         (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
         (Factors, whole["learn"]["factors"]), (Tracking, whole["learn"]["tracking"]),
-        (Publish, whole["learn"]["publish"]),
+        (Publish, whole["learn"]["publish"]), (Scores, whole["serve"]["scores"]),
     ]  # fmt: skip
     for model, table in tables:
         assert table.keys() == model.model_fields.keys()
