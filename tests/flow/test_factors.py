@@ -182,6 +182,7 @@ def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
     said = capsys.readouterr().err
     assert "table factors was derived by another declaration" in said and "--rebuild" in said.splitlines()[-1]
     assert learn_factors.main([*other, "--rebuild"]) == 0
+    shop.overrides = ["learn.factors.k=3"]
     assert {len(vector) for vector in saying.learned(spark, shop.settings()).values()} == {3}
     assert learn_factors.main([*other, "--set", "learn.factors.judged=7"]) == 0  # changes no vector
     assert learn_factors.main([*config, "--set", "derive.event_weights.view=nan", "--check"]) == 2
