@@ -56,7 +56,7 @@ class Shop:
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
         learned = factors.learn(said, factors.read(self.spark, made, version), batch, made)
-        batch.merge(factors.stamped(learned.rows, table, txn), table)
+        batch.merge(commits.stamped(learned.rows, table, txn), table)
         seconds = time.monotonic() - began
         self.batches += 1
         said.unpersist()

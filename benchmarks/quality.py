@@ -9,7 +9,6 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from profilestream.learn import steps
@@ -95,11 +94,8 @@ def _scores(model: Model, log: Log, batch: Asked) -> dict[str, Floats]:
     state = rows.take(at[known])
     vectors = np.zeros((len(names), model.params.width))
     vectors[known] = steps.vectors_of(state, model.params)
-    kept: list[Any] = state["others"].to_pylist()
-    weights: list[Any] = state["weights"].to_pylist()
-    weight = np.frombuffer(b"".join(weights), np.float32).astype(float)
-    user = np.repeat(known, [len(items) for items in kept])
-    item = model.catalogue.places([name for items in kept for name in items])
+    at, kept, weight = steps.kept_by(state)
+    user, item = known[at], model.catalogue.places(kept)
     liked = Liked(user[weight > 0], item[weight > 0], weight[weight > 0])
     found = {}
     for name, scores in model.catalogue.scores(vectors, liked, model.params).items():

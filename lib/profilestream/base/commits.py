@@ -13,6 +13,7 @@ from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from profilestream.base.jvm import java_class
 from profilestream.base.settings import Paths
@@ -77,6 +78,12 @@ def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
     """Whether the table already holds this batch. Ask before computing: a replayed write is computed, then skipped."""
     found = last_batch(spark, table, paths, txn.app_id(table))
     return found is not None and found >= txn.batch_id
+
+
+def stamped(rows: DataFrame, table: Table, txn: Txn) -> DataFrame:
+    """Rows as the table has them, with the epoch and the batch that write them."""
+    stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
+    return rows.withColumns(stamp).select(*table.columns)
 
 
 def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:

@@ -20,6 +20,11 @@ class ProfilestreamError(Exception):
         self.what, self.where, self.do = what, where, do
 
 
+def first_words(said: str) -> str:
+    """Of an error of Spark the sentence that a person needs."""
+    return (said.strip().splitlines() or [""])[0].split(" SQLSTATE")[0]
+
+
 class BadSettings(ProfilestreamError):
     """Settings, a mapping or a command line that cannot work. Found at start-up."""
 

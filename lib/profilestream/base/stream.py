@@ -164,7 +164,7 @@ class Running:
     def __init__(self, query: Query, spark: SparkSession, settings: Settings, options: Options) -> None:
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
-        self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query))
+        self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
         if is_rebuilt := options.rebuild == query.stage:
             self._forget(spark)
         guards.check_start(
@@ -308,9 +308,9 @@ class Running:
         return len(waiting) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
 
 
-def checkpoint_path(paths: Paths, query: Query) -> str:
-    """Where a query's checkpoint lies."""
-    return f"{files.qualified(paths.checkpoints).rstrip('/')}/{query.name}"
+def checkpoint_path(paths: Paths, name: str) -> str:
+    """Where the checkpoint of the query of this name lies."""
+    return f"{files.qualified(paths.checkpoints).rstrip('/')}/{name}"
 
 
 def run(spark: SparkSession, queries: list[Query], settings: Settings, options: Options) -> None:

@@ -5,7 +5,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
-from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.errors import BadSettings, SourceMissing, first_words
 from profilestream.base.settings import Settings
 from profilestream.capture import canonical, ingest, lookups, records, rules
 from profilestream.capture.ingest import Log
@@ -116,9 +116,8 @@ def _try(frame: DataFrame, key: str, sql: str, file: str, *, wants: str = "") ->
 
 
 def _bad(key: str, sql: str, error: PySparkException, file: str) -> BadSettings:
-    words = str(error).strip().splitlines()[0].split(" SQLSTATE")[0]
     return BadSettings(
-        f"{key} = {sql.strip()!r} is not understood: {words}",
+        f"{key} = {sql.strip()!r} is not understood: {first_words(str(error))}",
         where=f"{file}, {key}",
         do="mend it; raw columns are those of input.columns, rules see canonical columns and raw.<column>",
     )

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files, tables
-from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable
+from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable, first_words
 from profilestream.capture.mapping import Lookup, Mapping
 
 
@@ -99,4 +99,4 @@ def _hash(spark: SparkSession, lookup: Lookup) -> int:
 
 def _first_words(error: PySparkException | Py4JJavaError) -> str:
     words = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    return (words.strip().splitlines() or [type(error).__name__])[0].split(" SQLSTATE")[0][:200]
+    return (first_words(words) or type(error).__name__)[:200]

@@ -5,7 +5,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
-from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.errors import BadSettings, SourceMissing, first_words
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.derive import declaration, population
@@ -66,7 +66,8 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
 
 
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
-    batch.append(_by_folder(_stamped(fold.partials(events), fold.derived, batch), fold.derived), fold.derived.table)
+    rows = commits.stamped(fold.partials(events), fold.derived.table, batch.txn)
+    batch.append(_by_folder(rows, fold.derived), fold.derived.table)
 
 
 def _by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
@@ -83,17 +84,12 @@ def _merge(events: DataFrame, fold: Fold, batch: Batch) -> None:
     # MERGE reads its source twice.
     touched = fold.onto(table, fold.partials(events), was).persist()
     try:
-        batch.merge(_stamped(touched, derived, batch), derived.table)
+        batch.merge(commits.stamped(touched, derived.table, batch.txn), derived.table)
         if derived.population:
             stored = derived.population_table.read(batch.spark, batch.paths)
             batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
     finally:
         touched.unpersist()
-
-
-def _stamped(rows: DataFrame, derived: Derived, batch: Batch) -> DataFrame:
-    stamp = {"epoch": F.lit(batch.txn.epoch), "batch_id": F.lit(batch.txn.batch_id).cast("bigint")}
-    return rows.withColumns(stamp).select(*derived.table.columns)
 
 
 def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame:
@@ -138,9 +134,8 @@ def _understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
     try:
         return str(frame.select(F.expr(sql)).schema[0].dataType.simpleString())
     except PySparkException as error:
-        words = str(error).strip().splitlines()[0].split(" SQLSTATE")[0]
         raise BadSettings(
-            f"{where.split(', ')[-1]} = {sql!r} is not understood: {words}",
+            f"{where.split(', ')[-1]} = {sql!r} is not understood: {first_words(str(error))}",
             where=where,
             do=f"mend it; it may name {columns}",
         ) from None

@@ -5,6 +5,7 @@ Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -173,14 +174,19 @@ class Catalogue:
 
     def similarity_of(self, has: Longs, item: Longs) -> Floats:
         """Of items to one that a user has, (pairs,); 0 where they have no common users that are known."""
+        cells, summed = self._pairs
+        wanted = has * len(self.names) + item
+        at = np.searchsorted(cells, wanted).clip(max=max(len(cells) - 1, 0))
+        return np.where(cells[at] == wanted, summed[at], 0.0) if len(cells) else np.zeros(len(wanted))
+
+    @cached_property
+    def _pairs(self) -> tuple[Longs, Floats]:
+        """Every pair of items once, as a number, and its similarity."""
         items = len(self.names)
         pairs = np.repeat(np.arange(items), self.starts[1:] - self.starts[:-1]) * items + self.neighbours
         # A pair of which each item came after the other, in turn, stands there twice.
         cells, first = np.unique(pairs, return_index=True)
-        summed = np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
-        wanted = has * items + item
-        at = np.searchsorted(cells, wanted).clip(max=max(len(cells) - 1, 0))
-        return np.where(cells[at] == wanted, summed[at], 0.0) if len(cells) else np.zeros(len(wanted))
+        return cells, np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
 
     def _product(self, vectors: Floats, more: Floats, params: Params) -> Floats:
         """Of users and items, plus what is the same for all users; a user's bias changes no order and is left out."""

@@ -30,7 +30,7 @@ from profilestream.base.tables import Table
 from profilestream.derive.stage import new_events
 from profilestream.learn import steps, tracking
 from profilestream.learn.als import Globals, Params
-from profilestream.learn.quality import Sums
+from profilestream.learn.quality import Sums, together
 
 STAGE, LEARNER = "learn_factors", "factors"
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def queries(settings: Settings) -> list[Query]:
                 state, is_learned = _swept_when_due(state, known, batch, settings)
             learned = learn(known.limit(0) if is_learned else known, state, batch, settings)
             batch.append(learned.quality, tables.MODEL_QUALITY)
-            batch.merge(stamped(learned.rows, factors, batch.txn), factors)
+            batch.merge(commits.stamped(learned.rows, factors, batch.txn), factors)
         return Done(rows_in=rows)
 
     return [
@@ -187,8 +187,7 @@ def learn(known: DataFrame, state: State, batch: Batch, settings: Settings) -> L
     if state.is_new:
         others = state.rows.join(changed.select("side", "key"), ["side", "key"], "left_anti")
         changed = changed.unionByName(others.select(*changed.columns))
-    stamp = {"epoch": F.lit(batch.txn.epoch), "batch_id": F.lit(batch.txn.batch_id).cast("bigint")}
-    quality = _quality(spark, small, before.now).withColumns(stamp).select(*tables.MODEL_QUALITY.columns)
+    quality = commits.stamped(_quality(spark, small, before.now), tables.MODEL_QUALITY, batch.txn)
     return Learned(changed.unionByName(_global_row(spark, after), allowMissingColumns=True), quality)
 
 
@@ -196,11 +195,12 @@ def swept(state: State, known: DataFrame, times: int, settings: Settings) -> Sta
     """All users, then all items, solved anew from all events (as `rated` gives them), so many times.
 
     What history no longer holds is heard again, and items that were solved early hear of what came later. A sweep that
-    makes the item vectors shrink to half (sums that decay against a pull that does not) is thrown away.
+    makes the vectors shrink to half (sums that decay against a pull that does not) is thrown away.
     """
-    made = replace(params(settings), judged=0)
-    found = state
-    for _ in range(times):
+    whole, found = replace(params(settings), judged=0), state
+    for left in reversed(range(times)):
+        # No vector depends on neighbours, so they are looked for in the last sweep only.
+        made = replace(whole, neighbours=0) if left else whole
         before = _with_mean(found.known, known, made)
         users, small = _users(found, known, before, made, from_nothing=True)
         fresh = replace(Globals.zero(made.width), mean=before.mean)
@@ -246,8 +246,7 @@ def sweep_now(spark: SparkSession, settings: Settings) -> int:
         Refused: the last run ended within a commit of `events`.
     """
     factors = table(settings)
-    query = queries(settings)[0]
-    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query))
+    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, STAGE))
     last = checkpoint.last_finished()
     if last is None or not factors.exists(spark, settings.paths):
         raise SourceMissing("nothing was learned yet", where=checkpoint.path, do=f"run jobs/{STAGE}.py first")
@@ -262,7 +261,7 @@ def sweep_now(spark: SparkSession, settings: Settings) -> int:
         if found.is_new:
             rows = found.rows.unionByName(_global_row(spark, found.known), allowMissingColumns=True)
             txn = Txn(f"sweep of {STAGE}", str(uuid.uuid4()), last)
-            commits.merge(stamped(rows, factors, txn), factors, settings.paths, txn)
+            commits.merge(commits.stamped(rows, factors, txn), factors, settings.paths, txn)
     return int(found.known.events)
 
 
@@ -315,19 +314,10 @@ def _global_row(spark: SparkSession, known: Globals) -> DataFrame:
     )
 
 
-def stamped(rows: DataFrame, factors: Table, txn: Txn) -> DataFrame:
-    """Rows of `factors` that a batch changes, as they are written."""
-    stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
-    return rows.withColumns(stamp).select(*factors.columns)
-
-
 def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
     """A row a candidate; none when nobody could be judged."""
-    found: dict[str, Sums] = {}
-    for row in small:
-        if row["kind"] == steps.JUDGED:
-            sums = Sums.of_bytes(bytes(row["weights"]), bytes(row["times"]))
-            found[row["key"]] = found[row["key"]] + sums if row["key"] in found else sums
+    judged = [row for row in small if row["kind"] == steps.JUDGED]
+    found = together((row["key"], Sums.of_bytes(row["weights"], row["times"])) for row in judged)
     values = [{"candidate": name, **sums.means()} for name, sums in sorted(found.items())]
     # By Spark itself, as in capture: rows made from Python objects start Python workers.
     told = F.from_json(F.lit(json.dumps(values)), T.ArrayType(tables.MODEL_QUALITY.schema))

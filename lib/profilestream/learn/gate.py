@@ -23,6 +23,7 @@ from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.settings import Settings
+from profilestream.base.stream import checkpoint_path
 from profilestream.base.tables import Table
 from profilestream.learn import factors, tracking
 from profilestream.learn.als import Params
@@ -142,7 +143,7 @@ def publish(spark: SparkSession, settings: Settings) -> str:
 def _epoch(spark: SparkSession, settings: Settings) -> str:
     """Of the stage's checkpoint, and not of the rows: a sweep asked for by hand has one of its own."""
     own = factors.table(settings)
-    checkpoint = Checkpoint(spark, f"{files.qualified(settings.paths.checkpoints).rstrip('/')}/{factors.STAGE}")
+    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, factors.STAGE))
     if checkpoint.is_new() or not own.exists(spark, settings.paths):
         raise SourceMissing(
             "nothing was learned yet", where=own.path(settings.paths), do=f"run jobs/{factors.STAGE}.py first"

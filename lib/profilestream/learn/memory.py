@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from profilestream.learn import steps
 from profilestream.learn.als import Floats, Globals, Params
 from profilestream.learn.catalogue import Catalogue
-from profilestream.learn.quality import Sums
+from profilestream.learn.quality import Sums, together
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Factors:
     def swept(self, state: Model, rows: pa.Table, times: int) -> Model:
         """All users, then all items, solved anew from all events, so many times; as the stage does (factors.swept).
 
-        A sweep that makes the item vectors shrink to half is thrown away.
+        A sweep that makes the vectors shrink to half is thrown away.
         """
         none = steps.SCHEMA.empty_table()
         found = self._with_mean(state, rows)
@@ -129,11 +129,8 @@ class Factors:
 
 def judged(delta: pa.Table) -> dict[str, Sums]:
     """The sums of each candidate in what the parts of a batch have to say."""
-    found: dict[str, Sums] = {}
-    for row in steps.of_kind(delta, steps.JUDGED).to_pylist():
-        sums = Sums.of_bytes(row["weights"], row["times"])
-        found[row["key"]] = found[row["key"]] + sums if row["key"] in found else sums
-    return found
+    rows = steps.of_kind(delta, steps.JUDGED).to_pylist()
+    return together((row["key"], Sums.of_bytes(row["weights"], row["times"])) for row in rows)
 
 
 def _stepped(step: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], *inputs: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ Runs on executors. A user's targets are the items of the batch that are not amon
 that is not among them is ranked.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,14 @@ class Sums:
         users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, ratings, error = np.frombuffer(numbers).tolist()
         flags = np.frombuffer(items, bool)
         return cls(users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, flags, ratings, error)
+
+
+def together(sums: Iterable[tuple[str, Sums]]) -> dict[str, Sums]:
+    """The sums of each candidate, added up."""
+    found: dict[str, Sums] = {}
+    for name, one in sums:
+        found[name] = found[name] + one if name in found else one
+    return found
 
 
 def judge(scores: Floats, is_target: Bools, is_seen: Bools, popular: Floats) -> Sums:

@@ -4,7 +4,6 @@ Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,13 +54,8 @@ def scored(
 
 def _liked(users: pa.Table, rows: Longs, items: Catalogue) -> Liked:
     """What the asked users have, by their numbers."""
-    found = users.take(rows[rows >= 0]).select(COLUMNS)
-    lists: list[Any] = found["others"].to_pylist()
-    blobs: list[Any] = found["weights"].to_pylist()
-    weight = np.frombuffer(b"".join(blobs), np.float32).astype(float)
-    user = np.repeat(np.flatnonzero(rows >= 0), [len(names) for names in lists])
-    names = np.array([name for names in lists for name in names], dtype=object)
-    return Liked.net(items, user, names, weight)
+    user, names, weight = steps.kept_by(users.take(rows[rows >= 0]))
+    return Liked.net(items, np.flatnonzero(rows >= 0)[user], names, weight)
 
 
 def _rows(asked: Sequence[str], scores: Floats, items: Catalogue, most: int) -> pa.Table:

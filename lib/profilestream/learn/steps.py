@@ -490,6 +490,14 @@ def vectors_of(table: pa.Table, params: Params) -> Vectors:
     return flat.reshape(-1, params.width)
 
 
+def kept_by(users: pa.Table) -> tuple[Longs, Strings, Floats]:
+    """Kept events of user rows, flat: the number of the row, the item, the weight."""
+    lists: list[Any] = users["others"].to_pylist()
+    names = np.array([name for names in lists for name in names], dtype=object)
+    user = np.repeat(np.arange(len(lists)), [len(names) for names in lists]).astype(np.int64)
+    return user, names, _joined(users, "weights", np.float32).astype(float)
+
+
 def damaged(table: pa.Table, params: Params) -> NDArray[np.bool_]:
     """Whether a stored vector is missing, of another length, or not finite, (rows,)."""
     stored: list[Any] = table["vector"].to_pylist()

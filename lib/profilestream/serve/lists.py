@@ -5,7 +5,6 @@ Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,24 +72,20 @@ def cosines(batches: Iterator[pa.RecordBatch], vector: bytes, params: Params) ->
     """Rows (key, vector) -> (key, cosine with a vector); without the biases."""
     one = np.frombuffer(vector, np.float32)[: params.k].astype(float)
     for batch in batches:
-        stored: list[Any] = batch["vector"].to_pylist()
-        others = np.frombuffer(b"".join(stored), np.float32).reshape(-1, params.width)[:, : params.k].astype(float)
+        others = steps.vectors_of(pa.Table.from_batches([batch]), params)[:, : params.k].astype(float)
         size = np.linalg.norm(others, axis=1) * np.linalg.norm(one)
         cosine = others @ one / np.maximum(size, 1e-12)
         yield pa.RecordBatch.from_arrays([batch["key"], pa.array(cosine, pa.float64())], ["key", "cosine"])
 
 
 def _users(own: pa.Table, without: pa.Table, items: Catalogue, params: Params) -> _Users:
-    names, index = np.unique(_objects(without, "key"), return_inverse=True)
+    names = np.unique(_objects(without, "key"))
     vectors = np.vstack([steps.vectors_of(own, params).astype(float), np.zeros((len(names), params.width))])
-    lists: list[Any] = own["others"].to_pylist()
-    told = without["other"].is_valid().to_numpy().astype(bool)
-    user = np.concatenate(
-        [np.repeat(np.arange(len(lists)), [len(one) for one in lists]), own.num_rows + index[told]]
-    ).astype(np.int64)
-    has = np.concatenate([np.array([name for one in lists for name in one], object), _objects(without, "other")[told]])
-    blobs: list[Any] = own["weights"].to_pylist()
-    weight = np.concatenate([np.frombuffer(b"".join(blobs), np.float32), without["weight"].to_numpy()[told]])
+    user, has, weight = steps.kept_by(own)
+    told = without.filter(without["other"].is_valid())
+    user = np.concatenate([user, own.num_rows + np.searchsorted(names, _objects(told, "key"))])
+    has = np.concatenate([has, _objects(told, "other")])
+    weight = np.concatenate([weight, told["weight"].to_numpy()])
     liked = Liked.net(items, user, has, weight)
     return _Users(np.concatenate([_objects(own, "key"), names]), vectors, liked)
 
@@ -172,8 +167,8 @@ def _reasons(
     has = catalogue.spread(cut[user], sizes)
     near = items.similarity_of(liked.item[has], item[entry])
     # Without common users, what the vectors say; that counts less than any common user.
-    k = items.vectors.astype(float)
-    like = (k[item[entry]] * k[liked.item[has]]).sum(axis=1) * (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]
+    one, other = (items.vectors[places].astype(float) for places in (item[entry], liked.item[has]))
+    like = (one * other).sum(axis=1) * (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]
     strength = np.where(near > 0, 1e6 + near, like * liked.weight[has])
     order = np.lexsort((liked.item[has], -strength, entry))
     best = np.full(len(user), -1)
