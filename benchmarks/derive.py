@@ -186,11 +186,10 @@ def _finished(spark: SparkSession, work: Path) -> DataFrame:
 
 
 def _profiles(finished: DataFrame, size: int) -> DataFrame:
-    """So many profiles: the finished ones, and copies of them under other ids."""
-    copies = -(-size // ACTIVE)
-    more = finished.crossJoin(finished.sparkSession.range(copies).withColumnRenamed("id", "_copy"))
-    named = F.when(F.col("_copy") == 0, F.col("user_id")).otherwise(F.concat_ws("_", "user_id", "_copy"))
-    return more.withColumn("user_id", named).drop("_copy").limit(size)
+    """So many profiles: the finished ones, all of which a batch may find, and copies of them under other ids."""
+    copies = finished.crossJoin(finished.sparkSession.range(-(-size // ACTIVE)).withColumnRenamed("id", "_copy"))
+    named = copies.withColumn("user_id", F.concat_ws("_", "user_id", "_copy")).drop("_copy")
+    return finished.unionByName(named.limit(size - finished.count()))
 
 
 def _batch_rows(finished: DataFrame) -> DataFrame:

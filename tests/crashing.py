@@ -24,13 +24,14 @@ def run_through_crashes(
     return len(points)
 
 
-def _crashing(write: Callable[..., None], name: str, side: str, batch_id: int) -> Callable[..., None]:
-    def crashes(frame: Any, table: Any, paths: Any, txn: Any) -> None:
+def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int) -> Callable[..., Any]:
+    def crashes(frame: Any, table: Any, paths: Any, txn: Any) -> Any:
         here = table.name == name and txn.batch_id == batch_id
         if here and side == "before":
             raise RuntimeError(f"crash before {name}")
-        write(frame, table, paths, txn)
+        written = write(frame, table, paths, txn)
         if here:
             raise RuntimeError(f"crash after {name}")
+        return written
 
     return crashes

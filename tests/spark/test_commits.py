@@ -65,6 +65,25 @@ def test_a_merge_updates_inserts_and_deletes_in_one_commit_and_once(spark: Spark
     assert _stored(spark, paths) == [("a", 11), ("c", 3)]
 
 
+def test_a_merge_drops_rows_of_other_keys_before_it_shuffles_the_table(
+    spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
+    large = "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold"
+    monkeypatch.setattr(
+        commits, "_MERGING", {**commits._MERGING, large: "0", "spark.sql.autoBroadcastJoinThreshold": "-1"}
+    )
+    said = spark._jsparkSession.sharedState().statusStore()
+    before = said.executionsCount()
+    commits.merge(_rows(spark, ("a", 10), ("c", 3)), VIEWS, paths, _txn(1))
+    assert _stored(spark, paths) == [("a", 10), ("b", 2), ("c", 3)]
+    plans = [
+        said.executionsList(before, 100).apply(n).physicalPlanDescription()
+        for n in range(said.executionsList(before, 100).size())
+    ]
+    assert any("might_contain" in plan for plan in plans)
+
+
 def test_a_replace_touches_its_rows_only_and_once(spark: SparkSession, paths: Paths) -> None:
     commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
     for rows in ([("a", 5)], [("a", 6)]):

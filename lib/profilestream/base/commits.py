@@ -16,11 +16,19 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.jvm import java_class
+from profilestream.base.session import computed
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
 _VERSION = "spark.databricks.delta.write.txnVersion"
+# A MERGE joins every row of the touched files, whole, with the batch. A Bloom filter of the batch's keys drops most of
+# them before they are shuffled; Spark makes one only for scans of 10 GB, from a few filtered megabytes.
+_MERGING = {
+    "spark.databricks.delta.merge.materializeSource": "none",  # it is computed here
+    "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold": "64MB",
+    "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # a computed frame has no size
+}
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,10 @@ def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
     return found is not None and found >= txn.batch_id
 
 
-def stamped(rows: DataFrame, table: Table, txn: Txn) -> DataFrame:
-    """Rows as the table has them, with the epoch and the batch that write them."""
+def stamped(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:
+    """Rows as the table has them, with the epoch and the batch that write them, and more columns if asked for."""
     stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
-    return rows.withColumns(stamp).select(*table.columns)
+    return rows.withColumns(stamp).select(*table.columns, *more)
 
 
 def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
@@ -111,22 +119,30 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
     )
 
 
-def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "") -> None:
-    """Insert or update rows by the table's key, once; the frame has one row per key.
+def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "") -> DataFrame:
+    """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 
     Args:
+        frame: may have columns that the table has not.
         gone: name of a boolean column of the frame, not of the table: true deletes the row of that key.
+
+    Returns:
+        The frame, computed.
     """
     spark = frame.sparkSession
-    table.check(frame.drop(gone).schema if gone else frame.schema)
-    on = " AND ".join(f"t.{column} <=> s.{column}" for column in table.key)
+    table.check(frame.select(*table.columns).schema)
+    rows = computed(frame)
+    # Spark makes a Bloom filter only from rows that were filtered; this condition holds for all.
+    source = rows.where(F.hash(*table.key) >= -(2**31))
+    on = " AND ".join(f"t.{column} = s.{column}" for column in table.key)
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
     stays = f"NOT s.{gone}" if gone else "true"
-    with _conf(spark, txn.app_id(table), txn.batch_id):
-        merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(frame.alias("s"), on)
+    with _conf(spark, {**_MERGING, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
+        merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
         if gone:
             merger = merger.whenMatchedDelete(f"s.{gone}")
         merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(stays, values).execute()
+    return rows
 
 
 def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> None:
@@ -135,12 +151,16 @@ def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> No
 
 
 @contextmanager
-def _conf(spark: SparkSession, app_id: str, version: int) -> Iterator[None]:
-    """Session settings for one commit. Left behind, they would make every later write a no-op."""
-    spark.conf.set(_APP_ID, app_id)
-    spark.conf.set(_VERSION, str(version))
+def _conf(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
+    """Session settings for one commit. An application id left behind would make every later write a no-op."""
+    before = {key: spark.conf.get(key, None) for key in values}
     try:
+        for key, value in values.items():
+            spark.conf.set(key, value)
         yield
     finally:
-        spark.conf.unset(_APP_ID)
-        spark.conf.unset(_VERSION)
+        for key, was in before.items():
+            if was is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, was)

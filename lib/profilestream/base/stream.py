@@ -64,11 +64,10 @@ class Batch:
             if not self.is_done(table):
                 commits.append(frame, table, self.paths, self.txn)
 
-    def merge(self, frame: DataFrame, table: Table) -> None:
-        """Put rows in place of those of the same key unless the table already holds this batch."""
+    def merge(self, frame: DataFrame, table: Table) -> DataFrame:
+        """Put rows in place of those of the same key unless the table already holds this batch; gives the rows."""
         with self.phase(f"merge {table.name}"):
-            if not self.is_done(table):
-                commits.merge(frame, table, self.paths, self.txn)
+            return frame if self.is_done(table) else commits.merge(frame, table, self.paths, self.txn)
 
     @contextmanager
     def kept(self, frame: DataFrame) -> Iterator[int]:

@@ -43,8 +43,13 @@ class Fold:
 
     def partials(self, events: DataFrame) -> DataFrame:
         """Events -> one row a key: keys, `as_of` and the states."""
-        inputs = events.where(F.expr(self.derived.where)).select("event_time", *self._taken).dropna(subset=self._keys)
+        inputs = self._own(events, [F.col("event_time"), *self._taken])
         return self._aggregated(self._dated(inputs, "event_time"), self._of_events)
+
+    def touched(self, table: DataFrame, events: DataFrame) -> DataFrame:
+        """Rows of the table whose keys stand in the events, which must be few enough to be sent to every task."""
+        keys = self._own(events, self._key_columns).distinct()
+        return table.join(F.broadcast(keys), self._keys, "left_semi")
 
     def merged(self, rows: DataFrame) -> DataFrame:
         """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
@@ -99,13 +104,20 @@ class Fold:
     def _weights(self) -> list[str]:
         return list(dict.fromkeys(s.weight for s in self.derived.statistics.values()))
 
+    def _own(self, events: DataFrame, columns: list[Column]) -> DataFrame:
+        """Columns of the events that belong to a row of the table."""
+        return events.where(F.expr(self.derived.where)).select(*columns).dropna(subset=self._keys)
+
+    @cached_property
+    def _key_columns(self) -> list[Column]:
+        return [F.expr(key.of).cast(key.type).alias(name) for name, key in self.derived.keys.items()]
+
     @cached_property
     def _taken(self) -> list[Column]:
         """Of an event: its keys, its place in the order of events, and the values and weights."""
-        keys = [F.expr(key.of).cast(key.type).alias(name) for name, key in self.derived.keys.items()]
         values = [F.expr(sql).alias(f"_value_{n}") for n, sql in enumerate(self._values)]
         weights = [F.expr(sql).try_cast("double").alias(f"_weight_{n}") for n, sql in enumerate(self._weights)]
-        return [*keys, F.struct("event_time", "source", "event_id").alias("_order"), *values, *weights]
+        return [*self._key_columns, F.struct("event_time", "source", "event_id").alias("_order"), *values, *weights]
 
     def _event(self, statistic: Statistic) -> Event:
         value = F.col(f"_value_{self._values.index(_value_sql(statistic))}")

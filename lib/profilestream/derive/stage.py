@@ -10,7 +10,10 @@ from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.derive import declaration, population
 from profilestream.derive.declaration import Derived
-from profilestream.derive.fold import Fold
+from profilestream.derive.fold import WAS, Fold
+
+# Events of a batch up to which its keys are sent to every task, to look up rows by them.
+_LOOKED_UP = 1_000_000
 
 
 def declared(settings: Settings) -> dict[str, Derived]:
@@ -48,7 +51,10 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
     def write(events: DataFrame, batch: Batch) -> Done:
         with batch.kept(events) as rows:
             for fold in folds:
-                (_append if fold.derived.write == "append" else _merge)(events, fold, batch)
+                if fold.derived.write == "append":
+                    _append(events, fold, batch)
+                else:
+                    _merge(events, rows, fold, batch)
         return Done(rows_in=rows)
 
     return [
@@ -77,19 +83,20 @@ def _by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
     return rows.repartition(*derived.partitioned_by, F.pmod(F.xxhash64(*derived.keys), F.lit(2)))
 
 
-def _merge(events: DataFrame, fold: Fold, batch: Batch) -> None:
+def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
     derived = fold.derived
     table = derived.table.read(batch.spark, batch.paths, version=batch.plan.versions[derived.table.name])
+    if count <= _LOOKED_UP:
+        # Without this the join would send every row of the table, with all its maps, to find those of the batch.
+        table = fold.touched(table, events)
     was = derived.population.of if derived.population else ""
-    # MERGE reads its source twice.
-    touched = fold.onto(table, fold.partials(events), was).persist()
-    try:
-        batch.merge(commits.stamped(touched, derived.table, batch.txn), derived.table)
-        if derived.population:
-            stored = derived.population_table.read(batch.spark, batch.paths)
-            batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
-    finally:
-        touched.unpersist()
+    merged = commits.stamped(
+        fold.onto(table, fold.partials(events), was), derived.table, batch.txn, *([WAS] if was else [])
+    )
+    touched = batch.merge(merged, derived.table)
+    if derived.population:
+        stored = derived.population_table.read(batch.spark, batch.paths)
+        batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
 
 
 def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame:
