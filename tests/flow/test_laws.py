@@ -6,9 +6,8 @@
 from functools import partial, reduce
 from pathlib import Path
 
-from profilestream.base import settings as settings_module
-from profilestream.base import stream, tables
-from profilestream.capture import ingest
+from profilestream.base import tables
+from profilestream.base.settings import Settings
 from profilestream.derive import stage
 from profilestream.derive.fold import Fold
 from pyspark.sql import DataFrame, SparkSession
@@ -17,27 +16,15 @@ from pyspark.sql import functions as F
 from tests import saying
 from tests.flow import laws
 
-ROOT = Path(__file__).parent.parent.parent
 PIECES = 3
 
 
 def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, rees46: Settings
 ) -> None:
-    sets = {
-        "paths.warehouse": tmp_path / "warehouse",
-        "paths.checkpoints": tmp_path / "checkpoints",
-        "capture.sources.rees46.path": ROOT / "data" / "rees46",
-        "capture.sources.rees46.mapping": ROOT / "conf" / "sources" / "rees46.toml",
-    }
-    given = [f"{key}={value}" for key, value in sets.items()]
-    settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), given)
-    stream.run(spark, [ingest.query(settings, "rees46")], settings, stream.Options())
-    events = (
-        tables.EVENTS.read(spark, settings.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
-    )
+    events = tables.EVENTS.read(spark, rees46.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
     piece = F.pmod(F.xxhash64("event_id"), F.lit(PIECES))
-    for derived in stage.declared(settings).values():
+    for derived in stage.declared(rees46).values():
         fold = Fold(derived)
         at_once = saying.by_key(fold, fold.partials(events))
         assert len(at_once) > 100, derived.name

@@ -1,0 +1,27 @@
+"""What several modules look at: a real log, captured once."""
+
+from pathlib import Path
+
+import pytest
+from profilestream.base import settings as settings_module
+from profilestream.base import stream
+from profilestream.base.settings import Settings
+from profilestream.capture import ingest
+from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a warehouse that holds the events of the shipped REES46 sample; not to be written to."""
+    home = tmp_path_factory.mktemp("rees46")
+    sets = {
+        "paths.warehouse": home / "warehouse",
+        "paths.checkpoints": home / "checkpoints",
+        "capture.sources.rees46.path": ROOT / "data" / "rees46",
+        "capture.sources.rees46.mapping": ROOT / "conf" / "sources" / "rees46.toml",
+    }
+    settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in sets.items()])
+    stream.run(_session, [ingest.query(settings, "rees46")], settings, stream.Options())
+    return settings
