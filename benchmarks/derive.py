@@ -77,7 +77,7 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     settings = _settings(home)
     events = tables.EVENTS.read(spark, settings.paths)
     declared = [d for d in stage.declared(settings).values() if d.write == "append"]
-    finished = {d.name: _stamped(Fold(d).partials(events), d).persist() for d in declared}
+    finished = {d.name: _stamped(Fold.of(d).partials(events), d).persist() for d in declared}
     rows = {name: frame.count() for name, frame in finished.items()}
 
     def append() -> float:
@@ -136,7 +136,7 @@ def profile_bytes_1000(spark: SparkSession, work: Path) -> Result:
 def _profile_bytes(spark: SparkSession, work: Path, *, events: int, users: int, bound: int) -> Result:
     derived = _declared(_settings(emptied(work / "home")), "user_profiles")
     log = workloads.shop_log(spark, 0, events * users, seed=SEED, files=4, users=users)
-    rows = _stamped(Fold(derived).partials(workloads.stored_events(log)), derived)
+    rows = _stamped(Fold.of(derived).partials(workloads.stored_events(log)), derived)
     target = str(emptied(work / "bytes"))
     rows.coalesce(1).write.format("delta").mode("overwrite").save(target)
     size = sum(file.stat().st_size for file in Path(target).glob("*.parquet"))
@@ -181,7 +181,7 @@ def _finished(spark: SparkSession, work: Path) -> DataFrame:
     derived = _declared(_settings(emptied(work / "finished_home")), "user_profiles")
     log = workloads.shop_log(spark, -600_000, 600_000, seed=SEED, files=4, users=ACTIVE)
     path = str(work / "finished")
-    _stamped(Fold(derived).partials(workloads.stored_events(log)), derived).write.parquet(path)
+    _stamped(Fold.of(derived).partials(workloads.stored_events(log)), derived).write.parquet(path)
     return spark.read.parquet(path)
 
 

@@ -31,8 +31,8 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
     found: Said = {}
     for derived in stage.declared(settings).values():
         rows = derived.table.read(spark, settings.paths)
-        one_a_key = Fold(derived).merged(rows) if derived.write == "append" else rows
-        found[derived.name] = by_key(Fold(derived), one_a_key, at)
+        one_a_key = Fold.of(derived).merged(rows) if derived.write == "append" else rows
+        found[derived.name] = by_key(Fold.of(derived), one_a_key, at)
         if derived.population:
             newest = population.newest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}

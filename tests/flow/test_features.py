@@ -50,7 +50,7 @@ def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     said = {}
     for derived in stage.declared(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
-        found: list[Row] = Fold(derived).read(Fold(derived).merged(rows)).collect()
+        found: list[Row] = Fold.of(derived).read(Fold.of(derived).merged(rows)).collect()
         said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
     return said
 

@@ -25,7 +25,7 @@ def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
     events = tables.EVENTS.read(spark, rees46.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
     piece = F.pmod(F.xxhash64("event_id"), F.lit(PIECES))
     for derived in stage.declared(rees46).values():
-        fold = Fold(derived)
+        fold = Fold.of(derived)
         at_once = saying.by_key(fold, fold.partials(events))
         assert len(at_once) > 100, derived.name
         parts = [fold.partials(events.where(piece == n)).localCheckpoint() for n in range(PIECES)]

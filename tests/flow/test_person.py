@@ -70,7 +70,7 @@ def test_as_of_and_known_by_equal_what_the_table_said_then(spark: SparkSession, 
 
     by_then = person.of(spark, settings, "shop:u1", now.at, known_by)
     old = derived.table.read(spark, settings.paths, version=version).where("user_id = 'shop:u1'")
-    travelled = Fold(derived).read(old, F.lit(now.at)).first()
+    travelled = Fold.of(derived).read(old, F.lit(now.at)).first()
     assert travelled is not None
     assert by_then.said["behaviour"] == travelled.asDict(recursive=True)["behaviour"]
     assert by_then.said["behaviour"]["events"] == sum(n % 3 == 1 for n in range(40))
@@ -82,7 +82,7 @@ def test_as_of_and_known_by_equal_what_the_table_said_then(spark: SparkSession, 
     shorter.write("a.jsonl", "\n".join(json.dumps(_event(n)) for n in before))
     flow.run(spark, shorter.settings(), Options())
     rows = derived.table.read(spark, shorter.settings().paths).where("user_id = 'shop:u1'")
-    expected = Fold(derived).read(rows, F.lit(middle)).first()
+    expected = Fold.of(derived).read(rows, F.lit(middle)).first()
     assert expected is not None
     for name, value in expected.asDict(recursive=True)["behaviour"].items():
         assert then.said["behaviour"][name] == (pytest.approx(value, rel=1e-9) if name != "last_item" else value), name

@@ -87,7 +87,7 @@ def derived(**changes: Any) -> Derived:
 
 
 def said(rows: DataFrame, what: Derived) -> dict[str, dict[str, Any]]:
-    found: list[Row] = Fold(what).read(rows, F.lit(AT)).collect()
+    found: list[Row] = Fold.of(what).read(rows, F.lit(AT)).collect()
     return {row["user_id"]: row.asDict(recursive=True) for row in found}
 
 
@@ -96,7 +96,7 @@ def one_after_the_other(pieces: list[DataFrame], what: Derived) -> DataFrame:
 
     def merged(table: DataFrame, batch: DataFrame) -> DataFrame:
         untouched = table.join(batch, "user_id", "left_anti")
-        return untouched.unionByName(Fold(what).onto(table, batch)).localCheckpoint()
+        return untouched.unionByName(Fold.of(what).onto(table, batch)).localCheckpoint()
 
     return reduce(merged, pieces)
 
@@ -186,10 +186,10 @@ def assert_close(got: Any, want: Any, scale: float, where: str) -> None:
 def test_any_split_and_order_of_events_gives_what_plain_python_says(spark: SparkSession, log: Log) -> None:
     what = derived()
     events = spark.createDataFrame(log, EVENTS).repartition(3).cache()
-    pieces = [Fold(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(4)]
+    pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(4)]
     ways = {
-        "at once": Fold(what).partials(events),
-        "rows gathered": Fold(what).merged(reduce(DataFrame.unionByName, pieces)),
+        "at once": Fold.of(what).partials(events),
+        "rows gathered": Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)),
         "merged in turn": one_after_the_other(pieces, what),
         "merged in turn, backwards": one_after_the_other(pieces[::-1], what),
     }
@@ -225,7 +225,7 @@ def test_merging_with_nothing_changes_nothing_and_decays_compose(spark: SparkSes
         (f"e{n}", "shop", "u", START + timedelta(days=d), 10.0 * n + 1, 1.0 + n, "tea", n, 0)
         for n, d in enumerate(days)
     ]
-    row = Fold(what).partials(spark.createDataFrame(log, EVENTS))
+    row = Fold.of(what).partials(spark.createDataFrame(log, EVENTS))
     middle, end = F.lit(START + timedelta(days=77)), F.lit(AT)
 
     def both(name: str, s: Statistic) -> list[Any]:
@@ -260,8 +260,8 @@ def test_a_cut_map_is_wrong_by_no_more_than_its_rest(spark: SparkSession) -> Non
     names = [name for name, times in counts.items() for _ in range(times)]
     log = [(f"e{n:02}", "shop", "u", START + timedelta(hours=n), 1.0, 1.0, c, 0, n % 4) for n, c in enumerate(names)]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    for rows in (Fold(what).merged(reduce(DataFrame.unionByName, pieces)), one_after_the_other(pieces, what)):
+    pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
+    for rows in (Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)), one_after_the_other(pieces, what)):
         state = rows.first()["top"]  # type: ignore[index]
         assert len(state["weights"]) == 3
         assert sum(state["weights"].values()) + state["rest"] == len(log)
@@ -275,8 +275,8 @@ def test_every_frequent_key_is_kept_and_no_weight_is_wrong_by_more_than_its_shar
     names = [name for name, times in counts.items() for _ in range(times)]
     log = [(f"e{n:02}", "shop", "u", START + timedelta(hours=n), 1.0, 1.0, c, 0, n % 4) for n, c in enumerate(names)]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    ways = (Fold(what).partials(events), Fold(what).merged(reduce(DataFrame.unionByName, pieces)))
+    pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
+    ways = (Fold.of(what).partials(events), Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)))
     for rows in (*ways, one_after_the_other(pieces, what)):
         state = rows.first()["frequent"]  # type: ignore[index]
         assert {"a", "b"} <= state["weights"].keys() and len(state["weights"]) <= 3
@@ -289,8 +289,8 @@ def test_a_theta_sketch_beyond_its_size_does_not_depend_on_the_batches(spark: Sp
     what = derived(statistics={"items": {"kind": "distinct", "of": "category", "log_nominal_entries": 5}})
     log = [(f"e{n:03}", "shop", "u", START, 1.0, 1.0, f"i{n % 300}", 0, n % 4) for n in range(600)]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [Fold(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    ways = (Fold(what).partials(events), Fold(what).merged(reduce(DataFrame.unionByName, pieces)))
+    pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
+    ways = (Fold.of(what).partials(events), Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)))
     said_so = [said(rows, what)["u"]["items"] for rows in (*ways, one_after_the_other(pieces, what))]
     assert len(set(said_so)) == 1
     assert said_so[0] == pytest.approx(300, rel=0.5)
@@ -311,10 +311,10 @@ def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: Spark
         for n, (day, item, price, batch) in enumerate(told)
     ]
     events = spark.createDataFrame(log, EVENTS)
-    pieces = [Fold(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(2)]
+    pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(2)]
 
     def row(pieces: list[DataFrame]) -> tuple[Any, ...]:
-        found = Fold(what).read(one_after_the_other(pieces, what)).first()
+        found = Fold.of(what).read(one_after_the_other(pieces, what)).first()
         assert found is not None
         days = (micros(found["as_of"]) - micros(START)) / naive.MICROS_A_DAY
         return days, found["events"], found["value_7d"], found["last_item"], found["items_7d"]
@@ -322,7 +322,7 @@ def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: Spark
     assert row(pieces[:1]) == (7, 3, 38.0, "tea", {"tea": 1.5, "cups": 0.5})
     last = (14, 5, 28.0, "lamp", {"tea": 1.0, "lamp": 1.0, "cups": 0.25})
     assert row(pieces) == row(pieces[::-1]) == last
-    one_by_one = [Fold(what).partials(spark.createDataFrame([event], EVENTS)) for event in log[::-1]]
+    one_by_one = [Fold.of(what).partials(spark.createDataFrame([event], EVENTS)) for event in log[::-1]]
     assert row(one_by_one) == last
 
 

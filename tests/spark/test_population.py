@@ -53,7 +53,7 @@ def _vector(event: tuple[Any, ...]) -> list[float]:
 
 def _folded(spark: SparkSession, log: Log, derived: Derived, batches: list[int]) -> tuple[DataFrame, DataFrame]:
     """Profiles and population_stats after the batches, each merged onto the table as it was before."""
-    fold = Fold(derived)
+    fold = Fold.of(derived)
     events = spark.createDataFrame(log, EVENTS)
     profiles = spark.createDataFrame([], derived.table.schema)
     stats = spark.createDataFrame([], derived.population_table.schema)
@@ -113,7 +113,7 @@ def test_the_profile_vector_is_the_recursion_of_the_literature(spark: SparkSessi
             ]
             p = [old + eta * (new - old) for old, new in zip(p, away, strict=True)]
         expected[user] = dict(zip(derived.vector.dimensions, p, strict=True))
-    said = Fold(derived).read(profiles, F.lit(START + timedelta(days=500)))
+    said = Fold.of(derived).read(profiles, F.lit(START + timedelta(days=500)))
     got = {r["user_id"]: r["vector"] for r in population.vectors(said, population.newest(stats), derived).collect()}
     assert got.keys() == expected.keys()
     for user, vector in expected.items():

@@ -36,7 +36,7 @@ def price_levels(said: DataFrame, categories: DataFrame, declared: Derived) -> D
         declared: the declaration of category_hours.
     """
     usual = (
-        Fold(declared)
+        Fold.of(declared)
         .read(categories)
         .groupBy("category")
         .agg(F.try_divide(F.sum(F.col("prices.mean") * F.col("purchases")), F.sum("purchases")).alias("usual"))

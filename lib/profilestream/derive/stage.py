@@ -38,7 +38,7 @@ def declared(settings: Settings) -> dict[str, Derived]:
 
 def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]:
     """The one query of a stage; none when it has no tables."""
-    folds = [Fold(derived) for file, derived in declared(settings).items() if file in files]
+    folds = [Fold.of(derived) for file, derived in declared(settings).items() if file in files]
     if not folds:
         return []
     text = "\n".join(fold.derived.settings for fold in folds)
@@ -130,7 +130,7 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
             kind = _understood(events, sql, f"{file}, {key}", "the columns of the table events")
             if is_condition and kind != "boolean":
                 raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do="write a condition")
-        plain = Fold(derived.model_copy(update={"readings": {}}))
+        plain = Fold.of(derived.model_copy(update={"readings": {}}))
         said = plain.read(spark.createDataFrame([], derived.table.schema)).withColumn("at", F.col("as_of"))
         for name, sql in derived.readings.items():
             _understood(said, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and what the statistics say")

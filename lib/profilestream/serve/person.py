@@ -49,7 +49,7 @@ def of(
         BadSettings: the settings declare no profile table with the key user_id.
     """
     derived = declared(settings)
-    fold = Fold(derived)
+    fold = Fold.of(derived)
     is_now = as_of is None and known_by is None
     if is_now:
         stored = _stored(spark, settings, derived)
@@ -117,7 +117,7 @@ def _price_level(spark: SparkSession, settings: Settings, said: DataFrame, at: d
     if by_category is None or not by_category.table.exists(spark, settings.paths):
         return {}
     tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < at)
-    row = profiles.price_levels(said, Fold(by_category).merged(tiles), by_category).first()
+    row = profiles.price_levels(said, Fold.of(by_category).merged(tiles), by_category).first()
     return {} if row is None or row["price_level"] is None else {"price_level": row["price_level"]}
 
 

@@ -36,7 +36,7 @@ def show_quality(spark: SparkSession, settings: Settings, tell: Tell) -> None:
 def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> None:
     """Tell the profiles of three customers, and how to see any other."""
     derived = person.declared(settings)
-    said = Fold(derived).read(derived.table.read(spark, settings.paths))
+    said = Fold.of(derived).read(derived.table.read(spark, settings.paths))
     told: list[str] = []
     tell("\nthree customers")
     for why, path in _CHOSEN_BY.items():
