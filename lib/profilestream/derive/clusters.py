@@ -109,8 +109,14 @@ def touched(points: DataFrame, old: DataFrame, made: Sessions) -> DataFrame:
 
 
 def inside(events: DataFrame, spans: DataFrame, start: str, end: str) -> DataFrame:
-    """Events that lie in a span of their user and session id, with the span's columns."""
-    joined = events.join(spans, list(_OF))
+    """Events that lie in a span of their user and session id, with the span's columns.
+
+    By the gap a user may have many spans, so these are joined by day too: otherwise all of them would meet all events.
+    """
+    no_day = F.lit(date(1970, 1, 1))
+    days = F.when(_by_gap(), F.sequence(F.to_date(start), F.to_date(end))).otherwise(F.array(no_day))
+    dated = events.withColumn("day", F.when(_by_gap(), F.col("event_date")).otherwise(no_day))
+    joined = dated.join(spans.withColumn("day", F.explode(days)), [*_OF, "day"])
     return joined.where(F.col("event_time").between(F.col(start), F.col(end)))
 
 

@@ -65,8 +65,10 @@ def check(spark: SparkSession, settings: Settings) -> None:
     Raises:
         BadSettings: one has.
     """
+    if not settings.derive.sessions.enabled:
+        return
     files = [file for file, derived in stage.declared(settings).items() if NAME in [t.name for t in derived.tables]]
-    if settings.derive.sessions.enabled and files:
+    if files:
         raise BadSettings(f"{NAME} is the table of {STAGE}", where=f"{files[0]}, name", do="give yours another name")
 
 
