@@ -119,7 +119,7 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
     )
 
 
-def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "", within: str = "true") -> DataFrame:
+def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "", within: str = "") -> DataFrame:
     """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 
     Args:
@@ -136,7 +136,7 @@ def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str =
     rows = computed(frame)
     # Spark makes a Bloom filter only from rows that were filtered; this condition holds for all.
     source = rows.where(F.hash(*table.key) >= -(2**31))
-    on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), within])
+    on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), *([within] if within else [])])
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
     stays = f"NOT s.{gone}" if gone else "true"
     with _conf(spark, {**_MERGING, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):

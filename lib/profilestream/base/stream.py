@@ -64,7 +64,7 @@ class Batch:
             if not self.is_done(table):
                 commits.append(frame, table, self.paths, self.txn)
 
-    def merge(self, frame: DataFrame, table: Table, *, gone: str = "", within: str = "true") -> DataFrame:
+    def merge(self, frame: DataFrame, table: Table, *, gone: str = "", within: str = "") -> DataFrame:
         """Put rows in place of those of the same key unless the table already holds this batch; gives the rows.
 
         Args:
