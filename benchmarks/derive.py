@@ -10,7 +10,7 @@ from delta.tables import DeltaTable
 from profilestream.base import settings as settings_module
 from profilestream.base import stream, tables
 from profilestream.base.settings import Settings
-from profilestream.derive import profiles, stage, tiles
+from profilestream.derive import profiles, sessions, stage, tiles
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import Fold
 from pyspark.sql import DataFrame, SparkSession
@@ -98,6 +98,46 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     return Result("tiles_vs_append", ratio, "ratio of seconds", 4.0, "lower", "bare appends of finished rows", detail)
 
 
+def sessions_vs_merge(spark: SparkSession, work: Path) -> Result:
+    """Seconds of a derive_sessions batch over those of a bare MERGE of as many finished rows into the same table."""
+    home = _visited(spark, work / "home", 600_000)
+    done = _settings(_copied(home, work / "done"))
+    _batch_seconds(spark, work / "done", sessions.STAGE)
+    table = sessions.table(done)
+    bare = table.read(spark, done.paths).where("batch_id = 1").persist()
+    rows = bare.count()
+
+    def merge() -> float:
+        target = table.path(_settings(_copied(home, work / "bare")).paths)
+        began = time.monotonic()
+        on = "t.user_id = s.user_id AND t.session_start = s.session_start"
+        merger = DeltaTable.forPath(spark, target).alias("t").merge(bare.alias("s"), on)
+        merger.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+        return time.monotonic() - began
+
+    seconds = in_turn(3, merge, lambda: _batch_seconds(spark, _copied(home, work / "ours"), sessions.STAGE))
+    bare.unpersist()
+    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
+    detail = (
+        f"{BATCH:,} events after 600,000, {rows:,} sessions; {statistics.median(seconds[1]):.1f} s against "
+        f"{statistics.median(seconds[0]):.1f} s; seed {SEED}"
+    )
+    return Result("sessions_vs_merge", ratio, "ratio of seconds", 3.0, "lower", "bare MERGE of finished rows", detail)
+
+
+def sessions_history_10x(spark: SparkSession, work: Path) -> Result:
+    """Seconds of a derive_sessions batch after 3 M events over those of the same batch after 300,000."""
+    few, many = (_visited(spark, work / str(rows), rows) for rows in (300_000, 3_000_000))
+    seconds = in_turn(
+        3,
+        lambda: _batch_seconds(spark, _copied(few, work / "run"), sessions.STAGE),
+        lambda: _batch_seconds(spark, _copied(many, work / "run"), sessions.STAGE),
+    )
+    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
+    detail = f"{BATCH:,} events; {statistics.median(seconds[1]):.1f} s against {statistics.median(seconds[0]):.1f} s"
+    return Result("sessions_history_10x", ratio, "ratio of seconds", 1.4, "lower", "after 300,000 events", detail)
+
+
 def backfill_rate(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Result:
     """Rows/s of 2 M events into all derived tables over those of the bare copy of capture_vs_copy."""
     log = workloads.json_log(spark, work / "log", first=0, rows=rows, files=40, seed=SEED)
@@ -154,6 +194,7 @@ def _settings(home: Path) -> Settings:
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.shop]\npath = "{home}"\nmapping = "{DERIVE.parent.parent}/benchmarks/shop.toml"\n'
         f'[derive]\nfeatures = {features}\nprofiles = ["{DERIVE}/user_profiles.toml"]\n'
+        "[derive.sessions]\nenabled = true\n"
     )
     return settings_module.load(str(config), [])
 
@@ -210,18 +251,31 @@ def _home(spark: SparkSession, home: Path, stored: DataFrame | None) -> Path:
     return home
 
 
+def _visited(spark: SparkSession, home: Path, rows: int) -> Path:
+    """A warehouse with the sessions of so many events before the batch, and the batch in `events`."""
+    settings = _settings(emptied(home))
+    tables.EVENTS.create(spark, settings.paths)
+    log = workloads.shop_log(spark, -rows, rows, seed=SEED, files=4, users=ACTIVE)
+    _write_events(workloads.stored_events(log), settings)
+    _batch_seconds(spark, home, sessions.STAGE)
+    _write_events(_batch_events(spark), settings)
+    return home
+
+
 def _copied(home: Path, to: Path) -> Path:
     shutil.copytree(home, emptied(to), dirs_exist_ok=True)
     return to
 
 
 def _batch_seconds(spark: SparkSession, home: Path, name: str) -> float:
-    """Seconds of the one batch of a stage, as stage_batches has them."""
+    """Seconds of the newest batch of a stage, once it has run to its end; as stage_batches has them."""
     settings = _settings(home)
     queries: dict[str, Callable[[Settings], list[stream.Query]]] = {
         tiles.STAGE: tiles.queries,
         profiles.STAGE: profiles.queries,
+        sessions.STAGE: sessions.queries,
     }
     stream.run(spark, queries[name](settings), settings, stream.Options(accept_new_epoch=True))
-    (row,) = tables.STAGE_BATCHES.read(spark, settings.paths).where(F.col("stage") == name).collect()
+    batches = tables.STAGE_BATCHES.read(spark, settings.paths).where(F.col("stage") == name)
+    (row,) = batches.orderBy(F.desc("batch_id")).limit(1).collect()
     return float(row["seconds"])

@@ -22,6 +22,7 @@ BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 BENCHMARKS = (
     capture.capture_vs_copy, capture.capture_history_10x, capture.capture_empty_batch,
     derive.profile_fold_vs_merge, derive.profile_state_20x, derive.tiles_vs_append, derive.backfill_rate,
+    derive.sessions_vs_merge, derive.sessions_history_10x,
     derive.profile_bytes_10, derive.profile_bytes_1000,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
 )  # fmt: skip

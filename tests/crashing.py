@@ -25,11 +25,11 @@ def run_through_crashes(
 
 
 def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int) -> Callable[..., Any]:
-    def crashes(frame: Any, table: Any, paths: Any, txn: Any) -> Any:
+    def crashes(frame: Any, table: Any, paths: Any, txn: Any, **more: Any) -> Any:
         here = table.name == name and txn.batch_id == batch_id
         if here and side == "before":
             raise RuntimeError(f"crash before {name}")
-        written = write(frame, table, paths, txn)
+        written = write(frame, table, paths, txn, **more)
         if here:
             raise RuntimeError(f"crash after {name}")
         return written

@@ -86,3 +86,61 @@ def mean_vector(
     return [
         math.fsum(w * v[n] for w, v in zip(ws, vectors, strict=True)) / math.fsum(ws) for n in range(len(vectors[0]))
     ]
+
+
+@dataclass(frozen=True)
+class Click:
+    """An event as sessions see it; `at` in microseconds."""
+
+    user: str | None
+    at: int
+    source: str
+    event_id: str
+    event_type: str = "view"
+    session_id: str | None = None
+    category: str | None = None
+    item: str | None = None
+    value: float | None = None
+    device: str | None = None
+
+
+def sessions(log: list[Click], gap: int, most: int, own_ids: bool = False) -> dict[tuple[str, int, str], Any]:
+    """What `sessions` should say, by user, start and the log's own id (empty where the gap decides)."""
+    streams: dict[tuple[str, str], list[Click]] = defaultdict(list)
+    for e in sorted(log, key=lambda e: (e.at, e.source, e.event_id)):
+        if e.user is not None:
+            streams[e.user, (e.session_id or "") if own_ids else ""].append(e)
+    found = {}
+    for (user, own), events in streams.items():
+        clusters: list[list[Click]] = []
+        for e in events:
+            if not clusters or (not own and e.at - clusters[-1][-1].at > gap):
+                clusters.append([])
+            clusters[-1].append(e)
+        for cluster in clusters:
+            parts: list[list[Click]] = []
+            for e in cluster:
+                if not parts or (not own and e.at >= parts[-1][0].at + most):
+                    parts.append([])
+                parts[-1].append(e)
+            for part in parts:
+                found[user, part[0].at, own] = _session(part) | {"cluster": (cluster[0].at, cluster[-1].at)}
+    return found
+
+
+def _session(events: list[Click]) -> dict[str, Any]:
+    categories = [e.category for e in events if e.category is not None]
+    devices = [e.device for e in events if e.device is not None]
+    bought = [e for e in events if e.event_type == "purchase"]
+    return {
+        "end": events[-1].at,
+        "events": len(events),
+        "types": {kind: sum(e.event_type == kind for e in events) for kind in {e.event_type for e in events}},
+        "value": sum(e.value or 0.0 for e in bought),
+        "items": len({e.item for e in events if e.item is not None}),
+        "entry": categories[0] if categories else None,
+        "exit": categories[-1] if categories else None,
+        "device": devices[0] if devices else None,
+        "is_bounce": len(events) == 1,
+        "is_converted": bool(bought),
+    }

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 from profilestream.base.settings import Settings
-from profilestream.derive import population, stage
+from profilestream.base.tables import Table
+from profilestream.derive import population, sessions, stage
 from profilestream.derive.fold import Fold
 from profilestream.learn import factors
 from pyspark.sql import DataFrame, SparkSession
@@ -36,6 +37,16 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
         if derived.population:
             newest = population.newest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}
+    if settings.derive.sessions.enabled:
+        found[sessions.NAME] = _sessions(sessions.table(settings), spark, settings)
+    return found
+
+
+def _sessions(table: Table, spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+    """What `sessions` says, by key."""
+    rows = [row.asDict() for row in table.read(spark, settings.paths).drop("epoch", "batch_id").collect()]
+    found = {str([row[key] for key in table.key]): row for row in rows}
+    assert len(found) == len(rows), f"a key of {table.name} stands twice"
     return found
 
 

@@ -13,7 +13,7 @@ from profilestream.base.stream import Options, Query
 from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import profiles, tiles
+from profilestream.derive import profiles, sessions, tiles
 from profilestream.learn import factors
 from profilestream.serve import scores
 
@@ -40,6 +40,7 @@ STAGES = (
     Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),
     Stage(tiles.STAGE, tiles.queries, tiles.check),
     Stage(profiles.STAGE, profiles.queries, profiles.check),
+    Stage(sessions.STAGE, sessions.queries, sessions.check),
     Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
 )
 

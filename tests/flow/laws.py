@@ -190,6 +190,7 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         f'[capture.sources.{log.name}]\npath = "{home}/input"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
         f'[derive]\nfeatures = {features}\nprofiles = ["{derive}/user_profiles.toml"]\n'
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
+        "[derive.sessions]\nenabled = true\n"
     )
     return settings_module.load(str(config), [])
 

@@ -119,12 +119,14 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
     )
 
 
-def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "") -> DataFrame:
+def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "", within: str = "") -> DataFrame:
     """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 
     Args:
         frame: may have columns that the table has not.
         gone: name of a boolean column of the frame, not of the table: true deletes the row of that key.
+        within: a SQL condition on the table (`t`) that holds for every key of the frame, so that files without such
+            rows are not read.
 
     Returns:
         The frame, computed.
@@ -134,7 +136,7 @@ def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str =
     rows = computed(frame)
     # Spark makes a Bloom filter only from rows that were filtered; this condition holds for all.
     source = rows.where(F.hash(*table.key) >= -(2**31))
-    on = " AND ".join(f"t.{column} = s.{column}" for column in table.key)
+    on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), *([within] if within else [])])
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
     stays = f"NOT s.{gone}" if gone else "true"
     with _conf(spark, {**_MERGING, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):

@@ -83,6 +83,32 @@ class Capture(Frozen):
         return sources
 
 
+class Sessions(Frozen):
+    """What a session is (docs/features.md). Another value over old sessions is refused until they are derived again.
+
+    Args:
+        enabled: whether `derive_sessions` runs.
+        gap_minutes: a longer pause between two events of a user ends a session.
+        max_hours: a session takes no event so long after its first one or later; the next begins there.
+        own_ids: a session is what the log calls so (`session_id`), however long; other events go by the gap.
+    """
+
+    enabled: bool = False
+    gap_minutes: float = Field(default=30.0, gt=0)
+    max_hours: float = Field(default=24.0, gt=0)
+    own_ids: bool = False
+
+    @property
+    def gap_micros(self) -> int:
+        """The gap in microseconds."""
+        return round(self.gap_minutes * 60_000_000)
+
+    @property
+    def most_micros(self) -> int:
+        """The cap in microseconds."""
+        return round(self.max_hours * 3_600_000_000)
+
+
 class Derive(Frozen):
     """What is derived from events.
 
@@ -92,6 +118,7 @@ class Derive(Frozen):
         shop_timezone: where the shop is, for hours of the day and weekdays.
         event_weights: what an event of a type counts as a sign of preference; 1 unless named.
         max_files_per_trigger: files of `events` that a micro-batch takes at most.
+        sessions: what a session is, and whether there are any.
     """
 
     features: tuple[str, ...] = ()
@@ -99,6 +126,7 @@ class Derive(Frozen):
     shop_timezone: str = "UTC"
     event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
+    sessions: Sessions = Sessions()
 
     @field_validator("shop_timezone")
     @classmethod

@@ -1,0 +1,123 @@
+"""Events -> sessions: one row a session, exact under late events; what a batch touches is recomputed from `events`.
+
+A batch is one MERGE. Rows stay with the executors; to the driver come its ends in time and the days it touches.
+"""
+
+import json
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import commits, tables
+from profilestream.base.errors import BadSettings
+from profilestream.base.settings import Settings, fingerprint
+from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.tables import Table
+from profilestream.derive import clusters, stage
+
+STAGE, NAME = "derive_sessions", "sessions"
+# Rows up to which one side of a join is sent to every task.
+_SENT = 1_000_000
+
+
+def table(settings: Settings) -> Table:
+    """`sessions`: a row a user and session; `session_id` is empty where the gap made it."""
+    return Table(
+        name=NAME,
+        ddl="""
+            user_id STRING NOT NULL,
+            session_start TIMESTAMP NOT NULL,
+            session_end TIMESTAMP NOT NULL,
+            session_id STRING NOT NULL,
+            events BIGINT NOT NULL,
+            types MAP<STRING, BIGINT> NOT NULL,
+            value DOUBLE NOT NULL,
+            items BIGINT NOT NULL,
+            entry_category STRING,
+            exit_category STRING,
+            device STRING,
+            is_bounce BOOLEAN NOT NULL,
+            is_converted BOOLEAN NOT NULL,
+            cluster_start TIMESTAMP NOT NULL,
+            cluster_end TIMESTAMP NOT NULL,
+            epoch STRING NOT NULL,
+            batch_id BIGINT NOT NULL
+        """,
+        # Two sessions of a user may begin at once only if the log tells them apart.
+        key=("user_id", "session_start", *(["session_id"] if settings.derive.sessions.own_ids else [])),
+        properties={
+            "delta.enableDeletionVectors": "true",
+            "delta.enableChangeDataFeed": "true",
+            "delta.dataSkippingStatsColumns": "session_start,cluster_start,cluster_end",
+        },
+        declaration=fingerprint(_said(settings)),
+    )
+
+
+def _said(settings: Settings) -> str:
+    """All that changes the rows, in readable form."""
+    return json.dumps(settings.derive.sessions.model_dump(exclude={"enabled"}), sort_keys=True)
+
+
+def check(spark: SparkSession, settings: Settings) -> None:
+    """Check that no declared table has the name of this one; writes nothing.
+
+    Raises:
+        BadSettings: one has.
+    """
+    if not settings.derive.sessions.enabled:
+        return
+    files = [file for file, derived in stage.declared(settings).items() if NAME in [t.name for t in derived.tables]]
+    if files:
+        raise BadSettings(f"{NAME} is the table of {STAGE}", where=f"{files[0]}, name", do="give yours another name")
+
+
+def queries(settings: Settings) -> list[Query]:
+    """The one query of the stage; none when it is not enabled."""
+    if not settings.derive.sessions.enabled:
+        return []
+    sessions, made = table(settings), settings.derive.sessions
+
+    def versions(spark: SparkSession, *_: object) -> dict[str, int]:
+        return {one.name: commits.version(spark, one, settings.paths) for one in (sessions, tables.EVENTS)}
+
+    def write(events: DataFrame, batch: Batch) -> Done:
+        stored, log = (
+            one.read(batch.spark, batch.paths, version=batch.plan.versions[one.name])
+            for one in (sessions, tables.EVENTS)
+        )
+        points = clusters.moments(clusters.keyed(events, made))
+        with batch.kept(points) as rows:
+            around = clusters.extent(points)
+            old = clusters.near(stored, points, around, made, is_sent=rows <= _SENT)
+            with batch.kept(old), batch.kept(spans := clusters.touched(points, old, made)) as count:
+                _merge(log, old, spans, count, batch, settings)
+        return Done(rows_in=rows)
+
+    return [
+        Query(
+            stage=STAGE,
+            source="",
+            lock=STAGE,
+            tables=(sessions,),
+            settings=_said(settings),
+            read=lambda spark: stage.new_events(spark, settings, settings.derive.max_files_per_trigger),
+            write=write,
+            versions=versions,
+        )
+    ]
+
+
+def _merge(log: DataFrame, old: DataFrame, spans: DataFrame, count: int, batch: Batch, settings: Settings) -> None:
+    """Put the sessions of the touched clusters in place of those that were there."""
+    made, sessions, whole = settings.derive.sessions, table(settings), clusters.extent(spans)
+
+    def sent(frame: DataFrame) -> DataFrame:
+        return F.broadcast(frame) if count <= _SENT else frame
+
+    # Only folders of the days that a touched cluster covers are read.
+    events = clusters.keyed(log.where(F.col("event_date").isin(whole.days)), made)
+    parts = clusters.cut(sent(spans), events, made, has_long=whole.longest >= made.most_micros)
+    found = clusters.summed(clusters.inside(events, sent(parts), "session_start", "until"))
+    rows = commits.stamped(clusters.changes(found, old, sent(spans)), sessions, batch.txn, clusters.GONE)
+    batch.merge(rows, sessions, gone=clusters.GONE, within=whole.sql("t.session_start"))
