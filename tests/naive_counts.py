@@ -5,6 +5,7 @@ by eye; nothing here is shared with the package.
 """
 
 import csv
+import functools
 import gzip
 import io
 import json
@@ -59,6 +60,7 @@ def online_retail() -> Facts:
     }
 
 
+@functools.cache
 def online_retail_days() -> list[Facts]:
     """What a daily file of Online Retail looks like, a dict a day."""
     lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
