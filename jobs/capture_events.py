@@ -1,7 +1,7 @@
 """Raw logs -> clean events, exactly once.
 
 reads:  the sources named in the settings (folders of JSON lines, CSV, Parquet; Delta tables)
-writes: events, rejected_events, capture_batches, stage_batches
+writes: events, rejected_events, capture_batches, capture_alarms, stage_batches
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Where things stand: conservation of rows, reject reasons, tables and how to query them.
+"""Where things stand: conservation of rows, reject reasons, alarms, tables and how to query them.
 
 reads:  every table
 writes: nothing

@@ -5,9 +5,11 @@ by eye; nothing here is shared with the package.
 """
 
 import csv
+import functools
 import gzip
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -56,6 +58,24 @@ def online_retail() -> Facts:
         "clean_returns": returns,
         "clean_anonymous": anonymous,
     }
+
+
+@functools.cache
+def online_retail_days() -> list[Facts]:
+    """What a daily file of Online Retail looks like, a dict a day."""
+    lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
+    days: dict[str, Facts] = {}
+    for line in lines.itertuples(index=False, name=None):
+        invoice_no, stock_code, _, quantity, at, unit_price, customer_id, _ = line
+        day = days.setdefault(at[:10], dict.fromkeys(("rows", "rejected", "anonymous", "logarithms"), 0) | {"last": at})
+        day["rows"] += 1
+        day["last"] = max(day["last"], at)
+        if retail_rule(invoice_no, stock_code, quantity, unit_price):
+            day["rejected"] += 1
+            continue
+        day["anonymous"] += customer_id == ""
+        day["logarithms"] += math.log(float(unit_price))
+    return [days[day] for day in sorted(days)]
 
 
 def journey_rule(category: str | None, quantity: int, money: tuple[float, ...]) -> str | None:

@@ -53,6 +53,7 @@ def derived_stages() -> list[str]:
 def written_tables(settings: Settings) -> list[Table]:
     """Every table that the flow writes, in flow order."""
     found = [table for stage in STAGES for query in stage.queries(settings) for table in query.tables]
+    found.insert(found.index(tables.CAPTURE_BATCHES) + 1, tables.CAPTURE_ALARMS)
     found += [tables.RECOMMENDATIONS] if settings.serve.scores.enabled else []
     return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
 

@@ -18,6 +18,7 @@ import pytest
 from profilestream.base import job
 from profilestream.base import settings as settings_module
 from profilestream.base.settings import (
+    Alarms,
     Capture,
     Derive,
     Factors,
@@ -324,7 +325,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
     whole = tomllib.loads(re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M))
     tables: list[tuple[type[Frozen], dict[str, object]]] = [
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
-        (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
+        (Alarms, whole["capture"]["alarms"]), (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
         (Sessions, whole["derive"]["sessions"]), (Factors, whole["learn"]["factors"]),
         (Tracking, whole["learn"]["tracking"]), (Publish, whole["learn"]["publish"]),
         (Scores, whole["serve"]["scores"]),

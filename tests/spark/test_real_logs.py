@@ -2,13 +2,17 @@
 
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from profilestream.base import tables
+from profilestream.base import settings, tables
+from profilestream.base.settings import Alarms
+from profilestream.capture import alarms
+from profilestream.capture.alarms import Measure
 from profilestream.steward import demo
 from pyspark.sql import Row, SparkSession
 
@@ -55,6 +59,52 @@ def test_a_year_of_online_retail_is_captured_to_the_line(spark: SparkSession, tm
     assert (naive["rows_in"], naive["duplicate"]) == (batch.rows_in, batch.rows_duplicate)
     assert naive["rejected"] == not_zero(batch.rejected_by_rule)
     assert {name: naive[name] for name in found} == found
+    looks = {name: batch.measures[name].value for name in ("volume", "reject_share", "null_user_id", "price_level")}
+    days = naive_counts.online_retail_days()
+    assert looks == pytest.approx({measure.name: value_of(measure) for measure in looks_of(days)}, rel=1e-9)
+
+
+def looks_of(days: list[naive_counts.Facts], files: int = 13) -> list[Measure]:
+    """The measures of days captured as one batch."""
+    rows, rejected, anonymous = (sum(day[name] for day in days) for name in ("rows", "rejected", "anonymous"))
+    good = rows - rejected
+    return [
+        alarms.volume(rows, files, "file"),
+        alarms.reject_share(rejected, rows),
+        alarms.null_share("user_id", anonymous, good),
+        alarms.level("price", sum(day["logarithms"] for day in days), good),
+    ]
+
+
+def value_of(measure: Measure) -> float:
+    return measure.scale.natural(measure.value)
+
+
+def told_of(days: list[naive_counts.Facts], files: int, rules: Alarms) -> list[tuple[str, str]]:
+    """Day and measure of every alarm when so many daily files are a batch."""
+    trends: dict[str, alarms.Trend] = {}
+    told = []
+    for first in range(0, len(days), files):
+        batch = days[first : first + files]
+        newest = int(datetime.fromisoformat(f"{batch[-1]['last']}+00:00").timestamp() * 1e6)
+        found, trends = alarms.judged(looks_of(batch, len(batch)), trends, newest, rules)
+        told += [(batch[-1]["last"][:10], alarm.measure) for alarm in found]
+    return told
+
+
+def test_a_year_of_online_retail_raises_the_alarms_that_running_md_explains() -> None:
+    days = naive_counts.online_retail_days()
+    assert len(days) == 305
+    told = told_of(days, 1, Alarms())
+    assert told == [
+        ("2010-12-19", "volume"), ("2010-12-22", "volume"), ("2010-12-22", "reject_share"),
+        ("2011-08-30", "null_user_id"),
+    ]  # fmt: skip
+    explained = (ROOT / "docs" / "running.md").read_text()
+    assert all(f"| {day} | `{measure}` |" in explained for day, measure in told)
+    shown = settings.load(str(ROOT / "conf" / "demo.toml"), [])
+    of_demo = shown.capture.sources["online_retail"].max_files_per_trigger or 0
+    assert told_of(days, of_demo, shown.capture.alarms) == []
 
 
 def test_two_weeks_of_complete_journey_are_captured_with_what_is_known_of_products_and_households(

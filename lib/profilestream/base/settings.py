@@ -66,12 +66,35 @@ class Source(Frozen):
     max_files_per_trigger: int | None = Field(default=None, ge=1)
 
 
+class Alarms(Frozen):
+    """When a batch is unlike the earlier ones of its source (docs/running.md). Nothing here changes what a row becomes.
+
+    Args:
+        action: `warn` logs and keeps the alarm; `stop` refuses the batch before anything of it is written.
+        limit: deviations from the mean of earlier batches above which there is an alarm.
+        half_life_days: of what an earlier batch counts, in event time.
+        min_batches: earlier batches before there is any alarm.
+        min_rows: rows of a batch below which only its volume is looked at.
+        least_deviation: of measures that are compared by ratio; 0.2 is a fifth more or less.
+        least_share_deviation: the same of shares of rows; 0.02 is two rows in a hundred.
+    """
+
+    action: Literal["warn", "stop"] = "warn"
+    limit: float = Field(default=4.0, gt=0)
+    half_life_days: float = Field(default=60.0, gt=0)
+    min_batches: int = Field(default=7, ge=1)
+    min_rows: int = Field(default=10, ge=1)
+    least_deviation: float = Field(default=0.2, gt=0)
+    least_share_deviation: float = Field(default=0.02, gt=0, lt=0.5)
+
+
 class Capture(Frozen):
     """Rules that hold for every source."""
 
     max_clock_skew_minutes: float = Field(default=10.0, ge=0)
     floor_date: date = date(1995, 1, 1)
     max_line_bytes: int = Field(default=1_000_000, ge=1)
+    alarms: Alarms = Alarms()
     sources: dict[str, Source] = Field(min_length=1)
 
     @field_validator("sources")

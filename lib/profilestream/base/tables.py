@@ -34,7 +34,8 @@ class Table:
         ddl: columns in order, as in CREATE TABLE.
         key: columns that name a row.
         partitioned_by: folder columns.
-        schema_version: raised by every change of columns; a table newer than the code is refused.
+        schema_version: raised by every change of columns. A table newer than the code is refused; an older one gets the
+            columns that it lacks, null in the rows that are there, so a new column may be null.
         properties: Delta table properties.
         declaration: fingerprint of what its rows are derived by; empty when they are not derived.
     """
@@ -125,7 +126,7 @@ class Table:
 
         Raises:
             Refused: it was written by newer code, or derived by another declaration.
-            SchemaMismatch: its columns are not those declared here.
+            SchemaMismatch: its columns are not those declared here, also with those added that are new.
         """
         path = self.path(paths)
         shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{self.uri(paths)}`").collect()
@@ -143,7 +144,18 @@ class Table:
                 where=path,
                 do="restore the declaration, or derive the table again from all events: --rebuild",
             )
+        if stored < self.schema_version:
+            self._add_columns(spark, paths)
         self.check(self.read(spark, paths).schema)
+
+    def _add_columns(self, spark: SparkSession, paths: Paths) -> None:
+        """Bring a table of an older version up to this one; what columns alone cannot mend is left to the check."""
+        path = f"delta.`{self.uri(paths)}`"
+        have = set(self.read(spark, paths).columns)
+        lacking = [f"{f.name} {f.dataType.simpleString()}" for f in self.schema if f.nullable and f.name not in have]
+        if lacking:
+            spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(lacking)})")
+        spark.sql(f"ALTER TABLE {path} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{self.schema_version}')")
 
     def check(self, got: T.StructType) -> None:
         """Raise SchemaMismatch unless `got` has the declared columns and types (any nullability)."""
@@ -220,9 +232,14 @@ REJECTED_EVENTS = Table(
     key=("source", "position", "epoch", "batch_id"),
 )
 
+# The value of a batch, and the trend with it learned (capture/alarms.py).
+_MEASURE = (
+    "value: DOUBLE, batches: BIGINT, as_of: BIGINT, weight: DOUBLE, squares: DOUBLE, mean: DOUBLE, spread: DOUBLE"
+)
+
 CAPTURE_BATCHES = Table(
     name="capture_batches",
-    ddl="""
+    ddl=f"""
         source STRING NOT NULL,
         epoch STRING NOT NULL,
         batch_id BIGINT NOT NULL,
@@ -241,9 +258,29 @@ CAPTURE_BATCHES = Table(
         seconds DOUBLE NOT NULL,
         fingerprint STRING NOT NULL,
         replayed_up_to MAP<STRING, BIGINT>,
-        replayed_rules ARRAY<STRING>
+        replayed_rules ARRAY<STRING>,
+        measures MAP<STRING, STRUCT<{_MEASURE}>>
     """,
     key=("source", "epoch", "batch_id", "kind"),
+    schema_version=2,
+)
+
+CAPTURE_ALARMS = Table(
+    name="capture_alarms",
+    ddl="""
+        source STRING NOT NULL,
+        epoch STRING NOT NULL,
+        batch_id BIGINT NOT NULL,
+        ingest_time TIMESTAMP NOT NULL,
+        event_time_max TIMESTAMP,
+        measure STRING NOT NULL,
+        value DOUBLE NOT NULL,
+        expected DOUBLE NOT NULL,
+        deviations DOUBLE NOT NULL,
+        action STRING NOT NULL,
+        message STRING NOT NULL
+    """,
+    key=("source", "epoch", "batch_id", "measure"),
 )
 
 MODEL_QUALITY = Table(
@@ -301,7 +338,7 @@ STAGE_BATCHES = Table(
     key=("stage", "source", "epoch", "batch_id"),
 )
 
-ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, MODEL_QUALITY, RECOMMENDATIONS, STAGE_BATCHES)
+ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_QUALITY, RECOMMENDATIONS, STAGE_BATCHES)
 
 
 def delta_version(spark: SparkSession, path: str) -> int:

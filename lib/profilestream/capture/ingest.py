@@ -20,7 +20,7 @@ from profilestream.base.errors import BadSettings, StateCorrupt
 from profilestream.base.session import computed
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
-from profilestream.capture import canonical, dedupe, lookups, records, rules, sources
+from profilestream.capture import canonical, dedupe, lookups, records, rules, sources, watch
 from profilestream.capture import mapping as mappings
 from profilestream.capture.mapping import Mapping
 from profilestream.capture.rules import BOT_WARNING
@@ -33,12 +33,17 @@ TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
 @dataclass(frozen=True)
 class Log:
-    """A source with its mapping read and the rules that hold for every source."""
+    """A source with its mapping read and the rules that hold for every source.
+
+    Args:
+        memory: what its last batch in this run left for the next one.
+    """
 
     name: str
     source: Source
     mapping: Mapping
     capture: Capture
+    memory: watch.Memory = field(default_factory=watch.Memory, compare=False, repr=False)
     _built: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def expressions(self, records: DataFrame) -> canonical.Expressions:
@@ -57,7 +62,7 @@ class Log:
     @property
     def settings(self) -> str:
         """All that changes what a row becomes, in readable form."""
-        general = self.capture.model_dump(mode="json", exclude={"sources"})
+        general = self.capture.model_dump(mode="json", exclude={"sources", "alarms"})
         return json.dumps({"capture": general, "mapping": self.mapping.model_dump(mode="json")}, sort_keys=True)
 
     @property
@@ -181,6 +186,7 @@ def write_batch(
         tally = _tally(rows_in, summary, dropped, busy, log.mapping, len(came.skipped))
         with records.reading(batch.spark, came.paths):
             tally = _checked(tally, raw, log, batch)
+        found = _compared(summary, tally, log, came, batch) if kind == "source" else watch.Outcome([], {}, {})
         if tally.clean:
             batch.append(_clean(kept, busy, log, came, batch.txn), tables.EVENTS)
         if tally.rejected:
@@ -188,8 +194,11 @@ def write_batch(
                 batch.append(_rejected(judged, dropped, log, came, batch, tally), tables.REJECTED_EVENTS)
     finally:
         judged.unpersist()
-    row = _batch_row(tally, log, came, batch, kind, time.monotonic() - began, replayed_up_to, replayed_rules)
+    watch.append(found, _stamp(log, came, batch.txn), tally.event_time_max, batch, log.capture.alarms)
+    seconds = time.monotonic() - began
+    row = _batch_row(tally, log, came, batch, kind, seconds, replayed_up_to, replayed_rules, found.row)
     batch.append(row, tables.CAPTURE_BATCHES)
+    log.memory.keep(batch, found.trends)
     return Done(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
 
 
@@ -236,6 +245,7 @@ def _summary(judged: DataFrame, mapping: Mapping) -> list[Any]:
             F.count(F.lit(1)).alias("n"),
             F.unix_micros(F.min("event_time")).alias("first"),
             F.unix_micros(F.max("event_time")).alias("last"),
+            watch.sums(mapping),
             *_warned(mapping),
         )
         .collect()
@@ -292,6 +302,14 @@ def _checked(tally: Tally, raw: DataFrame, log: Log, batch: Batch) -> Tally:
             do=f"check that the keys of the mapping's lookups are unique: {sorted(log.mapping.lookup)}",
         )
     return replace(tally, rows_in=parts)
+
+
+def _compared(summary: list[Any], tally: Tally, log: Log, came: sources.Arrived, batch: Batch) -> watch.Outcome:
+    """The batch against the earlier ones of its source; raises when its alarms are to stop it."""
+    skipped, alarms = len(came.skipped), log.capture.alarms
+    rows, rejected = tally.rows_in - skipped, tally.rejected - skipped
+    seen = watch.measured(summary, rows, rejected, came, log.mapping, alarms.min_rows)
+    return watch.compared(seen, log.name, log.memory, batch, alarms, came)
 
 
 def _busy_minutes(kept: DataFrame, mapping: Mapping) -> DataFrame | None:
@@ -357,7 +375,7 @@ def _stamp(log: Log, came: sources.Arrived, txn: Txn) -> dict[str, Column]:
 
 def _batch_row(
     tally: Tally, log: Log, came: sources.Arrived, batch: Batch, kind: str, seconds: float,
-    replayed_up_to: dict[str, int] | None, replayed_rules: list[str] | None,
+    replayed_up_to: dict[str, int] | None, replayed_rules: list[str] | None, measures: dict[str, dict[str, Any]],
 ) -> DataFrame:  # fmt: skip
     """The row of `capture_batches`."""
     first, last = tally.event_time_min, tally.event_time_max
@@ -378,6 +396,7 @@ def _batch_row(
         "fingerprint": log.fingerprint,
         "replayed_up_to": replayed_up_to,
         "replayed_rules": replayed_rules,
+        "measures": measures or None,
     }
     kinds = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
     ddl = ", ".join(f"{name} {kinds[name].simpleString()}" for name in values)

@@ -54,6 +54,7 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
             raise SourceMissing(
                 f"{name} was never captured", where=settings.paths.warehouse, do="run capture_events first"
             )
+        tables.CAPTURE_BATCHES.check_stored(spark, settings.paths)
         checkpoint = Checkpoint(spark, f"{files.qualified(settings.paths.checkpoints)}/{STAGE}/{name}")
         batch = _batch(spark, settings, log, checkpoint, rules)
         return Done() if batch is None else _write(batch, log)

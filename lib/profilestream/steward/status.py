@@ -1,4 +1,4 @@
-"""Where things stand: conservation of rows, reject reasons, tables. Read from the tables alone."""
+"""Where things stand: conservation of rows, reject reasons, alarms, tables. Read from the tables alone."""
 
 import sys
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def rejects(rejected: DataFrame) -> DataFrame:
 
 
 def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
-    """Tell the conservation line of every source and why rows were rejected.
+    """Tell the conservation line of every source, why rows were rejected, and alarms.
 
     Raises:
         SourceMissing: nothing was captured yet.
@@ -60,6 +60,19 @@ def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
     for row in rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
         tell(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
         tell(f"           such as {row['position']}  {row['payload'] or '':.100}")
+    show_alarms(spark, paths, tell)
+
+
+def show_alarms(spark: SparkSession, paths: Paths, tell: Tell, rows: int = 10) -> None:
+    """Tell the newest alarms; nothing when there never was one."""
+    if not tables.CAPTURE_ALARMS.exists(spark, paths):
+        return
+    alarms = tables.CAPTURE_ALARMS.read(spark, paths)
+    newest = alarms.orderBy(F.desc("ingest_time"), F.desc("batch_id"), "source", "measure").limit(rows).collect()
+    tell(f"\nalarms, the newest {len(newest)} of {alarms.count():,}")
+    for row in newest:
+        until = "" if row["event_time_max"] is None else f", up to {row['event_time_max']:%Y-%m-%d %H:%M}"
+        tell(f"  {row['source']} batch {row['batch_id']}{until}: {row['measure']}: {row['message']}")
 
 
 def show_clean(spark: SparkSession, paths: Paths, tell: Tell, rows: int = 5) -> None:
