@@ -3,6 +3,7 @@
 import datetime
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,18 @@ def test_the_cookbook_has_its_questions() -> None:
 
 
 @pytest.fixture(scope="module")
-def opened(_session: SparkSession, rees46: Settings) -> duckdb.DuckDBPyConnection:
-    """Views of both engines over the same tables."""
+def opened(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Views of both engines over the same tables; those of the shared session are gone afterwards."""
     db = duckdb.connect()
     exec(status.load_delta(), {"db": db})
     db.execute("SET TimeZone = 'UTC'")
-    for table in (tables.EVENTS, tables.CAPTURE_BATCHES):
+    asked = (tables.EVENTS, tables.CAPTURE_BATCHES)
+    for table in asked:
         table.read(_session, rees46.paths).createOrReplaceTempView(table.name)
         db.execute(f"CREATE VIEW {table.name} AS SELECT * FROM delta_scan('{table.path(rees46.paths)}')")
-    return db
+    yield db
+    for table in asked:
+        _session.catalog.dropTempView(table.name)
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=[one.title for one in QUESTIONS])
@@ -68,7 +72,7 @@ def test_spark_and_duckdb_answer_alike(
 
 @pytest.mark.parametrize("start", re.findall(r"^```python\n(.*?)^```$", TEXT, re.S | re.M))
 def test_every_start_runs_as_it_stands(
-    spark: SparkSession, rees46: Settings, start: str, capsys: pytest.CaptureFixture[str]
+    opened: duckdb.DuckDBPyConnection, rees46: Settings, start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exec(start.replace(SHOWN, rees46.paths.warehouse), {})
     assert "view" in capsys.readouterr().out
