@@ -10,6 +10,7 @@ from delta.tables import DeltaTable
 from profilestream.base import settings as settings_module
 from profilestream.base import stream, tables
 from profilestream.base.settings import Settings
+from profilestream.base.tables import Table
 from profilestream.derive import profiles, sessions, stage, tiles
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import Fold
@@ -35,17 +36,11 @@ def profile_fold_vs_merge(spark: SparkSession, work: Path) -> Result:
     bare = _batch_rows(finished).persist()
     rows = bare.count()
 
-    def merge() -> float:
-        target = table.path(_settings(_copied(home, work / "bare")).paths)
-        began = time.monotonic()
-        merger = DeltaTable.forPath(spark, target).alias("t").merge(bare.alias("s"), "t.user_id = s.user_id")
-        merger.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
-        return time.monotonic() - began
-
-    def ours() -> float:
-        return _batch_seconds(spark, _copied(home, work / "ours"), profiles.STAGE)
-
-    seconds = in_turn(3, merge, ours)
+    seconds = in_turn(
+        3,
+        lambda: _merge_seconds(bare, table, _copied(home, work / "bare")),
+        lambda: _batch_seconds(spark, _copied(home, work / "ours"), profiles.STAGE),
+    )
     bare.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
@@ -61,13 +56,7 @@ def profile_state_20x(spark: SparkSession, work: Path) -> Result:
     """Seconds of a derive_profiles batch with 2 M profiles in the table over those with 100,000."""
     finished = _finished(spark, work)
     few, many = (_home(spark, work / str(size), _profiles(finished, size)) for size in (100_000, 2_000_000))
-    seconds = in_turn(
-        3,
-        lambda: _batch_seconds(spark, _copied(few, work / "run"), profiles.STAGE),
-        lambda: _batch_seconds(spark, _copied(many, work / "run"), profiles.STAGE),
-    )
-    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    detail = f"{BATCH:,} events; {statistics.median(seconds[1]):.1f} s against {statistics.median(seconds[0]):.1f} s"
+    ratio, detail = _grown(spark, profiles.STAGE, few, many, work / "run")
     return Result("profile_state_20x", ratio, "ratio of seconds", 1.4, "lower", "a table of 100,000", detail)
 
 
@@ -107,15 +96,11 @@ def sessions_vs_merge(spark: SparkSession, work: Path) -> Result:
     bare = table.read(spark, done.paths).where("batch_id = 1").persist()
     rows = bare.count()
 
-    def merge() -> float:
-        target = table.path(_settings(_copied(home, work / "bare")).paths)
-        began = time.monotonic()
-        on = "t.user_id = s.user_id AND t.session_start = s.session_start"
-        merger = DeltaTable.forPath(spark, target).alias("t").merge(bare.alias("s"), on)
-        merger.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
-        return time.monotonic() - began
-
-    seconds = in_turn(3, merge, lambda: _batch_seconds(spark, _copied(home, work / "ours"), sessions.STAGE))
+    seconds = in_turn(
+        3,
+        lambda: _merge_seconds(bare, table, _copied(home, work / "bare")),
+        lambda: _batch_seconds(spark, _copied(home, work / "ours"), sessions.STAGE),
+    )
     bare.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
@@ -128,13 +113,7 @@ def sessions_vs_merge(spark: SparkSession, work: Path) -> Result:
 def sessions_history_10x(spark: SparkSession, work: Path) -> Result:
     """Seconds of a derive_sessions batch after 3 M events over those of the same batch after 300,000."""
     few, many = (_visited(spark, work / str(rows), rows) for rows in (300_000, 3_000_000))
-    seconds = in_turn(
-        3,
-        lambda: _batch_seconds(spark, _copied(few, work / "run"), sessions.STAGE),
-        lambda: _batch_seconds(spark, _copied(many, work / "run"), sessions.STAGE),
-    )
-    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    detail = f"{BATCH:,} events; {statistics.median(seconds[1]):.1f} s against {statistics.median(seconds[0]):.1f} s"
+    ratio, detail = _grown(spark, sessions.STAGE, few, many, work / "run")
     return Result("sessions_history_10x", ratio, "ratio of seconds", 1.4, "lower", "after 300,000 events", detail)
 
 
@@ -265,6 +244,27 @@ def _visited(spark: SparkSession, home: Path, rows: int) -> Path:
 def _copied(home: Path, to: Path) -> Path:
     shutil.copytree(home, emptied(to), dirs_exist_ok=True)
     return to
+
+
+def _merge_seconds(rows: DataFrame, table: Table, home: Path) -> float:
+    """Seconds of a bare MERGE of finished rows into a table."""
+    target = table.path(_settings(home).paths)
+    began = time.monotonic()
+    on = " AND ".join(f"t.{column} = s.{column}" for column in table.key)
+    merger = DeltaTable.forPath(rows.sparkSession, target).alias("t").merge(rows.alias("s"), on)
+    merger.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+    return time.monotonic() - began
+
+
+def _grown(spark: SparkSession, name: str, few: Path, many: Path, run: Path) -> tuple[float, str]:
+    """Seconds of a stage's batch in a warehouse that holds many rows over those in one that holds few, and a detail."""
+    homes = [(lambda home=home: _batch_seconds(spark, _copied(home, run), name)) for home in (few, many)]
+    seconds = in_turn(3, *homes)
+    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
+    return (
+        ratio,
+        f"{BATCH:,} events; {statistics.median(seconds[1]):.1f} s against {statistics.median(seconds[0]):.1f} s",
+    )
 
 
 def _batch_seconds(spark: SparkSession, home: Path, name: str) -> float:

@@ -17,7 +17,7 @@ from pyspark.sql import types as T
 from profilestream.base import tables
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, StateCorrupt
-from profilestream.base.session import computed
+from profilestream.base.session import computed, made_of
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.capture import canonical, dedupe, lookups, records, rules, sources, watch
@@ -399,9 +399,6 @@ def _batch_row(
         "measures": measures or None,
     }
     kinds = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
-    ddl = ", ".join(f"{name} {kinds[name].simpleString()}" for name in values)
-    # A row made by Spark itself: one made from Python objects starts Python workers, 0.3 s.
-    made = batch.spark.range(1).select(F.from_json(F.lit(json.dumps(values)), ddl).alias("row"))
-    row = made.select("row.*").coalesce(1)
+    row = made_of(batch.spark, [values], T.StructType([T.StructField(name, kinds[name]) for name in values]))
     times = {"event_time_min": F.timestamp_micros("first"), "event_time_max": F.timestamp_micros("last")}
     return row.withColumns({**_stamp(log, came, batch.txn), **times}).select(*tables.CAPTURE_BATCHES.columns)

@@ -4,7 +4,6 @@ The trends of a source stand in the newest row of `capture_batches`, so a batch 
 same run wrote it. What is measured comes out of the sums that the batch makes anyway.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.errors import Refused
+from profilestream.base.session import made_of
 from profilestream.base.settings import Alarms
 from profilestream.base.stream import Batch
 from profilestream.capture import alarms
@@ -176,8 +176,6 @@ def append(found: Outcome, stamp: dict[str, Column], last: int | None, batch: Ba
     table = tables.CAPTURE_ALARMS
     table.create(batch.spark, batch.paths)
     table.register(batch.spark, batch.paths)
-    ddl = "array<struct<measure: string, value: double, expected: double, deviations: double, message: string>>"
-    rows = F.from_json(F.lit(json.dumps([asdict(alarm) for alarm in found.alarms])), ddl)
-    made = batch.spark.range(1).select(F.inline(rows)).coalesce(1)
+    made = made_of(batch.spark, [asdict(alarm) for alarm in found.alarms], table.schema)
     more = {"event_time_max": F.timestamp_micros(F.lit(last).cast("bigint")), "action": F.lit(rules.action)}
     batch.append(made.withColumns({**stamp, **more}).select(*table.columns), table)

@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from profilestream.base.session import sent
 from profilestream.base.settings import Sessions
 
 GONE = "_gone"
@@ -67,18 +68,19 @@ def moments(events: DataFrame) -> DataFrame:
     return events.select(*_OF, F.col("event_time").alias("cluster_start"), F.col("event_time").alias("cluster_end"))
 
 
-def near(stored: DataFrame, points: DataFrame, around: Extent, made: Sessions, *, is_sent: bool) -> DataFrame:
+def near(stored: DataFrame, points: DataFrame, count: int, around: Extent, made: Sessions) -> DataFrame:
     """Key and cluster of stored sessions of the points' users; of clusters by the gap those that a point may reach.
 
     Args:
-        around: what the points cover.
+        count: of the points.
+        around: what they cover.
     """
     since, until = (around.since or 0) - made.gap_micros, (around.until or 0) + made.gap_micros
     in_reach = F.col("cluster_end") >= F.timestamp_micros(F.lit(since))
     in_reach &= F.col("cluster_start") <= F.timestamp_micros(F.lit(until))
     users = points.select(*_OF).distinct()
     few = stored.select(*_CLUSTER, "session_start").where(~_by_gap() | in_reach)
-    return few.join(F.broadcast(users) if is_sent else users, list(_OF), "left_semi").select(*_SESSION)
+    return few.join(sent(users, count), list(_OF), "left_semi").select(*_SESSION)
 
 
 def _by_gap() -> Column:

@@ -10,14 +10,13 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
+from profilestream.base.session import sent
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.base.tables import Table
 from profilestream.derive import clusters, stage
 
 STAGE, NAME = "derive_sessions", "sessions"
-# Rows up to which one side of a join is sent to every task.
-_SENT = 1_000_000
 
 
 def table(settings: Settings) -> Table:
@@ -89,7 +88,7 @@ def queries(settings: Settings) -> list[Query]:
         points = clusters.moments(clusters.keyed(events, made))
         with batch.kept(points) as rows:
             around = clusters.extent(points)
-            old = clusters.near(stored, points, around, made, is_sent=rows <= _SENT)
+            old = clusters.near(stored, points, rows, around, made)
             with batch.kept(old), batch.kept(spans := clusters.touched(points, old, made)) as count:
                 _merge(log, old, spans, count, batch, settings)
         return Done(rows_in=rows)
@@ -112,12 +111,9 @@ def _merge(log: DataFrame, old: DataFrame, spans: DataFrame, count: int, batch: 
     """Put the sessions of the touched clusters in place of those that were there."""
     made, sessions, whole = settings.derive.sessions, table(settings), clusters.extent(spans)
 
-    def sent(frame: DataFrame) -> DataFrame:
-        return F.broadcast(frame) if count <= _SENT else frame
-
     # Only folders of the days that a touched cluster covers are read.
     events = clusters.keyed(log.where(F.col("event_date").isin(whole.days)), made)
-    parts = clusters.cut(sent(spans), events, made, has_long=whole.longest >= made.most_micros)
-    found = clusters.summed(clusters.inside(events, sent(parts), "session_start", "until"))
-    rows = commits.stamped(clusters.changes(found, old, sent(spans)), sessions, batch.txn, clusters.GONE)
+    parts = clusters.cut(sent(spans, count), events, made, has_long=whole.longest >= made.most_micros)
+    found = clusters.summed(clusters.inside(events, sent(parts, count), "session_start", "until"))
+    rows = commits.stamped(clusters.changes(found, old, sent(spans, count)), sessions, batch.txn, clusters.GONE)
     batch.merge(rows, sessions, gone=clusters.GONE, within=whole.sql("t.session_start"))

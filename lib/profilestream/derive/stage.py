@@ -6,14 +6,12 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings, SourceMissing, first_words
+from profilestream.base.session import FEW
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.derive import declaration, population
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import WAS, Fold
-
-# Events of a batch up to which its keys are sent to every task, to look up rows by them.
-_LOOKED_UP = 1_000_000
 
 
 def declared(settings: Settings) -> dict[str, Derived]:
@@ -86,7 +84,7 @@ def _by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
 def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
     derived = fold.derived
     table = derived.table.read(batch.spark, batch.paths, version=batch.plan.versions[derived.table.name])
-    if count <= _LOOKED_UP:
+    if count <= FEW:
         # Without this the join would send every row of the table, with all its maps, to find those of the batch.
         table = fold.touched(table, events)
     was = derived.population.of if derived.population else ""

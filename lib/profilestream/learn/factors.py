@@ -17,13 +17,12 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from profilestream.base import commits, locks, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
-from profilestream.base.session import computed
+from profilestream.base.session import computed, made_of
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query, checkpoint_path
 from profilestream.base.tables import Table
@@ -319,10 +318,8 @@ def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
     judged = [row for row in small if row["kind"] == steps.JUDGED]
     found = together((row["key"], Sums.of_bytes(row["weights"], row["times"])) for row in judged)
     values = [{"candidate": name, **sums.means()} for name, sums in sorted(found.items())]
-    # By Spark itself, as in capture: rows made from Python objects start Python workers.
-    told = F.from_json(F.lit(json.dumps(values)), T.ArrayType(tables.MODEL_QUALITY.schema))
     own = {"learner": F.lit(LEARNER), "as_of": F.timestamp_micros(F.lit(as_of))}
-    return spark.range(1).select(F.inline(told)).withColumns(own)
+    return made_of(spark, values, tables.MODEL_QUALITY.schema).withColumns(own)
 
 
 def _shares(small: list[Row], kind: int, made: Params) -> list[Globals]:
