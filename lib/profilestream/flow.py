@@ -1,15 +1,13 @@
 """The stages in flow order. A stage that comes later adds one line here."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
 from profilestream.base import stream, tables
-from profilestream.base.errors import ProfilestreamError
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options, Query
+from profilestream.base.stream import Options, Query, named
 from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
@@ -36,18 +34,22 @@ def _capture_queries(settings: Settings) -> list[Query]:
     return [ingest.query(settings, name) for name in settings.capture.sources]
 
 
-STAGES = (
-    Stage(ingest.STAGE, _capture_queries, capture_check.all_sources),
-    Stage(tiles.STAGE, tiles.queries, tiles.check),
-    Stage(profiles.STAGE, profiles.queries, profiles.check),
-    Stage(sessions.STAGE, sessions.queries, sessions.check),
-    Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
+CAPTURE = Stage(ingest.STAGE, _capture_queries, capture_check.all_sources)
+# Groups in flow order: stages of a group read nothing that another one of it writes, and run at the same time.
+DERIVED = (
+    (
+        Stage(tiles.STAGE, tiles.queries, tiles.check),
+        Stage(profiles.STAGE, profiles.queries, profiles.check),
+        Stage(sessions.STAGE, sessions.queries, sessions.check),
+        Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
+    ),
 )
+STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
 
 
 def derived_stages() -> list[str]:
     """Stages whose tables can be made again from `events`: all but capture."""
-    return [stage.name for stage in STAGES if stage.name != ingest.STAGE]
+    return [stage.name for stage in STAGES if stage is not CAPTURE]
 
 
 def written_tables(settings: Settings) -> list[Table]:
@@ -61,30 +63,27 @@ def written_tables(settings: Settings) -> list[Table]:
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every stage; writes nothing."""
     for stage in STAGES:
-        with _named(stage.name):
+        with named(stage.name):
             stage.check(spark, settings)
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     """Run the stages in order, each to its end, then make the lists; or all stages at once when continuous.
 
+    Asked to stop, it stops after the batches that are under way, and stages that follow do not run.
+
     Raises:
-        ProfilestreamError: a stage failed; the message begins with its name, and later stages did not run.
+        ProfilestreamError: a stage failed; the message begins with its name, and stages that follow did not run.
     """
     if options.continuous is not None:
         stream.run(spark, [query for stage in STAGES for query in stage.queries(settings)], settings, options)
         return
-    for stage in STAGES:
-        with _named(stage.name):
-            stream.run(spark, stage.queries(settings), settings, options)
+    if not stream.run(spark, CAPTURE.queries(settings), settings, options):
+        return
+    for group in DERIVED:
+        queries = [query for stage in group for query in stage.queries(settings)]
+        if not stream.run(spark, queries, settings, options, together=True):
+            return
     if settings.serve.scores.enabled:
-        with _named(scores.STAGE):
+        with named(scores.STAGE):
             scores.run(spark, settings)
-
-
-@contextmanager
-def _named(stage: str) -> Iterator[None]:
-    try:
-        yield
-    except ProfilestreamError as error:
-        raise type(error)(f"stage {stage}: {error.what}", where=error.where, do=error.do) from error

@@ -318,40 +318,64 @@ def checkpoint_path(paths: Paths, name: str) -> str:
     return f"{files.qualified(paths.checkpoints).rstrip('/')}/{name}"
 
 
-def run(spark: SparkSession, queries: list[Query], settings: Settings, options: Options) -> None:
+def run(
+    spark: SparkSession, queries: list[Query], settings: Settings, options: Options, *, together: bool = False
+) -> bool:
     """Run queries: one after the other to the end of what is there, or all at once until stopped.
 
     SIGTERM and Ctrl-C stop after the batch that is under way.
 
+    Args:
+        together: run all at once to the end of what is there, too; none of them reads what another one writes. While
+            the driver plans a batch of one, the executors work for another.
+
+    Returns:
+        Whether they came to their end; false when they were asked to stop.
+
     Raises:
-        ProfilestreamError: why a query ended; the other queries are stopped first.
+        ProfilestreamError: why a query ended; the message begins with its stage. The other queries are stopped first.
     """
-    groups = [queries] if options.continuous is not None else [[query] for query in queries]
+    at_once = together or options.continuous is not None
+    groups = [queries] if at_once and queries else [[query] for query in queries]
     with _stop_signals() as asked:
         for group in groups:
             if not asked.is_set():
                 _run_group(spark, group, settings, options, asked)
+        return not asked.is_set()
+
+
+@contextmanager
+def named(stage: str) -> Iterator[None]:
+    """Errors of the block begin with the name of a stage."""
+    try:
+        yield
+    except ProfilestreamError as error:
+        raise type(error)(f"stage {stage}: {error.what}", where=error.where, do=error.do) from error
 
 
 def _run_group(
     spark: SparkSession, queries: list[Query], settings: Settings, options: Options, asked: threading.Event
 ) -> None:
     with ExitStack() as stack:
+        running = []
         for query in queries:
-            stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
-        running = [Running(query, spark, settings, options) for query in queries]
+            with named(query.stage):
+                stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
+                running.append(Running(query, spark, settings, options))
         told = stack.enter_context(StageBatches(spark, settings, running))
         try:
             for one in running:
                 stack.enter_context(one.progress)
-                one.start(spark)
+                with named(one.query.stage):
+                    one.start(spark)
             _wait(spark, running, asked, told)
         finally:
             for one in running:
                 if one.is_active():
                     one.stop_when_idle()
         for one in running:
-            _raise_with_name(one)
+            with named(one.query.stage):
+                _raise_with_name(one)
         for one in running:
             one.query.told(spark, one.epoch, True)
 
