@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.sql import SparkSession
 
 from profilestream.base import stream, tables
-from profilestream.base.errors import ProfilestreamError
+from profilestream.base.errors import ProfilestreamError, Refused
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Options, Query
 from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import profiles, sessions, tiles
+from profilestream.derive import profiles, sessions, tiles, transitions
 from profilestream.learn import factors
 from profilestream.serve import scores
 
@@ -41,6 +41,7 @@ STAGES = (
     Stage(tiles.STAGE, tiles.queries, tiles.check),
     Stage(profiles.STAGE, profiles.queries, profiles.check),
     Stage(sessions.STAGE, sessions.queries, sessions.check),
+    Stage(transitions.STAGE, transitions.queries, transitions.check),
     Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
 )
 
@@ -71,6 +72,7 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     Raises:
         ProfilestreamError: a stage failed; the message begins with its name, and later stages did not run.
     """
+    options = _with_followers(settings, options)
     if options.continuous is not None:
         stream.run(spark, [query for stage in STAGES for query in stage.queries(settings)], settings, options)
         return
@@ -80,6 +82,35 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     if settings.serve.scores.enabled:
         with _named(scores.STAGE):
             scores.run(spark, settings)
+
+
+def run_stage(spark: SparkSession, name: str, settings: Settings, options: Options) -> None:
+    """Run one stage; when it is rebuilt in a cascade, then those that follow it too."""
+    options = _with_followers(settings, options)
+    chosen = [stage for stage in STAGES if stage.name in (name, *options.rebuild)]
+    stream.run(spark, [query for stage in chosen for query in stage.queries(settings)], settings, options)
+
+
+def _with_followers(settings: Settings, options: Options) -> Options:
+    """The options with every stage to rebuild that follows the change feed of a table which is made anew.
+
+    Raises:
+        Refused: there are such stages, and no cascade was asked for.
+    """
+    names, anew = list(options.rebuild), set[str]()
+    for stage in STAGES:
+        queries = stage.queries(settings)
+        if any(query.follows and query.follows.name in anew for query in queries) and stage.name not in names:
+            names.append(stage.name)
+        if stage.name in names:
+            anew |= {table.name for query in queries for table in query.tables if table not in query.shared}
+    if (others := names[len(options.rebuild) :]) and not options.cascade:
+        raise Refused(
+            f"{others} follow the change feed of what {list(options.rebuild)} would make anew",
+            where="--rebuild",
+            do="rebuild them too: --cascade",
+        )
+    return replace(options, rebuild=tuple(names))
 
 
 @contextmanager
