@@ -51,6 +51,10 @@ def test_a_goal_that_nobody_reached_is_as_far_as_never() -> None:
     assert ahead["view"].steps == pytest.approx(1.5)
 
 
+def test_a_state_that_nothing_leaves_is_left_for_the_end() -> None:
+    assert Chain.of({(START, "view"): 1.0}).until()["view"] == Ahead(0.0, 1.0, None)
+
+
 paths = st.lists(st.lists(st.sampled_from("abp"), min_size=1, max_size=6), min_size=1, max_size=8)
 
 

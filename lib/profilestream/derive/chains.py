@@ -107,6 +107,8 @@ class Chain:
         odds = np.zeros((len(states), len(columns)))
         for (since, until), weight in weights.items():
             odds[columns[since], columns[until]] = weight
+        # Of what is nearly forgotten, rounding may leave the way into a state without the way out.
+        odds[odds.sum(axis=1) == 0, -1] = 1.0
         return cls(states, odds / odds.sum(axis=1, keepdims=True))
 
     def entropies(self) -> dict[str, float]:
@@ -126,9 +128,8 @@ class Chain:
 
     def until(self, goal: str = "purchase") -> dict[str, Ahead]:
         """What is ahead of each state but the goal."""
-        others, goals = (
-            [n for n, state in enumerate(self.states) if (state == goal) is is_goal] for is_goal in (False, True)
-        )
+        others = [n for n, state in enumerate(self.states) if state != goal]
+        goals = [n for n, state in enumerate(self.states) if state == goal]
         leave = np.eye(len(others)) - self.odds[np.ix_(others, others)]
         probability = np.linalg.solve(leave, self.odds[np.ix_(others, goals)].sum(axis=1))
         steps = np.linalg.solve(leave, np.ones(len(others)))
