@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     parser = job.stream_parser(__doc__)
     again = "empty the tables of a stage and derive them from all events again"
     parser.add_argument("--rebuild", choices=flow.derived_stages(), default="", help=again)
+    parser.add_argument("--cascade", action="store_true", help="with --rebuild: the stages that follow it too")
     return job.run(body, parser, argv)
 
 

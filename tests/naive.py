@@ -1,7 +1,8 @@
 """What every statistic should say, in plain Python: slow, short and without merging anything."""
 
+import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,9 @@ class Click:
     device: str | None = None
 
 
-def sessions(log: list[Click], gap: int, most: int, own_ids: bool = False) -> dict[tuple[str, int, str], Any]:
+def sessions(
+    log: list[Click], gap: int, most: int, own_ids: bool = False, categories: int = 20
+) -> dict[tuple[str, int, str], Any]:
     """What `sessions` should say, by user, start and the log's own id (empty where the gap decides)."""
     streams: dict[tuple[str, str], list[Click]] = defaultdict(list)
     for e in sorted(log, key=lambda e: (e.at, e.source, e.event_id)):
@@ -124,7 +127,10 @@ def sessions(log: list[Click], gap: int, most: int, own_ids: bool = False) -> di
                     parts.append([])
                 parts[-1].append(e)
             for part in parts:
-                found[user, part[0].at, own] = _session(part) | {"cluster": (cluster[0].at, cluster[-1].at)}
+                found[user, part[0].at, own] = _session(part) | {
+                    "cluster": (cluster[0].at, cluster[-1].at),
+                    "path": path(part, categories),
+                }
     return found
 
 
@@ -144,3 +150,31 @@ def _session(events: list[Click]) -> dict[str, Any]:
         "is_bounce": len(events) == 1,
         "is_converted": bool(bought),
     }
+
+
+def path(events: list[Click], categories: int) -> dict[tuple[str, str, str], int]:
+    """How often a state follows another in a session, by level and both states."""
+    tops = [e.category.split(".")[0] for e in events if e.category is not None]
+    first = list(dict.fromkeys(tops))[:categories]
+    levels = {
+        "type": [e.event_type for e in events],
+        "category": [top if top in first else "(other)" for top in tops],
+    }
+    found: Counter[tuple[str, str, str]] = Counter()
+    for level, states in levels.items():
+        whole = ["(start)", *states, "(end)"] if states else []
+        found.update((level, since, until) for since, until in itertools.pairwise(whole))
+    return dict(found)
+
+
+def transitions(
+    sessions: dict[tuple[str, int, str], Any], at: int, half_life_days: float
+) -> dict[tuple[str, str, str, str], tuple[int, float]]:
+    """Number and weight of each transition of each user, from what `sessions` says."""
+    found: dict[tuple[str, str, str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for (user, _, _), session in sessions.items():
+        for move, count in session["path"].items():
+            number, weight = found[user, *move]
+            worth_now = worth(Seen(session["end"], "", None), at, half_life_days)
+            found[user, *move] = number + count, weight + count * worth_now
+    return dict(found)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
-from profilestream.derive import population, sessions, stage
+from profilestream.derive import chains, population, sessions, stage, transitions
 from profilestream.derive.fold import Fold
 from profilestream.learn import factors
 from pyspark.sql import DataFrame, SparkSession
@@ -39,6 +39,8 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}
     if settings.derive.sessions.enabled:
         found[sessions.NAME] = _sessions(sessions.table(settings), spark, settings)
+    if settings.derive.chains.enabled:
+        found |= {name: _transitions(name, spark, settings) for name in (transitions.USERS, transitions.ALL)}
     return found
 
 
@@ -48,6 +50,13 @@ def _sessions(table: Table, spark: SparkSession, settings: Settings) -> dict[str
     found = {str([row[key] for key in table.key]): row for row in rows}
     assert len(found) == len(rows), f"a key of {table.name} stands twice"
     return found
+
+
+def _transitions(name: str, spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+    """What a table of transitions says, by key: as of its newest session, since a row's own time depends on the way."""
+    derived = transitions.declared(settings, name)
+    rows = chains.counts(derived.table.read(spark, settings.paths), derived).collect()
+    return {str([row[key] for key in derived.keys]): row.asDict() for row in rows}
 
 
 def learned(spark: SparkSession, settings: Settings) -> dict[tuple[str, str], Any]:

@@ -1,17 +1,18 @@
 """The stages in flow order. A stage that comes later adds one line here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.sql import SparkSession
 
 from profilestream.base import stream, tables
+from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Options, Query, named
 from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import profiles, sessions, tiles
+from profilestream.derive import profiles, sessions, tiles, transitions
 from profilestream.learn import factors
 from profilestream.serve import scores
 
@@ -43,6 +44,7 @@ DERIVED = (
         Stage(sessions.STAGE, sessions.queries, sessions.check),
         Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
     ),
+    (Stage(transitions.STAGE, transitions.queries, transitions.check),),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
 
@@ -75,6 +77,7 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     Raises:
         ProfilestreamError: a stage failed; the message begins with its name, and stages that follow did not run.
     """
+    options = _with_followers(settings, options)
     if options.continuous is not None:
         stream.run(spark, [query for stage in STAGES for query in stage.queries(settings)], settings, options)
         return
@@ -87,3 +90,32 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     if settings.serve.scores.enabled:
         with named(scores.STAGE):
             scores.run(spark, settings)
+
+
+def run_stage(spark: SparkSession, name: str, settings: Settings, options: Options) -> None:
+    """Run one stage; when it is rebuilt in a cascade, then those that follow it too."""
+    options = _with_followers(settings, options)
+    chosen = [stage for stage in STAGES if stage.name in (name, *options.rebuild)]
+    stream.run(spark, [query for stage in chosen for query in stage.queries(settings)], settings, options)
+
+
+def _with_followers(settings: Settings, options: Options) -> Options:
+    """The options with every stage to rebuild that follows the change feed of a table which is made anew.
+
+    Raises:
+        Refused: there are such stages, and no cascade was asked for.
+    """
+    names, anew = list(options.rebuild), set[str]()
+    for stage in STAGES:
+        queries = stage.queries(settings)
+        if any(query.follows and query.follows.name in anew for query in queries) and stage.name not in names:
+            names.append(stage.name)
+        if stage.name in names:
+            anew |= {table.name for query in queries for table in query.tables if table not in query.shared}
+    if (others := names[len(options.rebuild) :]) and not options.cascade:
+        raise Refused(
+            f"{others} follow the change feed of what {list(options.rebuild)} would make anew",
+            where="--rebuild",
+            do="rebuild them too: --cascade",
+        )
+    return replace(options, rebuild=tuple(names))

@@ -7,6 +7,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base import stream
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
+from profilestream.derive import sessions, transitions
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="session")
 def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a warehouse that holds the events of the shipped REES46 sample; not to be written to."""
+    """Settings of a warehouse with events, sessions and chains of the shipped REES46 sample; not to be written to."""
     home = tmp_path_factory.mktemp("rees46")
     sets = {
         "paths.warehouse": home / "warehouse",
@@ -23,5 +24,6 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
         "capture.sources.rees46.mapping": ROOT / "conf" / "sources" / "rees46.toml",
     }
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in sets.items()])
-    stream.run(_session, [ingest.query(settings, "rees46")], settings, stream.Options())
+    queries = [ingest.query(settings, "rees46"), *sessions.queries(settings), *transitions.queries(settings)]
+    stream.run(_session, queries, settings, stream.Options())
     return settings

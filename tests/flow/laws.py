@@ -171,7 +171,7 @@ def hold(
         tell(f"{log.name}: {laid:,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
     settings = _settings(log, home, derive_files=1_000_000)
     for stage in flow.STAGES[1:]:
-        stream.run(spark, stage.queries(settings), settings, Options(rebuild=stage.name))
+        stream.run(spark, stage.queries(settings), settings, Options(rebuild=(stage.name,)))
     outcomes.append((_events(spark, settings), saying.said(spark, settings)))
     events, said = outcomes[0]
     for name, (other, says) in zip([*map(str, cuts), "rebuilt"], outcomes, strict=True):
@@ -190,7 +190,7 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         f'[capture.sources.{log.name}]\npath = "{home}/input"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
         f'[derive]\nfeatures = {features}\nprofiles = ["{derive}/user_profiles.toml"]\n'
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
-        "[derive.sessions]\nenabled = true\n"
+        "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
     )
     return settings_module.load(str(config), [])
 

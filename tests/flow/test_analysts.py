@@ -12,6 +12,7 @@ import duckdb
 import pytest
 from profilestream.base import tables
 from profilestream.base.settings import Settings
+from profilestream.derive import transitions
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
@@ -50,7 +51,7 @@ def opened(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPy
     db = duckdb.connect()
     exec(status.load_delta(), {"db": db})
     db.execute("SET TimeZone = 'UTC'")
-    asked = (tables.EVENTS, tables.CAPTURE_BATCHES)
+    asked = (tables.EVENTS, tables.CAPTURE_BATCHES, transitions.declared(rees46, transitions.ALL).table)
     for table in asked:
         table.read(_session, rees46.paths).createOrReplaceTempView(table.name)
         db.execute(f"CREATE VIEW {table.name} AS SELECT * FROM delta_scan('{table.path(rees46.paths)}')")

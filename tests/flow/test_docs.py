@@ -20,6 +20,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base.settings import (
     Alarms,
     Capture,
+    Chains,
     Derive,
     Factors,
     Frozen,
@@ -47,6 +48,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions",
+    "derive_chains",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -77,6 +79,8 @@ PROVEN = {
     f"{PROFILES} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --set derive.sessions.enabled=true": "parsed",
+    f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --rebuild --cascade": "parsed",
+    f"{PYTHON} jobs/derive_chains.py --config {LOCAL}": "parsed",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
@@ -326,9 +330,9 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
     tables: list[tuple[type[Frozen], dict[str, object]]] = [
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
         (Alarms, whole["capture"]["alarms"]), (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
-        (Sessions, whole["derive"]["sessions"]), (Factors, whole["learn"]["factors"]),
-        (Tracking, whole["learn"]["tracking"]), (Publish, whole["learn"]["publish"]),
-        (Scores, whole["serve"]["scores"]),
+        (Sessions, whole["derive"]["sessions"]), (Chains, whole["derive"]["chains"]),
+        (Factors, whole["learn"]["factors"]), (Tracking, whole["learn"]["tracking"]),
+        (Publish, whole["learn"]["publish"]), (Scores, whole["serve"]["scores"]),
     ]  # fmt: skip
     for model, table in tables:
         assert table.keys() == model.model_fields.keys()

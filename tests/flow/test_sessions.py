@@ -91,6 +91,7 @@ def _said(rows: DataFrame) -> dict[tuple[str, int, str], Any]:
             "items": row["items"], "entry": row["entry_category"], "exit": row["exit_category"],
             "device": row["device"], "is_bounce": row["is_bounce"], "is_converted": row["is_converted"],
             "cluster": (row["cluster_start"], row["cluster_end"]),
+            "path": {tuple(move)[:3]: move["count"] for move in row["transitions"]},
         }
         for row in collected
     }  # fmt: skip
@@ -109,7 +110,7 @@ def _log(dice: random.Random) -> list[tuple[Click, int]]:
             event_id=f"e{n * 7 % 100}-{n}",
             event_type=dice.choice(["view", "view", "cart", "purchase"]),
             session_id=dice.choice([None, "", "s1", "s2"]),
-            category=dice.choice([None, "tea", "cups"]),
+            category=dice.choice([None, "tea", "tea.green", "cups", "lamps.floor"]),
             item=dice.choice([None, "i1", "i2", "i3"]),
             value=dice.choice([None, 0.5, 2.0]),
             device=dice.choice([None, "phone", "desk"]),
@@ -134,7 +135,7 @@ def test_any_batches_say_what_plain_python_says(written: Callable[..., Written],
     dice = random.Random(seed)
     own_ids, max_hours, is_ahead = dice.random() < 0.5, dice.choice([0.75, 24.0]), dice.random() < 0.5
     log = _log(dice)
-    stage = written(own_ids=own_ids, max_hours=max_hours)
+    stage = written(own_ids=own_ids, max_hours=max_hours, most_categories=2)
     parts = [[click for click, batch in log if batch == n] for n in range(2)]
     whole = stage.arrive([click for click, _ in log]) if is_ahead else None
     seen: list[Click] = []
@@ -143,7 +144,7 @@ def test_any_batches_say_what_plain_python_says(written: Callable[..., Written],
         stage.batch(stage.arrive(part) if whole is None else whole.where(F.col("event_id").isin(ids)))
         seen += part
         if whole is None or part is parts[-1]:
-            assert stage.said() == naive.sessions(seen, 30 * MINUTE, int(max_hours * 60 * MINUTE), own_ids)
+            assert stage.said() == naive.sessions(seen, 30 * MINUTE, int(max_hours * 60 * MINUTE), own_ids, 2)
 
 
 def _at(minutes: int, number: int = 0, **more: Any) -> Click:

@@ -47,6 +47,21 @@ def check_start(
         _check_files(spark, name, folder, glob, checkpoint)
 
 
+def check_followed(spark: SparkSession, stage: str, followed: Table, checkpoint: Checkpoint, paths: Paths) -> None:
+    """Refuse to go on after the followed table was made anew: what was added from the old one would stay.
+
+    Raises:
+        Refused: it was.
+    """
+    known = checkpoint.source_table()
+    if known is not None and known != commits.table_id(spark, followed, paths):
+        raise Refused(
+            f"table {followed.name} was made anew, and {stage} holds what it said before",
+            where=checkpoint.path,
+            do=f"derive the stage again too: jobs/{stage}.py --rebuild",
+        )
+
+
 def unfinished_batch(checkpoint: Checkpoint) -> int | None:
     """The batch that was begun and not committed; null when there is none."""
     begun, finished = checkpoint.last_begun(), checkpoint.last_finished()

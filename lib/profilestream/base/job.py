@@ -49,7 +49,8 @@ def options(args: argparse.Namespace) -> Options:
         accept_changed_files=args.accept_changed_files,
         replan=args.replan,
         skip_files=tuple(args.skip_file),
-        rebuild=getattr(args, "rebuild", ""),
+        rebuild=tuple(filter(None, [getattr(args, "rebuild", "")])),
+        cascade=getattr(args, "cascade", False),
     )
 
 

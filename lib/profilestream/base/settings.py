@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from profilestream.base.errors import BadSettings
 
@@ -114,12 +114,16 @@ class Sessions(Frozen):
         gap_minutes: a longer pause between two events of a user ends a session.
         max_hours: a session takes no event so long after its first one or later; the next begins there.
         own_ids: a session is what the log calls so (`session_id`), however long; other events go by the gap.
+        category: SQL over an event, its state in the session's path of categories; null has none.
+        most_categories: states of a session's path of categories, the first ones; later ones are `(other)`.
     """
 
     enabled: bool = False
     gap_minutes: float = Field(default=30.0, gt=0)
     max_hours: float = Field(default=24.0, gt=0)
     own_ids: bool = False
+    category: str = "substring_index(category, '.', 1)"
+    most_categories: int = Field(default=20, ge=1, le=1000)
 
     @property
     def gap_micros(self) -> int:
@@ -132,6 +136,18 @@ class Sessions(Frozen):
         return round(self.max_hours * 3_600_000_000)
 
 
+class Chains(Frozen):
+    """Decayed counts of what follows what in sessions (docs/features.md).
+
+    Args:
+        enabled: whether `derive_chains` runs; it follows `sessions`.
+        half_life_days: in which a session loses half its weight, in event time.
+    """
+
+    enabled: bool = False
+    half_life_days: float = Field(default=30.0, gt=0)
+
+
 class Derive(Frozen):
     """What is derived from events.
 
@@ -140,8 +156,9 @@ class Derive(Frozen):
         profiles: files that declare tables of one row a key, which are merged.
         shop_timezone: where the shop is, for hours of the day and weekdays.
         event_weights: what an event of a type counts as a sign of preference; 1 unless named.
-        max_files_per_trigger: files of `events` that a micro-batch takes at most.
+        max_files_per_trigger: files of `events`, or of the change feed it follows, that a micro-batch takes at most.
         sessions: what a session is, and whether there are any.
+        chains: how transitions in sessions are counted, and whether they are.
     """
 
     features: tuple[str, ...] = ()
@@ -150,6 +167,7 @@ class Derive(Frozen):
     event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
     sessions: Sessions = Sessions()
+    chains: Chains = Chains()
 
     @field_validator("shop_timezone")
     @classmethod
@@ -168,6 +186,12 @@ class Derive(Frozen):
         if endless:
             raise ValueError(f"weights must be finite numbers: {endless}")
         return EVENT_WEIGHTS | weights
+
+    @model_validator(mode="after")
+    def _chains_have_sessions(self) -> "Derive":
+        if self.chains.enabled and not self.sessions.enabled:
+            raise ValueError("chains.enabled needs sessions.enabled: transitions are counted in sessions")
+        return self
 
     @property
     def names(self) -> dict[str, str]:

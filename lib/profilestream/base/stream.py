@@ -106,7 +106,8 @@ class Options:
         accept_changed_files: go on although files changed after they were read.
         replan: begin the unfinished batch anew with today's settings and side tables, if none of its writes happened.
         skip_files: unreadable files to pass over, each recorded as one rejected row.
-        rebuild: name of a stage: forget what it has done, empty its tables and derive them again from all events.
+        rebuild: names of stages: forget what they have done, empty their tables and derive them again.
+        cascade: rebuild the stages too that follow the change feed of a rebuilt table (flow.py).
     """
 
     continuous: float | None = None
@@ -114,7 +115,8 @@ class Options:
     accept_changed_files: bool = False
     replan: bool = False
     skip_files: tuple[str, ...] = ()
-    rebuild: str = ""
+    rebuild: tuple[str, ...] = ()
+    cascade: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Query:
         lock: what no second run may hold at the same time.
         tables: written by the query, in order; the last is written by every batch and is the trusted one.
         shared: those of them that other stages write too; a rebuild leaves their rows.
+        follows: the table whose change feed is the source, if one is.
         settings: all that changes what is written, in readable form.
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
@@ -144,6 +147,7 @@ class Query:
     write: Callable[[DataFrame, Batch], Done]
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {}
     shared: tuple[Table, ...] = ()
+    follows: Table | None = None
     folder: str = ""
     glob: str = ""
     told: Callable[[SparkSession, str, bool], None] = lambda spark, epoch, is_over: None
@@ -170,13 +174,15 @@ class Running:
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
-        if is_rebuilt := options.rebuild == query.stage:
+        if is_rebuilt := query.stage in options.rebuild:
             self._forget(spark)
         guards.check_start(
             spark, query.name, query.tables, query.folder, query.glob, self._checkpoint, settings.paths,
             accept_new_epoch=options.accept_new_epoch or is_rebuilt,
             accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
+        if query.follows:
+            guards.check_followed(spark, query.stage, query.follows, self._checkpoint, settings.paths)
         self._checkpoint.drop_unbegun_files()
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.session import sent
 from profilestream.base.settings import Sessions
+from profilestream.derive import paths
 
 GONE = "_gone"
 _OF = ("user_id", "session_id")
@@ -155,7 +156,7 @@ def _with_start(found: Column, at: Column, most_micros: int) -> Column:
     return F.when(at - F.element_at(found, -1) >= most_micros, F.concat(found, F.array(at))).otherwise(found)
 
 
-def summed(events: DataFrame) -> DataFrame:
+def summed(events: DataFrame, made: Sessions) -> DataFrame:
     """Events with their session -> a row a session, all but epoch and batch. Equal times go by source and event id."""
     is_purchase = F.col("event_type") == "purchase"
     # By user alone, so that both aggregations go over one shuffle.
@@ -170,10 +171,11 @@ def summed(events: DataFrame) -> DataFrame:
             F.min(_placed("category")).alias("first"),
             F.max(_placed("category")).alias("last"),
             F.min(_placed("device")).alias("device"),
+            F.collect_list(F.struct(*_ORDER, "event_type", paths.category(made.category))).alias("steps"),
         )
     )
     of_types = F.sort_array(F.collect_list(F.struct("event_type", "count")))
-    return by_type.groupBy(*_SESSION).agg(
+    sessions = by_type.groupBy(*_SESSION).agg(
         F.max("newest").alias("session_end"),
         F.sum("count").alias("events"),
         F.map_from_entries(of_types).alias("types"),
@@ -184,7 +186,9 @@ def summed(events: DataFrame) -> DataFrame:
         F.min("device")["device"].alias("device"),
         (F.sum("count") == 1).alias("is_bounce"),
         F.bool_or(is_purchase).alias("is_converted"),
+        F.sort_array(F.flatten(F.collect_list("steps"))).alias("steps"),
     )
+    return paths.with_transitions(sessions, made.most_categories)
 
 
 def _placed(name: str) -> Column:

@@ -37,6 +37,7 @@ def table(settings: Settings) -> Table:
             device STRING,
             is_bounce BOOLEAN NOT NULL,
             is_converted BOOLEAN NOT NULL,
+            transitions ARRAY<STRUCT<level: STRING, from_state: STRING, to_state: STRING, count: BIGINT>> NOT NULL,
             cluster_start TIMESTAMP NOT NULL,
             cluster_end TIMESTAMP NOT NULL,
             epoch STRING NOT NULL,
@@ -44,6 +45,7 @@ def table(settings: Settings) -> Table:
         """,
         # Two sessions of a user may begin at once only if the log tells them apart.
         key=("user_id", "session_start", *(["session_id"] if settings.derive.sessions.own_ids else [])),
+        schema_version=2,
         properties={
             "delta.enableDeletionVectors": "true",
             "delta.enableChangeDataFeed": "true",
@@ -59,16 +61,18 @@ def _said(settings: Settings) -> str:
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check that no declared table has the name of this one; writes nothing.
+    """Check the SQL of the settings, and that no declared table has the name of this one; writes nothing.
 
     Raises:
-        BadSettings: one has.
+        BadSettings: one has, or the SQL is not understood.
     """
     if not settings.derive.sessions.enabled:
         return
-    files = [file for file, derived in stage.declared(settings).items() if NAME in [t.name for t in derived.tables]]
-    if files:
-        raise BadSettings(f"{NAME} is the table of {STAGE}", where=f"{files[0]}, name", do="give yours another name")
+    stage.check_names(STAGE, (table(settings),), settings)
+    events, where = spark.createDataFrame([], tables.EVENTS.schema), f"{settings.config_file}, derive.sessions.category"
+    kind = stage.understood(events, settings.derive.sessions.category, where, "the columns of the table events")
+    if kind != "string":
+        raise BadSettings(f"derive.sessions.category is a {kind}", where=where, do="write SQL that gives a string")
 
 
 def queries(settings: Settings) -> list[Query]:
@@ -114,6 +118,6 @@ def _merge(log: DataFrame, old: DataFrame, spans: DataFrame, count: int, batch: 
     # Only folders of the days that a touched cluster covers are read.
     events = clusters.keyed(log.where(F.col("event_date").isin(whole.days)), made)
     parts = clusters.cut(sent(spans, count), events, made, has_long=whole.longest >= made.most_micros)
-    found = clusters.summed(clusters.inside(events, sent(parts, count), "session_start", "until"))
+    found = clusters.summed(clusters.inside(events, sent(parts, count), "session_start", "until"), made)
     rows = commits.stamped(clusters.changes(found, old, sent(spans, count)), sessions, batch.txn, clusters.GONE)
     batch.merge(rows, sessions, gone=clusters.GONE, within=whole.sql("t.session_start"))

@@ -9,6 +9,7 @@ from profilestream.base.errors import BadSettings, SourceMissing, first_words
 from profilestream.base.session import FEW
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.tables import Table
 from profilestream.derive import declaration, population
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import WAS, Fold
@@ -32,6 +33,19 @@ def declared(settings: Settings) -> dict[str, Derived]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSettings(f"tables declared twice: {twice}", where="[derive]", do="give each another name")
     return found
+
+
+def check_names(stage: str, made: tuple[Table, ...], settings: Settings) -> None:
+    """Check that no declared table has the name of one that a stage makes itself.
+
+    Raises:
+        BadSettings: one has.
+    """
+    names = [table.name for table in made]
+    for file, derived in declared(settings).items():
+        if taken := [table.name for table in derived.tables if table.name in names]:
+            what, where = f"{taken[0]} is the table of {stage}", f"{file}, name"
+            raise BadSettings(what, where=where, do="give yours another name")
 
 
 def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]:
@@ -125,16 +139,16 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
         if file not in files:
             continue
         for key, sql, is_condition in derived.expressions():
-            kind = _understood(events, sql, f"{file}, {key}", "the columns of the table events")
+            kind = understood(events, sql, f"{file}, {key}", "the columns of the table events")
             if is_condition and kind != "boolean":
                 raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do="write a condition")
         plain = Fold.of(derived.model_copy(update={"readings": {}}))
         said = plain.read(spark.createDataFrame([], derived.table.schema)).withColumn("at", F.col("as_of"))
         for name, sql in derived.readings.items():
-            _understood(said, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and what the statistics say")
+            understood(said, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and what the statistics say")
 
 
-def _understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
+def understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
     """The type of a SQL text over a frame's columns."""
     try:
         return str(frame.select(F.expr(sql)).schema[0].dataType.simpleString())
