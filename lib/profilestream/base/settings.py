@@ -132,6 +132,20 @@ class Sessions(Frozen):
         return round(self.max_hours * 3_600_000_000)
 
 
+class WindowFeatures(Frozen):
+    """Features over windows of time (docs/features.md).
+
+    Args:
+        file: that declares them; empty: none.
+        enabled: whether `derive_windows` keeps `user_features`.
+        day_tiles_after_days: hour tiles so much older than the newest become day tiles; null: never.
+    """
+
+    file: str = ""
+    enabled: bool = False
+    day_tiles_after_days: int | None = Field(default=None, ge=1)
+
+
 class Derive(Frozen):
     """What is derived from events.
 
@@ -142,6 +156,7 @@ class Derive(Frozen):
         event_weights: what an event of a type counts as a sign of preference; 1 unless named.
         max_files_per_trigger: files of `events` that a micro-batch takes at most.
         sessions: what a session is, and whether there are any.
+        windows: features over windows of time.
     """
 
     features: tuple[str, ...] = ()
@@ -150,6 +165,7 @@ class Derive(Frozen):
     event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
     sessions: Sessions = Sessions()
+    windows: WindowFeatures = WindowFeatures()
 
     @field_validator("shop_timezone")
     @classmethod
@@ -409,6 +425,9 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                 update={
                     "features": tuple(map(beside, settings.derive.features)),
                     "profiles": tuple(map(beside, settings.derive.profiles)),
+                    "windows": settings.derive.windows.model_copy(
+                        update={"file": beside(settings.derive.windows.file)}
+                    ),
                 }
             ),
         }

@@ -9,16 +9,18 @@ from profilestream.base.errors import BadSettings, SourceMissing, first_words
 from profilestream.base.session import FEW
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
-from profilestream.derive import declaration, population
+from profilestream.derive import declaration, population, windows
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import WAS, Fold
+from profilestream.derive.windows import Windows
 
 
 def declared(settings: Settings) -> dict[str, Derived]:
-    """All declared tables of the settings, by file.
+    """All declared tables of the settings, by file, with the statistics that window features add to tiles.
 
     Raises:
-        BadSettings: a declaration does not fit, two have one name, or one is written in another way than its stage.
+        BadSettings: a declaration does not fit, two have one name, one is written in another way than its stage, or an
+            entity has no tiles.
     """
     ways = {"append": settings.derive.features, "merge": settings.derive.profiles}
     found = {}
@@ -31,7 +33,19 @@ def declared(settings: Settings) -> dict[str, Derived]:
     names += [table.name for derived in found.values() for table in derived.tables]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSettings(f"tables declared twice: {twice}", where="[derive]", do="give each another name")
-    return found
+    features = windows.declared(settings)
+    return found if features is None else _with_windows(found, features, settings.derive.windows.file)
+
+
+def _with_windows(found: dict[str, Derived], features: Windows, file: str) -> dict[str, Derived]:
+    names = [derived.name for derived in found.values()]
+    if lacking := {entity: tiles for entity, tiles in features.entities.items() if tiles not in names}:
+        raise BadSettings(
+            f"entities whose tiles are not declared: {lacking}",
+            where=f"{file}, entities",
+            do="add the files of these tables to derive.features, or leave the entities and their features out",
+        )
+    return {name: windows.extended(derived, features, file) for name, derived in found.items()}
 
 
 def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]:
@@ -71,10 +85,10 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
 
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
     rows = commits.stamped(fold.partials(events), fold.derived.table, batch.txn)
-    batch.append(_by_folder(rows, fold.derived), fold.derived.table)
+    batch.append(by_folder(rows, fold.derived), fold.derived.table)
 
 
-def _by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
+def by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
     """Rows placed so that a batch writes at most two files a folder, not one for each task: a year's days are 305."""
     if not derived.partitioned_by:
         return rows
