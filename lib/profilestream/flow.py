@@ -13,7 +13,7 @@ from profilestream.base.stream import Options, Query
 from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import profiles, sessions, tiles
+from profilestream.derive import days, profiles, sessions, tiles, user_features
 from profilestream.learn import factors
 from profilestream.serve import scores
 
@@ -41,6 +41,7 @@ STAGES = (
     Stage(tiles.STAGE, tiles.queries, tiles.check),
     Stage(profiles.STAGE, profiles.queries, profiles.check),
     Stage(sessions.STAGE, sessions.queries, sessions.check),
+    Stage(user_features.STAGE, user_features.queries, user_features.check),
     Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
 )
 
@@ -66,7 +67,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
-    """Run the stages in order, each to its end, then make the lists; or all stages at once when continuous.
+    """Run the stages in order, each to its end, then old hours become days and lists are made; or all stages at once.
 
     Raises:
         ProfilestreamError: a stage failed; the message begins with its name, and later stages did not run.
@@ -77,6 +78,8 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     for stage in STAGES:
         with _named(stage.name):
             stream.run(spark, stage.queries(settings), settings, options)
+    with _named(days.STEP):
+        days.run(spark, settings)
     if settings.serve.scores.enabled:
         with _named(scores.STAGE):
             scores.run(spark, settings)

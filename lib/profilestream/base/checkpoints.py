@@ -85,11 +85,22 @@ class Checkpoint:
 
         Null when the batch goes on within a commit, or within the first snapshot, and when nothing was taken yet.
         """
-        lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id - 1}") or "").splitlines()
-        offset = json.loads(lines[-1]) if lines else {}
-        if not isinstance(offset, dict) or offset.get("index") not in _NOTHING_OF_IT_YET or offset["isStartingVersion"]:
+        offset = self._offset(batch_id - 1)
+        if offset.get("index") not in _NOTHING_OF_IT_YET or offset["isStartingVersion"]:
             return None
         return int(offset["reservoirVersion"]) - 1
+
+    def source_id(self) -> str | None:
+        """What Delta calls the table that is followed; null before the first batch."""
+        begun = self.last_begun()
+        found = None if begun is None else self._offset(begun).get("reservoirId")
+        return None if found is None else str(found)
+
+    def _offset(self, batch_id: int) -> dict[str, Any]:
+        """Up to where a batch goes; empty when there is no such batch, or its source does not say it so."""
+        lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id}") or "").splitlines()
+        offset = json.loads(lines[-1]) if lines else {}
+        return offset if isinstance(offset, dict) else {}
 
     def drop_unbegun_files(self) -> None:
         """Forget files that were listed for a batch that was never begun.

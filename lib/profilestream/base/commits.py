@@ -49,6 +49,11 @@ def version(spark: SparkSession, table: Table, paths: Paths) -> int:
     return int(_log(spark, table, paths).startTransaction().readVersion())
 
 
+def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
+    """What Delta calls this table; another one once it was emptied."""
+    return str(_log(spark, table, paths).unsafeVolatileSnapshot().metadata().id())
+
+
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The newest batch that this writer committed to the table; null when there is none."""
     found = int(_log(spark, table, paths).startTransaction().txnVersion(app_id))

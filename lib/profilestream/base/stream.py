@@ -130,6 +130,7 @@ class Query:
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
         versions: of what else a batch reads (a Delta version, a hash of files), taken when it is planned.
+        follows: stages whose tables are its source; when these are derived again, so is this.
         folder, glob: of input files, when the source is one; empty otherwise.
         told: called with the epoch now and then while it runs (false) and when it has ended well (true), for what is
             said elsewhere of the tables; must not raise, nor take long.
@@ -144,6 +145,7 @@ class Query:
     write: Callable[[DataFrame, Batch], Done]
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {}
     shared: tuple[Table, ...] = ()
+    follows: tuple[str, ...] = ()
     folder: str = ""
     glob: str = ""
     told: Callable[[SparkSession, str, bool], None] = lambda spark, epoch, is_over: None
@@ -170,7 +172,7 @@ class Running:
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
-        if is_rebuilt := options.rebuild == query.stage:
+        if is_rebuilt := options.rebuild in (query.stage, *query.follows):
             self._forget(spark)
         guards.check_start(
             spark, query.name, query.tables, query.folder, query.glob, self._checkpoint, settings.paths,

@@ -16,7 +16,7 @@ from profilestream.derive import stage, tiles, windows
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import Fold
 
-PROPERTY = "profilestream.day_tiles_until"
+STEP, PROPERTY = "steward_days", "profilestream.day_tiles_until"
 _EPOCH = "days"  # of the rows that stand for a day; a batch's epoch is a UUID
 
 

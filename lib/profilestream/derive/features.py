@@ -66,12 +66,31 @@ class Features:
     @cached_property
     def states(self) -> dict[str, tuple[str, Statistic, str]]:
         """What has to be merged, each once: name -> (column of the tiles, statistic, window)."""
+        return {_state(path, window): (path, one, window) for path, one, window in self.sources.values()}
+
+    @cached_property
+    def sources(self) -> dict[str, tuple[str, Statistic, str]]:
+        """The same by the columns that are told from it."""
+        paths = [(one, path) for path, one in self.tiles.statistics.items()]
         found = {}
         for column in self.plain:
-            feature, window = self._of(column)
-            path = next(path for path, one in self.tiles.statistics.items() if one == feature.statistic)
-            found[_state(path, window)] = (path, feature.statistic, window)
+            statistic = self.declared[column].statistic
+            path = next(path for one, path in paths if one == statistic)
+            found[column] = (path, statistic, self.windows.columns(self.entity)[column][1])
         return found
+
+    @cached_property
+    def declared(self) -> dict[str, Feature]:
+        """The feature of each column over windows."""
+        features, columns = self.windows.features[self.entity], self.windows.columns(self.entity)
+        return {column: features[columns[column][0]] for column in self.plain}
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """SQL type of each column of the result."""
+        found = {name: one.type for name, one in self.declared.items()}
+        found |= {name: one.type for name, one in self.combined.items()}
+        return {column: found[column] for column in self.columns}
 
     @cached_property
     def statistics(self) -> dict[str, Statistic]:
@@ -96,16 +115,11 @@ class Features:
 
     def value(self, column: str) -> Column:
         """A column over windows, over what the statistics say."""
-        feature, window = self._of(column)
-        path = next(path for path, one in self.tiles.statistics.items() if one == feature.statistic)
-        state = _state(path, window)
+        path, _, window = self.sources[column]
+        feature, state = self.declared[column], _state(path, window)
         if not feature.reading:
             return F.col(state).alias(column)
         return F.expr(feature.reading.replace(VALUE, state)).try_cast(feature.type).alias(column)
-
-    def _of(self, column: str) -> tuple[Feature, str]:
-        name, window = self.windows.columns(self.entity)[column]
-        return self.windows.features[self.entity][name], window
 
 
 def _state(path: str, window: str) -> str:

@@ -84,6 +84,14 @@ def _unit(time: Column, until: date | None) -> Column:
     return F.when(time < first_hours, F.lit(DAY)).otherwise(F.lit(HOUR)).cast("bigint")
 
 
+def ends(until: date | None) -> tuple[Column, Column]:
+    """Begin and end of what a tile tells of, in microseconds; of all tiles of a day of day tiles it is the day."""
+    hour = F.unix_micros("hour")
+    unit = _unit(hour, until)
+    start = hour - F.pmod(hour, unit)
+    return start, start + unit
+
+
 def _edges(features: Features, until: date | None) -> Column:
     """Array of what tiles cannot tell of the windows of a request: from, to, day, windows. Each lies in one tile."""
     at = F.unix_micros(AT)
@@ -109,22 +117,17 @@ def _edge(since: Column, until: Column, bits: Column) -> Column:
 
 def _whole(tiles: DataFrame, requests: DataFrame, asked: _Asked, features: Features, until: date | None) -> DataFrame:
     """Tiles that lie in a window of a request whole."""
-    keys = features.keys
-    hour = F.unix_micros("hour")
-    start, at = F.col("_start"), F.unix_micros(AT)
+    keys, at = features.keys, F.unix_micros(AT)
+    start, end = F.col("_start"), F.col("_end")
     lengths = [micros(window) for window in features.lengths]
-    ends = [F.when(_inside(start, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
-    in_time = F.col("date") <= _date(asked.until)
+    bits = [F.when(_inside(start, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
+    in_time = F.col("date") <= date_of(asked.until)
     if None not in lengths:
-        in_time &= F.col("date") >= _date(asked.since - max(length for length in lengths if length is not None))
-    dated = (
-        tiles.where(in_time)
-        .withColumn("_unit", _unit(hour, until))
-        .withColumn("_start", hour - F.pmod(hour, F.col("_unit")))
-    )
-    mine = dated.select(*keys, "as_of", "_start", "_unit", *_columns(features))
-    joined = mine.join(sent(requests, asked.count), keys).where(start + F.col("_unit") <= at)
-    return joined.withColumn(MASK, reduce(Column.__add__, ends).cast("bigint")).where(f"{MASK} <> 0")
+        in_time &= F.col("date") >= date_of(asked.since - max(length for length in lengths if length is not None))
+    began, ended = ends(until)
+    mine = tiles.where(in_time).select(*keys, "as_of", began.alias("_start"), ended.alias("_end"), *_columns(features))
+    joined = mine.join(sent(requests, asked.count), keys).where(end <= at)
+    return joined.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint")).where(f"{MASK} <> 0")
 
 
 def _inside(start: Column, at: Column, length: int | None) -> Column:
@@ -135,7 +138,8 @@ def _columns(features: Features) -> list[str]:
     return list(dict.fromkeys(path.split(".")[0] for path in features.statistics))
 
 
-def _date(at: int) -> Column:
+def date_of(at: int) -> Column:
+    """The UTC day of a time in microseconds."""
     return F.lit(_EPOCH + timedelta(days=at // DAY))
 
 
@@ -156,9 +160,9 @@ def _known(spark: SparkSession, requests: DataFrame, features: Features, known_b
     asked = _asked(requests.withColumn(_EDGES, F.array().cast(f"array<struct<{_DAY}:int>>")), features)
     lengths = [micros(window) for window in features.lengths]
     events = features.read(spark, tables.EVENTS).where(F.col("ingest_time") <= F.lit(known_by))
-    in_time = F.col("event_date") <= _date(asked.until)
+    in_time = F.col("event_date") <= date_of(asked.until)
     if None not in lengths:
-        in_time &= F.col("event_date") >= _date(asked.since - max(length for length in lengths if length is not None))
+        in_time &= F.col("event_date") >= date_of(asked.since - max(length for length in lengths if length is not None))
     moment, at = F.unix_micros("event_time"), F.unix_micros(AT)
     bits = [F.when(_inside(moment, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
     named = requests.select(*_renamed(features), AT)

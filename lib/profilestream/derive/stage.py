@@ -9,6 +9,7 @@ from profilestream.base.errors import BadSettings, SourceMissing, first_words
 from profilestream.base.session import FEW
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.tables import Table
 from profilestream.derive import declaration, population, windows
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import WAS, Fold
@@ -124,8 +125,13 @@ def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame
         raise SourceMissing(
             "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
         )
+    return new_rows(spark, tables.EVENTS, settings, files)
+
+
+def new_rows(spark: SparkSession, table: Table, settings: Settings, files: int) -> DataFrame:
+    """The stream of a table that is appended to, as new_events is of `events`."""
     stream = spark.readStream.format("delta").option("skipChangeCommits", True)
-    return stream.option("maxFilesPerTrigger", files).load(tables.EVENTS.uri(settings.paths))
+    return stream.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:
@@ -139,19 +145,20 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
         if file not in files:
             continue
         for key, sql, is_condition in derived.expressions():
-            kind = _understood(events, sql, f"{file}, {key}", "the columns of the table events")
+            kind = understood(events, sql, f"{file}, {key}", "the columns of the table events")
             if is_condition and kind != "boolean":
                 raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do="write a condition")
         plain = Fold.of(derived.model_copy(update={"readings": {}}))
         said = plain.read(spark.createDataFrame([], derived.table.schema)).withColumn("at", F.col("as_of"))
         for name, sql in derived.readings.items():
-            _understood(said, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and what the statistics say")
+            understood(said, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and what the statistics say")
 
 
-def _understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
+def understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
     """The type of a SQL text over a frame's columns."""
     try:
-        return str(frame.select(F.expr(sql)).schema[0].dataType.simpleString())
+        # Beside a column, so that an aggregate is not understood either.
+        return str(frame.select(frame.columns[0], F.expr(sql)).schema[1].dataType.simpleString())
     except PySparkException as error:
         raise BadSettings(
             f"{where.split(', ')[-1]} = {sql!r} is not understood: {first_words(str(error))}",
