@@ -11,7 +11,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
-MICROS = {"1h": HOUR, "6h": 6 * HOUR, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "90d": 90 * DAY, "lifetime": None}
+MICROS = {
+    "1h": HOUR,
+    "6h": 6 * HOUR,
+    "1d": DAY,
+    "3d": 3 * DAY,
+    "7d": 7 * DAY,
+    "30d": 30 * DAY,
+    "90d": 90 * DAY,
+    "lifetime": None,
+}
 
 
 @dataclass(frozen=True)
