@@ -59,8 +59,8 @@ CSV = "docs/examples/laden/log/2025-03-30.csv"
 LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
 # How each command is proven. `run`: its job's main is called, in the session of all tests: a session start costs 8 s.
 # `process`: started as it stands, with this Python. `parsed`: the job takes its flags and the files it names are there.
-# `make`: the Makefile has the target. `page`: it makes the page that is there. One that ends in `...` stands for all that
-# begin so.
+# `make`: the Makefile has the target. `page`: it makes the page that is there. One that ends in `...` stands for all
+# that begin so.
 PROVEN = {
     f"{CAPTURE} {LADEN} --check": "run",
     f"{CAPTURE} {LADEN} --try 5 {CSV}": "run",

@@ -101,7 +101,7 @@ def _windows(entity: str, name: str) -> str:
     return f"{head}{FEATURES[name]}\n"
 
 
-def settings_of(home: Path, *, age: int | None = None, extra: str = "") -> Settings:
+def shop_of(home: Path, more: str = "") -> Shop:
     """Small tiles of users, items and of users in categories, with the features of `OF`."""
     home.mkdir(parents=True, exist_ok=True)
     for name, keys in KEYS.items():
@@ -111,9 +111,9 @@ def settings_of(home: Path, *, age: int | None = None, extra: str = "") -> Setti
     features = "".join(_windows(entity, name) for entity, names in OF.items() for name in names)
     (home / "windows.toml").write_text(WINDOWS + features + DERIVED)
     files = json.dumps([f"{home}/{name}.toml" for name in KEYS])
-    lines = [f'[derive]\nmax_files_per_trigger = 1\nfeatures = {files}\n[derive.windows]\nfile = "{home}/windows.toml"']
-    lines += [] if age is None else [f"day_tiles_after_days = {age}"]
-    return Shop(home, extra_settings="\n".join([*lines, extra, ""])).settings()
+    return Shop(
+        home, extra_settings=f'[derive]\nfeatures = {files}\n[derive.windows]\nfile = "{home}/windows.toml"\n{more}\n'
+    )
 
 
 class Tiled:
@@ -244,7 +244,7 @@ def test_features_as_of_any_time_are_what_plain_python_counts_and_day_tiles_chan
     spark: SparkSession, tmp_path: Path
 ) -> None:
     dice = random.Random(11)
-    tiled = Tiled(spark, settings_of(tmp_path, age=4))
+    tiled = Tiled(spark, shop_of(tmp_path, "day_tiles_after_days = 4").settings())
     log = [*seeded(), *online_retail(), *rees46()]
     dice.shuffle(log)
     batches = [[replace(e, came=came) for e in log[n::2]] for n, came in ((0, FIRST), (1, SECOND_CAME))]

@@ -12,8 +12,8 @@ from profilestream.derive.windows import Combined, Feature, Windows
 _BEGIN = """# Window features
 
 Made of [conf/derive/windows.toml](../conf/derive/windows.toml) by `python -m profilestream.derive.reference`; edit that
-file. A feature over windows has a column a window, `<name>_<window>`, of the events in `[t - w, t)`; a feature over others
-is one column. How to ask for them: [features.md](features.md#features-over-windows).
+file. A feature over windows has a column a window, `<name>_<window>`, of the events in `[t - w, t)`; one over others is
+a column. How to ask for them: [features.md](features.md#features-over-windows).
 """
 _SCORE = "standard score of `{}` among all entities known at t"
 
