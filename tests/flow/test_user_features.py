@@ -42,7 +42,8 @@ def _told(spark: SparkSession, tiled: Tiled) -> dict[tuple[Any, ...], Any]:
     counts = [row["events_7d"] for row in found.values()]
     mean = sum(counts) / len(counts)
     deviation = (sum((n - mean) ** 2 for n in counts) / len(counts)) ** 0.5
-    assert [row["score"] for row in found.values()] == pytest.approx([(n - mean) / deviation for n in counts])
+    scores = [(n - mean) / deviation if deviation else 0.0 for n in counts]
+    assert [row["score"] for row in found.values()] == pytest.approx(scores)
     return found
 
 
