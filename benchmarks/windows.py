@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from profilestream.base import settings as settings_module
@@ -116,11 +116,11 @@ def _stored(spark: SparkSession, home: Path, rows: int) -> Settings:
     stored = moved.select(*tables.EVENTS.columns).repartition("event_date")
     stored.write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
     whole = tables.EVENTS.read(spark, settings.paths)
-    first = datetime.fromtimestamp(workloads.START, UTC).date() - timedelta(days=1)
-    for batch_id in range((DAYS + 2) // BATCH_DAYS + 1):
-        since = first + timedelta(days=batch_id * BATCH_DAYS)
-        part = whole.where((F.col("event_date") >= since) & (F.col("event_date") < since + timedelta(days=BATCH_DAYS)))
-        query.write(part, Batch(spark, settings.paths, Txn(tiles.STAGE, "bench", batch_id), Plan("")))
+    first = F.lit(datetime.fromtimestamp(workloads.START, UTC).date())
+    number = F.greatest(F.floor(F.datediff("event_date", first) / BATCH_DAYS), F.lit(0))
+    for batch_id in range(DAYS // BATCH_DAYS + 1):
+        batch = Batch(spark, settings.paths, Txn(tiles.STAGE, "bench", batch_id), Plan(""))
+        query.write(whole.where(number == batch_id), batch)
     days.run(spark, settings)
     return settings
 
@@ -141,7 +141,7 @@ def _by_sql(spark: SparkSession, settings: Settings, users: DataFrame, at: int) 
     moment = F.unix_micros("event_time")
 
     def aggregated() -> DataFrame:
-        since = at - DAYS * 86_400_000_000
+        since = at - max(length for _, length in COLUMNS.values()) * 86_400_000_000
         dates = F.col("event_date").between(*[F.to_date(F.timestamp_micros(F.lit(time))) for time in (since, at)])
         events = tables.EVENTS.read(spark, settings.paths).where(dates & (moment >= since) & (moment < at))
         told = {

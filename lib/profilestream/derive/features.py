@@ -107,10 +107,17 @@ class Features:
         """Merges the states of an entity and a time; they are decayed to that time beforehand."""
         return self.folding({name: _undecayed(statistic) for name, (_, statistic, _) in self.states.items()})
 
-    def folding(self, statistics: dict[str, Statistic], **more: Key) -> Fold:
-        """A fold of statistics by entity and time, and by more keys."""
+    @cached_property
+    def fold_of_pieces(self) -> Fold:
+        """The same for an entity, a time and the windows to which pieces belong."""
+        statistics = {plain(path): _undecayed(one) for path, one in self.statistics.items()}
+        return self.folding(statistics, by_windows=True)
+
+    def folding(self, statistics: dict[str, Statistic], *, by_windows: bool = False) -> Fold:
+        """A fold of statistics by entity and time, and by windows if asked for."""
         keys = {name: Key(of=f"_{name}", type=self.tiles.keys[name].type) for name in self.keys}
-        keys |= {AT: Key(of=AT, type="timestamp"), **more}
+        keys |= {AT: Key(of=AT, type="timestamp")}
+        keys |= {MASK: Key(of=MASK, type="bigint")} if by_windows else {}
         return Fold.of(Derived(name=self.tiles.name, write="append", keys=keys, statistics=statistics))
 
     def value(self, column: str) -> Column:
@@ -122,8 +129,13 @@ class Features:
         return F.expr(feature.reading.replace(VALUE, state)).try_cast(feature.type).alias(column)
 
 
+def plain(path: str) -> str:
+    """A column of the tiles as a column of pieces, where no facet is."""
+    return f"_{path.replace('.', '_')}"
+
+
 def _state(path: str, window: str) -> str:
-    return f"_{path.replace('.', '_')}_{window}"
+    return f"{plain(path)}_{window}"
 
 
 def _undecayed(statistic: Statistic) -> Statistic:

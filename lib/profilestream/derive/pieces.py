@@ -17,8 +17,7 @@ from profilestream.base import tables
 from profilestream.base.errors import Refused
 from profilestream.base.session import sent
 from profilestream.derive import days, decay
-from profilestream.derive.declaration import Key
-from profilestream.derive.features import AT, MASK, Features
+from profilestream.derive.features import AT, MASK, Features, plain
 from profilestream.derive.windows import DAY, HOUR, micros
 
 _FROM, _TO, _DAY, _EDGES = "_from", "_to", "_day", "_edges"
@@ -48,18 +47,20 @@ def gathered(spark: SparkSession, requests: DataFrame, features: Features, known
     nothing = {name: F.lit(None).cast(one.ddl) for name, (_, one, _) in features.states.items()}
     empty = requests.withColumns({"as_of": F.lit(None).cast("timestamp"), **nothing})
     if known_by is not None:
-        found = [_by_windows(_of_events(_known(spark, requests, features, known_by), features), features)]
+        found = [_of_events(_known(spark, requests, features, known_by), features)]
     else:
         # The newest day of day tiles is asked for after the table's version is fixed: it may be too new, never too old.
         tiles = features.read(spark, features.tiles.table)
         until = days.day_tiles_until(spark, features.tiles.table, features.paths)
         edged = requests.withColumn(_EDGES, _edges(features, until))
         asked = _asked(edged, features)
-        found = [_by_windows(_whole(tiles, requests, asked, features, until), features)]
+        found = [_whole(tiles, requests, asked, features, until)]
         if asked.edges:
             _check_reach(spark, asked.days, features)
-            found.append(_by_windows(_of_events(_at_edges(spark, edged, asked, features), features), features))
-    return reduce(DataFrame.unionByName, found, empty)
+            found.append(_of_events(_at_edges(spark, edged, asked, features), features))
+    # Rows of the same windows first: a state is then read once a row and not once a window.
+    rows = reduce(DataFrame.unionByName, [_as_asked(part, features) for part in found])
+    return _by_windows(features.fold_of_pieces.merged(rows), features).unionByName(empty)
 
 
 def _asked(edged: DataFrame, features: Features) -> _Asked:
@@ -186,20 +187,26 @@ def _keyed(events: DataFrame, features: Features) -> DataFrame:
 
 def _of_events(events: DataFrame, features: Features) -> DataFrame:
     """Events of requests -> one row of states for each request and set of windows."""
-    return features.folding(features.statistics, **{MASK: Key(of=MASK, type="bigint")}).partials(events)
+    return features.folding(features.statistics, by_windows=True).partials(events)
+
+
+def _as_asked(rows: DataFrame, features: Features) -> DataFrame:
+    """Rows of states, with their weights decayed to the time of the request."""
+    states = []
+    for path, one in features.statistics.items():
+        worth = decay.factor(F.col("as_of"), F.col(AT), one.half_life)
+        states.append((F.col(path) if one.half_life is None else one.decay(F.col(path), worth)).alias(plain(path)))
+    return rows.select(*features.keys, AT, MASK, F.col(AT).alias("as_of"), *states)
 
 
 def _by_windows(rows: DataFrame, features: Features) -> DataFrame:
     """Rows of states, which belong to the windows of their bits -> a state a window, null where it does not."""
     bits = {window: F.lit(1 << n) for n, window in enumerate(features.lengths)}
-    at = F.col(AT)
-    states = []
-    for name, (path, one, window) in features.states.items():
-        state = F.col(path)
-        if one.half_life is not None:
-            state = one.decay(state, decay.factor(F.col("as_of"), at, one.half_life))
-        states.append(F.when(F.col(MASK).bitwiseAND(bits[window]) != 0, state).alias(name))
-    return rows.select(*features.keys, AT, at.alias("as_of"), *states)
+    states = [
+        F.when(F.col(MASK).bitwiseAND(bits[window]) != 0, F.col(plain(path))).alias(name)
+        for name, (path, _, window) in features.states.items()
+    ]
+    return rows.select(*features.keys, AT, "as_of", *states)
 
 
 def _check_reach(spark: SparkSession, edge_days: list[int], features: Features) -> None:
