@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
-from profilestream.derive import chains, population, sessions, stage, transitions
+from profilestream.derive import chains, population, sessions, stage, transitions, user_features
 from profilestream.derive.fold import Fold
 from profilestream.learn import factors
 from pyspark.sql import DataFrame, SparkSession
@@ -38,15 +38,18 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
             newest = population.newest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}
     if settings.derive.sessions.enabled:
-        found[sessions.NAME] = _sessions(sessions.table(settings), spark, settings)
+        found[sessions.NAME] = _rows(sessions.table(settings), spark, settings)
     if settings.derive.chains.enabled:
         found |= {name: _transitions(name, spark, settings) for name in (transitions.USERS, transitions.ALL)}
+    if settings.derive.windows.enabled:
+        found[user_features.NAME] = _rows(user_features.table(settings), spark, settings)
     return found
 
 
-def _sessions(table: Table, spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
-    """What `sessions` says, by key."""
-    rows = [row.asDict() for row in table.read(spark, settings.paths).drop("epoch", "batch_id").collect()]
+def _rows(table: Table, spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+    """What a table says, by key; without when a row was worked out."""
+    kept = table.read(spark, settings.paths).drop("epoch", "batch_id", "as_of")
+    rows = [row.asDict() for row in kept.collect()]
     found = {str([row[key] for key in table.key]): row for row in rows}
     assert len(found) == len(rows), f"a key of {table.name} stands twice"
     return found

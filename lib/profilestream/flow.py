@@ -12,7 +12,7 @@ from profilestream.base.stream import Options, Query, named
 from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import profiles, sessions, tiles, transitions
+from profilestream.derive import days, profiles, sessions, tiles, transitions, user_features
 from profilestream.learn import factors
 from profilestream.serve import scores
 
@@ -44,7 +44,10 @@ DERIVED = (
         Stage(sessions.STAGE, sessions.queries, sessions.check),
         Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
     ),
-    (Stage(transitions.STAGE, transitions.queries, transitions.check),),
+    (
+        Stage(transitions.STAGE, transitions.queries, transitions.check),
+        Stage(user_features.STAGE, user_features.queries, user_features.check),
+    ),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
 
@@ -70,7 +73,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
-    """Run the stages in order, each to its end, then make the lists; or all stages at once when continuous.
+    """Run the stages in order, each to its end, then old hours become days and lists are made; or all stages at once.
 
     Asked to stop, it stops after the batches that are under way, and stages that follow do not run.
 
@@ -87,6 +90,8 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
         queries = [query for stage in group for query in stage.queries(settings)]
         if not stream.run(spark, queries, settings, options, together=True):
             return
+    with named(days.STEP):
+        days.run(spark, settings)
     if settings.serve.scores.enabled:
         with named(scores.STAGE):
             scores.run(spark, settings)
@@ -100,7 +105,7 @@ def run_stage(spark: SparkSession, name: str, settings: Settings, options: Optio
 
 
 def _with_followers(settings: Settings, options: Options) -> Options:
-    """The options with every stage to rebuild that follows the change feed of a table which is made anew.
+    """The options with every stage to rebuild that follows a table which is made anew.
 
     Raises:
         Refused: there are such stages, and no cascade was asked for.
@@ -114,7 +119,7 @@ def _with_followers(settings: Settings, options: Options) -> Options:
             anew |= {table.name for query in queries for table in query.tables if table not in query.shared}
     if (others := names[len(options.rebuild) :]) and not options.cascade:
         raise Refused(
-            f"{others} follow the change feed of what {list(options.rebuild)} would make anew",
+            f"{others} follow what {list(options.rebuild)} would make anew",
             where="--rebuild",
             do="rebuild them too: --cascade",
         )

@@ -183,7 +183,7 @@ def hold(
 
 def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
     derive = ROOT / "conf" / "derive"
-    features = [str(derive / f"{name}_hours.toml") for name in ("user", "item", "category")]
+    features = [str(derive / f"{name}_hours.toml") for name in ("user", "item", "category", "brand", "user_category")]
     config = home / "settings.toml"
     config.write_text(
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
@@ -191,6 +191,7 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         f'[derive]\nfeatures = {features}\nprofiles = ["{derive}/user_profiles.toml"]\n'
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
         "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
+        f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\nday_tiles_after_days = 2\n'
     )
     return settings_module.load(str(config), [])
 

@@ -33,10 +33,12 @@ from profilestream.base.settings import (
     Spark,
     Stream,
     Tracking,
+    WindowFeatures,
 )
 from profilestream.capture import mapping as mappings
 from profilestream.capture import rules
 from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
+from profilestream.derive import windows
 from profilestream.derive.declaration import Derived
 from profilestream.steward import status
 from pyspark.sql import SparkSession
@@ -47,8 +49,8 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
-    "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions",
-    "derive_chains",
+    "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
+    "derive_windows", "steward_days",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -58,7 +60,8 @@ CSV = "docs/examples/laden/log/2025-03-30.csv"
 LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
 # How each command is proven. `run`: its job's main is called, in the session of all tests: a session start costs 8 s.
 # `process`: started as it stands, with this Python. `parsed`: the job takes its flags and the files it names are there.
-# `make`: the Makefile has the target. A command that ends in `...` stands for all that begin so.
+# `make`: the Makefile has the target. `page`: it makes the page that is there. One that ends in `...` stands for all
+# that begin so.
 PROVEN = {
     f"{CAPTURE} {LADEN} --check": "run",
     f"{CAPTURE} {LADEN} --try 5 {CSV}": "run",
@@ -81,6 +84,9 @@ PROVEN = {
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --set derive.sessions.enabled=true": "parsed",
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --rebuild --cascade": "parsed",
     f"{PYTHON} jobs/derive_chains.py --config {LOCAL}": "parsed",
+    f"{PYTHON} jobs/derive_windows.py --config {LOCAL} --set derive.windows.enabled=true": "parsed",
+    f"{PYTHON} jobs/steward_days.py --config {LOCAL} --set derive.windows.day_tiles_after_days=35": "parsed",
+    f"{PYTHON} -m profilestream.derive.reference conf/derive/windows.toml docs/windows.md": "page",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
@@ -309,6 +315,13 @@ def test_the_shown_settings_of_learners_fit() -> None:
             Learn.model_validate(tomllib.loads("\n".join(lines))["learn"])
 
 
+def test_the_reference_of_windows_is_made_of_the_shipped_declaration() -> None:
+    for command in _proven("page"):
+        *_, module, declaration, target = shlex.split(command.text)
+        made = importlib.import_module(module).page(windows.load(str(ROOT / declaration), {}))
+        assert (ROOT / target).read_text() == made, f"run {command.text}"
+
+
 def test_links_lead_somewhere() -> None:
     broken = []
     for doc in DOCS:
@@ -331,6 +344,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
         (Alarms, whole["capture"]["alarms"]), (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
         (Sessions, whole["derive"]["sessions"]), (Chains, whole["derive"]["chains"]),
+        (WindowFeatures, whole["derive"]["windows"]),
         (Factors, whole["learn"]["factors"]), (Tracking, whole["learn"]["tracking"]),
         (Publish, whole["learn"]["publish"]), (Scores, whole["serve"]["scores"]),
     ]  # fmt: skip

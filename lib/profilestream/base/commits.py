@@ -124,6 +124,15 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
     )
 
 
+def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None:
+    """Put rows in place of those that satisfy `where`, from which they are made, in one commit that is no batch's.
+
+    The frame must read the table in the very plan that is written: rows that were kept would undo what came meanwhile.
+    """
+    table.check(frame.schema)
+    frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table.uri(paths))
+
+
 def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "", within: str = "") -> DataFrame:
     """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 

@@ -148,6 +148,20 @@ class Chains(Frozen):
     half_life_days: float = Field(default=30.0, gt=0)
 
 
+class WindowFeatures(Frozen):
+    """Features over windows of time (docs/features.md).
+
+    Args:
+        file: that declares them; empty: none.
+        enabled: whether `derive_windows` keeps `user_features`.
+        day_tiles_after_days: hour tiles so much older than the newest become day tiles; null: never.
+    """
+
+    file: str = ""
+    enabled: bool = False
+    day_tiles_after_days: int | None = Field(default=None, ge=1)
+
+
 class Derive(Frozen):
     """What is derived from events.
 
@@ -159,6 +173,7 @@ class Derive(Frozen):
         max_files_per_trigger: files of `events`, or of the change feed it follows, that a micro-batch takes at most.
         sessions: what a session is, and whether there are any.
         chains: how transitions in sessions are counted, and whether they are.
+        windows: features over windows of time.
     """
 
     features: tuple[str, ...] = ()
@@ -168,6 +183,7 @@ class Derive(Frozen):
     max_files_per_trigger: int = Field(default=1000, ge=1)
     sessions: Sessions = Sessions()
     chains: Chains = Chains()
+    windows: WindowFeatures = WindowFeatures()
 
     @field_validator("shop_timezone")
     @classmethod
@@ -433,6 +449,9 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                 update={
                     "features": tuple(map(beside, settings.derive.features)),
                     "profiles": tuple(map(beside, settings.derive.profiles)),
+                    "windows": settings.derive.windows.model_copy(
+                        update={"file": beside(settings.derive.windows.file)}
+                    ),
                 }
             ),
         }

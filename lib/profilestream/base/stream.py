@@ -107,7 +107,7 @@ class Options:
         replan: begin the unfinished batch anew with today's settings and side tables, if none of its writes happened.
         skip_files: unreadable files to pass over, each recorded as one rejected row.
         rebuild: names of stages: forget what they have done, empty their tables and derive them again.
-        cascade: rebuild the stages too that follow the change feed of a rebuilt table (flow.py).
+        cascade: rebuild the stages too that follow a rebuilt table (flow.py).
     """
 
     continuous: float | None = None
@@ -128,11 +128,12 @@ class Query:
         lock: what no second run may hold at the same time.
         tables: written by the query, in order; the last is written by every batch and is the trusted one.
         shared: those of them that other stages write too; a rebuild leaves their rows.
-        follows: the table whose change feed is the source, if one is.
+        follows: the table that is the source, if a stage derived it: its rows or its change feed.
         settings: all that changes what is written, in readable form.
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
         versions: of what else a batch reads (a Delta version, a hash of files), taken when it is planned.
+        follows: stages whose tables are its source; when these are derived again, so is this.
         folder, glob: of input files, when the source is one; empty otherwise.
         told: called with the epoch now and then while it runs (false) and when it has ended well (true), for what is
             said elsewhere of the tables; must not raise, nor take long.

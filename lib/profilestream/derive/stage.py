@@ -10,16 +10,18 @@ from profilestream.base.session import FEW
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.base.tables import Table
-from profilestream.derive import declaration, population
+from profilestream.derive import declaration, population, windows
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import WAS, Fold
+from profilestream.derive.windows import Windows
 
 
 def declared(settings: Settings) -> dict[str, Derived]:
-    """All declared tables of the settings, by file.
+    """All declared tables of the settings, by file, with the statistics that window features add to tiles.
 
     Raises:
-        BadSettings: a declaration does not fit, two have one name, or one is written in another way than its stage.
+        BadSettings: a declaration does not fit, two have one name, one is written in another way than its stage, or an
+            entity has no tiles.
     """
     ways = {"append": settings.derive.features, "merge": settings.derive.profiles}
     found = {}
@@ -32,7 +34,19 @@ def declared(settings: Settings) -> dict[str, Derived]:
     names += [table.name for derived in found.values() for table in derived.tables]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSettings(f"tables declared twice: {twice}", where="[derive]", do="give each another name")
-    return found
+    features = windows.declared(settings)
+    return found if features is None else _with_windows(found, features, settings.derive.windows.file)
+
+
+def _with_windows(found: dict[str, Derived], features: Windows, file: str) -> dict[str, Derived]:
+    names = [derived.name for derived in found.values()]
+    if lacking := {entity: tiles for entity, tiles in features.entities.items() if tiles not in names}:
+        raise BadSettings(
+            f"entities whose tiles are not declared: {lacking}",
+            where=f"{file}, entities",
+            do="add the files of these tables to derive.features, or leave the entities and their features out",
+        )
+    return {name: windows.extended(derived, features, file) for name, derived in found.items()}
 
 
 def check_names(stage: str, made: tuple[Table, ...], settings: Settings) -> None:
@@ -85,10 +99,10 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
 
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
     rows = commits.stamped(fold.partials(events), fold.derived.table, batch.txn)
-    batch.append(_by_folder(rows, fold.derived), fold.derived.table)
+    batch.append(by_folder(rows, fold.derived), fold.derived.table)
 
 
-def _by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
+def by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
     """Rows placed so that a batch writes at most two files a folder, not one for each task: a year's days are 305."""
     if not derived.partitioned_by:
         return rows
@@ -124,8 +138,13 @@ def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame
         raise SourceMissing(
             "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
         )
+    return new_rows(spark, tables.EVENTS, settings, files)
+
+
+def new_rows(spark: SparkSession, table: Table, settings: Settings, files: int) -> DataFrame:
+    """The stream of a table that is appended to, as new_events is of `events`."""
     stream = spark.readStream.format("delta").option("skipChangeCommits", True)
-    return stream.option("maxFilesPerTrigger", files).load(tables.EVENTS.uri(settings.paths))
+    return stream.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:
@@ -151,7 +170,8 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
 def understood(frame: DataFrame, sql: str, where: str, columns: str) -> str:
     """The type of a SQL text over a frame's columns."""
     try:
-        return str(frame.select(F.expr(sql)).schema[0].dataType.simpleString())
+        # Beside a column, so that an aggregate is not understood either.
+        return str(frame.select(frame.columns[0], F.expr(sql)).schema[1].dataType.simpleString())
     except PySparkException as error:
         raise BadSettings(
             f"{where.split(', ')[-1]} = {sql!r} is not understood: {first_words(str(error))}",

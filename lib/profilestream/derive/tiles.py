@@ -4,7 +4,7 @@ from pyspark.sql import SparkSession
 
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Query
-from profilestream.derive import stage
+from profilestream.derive import stage, windows_check
 
 STAGE = "derive_features"
 
@@ -16,4 +16,5 @@ def queries(settings: Settings) -> list[Query]:
 
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every declared expression against the columns of `events`; writes nothing."""
+    windows_check.check(spark, settings)
     stage.check(spark, settings.derive.features, settings)

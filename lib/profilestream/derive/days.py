@@ -1,0 +1,65 @@
+"""Hour tiles become day tiles: one row an entity and day, in the same table, whose `hour` is midnight.
+
+The table's property says up to which day; readers take whole days up to there and tell parts of them from `events`. It
+is set before the rows are put together, so a reader between the two, or after a crash, finds the same answers.
+"""
+
+from datetime import date, timedelta
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import commits, locks
+from profilestream.base.settings import Paths, Settings
+from profilestream.base.tables import Table
+from profilestream.derive import stage, tiles, windows
+from profilestream.derive.declaration import Derived
+from profilestream.derive.fold import Fold
+
+STEP, PROPERTY = "steward_days", "profilestream.day_tiles_until"
+_EPOCH = "days"  # of the rows that stand for a day; a batch's epoch is a UUID
+
+
+def day_tiles_until(spark: SparkSession, table: Table, paths: Paths) -> date | None:
+    """The newest day that is told by day tiles; null when there is none."""
+    shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{table.uri(paths)}`").where(F.col("key") == PROPERTY).head()
+    return None if shown is None else date.fromisoformat(shown["value"])
+
+
+def run(spark: SparkSession, settings: Settings) -> None:
+    """Put together the hours of days that are old enough, table by table; nothing when the settings name no age.
+
+    A day's age is counted from the newest day of the table. The stage that appends tiles must not run meanwhile: its
+    lock is held. A second run finds nothing to do, but for days to which late events have come since.
+    """
+    age = settings.derive.windows.day_tiles_after_days
+    features = windows.declared(settings)
+    if age is None or features is None:
+        return
+    with locks.held(settings.paths.lock_folder, tiles.STAGE):
+        for derived in stage.declared(settings).values():
+            if derived.name in features.entities.values() and derived.table.exists(spark, settings.paths):
+                _put_together(spark, derived, age, settings.paths)
+
+
+def _put_together(spark: SparkSession, derived: Derived, age: int, paths: Paths) -> None:
+    table = derived.table
+    table.check_stored(spark, paths)
+    rows = table.read(spark, paths)
+    newest = rows.agg(F.max("date")).head()
+    if newest is None or newest[0] is None:
+        return
+    until = newest[0] - timedelta(days=age + 1)
+    apart = rows.where((F.col("date") <= until) & (F.col("epoch") != _EPOCH)).select("date").distinct().collect()
+    if not apart:
+        return
+    before = day_tiles_until(spark, table, paths)
+    if before is None or before < until:
+        spark.sql(f"ALTER TABLE delta.`{table.uri(paths)}` SET TBLPROPERTIES ('{PROPERTY}' = '{until}')")
+    in_days = F.col("date").isin([day["date"] for day in apart])
+    by_day = Fold.of(derived).merged(
+        table.read(spark, paths).where(in_days).withColumn("hour", F.col("date").cast("timestamp"))
+    )
+    stamp = {"epoch": F.lit(_EPOCH), "batch_id": F.lit(0).cast("bigint")}
+    told = stage.by_folder(by_day.withColumns(stamp).select(*table.columns), derived)
+    commits.rewrite(told, table, paths, where=f"date IN ({', '.join(repr(str(day['date'])) for day in apart)})")

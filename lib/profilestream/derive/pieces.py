@@ -1,0 +1,229 @@
+"""What lies in the windows of requests, in pieces: whole tiles, and events at the two edges of each window.
+
+A *request* is an entity and a time t. A window `[t - w, t)` takes every tile that lies in it whole; what is left are
+the rest of the hour after t - w and the beginning of the hour of t, and these are told from `events`. In days that were
+made day tiles (days.py) it is the rest of a day. A piece is a row of states of an entity, with the windows that it
+belongs to as bits of a number; the fold engine merges the pieces.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import tables
+from profilestream.base.errors import Refused
+from profilestream.base.session import sent
+from profilestream.derive import days, decay
+from profilestream.derive.features import AT, MASK, Features, plain
+from profilestream.derive.windows import DAY, HOUR, micros
+
+_FROM, _TO, _DAY, _EDGES = "_from", "_to", "_day", "_edges"
+_EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What requests ask for, all together; microseconds.
+
+    Args:
+        days: on which the edges lie, as days since 1970.
+    """
+
+    count: int
+    since: int
+    until: int
+    edges: int
+    days: list[int]
+
+
+def gathered(spark: SparkSession, requests: DataFrame, features: Features, known_by: datetime | None) -> DataFrame:
+    """Keys, AT, `as_of` and the states of each window; several rows a request, and one without states.
+
+    `as_of` is the time of the request, null in the row without states; weights are decayed to it.
+    """
+    nothing = {name: F.lit(None).cast(one.ddl) for name, (_, one, _) in features.states.items()}
+    empty = requests.withColumns({"as_of": F.lit(None).cast("timestamp"), **nothing})
+    if known_by is not None:
+        found = [_of_events(_known(spark, requests, features, known_by), features)]
+    else:
+        # The newest day of day tiles is asked for after the table's version is fixed: it may be too new, never too old.
+        tiles = features.read(spark, features.tiles.table)
+        until = days.day_tiles_until(spark, features.tiles.table, features.paths)
+        edged = requests.withColumn(_EDGES, _edges(features, until))
+        asked = _asked(edged, features)
+        found = [_whole(tiles, requests, asked, features, until)]
+        if asked.edges:
+            _check_reach(spark, asked.days, features)
+            found.append(_of_events(_at_edges(spark, edged, asked, features), features))
+    # Rows of the same windows first: a state is then read once a row and not once a window.
+    rows = reduce(DataFrame.unionByName, [_as_asked(part, features) for part in found])
+    return _by_windows(features.fold_of_pieces.merged(rows), features).unionByName(empty)
+
+
+def _asked(edged: DataFrame, features: Features) -> _Asked:
+    at = F.unix_micros(AT)
+    of_edges = F.transform(_EDGES, lambda edge: edge[_DAY])
+    row = edged.agg(
+        F.count(F.lit(1)),
+        F.coalesce(F.min(at), F.lit(0)),
+        F.coalesce(F.max(at), F.lit(0)),
+        F.coalesce(F.sum(F.size(_EDGES)), F.lit(0)),
+        F.array_distinct(F.flatten(F.collect_set(of_edges))),
+    ).head()
+    assert row is not None
+    return _Asked(*row)
+
+
+def _unit(time: Column, until: date | None) -> Column:
+    """Length of the tile in which a time lies."""
+    if until is None:
+        return F.lit(HOUR).cast("bigint")
+    first_hours = ((until - _EPOCH).days + 1) * DAY
+    return F.when(time < first_hours, F.lit(DAY)).otherwise(F.lit(HOUR)).cast("bigint")
+
+
+def ends(until: date | None) -> tuple[Column, Column]:
+    """Begin and end of what a tile tells of, in microseconds; of all tiles of a day of day tiles it is the day."""
+    hour = F.unix_micros("hour")
+    unit = _unit(hour, until)
+    start = hour - F.pmod(hour, unit)
+    return start, start + unit
+
+
+def _edges(features: Features, until: date | None) -> Column:
+    """Array of what tiles cannot tell of the windows of a request: from, to, day, windows. Each lies in one tile."""
+    at = F.unix_micros(AT)
+    last = at - F.pmod(at, _unit(at, until))
+    at_end = F.lit(0).cast("bigint")
+    edges = []
+    for n, window in enumerate(features.lengths):
+        bit, length = F.lit(1 << n).cast("bigint"), micros(window)
+        if length is None:
+            at_end += bit
+            continue
+        since = at - length
+        whole = F.least(since + F.pmod(-since, _unit(since, until)), at)
+        edges.append(_edge(since, whole, bit))
+        at_end += F.when(whole <= last, bit).otherwise(0)
+    return F.filter(F.array(*edges, _edge(last, at, at_end)), lambda edge: edge[_FROM] < edge[_TO])
+
+
+def _edge(since: Column, until: Column, bits: Column) -> Column:
+    day = F.floor(since / F.lit(DAY)).cast("int")
+    return F.struct(since.alias(_FROM), until.alias(_TO), day.alias(_DAY), bits.alias(MASK))
+
+
+def _whole(tiles: DataFrame, requests: DataFrame, asked: _Asked, features: Features, until: date | None) -> DataFrame:
+    """Tiles that lie in a window of a request whole."""
+    keys, at = features.keys, F.unix_micros(AT)
+    start, end = F.col("_start"), F.col("_end")
+    lengths = [micros(window) for window in features.lengths]
+    bits = [F.when(_inside(start, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
+    in_time = F.col("date") <= date_of(asked.until)
+    if None not in lengths:
+        in_time &= F.col("date") >= date_of(asked.since - max(length for length in lengths if length is not None))
+    began, ended = ends(until)
+    mine = tiles.where(in_time).select(*keys, "as_of", began.alias("_start"), ended.alias("_end"), *_columns(features))
+    joined = mine.join(sent(requests, asked.count), keys).where(end <= at)
+    return joined.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint")).where(f"{MASK} <> 0")
+
+
+def _inside(start: Column, at: Column, length: int | None) -> Column:
+    return F.lit(True) if length is None else start >= at - length
+
+
+def _columns(features: Features) -> list[str]:
+    return list(dict.fromkeys(path.split(".")[0] for path in features.statistics))
+
+
+def date_of(at: int) -> Column:
+    """The UTC day of a time in microseconds."""
+    return F.lit(_EPOCH + timedelta(days=at // DAY))
+
+
+def _at_edges(spark: SparkSession, edged: DataFrame, asked: _Asked, features: Features) -> DataFrame:
+    """Events at an edge of a window of a request. Only folders of the days of edges are read."""
+    on = [*[f"_{name}" for name in features.keys], _DAY]
+    edges = edged.select(*_renamed(features), AT, F.inline(_EDGES))
+    dates = [_EPOCH + timedelta(days=day) for day in asked.days]
+    events = features.read(spark, tables.EVENTS).where(F.col("event_date").isin(dates))
+    mine = _keyed(events, features).withColumn(_DAY, F.unix_date("event_date"))
+    moment = F.unix_micros("event_time")
+    joined = mine.join(sent(edges, asked.edges), on)
+    return joined.where((moment >= F.col(_FROM)) & (moment < F.col(_TO)))
+
+
+def _known(spark: SparkSession, requests: DataFrame, features: Features, known_by: datetime) -> DataFrame:
+    """Events in a window of a request that had come in by a time."""
+    asked = _asked(requests.withColumn(_EDGES, F.array().cast(f"array<struct<{_DAY}:int>>")), features)
+    lengths = [micros(window) for window in features.lengths]
+    events = features.read(spark, tables.EVENTS).where(F.col("ingest_time") <= F.lit(known_by))
+    in_time = F.col("event_date") <= date_of(asked.until)
+    if None not in lengths:
+        in_time &= F.col("event_date") >= date_of(asked.since - max(length for length in lengths if length is not None))
+    moment, at = F.unix_micros("event_time"), F.unix_micros(AT)
+    bits = [F.when(_inside(moment, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
+    named = requests.select(*_renamed(features), AT)
+    joined = _keyed(events.where(in_time), features).join(
+        sent(named, asked.count), [f"_{name}" for name in features.keys]
+    )
+    return joined.where(moment < at).withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
+
+
+def _renamed(features: Features) -> list[Column]:
+    return [F.col(name).alias(f"_{name}") for name in features.keys]
+
+
+def _keyed(events: DataFrame, features: Features) -> DataFrame:
+    """Events of entities, with their keys."""
+    keys = {
+        f"_{name}": F.expr(features.tiles.keys[name].of).cast(features.tiles.keys[name].type) for name in features.keys
+    }
+    return events.where(features.tiles.where).withColumns(keys)
+
+
+def _of_events(events: DataFrame, features: Features) -> DataFrame:
+    """Events of requests -> one row of states for each request and set of windows."""
+    return features.folding(features.statistics, by_windows=True).partials(events)
+
+
+def _as_asked(rows: DataFrame, features: Features) -> DataFrame:
+    """Rows of states, with their weights decayed to the time of the request."""
+    states = []
+    for path, one in features.statistics.items():
+        worth = decay.factor(F.col("as_of"), F.col(AT), one.half_life)
+        states.append((F.col(path) if one.half_life is None else one.decay(F.col(path), worth)).alias(plain(path)))
+    return rows.select(*features.keys, AT, MASK, F.col(AT).alias("as_of"), *states)
+
+
+def _by_windows(rows: DataFrame, features: Features) -> DataFrame:
+    """Rows of states, which belong to the windows of their bits -> a state a window, null where it does not."""
+    bits = {window: F.lit(1 << n) for n, window in enumerate(features.lengths)}
+    states = [
+        F.when(F.col(MASK).bitwiseAND(bits[window]) != 0, F.col(plain(path))).alias(name)
+        for name, (path, _, window) in features.states.items()
+    ]
+    return rows.select(*features.keys, AT, "as_of", *states)
+
+
+def _check_reach(spark: SparkSession, edge_days: list[int], features: Features) -> None:
+    """Refuse edges on days of which `events` is gone and only tiles are left."""
+    first = features.read(spark, tables.EVENTS).agg(F.min("event_date")).head()
+    early = [day for day in map(_day, edge_days) if first is None or first[0] is None or day < first[0]]
+    if not early:
+        return
+    tiles = features.read(spark, features.tiles.table)
+    gone = tiles.where(F.col("date").isin(early)).agg(F.min("date")).head()
+    if gone is not None and gone[0] is not None:
+        raise Refused(
+            f"a window begins or ends inside {gone[0]}, of which there are tiles but no events any more",
+            where=tables.EVENTS.path(features.paths),
+            do="ask for windows that begin at whole hours, or at midnight in days of day tiles; or restore events",
+        )
+
+
+def _day(number: int) -> date:
+    return _EPOCH + timedelta(days=number)

@@ -1,0 +1,64 @@
+"""Whether Spark understands the SQL of window features; asked at the start of every stage that uses them."""
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import tables
+from profilestream.base.errors import BadSettings
+from profilestream.base.settings import Settings
+from profilestream.derive import stage, windows
+from profilestream.derive.features import chosen
+from profilestream.derive.windows import VALUE, Combined, Feature, said_type
+
+_COLUMNS = "the columns of the table events"
+
+
+def check(spark: SparkSession, settings: Settings) -> None:
+    """Check every declared feature; writes nothing.
+
+    Raises:
+        BadSettings: an expression is not understood, or an entity has no tiles; names file and key.
+    """
+    found, file = windows.declared(settings), settings.derive.windows.file
+    if found is None:
+        return
+    stage.declared(settings)
+    events = spark.createDataFrame([], tables.EVENTS.schema)
+    for entity, features in found.features.items():
+        for name, feature in features.items():
+            _check_feature(spark, events, feature, f"{file}, features.{entity}.{name}")
+    for entity, derived in found.derived.items():
+        _check_derived(spark, settings, entity, derived, file)
+
+
+def _check_feature(spark: SparkSession, events: DataFrame, feature: Feature, where: str) -> None:
+    one = feature.statistic
+    for part in ("of", "where", "weight"):
+        kind = stage.understood(events, getattr(one, part), f"{where}.{part}", _COLUMNS)
+        if part == "where" and kind != "boolean":
+            raise BadSettings(f"where = {one.where!r} is a {kind}", where=f"{where}.where", do="write a condition")
+    if feature.reading:
+        said = spark.createDataFrame([], f"value {said_type(one)}")
+        told = "${value}, what the statistic says"
+        stage.understood(said, feature.reading.replace(VALUE, "value"), f"{where}.reading", told)
+
+
+def _check_derived(
+    spark: SparkSession, settings: Settings, entity: str, derived: dict[str, Combined], file: str
+) -> None:
+    features = chosen(settings, entity)
+    columns = [*[f"{name} {features.tiles.keys[name].type}" for name in features.keys], "at timestamp"]
+    types = features.types
+    plain = [f"{name} {kind}" for name, kind in types.items() if name not in derived]
+    known = spark.createDataFrame([], ", ".join([*columns, *plain]))
+    for name, one in derived.items():
+        where = f"{file}, derived.{entity}.{name}"
+        if one.sql:
+            stage.understood(known, one.sql, f"{where}.sql", "features that stand before it, the keys and `at`")
+        elif types[one.zscore_of] not in ("bigint", "double"):
+            raise BadSettings(
+                f"zscore_of = {one.zscore_of!r} is a {types[one.zscore_of]}",
+                where=f"{where}.zscore_of",
+                do="name a feature that is a number",
+            )
+        known = known.withColumn(name, F.lit(None).cast(one.type))
