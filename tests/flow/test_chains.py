@@ -85,7 +85,7 @@ def test_late_events_crashes_and_any_batches_leave_what_a_recount_finds(
 
     assert derive_sessions.main([*config, "--rebuild"]) == 3
     said = capsys.readouterr().err
-    assert "['derive_chains'] follow the change feed of what ['derive_sessions'] would make anew" in said
+    assert "['derive_chains'] follow what ['derive_sessions'] would make anew" in said
     assert said.splitlines()[-1] == "  what to do: rebuild them too: --cascade"
     stage.table.empty(spark, settings.paths)
     assert derive_chains.main(config) == 3

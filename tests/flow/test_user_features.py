@@ -79,7 +79,7 @@ def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through
 
     (source,) = [table for table in tiled.query.tables if table.name == "user_hours"]
     source.empty(spark, tiled.settings.paths)
-    with pytest.raises(Refused, match="user_hours was derived again"):
+    with pytest.raises(Refused, match="table user_hours was made anew"):
         stream.run(spark, queries, tiled.settings, Options())
     assert derive_windows.main(["--config", str(shop.config()), "--rebuild"]) == 0
     assert user_features.table(tiled.settings).read(spark, tiled.settings.paths).count() == 0
