@@ -283,7 +283,9 @@ def _assert_combined(tiled: Tiled, dice: random.Random) -> None:
     times = [FIRST + 5 * DAY, FIRST + 9 * DAY + 1]
     rows = [(user, at) for user in ("a", "b", "nobody") for at in times]
     found = tiled.asked(rows, chosen(tiled.settings, "user", ["score_twice", "trend", "days_since_purchase"]))
+    alone = tiled.asked(rows, chosen(tiled.settings, "user", ["score"]))
     for (user, at), got in found.items():
+        assert got["score_twice"] == (alone[user, at]["score"] and 2 * alone[user, at]["score"])
         events: dict[str, int] = {}
         for e in tiled.log:
             if e.user_id and e.at < at:
