@@ -191,7 +191,7 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         f'[derive]\nfeatures = {features}\nprofiles = ["{derive}/user_profiles.toml"]\n'
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
         "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
-        f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\nday_tiles_after_days = 2\n'
+        f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\n'
     )
     return settings_module.load(str(config), [])
 

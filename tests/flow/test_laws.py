@@ -44,7 +44,7 @@ def test_a_log_delivered_late_shuffled_and_doubled_says_the_same_in_two_batches_
     log = laws.seeded(tmp_path, 600, seed=3)
     rows = laws.hold(spark, tmp_path, log, [2], seed=3, tell=lambda line: None)
     assert rows["events"] == 600 and rows["user_profiles"] == 15 and rows["population_stats"] == 1
-    assert 15 < rows["sessions"] < 550
+    assert 15 < rows["sessions"] < 550 and rows["user_features"] == 15
     assert 16 < rows["event_transitions"] < rows["user_transitions"]
 
 

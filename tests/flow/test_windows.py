@@ -15,7 +15,7 @@ import pytest
 from profilestream.base import commits, tables
 from profilestream.base.checkpoints import Plan
 from profilestream.base.commits import Txn
-from profilestream.base.errors import Refused
+from profilestream.base.errors import BadSettings, Refused
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch
 from profilestream.derive import days, stage, tiles
@@ -283,7 +283,9 @@ def _assert_combined(tiled: Tiled, dice: random.Random) -> None:
     times = [FIRST + 5 * DAY, FIRST + 9 * DAY + 1]
     rows = [(user, at) for user in ("a", "b", "nobody") for at in times]
     found = tiled.asked(rows, chosen(tiled.settings, "user", ["score_twice", "trend", "days_since_purchase"]))
+    alone = tiled.asked(rows, chosen(tiled.settings, "user", ["score"]))
     for (user, at), got in found.items():
+        assert got["score_twice"] == (alone[user, at]["score"] and 2 * alone[user, at]["score"])
         events: dict[str, int] = {}
         for e in tiled.log:
             if e.user_id and e.at < at:
@@ -310,3 +312,35 @@ def _assert_refused_where_events_are_gone(tiled: Tiled) -> None:
     with pytest.raises(Refused, match="a window begins or ends inside 2026-01-05, of which there are tiles") as raised:
         tiled.asked([("a", midnight + HOUR)], features)
     assert raised.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "where", "words"),
+    [
+        ('of = "value"\n', 'of = "valeu"\n', "features.user.value.of", "of = 'valeu' is not understood"),
+        ("event_type = 'purchase'", "price", "features.user.value.where", "where = 'price' is a double"),
+        ('"${value}.mean"', '"${value}.meen"', "features.user.price_mean.reading", "reading = 'value.meen' is not"),
+        ("value_3d / 3", "value_4d / 3", "derived.user.trend.sql", "is not understood"),
+        ('"2 * score"', '"avg(score)"', "derived.user.score_twice.sql", "is not understood"),
+        ('"events_7d"', '"kinds_3d"', "derived.user.score.zscore_of", "'kinds_3d' is a map<string,double>"),
+        ('pair = "pair_hours"', 'pair = "pairs"', "entities", "tiles are not declared: {'pair': 'pairs'}"),
+    ],
+)  # fmt: skip
+def test_what_spark_does_not_understand_is_refused_at_the_start_with_file_and_key(
+    spark: SparkSession, tmp_path: Path, was: str, becomes: str, where: str, words: str
+) -> None:
+    settings = shop_of(tmp_path).settings()
+    file = tmp_path / "windows.toml"
+    assert was in file.read_text()
+    file.write_text(file.read_text().replace(was, becomes, 1))
+    with pytest.raises(BadSettings) as raised:
+        tiles.check(spark, settings)
+    assert words in raised.value.what and raised.value.where == f"{file}, {where}"
+
+
+def test_features_that_are_not_there_are_named(tmp_path: Path) -> None:
+    settings = shop_of(tmp_path).settings()
+    with pytest.raises(BadSettings, match=r"user has no features \['events_2d'\]"):
+        chosen(settings, "user", ["events_7d", "events_2d"])
+    with pytest.raises(BadSettings, match=r"no window features of 'shop', but of \['user', 'item', 'pair'\]"):
+        chosen(settings, "shop")

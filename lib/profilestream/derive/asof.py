@@ -39,10 +39,9 @@ def features_as_of(
         )
     typed = [F.col(name).cast(features.tiles.keys[name].type).alias(name) for name in keys]
     asked = computed(entity_times.select(*typed, F.col("at").cast("timestamp").alias(AT)).dropna().distinct())
-    has_population = any(one.zscore_of for one in features.combined.values())
-    requests = computed(_with_population(spark, asked, features)) if has_population else asked
+    requests = computed(_with_population(spark, asked, features)) if features.has_population else asked
     found = combined(_plain(spark, requests, features, known_by), features)
-    if has_population:
+    if features.has_population:
         found = found.join(asked.withColumnRenamed(AT, "at"), [*keys, "at"], "left_semi")
     return found.select(*keys, "at", *features.columns)
 

@@ -57,6 +57,11 @@ class Features:
             needed |= one.names if name in needed else set()
         return {name: one for name, one in every.items() if name in needed}
 
+    @property
+    def has_population(self) -> bool:
+        """Whether a feature is told against all entities that were seen before its time."""
+        return any(one.zscore_of for one in self.combined.values())
+
     @cached_property
     def plain(self) -> list[str]:
         """Columns over windows that are needed."""

@@ -122,13 +122,23 @@ def _whole(tiles: DataFrame, requests: DataFrame, asked: _Asked, features: Featu
     start, end = F.col("_start"), F.col("_end")
     lengths = [micros(window) for window in features.lengths]
     bits = [F.when(_inside(start, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
-    in_time = F.col("date") <= date_of(asked.until)
-    if None not in lengths:
-        in_time &= F.col("date") >= date_of(asked.since - max(length for length in lengths if length is not None))
     began, ended = ends(until)
-    mine = tiles.where(in_time).select(*keys, "as_of", began.alias("_start"), ended.alias("_end"), *_columns(features))
+    mine = tiles.where(_in_reach("date", asked, features)).select(
+        *keys, "as_of", began.alias("_start"), ended.alias("_end"), *_columns(features)
+    )
     joined = mine.join(sent(requests, asked.count), keys).where(end <= at)
-    return joined.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint")).where(f"{MASK} <> 0")
+    found = joined.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
+    return found if features.has_population else found.where(f"{MASK} <> 0")
+
+
+def _in_reach(day: str, asked: _Asked, features: Features) -> Column:
+    """Days that a window may reach; all that are past where it matters whether an entity was ever seen."""
+    lengths = [micros(window) for window in features.lengths]
+    longest = max((length for length in lengths if length is not None), default=0)
+    reached = F.col(day) <= date_of(asked.until)
+    if None in lengths or features.has_population:
+        return reached
+    return reached & (F.col(day) >= date_of(asked.since - longest))
 
 
 def _inside(start: Column, at: Column, length: int | None) -> Column:
@@ -161,13 +171,10 @@ def _known(spark: SparkSession, requests: DataFrame, features: Features, known_b
     asked = _asked(requests.withColumn(_EDGES, F.array().cast(f"array<struct<{_DAY}:int>>")), features)
     lengths = [micros(window) for window in features.lengths]
     events = features.read(spark, tables.EVENTS).where(F.col("ingest_time") <= F.lit(known_by))
-    in_time = F.col("event_date") <= date_of(asked.until)
-    if None not in lengths:
-        in_time &= F.col("event_date") >= date_of(asked.since - max(length for length in lengths if length is not None))
     moment, at = F.unix_micros("event_time"), F.unix_micros(AT)
     bits = [F.when(_inside(moment, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
     named = requests.select(*_renamed(features), AT)
-    joined = _keyed(events.where(in_time), features).join(
+    joined = _keyed(events.where(_in_reach("event_date", asked, features)), features).join(
         sent(named, asked.count), [f"_{name}" for name in features.keys]
     )
     return joined.where(moment < at).withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
