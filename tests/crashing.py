@@ -14,21 +14,24 @@ def run_through_crashes(
     spark: SparkSession, queries: list[Query], settings: Settings, monkeypatch: pytest.MonkeyPatch, batch_id: int
 ) -> int:
     """Run a stage to its end, with a crash before and after each write of the batch; returns how many there were."""
-    points = [(table.name, side) for query in queries for table in query.tables for side in ("before", "after")]
+    names = [table.name for query in queries for table in query.tables]
+    points = [(name, side) for name in names for side in ("before", "after")]
     for name, side in points:
+        beside = names[names.index(name) + 1 :]
         with monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
             for write in ("append", "merge"):
-                patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id))
+                patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, beside))
             stream.run(spark, queries, settings, Options())
     stream.run(spark, queries, settings, Options())
     return len(points)
 
 
-def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int) -> Callable[..., Any]:
+def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int, beside: list[str]) -> Callable[..., Any]:
     def crashes(frame: Any, table: Any, paths: Any, txn: Any, **more: Any) -> Any:
         here = table.name == name and txn.batch_id == batch_id
-        if here and side == "before":
-            raise RuntimeError(f"crash before {name}")
+        dies_too = table.name in beside and txn.batch_id == batch_id  # it may be written at the same time
+        if dies_too or (here and side == "before"):
+            raise RuntimeError(f"crash {side} {name}")
         written = write(frame, table, paths, txn, **more)
         if here:
             raise RuntimeError(f"crash after {name}")

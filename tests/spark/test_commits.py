@@ -66,6 +66,18 @@ def test_a_merge_updates_inserts_and_deletes_in_one_commit_and_once(spark: Spark
     assert _stored(spark, paths) == [("a", 11), ("c", 3)]
 
 
+def test_a_merge_into_a_table_without_rows_is_an_append_and_once(spark: SparkSession, paths: Paths) -> None:
+    before = _version(spark, paths)
+    changes = spark.createDataFrame(
+        [("a", 1, False), ("b", None, True)], "user_id string, views bigint, is_gone boolean"
+    )
+    for _ in range(2):
+        commits.merge(changes, VIEWS, paths, _txn(0), gone="is_gone")
+    assert _stored(spark, paths) == [("a", 1)] and _version(spark, paths) == before + 1
+    (last,) = DeltaTable.forPath(spark, VIEWS.path(paths)).history(1).collect()
+    assert last["operation"] == "WRITE"
+
+
 def test_a_merge_drops_rows_of_other_keys_before_it_shuffles_the_table(
     spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,11 +133,22 @@ def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None
     frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table.uri(paths))
 
 
-def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str = "", within: str = "") -> DataFrame:
+def merge(
+    frame: DataFrame,
+    table: Table,
+    paths: Paths,
+    txn: Txn,
+    *,
+    becomes: dict[str, Column] | None = None,
+    gone: str = "",
+    within: str = "",
+) -> DataFrame:
     """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 
     Args:
         frame: may have columns that the table has not.
+        becomes: what a row of the table (`t`) and the row of the frame (`s`) of its key become, by column; the
+            frame's value in columns that are not named.
         gone: name of a boolean column of the frame, not of the table: true deletes the row of that key.
         within: a SQL condition on the table (`t`) that holds for every key of the frame, so that files without such
             rows are not read.
@@ -148,16 +159,21 @@ def merge(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, gone: str =
     spark = frame.sparkSession
     table.check(frame.select(*table.columns).schema)
     rows = computed(frame)
+    if _log(spark, table, paths).startTransaction().snapshot().numOfFiles() == 0:
+        # Nothing can match, and a MERGE would write every row a second time for the change feed.
+        append(rows.where(f"NOT {gone}" if gone else "true").select(*table.columns), table, paths, txn)
+        return rows
     # Spark makes a Bloom filter only from rows that were filtered; this condition holds for all.
     source = rows.where(F.hash(*table.key) >= -(2**31))
     on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), *([within] if within else [])])
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
+    updated = {**values, **(becomes or {})}
     stays = f"NOT s.{gone}" if gone else "true"
     with _conf(spark, {**_MERGING, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
         merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
         if gone:
             merger = merger.whenMatchedDelete(f"s.{gone}")
-        merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(stays, values).execute()
+        merger.whenMatchedUpdate(set=updated).whenNotMatchedInsert(stays, values).execute()
     return rows
 
 

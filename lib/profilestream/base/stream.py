@@ -64,16 +64,16 @@ class Batch:
             if not self.is_done(table):
                 commits.append(frame, table, self.paths, self.txn)
 
-    def merge(self, frame: DataFrame, table: Table, *, gone: str = "", within: str = "") -> DataFrame:
+    def merge(self, frame: DataFrame, table: Table, **how: Any) -> DataFrame:
         """Put rows in place of those of the same key unless the table already holds this batch; gives the rows.
 
         Args:
-            gone, within: as for commits.merge.
+            how: as for commits.merge.
         """
         with self.phase(f"merge {table.name}"):
             if self.is_done(table):
                 return frame
-            return commits.merge(frame, table, self.paths, self.txn, gone=gone, within=within)
+            return commits.merge(frame, table, self.paths, self.txn, **how)
 
     @contextmanager
     def kept(self, frame: DataFrame) -> Iterator[int]:

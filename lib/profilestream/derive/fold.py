@@ -51,29 +51,44 @@ class Fold:
         inputs = self._own(events, [F.col("event_time"), *self._taken])
         return self._aggregated(self._dated(inputs, "event_time"), self._of_events)
 
-    def touched(self, table: DataFrame, events: DataFrame) -> DataFrame:
-        """Rows of the table whose keys stand in the events, which must be few enough to be sent to every task."""
-        keys = self._own(events, self._key_columns).distinct()
-        return table.join(F.broadcast(keys), self._keys, "left_semi")
+    def alone(self, path: str) -> "Fold":
+        """The fold of one statistic of the same table."""
+        derived = self.derived
+        one = {"statistics": {path: derived.statistics[path]}, "readings": {}, "population": None}
+        return Fold.of(derived.model_copy(update=one))
+
+    def narrowed(self, rows: DataFrame) -> DataFrame:
+        """Rows of a table that has more statistics, without those."""
+        states = _named(self._in_facets({path: F.col(path) for path in self.derived.statistics}))
+        return rows.select(*self._keys, "as_of", *states)
 
     def merged(self, rows: DataFrame) -> DataFrame:
         """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
         inputs = rows.select(*self._keys, "as_of", *[F.col(path).alias(_state(n)) for n, path, _ in self._numbered])
         return self._aggregated(self._dated(inputs, "as_of"), self._of_rows)
 
-    def onto(self, table: DataFrame, partials: DataFrame, was: str = "") -> DataFrame:
-        """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE puts in their place.
+    @cached_property
+    def sums(self) -> dict[str, Column]:
+        """`as_of` and the states by table column, over a row `t` of the table and a partial row `s` of the same key.
 
-        The sum is made here and not in the MERGE, where Delta repeats a struct's expression for each of its fields and
-        again for the change feed.
+        For a MERGE, which reads the row that is there anyway. It has no place for a projection, so what would be one
+        is bound by a lambda: else each state would be worked out again wherever `trimmed` names it.
+        """
+        latest = F.greatest("t.as_of", "s.as_of")
+        return {"as_of": latest} | {
+            column: _bound(self._worths_at(latest, fields), self._summed(column, fields), self._cut(column, fields))
+            for column, fields in self.derived.columns.items()
+        }
+
+    def onto(self, table: DataFrame, partials: DataFrame, was: str = "") -> DataFrame:
+        """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE makes of them.
 
         Args:
             was: a statistic whose state before is kept as the column `WAS`, null for a new key.
         """
         joined = partials.alias("s").join(table.alias("t"), self._keys, "left")
-        before = [F.col(f"t_{was}").alias(WAS)] if was else []
-        summed = joined.select(*self._keys, *self._of_both).select(*self._keys, *self._summed, *before)
-        return summed.select(*self._keys, "as_of", *self._trimmed, *([WAS] if was else []))
+        before = [F.col(f"t.{was}").alias(WAS)] if was else []
+        return joined.select(*self._keys, *_named(self.sums), *before)
 
     def read(self, rows: DataFrame, at: Column | None = None) -> DataFrame:
         """Rows, one a key -> keys, `as_of`, and what statistics and readings say as of `at` (`as_of` when null)."""
@@ -212,33 +227,38 @@ class Fold:
         ]
         return summed.groupBy(*self._keys).agg(*lists)
 
-    @cached_property
-    def _of_both(self) -> list[Column]:
-        """Of a row `t` of the table and a partial row `s`: states, and what their weights are worth when merged.
-
-        The worths are columns of their own, computed once a row and not once a cell of each map.
-        """
-        latest = F.greatest("t.as_of", "s.as_of")
-        states = [F.col(f"{row}.{c}").alias(f"{row}_{c}") for row in ("t", "s") for c in self.derived.columns]
+    def _worths_at(self, latest: Column, fields: dict[str, Statistic]) -> Column:
+        """What the weights of both rows are worth at the newer one's time, by half-life."""
+        half_lives = sorted({s.half_life for s in fields.values() if s.half_life is not None})
         worths = [
-            decay.factor(F.col(f"{row}.as_of"), latest, days).alias(f"{row}_worth_{n}")
+            decay.factor(F.col(f"{row}.as_of"), latest, days).alias(_worth_of(row, days))
             for row in ("t", "s")
-            for n, days in enumerate(self._half_lives)
+            for days in half_lives
         ]
-        return [latest.alias("as_of"), *states, *worths]
+        return F.struct(*worths) if worths else F.lit(0)
 
-    @cached_property
-    def _summed(self) -> list[Column]:
-        """`as_of` and the states of both rows merged."""
+    def _summed(self, column: str, fields: dict[str, Statistic]) -> Callable[[Column], Column]:
+        """Worths -> the column's states of both rows merged."""
 
-        def merged(path: str, one: Statistic) -> Column:
-            t, s = F.col(f"t_{path}"), F.col(f"s_{path}")
+        def merged(field: str, one: Statistic, worths: Column) -> Column:
+            path = f"{column}.{field}" if field else column
+            t, s = F.col(f"t.{path}"), F.col(f"s.{path}")
             if one.half_life is not None:
-                n = self._half_lives.index(one.half_life)
-                t, s = one.decay(t, F.col(f"t_worth_{n}")), one.decay(s, F.col(f"s_worth_{n}"))
+                t = one.decay(t, worths[_worth_of("t", one.half_life)])
+                s = one.decay(s, worths[_worth_of("s", one.half_life)])
             return one.merge(t, s)
 
-        return [F.col("as_of"), *_as_states([merged(path, one) for _, path, one in self._numbered])]
+        return lambda worths: F.struct(*[merged(f, one, worths).alias(f or column) for f, one in fields.items()])
+
+    def _cut(self, column: str, fields: dict[str, Statistic]) -> Callable[[Column], Column]:
+        """The column's merged states -> what the table has in the column."""
+
+        def cut(states: Column) -> Column:
+            paths = {f"{column}.{field}" if field else column: one for field, one in fields.items()}
+            whole = {path: one.trimmed(states[path.rpartition(".")[2]]) for path, one in paths.items()}
+            return self._in_facets(whole)[column]
+
+        return cut
 
     def _said(self, at: Column) -> list[Column]:
         """What each statistic says as of a time."""
@@ -283,6 +303,18 @@ def _state(number: int) -> str:
 
 def _as_states(scalars: list[Column]) -> list[Column]:
     return [scalar.alias(_state(n)) for n, scalar in enumerate(scalars)]
+
+
+def _worth_of(row: str, days: float) -> str:
+    return f"{row}_{days}".replace(".", "_")
+
+
+def _bound(value: Column, *steps: Callable[[Column], Column]) -> Column:
+    """The steps one after the other, each over the result of the one before, which is worked out once."""
+    bound = F.array(value)
+    for step in steps:
+        bound = F.transform(bound, step)
+    return F.get(bound, F.lit(0))
 
 
 def _named(columns: dict[str, Column]) -> list[Column]:

@@ -1,18 +1,21 @@
 """A stage that derives declared tables from `events`: its query, its checks, its writes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.util import inheritable_thread_target
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings, SourceMissing, first_words
-from profilestream.base.session import FEW
+from profilestream.base.session import sent
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.base.tables import Table
 from profilestream.derive import declaration, population, windows
 from profilestream.derive.declaration import Derived
-from profilestream.derive.fold import WAS, Fold
+from profilestream.derive.fold import Fold
 from profilestream.derive.windows import Windows
 
 
@@ -76,10 +79,10 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
 
     def write(events: DataFrame, batch: Batch) -> Done:
         with batch.kept(events) as rows:
-            for fold in folds:
-                if fold.derived.write == "append":
-                    _append(events, fold, batch)
-                else:
+            if folds[0].derived.write == "append":
+                _append_all(events, folds, batch)
+            else:
+                for fold in folds:
                     _merge(events, rows, fold, batch)
         return Done(rows_in=rows)
 
@@ -97,6 +100,20 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
     ]
 
 
+def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
+    """Two tables at a time: one is planned while the other is computed.
+
+    The last comes alone, after the others: it tells that the batch is whole (stream.Query.tables).
+    """
+    *others, last = folds
+    with ThreadPoolExecutor(2) as beside:
+        # Spark stops the jobs of a query by the properties of their threads.
+        begun = [beside.submit(inheritable_thread_target(batch.spark)(_append), events, one, batch) for one in others]
+    for one in begun:
+        one.result()
+    _append(events, last, batch)
+
+
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
     rows = commits.stamped(fold.partials(events), fold.derived.table, batch.txn)
     batch.append(by_folder(rows, fold.derived), fold.derived.table)
@@ -110,19 +127,24 @@ def by_folder(rows: DataFrame, derived: Derived) -> DataFrame:
 
 
 def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
+    table = fold.derived.table
+    rows = commits.stamped(fold.partials(events), table, batch.txn)
+    rows = batch.merge(rows, table, becomes=fold.sums)
+    if fold.derived.population:
+        was = table.read(batch.spark, batch.paths, version=batch.plan.versions[table.name])
+        _count_population(rows, was, count, fold, batch)
+
+
+def _count_population(rows: DataFrame, was: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
+    """Of the rows of the table before the batch only the vectors are read, and only those of its keys are joined."""
     derived = fold.derived
-    table = derived.table.read(batch.spark, batch.paths, version=batch.plan.versions[derived.table.name])
-    if count <= FEW:
-        # Without this the join would send every row of the table, with all its maps, to find those of the batch.
-        table = fold.touched(table, events)
-    was = derived.population.of if derived.population else ""
-    merged = commits.stamped(
-        fold.onto(table, fold.partials(events), was), derived.table, batch.txn, *([WAS] if was else [])
-    )
-    touched = batch.merge(merged, derived.table)
-    if derived.population:
-        stored = derived.population_table.read(batch.spark, batch.paths)
-        batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
+    assert derived.population is not None
+    vectors = fold.alone(derived.population.of)
+    keys = sent(rows.select(*derived.keys), count)
+    before = vectors.narrowed(was).join(keys, list(derived.keys), "left_semi")
+    touched = vectors.onto(before, vectors.narrowed(rows), derived.population.of)
+    stored = derived.population_table.read(batch.spark, batch.paths)
+    batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
 
 
 def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame:
