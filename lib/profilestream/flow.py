@@ -82,9 +82,12 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     """
     options = _with_followers(settings, options)
     if options.continuous is not None:
-        stream.run(spark, [query for stage in STAGES for query in stage.queries(settings)], settings, options)
+        every = [query for stage in STAGES for query in stage.queries(settings)]
+        stream.run(spark, every, settings, options, together=True)
         return
-    if not stream.run(spark, CAPTURE.queries(settings), settings, options):
+    with named(CAPTURE.name):
+        goes_on = stream.run(spark, CAPTURE.queries(settings), settings, options)
+    if not goes_on:
         return
     for group in DERIVED:
         queries = [query for stage in group for query in stage.queries(settings)]

@@ -334,46 +334,53 @@ def run(
 
     Args:
         together: run all at once to the end of what is there, too; none of them reads what another one writes. While
-            the driver plans a batch of one, the executors work for another.
+            the driver plans a batch of one, the executors work for another. Errors begin with the name of their stage.
 
     Returns:
         Whether they came to their end; false when they were asked to stop.
 
     Raises:
-        ProfilestreamError: why a query ended; the message begins with its stage. The other queries are stopped first.
+        ProfilestreamError: why a query ended; the other queries are stopped first.
     """
     at_once = together or options.continuous is not None
     groups = [queries] if at_once and queries else [[query] for query in queries]
     with _stop_signals() as asked:
         for group in groups:
             if not asked.is_set():
-                _run_group(spark, group, settings, options, asked)
+                _run_group(spark, group, settings, options, asked, together)
         return not asked.is_set()
 
 
 @contextmanager
 def named(stage: str) -> Iterator[None]:
-    """Errors of the block begin with the name of a stage."""
+    """Errors of the block begin with the name of a stage, when one is given."""
     try:
         yield
     except ProfilestreamError as error:
+        if not stage:
+            raise
         raise type(error)(f"stage {stage}: {error.what}", where=error.where, do=error.do) from error
 
 
 def _run_group(
-    spark: SparkSession, queries: list[Query], settings: Settings, options: Options, asked: threading.Event
+    spark: SparkSession,
+    queries: list[Query],
+    settings: Settings,
+    options: Options,
+    asked: threading.Event,
+    is_told: bool,
 ) -> None:
     with ExitStack() as stack:
         running = []
         for query in queries:
-            with named(query.stage):
+            with named(query.stage if is_told else ""):
                 stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
                 running.append(Running(query, spark, settings, options))
         told = stack.enter_context(StageBatches(spark, settings, running))
         try:
             for one in running:
                 stack.enter_context(one.progress)
-                with named(one.query.stage):
+                with named(one.query.stage if is_told else ""):
                     one.start(spark)
             _wait(spark, running, asked, told)
         finally:
@@ -381,7 +388,7 @@ def _run_group(
                 if one.is_active():
                     one.stop_when_idle()
         for one in running:
-            with named(one.query.stage):
+            with named(one.query.stage if is_told else ""):
                 _raise_with_name(one)
         for one in running:
             one.query.told(spark, one.epoch, True)
