@@ -21,6 +21,7 @@ from profilestream.base.settings import (
     Alarms,
     Capture,
     Derive,
+    Examples,
     Factors,
     Frozen,
     Learn,
@@ -49,7 +50,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_windows",
-    "steward_days",
+    "steward_days", "learn_examples",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -89,6 +90,7 @@ PROVEN = {
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
+    f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --archives ...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
     **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make laws", "make bench"), "make"),
@@ -343,6 +345,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         (Sessions, whole["derive"]["sessions"]), (WindowFeatures, whole["derive"]["windows"]),
         (Factors, whole["learn"]["factors"]),
         (Tracking, whole["learn"]["tracking"]), (Publish, whole["learn"]["publish"]),
+        (Examples, whole["learn"]["examples"]),
         (Scores, whole["serve"]["scores"]),
     ]  # fmt: skip
     for model, table in tables:

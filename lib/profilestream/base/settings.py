@@ -6,10 +6,10 @@ import os
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from profilestream.base.errors import BadSettings
 
@@ -315,6 +315,12 @@ class Examples(Frozen):
     per_user: int | None = Field(default=None, ge=1)
     seed: int = 0
     lateness: str = Field(default="0h", pattern=r"^\d{1,5}[hd]$")
+
+    @model_validator(mode="after")
+    def _has_days(self) -> Self:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError(f"no day lies from since to until: {self.since}, {self.until}")
+        return self
 
 
 class Learn(Frozen):
