@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from textwrap import dedent
 
@@ -22,6 +23,7 @@ from profilestream.base.settings import (
     Capture,
     Chains,
     Derive,
+    Examples,
     Factors,
     Frozen,
     Learn,
@@ -50,7 +52,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
-    "derive_windows", "steward_days",
+    "derive_windows", "steward_days", "learn_examples",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -92,6 +94,7 @@ PROVEN = {
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
+    f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --archives ...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
     **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make laws", "make bench"), "make"),
@@ -339,20 +342,22 @@ def test_links_lead_somewhere() -> None:
 
 def test_local_toml_names_every_setting_with_its_default() -> None:
     text = (ROOT / LOCAL).read_text()
-    whole = tomllib.loads(re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M))
-    tables: list[tuple[type[Frozen], dict[str, object]]] = [
-        (Paths, whole["paths"]), (Spark, whole["spark"]), (Stream, whole["stream"]), (Capture, whole["capture"]),
-        (Alarms, whole["capture"]["alarms"]), (Source, whole["capture"]["sources"]["laden"]), (Derive, whole["derive"]),
-        (Sessions, whole["derive"]["sessions"]), (Chains, whole["derive"]["chains"]),
-        (WindowFeatures, whole["derive"]["windows"]),
-        (Factors, whole["learn"]["factors"]), (Tracking, whole["learn"]["tracking"]),
-        (Publish, whole["learn"]["publish"]), (Scores, whole["serve"]["scores"]),
-    ]  # fmt: skip
-    for model, table in tables:
+    given, whole = (tomllib.loads(one) for one in (text, re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M)))
+    models: dict[str, type[Frozen]] = {
+        "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
+        "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.chains": Chains,
+        "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
+        "learn.publish": Publish, "learn.examples": Examples, "serve.scores": Scores,
+    }  # fmt: skip
+    for path, model in models.items():
+        table, set_here = (
+            reduce(lambda part, name: part.get(name, {}), path.split("."), one) for one in (whole, given)
+        )
         assert table.keys() == model.model_fields.keys()
         for key, field in model.model_fields.items():
-            if re.search(rf"^# {key} = ", text, re.M) and field.default is not None:
-                assert table[key] == field.default, key
+            if key not in set_here and field.default is not None:
+                default = list(field.default) if isinstance(field.default, tuple) else field.default
+                assert table[key] == default, f"{path}.{key}"
 
 
 def test_the_mapping_reference_names_every_key_rule_and_warning() -> None:

@@ -165,7 +165,7 @@ def online_retail() -> Log:
     table = pq.read_table(ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet").slice(0, 12_000)
     rows = table.take(list(range(0, 12_000, 20))).to_pylist()
     return [
-        _line(n, f"o{row['InvoiceNo']}", f"{row['InvoiceDate']}", f"r{hash_of(row['CustomerID'], 9)}",
+        line_of(n, f"o{row['InvoiceNo']}", f"{row['InvoiceDate']}", f"r{hash_of(row['CustomerID'], 9)}",
               f"r{hash_of(row['StockCode'], 5)}", "return" if row["InvoiceNo"][0] == "C" else "purchase",
               abs(float(row["UnitPrice"])), abs(float(row["Quantity"])))
         for n, row in enumerate(rows)
@@ -177,7 +177,7 @@ def rees46() -> Log:
     (sample,) = (ROOT / "data" / "rees46").glob("*.csv.gz")
     rows = list(csv.DictReader(io.StringIO(gzip.decompress(sample.read_bytes()).decode())))[::20]
     return [
-        _line(n, f"s{row['user_session']}", row["event_time"].removesuffix(" UTC"), f"s{hash_of(row['user_id'], 9)}",
+        line_of(n, f"s{row['user_session']}", row["event_time"].removesuffix(" UTC"), f"s{hash_of(row['user_id'], 9)}",
               f"s{hash_of(row['product_id'], 5)}", row["event_type"], float(row["price"]), 1.0)
         for n, row in enumerate(rows)
     ]  # fmt: skip
@@ -188,7 +188,8 @@ def hash_of(text: str, size: int) -> int:
     return sum(text.encode()) % size
 
 
-def _line(n: int, order: str, at: str, user: str, item: str, kind: str, price: float, quantity: float) -> Event:
+def line_of(n: int, order: str, at: str, user: str, item: str, kind: str, price: float, quantity: float) -> Event:
+    """An event of a line of a log; a user whose name ends in 0 is a guest."""
     moment = datetime.fromisoformat(at).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return Event(
         at=moment // timedelta(microseconds=1), event_id=f"{user[0]}{n}", event_type=kind,

@@ -6,7 +6,7 @@ import os
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -308,6 +308,45 @@ class Publish(Frozen):
     most: int = Field(default=20, ge=1)
 
 
+class Examples(Frozen):
+    """Training rows (docs/learners.md): features of users as of times, and what the users did then.
+
+    Args:
+        enabled: whether `run_pipeline` makes them at its end.
+        file: that declares the labels; empty: none.
+        set_name: of the rows that a run makes; those of other sets stay.
+        features, labels: columns of the rows; all that are declared when empty.
+        every, offset: the times are whole steps of `every` after 1970-01-01 00:00 UTC, a Thursday, and `offset`.
+        since, until: only times from this day on, and before this day (UTC); null: all.
+        active_within: a user has rows at times at most so long after an event of its own; `lifetime`: at all after it.
+        share: of users and times that is taken, by a hash.
+        per_user: times that are taken of a user at most, by that hash; null: all.
+        seed: of the hash.
+        lateness: a label is told when the newest event is by so much later than its horizon ends.
+    """
+
+    enabled: bool = False
+    file: str = ""
+    set_name: str = Field(default="all", pattern=r"^[a-z][a-z0-9_]*$")
+    features: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    every: str = Field(default="7d", pattern=r"^[1-9]\d{0,4}[hd]$")
+    offset: str = Field(default="0h", pattern=r"^\d{1,5}[hd]$")
+    since: date | None = None
+    until: date | None = None
+    active_within: str = Field(default="30d", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
+    share: float = Field(default=1.0, gt=0, le=1)
+    per_user: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    lateness: str = Field(default="0h", pattern=r"^\d{1,5}[hd]$")
+
+    @model_validator(mode="after")
+    def _has_days(self) -> Self:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError(f"no day lies from since to until: {self.since}, {self.until}")
+        return self
+
+
 class Learn(Frozen):
     """What is learned from events.
 
@@ -319,6 +358,7 @@ class Learn(Frozen):
     factors: Factors = Factors()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
+    examples: Examples = Examples()
 
 
 class Scores(Frozen):
@@ -452,6 +492,13 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                     "windows": settings.derive.windows.model_copy(
                         update={"file": beside(settings.derive.windows.file)}
                     ),
+                }
+            ),
+            "learn": settings.learn.model_copy(
+                update={
+                    "examples": settings.learn.examples.model_copy(
+                        update={"file": beside(settings.learn.examples.file)}
+                    )
                 }
             ),
         }

@@ -68,7 +68,8 @@ def _with_population(spark: SparkSession, asked: DataFrame, features: Features) 
     """Requests, and all entities at each of their times."""
     entities = features.read(spark, features.tiles.table).select(*features.keys).distinct()
     times = F.broadcast(asked.select(AT).distinct())
-    return entities.crossJoin(times).unionByName(asked).distinct()
+    # Spark fails to see through a union to times that were themselves told by this function; a distinct hides them.
+    return entities.crossJoin(times).unionByName(asked.distinct()).distinct()
 
 
 def _with_zscore(found: DataFrame, name: str, of: str) -> DataFrame:

@@ -1,11 +1,11 @@
 """Which window features are asked for, and what has to be merged for them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from profilestream.base import commits
 from profilestream.base.errors import BadSettings
@@ -14,7 +14,7 @@ from profilestream.base.tables import Table
 from profilestream.derive import stage, windows
 from profilestream.derive.declaration import Derived, Key, Statistic
 from profilestream.derive.fold import Fold
-from profilestream.derive.windows import TIMES, VALUE, Combined, Feature, Windows
+from profilestream.derive.windows import TIMES, Combined, Feature, Windows
 
 AT, MASK = "_at", "_windows"
 
@@ -128,10 +128,15 @@ class Features:
     def value(self, column: str) -> Column:
         """A column over windows, over what the statistics say."""
         path, _, window = self.sources[column]
-        feature, state = self.declared[column], _state(path, window)
-        if not feature.reading:
-            return F.col(state).alias(column)
-        return F.expr(feature.reading.replace(VALUE, state)).try_cast(feature.type).alias(column)
+        return self.declared[column].value(_state(path, window)).alias(column)
+
+    @cached_property
+    def settings(self) -> str:
+        """All that changes their values, in readable form; but for the events that the tiles pass over."""
+        plain = {name: [one.model_dump(mode="json"), window] for name, (_, one, window) in self.sources.items()}
+        told = {name: feature.reading for name, feature in self.declared.items()}
+        over = {name: one.sql or one.zscore_of for name, one in self.combined.items()}
+        return json.dumps([plain, told, over, self.types], sort_keys=True)
 
 
 def plain(path: str) -> str:

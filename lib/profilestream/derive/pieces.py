@@ -160,7 +160,7 @@ def _at_edges(spark: SparkSession, edged: DataFrame, asked: _Asked, features: Fe
     edges = edged.select(*_renamed(features), AT, F.inline(_EDGES))
     dates = [_EPOCH + timedelta(days=day) for day in asked.days]
     events = features.read(spark, tables.EVENTS).where(F.col("event_date").isin(dates))
-    mine = _keyed(events, features).withColumn(_DAY, F.unix_date("event_date"))
+    mine = keyed(events, features).withColumn(_DAY, F.unix_date("event_date"))
     moment = F.unix_micros("event_time")
     joined = mine.join(sent(edges, asked.edges), on)
     return joined.where((moment >= F.col(_FROM)) & (moment < F.col(_TO)))
@@ -174,7 +174,7 @@ def _known(spark: SparkSession, requests: DataFrame, features: Features, known_b
     moment, at = F.unix_micros("event_time"), F.unix_micros(AT)
     bits = [F.when(_inside(moment, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
     named = requests.select(*_renamed(features), AT)
-    joined = _keyed(events.where(_in_reach("event_date", asked, features)), features).join(
+    joined = keyed(events.where(_in_reach("event_date", asked, features)), features).join(
         sent(named, asked.count), [f"_{name}" for name in features.keys]
     )
     return joined.where(moment < at).withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
@@ -184,8 +184,8 @@ def _renamed(features: Features) -> list[Column]:
     return [F.col(name).alias(f"_{name}") for name in features.keys]
 
 
-def _keyed(events: DataFrame, features: Features) -> DataFrame:
-    """Events of entities, with their keys."""
+def keyed(events: DataFrame, features: Features) -> DataFrame:
+    """Events that the tiles of entities count, with the keys of those, `_` before each."""
     keys = {
         f"_{name}": F.expr(features.tiles.keys[name].of).cast(features.tiles.keys[name].type) for name in features.keys
     }

@@ -5,7 +5,6 @@ has taken into a window or out of one. Features that change for everybody as tim
 name `at`, scores against the population) are no columns of the table; `read` adds what can be told from the others.
 """
 
-import json
 from dataclasses import replace
 from functools import reduce
 
@@ -34,7 +33,7 @@ def table(settings: Settings) -> Table:
         ddl=",\n".join(["user_id STRING NOT NULL", "as_of TIMESTAMP NOT NULL", *columns, *own]),
         key=("user_id",),
         properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
-        declaration=fingerprint(_said(features)),
+        declaration=fingerprint(features.settings),
     )
 
 
@@ -55,14 +54,6 @@ def _without(features: Features, names: set[str]) -> Features:
     for name, one in features.combined.items():
         gone |= {name} if one.names & gone else set()
     return replace(features, columns=tuple(name for name in features.columns if name not in gone))
-
-
-def _said(features: Features) -> str:
-    """All that changes the rows, in readable form."""
-    plain = {name: [one.model_dump(mode="json"), window] for name, (_, one, window) in features.sources.items()}
-    told = {name: feature.reading for name, feature in features.declared.items()}
-    over = {name: one.sql for name, one in features.combined.items()}
-    return json.dumps([plain, told, over, features.types], sort_keys=True)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
@@ -109,7 +100,7 @@ def queries(settings: Settings) -> list[Query]:
             source="",
             lock=STAGE,
             tables=(made,),
-            settings=_said(features),
+            settings=features.settings,
             read=read,
             write=write,
             versions=versions,

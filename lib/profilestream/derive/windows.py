@@ -7,9 +7,11 @@ states; any other statistic is added to it, so stream, backfill and training row
 import json
 import re
 from string import Template
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Frozen, Settings, read_toml, validated
@@ -33,14 +35,13 @@ def micros(window: str) -> int | None:
     return None if window == LIFETIME else int(window[:-1]) * (HOUR if window[-1] == "h" else DAY)
 
 
-class Feature(Frozen):
-    """A statistic of an entity, over windows: the columns `<name>_<window>`.
+class Question(Frozen):
+    """What a statistic of an entity answers.
 
     Args:
-        question: what it answers.
+        question: in words.
         unit: of its value.
         statistic: as in a declared table (declaration.py); in TOML its keys stand beside the others.
-        windows: `<n>h`, `<n>d` or `lifetime`.
         reading: SQL over `${value}`, what the statistic says; by itself when empty.
         reading_type: SQL type of a reading.
         nulls: what it says without such events; by the kind of the statistic unless it has a reading.
@@ -49,7 +50,6 @@ class Feature(Frozen):
     question: str
     unit: str
     statistic: Statistic
-    windows: tuple[str, ...] = Field(min_length=1)
     reading: str = ""
     reading_type: str = Field(default="double", pattern=_TYPE)
     nulls: str = ""
@@ -62,21 +62,13 @@ class Feature(Frozen):
         own = {key: value for key, value in found.items() if key in cls.model_fields}
         return own | {"statistic": {key: value for key, value in found.items() if key not in own}}
 
-    @field_validator("windows")
-    @classmethod
-    def _known(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
-        odd = [window for window in windows if not re.fullmatch(r"[1-9]\d{0,4}[hd]|lifetime", window)]
-        if odd or len(set(windows)) < len(windows):
-            raise ValueError(f"not different windows such as 6h, 30d or lifetime: {odd or list(windows)}")
-        return windows
-
     @property
     def type(self) -> str:
         """SQL type of its columns."""
         return self.reading_type if self.reading else said_type(self.statistic)
 
     @model_validator(mode="after")
-    def _reading_fits(self) -> "Feature":
+    def _reading_fits(self) -> Self:
         if self.reading and (VALUE not in self.reading or not self.nulls):
             raise ValueError("a reading names ${value}, and has `nulls`: what it says without such events")
         return self
@@ -90,6 +82,28 @@ class Feature(Frozen):
             return "0 without such events"
         is_list = isinstance(self.statistic, Top | Frequent | Histogram | LatestByKey)
         return "empty without such events" if is_list else "null without such events"
+
+    def value(self, said: str) -> Column:
+        """The value, over a column with what the statistic says."""
+        return F.expr(self.reading.replace(VALUE, said)).try_cast(self.type) if self.reading else F.col(said)
+
+
+class Feature(Question):
+    """A question over windows: the columns `<name>_<window>`.
+
+    Args:
+        windows: `<n>h`, `<n>d` or `lifetime`.
+    """
+
+    windows: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("windows")
+    @classmethod
+    def _known(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
+        odd = [window for window in windows if not re.fullmatch(r"[1-9]\d{0,4}[hd]|lifetime", window)]
+        if odd or len(set(windows)) < len(windows):
+            raise ValueError(f"not different windows such as 6h, 30d or lifetime: {odd or list(windows)}")
+        return windows
 
 
 class Combined(Frozen):

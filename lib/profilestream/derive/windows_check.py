@@ -8,7 +8,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import stage, windows
 from profilestream.derive.features import chosen
-from profilestream.derive.windows import VALUE, Combined, Feature, said_type
+from profilestream.derive.windows import VALUE, Combined, Question, said_type
 
 _COLUMNS = "the columns of the table events"
 
@@ -26,21 +26,26 @@ def check(spark: SparkSession, settings: Settings) -> None:
     events = spark.createDataFrame([], tables.EVENTS.schema)
     for entity, features in found.features.items():
         for name, feature in features.items():
-            _check_feature(spark, events, feature, f"{file}, features.{entity}.{name}")
+            check_question(spark, events, feature, f"{file}, features.{entity}.{name}")
     for entity, derived in found.derived.items():
         _check_derived(spark, settings, entity, derived, file)
 
 
-def _check_feature(spark: SparkSession, events: DataFrame, feature: Feature, where: str) -> None:
-    one = feature.statistic
+def check_question(spark: SparkSession, events: DataFrame, asked: Question, where: str) -> None:
+    """Check the SQL of a statistic over `events`, and of what is read from it.
+
+    Raises:
+        BadSettings: an expression is not understood.
+    """
+    one = asked.statistic
     for part in ("of", "where", "weight"):
         kind = stage.understood(events, getattr(one, part), f"{where}.{part}", _COLUMNS)
         if part == "where" and kind != "boolean":
             raise BadSettings(f"where = {one.where!r} is a {kind}", where=f"{where}.where", do="write a condition")
-    if feature.reading:
+    if asked.reading:
         said = spark.createDataFrame([], f"value {said_type(one)}")
         told = "${value}, what the statistic says"
-        stage.understood(said, feature.reading.replace(VALUE, "value"), f"{where}.reading", told)
+        stage.understood(said, asked.reading.replace(VALUE, "value"), f"{where}.reading", told)
 
 
 def _check_derived(
