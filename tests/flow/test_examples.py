@@ -117,7 +117,7 @@ class Made:
 def made(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Made:
     home = tmp_path_factory.mktemp("examples")
     (home / "labels.toml").write_text(LABELS)
-    shop = shop_of(home, SETTINGS.format(home=home, features='", "'.join(COUNTED)))
+    shop = shop_of(home, SETTINGS.format(home=home, features='", "'.join(COUNTED)), ("user",))
     tiled = Tiled(_session, shop.settings())
     tiled.take(_log())
     found = Made(tiled, shop)

@@ -44,12 +44,7 @@ date = {{ of = "event_date", type = "date" }}
 events = {{ kind = "count" }}
 """
 KEYS = {"user_hours": ("user_id",), "item_hours": ("item_id",), "pair_hours": ("user_id", "category")}
-WINDOWS = """
-[entities]
-user = "user_hours"
-item = "item_hours"
-pair = "pair_hours"
-"""
+ENTITIES = {"user": "user_hours", "item": "item_hours", "pair": "pair_hours"}
 PURCHASE = "where = \"event_type = 'purchase'\""
 FEATURES = {
     "events": 'kind = "count"',
@@ -101,16 +96,18 @@ def _windows(entity: str, name: str) -> str:
     return f"{head}{FEATURES[name]}\n"
 
 
-def shop_of(home: Path, more: str = "") -> Shop:
+def shop_of(home: Path, more: str = "", entities: tuple[str, ...] = ("user", "item", "pair")) -> Shop:
     """Small tiles of users, items and of users in categories, with the features of `OF`."""
     home.mkdir(parents=True, exist_ok=True)
-    for name, keys in KEYS.items():
+    tiles = {entity: ENTITIES[entity] for entity in entities}
+    for name, keys in [(name, KEYS[name]) for name in tiles.values()]:
         where = " AND ".join(f"{key} IS NOT NULL" for key in keys)
         declared = "\n".join(f'{key} = {{ of = "{key}" }}' for key in keys)
         (home / f"{name}.toml").write_text(TILES.format(name=name, where=where, keys=declared))
-    features = "".join(_windows(entity, name) for entity, names in OF.items() for name in names)
-    (home / "windows.toml").write_text(WINDOWS + features + DERIVED)
-    files = json.dumps([f"{home}/{name}.toml" for name in KEYS])
+    head = "".join(["[entities]\n", *(f'{entity} = "{name}"\n' for entity, name in tiles.items())])
+    features = "".join(_windows(entity, name) for entity in entities for name in OF[entity])
+    (home / "windows.toml").write_text(head + features + DERIVED)
+    files = json.dumps([f"{home}/{name}.toml" for name in tiles.values()])
     return Shop(
         home, extra_settings=f'[derive]\nfeatures = {files}\n[derive.windows]\nfile = "{home}/windows.toml"\n{more}\n'
     )

@@ -87,7 +87,8 @@ def verify(spark: SparkSession, settings: Settings, times: int) -> int:
     made, name = examples.table(settings), settings.learn.examples.set_name
     features = examples.pinned(spark, settings)
     where = made.path(settings.paths)
-    missing = SourceMissing(f"there are no training rows of the set {name!r}", where=where, do="make them first")
+    do = "run jobs/learn_examples.py; rows stand once the newest event is later by a horizon"
+    missing = SourceMissing(f"there are no training rows of the set {name!r}", where=where, do=do)
     if not made.exists(spark, settings.paths):
         raise missing
     made.check_stored(spark, settings.paths)
