@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from profilestream.base.settings import Frozen, fingerprint, read_toml, validated
+from profilestream.base.settings import Frozen, Model, fingerprint, read_toml, validated
 from profilestream.base.tables import Table
 from profilestream.derive.arrays import Histogram, MeanVector
 from profilestream.derive.latest import Latest, LatestByKey
@@ -186,7 +186,12 @@ def _ddl(fields: dict[str, Statistic]) -> str:
 
 
 def load(path: str, names: dict[str, str]) -> Derived:
-    """A declaration from a TOML file.
+    """A declared table from a TOML file, as load_as."""
+    return load_as(Derived, path, names)
+
+
+def load_as(model: type[Model], path: str, names: dict[str, str]) -> Model:
+    """What a TOML file declares.
 
     Args:
         names: settings that its SQL may use: `${shop_timezone}`.
@@ -195,4 +200,4 @@ def load(path: str, names: dict[str, str]) -> Derived:
         BadSettings: no such file, not TOML, or keys or values that do not fit; all of them in one message.
     """
     text = Template(json.dumps(read_toml(path), default=str)).safe_substitute(names)
-    return validated(Derived, json.loads(text), path)
+    return validated(model, json.loads(text), path)

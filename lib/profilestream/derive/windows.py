@@ -4,9 +4,7 @@ An entity names the tile table that carries it. A feature whose statistic stands
 states; any other statistic is added to it, so stream, backfill and training rows go by one definition.
 """
 
-import json
 import re
-from string import Template
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -14,9 +12,9 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
-from profilestream.base.settings import Frozen, Settings, read_toml, validated
+from profilestream.base.settings import Frozen, Settings
 from profilestream.derive.arrays import Histogram, MeanVector
-from profilestream.derive.declaration import Derived, Statistic
+from profilestream.derive.declaration import Derived, Statistic, load_as
 from profilestream.derive.latest import Latest, LatestByKey
 from profilestream.derive.maps import Frequent, Top
 from profilestream.derive.statistics import Count, Distinct, Extreme, Sum
@@ -194,16 +192,8 @@ def said_type(statistic: Statistic) -> str:
 
 
 def load(path: str, names: dict[str, str]) -> Windows:
-    """The window features of a TOML file.
-
-    Args:
-        names: settings that its SQL may use: `${shop_timezone}`.
-
-    Raises:
-        BadSettings: no such file, not TOML, or keys or values that do not fit; all of them in one message.
-    """
-    text = Template(json.dumps(read_toml(path), default=str)).safe_substitute(names)
-    return validated(Windows, json.loads(text), path)
+    """The window features of a TOML file, as declaration.load_as."""
+    return load_as(Windows, path, names)
 
 
 def declared(settings: Settings) -> Windows | None:

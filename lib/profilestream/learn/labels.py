@@ -1,9 +1,7 @@
 """Labels as data: what users did after a time t, a statistic over the events in `[t, t + horizon)`, in TOML."""
 
-import json
 import re
 from collections.abc import Sequence
-from string import Template
 
 from pydantic import Field, field_validator, model_validator
 from pyspark.sql import DataFrame, SparkSession
@@ -12,9 +10,9 @@ from pyspark.sql import functions as F
 from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.base.session import sent
-from profilestream.base.settings import Frozen, Settings, read_toml, validated
+from profilestream.base.settings import Frozen, Settings
 from profilestream.derive import pieces, windows_check
-from profilestream.derive.declaration import Derived, Key
+from profilestream.derive.declaration import Derived, Key, load_as
 from profilestream.derive.features import Features
 from profilestream.derive.fold import Fold
 from profilestream.derive.windows import Question, micros
@@ -71,16 +69,8 @@ Chosen = dict[str, tuple[Label, str]]
 
 
 def load(path: str, names: dict[str, str]) -> Labels:
-    """The labels of a TOML file.
-
-    Args:
-        names: settings that its SQL may use: `${shop_timezone}`.
-
-    Raises:
-        BadSettings: no such file, not TOML, or keys or values that do not fit; all of them in one message.
-    """
-    text = Template(json.dumps(read_toml(path), default=str)).safe_substitute(names)
-    return validated(Labels, json.loads(text), path)
+    """The labels of a TOML file, as declaration.load_as."""
+    return load_as(Labels, path, names)
 
 
 def chosen(settings: Settings, columns: Sequence[str] = ()) -> Chosen:
