@@ -133,7 +133,6 @@ class Query:
         read: the source as a streaming frame.
         write: writes one batch; called again with the same rows when a batch is replayed.
         versions: of what else a batch reads (a Delta version, a hash of files), taken when it is planned.
-        follows: stages whose tables are its source; when these are derived again, so is this.
         folder, glob: of input files, when the source is one; empty otherwise.
         told: called with the epoch now and then while it runs (false) and when it has ended well (true), for what is
             said elsewhere of the tables; must not raise, nor take long.
