@@ -267,6 +267,31 @@ class Factors(Frozen):
         return made | {name: default for name, default in by_mode.items() if made[name] is None}
 
 
+class Segments(Frozen):
+    """Groups of users who are alike, by their profile vectors (docs/learners.md). Other values need a rebuild.
+
+    Args:
+        enabled: whether `learn_segments` runs; it follows the profile table that keeps a population.
+        k: number of segments.
+        half_life_days: in which what a user's profile last said loses half its weight, in event time; null: never.
+        first_passes: over the first batch, each from assigning its users anew; later batches take `passes`.
+        moves: a batch makes at most: a segment is split in two while two others become one.
+        gain: a move must save so many times what it costs.
+        sample: users of the first batch, by a hash, among whom the first centres are chosen.
+        seed: of the hash, and of the choice.
+    """
+
+    enabled: bool = False
+    k: int = Field(default=8, ge=2, le=500)
+    half_life_days: float | None = Field(default=90.0, gt=0)
+    first_passes: int = Field(default=10, ge=1, le=100)
+    passes: int = Field(default=1, ge=1, le=10)
+    moves: int = Field(default=2, ge=0, le=10)
+    gain: float = Field(default=1.1, ge=1)
+    sample: int = Field(default=10_000, ge=100, le=100_000)
+    seed: int = 0
+
+
 class Tracking(Frozen):
     """What MLflow is told of `model_quality` (docs/learners.md). No stage waits for it longer than stated here.
 
@@ -356,6 +381,7 @@ class Learn(Frozen):
 
     max_files_per_trigger: int = Field(default=1000, ge=1)
     factors: Factors = Factors()
+    segments: Segments = Segments()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
     examples: Examples = Examples()
@@ -383,10 +409,36 @@ class Scores(Frozen):
     most_per_category: int | None = Field(default=None, ge=1)
 
 
+class Tags(Frozen):
+    """Tags with evidence, RFM, loyalty and cohorts (docs/tags.md).
+
+    Args:
+        enabled: whether `run_pipeline` works them out when the stages have come to their end.
+        file: that declares them; empty: none.
+    """
+
+    enabled: bool = False
+    file: str = ""
+
+
+class Report(Frozen):
+    """The page of `serve_report`.
+
+    Args:
+        enabled: whether `run_pipeline` makes it at its end.
+        path: of the page; empty: `report.html` beside the warehouse.
+    """
+
+    enabled: bool = False
+    path: str = ""
+
+
 class Serve(Frozen):
     """What is made of what is known."""
 
     scores: Scores = Scores()
+    tags: Tags = Tags()
+    report: Report = Report()
 
 
 class Settings(Frozen):
@@ -493,6 +545,9 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                         update={"file": beside(settings.derive.windows.file)}
                     ),
                 }
+            ),
+            "serve": settings.serve.model_copy(
+                update={"tags": settings.serve.tags.model_copy(update={"file": beside(settings.serve.tags.file)})}
             ),
             "learn": settings.learn.model_copy(
                 update={

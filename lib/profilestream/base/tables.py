@@ -298,9 +298,11 @@ MODEL_QUALITY = Table(
         mrr_20 DOUBLE,
         coverage DOUBLE,
         novelty DOUBLE,
-        rmse DOUBLE
+        rmse DOUBLE,
+        cost DOUBLE
     """,
     key=("learner", "candidate", "epoch", "batch_id"),
+    schema_version=2,
 )
 
 RECOMMENDATIONS = Table(
