@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from profilestream.base import job
 from profilestream.base.errors import BadSettings
 from profilestream.base.session import open_session
+from profilestream.derive import profiles
 from profilestream.serve import person, portrait
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     as_of, known_by = (_time(flag, text) for flag, text in (("--as-of", args.as_of), ("--known-by", args.known_by)))
-    person.declared(settings)
+    profiles.of_users(settings)
     if args.check:
         return
     spark = open_session("serve_user", settings.spark.properties)

@@ -10,6 +10,7 @@ from profilestream import flow
 from profilestream.base import tables
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.stream import Options
+from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
 from profilestream.serve import person
 from pyspark.sql import SparkSession
@@ -57,7 +58,7 @@ def test_as_of_and_known_by_equal_what_the_table_said_then(spark: SparkSession, 
     shop = _shop(tmp_path / "all")
     _write(shop, "a.jsonl", range(0, 40))
     flow.run(spark, shop.settings(), Options())
-    derived = person.declared(shop.settings())
+    derived = profiles.of_users(shop.settings())
     version = spark.sql(f"DESCRIBE HISTORY delta.`{derived.table.path(shop.settings().paths)}`").first()["version"]  # type: ignore[index]
     known_by = datetime.now(UTC)
     _write(shop, "b.jsonl", range(40, 56))
@@ -118,5 +119,5 @@ def test_without_profiles_it_says_what_to_run_or_to_declare(spark: SparkSession,
     assert raised.value.do == "run jobs/derive_profiles.py first, or name a time: --as-of"
     shop.extra_settings = ""
     with pytest.raises(BadSettings) as undeclared:
-        person.declared(shop.settings())
+        profiles.of_users(shop.settings())
     assert undeclared.value.where == "derive.profiles"

@@ -3,6 +3,7 @@
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Query
 from profilestream.derive import stage
@@ -21,6 +22,22 @@ def queries(settings: Settings) -> list[Query]:
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every declared expression against the columns of `events`; writes nothing."""
     stage.check(spark, settings.derive.profiles, settings)
+
+
+def of_users(settings: Settings) -> Derived:
+    """The declared profile table: the first of one row a user.
+
+    Raises:
+        BadSettings: there is none.
+    """
+    for derived in stage.declared(settings).values():
+        if derived.write == "merge" and list(derived.keys) == ["user_id"]:
+            return derived
+    raise BadSettings(
+        "no table of one row a user is declared",
+        where="derive.profiles",
+        do='name one, such as profiles = ["derive/user_profiles.toml"]',
+    )
 
 
 def price_levels(said: DataFrame, categories: DataFrame, declared: Derived) -> DataFrame:

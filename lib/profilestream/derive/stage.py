@@ -169,6 +169,23 @@ def new_rows(spark: SparkSession, table: Table, settings: Settings, files: int) 
     return stream.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
 
 
+def changes(spark: SparkSession, table: Table, writer: str, settings: Settings, files: int) -> DataFrame:
+    """The rows of a merged table when the stage that follows it is new, as inserts, then every change of them.
+
+    Args:
+        writer: the stage that writes the table.
+        files: of the change feed that a micro-batch takes at most.
+
+    Raises:
+        SourceMissing: the table is not there yet.
+    """
+    if not table.exists(spark, settings.paths):
+        where, do = settings.paths.warehouse, f"run jobs/{writer}.py first"
+        raise SourceMissing(f"there is no table {table.name}", where=where, do=do)
+    feed = spark.readStream.format("delta").option("readChangeFeed", True)
+    return feed.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
+
+
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:
     """Check every declared expression against the columns of `events`; writes nothing.
 

@@ -9,7 +9,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
-from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.derive import sessions, stage
@@ -54,6 +53,7 @@ def queries(settings: Settings) -> list[Query]:
     """The one query of the stage; none when it is not enabled."""
     if not settings.derive.chains.enabled:
         return []
+    files = settings.derive.max_files_per_trigger
     of_users, of_all = (Fold.of(declared(settings, name)) for name in (USERS, ALL))
 
     def write(changes: DataFrame, batch: Batch) -> Done:
@@ -70,7 +70,7 @@ def queries(settings: Settings) -> list[Query]:
             lock=STAGE,
             tables=(of_users.derived.table, of_all.derived.table),
             settings="\n".join(fold.derived.settings for fold in (of_users, of_all)),
-            read=lambda spark: _changes(spark, settings),
+            read=lambda spark: stage.changes(spark, sessions.table(settings), sessions.STAGE, settings, files),
             write=write,
             follows=sessions.table(settings),
         )
@@ -93,17 +93,3 @@ def moves(changes: DataFrame) -> DataFrame:
         F.lit("").alias("source"),
         F.lit("").alias("event_id"),
     )
-
-
-def _changes(spark: SparkSession, settings: Settings) -> DataFrame:
-    """The rows of `sessions` when the stage is new, as inserts, then every change of them.
-
-    Raises:
-        SourceMissing: there are no sessions yet.
-    """
-    table = sessions.table(settings)
-    if not table.exists(spark, settings.paths):
-        where, do = settings.paths.warehouse, "run jobs/derive_sessions.py first"
-        raise SourceMissing(f"there is no table {table.name}", where=where, do=do)
-    feed = spark.readStream.format("delta").option("readChangeFeed", True)
-    return feed.option("maxFilesPerTrigger", settings.derive.max_files_per_trigger).load(table.uri(settings.paths))

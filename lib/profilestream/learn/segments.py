@@ -11,9 +11,9 @@ STAGE, LEARNER = "learn_segments", "segments"
 def users_table(settings: Settings) -> Table:
     """`user_segments`: a row a user: its segment, and the last contribution, which counts once.
 
-    `point` is the profile vector in the scaling of the model, `distance` that to its segment's centre (an outlier score,
-    in standard deviations), `as_of` the newest event of the profile that it was made of, `since` when the user came into
-    the segment.
+    `point` is the profile vector in the scaling of the model, `distance` that to its segment's centre (an outlier
+    score, in standard deviations), `as_of` the newest event of the profile that it was made of, `since` when the user
+    came into the segment.
     """
     return Table(
         name="user_segments",
@@ -36,10 +36,10 @@ def users_table(settings: Settings) -> Table:
 def table(settings: Settings) -> Table:
     """`segments`: the segments after every batch, a row each; those of the newest batch are the state.
 
-    `users` is how many users are in it, `weight`, `sums` and `square` are the decayed sums of 1, x and |x|^2 over their
-    points as of `as_of`; `centre` is sums / weight by dimension, in standard deviations of `location` and `scale`, which
-    never change within an epoch; `cost` the mean squared distance to the centre. `parent` names the segment that it was
-    split from in this batch, `absorbed` those that became part of it in this batch.
+    `users` is how many users are in it, `weight`, `sums` and `square` are the decayed sums of 1, x and |x|^2 over
+    their points as of `as_of`; `centre` is sums / weight by dimension, in standard deviations of `location` and
+    `scale`, which never change within an epoch; `cost` the mean squared distance to the centre. `parent` names the
+    segment that it was split from in this batch, `absorbed` those that became part of it in this batch.
     """
     return Table(
         name="segments",

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
-from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.derive import population, profiles, stage
 from profilestream.derive.declaration import Derived
@@ -48,7 +48,7 @@ def of(
         SourceMissing: no such user, or none at those times; tells ids that are meant perhaps.
         BadSettings: the settings declare no profile table with the key user_id.
     """
-    derived = declared(settings)
+    derived = profiles.of_users(settings)
     fold = Fold.of(derived)
     is_now = as_of is None and known_by is None
     if is_now:
@@ -68,18 +68,6 @@ def of(
     if is_now:
         extra |= _recommended(spark, settings, user_id)
     return Person(user_id, newest, {**facets, **extra})
-
-
-def declared(settings: Settings) -> Derived:
-    """The declared profile table: the first of one row a user."""
-    for derived in stage.declared(settings).values():
-        if derived.write == "merge" and list(derived.keys) == [USER]:
-            return derived
-    raise BadSettings(
-        "no table of one row a user is declared",
-        where="derive.profiles",
-        do='name one, such as profiles = ["derive/user_profiles.toml"]',
-    )
 
 
 def _stored(spark: SparkSession, settings: Settings, derived: Derived) -> DataFrame:

@@ -12,10 +12,11 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import RECOMMENDATIONS
+from profilestream.derive import profiles
 from profilestream.derive.declaration import Derived
 from profilestream.learn import factors, gate, steps
 from profilestream.learn.als import Params
-from profilestream.serve import lists, person
+from profilestream.serve import lists
 from profilestream.serve.lists import Wanted
 
 STAGE = "serve_scores"
@@ -142,7 +143,7 @@ def people_of(spark: SparkSession, settings: Settings, pinned: Pinned) -> DataFr
 
 def _profiles(settings: Settings) -> Derived | None:
     try:
-        return person.declared(settings)
+        return profiles.of_users(settings)
     except BadSettings:
         return None
 

@@ -5,6 +5,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
+from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
 from profilestream.serve import person, portrait
 from profilestream.steward.status import Tell
@@ -35,7 +36,7 @@ def show_quality(spark: SparkSession, settings: Settings, tell: Tell) -> None:
 
 def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> None:
     """Tell the profiles of three customers, and how to see any other."""
-    derived = person.declared(settings)
+    derived = profiles.of_users(settings)
     said = Fold.of(derived).read(derived.table.read(spark, settings.paths))
     told: list[str] = []
     tell("\nthree customers")
