@@ -1,0 +1,502 @@
+"""Incremental k-means by mergeable sums, in numpy: the arithmetic of `learn_segments`, without Spark.
+
+A contribution is what a user last said: a point, its time and the segment that it was put into. A segment is the decayed
+sums over the contributions of its users, always: what is replaced or erased is subtracted as it was added, and a move
+takes all contributions of a segment along. A batch takes these passes over rows; the driver sees sums only:
+
+    once      centres = first_centres(sample, params); state = State.founded(centres)
+    1 pass    delta = batch_delta(state, centres, batch, params) of each part; merge(one, other, params); nearest(...) says
+              which segment a point goes to. Further passes, if any, take new_centres(state, delta, centres, params)
+              and start from the same state.
+    driver    state = apply(state, delta, params); axes = promising(state, params), often none: then that was all
+    1 pass    bins = binned(axes, points, times, ids, params) of each part, over all contributions (kept ones that
+              were not replaced, and new ones) of the segments axes.ids; merge_sums(one, other, params)
+    driver    state, moves = moved(state, axes, bins, params)
+    writing   relabelled(ids, points, moves) of new contributions, and of kept ones of the segments that moves name
+
+A segment is split by a plane across its longest axis: principal direction divisive partitioning (Boley 1998), with the
+best of the planes between the bins. The largest eigenvalue of a segment's scatter is the most that any split can save.
+
+Shapes: s segments, d dimensions, m points. Ties go to the lower id, and numbers that differ by rounding alone are ties,
+so that no choice depends on how rows were parted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profilestream.learn.als import Floats, Longs, decayed
+
+BINS = 64
+# Edges of bins in standard deviations along the axis; a bit off the middle, where points of tidy data lie.
+_EDGES = np.linspace(-4, 4, BINS - 1) + 0.0123
+_TIE = 1e-9
+# What is left of a weight after nearly all of it was taken away is rounding; and nobody's weight is zero.
+_ROUNDING, _FAINT = 1e-12, 1e-100
+
+
+@dataclass(frozen=True)
+class Params:
+    """As settings.Segments."""
+
+    k: int = 8
+    half_life_days: float | None = 90.0
+    first_passes: int = 10
+    passes: int = 1
+    moves: int = 2
+    gain: float = 1.1
+    sample: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of each of s groups of contributions, with w = 2^(-(now - time) / half-life).
+
+    Args:
+        users: how many, (s,); as a part of a batch, less how many went.
+        weight: sum of w, (s,).
+        sums: of w x, (s, d).
+        scatter: of w x xT, (s, d, d).
+        now: microseconds since 1970.
+    """
+
+    users: Longs
+    weight: Floats
+    sums: Floats
+    scatter: Floats
+    now: int
+
+    @classmethod
+    def zero(cls, s: int, d: int) -> "Sums":
+        """Nobody."""
+        return cls(np.zeros(s, np.int64), np.zeros(s), np.zeros((s, d)), np.zeros((s, d, d)), 0)
+
+    @classmethod
+    def of_bytes(cls, data: bytes, d: int) -> "Sums":
+        """As `as_bytes` has written them, of points of d dimensions."""
+        numbers = np.frombuffer(data, np.float64)
+        table = numbers[1:].reshape(-1, 2 + d + d * d)
+        return cls(
+            table[:, 0].astype(np.int64), table[:, 1], table[:, 2 : 2 + d], table[:, 2 + d :].reshape(-1, d, d),
+            int(numbers[0]),
+        )  # fmt: skip
+
+    def as_bytes(self) -> bytes:
+        """All numbers as doubles: counts and times are whole below 2^53."""
+        flat = self.scatter.reshape(len(self.users), -1)
+        table = np.column_stack([self.users, self.weight, self.sums, flat]).astype(np.float64)
+        return np.append(np.float64(self.now), table).tobytes()
+
+    def aged(self, now: int, half_life_days: float | None) -> "Sums":
+        """The same at a later time. Time never goes back."""
+        if now <= self.now:
+            return self
+        share = _weights(np.array([self.now]), now, half_life_days)[0] if self.now else 1.0
+        return Sums(self.users, self.weight * share, self.sums * share, self.scatter * share, now)
+
+    def take(self, places: Any) -> "Sums":
+        """Some of the groups."""
+        return Sums(self.users[places], self.weight[places], self.sums[places], self.scatter[places], self.now)
+
+    def total(self) -> "Sums":
+        """All groups as one."""
+        return Sums(*(array.sum(axis=0, keepdims=True) for array in self._arrays()), self.now)
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Of the same groups at the same time, taken together."""
+        return Sums(*(a + b for a, b in zip(self._arrays(), other._arrays(), strict=True)), self.now)
+
+    def beside(self, other: "Sums") -> "Sums":
+        """More groups, at the same time."""
+        both = zip(self._arrays(), other._arrays(), strict=True)
+        return Sums(*(np.concatenate(pair) for pair in both), self.now)
+
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return self.users, self.weight, self.sums, self.scatter
+
+    @property
+    def centres(self) -> Floats:
+        """Means, (s, d)."""
+        return np.asarray(self.sums / self.weight[:, None])
+
+    @property
+    def spread(self) -> Floats:
+        """Scatter about the mean, (s, d, d); its trace is the cost of the group."""
+        return np.asarray(self.scatter - self.sums[:, :, None] * self.centres[:, None, :])
+
+    @property
+    def cost(self) -> Floats:
+        """Sum of w |x - mean|^2, (s,)."""
+        return np.trace(self.spread, axis1=1, axis2=2).clip(min=0)
+
+
+@dataclass(frozen=True)
+class State:
+    """The segments. There are at most k, and each has users: one that loses its last user is gone.
+
+    Args:
+        ids: ascending, (s,).
+        sums: over the contributions of each one's users, as of the newest event time.
+        next_id: greater than any id that ever was.
+    """
+
+    ids: Longs
+    sums: Sums
+    next_id: int
+
+    @classmethod
+    def founded(cls, centres: Floats) -> "State":
+        """Before the first batch: ids for its first centres, and nobody there."""
+        return cls(np.arange(len(centres)), Sums.zero(*centres.shape), len(centres))
+
+    @property
+    def centres(self) -> Floats:
+        """Means of the segments, (s, d)."""
+        return self.sums.centres
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Users of a part of a batch: what they say now, and what those of them who are known said last.
+
+    Args:
+        points, times: (m, d), (m,).
+        old_points, old_times, old_ids: as they were kept; a user who is erased has these alone.
+    """
+
+    points: Floats
+    times: Longs
+    old_points: Floats
+    old_times: Longs
+    old_ids: Longs
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a part of a batch has to say.
+
+    Args:
+        sums: by segment, in the order of the state's ids: what came less what went.
+        points: how many came.
+        cost: sum of |x - c|^2 to the nearest of the centres that were asked, not weighted.
+        cost_of_mean: the same to the mean of all users, before the batch.
+    """
+
+    sums: Sums
+    points: int = 0
+    cost: float = 0.0
+    cost_of_mean: float = 0.0
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What is asked of the users of segments that may be split.
+
+    Args:
+        ids: of the segments, (c,).
+        normals: along the longest axis of each, length 1, (c, d).
+        edges: of bins on it, (c, BINS - 1).
+    """
+
+    ids: Longs
+    normals: Floats
+    edges: Floats
+
+
+@dataclass(frozen=True)
+class Move:
+    """A segment was split, and two others became one, if there were k.
+
+    Args:
+        parent: the segment that was split; its heavier half keeps the id.
+        child: the new id of the others.
+        normal: of the plane between the halves.
+        cut: a point is above the plane when normal x >= cut.
+        is_child_above: of the plane, else below.
+        absorbed, into: ids of the lighter segment and the heavier one that it became part of; before the split.
+    """
+
+    parent: int
+    child: int
+    normal: Floats = field(repr=False)
+    cut: float
+    is_child_above: bool
+    absorbed: int | None = None
+    into: int | None = None
+
+
+def first_centres(points: Floats, params: Params) -> Floats:
+    """At most k points of a sample, by k-means++ (Arthur and Vassilvitskii 2007), the best of a few tries each.
+
+    Fewer when fewer are distinct. The order of the sample is of no matter.
+    """
+    points = points[np.lexsort(points.T[::-1])]
+    dice = np.random.Generator(np.random.PCG64(params.seed))
+    tries = 2 + int(np.log(params.k))
+    chosen = [int(dice.integers(len(points)))] if len(points) else []
+    left = _squared(points, points[chosen[0]]) if chosen else np.zeros(0)
+    while chosen and len(chosen) < params.k and left.max() > 0:
+        drawn = np.searchsorted(left.cumsum(), dice.random(tries) * left.sum(), side="right")
+        tried = [np.minimum(left, _squared(points, points[one])) for one in drawn.clip(max=len(points) - 1)]
+        best = _first_least(np.array([one.sum() for one in tried]))
+        chosen.append(int(drawn[best].clip(max=len(points) - 1)))
+        left = tried[best]
+    return points[chosen]
+
+
+def nearest(points: Floats, centres: Floats) -> tuple[Longs, Floats]:
+    """Of each point: the place of the nearest centre, and the squared distance to it.
+
+    Without centres: place 0, distance 0. A row's numbers do not depend on the rows beside it, to the bit.
+    """
+    place, least = np.zeros(len(points), np.int64), np.zeros(len(points))
+    for number, centre in enumerate(centres):
+        squared = _squared(points, centre)
+        is_closer = squared < least * (1 - _TIE) if number else np.ones(len(points), bool)
+        place[is_closer], least[is_closer] = number, squared[is_closer]
+    return place, least
+
+
+def batch_delta(state: State, centres: Floats, batch: Batch, params: Params) -> Delta:
+    """What a part of a batch has to say, when its points go to the nearest of the centres; one for each id."""
+    places, squared = nearest(batch.points, centres)
+    old = np.searchsorted(state.ids, batch.old_ids)
+    sums = _sums(
+        np.vstack([batch.points, batch.old_points]), np.append(batch.times, batch.old_times), np.append(places, old),
+        np.repeat([1, -1], [len(places), len(old)]), len(state.ids), params,
+    )  # fmt: skip
+    if not state.sums.now:
+        return Delta(sums, len(places), float(squared.sum()))
+    mean = state.sums.total().centres[0]
+    return Delta(sums, len(places), float(squared.sum()), float(_squared(batch.points, mean).sum()))
+
+
+def merge_sums(one: Sums, other: Sums, params: Params) -> Sums:
+    """Both together, as of the later time."""
+    now = max(one.now, other.now)
+    return one.aged(now, params.half_life_days).plus(other.aged(now, params.half_life_days))
+
+
+def merge(one: Delta, other: Delta, params: Params) -> Delta:
+    """Both together."""
+    return Delta(
+        merge_sums(one.sums, other.sums, params),
+        one.points + other.points,
+        one.cost + other.cost,
+        one.cost_of_mean + other.cost_of_mean,
+    )
+
+
+def new_centres(state: State, delta: Delta, centres: Floats, params: Params) -> Floats:
+    """Means after a pass, to assign the same batch to once more; where nobody is left, the centre before."""
+    after = _together(state, delta, params)
+    is_there = after.users > 0
+    found = centres.copy()
+    found[is_there] = after.take(is_there).centres
+    return found
+
+
+def apply(state: State, delta: Delta, params: Params) -> State:
+    """The state after a batch, before moves."""
+    after = _together(state, delta, params)
+    is_there = after.users > 0
+    return State(state.ids[is_there], after.take(is_there), state.next_id)
+
+
+def promising(state: State, params: Params) -> Axes:
+    """The segments that may be worth a split; none, when no split can save enough."""
+    d = state.sums.sums.shape[1]
+    spread = state.sums.spread
+    most = np.linalg.eigvalsh(spread)[:, -1] if len(spread) else np.zeros(0)
+    most[most < _ROUNDING * np.trace(state.sums.scatter, axis1=1, axis2=2)] = 0.0
+    chosen: list[int] = []
+    costs = _merge_costs(state.sums)
+    left = most.copy()
+    for _ in range(min(params.moves, len(left))):
+        place = _first_least(-left)
+        if not _pays(most[place], _cheapest(costs, place)[0] if len(state.ids) >= params.k else 0.0, params):
+            break
+        chosen.append(place)
+        left[place] = -np.inf
+    normals = np.array([_longest(spread[place]) for place in chosen]).reshape(-1, d)
+    middle = _along(state.centres[chosen], normals)
+    deviation = np.sqrt(np.maximum(most[chosen], 0) / state.sums.weight[chosen])
+    return Axes(state.ids[chosen], normals, middle[:, None] + deviation[:, None] * _EDGES)
+
+
+def binned(axes: Axes, points: Floats, times: Longs, ids: Longs, params: Params) -> Sums:
+    """Of contributions to segments of the axes, (c BINS) groups; others are left out."""
+    places = np.full(len(points), -1)
+    for number, (segment, normal, edges) in enumerate(zip(axes.ids, axes.normals, axes.edges, strict=True)):
+        mine = ids == segment
+        places[mine] = number * BINS + np.searchsorted(edges, _along(points[mine], normal), side="right")
+    asked = places >= 0
+    signs = np.ones(int(asked.sum()), np.int64)
+    return _sums(points[asked], times[asked], places[asked], signs, len(axes.ids) * BINS, params)
+
+
+def moved(state: State, axes: Axes, bins: Sums, params: Params) -> tuple[State, list[Move]]:
+    """The state after the moves that pay, the best split first; and these, in order."""
+    bins = bins.aged(state.sums.now, params.half_life_days)
+    cuts = [_best_cut(bins.take(slice(n * BINS, (n + 1) * BINS))) for n in range(len(axes.ids))]
+    moves: list[Move] = []
+    merged: set[int | None] = set()
+    for n in np.argsort([-saved for saved, _ in cuts], kind="stable"):
+        saved, bin_ = cuts[n]
+        parent = int(axes.ids[n])
+        if parent in merged:
+            continue
+        cost, i, j = 0.0, -1, -1
+        if len(state.ids) >= params.k:
+            cost, i, j = _cheapest(_merge_costs(state.sums), int(np.searchsorted(state.ids, parent)))
+        if not _pays(saved, cost, params):
+            continue
+        absorbed = into = None
+        if i >= 0:
+            state, absorbed, into = _merged(state, i, j)
+            merged |= {absorbed, into}
+        below, above = (bins.take(slice(n * BINS + a, n * BINS + b)).total() for a, b in ((0, bin_), (bin_, BINS)))
+        is_child_above = bool(above.weight[0] <= below.weight[0] * (1 + _TIE))
+        halves = (below, above) if is_child_above else (above, below)
+        move = Move(
+            parent, state.next_id, axes.normals[n], float(axes.edges[n][bin_ - 1]), is_child_above, absorbed, into
+        )
+        state, moves = _split(state, parent, *halves), [*moves, move]
+    return state, moves
+
+
+def relabelled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
+    """The segments of contributions after moves."""
+    ids = ids.copy()
+    for move in moves:
+        if move.absorbed is not None:
+            ids[ids == move.absorbed] = move.into
+        mine = np.flatnonzero(ids == move.parent)
+        is_above = _along(points[mine], move.normal) >= move.cut
+        ids[mine[is_above == move.is_child_above]] = move.child
+    return ids
+
+
+def _sums(points: Floats, times: Longs, places: Longs, signs: Longs, groups: int, params: Params) -> Sums:
+    d = points.shape[1]
+    found = Sums.zero(groups, d)
+    if not len(points):
+        return found
+    now = int(times.max())
+    weights = _weights(times, now, params.half_life_days) * signs
+    order = np.argsort(places, kind="stable")
+    for part in np.split(order, np.flatnonzero(np.diff(places[order])) + 1):
+        place, x, w = places[part[0]], points[part], weights[part]
+        weighted = x * w[:, None]
+        found.users[place], found.weight[place] = signs[part].sum(), w.sum()
+        found.sums[place], found.scatter[place] = weighted.sum(axis=0), weighted.T @ x
+    return replace(found, now=now)
+
+
+def _together(state: State, delta: Delta, params: Params) -> Sums:
+    """The state's sums after a batch, nobody's left out.
+
+    Users whose weight is lost in the rounding of what was taken away keep a faint one, where they were.
+    """
+    now = max(state.sums.now, delta.sums.now)
+    aged = state.sums.aged(now, params.half_life_days)
+    after = aged.plus(delta.sums.aged(now, params.half_life_days))
+    had = state.sums.weight
+    least = np.where(had > 0, np.maximum(_ROUNDING * aged.weight, _FAINT), 0.0)
+    is_lost = after.weight < least
+    share = least[is_lost] / had[is_lost]
+    after.weight[is_lost] = least[is_lost]
+    after.sums[is_lost] = state.sums.sums[is_lost] * share[:, None]
+    after.scatter[is_lost] = state.sums.scatter[is_lost] * share[:, None, None]
+    return after
+
+
+def _weights(times: Longs, now: int, half_life_days: float | None) -> Floats:
+    return np.maximum(decayed(times, now, half_life_days), _FAINT)
+
+
+def _squared(points: Floats, centre: Floats) -> Floats:
+    away = points - centre
+    return np.asarray(np.einsum("ij,ij->i", away, away))
+
+
+def _along(points: Floats, normals: Floats) -> Floats:
+    """Products by row, to the same bits whatever the rows beside it."""
+    return np.asarray((np.ascontiguousarray(points) * normals).sum(axis=1))
+
+
+def _first_least(values: Floats) -> int:
+    """The place of the least; of those that differ by rounding, the first."""
+    least = values.min()
+    return int(np.flatnonzero(values <= least + _TIE * abs(least))[0])
+
+
+def _pays(saved: float, cost: float, params: Params) -> bool:
+    return bool(saved > params.gain * cost * (1 + _TIE) and saved > 0)
+
+
+def _longest(spread: Floats) -> Floats:
+    """The direction in which a scatter is largest, by powers of it: where there is no such one, always the same."""
+    power = spread
+    for _ in range(10):
+        power = power / np.trace(power)
+        power = power @ power
+    column = power[:, _first_least(-np.diag(power))]
+    return np.asarray(column / np.linalg.norm(column))
+
+
+def _merge_costs(sums: Sums) -> Floats:
+    """What it costs to make one of two segments, (s, s); infinite below and on the diagonal."""
+    n, centres = sums.weight, sums.centres
+    apart = np.array([_squared(centres, centre) for centre in centres]).reshape(len(n), len(n))
+    costs = n[:, None] / (n[:, None] + n) * n * apart
+    costs[np.tril_indices(len(n))] = np.inf
+    return costs
+
+
+def _cheapest(costs: Floats, but: int) -> tuple[float, int, int]:
+    """The least cost of a merge without that one, and between which."""
+    left = costs.copy()
+    left[but], left[:, but] = np.inf, np.inf
+    if not np.isfinite(left).any():
+        return np.inf, -1, -1
+    i, j = np.unravel_index(_first_least(left.ravel()), left.shape)
+    return float(left[i, j]), int(i), int(j)
+
+
+def _best_cut(bins: Sums) -> tuple[float, int]:
+    """What the best cut saves, and the first bin above it; saves 0 when all are on one side of every cut."""
+    below = Sums(*(array.cumsum(axis=0)[:-1] for array in bins._arrays()), bins.now)
+    above = Sums(*(array[::-1].cumsum(axis=0)[::-1][1:] for array in bins._arrays()), bins.now)
+    can = np.flatnonzero((below.users > 0) & (above.users > 0))
+    if not len(can):
+        return 0.0, 1
+    below, above = below.take(can), above.take(can)
+    apart = ((below.centres - above.centres) ** 2).sum(axis=1)
+    saved = below.weight / (below.weight + above.weight) * above.weight * apart
+    best = _first_least(-saved)
+    return float(saved[best]), int(can[best]) + 1
+
+
+def _merged(state: State, i: int, j: int) -> tuple[State, int, int]:
+    """The lighter of two segments becomes part of the heavier: the state, the id that goes, and the one that stays."""
+    weight = state.sums.weight
+    heavy, light = (i, j) if weight[i] * (1 + _TIE) >= weight[j] else (j, i)
+    both = state.sums.take([i, j]).total()
+    stay = np.arange(len(state.ids)) != light
+    sums = _with(state.sums, heavy, both).take(stay)
+    return State(state.ids[stay], sums, state.next_id), int(state.ids[light]), int(state.ids[heavy])
+
+
+def _split(state: State, parent: int, stays: Sums, goes: Sums) -> State:
+    sums = _with(state.sums, int(np.searchsorted(state.ids, parent)), stays).beside(goes)
+    return State(np.append(state.ids, state.next_id), sums, state.next_id + 1)
+
+
+def _with(sums: Sums, place: int, one: Sums) -> Sums:
+    """One group replaced."""
+    return sums.take(slice(0, place)).beside(one).beside(sums.take(slice(place + 1, None)))
