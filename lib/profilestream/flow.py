@@ -13,7 +13,7 @@ from profilestream.base.tables import Table
 from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
 from profilestream.derive import days, profiles, sessions, tiles, transitions, user_features
-from profilestream.learn import examples, factors
+from profilestream.learn import describing, examples, factors, segments
 from profilestream.serve import scores
 
 
@@ -47,6 +47,7 @@ DERIVED = (
     (
         Stage(transitions.STAGE, transitions.queries, transitions.check),
         Stage(user_features.STAGE, user_features.queries, user_features.check),
+        Stage(segments.STAGE, segments.queries, segments.check),
     ),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
@@ -61,6 +62,7 @@ def written_tables(settings: Settings) -> list[Table]:
     """Every table that the flow writes, in flow order."""
     found = [table for stage in STAGES for query in stage.queries(settings) for table in query.tables]
     found.insert(found.index(tables.CAPTURE_BATCHES) + 1, tables.CAPTURE_ALARMS)
+    found += [segments.descriptions_table()] if settings.learn.segments.enabled else []
     found += [examples.table(settings)] if settings.learn.examples.enabled else []
     found += [tables.RECOMMENDATIONS] if settings.serve.scores.enabled else []
     return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
@@ -77,7 +79,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
-    """Run the stages in order, each to its end, then days, training rows and lists are made; or all stages at once.
+    """Run the stages in order, each to its end, then what is made of their tables; or all stages at once.
 
     Asked to stop, it stops after the batches that are under way, and stages that follow do not run.
 
@@ -99,6 +101,9 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
             return
     with named(days.STEP):
         days.run(spark, settings)
+    if settings.learn.segments.enabled:
+        with named(describing.STEP):
+            describing.run(spark, settings)
     if settings.learn.examples.enabled:
         with named(examples.STAGE):
             examples.run(spark, settings)

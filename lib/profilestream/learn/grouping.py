@@ -1,0 +1,177 @@
+"""A batch of `learn_segments` over frames: who came and who went, their segments, and whom a move takes along.
+
+Passes over rows are crowd.py, the arithmetic kmeans.py. Rows stay with the executors, but for the first centres.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from profilestream.base.session import sent
+from profilestream.base.stream import Batch
+from profilestream.derive.declaration import Derived
+from profilestream.learn import crowd, kmeans
+from profilestream.learn.als import Floats
+from profilestream.learn.descriptions import Space
+from profilestream.learn.kmeans import Delta, Move, Params, State
+
+GONE = "_gone"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a batch gives.
+
+    Args:
+        users: rows of `user_segments` that it changes, and `GONE`, true of those that go.
+        state: after it.
+        moves: that it made.
+        judged: what its points cost by the state before; null when there was none.
+    """
+
+    users: DataFrame
+    state: State
+    moves: list[Move]
+    judged: Delta | None
+
+
+def said(changes: DataFrame, derived: Derived) -> DataFrame:
+    """Rows of the change feed of the profiles -> the newest word on each user: `mean`, null when it is gone, and `at`.
+
+    `mean` is the mean of what the user did, by dimension, in its own unit.
+    """
+    assert derived.population is not None
+    is_there = F.col("_change_type") != "delete"
+    mean = F.when(is_there, derived.vector.means(F.col(derived.population.of)))
+    word = F.struct(mean.alias("mean"), F.unix_micros("as_of").alias("at"))
+    newest = F.max_by(word, F.struct("_commit_version", is_there))
+    said = changes.where("_change_type != 'update_preimage'").groupBy("user_id").agg(newest.alias("word"))
+    return said.select("user_id", "word.mean", "word.at")
+
+
+def space_of(said: DataFrame, weights: dict[str, float]) -> Space:
+    """Mean of the users, and a standard deviation over the dimension's weight; where they do not differ, 1 over it."""
+    parts = [part for n in range(len(weights)) for part in (F.avg(F.col("mean")[n]), F.stddev_pop(F.col("mean")[n]))]
+    (row,) = said.agg(*parts).collect()
+    location = np.array([value or 0.0 for value in row[0::2]])
+    deviation = np.array([value or 1.0 for value in row[1::2]])
+    weight = np.array(list(weights.values()))
+    scale = np.divide(deviation, weight, out=np.zeros(len(weight)), where=weight != 0)
+    return Space(tuple(weights), location, scale)
+
+
+def point(mean: Column, space: Space) -> Column:
+    """Means by dimension (an array) -> the point: how many times the scale they lie from the location; null of null.
+
+    0 in a dimension without scale, whose weight is 0.
+    """
+    cells = [
+        (mean[n] - F.lit(float(location))) / F.lit(float(scale)) if scale else F.lit(0.0)
+        for n, (location, scale) in enumerate(zip(space.location, space.scale, strict=True))
+    ]
+    return F.when(mean.isNotNull(), F.array(*cells))
+
+
+def changed_users(said: DataFrame, count: int, kept: DataFrame, space: Space) -> DataFrame:
+    """Users of the batch: what they say now (`point`, `at`), and what was kept of them (`old_*`); null what is not."""
+    before = kept.join(sent(said.select("user_id"), count), "user_id", "left_semi").select(
+        "user_id",
+        F.col("segment_id").alias("old_id"),
+        F.col("point").alias("old_point"),
+        F.unix_micros("as_of").alias("old_at"),
+        F.unix_micros("since").alias("old_since"),
+    )
+    now = said.select("user_id", point(F.col("mean"), space).alias("point"), "at")
+    return now.join(before, "user_id", "left").where("point IS NOT NULL OR old_id IS NOT NULL")
+
+
+def learned(changed: DataFrame, others: DataFrame, before: State, batch: Batch, made: Params) -> Learned:
+    """Judge the batch by the state before it, then learn from it.
+
+    Args:
+        changed: users of the batch, as `_changed` gives them.
+        others: rows of `user_segments` of all others, before the batch.
+    """
+    is_first = not len(before.ids)
+    with batch.phase("assign"):
+        centres = _first_centres(changed, before, made) if is_first else before.centres
+        state = State.founded(centres) if is_first else before
+        judged = delta = _delta(changed, state, centres, made)
+        for _ in range(1, made.first_passes if is_first else made.passes):
+            centres = kmeans.new_centres(state, delta, centres, made)
+            delta = _delta(changed, state, centres, made)
+        new = changed.where("point IS NOT NULL").withColumn("segment_id", F.lit(None).cast("bigint"))
+        assigned = _Assigned(new, others, state, centres)
+    with batch.phase("move"):
+        after, moves = _moved(kmeans.apply(state, delta, made), assigned, made)
+    return Learned(_placed(changed, assigned, moves, after), after, moves, None if is_first else judged)
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """Contributions with their segments, before moves.
+
+    Args:
+        new: of the batch; each goes to the nearest of the centres, which belong to the segments of `state`.
+        others: kept ones of other users, which stay where they are.
+    """
+
+    new: DataFrame
+    others: DataFrame
+    state: State
+    centres: Floats
+
+
+def _first_centres(changed: DataFrame, nobody: State, made: Params) -> Floats:
+    """Chosen by one task, among users that a hash draws."""
+    d = nobody.sums.sums.shape[1]
+    drawn = changed.where("point IS NOT NULL").orderBy(F.xxhash64("user_id", F.lit(made.seed)), "user_id")
+    sample = drawn.limit(made.sample).select("point").coalesce(1)
+    found = sample.mapInArrow(partial(crowd.chosen, d=d, params=made), "point array<double>").collect()
+    return np.array([row["point"] for row in found]).reshape(-1, d)
+
+
+def _delta(changed: DataFrame, state: State, centres: Floats, made: Params) -> Delta:
+    rows = changed.select("point", "at", "old_point", "old_at", "old_id")
+    step = partial(crowd.deltas, state=state, centres=centres, params=made)
+    return crowd.together([tuple(row) for row in rows.mapInArrow(step, crowd.TOLD).collect()], state, made)
+
+
+def _moved(after: State, assigned: _Assigned, made: Params) -> tuple[State, list[Move]]:
+    """The state with the moves that pay, for which all users of the segments that may be split are asked."""
+    axes = kmeans.promising(after, made)
+    if not len(axes.ids):
+        return after, []
+    asked = assigned.others.where(F.col("segment_id").isin(axes.ids.tolist()))
+    asked = asked.select("point", F.unix_micros("as_of").alias("at"), "segment_id")
+    rows = asked.unionByName(assigned.new.select("point", "at", "segment_id"))
+    step = partial(crowd.bins, axes=axes, ids=assigned.state.ids, centres=assigned.centres, params=made)
+    told = [row["sums"] for row in rows.mapInArrow(step, "sums binary").collect()]
+    return kmeans.moved(after, axes, crowd.binned(told, axes, made), made)
+
+
+def _placed(changed: DataFrame, assigned: _Assigned, moves: list[Move], after: State) -> DataFrame:
+    """Rows of `user_segments` that change: users of the batch, users whom a move took along, and those who are gone."""
+    left = [segment for move in moves for segment in (move.parent, move.absorbed) if segment is not None]
+    told = assigned.others.where(F.col("segment_id").isin(left)).select(
+        "user_id", "point", F.unix_micros("as_of").alias("at"), "segment_id",
+        F.col("segment_id").alias("old_id"), F.unix_micros("since").alias("old_since"), F.lit(False).alias("is_new"),
+    )  # fmt: skip
+    new = assigned.new.withColumn("is_new", F.lit(True)).select(*told.columns)
+    step = partial(crowd.placed, ids=assigned.state.ids, centres=assigned.centres, moves=moves, after=after)
+    rows = new.unionByName(told).mapInArrow(step, crowd.PLACED)
+    came = F.when(F.col("is_new"), F.col("at")).otherwise(F.lit(after.sums.now))
+    since = F.when(F.col("segment_id") == F.col("old_id"), F.col("old_since")).otherwise(came)
+    there = rows.where("is_new OR segment_id != old_id").select(
+        "user_id", "segment_id", "distance", "point", F.timestamp_micros("at").alias("as_of"),
+        F.timestamp_micros(since).alias("since"), F.lit(False).alias(GONE),
+    )  # fmt: skip
+    gone = changed.where("point IS NULL").select(
+        "user_id", F.col("old_id").alias("segment_id"), F.lit(0.0).alias("distance"), F.col("old_point").alias("point"),
+        F.timestamp_micros("old_at").alias("as_of"), F.timestamp_micros("old_since").alias("since"),
+        F.lit(True).alias(GONE),
+    )  # fmt: skip
+    return there.unionByName(gone)

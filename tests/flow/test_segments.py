@@ -1,0 +1,226 @@
+"""learn_segments: groups that are planted are found, each user counts once, and the sums are those of a recount."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from delta.tables import DeltaTable
+from profilestream.base import stream, tables
+from profilestream.base.errors import Refused
+from profilestream.base.settings import Settings
+from profilestream.base.stream import Options
+from profilestream.derive import profiles
+from profilestream.learn import describing, segments
+from pyspark.sql import Row, SparkSession
+
+from jobs import learn_segments
+from tests.crashing import run_through_crashes
+from tests.make import Shop, event
+from tests.opening import assert_all_readers_agree
+
+PROFILES = """
+name = "user_profiles"
+write = "merge"
+where = "user_id IS NOT NULL"
+[keys]
+user_id = { of = "user_id" }
+[statistics.behaviour.vector]
+kind = "mean_vector"
+[statistics.behaviour.vector.dimensions]
+price = "price"
+buys = "int(event_type = 'purchase')"
+never = "0"
+[population]
+name = "population_stats"
+of = "behaviour.vector"
+weights = { buys = 2 }
+"""
+MADE = """
+[derive]
+profiles = ["{file}"]
+[learn]
+max_files_per_trigger = 1
+[learn.segments]
+enabled = true
+k = 3
+half_life_days = 10
+passes = 2
+words = {{ price = ["cheap", "dear"] }}
+"""
+# Price and type of what each group does.
+GROUPS = {"a": (1.0, "view"), "b": (100.0, "view"), "c": (50.0, "purchase")}
+DIMENSIONS = ("price", "buys", "never")
+DAY_MICROS = 86_400_000_000
+
+
+def shop_of(home: Path) -> Shop:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "profiles.toml").write_text(PROFILES)
+    return Shop(home, extra_settings=MADE.format(file=home / "profiles.toml"))
+
+
+def take(spark: SparkSession, shop: Shop, day: int, people: dict[str, str]) -> None:
+    """Each of the people does on a day what its group does, twice; it is captured and profiled."""
+    events = []
+    for number, (who, group) in enumerate(people.items()):
+        price, kind = GROUPS[group]
+        for n in (0, 1):
+            one = event(0, who=who, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
+            events.append({**one, "id": f"{who}-{day}-{n}"})
+    shop.write(f"{day}.jsonl", "\n".join(map(json.dumps, events)))
+    shop.capture(spark)
+    stream.run(spark, profiles.queries(shop.settings()), shop.settings(), Options())
+
+
+def users_of(spark: SparkSession, settings: Settings) -> dict[str, Row]:
+    rows = segments.users_table(settings).read(spark, settings.paths).collect()
+    found = {row["user_id"]: row for row in rows}
+    assert len(found) == len(rows), "a user counts twice"
+    return found
+
+
+def newest_of(spark: SparkSession, settings: Settings) -> dict[int, Row]:
+    rows = segments.table(settings).read(spark, settings.paths).collect()
+    last = max(row["batch_id"] for row in rows)
+    return {row["segment_id"]: row for row in rows if row["batch_id"] == last}
+
+
+def micros(time: Any) -> int:
+    return int(time.timestamp()) * 1_000_000 + int(time.microsecond)
+
+
+def assert_recounted(spark: SparkSession, settings: Settings) -> None:
+    """The sums of the segments are those of what user_segments keeps."""
+    people, found = users_of(spark, settings), newest_of(spark, settings)
+    assert {row["segment_id"] for row in people.values()} == found.keys()
+    for segment, row in found.items():
+        mine = [one for one in people.values() if one["segment_id"] == segment]
+        points = np.array([one["point"] for one in mine])
+        ages = np.array([micros(row["as_of"]) - micros(one["as_of"]) for one in mine])
+        weights = np.exp2(-ages / DAY_MICROS / settings.learn.segments.half_life_days)
+        centre = weights @ points / weights.sum()
+        assert row["users"] == len(mine)
+        np.testing.assert_allclose(row["weight"], weights.sum(), rtol=1e-9)
+        np.testing.assert_allclose(row["sums"], weights @ points, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(row["scatter"], (points.T * weights @ points).ravel(), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose([row["centre"][name] for name in DIMENSIONS], centre, rtol=1e-9, atol=1e-9)
+        moved = [one["distance"] for one in mine if one["batch_id"] == row["batch_id"]]
+        expected = [np.linalg.norm(one["point"] - centre) for one in mine if one["batch_id"] == row["batch_id"]]
+        np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-9)
+
+
+def groups_in(people: dict[str, Row], group_of: dict[str, str]) -> dict[str, set[int]]:
+    """The segments in which the people of each group are."""
+    found: dict[str, set[int]] = {}
+    for who, group in group_of.items():
+        found.setdefault(group, set()).add(people[f"shop:{who}"]["segment_id"])
+    return found
+
+
+def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_change_sides(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = shop_of(tmp_path)
+    settings = shop.settings()
+    queries = segments.queries(settings)
+    people = {f"u{n}": "ab"[n % 2] for n in range(20)}
+    take(spark, shop, 1, people)
+    stream.run(spark, queries, settings, Options())
+    assert_recounted(spark, settings)
+    first = users_of(spark, settings)
+    assert not shop.read(spark, tables.MODEL_QUALITY).count(), "nothing was known that could be judged"
+    # A third group comes, and one of the second becomes like the first.
+    newcomers = {f"n{n}": "c" for n in range(10)}
+    take(spark, shop, 9, {**newcomers, **{"u1": "a", "u0": "a"}})
+    assert run_through_crashes(spark, queries, settings, monkeypatch, batch_id=1) == 6
+    assert_recounted(spark, settings)
+    after = users_of(spark, settings)
+    assert len(after) == 30
+    untouched = {who: group for who, group in people.items() if who not in ("u0", "u1")}
+    found = groups_in(after, {**untouched, **newcomers})
+    assert found["c"].isdisjoint(found["a"] | found["b"]) and len(found["c"]) == 1
+    assert found["a"].isdisjoint(found["b"])
+    judged = {row["candidate"]: row for row in shop.read(spark, tables.MODEL_QUALITY).collect()}
+    assert judged.keys() == {"kmeans", "mean"} and {row["users"] for row in judged.values()} == {12}
+    assert judged["kmeans"]["cost"] == pytest.approx(_cost_by_the_state_before(spark, settings, after))
+    assert 0 < judged["kmeans"]["cost"] < judged["mean"]["cost"]
+    # Who was not touched and not moved is as it was.
+    still = [who for who, row in after.items() if row["batch_id"] == 0]
+    assert len(still) > 5 and all(after[who] == first[who] for who in still)
+    for table, column in ((segments.users_table(settings), "distance"), (segments.table(settings), "weight")):
+        assert_all_readers_agree(spark, table.path(settings.paths), column)
+
+
+def _cost_by_the_state_before(spark: SparkSession, settings: Settings, after: dict[str, Row]) -> float:
+    """By brute force: to the nearest centre of batch 0."""
+    rows = segments.table(settings).read(spark, settings.paths).where("batch_id = 0").collect()
+    centres = np.array([[row["centre"][name] for name in DIMENSIONS] for row in rows])
+    came = np.array([row["point"] for who, row in after.items() if who[5] == "n" or who in ("shop:u0", "shop:u1")])
+    assert len(came) == 12
+    return float(((came[:, None] - centres) ** 2).sum(axis=2).min(axis=1).mean())
+
+
+def test_who_is_erased_or_late_leaves_no_trace_that_a_recount_would_not_find(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    shop = shop_of(tmp_path)
+    settings = shop.settings()
+    take(spark, shop, 10, {f"u{n}": "abc"[n % 3] for n in range(12)})
+    stream.run(spark, segments.queries(settings), settings, Options())
+    take(spark, shop, 2, {"u3": "b", "late": "a"})
+    table = profiles.of_users(settings).table
+    DeltaTable.forPath(spark, table.uri(settings.paths)).delete("user_id = 'shop:u4'")
+    stream.run(spark, segments.queries(settings), settings, Options())
+    assert_recounted(spark, settings)
+    people = users_of(spark, settings)
+    assert "shop:u4" not in people and len(people) == 12 and f"{people['shop:late']['as_of']:%d}" == "02"
+    # The table that is followed is made anew.
+    stream.run(spark, profiles.queries(settings), settings, Options(rebuild=(profiles.STAGE,)))
+    with pytest.raises(Refused, match="user_profiles was made anew"):
+        stream.run(spark, segments.queries(settings), settings, Options())
+
+
+def test_more_partitions_give_the_same_segments(spark: SparkSession, tmp_path: Path) -> None:
+    told = []
+    for parts in (1, 8):
+        shop = shop_of(tmp_path / str(parts))
+        settings = shop.settings()
+        spark.conf.set("spark.sql.shuffle.partitions", parts)
+        try:
+            for day in (1, 4):
+                take(spark, shop, day, {f"u{n}": "abc"[(n + n // 12 + day) % 3] for n in range(day, 30)})
+                stream.run(spark, segments.queries(settings), settings, Options())
+        finally:
+            spark.conf.set("spark.sql.shuffle.partitions", 1)
+        told.append((users_of(spark, settings), newest_of(spark, settings)))
+    (users, found), (others, again) = told
+    assert {who: row["segment_id"] for who, row in users.items()} == {w: row["segment_id"] for w, row in others.items()}
+    assert found.keys() == again.keys() and len(found) == 3
+    for segment in found:
+        for column in ("weight", "sums", "scatter", "cost"):
+            np.testing.assert_allclose(again[segment][column], found[segment][column], rtol=1e-9, atol=1e-9)
+
+
+def test_the_job_tells_segments_in_words_and_how_many_there_might_be(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = shop_of(tmp_path)
+    take(spark, shop, 1, {f"u{n}": "abc"[n % 3] for n in range(45)})
+    assert learn_segments.main(["--config", str(shop.config())]) == 0
+    said = capsys.readouterr().out
+    lines = sorted(line.split("  ", 2)[2] for line in said.splitlines() if line.startswith("segment "))
+    assert lines == [
+        "cheap, low buys; 100% of those with price <= 27.5",
+        "dear, low buys; 100% of those with price > 77.5",
+        "",
+    ]
+    settings = shop.settings()
+    version = describing.commits.version(spark, segments.descriptions_table(), settings.paths)
+    describing.run(spark, settings)
+    assert describing.commits.version(spark, segments.descriptions_table(), settings.paths) == version
+    assert learn_segments.main(["--config", str(shop.config()), "--try-k", "2", "4"]) == 0
+    tried = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]
+    best = max(tried[1:], key=lambda words: float(words[2]))
+    assert best[0] == "3" and float(best[1]) < 0.1
