@@ -1,5 +1,6 @@
 """Benchmarks of the learners on Spark, against MLlib in the same session. Quality of the models: quality.py."""
 
+import itertools
 import statistics
 import time
 from dataclasses import dataclass
@@ -8,20 +9,25 @@ from typing import Any
 
 from profilestream.base import commits
 from profilestream.base import settings as settings_module
-from profilestream.base.checkpoints import Plan
+from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch
-from profilestream.learn import factors
+from profilestream.learn import factors, segments
 from profilestream.serve import scores
+from pyspark.ml.clustering import KMeans
+from pyspark.ml.functions import array_to_vector
 from pyspark.ml.recommendation import ALS, ALSModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.measuring import emptied, in_turn
+from benchmarks import workloads
+from benchmarks.measuring import emptied, in_turn, seconds_of
 from benchmarks.result import Result
 
 SEED = 20_260_102
+PROFILES = Path(__file__).parent.parent / "conf" / "derive" / "user_profiles.toml"
+PEOPLE, SEGMENTS = 200_000, 20
 PAST, BATCH, USERS, ITEMS = 2_000_000, 10_000, 100_000, 50_000
 
 
@@ -128,6 +134,67 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
     return Result("topn_vs_mllib", ratio, "ratio of lists/s", 1.0, "higher", "ALSModel.recommendForUserSubset", detail)
 
 
+def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
+    """Seconds of a batch of 10,000 changed users over those of MLlib's KMeans on all 200,000, same k, 20 iterations."""
+    settings = _settings(emptied(work / "home"), [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"])
+    (query,) = segments.queries(settings)
+    for table in query.tables:
+        table.create(spark, settings.paths)
+    done = itertools.count()
+
+    def learn(first: int, people: int) -> float:
+        batch_id = next(done)
+        changes = _changes(spark, settings, first, people, batch_id).persist()
+        changes.count()
+        began = time.monotonic()
+        versions = query.versions(spark, Checkpoint(spark, f"{work}/none"), batch_id)
+        query.write(changes, Batch(spark, settings.paths, Txn(query.name, "bench", batch_id), Plan("", "", versions)))
+        seconds = time.monotonic() - began
+        changes.unpersist()
+        return seconds
+
+    learn(0, PEOPLE)
+    points = (
+        segments.users_table(settings)
+        .read(spark, settings.paths)
+        .select(array_to_vector(F.col("point")).alias("features"))
+    )
+    points = points.repartition(4).persist()
+    points.count()
+    full = KMeans(k=SEGMENTS, maxIter=20, tol=0.0, seed=SEED)
+    starts = itertools.cycle(range(0, PEOPLE, BATCH))
+    seconds = in_turn(3, lambda: seconds_of(lambda: full.fit(points)), lambda: learn(next(starts), BATCH))
+    points.unpersist()
+    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
+    newest = segments.read(spark, settings, "bench", next(done) - 1)
+    assert newest is not None and newest.state.sums.users.sum() == PEOPLE
+    detail = (
+        f"{BATCH:,} of {PEOPLE:,} users, 9 dimensions, k {SEGMENTS}; {statistics.median(seconds[1]):.1f} s against "
+        f"{statistics.median(seconds[0]):.1f} s; seed {SEED}"
+    )
+    against = "MLlib KMeans, k-means||, 20 iterations"
+    return Result("segments_batch_vs_mllib", ratio, "ratio of seconds", 0.5, "lower", against, detail)
+
+
+def _changes(spark: SparkSession, settings: Settings, first: int, people: int, batch_id: int) -> DataFrame:
+    """Rows of the change feed of profiles: users of twenty kinds, who differ a little from batch to batch."""
+    names = list(segments.profile(settings).vector.dimensions)
+    draw = f"(pmod(xxhash64({{}}, {SEED}), 1000000) / 1000000D)"
+    kind = f"CAST({draw.format('id')} * {SEGMENTS} AS INT)"
+    cells = [
+        f"{draw.format(f'{kind}, {n}')} + 0.1D * ({draw.format(f'id, {n}')} + {draw.format(f'id, {n}, {batch_id}')})"
+        for n in range(len(names))
+    ]
+    weighed = f"named_struct('weight', 1.0D, 'sums', array({', '.join(cells)}))"
+    return spark.range(first, first + people, 1, 4).selectExpr(
+        "concat('u', id) AS user_id",
+        f"timestamp_micros({(workloads.START + batch_id * 3600) * 1_000_000}) AS as_of",
+        f"named_struct('vector', {weighed}) AS behaviour",
+        "'insert' AS _change_type",
+        f"{batch_id}L AS _commit_version",
+    )
+
+
 _BARE = ("learn.factors.judged=0", "learn.factors.neighbours=0")
 
 
@@ -163,5 +230,6 @@ def _settings(home: Path, overrides: list[str]) -> Settings:
     config.write_text(
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.shop]\npath = "{home}"\nmapping = "shop.toml"\n[learn.factors]\nenabled = true\n'
+        f'[derive]\nprofiles = ["{PROFILES}"]\n'
     )
     return settings_module.load(str(config), overrides)

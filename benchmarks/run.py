@@ -26,6 +26,7 @@ BENCHMARKS = (
     derive.profile_bytes_10, derive.profile_bytes_1000,
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
+    learn.segments_batch_vs_mllib,
 )  # fmt: skip
 # These need no Spark.
 QUALITY = (

@@ -283,7 +283,7 @@ class Segments(Frozen):
     Args:
         enabled: whether `learn_segments` runs; it follows the profile table that keeps a population.
         k: number of segments.
-        half_life_days: in which what a user's profile last said loses half its weight, in event time; null: never.
+        half_life_days: in which what a user's profile last said loses half its weight, in event time; inf: never.
         first_passes: over the first batch, each from assigning its users anew; later batches take `passes`.
         moves: a batch makes at most: a segment is split in two while two others become one.
         gain: a move must save so many times what it costs.
@@ -294,7 +294,7 @@ class Segments(Frozen):
 
     enabled: bool = False
     k: int = Field(default=8, ge=2, le=500)
-    half_life_days: float | None = Field(default=90.0, gt=0)
+    half_life_days: float = Field(default=90.0, gt=0)
     first_passes: int = Field(default=10, ge=1, le=100)
     passes: int = Field(default=1, ge=1, le=10)
     moves: int = Field(default=2, ge=0, le=10)
