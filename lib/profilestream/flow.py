@@ -14,7 +14,7 @@ from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
 from profilestream.derive import days, profiles, sessions, tiles, transitions, user_features
 from profilestream.learn import examples, factors
-from profilestream.serve import scores
+from profilestream.serve import scores, tags, tags_check
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def written_tables(settings: Settings) -> list[Table]:
     found = [table for stage in STAGES for query in stage.queries(settings) for table in query.tables]
     found.insert(found.index(tables.CAPTURE_BATCHES) + 1, tables.CAPTURE_ALARMS)
     found += [examples.table(settings)] if settings.learn.examples.enabled else []
+    found += [tables.USER_GROUPS, tables.USER_TAGS] if settings.serve.tags.enabled else []
     found += [tables.RECOMMENDATIONS] if settings.serve.scores.enabled else []
     return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
 
@@ -74,10 +75,13 @@ def check(spark: SparkSession, settings: Settings) -> None:
     if settings.learn.examples.enabled:
         with named(examples.STAGE):
             examples.check(spark, settings)
+    if settings.serve.tags.enabled:
+        with named(tags.STAGE):
+            tags_check.check(spark, settings)
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
-    """Run the stages in order, each to its end, then days, training rows and lists are made; or all stages at once.
+    """Run the stages in order, each to its end, then make days, training rows, tags and lists; or all stages at once.
 
     Asked to stop, it stops after the batches that are under way, and stages that follow do not run.
 
@@ -102,6 +106,9 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
     if settings.learn.examples.enabled:
         with named(examples.STAGE):
             examples.run(spark, settings)
+    if settings.serve.tags.enabled:
+        with named(tags.STAGE):
+            tags.run(spark, settings)
     if settings.serve.scores.enabled:
         with named(scores.STAGE):
             scores.run(spark, settings)
