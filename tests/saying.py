@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from profilestream.base.settings import Settings
-from profilestream.base.tables import Table
+from profilestream.base.tables import USER_GROUPS, USER_TAGS, Table
 from profilestream.derive import chains, population, sessions, stage, transitions, user_features
 from profilestream.derive.fold import Fold
 from profilestream.learn import factors
@@ -43,12 +43,15 @@ def said(spark: SparkSession, settings: Settings, at: datetime | None = None) ->
         found |= {name: _transitions(name, spark, settings) for name in (transitions.USERS, transitions.ALL)}
     if settings.derive.windows.enabled:
         found[user_features.NAME] = _rows(user_features.table(settings), spark, settings)
+    if settings.serve.tags.enabled:
+        # Evidence tells rounded numbers.
+        found |= {table.name: _rows(table, spark, settings, "evidence") for table in (USER_GROUPS, USER_TAGS)}
     return found
 
 
-def _rows(table: Table, spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+def _rows(table: Table, spark: SparkSession, settings: Settings, *without: str) -> dict[str, dict[str, Any]]:
     """What a table says, by key; without when a row was worked out."""
-    kept = table.read(spark, settings.paths).drop("epoch", "batch_id", "as_of")
+    kept = table.read(spark, settings.paths).drop("epoch", "batch_id", "as_of", *without)
     rows = [row.asDict() for row in kept.collect()]
     found = {str([row[key] for key in table.key]): row for row in rows}
     assert len(found) == len(rows), f"a key of {table.name} stands twice"

@@ -1,4 +1,4 @@
-"""The stages in flow order. A stage that comes later adds one line here."""
+"""The stages and steps in flow order. One that comes later adds a line here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from profilestream.capture import check as capture_check
 from profilestream.capture import ingest
 from profilestream.derive import days, profiles, sessions, tiles, transitions, user_features
 from profilestream.learn import describing, examples, factors, segments
-from profilestream.serve import scores
+from profilestream.serve import scores, tags, tags_check
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,45 @@ DERIVED = (
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
 
 
+@dataclass(frozen=True)
+class Step:
+    """What is made of the tables once all stages have come to their end.
+
+    Args:
+        is_on: whether the settings ask for it.
+        run: makes it, from all that is there.
+        tables: that it writes.
+        check: as that of a stage.
+    """
+
+    name: str
+    is_on: Callable[[Settings], bool]
+    run: Callable[[SparkSession, Settings], object]
+    tables: Callable[[Settings], list[Table]] = lambda settings: []
+    check: Callable[[SparkSession, Settings], None] = lambda spark, settings: None
+
+
+STEPS = (
+    Step(days.STEP, lambda settings: True, days.run),
+    Step(
+        describing.STEP, lambda settings: settings.learn.segments.enabled, describing.run,
+        lambda settings: [segments.descriptions_table()],
+    ),
+    Step(
+        examples.STAGE, lambda settings: settings.learn.examples.enabled, examples.run,
+        lambda settings: [examples.table(settings)], examples.check,
+    ),
+    Step(
+        tags.STAGE, lambda settings: settings.serve.tags.enabled, tags.run,
+        lambda settings: [tables.USER_GROUPS, tables.USER_TAGS], tags_check.check,
+    ),
+    Step(
+        scores.STAGE, lambda settings: settings.serve.scores.enabled, scores.run,
+        lambda settings: [tables.RECOMMENDATIONS],
+    ),
+)  # fmt: skip
+
+
 def derived_stages() -> list[str]:
     """Stages whose tables can be made again from `events`: all but capture."""
     return [stage.name for stage in STAGES if stage is not CAPTURE]
@@ -62,24 +101,26 @@ def written_tables(settings: Settings) -> list[Table]:
     """Every table that the flow writes, in flow order."""
     found = [table for stage in STAGES for query in stage.queries(settings) for table in query.tables]
     found.insert(found.index(tables.CAPTURE_BATCHES) + 1, tables.CAPTURE_ALARMS)
-    found += [segments.descriptions_table()] if settings.learn.segments.enabled else []
-    found += [examples.table(settings)] if settings.learn.examples.enabled else []
-    found += [tables.RECOMMENDATIONS] if settings.serve.scores.enabled else []
+    found += [table for step in _steps(settings) for table in step.tables(settings)]
     return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check every stage; writes nothing."""
+    """Check every stage and step; writes nothing."""
     for stage in STAGES:
         with named(stage.name):
             stage.check(spark, settings)
-    if settings.learn.examples.enabled:
-        with named(examples.STAGE):
-            examples.check(spark, settings)
+    for step in _steps(settings):
+        with named(step.name):
+            step.check(spark, settings)
+
+
+def _steps(settings: Settings) -> list[Step]:
+    return [step for step in STEPS if step.is_on(settings)]
 
 
 def run(spark: SparkSession, settings: Settings, options: Options) -> None:
-    """Run the stages in order, each to its end, then what is made of their tables; or all stages at once.
+    """Run the stages in order, each to its end, then the steps over their tables; or all stages at once.
 
     Asked to stop, it stops after the batches that are under way, and stages that follow do not run.
 
@@ -99,17 +140,9 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
         queries = [query for stage in group for query in stage.queries(settings)]
         if not stream.run(spark, queries, settings, options, together=True):
             return
-    with named(days.STEP):
-        days.run(spark, settings)
-    if settings.learn.segments.enabled:
-        with named(describing.STEP):
-            describing.run(spark, settings)
-    if settings.learn.examples.enabled:
-        with named(examples.STAGE):
-            examples.run(spark, settings)
-    if settings.serve.scores.enabled:
-        with named(scores.STAGE):
-            scores.run(spark, settings)
+    for step in _steps(settings):
+        with named(step.name):
+            step.run(spark, settings)
 
 
 def run_stage(spark: SparkSession, name: str, settings: Settings, options: Options) -> None:

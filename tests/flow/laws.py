@@ -192,6 +192,7 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
         "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
         f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\n'
+        f'[serve.tags]\nfile = "{ROOT}/conf/tags.toml"\nenabled = true\n'
     )
     return settings_module.load(str(config), [])
 

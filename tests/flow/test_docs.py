@@ -34,6 +34,7 @@ from profilestream.base.settings import (
     Source,
     Spark,
     Stream,
+    Tags,
     Tracking,
     WindowFeatures,
 )
@@ -52,7 +53,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
-    "derive_windows", "steward_days", "learn_examples",
+    "derive_windows", "steward_days", "learn_examples", "serve_tags",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -95,6 +96,7 @@ PROVEN = {
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
+    f"{PYTHON} jobs/serve_tags.py --config {LOCAL}...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --archives ...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
     **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make laws", "make bench"), "make"),
@@ -348,6 +350,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.chains": Chains,
         "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.examples": Examples, "serve.scores": Scores,
+        "serve.tags": Tags,
     }  # fmt: skip
     for path, model in models.items():
         table, set_here = (

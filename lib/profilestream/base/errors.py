@@ -20,6 +20,16 @@ class ProfilestreamError(Exception):
         self.what, self.where, self.do = what, where, do
 
 
+_ON_A_ROW = ("CAST_INVALID_INPUT", "DIVIDE_BY_ZERO", "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE",
+             "CANNOT_PARSE_TIMESTAMP", "INVALID_ARRAY_INDEX", "INVALID_FORMAT")  # fmt: skip
+
+
+def broken_on_a_row(error: Exception) -> str | None:
+    """Of an error of Spark its first line, when an expression failed on the values of a row; null otherwise."""
+    said = str(error)
+    return said.splitlines()[0][:300] if any(name in said for name in _ON_A_ROW) else None
+
+
 def first_words(said: str) -> str:
     """Of an error of Spark the sentence that a person needs."""
     return (said.strip().splitlines() or [""])[0].split(" SQLSTATE")[0]

@@ -305,6 +305,44 @@ MODEL_QUALITY = Table(
     schema_version=2,
 )
 
+# One row a user: fifths (5 is best) by recency, frequency and money, and what they are called (serve/groups.py).
+USER_GROUPS = Table(
+    name="user_groups",
+    ddl="""
+        user_id STRING NOT NULL,
+        recency_days DOUBLE,
+        frequency DOUBLE,
+        money DOUBLE,
+        recency_fifth INT,
+        frequency_fifth INT,
+        money_fifth INT,
+        rfm STRING,
+        loyalty STRING,
+        loyalty_since TIMESTAMP,
+        cohort STRING,
+        as_of TIMESTAMP NOT NULL
+    """,
+    key=("user_id",),
+    properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
+)
+
+# A row each time that a user had a tag; `until` is null while it holds, and `ended` says why it ended (serve/tags.py).
+USER_TAGS = Table(
+    name="user_tags",
+    ddl="""
+        user_id STRING NOT NULL,
+        tag STRING NOT NULL,
+        since TIMESTAMP NOT NULL,
+        until TIMESTAMP,
+        ended STRING,
+        evidence STRING,
+        rule_version STRING NOT NULL,
+        as_of TIMESTAMP NOT NULL
+    """,
+    key=("user_id", "tag", "since"),
+    properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
+)
+
 RECOMMENDATIONS = Table(
     name="recommendations",
     ddl="""
@@ -340,7 +378,10 @@ STAGE_BATCHES = Table(
     key=("stage", "source", "epoch", "batch_id"),
 )
 
-ALL = (EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_QUALITY, RECOMMENDATIONS, STAGE_BATCHES)
+ALL = (
+    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_QUALITY, USER_GROUPS, USER_TAGS, RECOMMENDATIONS,
+    STAGE_BATCHES,
+)  # fmt: skip
 
 
 def delta_version(spark: SparkSession, path: str) -> int:

@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 
 from profilestream.base import tables
 from profilestream.base.commits import Txn
-from profilestream.base.errors import BadSettings, StateCorrupt
+from profilestream.base.errors import BadSettings, StateCorrupt, broken_on_a_row
 from profilestream.base.session import computed, made_of
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
@@ -202,21 +202,17 @@ def write_batch(
     return Done(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
 
 
-_BROKE_ON_A_ROW = ("CAST_INVALID_INPUT", "DIVIDE_BY_ZERO", "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE",
-                   "CANNOT_PARSE_TIMESTAMP", "INVALID_ARRAY_INDEX", "INVALID_FORMAT")  # fmt: skip
-
-
 @contextmanager
 def _naming_mapping(log: Log) -> Iterator[None]:
     """Turn the failure of a mapping's expression on a row into an error that names the mapping."""
     try:
         yield
     except PySparkException as error:
-        broke = next((name for name in _BROKE_ON_A_ROW if name in str(error)), None)
-        if broke is None:
+        said = broken_on_a_row(error)
+        if said is None:
             raise
         raise BadSettings(
-            f"an expression of the mapping fails on a row: {str(error).splitlines()[0][:300]}",
+            f"an expression of the mapping fails on a row: {said}",
             where=log.source.mapping,
             do="write try_cast, try_divide, try_to_timestamp, ... which give null instead, and start with --replan",
         ) from error

@@ -162,6 +162,10 @@ class Quantiles(MapStatistic):
         sign = F.when(value < 0, "-").otherwise("+")
         return F.when(value == 0, "0").when(size < float("inf"), F.concat(sign, exponent))
 
+    def rounded(self, value: Column) -> Column:
+        """What stands for the bin of a value: within `error` of it, and what `read` says where it is a quantile."""
+        return self._middle(self.cell(value))
+
     def cells(self, state: Column) -> Column:
         """The map itself."""
         return state

@@ -64,7 +64,7 @@ def newest(stored: DataFrame) -> DataFrame:
     return stored.orderBy(F.desc("batch_id")).limit(1)
 
 
-def vectors(said: DataFrame, population: DataFrame, derived: Derived) -> DataFrame:
+def vectors(said: DataFrame, population: DataFrame, derived: Derived, *more: str) -> DataFrame:
     """Keys and `vector`, a MAP<STRING, DOUBLE> in standard deviations: how a row differs from the population.
 
     Null for a row without weight; 0 in a dimension that does not vary.
@@ -72,6 +72,7 @@ def vectors(said: DataFrame, population: DataFrame, derived: Derived) -> DataFra
     Args:
         said: rows as fold.Fold.read gives them.
         population: one row of population_stats.
+        more: columns of the rows that are kept.
     """
     assert derived.population is not None
     weights = derived.population.weights
@@ -84,7 +85,7 @@ def vectors(said: DataFrame, population: DataFrame, derived: Derived) -> DataFra
     stats = F.broadcast(population.select(F.struct("means", "variances").alias("_population")))
     mean = F.col(derived.population.of)
     vector = _map({name: apart(mean, name) for name in derived.vector.dimensions})
-    return said.crossJoin(stats).select(*derived.keys, F.when(mean.isNotNull(), vector).alias("vector"))
+    return said.crossJoin(stats).select(*derived.keys, *more, F.when(mean.isNotNull(), vector).alias("vector"))
 
 
 def _more(n: int, power: int) -> Column:

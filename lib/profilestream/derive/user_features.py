@@ -111,12 +111,21 @@ def queries(settings: Settings) -> list[Query]:
 
 def read(spark: SparkSession, settings: Settings) -> DataFrame:
     """All users as of the newest event of any: `user_id`, `at`, and the features but the decayed ones."""
-    every, stored = chosen_features.chosen(settings, ENTITY), _still(settings)
+    stored, told = _still(settings), _read(settings)
     rows = table(settings).read(spark, settings.paths)
     newest = F.broadcast(rows.agg(F.max("as_of").alias("at")))
     found = rows.select("user_id", *stored.plain).crossJoin(newest).withColumn(asof.KNOWN, F.lit(True))
-    told = _without(every, _decayed(every))
     return asof.combined(found, told).select("user_id", "at", *told.columns)
+
+
+def types(settings: Settings) -> dict[str, str]:
+    """SQL type of each feature that `read` gives."""
+    return _read(settings).types
+
+
+def _read(settings: Settings) -> Features:
+    every = chosen_features.chosen(settings, ENTITY)
+    return _without(every, _decayed(every))
 
 
 def _newest(rows: DataFrame) -> int | None:

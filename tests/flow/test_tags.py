@@ -1,0 +1,138 @@
+"""serve_tags after the whole flow, with the shipped tags: what the job prints, a second day, a campaign that listens."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from profilestream import flow
+from profilestream.base import commits
+from profilestream.base.stream import Options
+from profilestream.base.tables import USER_GROUPS, USER_TAGS
+from pyspark.sql import SparkSession
+
+from jobs import serve_tags
+from tests.make import SHOP, Shop
+from tests.opening import assert_all_readers_agree
+
+ROOT = Path(__file__).parent.parent.parent
+MAPPING = SHOP.replace("quantity string", "quantity string, basket string, words string, country string").replace(
+    'quantity = "quantity"', 'quantity = "quantity"\norder_id = "basket"\nquery = "words"\nregion = "country"'
+)
+SETTINGS = """
+[derive]
+features = ["{conf}/derive/user_hours.toml", "{conf}/derive/category_hours.toml", "{conf}/derive/item_hours.toml",
+            "{conf}/derive/brand_hours.toml", "{conf}/derive/user_category_hours.toml"]
+profiles = ["{conf}/derive/user_profiles.toml"]
+[derive.windows]
+file = "{conf}/derive/windows.toml"
+enabled = true
+[serve.tags]
+file = "{conf}/tags.toml"
+enabled = true
+"""
+
+
+def _event(number: int, day: str, who: str, kind: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"e{number}", "kind": kind, "at": f"{day}T10:00:00Z", "who": who, "what": f"i{number % 3}", "price": "20",
+        "quantity": "1", "basket": f"b{day}{who}" if kind in ("purchase", "return") else None, **more,
+    }  # fmt: skip
+
+
+def _first_days() -> list[dict[str, Any]]:
+    """Who orders every week and stops; who bought once and looks; who came yesterday and searches in vain."""
+    weekly = [_event(n, f"2026-01-{1 + 7 * n:02d}", "weekly", "purchase", country="France") for n in range(4)]
+    once = [_event(10, "2026-01-02", "once", "purchase", country="United Kingdom")]
+    looks = [_event(20 + n, "2026-03-01", "once", "view") for n in range(20)]
+    seeks = [_event(50 + n, "2026-03-01", "seeks", "search", words="blue lamp") for n in range(3)]
+    back = [_event(60 + n, "2026-01-20", "sends", kind) for n, kind in enumerate(["purchase", "return"])]
+    return [*weekly, *once, *looks, *seeks, *back]
+
+
+@pytest.fixture(scope="module")
+def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop after its first days, through the whole flow."""
+    home = tmp_path_factory.mktemp("tags")
+    made = Shop(home, mapping=MAPPING, extra_settings=SETTINGS.format(conf=ROOT / "conf"))
+    made.write("a.jsonl", "\n".join(map(json.dumps, _first_days())))
+    flow.run(_session, made.settings(), Options())
+    return made
+
+
+def _told(spark: SparkSession, shop: Shop) -> dict[tuple[str, str], Any]:
+    rows = shop.read(spark, USER_TAGS).collect()
+    return {(row["user_id"].removeprefix("shop:"), row["tag"]): row for row in rows}
+
+
+def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _told(spark, shop)
+    said = {key: row["evidence"] for key, row in first.items()}
+    assert said["weekly", "abroad"] == "in France"
+    assert said["weekly", "slipping_away"] == "no purchase for 38 days, otherwise one in 7"
+    assert said["once", "looks_only"] == "20 views and no purchase in 30 days"
+    assert said["seeks", "searching"] == "3 searches and no purchase in 7 days, such as blue lamp"
+    assert None not in said.values()
+    groups = {row["user_id"]: row for row in shop.read(spark, USER_GROUPS).collect()}
+    assert {user: (row["frequency"], row["money"], row["cohort"]) for user, row in groups.items()} == {
+        "shop:weekly": (4.0, 80.0, "2026-01"),
+        "shop:once": (1.0, 20.0, "2026-01"),
+        "shop:seeks": (0.0, 0.0, "2026-03"),
+        "shop:sends": (1.0, 0.0, "2026-01"),
+    }
+    assert groups["shop:seeks"]["rfm"] is None and groups["shop:weekly"]["frequency_fifth"] == 4
+
+    config = ["--config", str(shop.config())]
+    versions = [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)]
+    assert serve_tags.main(config) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"social +reviewer +0$", printed, re.M)
+    line = r"risk +slipping_away +1 +25\.0% +1 new  shop:weekly: no purchase for 38 days"
+    assert re.search(line, printed)
+    assert serve_tags.main([*config, "--list", "slipping_away"]) == 0
+    assert capsys.readouterr().out == ("shop:weekly  2026-03-01 10:00  no purchase for 38 days, otherwise one in 7\n")
+    other = shop.home / "other.toml"
+    shipped = (ROOT / "conf" / "tags.toml").read_text()
+    other.write_text(shipped.replace("social.reviews >= 3", "true").replace("features.views_30d >= 20", "false"))
+    assert serve_tags.main([*config, "--compare", str(other)]) == 0
+    compared = {line.split()[0]: line.split()[1::3] for line in capsys.readouterr().out.splitlines()}
+    assert compared["reviewer"] == ["0", "4", "0"] and compared["slipping_away"] == ["1", "0", "0"]
+    assert [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)] == versions
+
+    shop.write("b.jsonl", "\n".join(map(json.dumps, [_event(90, "2026-03-02", "weekly", "purchase")])))
+    flow.run(spark, shop.settings(), Options())
+    second = _told(spark, shop)
+    ended = second["weekly", "slipping_away"]
+    assert (ended["ended"], ended["until"].day, ended["evidence"]) == ("lost", 2, said["weekly", "slipping_away"])
+    assert second["once", "looks_only"] == first["once", "looks_only"]
+    for table, column in ((USER_GROUPS, "money"), (USER_TAGS, "")):
+        assert_all_readers_agree(spark, table.path(shop.settings().paths), column)
+
+
+def test_a_campaign_that_subscribes_as_the_docs_say_hears_of_each_user_once(
+    spark: SparkSession, shop: Shop, tmp_path: Path
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tags.md").read_text(), re.S)
+    places = {"demo/warehouse": f"{shop.home}/warehouse", "demo/campaign": f"{tmp_path}/campaign"}
+    for place, here in places.items():
+        snippet = snippet.replace(place, here)
+    for _ in range(2):
+        exec(snippet, {"spark": spark})
+        mails = spark.read.format("delta").load(f"{tmp_path}/campaign/mails").collect()
+        assert [(row["user_id"], row["evidence"]) for row in mails] == [
+            ("shop:weekly", "no purchase for 38 days, otherwise one in 7")
+        ]
+
+
+def test_wrong_settings_end_the_job_at_its_start(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(shop.config())]
+    assert serve_tags.main([*config, "--check"]) == 0
+    assert serve_tags.main([*config, "--check", "--set", "derive.windows.enabled=false"]) == 2
+    assert "tags.looks_only.where" in capsys.readouterr().err
+    assert serve_tags.main([*config, "--set", "serve.tags.file="]) == 2
+    assert "no file declares tags" in capsys.readouterr().err
+    assert serve_tags.main([*config, "--list", "nobody"]) == 2
+    assert "no tag is called 'nobody'" in capsys.readouterr().err
