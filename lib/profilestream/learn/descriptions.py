@@ -160,7 +160,7 @@ def _told(
     return Description(
         segment,
         ", ".join(said) or "like most",
-        " and ".join(map(str, _shortened(way))),
+        " and ".join(map(str, shortened(way))),
         inside / there if there else None,
         inside / everybody if there else None,
     )
@@ -170,7 +170,7 @@ def _word(name: str, is_high: bool, words: Mapping[str, Sequence[str]]) -> str:
     return words[name][is_high] if name in words else f"{'high' if is_high else 'low'} {name}"
 
 
-def _shortened(way: tuple[Step, ...]) -> list[Step]:
+def shortened(way: Sequence[Step]) -> list[Step]:
     """The way without questions that a later one of the same dimension and side makes needless."""
     last = {(step.dimension, step.is_above): step for step in way}
     return list(last.values())

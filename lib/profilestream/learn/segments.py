@@ -192,12 +192,13 @@ def _course(settings: Settings) -> str:
 def _declaration(settings: Settings) -> str:
     """What rows go together by."""
     made = settings.learn.segments.model_dump(include={"k", "half_life_days"})
-    return fingerprint(json.dumps({"segments": made, "weights": weights(profile(settings))}, sort_keys=True))
+    return fingerprint(json.dumps({"segments": made, "weights": weights(profiles.of_users(settings))}, sort_keys=True))
 
 
 def weights(derived: Derived) -> dict[str, float]:
-    """By dimension of the profile vector."""
-    assert derived.population is not None
+    """By dimension of the profile vector; none where there is no such vector."""
+    if derived.population is None:
+        return {}
     return {name: derived.population.weights.get(name, 1.0) for name in derived.vector.dimensions}
 
 

@@ -13,6 +13,7 @@ from profilestream.base.settings import Settings
 from profilestream.derive import population, profiles, stage
 from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import Fold
+from profilestream.serve import standing
 
 USER = "user_id"
 
@@ -23,7 +24,8 @@ class Person:
 
     Args:
         at: the time as of which everything is said.
-        said: facets of the profile; `vector`: how the user differs from the population, in standard deviations; and
+        said: what is `unusual`; `tags`, `groups` and `segment` (standing.py); facets of the profile; `vector`: how the
+            user differs from the population, in standard deviations, and its `drift`; `behind` preferences; and
             `recommended`: what serve_scores says, with the reason, by rank.
     """
 
@@ -42,7 +44,8 @@ def of(
     """The person with an id.
 
     Without times the stored profile is read, as of the newest event of any user. With a time the profile is made again
-    from the user's events: those that happened before `as_of` and came in up to `known_by`.
+    from the user's events: those that happened before `as_of` and came in up to `known_by`. Tags, groups and
+    segment are those of `as_of` in the tables as they were at `known_by`.
 
     Raises:
         SourceMissing: no such user, or none at those times; tells ids that are meant perhaps.
@@ -51,23 +54,48 @@ def of(
     derived = profiles.of_users(settings)
     fold = Fold.of(derived)
     is_now = as_of is None and known_by is None
+    events = _events(spark, settings, as_of, known_by)
+    mine = events.where(F.col(USER) == user_id)
     if is_now:
         stored = _stored(spark, settings, derived)
         row = stored.where(F.col(USER) == user_id)
         newest = stored.agg(F.max("as_of")).collect()[0][0]
     else:
-        events = _events(spark, settings, as_of, known_by)
-        row = fold.partials(events.where(F.col(USER) == user_id))
+        row = fold.partials(mine)
         newest = as_of or events.agg(F.max("event_time")).collect()[0][0]
     said = fold.read(row, F.lit(newest)).localCheckpoint()
     found = said.collect()
     if not found:
         raise _unknown(spark, settings, user_id, as_of, known_by)
     facets = {k: v for k, v in found[0].asDict(recursive=True).items() if k != USER}
-    extra = {**_vector(spark, settings, derived, said, newest), **_price_level(spark, settings, said, newest)}
+    stats = _population(spark, settings, derived, newest)
+    extra = {**_vector(derived, said, stats), **_price_level(spark, settings, said, newest)}
+    extra |= standing.drift(mine, extra.get("vector"), stats, derived, newest)
+    extra |= standing.behind(mine, _preferences(facets))
     if is_now:
         extra |= _recommended(spark, settings, user_id)
-    return Person(user_id, newest, {**facets, **extra})
+    means = _means(derived, facets)
+    place = {
+        **standing.tags(spark, settings, user_id, newest, known_by),
+        **standing.groups(spark, settings, user_id, newest, known_by),
+        **standing.segment(spark, settings, user_id, means, newest, known_by),
+    }
+    return Person(user_id, newest, {**standing.unusual({**place, **extra}), **place, **facets, **extra})
+
+
+def _preferences(facets: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What the profile prefers, by the column of `events` that it is told in."""
+    preferred = facets.get("preference") or {}
+    columns = {"items": "item_id", "categories": "category", "brands": "brand"}
+    return {column: preferred[name] for name, column in columns.items() if preferred.get(name)}
+
+
+def _means(derived: Derived, facets: dict[str, Any]) -> dict[str, float]:
+    """The mean of what the user did, by dimension of the profile vector."""
+    if derived.population is None:
+        return {}
+    facet, _, name = derived.population.of.rpartition(".")
+    return ((facets.get(facet) or {}) if facet else facets).get(name) or {}
 
 
 def _stored(spark: SparkSession, settings: Settings, derived: Derived) -> DataFrame:
@@ -91,12 +119,16 @@ def _events(spark: SparkSession, settings: Settings, as_of: datetime | None, kno
     return events if known_by is None else events.where(F.col("ingest_time") <= known_by)
 
 
-def _vector(spark: SparkSession, settings: Settings, derived: Derived, said: DataFrame, at: datetime) -> dict[str, Any]:
-    """By the newest population that was known at the time; nothing when none was kept then."""
+def _population(spark: SparkSession, settings: Settings, derived: Derived, at: datetime) -> DataFrame | None:
+    """The newest population that was known at a time; null when none is kept."""
     if derived.population is None or not derived.population_table.exists(spark, settings.paths):
-        return {}
-    kept = derived.population_table.read(spark, settings.paths).where(F.col("as_of") <= at)
-    row = population.vectors(said, population.newest(kept), derived).first()
+        return None
+    return population.newest(derived.population_table.read(spark, settings.paths).where(F.col("as_of") <= at))
+
+
+def _vector(derived: Derived, said: DataFrame, stats: DataFrame | None) -> dict[str, Any]:
+    """How the user differs from a population; nothing when none is known."""
+    row = None if stats is None else population.vectors(said, stats, derived).first()
     return {} if row is None or row["vector"] is None else {"vector": row["vector"]}
 
 
