@@ -1,13 +1,13 @@
 """Incremental k-means by mergeable sums, in numpy: the arithmetic of `learn_segments`, without Spark.
 
-A contribution is what a user last said: a point, its time and the segment that it was put into. A segment is the decayed
-sums over the contributions of its users, always: what is replaced or erased is subtracted as it was added, and a move
-takes all contributions of a segment along. A batch takes these passes over rows; the driver sees sums only:
+A contribution is what a user last said: a point, its time and the segment that it was put into. A segment is the
+decayed sums over the contributions of its users, always: what is replaced or erased is subtracted as it was added, and
+a move takes all contributions of a segment along. A batch takes these passes over rows; the driver sees sums only:
 
     once      centres = first_centres(sample, params); state = State.founded(centres)
-    1 pass    delta = batch_delta(state, centres, batch, params) of each part; merge(one, other, params); nearest(...) says
-              which segment a point goes to. Further passes, if any, take new_centres(state, delta, centres, params)
-              and start from the same state.
+    1 pass    delta = batch_delta(state, centres, batch, params) of each part; merge(one, other, params); nearest(...)
+              says which segment a point goes to. Further passes, if any, take
+              new_centres(state, delta, centres, params) and start from the same state.
     driver    state = apply(state, delta, params); axes = promising(state, params), often none: then that was all
     1 pass    bins = binned(axes, points, times, ids, params) of each part, over all contributions (kept ones that
               were not replaced, and new ones) of the segments axes.ids; merge_sums(one, other, params)
@@ -21,8 +21,9 @@ Shapes: s segments, d dimensions, m points. Ties go to the lower id, and numbers
 so that no choice depends on how rows were parted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from profilestream.learn.als import Floats, Longs, decayed
 
-BINS = 64
+BINS = 32
 # Edges of bins in standard deviations along the axis; a bit off the middle, where points of tidy data lie.
 _EDGES = np.linspace(-4, 4, BINS - 1) + 0.0123
 _TIE = 1e-9
@@ -100,23 +101,29 @@ class Sums:
 
     def take(self, places: Any) -> "Sums":
         """Some of the groups."""
-        return Sums(self.users[places], self.weight[places], self.sums[places], self.scatter[places], self.now)
+        return self.each(lambda array: array[places])
 
     def total(self) -> "Sums":
         """All groups as one."""
-        return Sums(*(array.sum(axis=0, keepdims=True) for array in self._arrays()), self.now)
+        return self.each(lambda array: array.sum(axis=0, keepdims=True))
+
+    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> "Sums":
+        """All arrays changed alike."""
+        return Sums(change(self.users), change(self.weight), change(self.sums), change(self.scatter), self.now)
 
     def plus(self, other: "Sums") -> "Sums":
         """Of the same groups at the same time, taken together."""
-        return Sums(*(a + b for a, b in zip(self._arrays(), other._arrays(), strict=True)), self.now)
+        return Sums(
+            self.users + other.users, self.weight + other.weight, self.sums + other.sums, self.scatter + other.scatter,
+            self.now,
+        )  # fmt: skip
 
-    def beside(self, other: "Sums") -> "Sums":
-        """More groups, at the same time."""
-        both = zip(self._arrays(), other._arrays(), strict=True)
-        return Sums(*(np.concatenate(pair) for pair in both), self.now)
-
-    def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return self.users, self.weight, self.sums, self.scatter
+    def with_group(self, place: int, one: "Sums") -> "Sums":
+        """One group replaced, or a new one at the end."""
+        return Sums(
+            _put(self.users, place, one.users), _put(self.weight, place, one.weight),
+            _put(self.sums, place, one.sums), _put(self.scatter, place, one.scatter), self.now,
+        )  # fmt: skip
 
     @property
     def centres(self) -> Floats:
@@ -131,7 +138,7 @@ class Sums:
     @property
     def cost(self) -> Floats:
         """Sum of w |x - mean|^2, (s,)."""
-        return np.trace(self.spread, axis1=1, axis2=2).clip(min=0)
+        return np.asarray(np.trace(self.spread, axis1=1, axis2=2).clip(min=0))
 
 
 @dataclass(frozen=True)
@@ -209,7 +216,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Move:
-    """A segment was split, and two others became one, if there were k.
+    """A segment was split, and then two became one, if there were k; it may have been one of these.
 
     Args:
         parent: the segment that was split; its heavier half keeps the id.
@@ -217,7 +224,7 @@ class Move:
         normal: of the plane between the halves.
         cut: a point is above the plane when normal x >= cut.
         is_child_above: of the plane, else below.
-        absorbed, into: ids of the lighter segment and the heavier one that it became part of; before the split.
+        absorbed, into: ids of the lighter segment and the heavier one that it became part of, after the split.
     """
 
     parent: int
@@ -308,17 +315,16 @@ def apply(state: State, delta: Delta, params: Params) -> State:
 
 
 def promising(state: State, params: Params) -> Axes:
-    """The segments that may be worth a split; none, when no split can save enough."""
+    """The segments that may be worth a split; none, when no split can save as much as it costs to merge two others."""
     d = state.sums.sums.shape[1]
     spread = state.sums.spread
     most = np.linalg.eigvalsh(spread)[:, -1] if len(spread) else np.zeros(0)
     most[most < _ROUNDING * np.trace(state.sums.scatter, axis1=1, axis2=2)] = 0.0
     chosen: list[int] = []
-    costs = _merge_costs(state.sums)
     left = most.copy()
     for _ in range(min(params.moves, len(left))):
-        place = _first_least(-left)
-        if not _pays(most[place], _cheapest(costs, place)[0] if len(state.ids) >= params.k else 0.0, params):
+        place = _first_least(np.negative(left))
+        if not _pays(most[place], _least_cost_but(state, place, params), params):
             break
         chosen.append(place)
         left[place] = -np.inf
@@ -346,26 +352,25 @@ def moved(state: State, axes: Axes, bins: Sums, params: Params) -> tuple[State, 
     moves: list[Move] = []
     merged: set[int | None] = set()
     for n in np.argsort([-saved for saved, _ in cuts], kind="stable"):
-        saved, bin_ = cuts[n]
-        parent = int(axes.ids[n])
-        if parent in merged:
+        saved, above = cuts[n]
+        parent, child = int(axes.ids[n]), state.next_id
+        if parent in merged or not _pays(saved, 0.0, params):
             continue
-        cost, i, j = 0.0, -1, -1
-        if len(state.ids) >= params.k:
-            cost, i, j = _cheapest(_merge_costs(state.sums), int(np.searchsorted(state.ids, parent)))
-        if not _pays(saved, cost, params):
-            continue
+        halves = [bins.take(slice(n * BINS + a, n * BINS + b)).total() for a, b in ((0, above), (above, BINS))]
+        is_child_above = bool(halves[1].weight[0] <= halves[0].weight[0] * (1 + _TIE))
+        after = _split(state, parent, *(halves if is_child_above else halves[::-1]))
         absorbed = into = None
-        if i >= 0:
-            state, absorbed, into = _merged(state, i, j)
+        if len(after.ids) > params.k:
+            costs = _merge_costs(after.sums)
+            costs[np.searchsorted(after.ids, parent), -1] = np.inf
+            cost, i, j = _cheapest(costs)
+            if not _pays(saved, cost, params):
+                continue
+            after, absorbed, into = _merged(after, i, j)
             merged |= {absorbed, into}
-        below, above = (bins.take(slice(n * BINS + a, n * BINS + b)).total() for a, b in ((0, bin_), (bin_, BINS)))
-        is_child_above = bool(above.weight[0] <= below.weight[0] * (1 + _TIE))
-        halves = (below, above) if is_child_above else (above, below)
-        move = Move(
-            parent, state.next_id, axes.normals[n], float(axes.edges[n][bin_ - 1]), is_child_above, absorbed, into
-        )
-        state, moves = _split(state, parent, *halves), [*moves, move]
+        state = after
+        cut = float(axes.edges[n][above - 1])
+        moves.append(Move(parent, child, axes.normals[n], cut, is_child_above, absorbed, into))
     return state, moves
 
 
@@ -373,11 +378,11 @@ def relabelled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
     """The segments of contributions after moves."""
     ids = ids.copy()
     for move in moves:
-        if move.absorbed is not None:
-            ids[ids == move.absorbed] = move.into
         mine = np.flatnonzero(ids == move.parent)
         is_above = _along(points[mine], move.normal) >= move.cut
         ids[mine[is_above == move.is_child_above]] = move.child
+        if move.absorbed is not None and move.into is not None:
+            ids[ids == move.absorbed] = move.into
     return ids
 
 
@@ -387,13 +392,16 @@ def _sums(points: Floats, times: Longs, places: Longs, signs: Longs, groups: int
     if not len(points):
         return found
     now = int(times.max())
-    weights = _weights(times, now, params.half_life_days) * signs
     order = np.argsort(places, kind="stable")
-    for part in np.split(order, np.flatnonzero(np.diff(places[order])) + 1):
-        place, x, w = places[part[0]], points[part], weights[part]
-        weighted = x * w[:, None]
-        found.users[place], found.weight[place] = signs[part].sum(), w.sum()
-        found.sums[place], found.scatter[place] = weighted.sum(axis=0), weighted.T @ x
+    # With a 1 beside each point, one product of a group has its weight and its sums, too.
+    x = np.hstack([points, np.ones((len(points), 1))])[order]
+    weighted = x * (_weights(times, now, params.half_life_days) * signs)[order, None]
+    begins = np.flatnonzero(np.diff(places[order], prepend=-1))
+    for begin, end in pairwise([*begins, len(order)]):
+        product = weighted[begin:end].T @ x[begin:end]
+        place = places[order[begin]]
+        found.weight[place], found.sums[place], found.scatter[place] = product[d, d], product[d, :d], product[:d, :d]
+    np.add.at(found.users, places, signs)
     return replace(found, now=now)
 
 
@@ -453,25 +461,29 @@ def _merge_costs(sums: Sums) -> Floats:
     """What it costs to make one of two segments, (s, s); infinite below and on the diagonal."""
     n, centres = sums.weight, sums.centres
     apart = np.array([_squared(centres, centre) for centre in centres]).reshape(len(n), len(n))
-    costs = n[:, None] / (n[:, None] + n) * n * apart
+    costs = np.asarray(n[:, None] / (n[:, None] + n) * n * apart)
     costs[np.tril_indices(len(n))] = np.inf
     return costs
 
 
-def _cheapest(costs: Floats, but: int) -> tuple[float, int, int]:
-    """The least cost of a merge without that one, and between which."""
-    left = costs.copy()
-    left[but], left[:, but] = np.inf, np.inf
-    if not np.isfinite(left).any():
-        return np.inf, -1, -1
-    i, j = np.unravel_index(_first_least(left.ravel()), left.shape)
-    return float(left[i, j]), int(i), int(j)
+def _least_cost_but(state: State, place: int, params: Params) -> float:
+    """Of a merge of two others; 0, where there is room for one more."""
+    if len(state.ids) < params.k:
+        return 0.0
+    others = np.arange(len(state.ids)) != place
+    return _cheapest(_merge_costs(state.sums.take(others)))[0]
+
+
+def _cheapest(costs: Floats) -> tuple[float, int, int]:
+    """The least cost of a merge, and between which; infinite, where there is none."""
+    i, j = np.unravel_index(_first_least(costs.ravel()), costs.shape)
+    return float(costs[i, j]), int(i), int(j)
 
 
 def _best_cut(bins: Sums) -> tuple[float, int]:
     """What the best cut saves, and the first bin above it; saves 0 when all are on one side of every cut."""
-    below = Sums(*(array.cumsum(axis=0)[:-1] for array in bins._arrays()), bins.now)
-    above = Sums(*(array[::-1].cumsum(axis=0)[::-1][1:] for array in bins._arrays()), bins.now)
+    below = bins.each(lambda array: array.cumsum(axis=0)[:-1])
+    above = bins.each(lambda array: array[::-1].cumsum(axis=0)[::-1][1:])
     can = np.flatnonzero((below.users > 0) & (above.users > 0))
     if not len(can):
         return 0.0, 1
@@ -488,15 +500,15 @@ def _merged(state: State, i: int, j: int) -> tuple[State, int, int]:
     heavy, light = (i, j) if weight[i] * (1 + _TIE) >= weight[j] else (j, i)
     both = state.sums.take([i, j]).total()
     stay = np.arange(len(state.ids)) != light
-    sums = _with(state.sums, heavy, both).take(stay)
+    sums = state.sums.with_group(heavy, both).take(stay)
     return State(state.ids[stay], sums, state.next_id), int(state.ids[light]), int(state.ids[heavy])
 
 
 def _split(state: State, parent: int, stays: Sums, goes: Sums) -> State:
-    sums = _with(state.sums, int(np.searchsorted(state.ids, parent)), stays).beside(goes)
+    place = int(np.searchsorted(state.ids, parent))
+    sums = state.sums.with_group(place, stays).with_group(len(state.ids), goes)
     return State(np.append(state.ids, state.next_id), sums, state.next_id + 1)
 
 
-def _with(sums: Sums, place: int, one: Sums) -> Sums:
-    """One group replaced."""
-    return sums.take(slice(0, place)).beside(one).beside(sums.take(slice(place + 1, None)))
+def _put(array: NDArray[Any], place: int, one: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([array[:place], one, array[place + 1 :]])
