@@ -1,6 +1,6 @@
 """Cost of a full retrain at every batch: scikit-learn's KMeans, the best of 20 starts on the five batches before it.
 
-writes: benchmarks/baselines/kmeans_best20.json, which the benchmarks of segments.py compare with. Takes ten minutes:
+writes: benchmarks/baselines/kmeans_best20.json, which the benchmarks of segments.py compare with. Ten minutes:
 
     PYTHONPATH=lib:. OMP_NUM_THREADS=1 python benchmarks/best20.py
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from profilestream.learn.als import Floats
-from sklearn import __version__
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score
+from sklearn import __version__  # type: ignore[import-untyped]
+from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]
 
 from benchmarks import streams
 from benchmarks.streams import GROUPS, KINDS, Stream

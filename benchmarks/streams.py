@@ -1,4 +1,4 @@
-"""Points that come in batches, for the benchmarks of segments: seeded mixtures that move, and weeks of real households."""
+"""Points that come in batches, for the benchmarks of segments: seeded mixtures, and weeks of real households."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ def mixture(kind: str, seed: int) -> Stream:
 
 
 def complete_journey() -> Stream:
-    """A batch a week, a point a household that bought in it: what it spent in each of 18 departments, as log(1 + dollars).
+    """A batch a week, a point a household that bought in it: log(1 + dollars) spent in each of 18 departments.
 
     The departments are those with most spent in them in the first five weeks, by which all is standardised. Weeks with
     fewer than seven days (the first, the last) are left out.

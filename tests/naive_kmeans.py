@@ -2,7 +2,8 @@
 
 import numpy as np
 from profilestream.learn.als import MICROS_A_DAY, Floats
-from profilestream.learn.kmeans import Move, Params, Sums
+from profilestream.learn.kmeans import Move, Params
+from profilestream.learn.sums import Sums
 
 DAY = MICROS_A_DAY
 # A user's point, time and segment.

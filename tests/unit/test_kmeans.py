@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profilestream.learn import kmeans
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.kmeans import Axes, Batch, Params, State, Sums
+from profilestream.learn.kmeans import Axes, Batch, Params, State
 from profilestream.learn.memory_segments import KMeans, Rows, Segmented
+from profilestream.learn.sums import Sums
 
 from tests import laws, naive_kmeans
 from tests.naive_kmeans import DAY, Kept
 
+Said = tuple[str, tuple[float, float], int]
 FOUR = Params(k=4, half_life_days=5.0, passes=1)
 drawn = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 # Whole numbers, so that many points and distances are equal; and others.
@@ -22,9 +24,9 @@ SAID = st.tuples(st.sampled_from("abcdefghij"), st.tuples(NUMBERS, NUMBERS), st.
 BATCHES = st.lists(st.lists(SAID, max_size=12), min_size=1, max_size=6)
 
 
-def rows(said: list[tuple[str, tuple[float, ...], int]], d: int = 2) -> Rows:
+def rows(said: list[Said]) -> Rows:
     users, points, times = zip(*said, strict=True) if said else ((), (), ())
-    return Rows(np.array(users, str), np.array(points, float).reshape(-1, d), np.array(times, np.int64))
+    return Rows(np.array(users, str), np.array(points, float).reshape(-1, 2), np.array(times, np.int64))
 
 
 def people(state: Segmented) -> dict[str, Kept]:
@@ -33,7 +35,7 @@ def people(state: Segmented) -> dict[str, Kept]:
     return {str(user): (point, int(at), int(segment)) for user, point, at, segment in every}
 
 
-def blobs(centres: list[tuple[float, ...]], each: int, seed: int, day: int = 1) -> Rows:
+def blobs(centres: list[tuple[float, float]], each: int, seed: int, day: int = 1) -> Rows:
     """So many new users about each centre, within a day; they are named by their centre."""
     dice = np.random.default_rng(seed)
     points = np.repeat(np.array(centres), each, axis=0)
@@ -54,7 +56,7 @@ def homes(state: Segmented) -> dict[str, set[int]]:
 @drawn
 @given(BATCHES)
 def test_sums_are_a_recount_of_all_users_whatever_happened(
-    half_life_days: float | None, batches: list[list[tuple[str, tuple[float, float], int]]]
+    half_life_days: float | None, batches: list[list[Said]]
 ) -> None:
     learner = KMeans(replace(FOUR, half_life_days=half_life_days))
     state = learner.empty()
@@ -77,7 +79,7 @@ def numbers(sums: Sums) -> laws.Numbers:
 @drawn
 @given(BATCHES)
 def test_a_batch_does_what_plain_loops_over_its_users_do(
-    batches: list[list[tuple[str, tuple[float, float], int]]],
+    batches: list[list[Said]],
 ) -> None:
     learner = KMeans(FOUR)
     state = learner.learn(learner.empty(), rows([("a", (0.0, 0.0), 1), ("b", (3.1, 0.2), 2), ("c", (1.3, -2.7), 3)]))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import strategies as st
 from profilestream.learn import kmeans, steps
 from profilestream.learn.als import Params
-from profilestream.learn.kmeans import Sums
 from profilestream.learn.memory import Factors, Model
 from profilestream.learn.memory_segments import KMeans, Rows, Segmented
+from profilestream.learn.sums import Sums
 
 from tests import laws
 from tests.laws import Case, Numbers

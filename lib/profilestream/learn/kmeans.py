@@ -21,22 +21,21 @@ Shapes: s segments, d dimensions, m points. Ties go to the lower id, and numbers
 so that no choice depends on how rows were parted.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from profilestream.learn.als import Floats, Longs, decayed
+from profilestream.learn.als import Floats, Longs
+from profilestream.learn.sums import FAINT, sums_of
+from profilestream.learn.sums import Sums as Sums
 
 BINS = 32
 # Edges of bins in standard deviations along the axis; a bit off the middle, where points of tidy data lie.
 _EDGES = np.linspace(-4, 4, BINS - 1) + 0.0123
 _TIE = 1e-9
-# What is left of a weight after nearly all of it was taken away is rounding; and nobody's weight is zero.
-_ROUNDING, _FAINT = 1e-12, 1e-100
+# Of a weight: what is left of it when so much was taken away is rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -51,94 +50,6 @@ class Params:
     gain: float = 1.1
     sample: int = 10_000
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Of each of s groups of contributions, with w = 2^(-(now - time) / half-life).
-
-    Args:
-        users: how many, (s,); as a part of a batch, less how many went.
-        weight: sum of w, (s,).
-        sums: of w x, (s, d).
-        scatter: of w x xT, (s, d, d).
-        now: microseconds since 1970.
-    """
-
-    users: Longs
-    weight: Floats
-    sums: Floats
-    scatter: Floats
-    now: int
-
-    @classmethod
-    def zero(cls, s: int, d: int) -> "Sums":
-        """Nobody."""
-        return cls(np.zeros(s, np.int64), np.zeros(s), np.zeros((s, d)), np.zeros((s, d, d)), 0)
-
-    @classmethod
-    def of_bytes(cls, data: bytes, d: int) -> "Sums":
-        """As `as_bytes` has written them, of points of d dimensions."""
-        numbers = np.frombuffer(data, np.float64)
-        table = numbers[1:].reshape(-1, 2 + d + d * d)
-        return cls(
-            table[:, 0].astype(np.int64), table[:, 1], table[:, 2 : 2 + d], table[:, 2 + d :].reshape(-1, d, d),
-            int(numbers[0]),
-        )  # fmt: skip
-
-    def as_bytes(self) -> bytes:
-        """All numbers as doubles: counts and times are whole below 2^53."""
-        flat = self.scatter.reshape(len(self.users), -1)
-        table = np.column_stack([self.users, self.weight, self.sums, flat]).astype(np.float64)
-        return np.append(np.float64(self.now), table).tobytes()
-
-    def aged(self, now: int, half_life_days: float | None) -> "Sums":
-        """The same at a later time. Time never goes back."""
-        if now <= self.now:
-            return self
-        share = _weights(np.array([self.now]), now, half_life_days)[0] if self.now else 1.0
-        return Sums(self.users, self.weight * share, self.sums * share, self.scatter * share, now)
-
-    def take(self, places: Any) -> "Sums":
-        """Some of the groups."""
-        return self.each(lambda array: array[places])
-
-    def total(self) -> "Sums":
-        """All groups as one."""
-        return self.each(lambda array: array.sum(axis=0, keepdims=True))
-
-    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> "Sums":
-        """All arrays changed alike."""
-        return Sums(change(self.users), change(self.weight), change(self.sums), change(self.scatter), self.now)
-
-    def plus(self, other: "Sums") -> "Sums":
-        """Of the same groups at the same time, taken together."""
-        return Sums(
-            self.users + other.users, self.weight + other.weight, self.sums + other.sums, self.scatter + other.scatter,
-            self.now,
-        )  # fmt: skip
-
-    def with_group(self, place: int, one: "Sums") -> "Sums":
-        """One group replaced, or a new one at the end."""
-        return Sums(
-            _put(self.users, place, one.users), _put(self.weight, place, one.weight),
-            _put(self.sums, place, one.sums), _put(self.scatter, place, one.scatter), self.now,
-        )  # fmt: skip
-
-    @property
-    def centres(self) -> Floats:
-        """Means, (s, d)."""
-        return np.asarray(self.sums / self.weight[:, None])
-
-    @property
-    def spread(self) -> Floats:
-        """Scatter about the mean, (s, d, d); its trace is the cost of the group."""
-        return np.asarray(self.scatter - self.sums[:, :, None] * self.centres[:, None, :])
-
-    @property
-    def cost(self) -> Floats:
-        """Sum of w |x - mean|^2, (s,)."""
-        return np.asarray(np.trace(self.spread, axis1=1, axis2=2).clip(min=0))
 
 
 @dataclass(frozen=True)
@@ -272,9 +183,9 @@ def batch_delta(state: State, centres: Floats, batch: Batch, params: Params) -> 
     """What a part of a batch has to say, when its points go to the nearest of the centres; one for each id."""
     places, squared = nearest(batch.points, centres)
     old = np.searchsorted(state.ids, batch.old_ids)
-    sums = _sums(
+    sums = sums_of(
         np.vstack([batch.points, batch.old_points]), np.append(batch.times, batch.old_times), np.append(places, old),
-        np.repeat([1, -1], [len(places), len(old)]), len(state.ids), params,
+        np.repeat([1, -1], [len(places), len(old)]), len(state.ids), params.half_life_days,
     )  # fmt: skip
     if not state.sums.now:
         return Delta(sums, len(places), float(squared.sum()))
@@ -315,22 +226,22 @@ def apply(state: State, delta: Delta, params: Params) -> State:
 
 
 def promising(state: State, params: Params) -> Axes:
-    """The segments that may be worth a split; none, when no split can save as much as it costs to merge two others."""
+    """The segments that may be worth a split, the longest first; none, when none can save what a merge costs now."""
     d = state.sums.sums.shape[1]
     spread = state.sums.spread
     most = np.linalg.eigvalsh(spread)[:, -1] if len(spread) else np.zeros(0)
     most[most < _ROUNDING * np.trace(state.sums.scatter, axis1=1, axis2=2)] = 0.0
+    cost = _cheapest(_merge_costs(state.sums))[0] if len(most) >= params.k else 0.0
     chosen: list[int] = []
-    left = most.copy()
-    for _ in range(min(params.moves, len(left))):
-        place = _first_least(np.negative(left))
-        if not _pays(most[place], _least_cost_but(state, place, params), params):
+    for _ in range(min(params.moves, len(most))):
+        place = _first_least(np.negative(most))
+        if not _pays(most[place], cost, params):
             break
         chosen.append(place)
-        left[place] = -np.inf
+        most[place] = 0.0
     normals = np.array([_longest(spread[place]) for place in chosen]).reshape(-1, d)
     middle = _along(state.centres[chosen], normals)
-    deviation = np.sqrt(np.maximum(most[chosen], 0) / state.sums.weight[chosen])
+    deviation = np.sqrt(np.einsum("ci,cij,cj->c", normals, spread[chosen], normals) / state.sums.weight[chosen])
     return Axes(state.ids[chosen], normals, middle[:, None] + deviation[:, None] * _EDGES)
 
 
@@ -342,7 +253,7 @@ def binned(axes: Axes, points: Floats, times: Longs, ids: Longs, params: Params)
         places[mine] = number * BINS + np.searchsorted(edges, _along(points[mine], normal), side="right")
     asked = places >= 0
     signs = np.ones(int(asked.sum()), np.int64)
-    return _sums(points[asked], times[asked], places[asked], signs, len(axes.ids) * BINS, params)
+    return sums_of(points[asked], times[asked], places[asked], signs, len(axes.ids) * BINS, params.half_life_days)
 
 
 def moved(state: State, axes: Axes, bins: Sums, params: Params) -> tuple[State, list[Move]]:
@@ -386,45 +297,22 @@ def relabelled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
     return ids
 
 
-def _sums(points: Floats, times: Longs, places: Longs, signs: Longs, groups: int, params: Params) -> Sums:
-    d = points.shape[1]
-    found = Sums.zero(groups, d)
-    if not len(points):
-        return found
-    now = int(times.max())
-    order = np.argsort(places, kind="stable")
-    # With a 1 beside each point, one product of a group has its weight and its sums, too.
-    x = np.hstack([points, np.ones((len(points), 1))])[order]
-    weighted = x * (_weights(times, now, params.half_life_days) * signs)[order, None]
-    begins = np.flatnonzero(np.diff(places[order], prepend=-1))
-    for begin, end in pairwise([*begins, len(order)]):
-        product = weighted[begin:end].T @ x[begin:end]
-        place = places[order[begin]]
-        found.weight[place], found.sums[place], found.scatter[place] = product[d, d], product[d, :d], product[:d, :d]
-    np.add.at(found.users, places, signs)
-    return replace(found, now=now)
-
-
 def _together(state: State, delta: Delta, params: Params) -> Sums:
-    """The state's sums after a batch, nobody's left out.
+    """The sums after a batch, those of segments that lost their users included.
 
-    Users whose weight is lost in the rounding of what was taken away keep a faint one, where they were.
+    Where only rounding is left of a weight, a faint one is kept with the centre and the spread before the batch.
     """
     now = max(state.sums.now, delta.sums.now)
     aged = state.sums.aged(now, params.half_life_days)
     after = aged.plus(delta.sums.aged(now, params.half_life_days))
     had = state.sums.weight
-    least = np.where(had > 0, np.maximum(_ROUNDING * aged.weight, _FAINT), 0.0)
+    least = np.where(had > 0, np.maximum(_ROUNDING * aged.weight, FAINT), 0.0)
     is_lost = after.weight < least
     share = least[is_lost] / had[is_lost]
     after.weight[is_lost] = least[is_lost]
     after.sums[is_lost] = state.sums.sums[is_lost] * share[:, None]
     after.scatter[is_lost] = state.sums.scatter[is_lost] * share[:, None, None]
     return after
-
-
-def _weights(times: Longs, now: int, half_life_days: float | None) -> Floats:
-    return np.maximum(decayed(times, now, half_life_days), _FAINT)
 
 
 def _squared(points: Floats, centre: Floats) -> Floats:
@@ -466,14 +354,6 @@ def _merge_costs(sums: Sums) -> Floats:
     return costs
 
 
-def _least_cost_but(state: State, place: int, params: Params) -> float:
-    """Of a merge of two others; 0, where there is room for one more."""
-    if len(state.ids) < params.k:
-        return 0.0
-    others = np.arange(len(state.ids)) != place
-    return _cheapest(_merge_costs(state.sums.take(others)))[0]
-
-
 def _cheapest(costs: Floats) -> tuple[float, int, int]:
     """The least cost of a merge, and between which; infinite, where there is none."""
     i, j = np.unravel_index(_first_least(costs.ravel()), costs.shape)
@@ -508,7 +388,3 @@ def _split(state: State, parent: int, stays: Sums, goes: Sums) -> State:
     place = int(np.searchsorted(state.ids, parent))
     sums = state.sums.with_group(place, stays).with_group(len(state.ids), goes)
     return State(np.append(state.ids, state.next_id), sums, state.next_id + 1)
-
-
-def _put(array: NDArray[Any], place: int, one: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([array[:place], one, array[place + 1 :]])
