@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive, learn, quality, windows  # noqa: E402
+from benchmarks import capture, derive, learn, quality, segments, windows  # noqa: E402
 from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
@@ -34,6 +34,8 @@ QUALITY = (
     quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
     quality.recall20_vs_decayed_retrain_complete_journey, quality.recall20_vs_popularity_complete_journey,
     quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
+    segments.kmeans_cost_vs_best20, segments.kmeans_cost_vs_best20_complete_journey, segments.kmeans_ari_births,
+    segments.kmeans_first_batch_spread, segments.kmeans_core_time_vs_best20,
 )  # fmt: skip
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "latest.jsonl"

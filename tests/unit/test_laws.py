@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
-from profilestream.learn import steps
+from profilestream.learn import kmeans, steps
 from profilestream.learn.als import Params
 from profilestream.learn.memory import Factors, Model
+from profilestream.learn.memory_segments import KMeans, Rows, Segmented
+from profilestream.learn.sums import Sums
 
 from tests import laws
 from tests.laws import Case, Numbers
@@ -66,7 +68,47 @@ def _factors(params: Params, weights: list[float]) -> Case:
     )  # fmt: skip
 
 
+def _said(batch: list[tuple[str, tuple[float, float], int]]) -> Rows:
+    return Rows(
+        np.array([user for user, _, _ in batch], str), np.array([p for _, p, _ in batch]).reshape(-1, 2),
+        np.array([at for _, _, at in batch], np.int64),
+    )  # fmt: skip
+
+
+def _contributions() -> st.SearchStrategy[list[tuple[str, tuple[float, float], int]]]:
+    """As `_logs`; many points are whole numbers, so that distances are equal."""
+    number = st.one_of(st.integers(-3, 3).map(float), st.floats(-3, 3))
+    users = st.sampled_from([f"u{n}" for n in range(8)])
+    return st.lists(st.tuples(users, st.tuples(number, number), st.integers(1, 60 * DAY)), min_size=5, max_size=40)
+
+
+def _segmented(state: Segmented) -> Numbers:
+    if state.segments is None or state.kept is None:
+        return {}
+    sums, kept = state.segments.sums, state.kept.take(state.order)
+    return {
+        "ids": state.segments.ids, "next": np.array([state.segments.next_id, sums.now]), "users": sums.users,
+        "weight": sums.weight, "sums": sums.sums, "scatter": sums.scatter, "kept": kept.points, "times": kept.times,
+        "of": state.ids[state.order],
+    }  # fmt: skip
+
+
+def _masses(state: Segmented) -> Numbers:
+    """How many users there are, and what all of them weigh."""
+    sums = state.segments.sums if state.segments else Sums.zero(0, 2)
+    return {"users": sums.users.sum(keepdims=True), "weight": sums.weight.sum(keepdims=True)}
+
+
 CASES = {
+    "segments": Case(
+        learner=KMeans(kmeans.Params(k=3, half_life_days=20.0, passes=2)),
+        logs=_contributions(),
+        table=_said,
+        key=lambda row: str(row[0]),
+        at=lambda row: int(row[2]),
+        numbers=_segmented,
+        weights=_masses,
+    ),
     "factors, implicit": _factors(SMALL, [1.0, 3.0, 5.0, -1.0]),
     "factors, explicit": _factors(RATED, [1.0]),
 }

@@ -1,13 +1,13 @@
 """Incremental k-means by mergeable sums, in numpy: the arithmetic of `learn_segments`, without Spark.
 
-A contribution is what a user last said: a point, its time and the segment that it was put into. A segment is the decayed
-sums over the contributions of its users, always: what is replaced or erased is subtracted as it was added, and a move
-takes all contributions of a segment along. A batch takes these passes over rows; the driver sees sums only:
+A contribution is what a user last said: a point, its time and the segment that it was put into. A segment is the
+decayed sums over the contributions of its users, always: what is replaced or erased is subtracted as it was added, and
+a move takes all contributions of a segment along. A batch takes these passes over rows; the driver sees sums only:
 
     once      centres = first_centres(sample, params); state = State.founded(centres)
-    1 pass    delta = batch_delta(state, centres, batch, params) of each part; merge(one, other, params); nearest(...) says
-              which segment a point goes to. Further passes, if any, take new_centres(state, delta, centres, params)
-              and start from the same state.
+    1 pass    delta = batch_delta(state, centres, batch, params) of each part; merge(one, other, params); nearest(...)
+              says which segment a point goes to. Further passes, if any, take
+              new_centres(state, delta, centres, params) and start from the same state.
     driver    state = apply(state, delta, params); axes = promising(state, params), often none: then that was all
     1 pass    bins = binned(axes, points, times, ids, params) of each part, over all contributions (kept ones that
               were not replaced, and new ones) of the segments axes.ids; merge_sums(one, other, params)
@@ -22,20 +22,20 @@ so that no choice depends on how rows were parted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from profilestream.learn.als import Floats, Longs, decayed
+from profilestream.learn.als import Floats, Longs
+from profilestream.learn.sums import FAINT, sums_of
+from profilestream.learn.sums import Sums as Sums
 
-BINS = 64
+BINS = 32
 # Edges of bins in standard deviations along the axis; a bit off the middle, where points of tidy data lie.
 _EDGES = np.linspace(-4, 4, BINS - 1) + 0.0123
 _TIE = 1e-9
-# What is left of a weight after nearly all of it was taken away is rounding; and nobody's weight is zero.
-_ROUNDING, _FAINT = 1e-12, 1e-100
+# Of a weight: what is left of it when so much was taken away is rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -50,88 +50,6 @@ class Params:
     gain: float = 1.1
     sample: int = 10_000
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Of each of s groups of contributions, with w = 2^(-(now - time) / half-life).
-
-    Args:
-        users: how many, (s,); as a part of a batch, less how many went.
-        weight: sum of w, (s,).
-        sums: of w x, (s, d).
-        scatter: of w x xT, (s, d, d).
-        now: microseconds since 1970.
-    """
-
-    users: Longs
-    weight: Floats
-    sums: Floats
-    scatter: Floats
-    now: int
-
-    @classmethod
-    def zero(cls, s: int, d: int) -> "Sums":
-        """Nobody."""
-        return cls(np.zeros(s, np.int64), np.zeros(s), np.zeros((s, d)), np.zeros((s, d, d)), 0)
-
-    @classmethod
-    def of_bytes(cls, data: bytes, d: int) -> "Sums":
-        """As `as_bytes` has written them, of points of d dimensions."""
-        numbers = np.frombuffer(data, np.float64)
-        table = numbers[1:].reshape(-1, 2 + d + d * d)
-        return cls(
-            table[:, 0].astype(np.int64), table[:, 1], table[:, 2 : 2 + d], table[:, 2 + d :].reshape(-1, d, d),
-            int(numbers[0]),
-        )  # fmt: skip
-
-    def as_bytes(self) -> bytes:
-        """All numbers as doubles: counts and times are whole below 2^53."""
-        flat = self.scatter.reshape(len(self.users), -1)
-        table = np.column_stack([self.users, self.weight, self.sums, flat]).astype(np.float64)
-        return np.append(np.float64(self.now), table).tobytes()
-
-    def aged(self, now: int, half_life_days: float | None) -> "Sums":
-        """The same at a later time. Time never goes back."""
-        if now <= self.now:
-            return self
-        share = _weights(np.array([self.now]), now, half_life_days)[0] if self.now else 1.0
-        return Sums(self.users, self.weight * share, self.sums * share, self.scatter * share, now)
-
-    def take(self, places: Any) -> "Sums":
-        """Some of the groups."""
-        return Sums(self.users[places], self.weight[places], self.sums[places], self.scatter[places], self.now)
-
-    def total(self) -> "Sums":
-        """All groups as one."""
-        return Sums(*(array.sum(axis=0, keepdims=True) for array in self._arrays()), self.now)
-
-    def plus(self, other: "Sums") -> "Sums":
-        """Of the same groups at the same time, taken together."""
-        return Sums(*(a + b for a, b in zip(self._arrays(), other._arrays(), strict=True)), self.now)
-
-    def beside(self, other: "Sums") -> "Sums":
-        """More groups, at the same time."""
-        both = zip(self._arrays(), other._arrays(), strict=True)
-        return Sums(*(np.concatenate(pair) for pair in both), self.now)
-
-    def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return self.users, self.weight, self.sums, self.scatter
-
-    @property
-    def centres(self) -> Floats:
-        """Means, (s, d)."""
-        return np.asarray(self.sums / self.weight[:, None])
-
-    @property
-    def spread(self) -> Floats:
-        """Scatter about the mean, (s, d, d); its trace is the cost of the group."""
-        return np.asarray(self.scatter - self.sums[:, :, None] * self.centres[:, None, :])
-
-    @property
-    def cost(self) -> Floats:
-        """Sum of w |x - mean|^2, (s,)."""
-        return np.trace(self.spread, axis1=1, axis2=2).clip(min=0)
 
 
 @dataclass(frozen=True)
@@ -209,7 +127,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Move:
-    """A segment was split, and two others became one, if there were k.
+    """A segment was split, and then two became one, if there were k; it may have been one of these.
 
     Args:
         parent: the segment that was split; its heavier half keeps the id.
@@ -217,7 +135,7 @@ class Move:
         normal: of the plane between the halves.
         cut: a point is above the plane when normal x >= cut.
         is_child_above: of the plane, else below.
-        absorbed, into: ids of the lighter segment and the heavier one that it became part of; before the split.
+        absorbed, into: ids of the lighter segment and the heavier one that it became part of, after the split.
     """
 
     parent: int
@@ -265,9 +183,9 @@ def batch_delta(state: State, centres: Floats, batch: Batch, params: Params) -> 
     """What a part of a batch has to say, when its points go to the nearest of the centres; one for each id."""
     places, squared = nearest(batch.points, centres)
     old = np.searchsorted(state.ids, batch.old_ids)
-    sums = _sums(
+    sums = sums_of(
         np.vstack([batch.points, batch.old_points]), np.append(batch.times, batch.old_times), np.append(places, old),
-        np.repeat([1, -1], [len(places), len(old)]), len(state.ids), params,
+        np.repeat([1, -1], [len(places), len(old)]), len(state.ids), params.half_life_days,
     )  # fmt: skip
     if not state.sums.now:
         return Delta(sums, len(places), float(squared.sum()))
@@ -308,23 +226,22 @@ def apply(state: State, delta: Delta, params: Params) -> State:
 
 
 def promising(state: State, params: Params) -> Axes:
-    """The segments that may be worth a split; none, when no split can save enough."""
+    """The segments that may be worth a split, the longest first; none, when none can save what a merge costs now."""
     d = state.sums.sums.shape[1]
     spread = state.sums.spread
     most = np.linalg.eigvalsh(spread)[:, -1] if len(spread) else np.zeros(0)
     most[most < _ROUNDING * np.trace(state.sums.scatter, axis1=1, axis2=2)] = 0.0
+    cost = _cheapest(_merge_costs(state.sums))[0] if len(most) >= params.k else 0.0
     chosen: list[int] = []
-    costs = _merge_costs(state.sums)
-    left = most.copy()
-    for _ in range(min(params.moves, len(left))):
-        place = _first_least(-left)
-        if not _pays(most[place], _cheapest(costs, place)[0] if len(state.ids) >= params.k else 0.0, params):
+    for _ in range(min(params.moves, len(most))):
+        place = _first_least(np.negative(most))
+        if not _pays(most[place], cost, params):
             break
         chosen.append(place)
-        left[place] = -np.inf
+        most[place] = 0.0
     normals = np.array([_longest(spread[place]) for place in chosen]).reshape(-1, d)
     middle = _along(state.centres[chosen], normals)
-    deviation = np.sqrt(np.maximum(most[chosen], 0) / state.sums.weight[chosen])
+    deviation = np.sqrt(np.einsum("ci,cij,cj->c", normals, spread[chosen], normals) / state.sums.weight[chosen])
     return Axes(state.ids[chosen], normals, middle[:, None] + deviation[:, None] * _EDGES)
 
 
@@ -336,7 +253,7 @@ def binned(axes: Axes, points: Floats, times: Longs, ids: Longs, params: Params)
         places[mine] = number * BINS + np.searchsorted(edges, _along(points[mine], normal), side="right")
     asked = places >= 0
     signs = np.ones(int(asked.sum()), np.int64)
-    return _sums(points[asked], times[asked], places[asked], signs, len(axes.ids) * BINS, params)
+    return sums_of(points[asked], times[asked], places[asked], signs, len(axes.ids) * BINS, params.half_life_days)
 
 
 def moved(state: State, axes: Axes, bins: Sums, params: Params) -> tuple[State, list[Move]]:
@@ -346,26 +263,25 @@ def moved(state: State, axes: Axes, bins: Sums, params: Params) -> tuple[State, 
     moves: list[Move] = []
     merged: set[int | None] = set()
     for n in np.argsort([-saved for saved, _ in cuts], kind="stable"):
-        saved, bin_ = cuts[n]
-        parent = int(axes.ids[n])
-        if parent in merged:
+        saved, above = cuts[n]
+        parent, child = int(axes.ids[n]), state.next_id
+        if parent in merged or not _pays(saved, 0.0, params):
             continue
-        cost, i, j = 0.0, -1, -1
-        if len(state.ids) >= params.k:
-            cost, i, j = _cheapest(_merge_costs(state.sums), int(np.searchsorted(state.ids, parent)))
-        if not _pays(saved, cost, params):
-            continue
+        halves = [bins.take(slice(n * BINS + a, n * BINS + b)).total() for a, b in ((0, above), (above, BINS))]
+        is_child_above = bool(halves[1].weight[0] <= halves[0].weight[0] * (1 + _TIE))
+        after = _split(state, parent, *(halves if is_child_above else halves[::-1]))
         absorbed = into = None
-        if i >= 0:
-            state, absorbed, into = _merged(state, i, j)
+        if len(after.ids) > params.k:
+            costs = _merge_costs(after.sums)
+            costs[np.searchsorted(after.ids, parent), -1] = np.inf
+            cost, i, j = _cheapest(costs)
+            if not _pays(saved, cost, params):
+                continue
+            after, absorbed, into = _merged(after, i, j)
             merged |= {absorbed, into}
-        below, above = (bins.take(slice(n * BINS + a, n * BINS + b)).total() for a, b in ((0, bin_), (bin_, BINS)))
-        is_child_above = bool(above.weight[0] <= below.weight[0] * (1 + _TIE))
-        halves = (below, above) if is_child_above else (above, below)
-        move = Move(
-            parent, state.next_id, axes.normals[n], float(axes.edges[n][bin_ - 1]), is_child_above, absorbed, into
-        )
-        state, moves = _split(state, parent, *halves), [*moves, move]
+        state = after
+        cut = float(axes.edges[n][above - 1])
+        moves.append(Move(parent, child, axes.normals[n], cut, is_child_above, absorbed, into))
     return state, moves
 
 
@@ -373,50 +289,30 @@ def relabelled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
     """The segments of contributions after moves."""
     ids = ids.copy()
     for move in moves:
-        if move.absorbed is not None:
-            ids[ids == move.absorbed] = move.into
         mine = np.flatnonzero(ids == move.parent)
         is_above = _along(points[mine], move.normal) >= move.cut
         ids[mine[is_above == move.is_child_above]] = move.child
+        if move.absorbed is not None and move.into is not None:
+            ids[ids == move.absorbed] = move.into
     return ids
 
 
-def _sums(points: Floats, times: Longs, places: Longs, signs: Longs, groups: int, params: Params) -> Sums:
-    d = points.shape[1]
-    found = Sums.zero(groups, d)
-    if not len(points):
-        return found
-    now = int(times.max())
-    weights = _weights(times, now, params.half_life_days) * signs
-    order = np.argsort(places, kind="stable")
-    for part in np.split(order, np.flatnonzero(np.diff(places[order])) + 1):
-        place, x, w = places[part[0]], points[part], weights[part]
-        weighted = x * w[:, None]
-        found.users[place], found.weight[place] = signs[part].sum(), w.sum()
-        found.sums[place], found.scatter[place] = weighted.sum(axis=0), weighted.T @ x
-    return replace(found, now=now)
-
-
 def _together(state: State, delta: Delta, params: Params) -> Sums:
-    """The state's sums after a batch, nobody's left out.
+    """The sums after a batch, those of segments that lost their users included.
 
-    Users whose weight is lost in the rounding of what was taken away keep a faint one, where they were.
+    Where only rounding is left of a weight, a faint one is kept with the centre and the spread before the batch.
     """
     now = max(state.sums.now, delta.sums.now)
     aged = state.sums.aged(now, params.half_life_days)
     after = aged.plus(delta.sums.aged(now, params.half_life_days))
     had = state.sums.weight
-    least = np.where(had > 0, np.maximum(_ROUNDING * aged.weight, _FAINT), 0.0)
+    least = np.where(had > 0, np.maximum(_ROUNDING * aged.weight, FAINT), 0.0)
     is_lost = after.weight < least
     share = least[is_lost] / had[is_lost]
     after.weight[is_lost] = least[is_lost]
     after.sums[is_lost] = state.sums.sums[is_lost] * share[:, None]
     after.scatter[is_lost] = state.sums.scatter[is_lost] * share[:, None, None]
     return after
-
-
-def _weights(times: Longs, now: int, half_life_days: float | None) -> Floats:
-    return np.maximum(decayed(times, now, half_life_days), _FAINT)
 
 
 def _squared(points: Floats, centre: Floats) -> Floats:
@@ -453,25 +349,21 @@ def _merge_costs(sums: Sums) -> Floats:
     """What it costs to make one of two segments, (s, s); infinite below and on the diagonal."""
     n, centres = sums.weight, sums.centres
     apart = np.array([_squared(centres, centre) for centre in centres]).reshape(len(n), len(n))
-    costs = n[:, None] / (n[:, None] + n) * n * apart
+    costs = np.asarray(n[:, None] / (n[:, None] + n) * n * apart)
     costs[np.tril_indices(len(n))] = np.inf
     return costs
 
 
-def _cheapest(costs: Floats, but: int) -> tuple[float, int, int]:
-    """The least cost of a merge without that one, and between which."""
-    left = costs.copy()
-    left[but], left[:, but] = np.inf, np.inf
-    if not np.isfinite(left).any():
-        return np.inf, -1, -1
-    i, j = np.unravel_index(_first_least(left.ravel()), left.shape)
-    return float(left[i, j]), int(i), int(j)
+def _cheapest(costs: Floats) -> tuple[float, int, int]:
+    """The least cost of a merge, and between which; infinite, where there is none."""
+    i, j = np.unravel_index(_first_least(costs.ravel()), costs.shape)
+    return float(costs[i, j]), int(i), int(j)
 
 
 def _best_cut(bins: Sums) -> tuple[float, int]:
     """What the best cut saves, and the first bin above it; saves 0 when all are on one side of every cut."""
-    below = Sums(*(array.cumsum(axis=0)[:-1] for array in bins._arrays()), bins.now)
-    above = Sums(*(array[::-1].cumsum(axis=0)[::-1][1:] for array in bins._arrays()), bins.now)
+    below = bins.each(lambda array: array.cumsum(axis=0)[:-1])
+    above = bins.each(lambda array: array[::-1].cumsum(axis=0)[::-1][1:])
     can = np.flatnonzero((below.users > 0) & (above.users > 0))
     if not len(can):
         return 0.0, 1
@@ -488,15 +380,11 @@ def _merged(state: State, i: int, j: int) -> tuple[State, int, int]:
     heavy, light = (i, j) if weight[i] * (1 + _TIE) >= weight[j] else (j, i)
     both = state.sums.take([i, j]).total()
     stay = np.arange(len(state.ids)) != light
-    sums = _with(state.sums, heavy, both).take(stay)
+    sums = state.sums.with_group(heavy, both).take(stay)
     return State(state.ids[stay], sums, state.next_id), int(state.ids[light]), int(state.ids[heavy])
 
 
 def _split(state: State, parent: int, stays: Sums, goes: Sums) -> State:
-    sums = _with(state.sums, int(np.searchsorted(state.ids, parent)), stays).beside(goes)
+    place = int(np.searchsorted(state.ids, parent))
+    sums = state.sums.with_group(place, stays).with_group(len(state.ids), goes)
     return State(np.append(state.ids, state.next_id), sums, state.next_id + 1)
-
-
-def _with(sums: Sums, place: int, one: Sums) -> Sums:
-    """One group replaced."""
-    return sums.take(slice(0, place)).beside(one).beside(sums.take(slice(place + 1, None)))
