@@ -29,6 +29,7 @@ from profilestream.base.settings import (
     Learn,
     Paths,
     Publish,
+    PublishSegments,
     Scores,
     Sessions,
     Source,
@@ -347,7 +348,8 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
         "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.chains": Chains,
         "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
-        "learn.publish": Publish, "learn.examples": Examples, "serve.scores": Scores,
+        "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
+        "serve.scores": Scores,
     }  # fmt: skip
     for path, model in models.items():
         table, set_here = (
