@@ -1,7 +1,9 @@
 """Segments as a registered model: what is copied, how its model assigns users, and by what the gate judges it."""
 
 import math
+import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -24,53 +26,63 @@ from pyspark.sql import SparkSession
 from jobs import learn_publish
 from tests.make import Shop
 
-MADE = "[learn.publish_segments]\nbatches = 1\n"
+ROOT = Path(__file__).parent.parent.parent
+MADE = f"""
+[derive]
+profiles = ["{ROOT}/conf/derive/user_profiles.toml"]
+[learn.publish_segments]
+batches = 1
+"""
 CENTRES = {1: (0.0, 0.0), 2: (3.0, -1.0), 5: (-1.5, 2.0)}
 LOCATION, SCALE = {"weekend": 0.3, "log_value": 2.0, "flat": 7.0}, {"weekend": 0.2, "log_value": 0.5, "flat": 0.0}
 
 
-def _append(spark: SparkSession, shop: Shop, table: Table, txn: Txn, rows: list[dict[str, Any]]) -> None:
+Rows = list[dict[str, Any]]
+
+
+def _append(spark: SparkSession, shop: Shop, table: Table, rows: Rows) -> None:
     paths = shop.settings().paths
     table.create(spark, paths)
-    stamp = {"as_of": f"2026-01-{txn.batch_id:02}T10:00:00Z", "epoch": txn.epoch, "batch_id": txn.batch_id}
-    commits.append(made_of(spark, [{**row, **stamp} for row in rows], table.schema), table, paths, txn)
+    commits.append(made_of(spark, rows, table.schema), table, paths, Txn("by hand", str(uuid.uuid4()), 0))
 
 
-def _segments(spark: SparkSession, shop: Shop, txn: Txn, ids: tuple[int, ...]) -> None:
-    rows = [
+def _segments(epoch: str, batch_id: int, ids: tuple[int, ...]) -> Rows:
+    return [
         {
-            "segment_id": one, "users": 4, "weight": 3.5, "sums": [0.0] * 3, "square": 1.0, "cost": 0.5,
+            "segment_id": one, "users": 4, "weight": 3.5, "sums": [0.0], "scatter": [1.0], "cost": 0.5,
             "centre": {"weekend": CENTRES[one][0], "log_value": CENTRES[one][1], "flat": 0.0},
-            "location": LOCATION, "scale": SCALE,
+            "location": LOCATION, "scale": SCALE, "absorbed": [], "next_id": 6,
+            "epoch": epoch, "batch_id": batch_id, "as_of": f"2026-01-{batch_id:02}T10:00:00Z",
         }
         for one in ids
     ]  # fmt: skip
-    _append(spark, shop, segments.table(shop.settings()), txn, rows)
 
 
-def _judged(spark: SparkSession, shop: Shop, txn: Txn, kmeans: float, mean: float, users: int = 10) -> None:
-    costs = {"kmeans": kmeans, "mean": mean}
-    rows = [{"learner": "segments", "candidate": one, "users": users, "cost": cost} for one, cost in costs.items()]
-    _append(spark, shop, tables.MODEL_QUALITY, txn, rows)
+def _judged(epoch: str, batch_id: int, *, kmeans: float, mean: float, users: int = 10) -> Rows:
+    return [
+        {
+            "learner": "segments", "candidate": candidate, "users": users, "cost": cost,
+            "epoch": epoch, "batch_id": batch_id, "as_of": f"2026-01-{batch_id:02}T10:00:00Z",
+        }
+        for candidate, cost in (("kmeans", kmeans), ("mean", mean))
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Two batches of an epoch, and one of an epoch before it."""
     made = Shop(tmp_path_factory.mktemp("segments"), extra_settings=MADE, is_tracked=True)
-    checkpoint = Checkpoint(_session, checkpoint_path(made.settings().paths, segments.STAGE))
-    files.write_text(_session, f"{checkpoint.path}/offsets/2", "v1\n{}\n")
-    first, second = (_txn(_session, made, batch_id) for batch_id in (1, 2))
-    for txn, ids in ((Txn("s", "before", 9), (1, 2)), (first, (1, 2)), (second, (5, 2, 1))):
-        _segments(_session, made, txn, ids)
-    _judged(_session, made, first, kmeans=0.9, mean=1.0)
-    _judged(_session, made, second, kmeans=0.5, mean=1.0)
+    epoch, checkpoint = _epoch(_session, made), checkpoint_path(made.settings().paths, segments.STAGE)
+    files.write_text(_session, f"{checkpoint}/offsets/2", "v1\n{}\n")
+    rows = [*_segments("before", 9, (1, 2)), *_segments(epoch, 1, (1, 2)), *_segments(epoch, 2, (5, 2, 1))]
+    _append(_session, made, segments.table(made.settings()), rows)
+    costs = [*_judged(epoch, 1, kmeans=0.9, mean=1.0), *_judged(epoch, 2, kmeans=0.5, mean=1.0)]
+    _append(_session, made, tables.MODEL_QUALITY, costs)
     return made
 
 
-def _txn(spark: SparkSession, shop: Shop, batch_id: int) -> Txn:
-    epoch = Checkpoint(spark, checkpoint_path(shop.settings().paths, segments.STAGE)).epoch()
-    return Txn(segments.STAGE, epoch, batch_id)
+def _epoch(spark: SparkSession, shop: Shop) -> str:
+    return Checkpoint(spark, checkpoint_path(shop.settings().paths, segments.STAGE)).epoch()
 
 
 def _publish(shop: Shop, *flags: str) -> int:
@@ -87,12 +99,12 @@ def test_a_version_is_the_segments_of_the_newest_batch_and_mlflow_is_told_their_
 ) -> None:
     assert _publish(shop) == 0
     assert capsys.readouterr().out == "version 1 is the champion: there was none\n"
-    txn = _txn(spark, shop, 2)
-    stored = shop.read(spark, segments.table(shop.settings())).where(f"epoch = '{txn.epoch}' AND batch_id = 2")
+    epoch = _epoch(spark, shop)
+    stored = shop.read(spark, segments.table(shop.settings())).where(f"epoch = '{epoch}' AND batch_id = 2")
     found = published_segments.read(spark, shop.settings())
     assert found.model_version == 1
     assert_df_equality(found.rows.orderBy("segment_id"), stored.orderBy("segment_id"), ignore_nullable=True)
-    run = Store(shop.settings()).runs("segments")[txn.epoch]
+    run = Store(shop.settings()).runs("segments")[epoch]
     assert run.data.params["k"] == "8"
     assert run.data.metrics == {"kmeans/users": 10, "kmeans/cost": 0.5, "mean/users": 10, "mean/cost": 1.0}
 
@@ -131,9 +143,9 @@ def test_the_model_assigns_as_by_hand_in_pandas_and_in_an_udf_of_spark(
 def test_a_version_whose_share_of_the_cost_of_one_centre_grew_is_the_challenger(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    txn = _txn(spark, shop, 3)
-    _segments(spark, shop, txn, (1, 5))
-    _judged(spark, shop, txn, kmeans=0.53, mean=1.0)
+    epoch = _epoch(spark, shop)
+    _append(spark, shop, segments.table(shop.settings()), _segments(epoch, 3, (1, 5)))
+    _append(spark, shop, tables.MODEL_QUALITY, _judged(epoch, 3, kmeans=0.53, mean=1.0))
     assert _publish(shop) == 0
     assert capsys.readouterr().out == (
         "version 2 is the challenger: cost/mean of kmeans is 0.5300, needed at most 0.5250 (version 1: 0.5000)\n"
@@ -157,22 +169,22 @@ def test_segments_in_another_scaling_are_met_by_their_shares_over_the_same_stret
     spark: SparkSession, shop: Shop
 ) -> None:
     """The champion's last batch, after the stretch, had a share of 0.02; over the two batches of it, 0.6."""
-    settings = shop.settings()
-    txn = _txn(spark, shop, 28)
-    _judged(spark, shop, Txn("s", "other", 27), kmeans=30.0, mean=50.0, users=7)
-    _judged(spark, shop, Txn("s", "other", 28), kmeans=120.0, mean=200.0, users=1)
-    _judged(spark, shop, Txn("s", "other", 29), kmeans=1.0, mean=50.0)
-    _judged(spark, shop, replace(txn, batch_id=27), kmeans=0.6, mean=1.0, users=30)
-    _judged(spark, shop, txn, kmeans=0.0, mean=3.0, users=10)
+    epoch = _epoch(spark, shop)
+    rows = [
+        *_judged("other", 27, kmeans=30.0, mean=50.0, users=7),
+        *_judged("other", 28, kmeans=120.0, mean=200.0, users=1),
+        *_judged("other", 29, kmeans=1.0, mean=50.0),
+        *_judged(epoch, 27, kmeans=0.6, mean=1.0, users=30),
+        *_judged(epoch, 28, kmeans=1.764, mean=3.0, users=10),
+    ]
+    _append(spark, shop, tables.MODEL_QUALITY, rows)
     notes = {"profilestream.epoch": "other", "profilestream.batch_id": "29", "profilestream.candidate": "kmeans"}
     champion = Version(1, ("champion",), notes)
-    measure = published_segments.publishable(settings).measure
+    measure = published_segments.publishable(shop.settings()).measure
     measure = replace(measure, made=PublishSegments(batches=2))
-    quality = DeltaTable.forPath(spark, tables.MODEL_QUALITY.uri(settings.paths))
-    for cost, share, is_better in ((1.764, 0.594, False), (1.74, 0.59, True)):
-        mine = f"epoch = '{txn.epoch}' AND batch_id = 28 AND candidate = 'kmeans'"
-        quality.update(mine, {"cost": f"{cost}D"})
-        found = gate.quality(spark, settings, measure, txn.epoch, up_to=28)
-        got, why = gate.judge(spark, settings, measure, champion, found)
+    found = gate.quality(spark, shop.settings(), measure, epoch, up_to=28)
+    assert found.value == pytest.approx((30 * 0.6 + 10 * 1.764) / (30 * 1.0 + 10 * 3.0))
+    for share, is_better in ((0.5941, False), (0.5939, True)):
+        got, why = gate.judge(spark, shop.settings(), measure, champion, replace(found, value=share))
         assert got == is_better
         assert why == f"cost/mean of kmeans is {share:.4f}, needed less than 0.5940 (version 1: 0.6000)"

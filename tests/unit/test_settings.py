@@ -105,9 +105,10 @@ def test_an_override_of_an_unknown_key_is_refused(config: Path) -> None:
 
 
 def test_two_learners_cannot_be_one_registered_model(config: Path) -> None:
-    assert "publish.name and publish_segments.name are the same: segments" in refused(
-        config, "learn.publish.name=segments"
-    ).what
+    assert (
+        "publish.name and publish_segments.name are the same: segments"
+        in refused(config, "learn.publish.name=segments").what
+    )
 
 
 def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:

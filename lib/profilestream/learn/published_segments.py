@@ -1,7 +1,7 @@
 """The segments as a registered model: what is published of them, and a version to assign users by."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -29,7 +29,7 @@ class Published:
 
 def publishable(settings: Settings) -> Publishable:
     """The segments of the newest batch, judged by their cost over that of one centre for all."""
-    made, known = settings.learn.publish_segments, settings.learn.segments.model_dump(exclude={"enabled"})
+    made, known = settings.learn.publish_segments, asdict(segments.params(settings))
     return Publishable(
         stage=segments.STAGE,
         name=made.name,
