@@ -1,7 +1,7 @@
-"""What learn_factors has learned, as a version of a registered model: champion when it is good enough, else challenger.
+"""What a learner has learned, as a version of a registered model: champion when it is good enough, else challenger.
 
-reads:  factors, model_quality
-writes: published_factors, and the registry of MLflow
+reads:  factors or segments, model_quality
+writes: published_factors or published_segments, and the registry of MLflow
 """
 
 import argparse
@@ -9,26 +9,30 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.learn import gate
+from profilestream.learn import published_factors, published_segments, publishing, versions
+
+LEARNERS = {"factors": published_factors.publishable, "segments": published_segments.publishable}
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
+    of = LEARNERS[args.learner](settings)
     if args.check:
         return
     if args.list:
-        print("\n".join(gate.listed(settings)))
+        print("\n".join(versions.listed(settings, of.name)))
     elif args.rollback:
-        print(gate.roll_back(settings))
+        print(versions.roll_back(settings, of.name))
     elif args.champion is not None:
-        print(gate.crown(settings, args.champion))
+        print(versions.crown(settings, of.name, args.champion))
     else:
-        spark = open_session(gate.STAGE, settings.spark.properties)
-        print(gate.publish(spark, settings))
+        spark = open_session(publishing.STAGE, settings.spark.properties)
+        print(publishing.publish(spark, settings, of))
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
+    parser.add_argument("--learner", choices=LEARNERS, default="factors", help="whose (default: factors)")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="only tell the versions, their aliases and quality")
     instead.add_argument("--rollback", action="store_true", help="only make the champion before this one champion")

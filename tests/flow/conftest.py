@@ -1,14 +1,19 @@
-"""What several modules look at: a real log, captured once."""
+"""What several modules look at: a real log, captured once; MLflow as a module's shop has it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from profilestream.base import settings as settings_module
 from profilestream.base import stream
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import sessions, transitions
+from profilestream.learn.tracking import Store
 from pyspark.sql import SparkSession
+
+from tests.make import Shop
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,3 +32,15 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     queries = [ingest.query(settings, "rees46"), *sessions.queries(settings), *transitions.queries(settings)]
     stream.run(_session, queries, settings, stream.Options())
     return settings
+
+
+@pytest.fixture
+def registry(shop: Shop) -> Iterator[None]:
+    """MLflow's own functions ask the shop's."""
+    uri = Store(shop.settings()).uri
+    was = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    yield
+    mlflow.set_tracking_uri(was)
+    mlflow.set_registry_uri(was)

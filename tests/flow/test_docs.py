@@ -29,7 +29,9 @@ from profilestream.base.settings import (
     Learn,
     Paths,
     Publish,
+    PublishSegments,
     Scores,
+    Segments,
     Sessions,
     Source,
     Spark,
@@ -349,8 +351,8 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
         "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.chains": Chains,
         "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
-        "learn.publish": Publish, "learn.examples": Examples, "serve.scores": Scores,
-        "serve.tags": Tags,
+        "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
+        "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags,
     }  # fmt: skip
     for path, model in models.items():
         table, set_here = (

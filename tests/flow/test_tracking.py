@@ -17,8 +17,9 @@ from mlflow.entities import Run
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
-from profilestream.learn import factors, gate, ranking, steps, tracking
-from profilestream.learn.gate import Published
+from profilestream.learn import factors, gate, published_factors, ranking, steps
+from profilestream.learn.published_factors import Published
+from profilestream.learn.registry import Registry, Version
 from profilestream.learn.tracking import METRICS, Store
 from profilestream.serve import scores
 from pyspark.sql import SparkSession
@@ -167,11 +168,13 @@ def _judged(spark: SparkSession, shop: Shop, batch_id: int, recall: float) -> No
 
 
 def _aliases(shop: Shop) -> dict[str, int]:
-    return {alias: version.number for version in Store(shop.settings()).versions() for alias in version.aliases}
+    versions = Registry(Store(shop.settings()), "factors").versions()
+    return {alias: version.number for version in versions for alias in version.aliases}
 
 
 def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
-    rows = shop.read(spark, gate.table(shop.settings())).select("model_version").distinct().collect()
+    copies = published_factors.publishable(shop.settings()).copies
+    rows = shop.read(spark, copies).select("model_version").distinct().collect()
     return {row["model_version"] for row in rows}
 
 
@@ -186,23 +189,11 @@ def test_the_first_version_is_the_champion_and_is_what_was_learned(
     assert _publish(shop) == 0
     assert capsys.readouterr().out == "version 1 is the champion: there was none\n"
     assert _aliases(shop) == {"champion": 1}
-    found = gate.published(spark, shop.settings())
+    found = published_factors.read(spark, shop.settings())
     learned = shop.read(spark, factors.table(shop.settings())).where("side != 'global'")
     assert found.model_version == 1
     assert found.state.rows.columns == learned.columns
     assert _rows(found) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
-
-
-@pytest.fixture
-def registry(shop: Shop) -> Iterator[None]:
-    """MLflow's own functions ask the shop's."""
-    uri = Store(shop.settings()).uri
-    was = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    yield
-    mlflow.set_tracking_uri(was)
-    mlflow.set_registry_uri(was)
 
 
 def _by_spark(found: Published) -> dict[str, dict[str, float]]:
@@ -243,7 +234,7 @@ def _by_hand(found: Published, user: str) -> dict[str, float]:
 def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
     spark: SparkSession, shop: Shop, registry: None
 ) -> None:
-    found = gate.published(spark, shop.settings())
+    found = published_factors.read(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
     asked = [*sorted(row["key"] for row in found.state.rows.where("side = 'user'").collect()), "nobody"]
     loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"most": 3})
@@ -295,7 +286,7 @@ def test_a_worse_version_is_the_challenger_a_better_one_the_champion_and_the_one
 
     assert _publish(shop, "--rollback") == 0
     assert _aliases(shop) == {"champion": 1, "challenger": 3}
-    assert gate.published(spark, shop.settings()).model_version == 1
+    assert published_factors.read(spark, shop.settings()).model_version == 1
     assert _publish(shop, "--rollback") == 2
     assert "there is no champion before this one" in capsys.readouterr().err
     assert _publish(shop, "--champion", "3") == 0
@@ -305,18 +296,18 @@ def test_a_worse_version_is_the_challenger_a_better_one_the_champion_and_the_one
 def test_a_crash_at_any_moment_of_publishing_leaves_the_champion_and_nothing_that_stays(
     spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = _rows(gate.published(spark, shop.settings()))
+    before = _rows(published_factors.read(spark, shop.settings()))
 
     def crash(*args: Any, **named: Any) -> None:
         raise RuntimeError("crash")
 
     # After it was registered; after its rows were copied; before its alias.
-    for owner, name in ((commits, "append"), (Store, "put_files"), (Store, "name")):
+    for owner, name in ((commits, "append"), (Registry, "put_files"), (Registry, "name_version")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, crash)
             assert _publish(shop) == 1
         assert _aliases(shop) == {"champion": 3, "previous": 1}
-        assert _rows(gate.published(spark, shop.settings())) == before
+        assert _rows(published_factors.read(spark, shop.settings())) == before
     assert _versions_with_rows(spark, shop) >= {1, 3, 5, 6}
     assert _publish(shop) == 0
     assert _aliases(shop) == {"champion": 7, "previous": 3}
@@ -329,7 +320,7 @@ def test_a_crash_at_any_moment_of_publishing_leaves_the_champion_and_nothing_tha
     assert _publish(shop, "--champion", "6") == 2
     assert "name one of [7, 3]" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(SourceMissing, match="there is no published version 6"):
-        gate.published(spark, shop.settings(), 6)
+        published_factors.read(spark, shop.settings(), 6)
 
 
 def test_a_champion_learned_otherwise_is_met_over_the_same_stretch_and_must_be_beaten(
@@ -338,6 +329,7 @@ def test_a_champion_learned_otherwise_is_met_over_the_same_stretch_and_must_be_b
     """Its last batch, elsewhere in the log, was judged 0.1; over the stretch of the newest batches here it had 0.6."""
     settings = shop.settings()
     mine = shop.read(spark, tables.MODEL_QUALITY).where("batch_id = 4 AND candidate = 'blend'")
+    (epoch,) = (row["epoch"] for row in mine.collect())
     uri = tables.MODEL_QUALITY.uri(settings.paths)
     for batch_id, recall, later in ((9, 0.6, 0), (10, 0.1, 3600)):
         as_of = f"as_of + make_dt_interval(0, 0, 0, {later})"
@@ -345,11 +337,11 @@ def test_a_champion_learned_otherwise_is_met_over_the_same_stretch_and_must_be_b
         other = mine.selectExpr(*[f"{values.get(c, c)} AS {c}" for c in tables.MODEL_QUALITY.columns])
         other.write.format("delta").mode("append").save(uri)
     notes = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.candidate": "blend"}
-    champion = tracking.Version(1, ("champion",), notes)
-    epoch = gate._epoch(spark, settings)
+    champion = Version(1, ("champion",), notes)
+    measure = published_factors.publishable(settings).measure
     for recall, is_better in ((0.601, False), (0.61, True)):
         _judged(spark, shop, batch_id=4, recall=recall)
-        found = gate.quality(spark, settings, "blend", epoch, up_to=4)
-        got, why = gate.judge(spark, settings, champion, found)
+        found = gate.quality(spark, settings, measure, epoch, up_to=4)
+        got, why = gate.judge(spark, settings, measure, champion, found)
         assert got == is_better
         assert why == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"

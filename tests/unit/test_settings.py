@@ -104,6 +104,13 @@ def test_an_override_of_an_unknown_key_is_refused(config: Path) -> None:
     assert "  paths.warehose: no such key (got 'x')" in refused(config, "paths.warehose=x").what
 
 
+def test_two_learners_cannot_be_one_registered_model(config: Path) -> None:
+    assert (
+        "publish.name and publish_segments.name are the same: segments"
+        in refused(config, "learn.publish.name=segments").what
+    )
+
+
 def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
     error = refused(tmp_path / "none.toml")
     assert error.what == f"cannot read {tmp_path}/none.toml: No such file or directory"

@@ -6,7 +6,7 @@ import os
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -324,25 +324,46 @@ class Tracking(Frozen):
     timeout_seconds: float = Field(default=30.0, gt=0)
 
 
-class Publish(Frozen):
-    """When a version of the factors becomes the champion (docs/learners.md).
+ModelName = Annotated[str, Field(pattern=r"^[\w -]+$")]
+
+
+class Gate(Frozen):
+    """When a version of what was learned becomes the champion (docs/learners.md).
 
     Args:
-        name: of the registered model.
-        candidate, metric: the ranking that is published, and the column of `model_quality` that it is judged by.
         batches: the newest judged batches over which the metric is taken, mean by users.
         margin: share by which it must be better than a champion that was learned otherwise (another epoch).
         tolerance: share by which it may be worse than a champion of the same epoch, which it continues.
-        most: items recommended by the registered model unless it is asked for another number.
     """
 
-    name: str = Field(default="factors", pattern=r"^[\w -]+$")
-    candidate: Literal["blend", "factors", "neighbours", "popularity", "category"] = "blend"
-    metric: Literal["recall_10", "recall_20", "ndcg_10", "mrr_20", "rmse"] = "recall_20"
     batches: int = Field(default=20, ge=1)
     margin: float = Field(default=0.01, ge=0)
     tolerance: float = Field(default=0.05, ge=0, lt=1)
+
+
+class Publish(Gate):
+    """The factors as a registered model.
+
+    Args:
+        name: of the model.
+        candidate, metric: the ranking that is published, and the column of `model_quality` that it is judged by.
+        most: items recommended by the registered model unless it is asked for another number.
+    """
+
+    name: ModelName = "factors"
+    candidate: Literal["blend", "factors", "neighbours", "popularity", "category"] = "blend"
+    metric: Literal["recall_10", "recall_20", "ndcg_10", "mrr_20", "rmse"] = "recall_20"
     most: int = Field(default=20, ge=1)
+
+
+class PublishSegments(Gate):
+    """The segments as a registered model; they are judged by their cost over that of one centre for all.
+
+    Args:
+        name: of the model.
+    """
+
+    name: ModelName = "segments"
 
 
 class Examples(Frozen):
@@ -396,7 +417,14 @@ class Learn(Frozen):
     segments: Segments = Segments()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
+    publish_segments: PublishSegments = PublishSegments()
     examples: Examples = Examples()
+
+    @model_validator(mode="after")
+    def _models_have_names_of_their_own(self) -> Self:
+        if self.publish.name == self.publish_segments.name:
+            raise ValueError(f"publish.name and publish_segments.name are the same: {self.publish.name}")
+        return self
 
 
 class Scores(Frozen):

@@ -1,7 +1,7 @@
-"""What MLflow is told: how good a learner is, a run a stage and epoch, and which versions of it were published.
+"""What MLflow is told of how good a learner is, a run a stage and epoch.
 
-The only importer of mlflow, beside model_code.py, which MLflow itself runs. It is imported when it is first needed, for
-that takes 0.6 s.
+Of this package only this file, registry.py and the models that MLflow itself runs import mlflow; it is imported when it
+is first needed, for that takes 0.6 s.
 """
 
 import itertools
@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -27,21 +25,11 @@ from profilestream.base.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
-    from mlflow.entities.model_registry import ModelVersion
 
 _EPOCH, _LEARNER, _LAST = "profilestream.epoch", "profilestream.learner", "profilestream.last_batch"
-METRICS = ("users", "recall_10", "recall_20", "ndcg_10", "mrr_20", "coverage", "novelty", "rmse")
+METRICS = ("users", "recall_10", "recall_20", "ndcg_10", "mrr_20", "coverage", "novelty", "rmse", "cost")
 _AT_ONCE = 900  # MLflow takes 1,000 metrics a call
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version: its number, the aliases that name it, and what was noted of it."""
-
-    number: int
-    aliases: tuple[str, ...]
-    notes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,8 @@ class Store:
         return self.settings.learn.tracking.uri or f"sqlite:///{_folder(self.settings)}/mlflow.db"
 
     @cached_property
-    def _client(self) -> "MlflowClient":
+    def client(self) -> "MlflowClient":
+        """That of MLflow, which talks to it."""
         _prepare()
         from mlflow import MlflowClient
 
@@ -65,20 +54,20 @@ class Store:
     @cached_property
     def _experiment(self) -> str:
         made = self.settings.learn.tracking
-        found = self._client.get_experiment_by_name(made.experiment)
+        found = self.client.get_experiment_by_name(made.experiment)
         if found is not None:
             return str(found.experiment_id)
         folder = os.path.dirname(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else ""
         artifacts = made.artifacts or (folder and f"{folder}/mlflow_artifacts")
         location = files.qualified(artifacts) if artifacts else None
-        return str(self._client.create_experiment(made.experiment, artifact_location=location))
+        return str(self.client.create_experiment(made.experiment, artifact_location=location))
 
     def runs(self, learner: str) -> dict[str, "Run"]:
         """The run of every epoch of a learner; the first one, should two processes have made one at once."""
         found: dict[str, Run] = {}
         token = None
         while True:
-            page = self._client.search_runs(
+            page = self.client.search_runs(
                 [self._experiment], f"tags.`{_LEARNER}` = '{learner}'", order_by=["start_time ASC"], page_token=token
             )
             for run in page:
@@ -94,11 +83,11 @@ class Store:
     def _new_run(self, learner: str, epoch: str, params: Mapping[str, Any]) -> "Run":
         from mlflow.entities import Param
 
-        made = self._client.create_run(
+        made = self.client.create_run(
             self._experiment, tags={_LEARNER: learner, _EPOCH: epoch}, run_name=f"{learner} {epoch[:8]}"
         )
         told = [Param(name, str(value)) for name, value in params.items()]
-        self._client.log_batch(made.info.run_id, params=told)
+        self.client.log_batch(made.info.run_id, params=told)
         return made
 
     def catch_up(self, spark: SparkSession, learner: str, epoch: str, params: Mapping[str, Any]) -> int:
@@ -130,76 +119,7 @@ class Store:
         from mlflow.entities import RunTag
 
         metrics = [metric for _, _, metrics in batches for metric in metrics]
-        self._client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(_LAST, str(batches[-1][1]))])
-
-    def versions(self) -> list[Version]:
-        """All registered versions, newest first."""
-        name = self.settings.learn.publish.name
-        models = self._client.search_registered_models(f"name = '{name}'")
-        aliases = models[0].aliases if models else {}
-        found: list[ModelVersion] = []
-        token = None
-        while True:
-            page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                break
-        numbers = {int(one.version): dict(one.tags) for one in found}
-        return [
-            Version(number, tuple(sorted(a for a, v in aliases.items() if int(v) == number)), notes)
-            for number, notes in sorted(numbers.items(), reverse=True)
-        ]
-
-    def register(self, run: "Run", folder: str, notes: Mapping[str, str]) -> int:
-        """A new version, with the number that MLflow gives it; its files are still to come (`put_files`)."""
-        name = self.settings.learn.publish.name
-        if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name)
-        source = f"{run.info.artifact_uri}/{folder}"
-        return int(self._client.create_model_version(name, source, run.info.run_id, tags=dict(notes)).version)
-
-    def put_files(self, run: "Run", folder: str, config: Mapping[str, Any]) -> None:
-        """The model that MLflow loads: model_code.py with its configuration, signature and an example."""
-        import pandas as pd
-        from mlflow import pyfunc
-
-        needed = [f"{name}=={metadata.version(name)}" for name in ("profilestream", "numpy", "pyarrow", "deltalake")]
-        with TemporaryDirectory() as aside:
-            pyfunc.save_model(
-                f"{aside}/model",
-                python_model=os.path.join(os.path.dirname(__file__), "model_code.py"),
-                model_config=dict(config),
-                signature=_signature(int(config["most"])),
-                input_example=pd.DataFrame({"user_id": ["shop:1"]}),
-                pip_requirements=needed,
-            )
-            self._client.log_artifacts(run.info.run_id, f"{aside}/model", folder)
-
-    def note(self, version: int, notes: Mapping[str, str]) -> None:
-        """Note something more of a version."""
-        for key, value in notes.items():
-            self._client.set_model_version_tag(self.settings.learn.publish.name, str(version), key, value)
-
-    def name(self, alias: str, version: int | None) -> None:
-        """Let an alias name a version, or none."""
-        name = self.settings.learn.publish.name
-        if version is None:
-            self._client.delete_registered_model_alias(name, alias)
-        else:
-            self._client.set_registered_model_alias(name, alias, str(version))
-
-
-def _signature(most: int) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
-
-    return ModelSignature(
-        Schema([ColSpec(DataType.string, "user_id")]),
-        Schema([ColSpec(Array(DataType.string), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
-        ParamSchema([ParamSpec("most", DataType.long, most)]),
-    )
+        self.client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(_LAST, str(batches[-1][1]))])
 
 
 # Epoch, batch id, metrics.

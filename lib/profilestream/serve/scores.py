@@ -14,7 +14,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import RECOMMENDATIONS
 from profilestream.derive import profiles
 from profilestream.derive.declaration import Derived
-from profilestream.learn import factors, gate, steps
+from profilestream.learn import factors, published_factors, steps
 from profilestream.learn.als import Params
 from profilestream.serve import lists
 from profilestream.serve.lists import Wanted
@@ -79,7 +79,7 @@ def pin(spark: SparkSession, settings: Settings) -> Pinned:
     if profiles is not None and profiles.table.exists(spark, settings.paths):
         known = commits.version(spark, profiles.table, settings.paths)
     if alias != "newest":
-        found = gate.published(spark, settings, alias)
+        found = published_factors.read(spark, settings, alias)
         return Pinned(found.state, found.params, f"published:{found.model_version}", known)
     table = factors.table(settings)
     if not settings.learn.factors.enabled:
