@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from delta.tables import DeltaTable
-from profilestream.base import stream, tables
+from profilestream.base import commits, stream, tables
 from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Options
@@ -36,6 +36,7 @@ never = "0"
 name = "population_stats"
 of = "behaviour.vector"
 weights = { buys = 2 }
+words = { price = ["cheap", "dear"] }
 """
 MADE = """
 [derive]
@@ -47,7 +48,6 @@ enabled = true
 k = 3
 half_life_days = 10
 passes = 2
-words = {{ price = ["cheap", "dear"] }}
 """
 # Price and type of what each group does.
 GROUPS = {"a": (1.0, "view"), "b": (100.0, "view"), "c": (50.0, "purchase")}
@@ -217,9 +217,9 @@ def test_the_job_tells_segments_in_words_and_how_many_there_might_be(
         "",
     ]
     settings = shop.settings()
-    version = describing.commits.version(spark, segments.descriptions_table(), settings.paths)
+    version = commits.version(spark, segments.descriptions_table(), settings.paths)
     describing.run(spark, settings)
-    assert describing.commits.version(spark, segments.descriptions_table(), settings.paths) == version
+    assert commits.version(spark, segments.descriptions_table(), settings.paths) == version
     assert learn_segments.main(["--config", str(shop.config()), "--try-k", "2", "4"]) == 0
     tried = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]
     best = max(tried[1:], key=lambda words: float(words[2]))

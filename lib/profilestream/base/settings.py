@@ -267,16 +267,6 @@ class Factors(Frozen):
         return made | {name: default for name, default in by_mode.items() if made[name] is None}
 
 
-# What is said of a segment below and above all users in a dimension of the shipped profiles.
-SEGMENT_WORDS = {
-    "view": ("few views", "many views"), "cart": ("few carts", "many carts"),
-    "purchase": ("few purchases", "mostly purchases"), "return": ("few returns", "many returns"),
-    "log_value": ("low value", "high value"), "log_price": ("cheap items", "dear items"),
-    "weekend": ("on weekdays", "at weekends"), "hour_sin": ("after noon", "before noon"),
-    "hour_cos": ("by day", "in the evening and at night"),
-}  # fmt: skip
-
-
 class Segments(Frozen):
     """Groups of users who are alike, by their profile vectors (docs/learners.md). Other values need a rebuild.
 
@@ -289,7 +279,6 @@ class Segments(Frozen):
         gain: a move must save so many times what it costs.
         sample: users of the first batch, by a hash, among whom the first centres are chosen.
         seed: of the hash, and of the choice.
-        words: by dimension, what is said of a segment that lies below and above all users in it; changes no segment.
     """
 
     enabled: bool = False
@@ -301,7 +290,6 @@ class Segments(Frozen):
     gain: float = Field(default=1.1, ge=1)
     sample: int = Field(default=10_000, ge=100, le=100_000)
     seed: int = 0
-    words: dict[str, tuple[str, str]] = SEGMENT_WORDS
 
 
 class Tracking(Frozen):

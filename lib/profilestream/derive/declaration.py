@@ -34,11 +34,14 @@ class Population(Frozen):
         name: of that table.
         of: a mean_vector statistic of the declared table.
         weights: what a dimension counts in a row's vector (population.py); 1 unless named.
+        words: by dimension, what is said of who lies below and above all rows in it; `low` and `high` with its name
+            unless named.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     of: str
     weights: dict[str, float] = {}
+    words: dict[str, tuple[str, str]] = {}
 
 
 class Derived(Frozen):
@@ -98,8 +101,9 @@ class Derived(Frozen):
         of = self.statistics.get(self.population.of)
         if not isinstance(of, MeanVector):
             raise ValueError(f"population.of = {self.population.of!r} is not a mean_vector of this table")
-        if foreign := [name for name in self.population.weights if name not in of.dimensions]:
-            raise ValueError(f"population.weights names no dimension of {self.population.of}: {foreign}")
+        for key in ("weights", "words"):
+            if foreign := [name for name in getattr(self.population, key) if name not in of.dimensions]:
+                raise ValueError(f"population.{key} names no dimension of {self.population.of}: {foreign}")
         return self
 
     @property
@@ -136,7 +140,7 @@ class Derived(Frozen):
     @property
     def settings(self) -> str:
         """All that changes the rows of its tables, in readable form."""
-        told = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights"}})
+        told = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights", "words"}})
         return json.dumps(told, sort_keys=True)
 
     @property

@@ -26,7 +26,7 @@ def run(spark: SparkSession, settings: Settings) -> None:
 
     The tree is grown over `learn.segments.sample` users, drawn by a hash.
     """
-    made, paths, told = settings.learn.segments, settings.paths, segments.descriptions_table()
+    paths, told = settings.paths, segments.descriptions_table()
     checkpoint = Checkpoint(spark, checkpoint_path(paths, segments.STAGE))
     batch_id = checkpoint.last_finished()
     model = None if batch_id is None else segments.read(spark, settings, checkpoint.epoch(), batch_id)
@@ -34,7 +34,8 @@ def run(spark: SparkSession, settings: Settings) -> None:
         return
     told.create(spark, paths)
     told.register(spark, paths)
-    txn = Txn(f"{STEP}/{fingerprint(json.dumps(made.words, sort_keys=True))}", checkpoint.epoch(), batch_id)
+    words = json.dumps(_words(settings), sort_keys=True)
+    txn = Txn(f"{STEP}/{fingerprint(words)}", checkpoint.epoch(), batch_id)
     if commits.is_done(spark, told, paths, txn):
         return
     rows = _described(spark, settings, model)
@@ -42,11 +43,11 @@ def run(spark: SparkSession, settings: Settings) -> None:
 
 
 def _described(spark: SparkSession, settings: Settings, model: Model) -> DataFrame:
-    state, made = model.state, settings.learn.segments
+    state = model.state
     points, labels = _drawn(segments.users_table(settings).read(spark, settings.paths), settings)
     centres = dict(zip(state.ids.tolist(), state.centres, strict=True))
     tree = descriptions.grown(points, labels, centres, model.space)
-    found = descriptions.told(tree, centres, model.space, made.words)
+    found = descriptions.told(tree, centres, model.space, _words(settings))
     users = dict(zip(state.ids.tolist(), state.sums.users.tolist(), strict=True))
     values = [
         {
@@ -58,6 +59,11 @@ def _described(spark: SparkSession, settings: Settings, model: Model) -> DataFra
     ]  # fmt: skip
     rows = made_of(spark, values, segments.descriptions_table().schema)
     return rows.withColumn("as_of", F.timestamp_micros(F.lit(state.sums.now)))
+
+
+def _words(settings: Settings) -> dict[str, tuple[str, str]]:
+    declared = segments.profile(settings).population
+    return {} if declared is None else declared.words
 
 
 def told(spark: SparkSession, settings: Settings) -> list[str]:

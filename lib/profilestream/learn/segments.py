@@ -178,14 +178,14 @@ def queries(settings: Settings) -> list[Query]:
             write=write,
             versions=versions,
             follows=derived.table,
-            told=tracking.Teller(settings, LEARNER, settings.learn.segments.model_dump(exclude={"enabled", "words"})),
+            told=tracking.Teller(settings, LEARNER, settings.learn.segments.model_dump(exclude={"enabled"})),
         )
     ]
 
 
 def _course(settings: Settings) -> str:
     """All that changes what is learned, in readable form."""
-    made = settings.learn.segments.model_dump(exclude={"enabled", "words"})
+    made = settings.learn.segments.model_dump(exclude={"enabled"})
     return json.dumps({"segments": made, "weights": weights(profile(settings))}, sort_keys=True)
 
 
