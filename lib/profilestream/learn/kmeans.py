@@ -226,23 +226,26 @@ def apply(state: State, delta: Delta, params: Params) -> State:
 
 
 def promising(state: State, params: Params) -> Axes:
-    """The segments that may be worth a split, the longest first; none, when none can save what a merge costs now."""
+    """The segments that may be worth a split, the longest first; none, when none can save what a merge costs.
+
+    The merge is that of two segments as they are, or of a half with a segment that lies near the axis.
+    """
     d = state.sums.sums.shape[1]
     spread = state.sums.spread
     most = np.linalg.eigvalsh(spread)[:, -1] if len(spread) else np.zeros(0)
     most[most < _ROUNDING * np.trace(state.sums.scatter, axis1=1, axis2=2)] = 0.0
     cost = _cheapest(_merge_costs(state.sums))[0] if len(most) >= params.k else 0.0
-    chosen: list[int] = []
-    for _ in range(min(params.moves, len(most))):
+    chosen: dict[int, Floats] = {}
+    while len(chosen) < params.moves and most.any():
         place = _first_least(np.negative(most))
-        if not _pays(most[place], cost, params):
-            break
-        chosen.append(place)
+        normal = _longest(spread[place])
+        if _pays(most[place], min(cost, _cost_of_half(state, place, normal, most[place])), params):
+            chosen[place] = normal
         most[place] = 0.0
-    normals = np.array([_longest(spread[place]) for place in chosen]).reshape(-1, d)
-    middle = _along(state.centres[chosen], normals)
-    deviation = np.sqrt(np.einsum("ci,cij,cj->c", normals, spread[chosen], normals) / state.sums.weight[chosen])
-    return Axes(state.ids[chosen], normals, middle[:, None] + deviation[:, None] * _EDGES)
+    normals = np.array(list(chosen.values())).reshape(-1, d)
+    spread, centres, weight = spread[list(chosen)], state.centres[list(chosen)], state.sums.weight[list(chosen)]
+    deviation = np.sqrt(np.einsum("ci,cij,cj->c", normals, spread, normals) / weight)
+    return Axes(state.ids[list(chosen)], normals, _along(centres, normals)[:, None] + deviation[:, None] * _EDGES)
 
 
 def binned(axes: Axes, points: Floats, times: Longs, ids: Longs, params: Params) -> Sums:
@@ -343,6 +346,23 @@ def _longest(spread: Floats) -> Floats:
         power = power @ power
     column = power[:, _first_least(-np.diag(power))]
     return np.asarray(column / np.linalg.norm(column))
+
+
+def _cost_of_half(state: State, place: int, normal: Floats, most: float) -> float:
+    """About the least that it costs to make one of a half of a segment and another segment.
+
+    Of two halves at s and -v / s along the axis, v the variance along it, the first has the share v / (v + s^2): so
+    much of the mass may lie where another segment's centre falls on the axis, if that is a user at least.
+    """
+    others = np.arange(len(state.ids)) != place
+    n, weight = state.sums.weight[others], state.sums.weight[place]
+    apart = state.centres[others] - state.centres[place]
+    along = _along(apart, normal)
+    variance = most / weight
+    half = weight * variance / (variance + along**2)
+    across = ((apart**2).sum(axis=1) - along**2).clip(min=0)
+    is_somebody = half >= weight / state.sums.users[place]
+    return float((half * n / (half + n) * across).min(where=is_somebody, initial=np.inf))
 
 
 def _merge_costs(sums: Sums) -> Floats:
