@@ -1,19 +1,23 @@
 """learn_segments: groups that are planted are found, each user counts once, and the sums are those of a recount."""
 
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from delta.tables import DeltaTable
 from profilestream.base import commits, stream, tables
+from profilestream.base.checkpoints import Checkpoint, Plan
+from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options
+from profilestream.base.stream import Batch, Options
 from profilestream.derive import profiles
 from profilestream.learn import describing, segments
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from jobs import learn_segments
 from tests.crashing import run_through_crashes
@@ -151,6 +155,10 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     assert len(still) > 5 and all(after[who] == first[who] for who in still)
     for table, column in ((segments.users_table(settings), "distance"), (segments.table(settings), "weight")):
         assert_all_readers_agree(spark, table.path(settings.paths), column)
+    # The table that is followed is made anew.
+    profiles.of_users(settings).table.empty(spark, settings.paths)
+    with pytest.raises(Refused, match="user_profiles was made anew"):
+        stream.run(spark, queries, settings, Options())
 
 
 def _cost_by_the_state_before(spark: SparkSession, settings: Settings, after: dict[str, Row]) -> float:
@@ -162,45 +170,69 @@ def _cost_by_the_state_before(spark: SparkSession, settings: Settings, after: di
     return float(((came[:, None] - centres) ** 2).sum(axis=2).min(axis=1).mean())
 
 
-def test_who_is_erased_or_late_leaves_no_trace_that_a_recount_would_not_find(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    shop = shop_of(tmp_path)
-    settings = shop.settings()
-    take(spark, shop, 10, {f"u{n}": "abc"[n % 3] for n in range(12)})
-    stream.run(spark, segments.queries(settings), settings, Options())
-    take(spark, shop, 2, {"u3": "b", "late": "a"})
-    table = profiles.of_users(settings).table
-    DeltaTable.forPath(spark, table.uri(settings.paths)).delete("user_id = 'shop:u4'")
-    stream.run(spark, segments.queries(settings), settings, Options())
-    assert_recounted(spark, settings)
-    people = users_of(spark, settings)
+@dataclass
+class Told:
+    """A stage that is told of changed profiles by hand, batch by batch."""
+
+    spark: SparkSession
+    settings: Settings
+    batches: int = 0
+
+    def __post_init__(self) -> None:
+        (self.query,) = segments.queries(self.settings)
+        for table in self.query.tables:
+            table.create(self.spark, self.settings.paths)
+
+    def of(self, day: int, people: dict[str, str], change: str = "insert") -> None:
+        """The profiles of people are now those of their groups; for a `delete` they are gone."""
+        rows = [
+            (f"shop:{who}", datetime(2026, 1, day, 12, tzinfo=UTC), ((1.0, [*_mean(group, n), 0.0]),), change)
+            for n, (who, group) in enumerate(people.items())
+        ]
+        state = "behaviour struct<vector: struct<weight: double, sums: array<double>>>"
+        changes = self.spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
+        versions = self.query.versions(self.spark, Checkpoint(self.spark, ""), self.batches)
+        batch = Batch(
+            self.spark, self.settings.paths, Txn(segments.STAGE, "epoch", self.batches), Plan("", versions=versions)
+        )
+        self.query.write(changes.withColumn("_commit_version", F.lit(self.batches)), batch)
+        self.batches += 1
+
+
+def _mean(group: str, number: int) -> tuple[float, float]:
+    price, kind = GROUPS[group]
+    return price + number % 5, float(kind == "purchase")
+
+
+def test_who_is_erased_late_or_nobody_leaves_what_a_recount_finds(spark: SparkSession, tmp_path: Path) -> None:
+    told = Told(spark, shop_of(tmp_path).settings())
+    told.of(10, {f"u{n}": "abc"[n % 3] for n in range(12)})
+    told.of(2, {"u3": "b", "late": "a"})
+    told.of(11, {"u4": "a"}, change="delete")
+    told.of(12, {})
+    assert_recounted(spark, told.settings)
+    people = users_of(spark, told.settings)
     assert "shop:u4" not in people and len(people) == 12 and f"{people['shop:late']['as_of']:%d}" == "02"
-    # The table that is followed is made anew.
-    stream.run(spark, profiles.queries(settings), settings, Options(rebuild=(profiles.STAGE,)))
-    with pytest.raises(Refused, match="user_profiles was made anew"):
-        stream.run(spark, segments.queries(settings), settings, Options())
+    assert max(row["batch_id"] for row in newest_of(spark, told.settings).values()) == 3
 
 
 def test_more_partitions_give_the_same_segments(spark: SparkSession, tmp_path: Path) -> None:
-    told = []
+    found = []
     for parts in (1, 8):
-        shop = shop_of(tmp_path / str(parts))
-        settings = shop.settings()
+        told = Told(spark, shop_of(tmp_path / str(parts)).settings())
         spark.conf.set("spark.sql.shuffle.partitions", parts)
         try:
             for day in (1, 4):
-                take(spark, shop, day, {f"u{n}": "abc"[(n + n // 12 + day) % 3] for n in range(day, 30)})
-                stream.run(spark, segments.queries(settings), settings, Options())
+                told.of(day, {f"u{n}": "abc"[(n + n // 12 + day) % 3] for n in range(day, 30)})
         finally:
             spark.conf.set("spark.sql.shuffle.partitions", 1)
-        told.append((users_of(spark, settings), newest_of(spark, settings)))
-    (users, found), (others, again) = told
+        found.append((users_of(spark, told.settings), newest_of(spark, told.settings)))
+    (users, segments_of_one), (others, again) = found
     assert {who: row["segment_id"] for who, row in users.items()} == {w: row["segment_id"] for w, row in others.items()}
-    assert found.keys() == again.keys() and len(found) == 3
-    for segment in found:
+    assert segments_of_one.keys() == again.keys() and len(again) == 3
+    for segment, row in segments_of_one.items():
         for column in ("weight", "sums", "scatter", "cost"):
-            np.testing.assert_allclose(again[segment][column], found[segment][column], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(again[segment][column], row[column], rtol=1e-9, atol=1e-9)
 
 
 def test_the_job_tells_segments_in_words_and_how_many_there_might_be(
