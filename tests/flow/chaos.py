@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import saying  # noqa: E402
+from tests import recounting, saying  # noqa: E402
 from tests.make import short_lived  # noqa: E402
 
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
@@ -81,6 +81,8 @@ def run(
         rows[table] = got.height
     both = [settings.load(str(ROOT / CONFIG), given) for given in (calm, wild)]
     saying.assert_learned_alike(*[saying.learned(session(), one) for one in both])
+    for one in both:
+        recounting.assert_recounted(session(), one)
     say = [saying.said(session(), one) for one in both]
     apart = saying.differences(*say)
     assert not apart, f"{len(apart)} differences after {kills} kills, such as {apart[:3]}"

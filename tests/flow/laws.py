@@ -33,7 +33,7 @@ from pyspark.sql import functions as F
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import saying  # noqa: E402
+from tests import recounting, saying  # noqa: E402
 from tests.make import RUN_COLUMNS  # noqa: E402
 
 SHOP = """
@@ -173,6 +173,7 @@ def hold(
     for stage in flow.STAGES[1:]:
         stream.run(spark, stage.queries(settings), settings, Options(rebuild=(stage.name,)))
     outcomes.append((_events(spark, settings), saying.said(spark, settings)))
+    recounting.assert_recounted(spark, settings)
     events, said = outcomes[0]
     for name, (other, says) in zip([*map(str, cuts), "rebuilt"], outcomes, strict=True):
         assert other == events, f"{len(events ^ other)} events differ between {cuts[0]} and {name}"
@@ -192,6 +193,7 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
         "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
         f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\n'
+        f"[learn]\nmax_files_per_trigger = {derive_files}\n[learn.segments]\nenabled = true\nk = 3\n"
         f'[serve.tags]\nfile = "{ROOT}/conf/tags.toml"\nenabled = true\n'
     )
     return settings_module.load(str(config), [])

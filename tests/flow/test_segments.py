@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from jobs import learn_segments
 from tests.crashing import run_through_crashes
 from tests.make import Shop, event
 from tests.opening import assert_all_readers_agree
+from tests.recounting import assert_recounted, newest_of, users_of
 
 PROFILES = """
 name = "user_profiles"
@@ -56,7 +56,6 @@ passes = 2
 # Price and type of what each group does.
 GROUPS = {"a": (1.0, "view"), "b": (100.0, "view"), "c": (50.0, "purchase")}
 DIMENSIONS = ("price", "buys", "never")
-DAY_MICROS = 86_400_000_000
 
 
 def shop_of(home: Path) -> Shop:
@@ -76,43 +75,6 @@ def take(spark: SparkSession, shop: Shop, day: int, people: dict[str, str]) -> N
     shop.write(f"{day}.jsonl", "\n".join(map(json.dumps, events)))
     shop.capture(spark)
     stream.run(spark, profiles.queries(shop.settings()), shop.settings(), Options())
-
-
-def users_of(spark: SparkSession, settings: Settings) -> dict[str, Row]:
-    rows = segments.users_table(settings).read(spark, settings.paths).collect()
-    found = {row["user_id"]: row for row in rows}
-    assert len(found) == len(rows), "a user counts twice"
-    return found
-
-
-def newest_of(spark: SparkSession, settings: Settings) -> dict[int, Row]:
-    rows = segments.table(settings).read(spark, settings.paths).collect()
-    last = max(row["batch_id"] for row in rows)
-    return {row["segment_id"]: row for row in rows if row["batch_id"] == last}
-
-
-def micros(time: Any) -> int:
-    return int(time.timestamp()) * 1_000_000 + int(time.microsecond)
-
-
-def assert_recounted(spark: SparkSession, settings: Settings) -> None:
-    """The sums of the segments are those of what user_segments keeps."""
-    people, found = users_of(spark, settings), newest_of(spark, settings)
-    assert {row["segment_id"] for row in people.values()} == found.keys()
-    for segment, row in found.items():
-        mine = [one for one in people.values() if one["segment_id"] == segment]
-        points = np.array([one["point"] for one in mine])
-        ages = np.array([micros(row["as_of"]) - micros(one["as_of"]) for one in mine])
-        weights = np.exp2(-ages / DAY_MICROS / settings.learn.segments.half_life_days)
-        centre = weights @ points / weights.sum()
-        assert row["users"] == len(mine)
-        np.testing.assert_allclose(row["weight"], weights.sum(), rtol=1e-9)
-        np.testing.assert_allclose(row["sums"], weights @ points, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(row["scatter"], (points.T * weights @ points).ravel(), rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose([row["centre"][name] for name in DIMENSIONS], centre, rtol=1e-9, atol=1e-9)
-        moved = [one["distance"] for one in mine if one["batch_id"] == row["batch_id"]]
-        expected = [np.linalg.norm(one["point"] - centre) for one in mine if one["batch_id"] == row["batch_id"]]
-        np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-9)
 
 
 def groups_in(people: dict[str, Row], group_of: dict[str, str]) -> dict[str, set[int]]:

@@ -1,4 +1,4 @@
-"""serve_tags after the whole flow, with the shipped tags: what the job prints, a second day, and a campaign."""
+"""serve_tags after the whole flow, with the shipped tags: what the job prints, a second day, a campaign."""
 
 import json
 import re

@@ -13,7 +13,7 @@ from profilestream.base.tables import USER_GROUPS
 from profilestream.derive.maps import Quantiles
 from profilestream.serve.declaration import Groups, Tier
 
-MEASURES = ("recency_days", "frequency", "money")
+FIFTHS = {"recency_fifth": "recency_days", "frequency_fifth": "frequency", "money_fifth": "money"}
 GONE, CHANGED = "_gone", "_changed"
 _QUANTILES = Quantiles(kind="quantiles")
 
@@ -26,13 +26,13 @@ def measured(people: DataFrame, declared: Groups) -> DataFrame:
 
 def with_fifths(rows: DataFrame) -> DataFrame:
     """Rows as `measured` gives them, with a fifth of each measure, 5 is best; null without a recency."""
-    fifths = {f"{name}_fifth": _fifth(name, descending=name == "recency_days") for name in MEASURES}
+    fifths = {fifth: _fifth(name, descending=name == "recency_days") for fifth, name in FIFTHS.items()}
     return rows.crossJoin(F.broadcast(_borders(rows))).withColumns(fifths)
 
 
 def _borders(rows: DataFrame) -> DataFrame:
     """One row: of each measure what divides the users who have a recency into fifths."""
-    bins = F.create_map(*[part for name in MEASURES for part in (F.lit(name), _QUANTILES.cell(F.col(name)))])
+    bins = F.create_map(*[part for name in FIFTHS.values() for part in (F.lit(name), _QUANTILES.cell(F.col(name)))])
     counted = rows.where("recency_days IS NOT NULL").select(F.explode(bins).alias("measure", "bin"))
     weights = counted.where("bin IS NOT NULL").groupBy("measure", "bin").agg(F.count("*").cast("double").alias("n"))
 
@@ -41,7 +41,7 @@ def _borders(rows: DataFrame) -> DataFrame:
         state = F.map_from_entries(F.collect_list(weight))
         return F.array(*[_QUANTILES.read(state, fifth / 5) for fifth in (1, 2, 3, 4)])
 
-    return weights.agg(*[borders(name).alias(f"_{name}") for name in MEASURES])
+    return weights.agg(*[borders(name).alias(f"_{name}") for name in FIFTHS.values()])
 
 
 def _fifth(name: str, *, descending: bool) -> Column:

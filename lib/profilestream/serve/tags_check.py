@@ -33,7 +33,7 @@ def check_declared(spark: SparkSession, settings: Settings, declared: Tags, file
     measures = {f"groups.{name}": f"try_cast(({sql}) AS {kind})" for name, (sql, kind) in taken}
     _understood(nobody, measures, "", file, known)
     measured = groups.with_fifths(groups.measured(nobody, declared.groups))
-    own = measured.select(*groups.MEASURES, *[f"{name}_fifth" for name in groups.MEASURES])
+    own = measured.select(*groups.FIFTHS, *groups.FIFTHS.values())
     rfm = {f"groups.rfm.{name}": sql for name, sql in declared.groups.rfm.items()}
     _understood(own, rfm, "boolean", file, ", ".join(own.columns))
     rows = people.joined(nobody, spark.createDataFrame([], USER_GROUPS.schema), "groups")
