@@ -1,6 +1,7 @@
 """Segments against recounts of their users, and on data with a known answer."""
 
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -256,3 +257,18 @@ def test_sums_come_back_from_bytes_as_they_were() -> None:
     again = Sums.of_bytes(bins.as_bytes(), 2)
     assert again.now == bins.now and again.users.dtype == np.int64
     laws.assert_equal(numbers(again), numbers(bins))
+
+
+def test_the_parts_of_a_batch_may_come_in_any_order() -> None:
+    learner = KMeans(FOUR)
+    first, second = blobs([(0.0, 0.0)], 20, 1), blobs([(5.0, 0.0), (9.0, 9.0)], 20, 2, 2)
+    parts = [first.take(slice(n, None, 3)) for n in (2, 0, 1)]
+    told = reduce(learner.merge, [learner.batch_delta(learner.empty(), part) for part in parts])
+    state = learner.learn(learner.apply(learner.empty(), told, 2 * DAY), second)
+    whole = learner.learn(learner.learn(learner.empty(), first), second)
+    for one in (state, whole):
+        assert one.kept is not None and one.segments is not None
+        assert (one.kept.users[one.order] == np.sort(one.kept.users)).all()
+        assert one.segments.sums.users.sum() == 60
+    again = learner.learn(state, replace(first, times=first.times + 3 * DAY))
+    assert again.kept is not None and len(again.kept.users) == 60

@@ -137,21 +137,22 @@ class KMeans:
         """Take the batch in, and move segments where that pays."""
         if delta.rows is None:
             return state
+        rows = delta.rows.newest()
         segments, centres, told = state.segments, np.zeros((0, 0)), delta.delta
         if segments is None or told is None:
-            centres = kmeans.first_centres(self._sample(delta.rows), self.params)
+            centres = kmeans.first_centres(self._sample(rows), self.params)
             segments = State.founded(centres)
-            told = self._delta(state, segments, centres, delta.rows)
+            told = self._delta(state, segments, centres, rows)
             further = self.params.first_passes - 1
         else:
             centres, further = segments.centres, self.params.passes - 1
         for _ in range(further):
             centres = kmeans.new_centres(segments, told, centres, self.params)
-            told = self._delta(state, segments, centres, delta.rows)
-        ids = segments.ids[kmeans.nearest(delta.rows.points, centres)[0]]
+            told = self._delta(state, segments, centres, rows)
+        ids = segments.ids[kmeans.nearest(rows.points, centres)[0]]
         after = kmeans.apply(segments, told, self.params)
         after = replace(after, sums=after.sums.aged(now, self.params.half_life_days))
-        return self._moved(state.with_rows(after, delta.rows, ids), after)
+        return self._moved(state.with_rows(after, rows, ids), after)
 
     def learn(self, state: Segmented, rows: Rows) -> Segmented:
         """The state after the rows."""
