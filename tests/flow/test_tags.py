@@ -2,17 +2,22 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from delta.tables import DeltaTable
 from profilestream import flow
 from profilestream.base import commits
 from profilestream.base.stream import Options
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
+from profilestream.learn import segments
+from profilestream.serve import person
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from jobs import serve_tags
+from jobs import serve_tags, serve_user
 from tests.make import SHOP, Shop
 from tests.opening import assert_all_readers_agree
 
@@ -28,6 +33,9 @@ profiles = ["{conf}/derive/user_profiles.toml"]
 [derive.windows]
 file = "{conf}/derive/windows.toml"
 enabled = true
+[learn.segments]
+enabled = true
+k = 2
 [serve.tags]
 file = "{conf}/tags.toml"
 enabled = true
@@ -110,6 +118,38 @@ def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
     assert second["once", "looks_only"] == first["once", "looks_only"]
     for table, column in ((USER_GROUPS, "money"), (USER_TAGS, "")):
         assert_all_readers_agree(spark, table.path(shop.settings().paths), column)
+
+
+def test_a_person_is_told_what_the_tables_said_then_and_what_is_unusual_first(
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, user = shop.settings(), "shop:weekly"
+    of_tags = DeltaTable.forPath(spark, USER_TAGS.uri(settings.paths)).history().orderBy("version").collect()
+    known_by = of_tags[1]["timestamp"].replace(tzinfo=UTC)
+    then = person.of(spark, settings, user, datetime(2026, 3, 1, 10, 0, 1, tzinfo=UTC), known_by).said
+    travelled = USER_TAGS.read(spark, settings.paths, version=1).where(F.col("user_id") == user).collect()
+    assert {name: text.split(": ", 1)[1] for name, text in then["tags"].items()} == {
+        row["tag"]: row["evidence"] for row in travelled
+    }
+    old_groups = USER_GROUPS.read(spark, settings.paths, version=1).where(F.col("user_id") == user).first()
+    assert old_groups is not None and then["groups"]["rfm"] == old_groups["rfm"]
+    assert "slipping_away" in then["tags"]
+
+    now = person.of(spark, settings, user).said
+    kept = segments.users_table(settings).read(spark, settings.paths).where(F.col("user_id") == user).first()
+    described = segments.descriptions_table().read(spark, settings.paths).collect()
+    words = {row["segment_id"]: row["description"] for row in described}
+    assert kept is not None and now["segment"]["segment"] == f"{kept['segment_id']}: {words[kept['segment_id']]}"
+    assert now["segment"]["distance"] == kept["distance"]
+    assert "slipping_away" not in now["tags"]
+    assert now["behind"] == {
+        "shop:i0": "3 purchase, last 2026-03-02", "shop:i1": "1 purchase, last 2026-01-08",
+        "shop:i2": "1 purchase, last 2026-01-15",
+    }  # fmt: skip
+    assert now["drift"]["7 days"] == "as before"
+    assert serve_user.main(["--config", str(shop.config()), "--user", "shop:seeks"]) == 0
+    blocks = [line.strip() for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
+    assert blocks[:4] == ["tags", "groups", "segment", "basic"]
 
 
 def test_a_campaign_that_subscribes_as_the_docs_say_hears_of_each_user_once(
