@@ -61,7 +61,7 @@ WHOLE = Numbers(
     tastes=(Taste("categories", 150, ((EVIL, 0.5), ("a" * 40 + "1", 0.2), ("a" * 40 + "2", 0.1)), 0.2),),
     recall=tuple(Judged("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(Judged("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
-    versions=(Version(1, ("champion",), "blend", "recall_20", 0.1, DAY[1], True),),
+    versions=(Version("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
 )
 
 
@@ -148,7 +148,7 @@ def test_a_section_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_that_are_equal_when_shortened_keep_a_bar_each() -> None:
     bars = drawn(WHOLE)["preferences-0"]
-    assert bars["data"][0]["y"] == [0, 1, 2, 3]
+    assert bars["data"][0]["y"] == [0, 1, 2]
     labels = [label["text"].split("  ")[0] for label in bars["layout"]["annotations"]]
     assert labels[1] == labels[2] == "a" * 39 + "…"
     assert [name[-1] for name, _ in bars["data"][0]["customdata"][1:3]] == ["1", "2"]

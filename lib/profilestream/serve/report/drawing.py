@@ -33,7 +33,7 @@ def time(moment: datetime) -> str:
 
 def line(name: str, number: int, x: Sequence[Any], y: Sequence[float], said: str) -> Figure:
     """Lines differ in dash and marker too, for those who do not tell colours."""
-    few = len(x) <= 60
+    few = len(x) <= 30
     return {
         "type": "scatter", "mode": "lines+markers" if few else "lines", "name": html.escape(name),
         "x": list(x), "y": list(y), "hovertemplate": said,
@@ -43,7 +43,7 @@ def line(name: str, number: int, x: Sequence[Any], y: Sequence[float], said: str
 
 
 def bars(
-    names: Sequence[str], values: Sequence[float], told: Sequence[str], its: str | list[str], notes: Sequence[str] = ()
+    names: Sequence[str], values: Sequence[float], told: Sequence[str], its: str, notes: Sequence[str] = ()
 ) -> Figure:
     """Lying bars, the first on top; above each its name, number and note, which so have the whole width."""
     places = list(range(len(names)))

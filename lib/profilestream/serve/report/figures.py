@@ -126,7 +126,8 @@ def cohorts(rows: Sequence[Cohort], labels: Sequence[str]) -> Figure:
     return drawing.figure(
         [trace],
         height=110 + 26 * len(rows),
-        xaxis=drawing.axis("periods later") | {"showgrid": False, "dtick": 1 if width <= 14 else 5},
+        xaxis=drawing.axis("periods later")
+        | {"showgrid": False, "tickformat": "d", **({"dtick": 1} if width <= 8 else {})},
         yaxis=drawing.named(labels) | {"showgrid": False},
     )
 
@@ -144,7 +145,8 @@ def week(log: Log) -> Figure:
     return drawing.figure(
         [trace],
         height=110 + 30 * len(y),
-        xaxis=drawing.axis(f"hour of the day, {log.zone}") | {"showgrid": False, "dtick": 1 if len(x) < 10 else 2},
+        xaxis=drawing.axis(f"hour of the day, {log.zone}")
+        | {"showgrid": False, "tickformat": "d", **({"dtick": 1} if len(x) <= 8 else {})},
         yaxis=drawing.named([DAYS[day] for day in y]) | {"showgrid": False},
     )
 
@@ -173,12 +175,9 @@ def tags(rows: Sequence[HeldTag]) -> Figure:
 
 
 def taste(of: Taste) -> Figure:
-    """Shares of what users prefer."""
-    rows = [*of.shares, ("all others", of.others)]
-    names, shares = zip(*rows, strict=True)
-    return drawing.bars(
-        names, shares, [f"{share:.1%}" for share in shares], [drawing.colour(3)] * len(of.shares) + ["@grey"]
-    )
+    """The greatest shares of what users prefer."""
+    names, shares = zip(*of.shares, strict=True)
+    return drawing.bars(names, shares, [f"{share:.1%}" for share in shares], drawing.colour(3))
 
 
 def judged(rows: Sequence[Judged], title: str) -> Figure:

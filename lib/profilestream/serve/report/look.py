@@ -69,6 +69,7 @@ const schemes = {
   },
 };
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const narrow = window.matchMedia("(max-width: 600px)");
 const figures = JSON.parse(document.getElementById("figures").textContent);
 
 // Names of colours, which begin with @, become colours; only where a colour stands, so no text of the data can be one.
@@ -87,6 +88,7 @@ function draw() {
   const scheme = dark.matches ? schemes.dark : schemes.light;
   for (const [id, figure] of Object.entries(figures)) {
     const shown = coloured(figure, scheme, false);
+    if (narrow.matches) shown.data.forEach((trace) => delete trace.texttemplate); // cells are too small for it
     Plotly.react(id, shown.data, shown.layout, { responsive: true, displayModeBar: false });
   }
   for (const mark of document.querySelectorAll(".mark")) {
@@ -96,5 +98,6 @@ function draw() {
 }
 
 dark.addEventListener("change", draw);
+narrow.addEventListener("change", draw);
 draw();
 """

@@ -244,12 +244,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Version:
-    """A published version: which metric of which ranking was how high, and what it had learned."""
+    """A published version of a model: what it was judged by and how it did, and up to when it had learned."""
 
+    model: str
     number: int
     aliases: tuple[str, ...]
-    candidate: str
-    metric: str
+    judged_by: str
     value: float | None
     learned_until: datetime | None
     has_rows: bool

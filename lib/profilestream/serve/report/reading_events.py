@@ -13,6 +13,7 @@ _BOUGHT = "event_type = 'purchase'"
 
 
 def log(events: DataFrame, zone: str) -> Log | None:
+    """The events as a whole, by the clock of a zone."""
     local = F.from_utc_timestamp("event_time", zone)
     value = F.expr(f"CASE WHEN {_BOUGHT} THEN value END")
     rows = (
@@ -46,6 +47,7 @@ def log(events: DataFrame, zone: str) -> Log | None:
 
 
 def users(events: DataFrame, told: Log) -> Users | None:
+    """Known users over time, by cohort and by step."""
     fine, coarse = numbers.grains(told.first, told.last)
     local = f"from_utc_timestamp(event_time, '{told.zone}')"
     bought_on = F.expr(f"CASE WHEN {_BOUGHT} THEN date({local}) END")

@@ -10,6 +10,7 @@ from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
+from profilestream.derive.declaration import Derived
 from profilestream.learn import segments as learned
 from profilestream.serve import person
 from profilestream.serve.people import stored
@@ -19,6 +20,9 @@ _BATCHES, _MOVES, _SEGMENTS, _TASTES, _TAGS = 300, 20, 7, 12, 200
 
 
 def segments(spark: SparkSession, settings: Settings) -> Segments | None:
+    """Those of the newest epoch, with their sizes after its newest batches."""
+    if _profiles(settings) is None:
+        return None
     every = stored(spark, learned.table(settings), settings)
     newest = every.agg(F.max_by(F.struct("epoch", "batch_id"), F.struct("as_of", "batch_id"))).first()
     if newest is None or newest[0] is None:
@@ -69,6 +73,7 @@ def _move(row: Any) -> str:
 
 
 def tags(spark: SparkSession, settings: Settings) -> Tags | None:
+    """How many hold each tag as of the newest event, most first."""
     users = stored(spark, tables.USER_GROUPS, settings).agg(F.max("as_of").alias("as_of"), F.count("user_id")).first()
     if users is None or users[0] is None:
         return None
@@ -93,12 +98,10 @@ def tags(spark: SparkSession, settings: Settings) -> Tags | None:
 
 def tastes(spark: SparkSession, settings: Settings) -> tuple[Taste, ...]:
     """Each user counts once, whatever the number of events; what a user returned or disliked (below 0) does not."""
-    try:
-        declared = profiles.of_users(settings)
-    except BadSettings:
-        return ()
-    facets = [of for of in ("categories", "brands", "items") if f"preference.{of}" in declared.statistics]
-    if not facets:
+    declared = _profiles(settings)
+    statistics = {} if declared is None else declared.statistics
+    facets = [of for of in ("categories", "brands", "items") if f"preference.{of}" in statistics]
+    if declared is None or not facets:
         return ()
     weights = [F.struct(F.lit(of).alias("of"), F.col("preference")[of]["weights"].alias("weights")) for of in facets]
     by_user = (
@@ -120,6 +123,13 @@ def tastes(spark: SparkSession, settings: Settings) -> tuple[Taste, ...]:
     found = {of: [row for row in rows if row["of"] == of] for of in facets}
     kept = [of for of in ("categories", "brands") if found.get(of)] or [of for of in ("items",) if found.get(of)]
     return tuple(_taste(spark, settings, of, found[of]) for of in kept)
+
+
+def _profiles(settings: Settings) -> Derived | None:
+    try:
+        return profiles.of_users(settings)
+    except BadSettings:
+        return None
 
 
 def _taste(spark: SparkSession, settings: Settings, of: str, rows: list[Any]) -> Taste:

@@ -13,6 +13,7 @@ _BATCHES, _OF_STAGE, _ALARMS, _RULES = 300, 40, 20, 30
 
 
 def health(spark: SparkSession, settings: Settings) -> Health:
+    """All of capture and of the batches of stages."""
     batches = stored(spark, tables.CAPTURE_BATCHES, settings)
     alarms = stored(spark, tables.CAPTURE_ALARMS, settings)
     by_source = accounts.conservation(batches).select(*Account.__dataclass_fields__).collect()

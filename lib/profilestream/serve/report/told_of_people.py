@@ -10,6 +10,7 @@ _NO_USERS = "There are no events of known users: run jobs/capture_events.py."
 
 
 def activity(users: Users | None) -> Section:
+    """Users and buyers over time."""
     name, heading = "activity", "Active users"
     if users is None:
         return Section(name, heading, missing=_NO_USERS)
@@ -25,6 +26,7 @@ def activity(users: Users | None) -> Section:
 
 
 def steps(users: Users | None) -> Section:
+    """The funnel."""
     name, heading = "funnel", "From the first look to coming back"
     if users is None:
         return Section(name, heading, missing=_NO_USERS)
@@ -37,6 +39,7 @@ def steps(users: Users | None) -> Section:
 
 
 def retention(users: Users | None) -> Section:
+    """Cohorts."""
     name, heading = "retention", "Do people come back?"
     if users is None:
         return Section(name, heading, missing=_NO_USERS)
@@ -61,6 +64,7 @@ def retention(users: Users | None) -> Section:
 
 
 def week(log: Log | None) -> Section:
+    """Hours of the week."""
     name, heading = "week", "When is the shop busy?"
     if log is None:
         return Section(name, heading, missing="There are no events: run jobs/capture_events.py.")
@@ -74,6 +78,7 @@ def week(log: Log | None) -> Section:
 
 
 def segments(found: Numbers) -> Section:
+    """Segments over time, and what they are."""
     name, heading, segments = "segments", "Segments", found.segments
     if segments is None:
         return Section(name, heading, missing="Set learn.segments.enabled = true and run jobs/learn_segments.py.")
@@ -101,6 +106,7 @@ def segments(found: Numbers) -> Section:
 
 
 def tags(tags: Tags | None) -> Section:
+    """Who is called what, and what changed lately."""
     name, heading = "tags", "Tags"
     if tags is None:
         return Section(
@@ -118,6 +124,7 @@ def tags(tags: Tags | None) -> Section:
 
 
 def tastes(found: Numbers) -> Section:
+    """Preferences."""
     name, heading = "preferences", "What users prefer"
     if not found.tastes:
         missing = (
@@ -128,7 +135,7 @@ def tastes(found: Numbers) -> Section:
         Plot(
             of.of.capitalize(),
             f"The mean share in what a user prefers, over {of.users:,} users; each counts once, and newer events count "
-            f"more. First is {of.shares[0][0]} with {of.shares[0][1]:.1%}.",
+            f"more. First is {of.shares[0][0]} with {of.shares[0][1]:.1%}; what is not shown has {of.others:.1%}.",
             figures.taste(of),
             Table(f"Shares of {of.of}", (of.of, "share"), tuple((key, f"{share:.2%}") for key, share in of.shares)),
         )

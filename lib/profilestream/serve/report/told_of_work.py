@@ -8,6 +8,7 @@ from profilestream.serve.report.parts import Plot, Section, Table
 
 
 def rows(found: Numbers) -> Section:
+    """What came in, what became of it, and what was odd."""
     name, heading, health = "rows", "Rows in, and what became of them", found.health
     if not health.accounts:
         return Section(name, heading, missing="There are no batches of capture: run jobs/capture_events.py.")
@@ -65,6 +66,7 @@ def rows(found: Numbers) -> Section:
 
 
 def work(found: Numbers) -> Section:
+    """How long batches took."""
     name, heading, paces = "work", "Seconds of the stages", found.health.paces
     if not paces:
         return Section(name, heading, missing="No stage has told of its batches yet: run jobs/run_pipeline.py.")
@@ -80,6 +82,7 @@ def work(found: Numbers) -> Section:
 
 
 def quality(found: Numbers) -> Section:
+    """Models, judged before they learned."""
     name, heading = "quality", "How good the models are"
     parts: list[Plot | Table] = []
     if found.recall:
@@ -100,27 +103,30 @@ def quality(found: Numbers) -> Section:
 
 
 def champions(found: Numbers) -> Section:
+    """What was published."""
     name, heading = "champions", "Champions"
     if not found.versions:
         return Section(name, heading, missing="No version was published yet: run jobs/learn_publish.py.")
     rows = tuple(
         (
+            one.model,
             str(one.number),
             ", ".join(one.aliases) or "–",
-            f"{one.candidate} {one.metric}",
+            one.judged_by,
             "unknown" if one.value is None else f"{one.value:.4f}",
             "unknown" if one.learned_until is None else utc(one.learned_until),
             "kept" if one.has_rows else "removed",
         )
         for one in found.versions
     )
-    champion = next((one for one in found.versions if "champion" in one.aliases), None)
-    now = "No version is the champion." if champion is None else f"Version {champion.number} is the champion."
-    columns = ("version", "named", "judged by", "value", "last judged batch up to", "rows")
-    return Section(name, heading, (Table(f"Published versions, newest first. {now}", columns, rows),))
+    named = ", ".join(f"{one.model} {one.number}" for one in found.versions if "champion" in one.aliases)
+    columns = ("model", "version", "named", "judged by", "value", "last judged batch up to", "rows")
+    table = Table(f"Published versions, newest first; champions now: {named or 'none'}", columns, rows)
+    return Section(name, heading, (table,))
 
 
 def best(rows: Sequence[Judged]) -> tuple[str, float]:
+    """The candidate with the highest mean by users, and that mean."""
     by_name: dict[str, list[Judged]] = {}
     for row in rows:
         by_name.setdefault(row.candidate, []).append(row)
