@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive, learn, quality, segments, windows  # noqa: E402
+from benchmarks import capture, derive, learn, quality, segments, serve, windows  # noqa: E402
 from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
@@ -27,6 +27,7 @@ BENCHMARKS = (
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib,
+    serve.report_seconds,
 )  # fmt: skip
 # These need no Spark.
 QUALITY = (

@@ -35,6 +35,7 @@ def body(args: argparse.Namespace) -> None:
     status.show_queries(spark, settings, print)
     showcase.show_quality(spark, settings, print)
     showcase.show(spark, settings, args.config, print)
+    showcase.show_page(settings, print)
 
 
 def main(argv: list[str]) -> int:

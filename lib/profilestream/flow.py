@@ -15,6 +15,7 @@ from profilestream.capture import ingest
 from profilestream.derive import days, profiles, sessions, tiles, transitions, user_features
 from profilestream.learn import describing, examples, factors, segments
 from profilestream.serve import scores, tags, tags_check
+from profilestream.serve.report import make as report
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ STEPS = (
         scores.STAGE, lambda settings: settings.serve.scores.enabled, scores.run,
         lambda settings: [tables.RECOMMENDATIONS],
     ),
+    Step(report.STAGE, lambda settings: settings.serve.report.enabled, report.run),
 )  # fmt: skip
 
 

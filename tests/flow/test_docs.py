@@ -30,6 +30,7 @@ from profilestream.base.settings import (
     Paths,
     Publish,
     PublishSegments,
+    Report,
     Scores,
     Segments,
     Sessions,
@@ -55,7 +56,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
-    "derive_windows", "steward_days", "learn_examples", "serve_tags",
+    "derive_windows", "steward_days", "learn_examples", "serve_tags", "serve_report",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -96,6 +97,7 @@ PROVEN = {
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
+    f"{PYTHON} jobs/serve_report.py --config {LOCAL}": "run",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/serve_tags.py --config {LOCAL}...": "parsed",
@@ -353,6 +355,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
         "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags,
+        "serve.report": Report,
     }  # fmt: skip
     for path, model in models.items():
         table, set_here = (

@@ -43,6 +43,14 @@ class Store:
         """Of the tracking server or database, which is the registry too."""
         return self.settings.learn.tracking.uri or f"sqlite:///{_folder(self.settings)}/mlflow.db"
 
+    def is_there(self) -> bool:
+        """Whether there is anything to ask: a SQLite file that is not there would be made. Asks no server."""
+        made = self.settings.learn.tracking
+        if not made.uri and files.local_path(self.settings.paths.warehouse) is None:
+            return False
+        is_file = self.uri.startswith("sqlite:///")
+        return os.path.exists(self.uri.removeprefix("sqlite:///")) if is_file else True
+
     @cached_property
     def client(self) -> "MlflowClient":
         """That of MLflow, which talks to it."""

@@ -149,18 +149,23 @@ def _recommended(spark: SparkSession, settings: Settings, user_id: str) -> dict[
     wanted = sorted({row["item_id"] for row in rows} | {row["because"] for row in rows if row["because"]})
     if not wanted:
         return {}
-    events = tables.EVENTS.read(spark, settings.paths).where(F.col("item_id").isin(wanted) & F.col("text").isNotNull())
-    found = events.groupBy("item_id").agg(F.max_by("text", F.struct("event_time", "event_id")).alias("text")).collect()
-    texts = {row["item_id"]: row["text"] for row in found}
+    called_by = texts(spark, settings, wanted)
 
     def called(item: str) -> str:
-        return f"{item} {texts[item]}" if item in texts else item
+        return f"{item} {called_by[item]}" if item in called_by else item
 
     def reason(row: Row) -> str:
         said = str(row["reason"])
         return said.replace(row["because"], called(row["because"])) if row["because"] else said
 
     return {"recommended": {str(row["rank"]): f"{called(row['item_id'])}: {reason(row)}" for row in rows}}
+
+
+def texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
+    """What the newest event of each of some items calls it; those without a text are left out."""
+    events = tables.EVENTS.read(spark, settings.paths).where(F.col("item_id").isin(items) & F.col("text").isNotNull())
+    found = events.groupBy("item_id").agg(F.max_by("text", F.struct("event_time", "event_id")).alias("text")).collect()
+    return {row["item_id"]: row["text"] for row in found}
 
 
 def _unknown(

@@ -8,6 +8,7 @@ from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
 from profilestream.serve import person, portrait
+from profilestream.serve.report import make as report
 from profilestream.steward.status import Tell
 
 _CHOSEN_BY = {
@@ -49,3 +50,9 @@ def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> No
     if told:
         tell("\nany other, as of now or of an earlier time:")
         tell(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {told[0]} --as-of 2011-06-01")
+
+
+def show_page(settings: Settings, tell: Tell) -> None:
+    """Tell where the page is, when there is one."""
+    if settings.serve.report.enabled:
+        tell(f"\nall of it as a page with plots, which needs no network: open {report.path(settings)} in a browser")

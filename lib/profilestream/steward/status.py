@@ -6,37 +6,16 @@ from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from profilestream import flow
 from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
+from profilestream.capture import accounts
 
 Tell = Callable[[str], None]
-
-
-def conservation(batches: DataFrame) -> DataFrame:
-    """Per source: rows in and what became of them. Replays are told apart, since their rows came in before."""
-    sums = [F.sum(f"rows_{part}").alias(f"rows_{part}") for part in ("in", "clean", "rejected", "duplicate")]
-    return (
-        batches.groupBy("source", "kind")
-        .agg(F.count(F.lit(1)).alias("batches"), *sums)
-        .withColumn("adds_up", F.expr("rows_in = rows_clean + rows_rejected + rows_duplicate"))
-        .orderBy("source", F.desc("kind"))
-    )
-
-
-def rejects(rejected: DataFrame) -> DataFrame:
-    """Rejected rows per source and rule, with the reason and payload of the first. A replayed row counts as it was."""
-    first = F.min_by(F.struct("reason", "payload", "position"), "position")
-    return (
-        rejected.groupBy("source", "rule")
-        .agg(F.count_distinct("position").alias("rows"), first.alias("first"))
-        .select("source", "rule", "rows", "first.*")
-        .orderBy(F.desc("rows"), "rule")
-    )
 
 
 def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
@@ -48,7 +27,7 @@ def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
     if not tables.CAPTURE_BATCHES.exists(spark, paths):
         raise SourceMissing("nothing was captured yet", where=paths.warehouse, do="run jobs/capture_events.py first")
     tell("rows (in = clean + rejected + duplicate)")
-    for row in conservation(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
+    for row in accounts.conservation(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
         batches = "1 batch" if row["batches"] == 1 else f"{row['batches']} batches"
         sign = "=" if row["adds_up"] else "IS NOT"
         replay = " put through again" if row["kind"] == "replay" else ""
@@ -57,7 +36,7 @@ def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
             f"{row['rows_rejected']:,} rejected + {row['rows_duplicate']:,} duplicate, in {batches}"
         )
     tell("\nrejected, by rule")
-    for row in rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
+    for row in accounts.rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
         tell(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
         tell(f"           such as {row['position']}  {row['payload'] or '':.100}")
     show_alarms(spark, paths, tell)

@@ -1,0 +1,1 @@
+"""serve_report: one page that shows what is in the tables."""
