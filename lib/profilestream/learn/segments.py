@@ -156,12 +156,13 @@ def queries(settings: Settings) -> list[Query]:
         with batch.kept(said := grouping.said(changes, derived)) as rows:
             before = _before(said, batch, settings)
             kept = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
-            with batch.kept(changed := grouping.changed_users(said, rows, kept, before.space)):
-                others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
-                learned = grouping.learned(changed, others, before.state, batch, params(settings))
-                batch.append(_quality(before.state, learned, batch), tables.MODEL_QUALITY)
-                batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
+            changed = grouping.changed_users(said, rows, kept, before.space).persist()
+            others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
+            learned = grouping.learned(changed, others, before.state, batch, params(settings))
+            batch.append(_quality(before.state, learned, batch), tables.MODEL_QUALITY)
+            batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
             batch.append(_rows(learned, before.space, batch, segments), segments)
+            changed.unpersist()
         return Done(rows_in=rows)
 
     return [
