@@ -80,7 +80,7 @@ def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
     first = _told(spark, shop)
     said = {key: row["evidence"] for key, row in first.items()}
     assert said["weekly", "abroad"] == "in France"
-    assert said["weekly", "slipping_away"] == "no purchase for 38 days, otherwise one in 7"
+    assert said["weekly", "slipping_away"] == "no purchase for 38 days, usually one in 7"
     assert said["once", "looks_only"] == "20 views and no purchase in 30 days"
     assert said["seeks", "searching"] == "3 searches and no purchase in 7 days, such as blue lamp"
     assert None not in said.values()
@@ -101,7 +101,7 @@ def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
     line = r"risk +slipping_away +1 +25\.0% +1 new  shop:weekly: no purchase for 38 days"
     assert re.search(line, printed)
     assert serve_tags.main([*config, "--list", "slipping_away"]) == 0
-    assert capsys.readouterr().out == ("shop:weekly  2026-03-01 10:00  no purchase for 38 days, otherwise one in 7\n")
+    assert capsys.readouterr().out == ("shop:weekly  2026-03-01 10:00  no purchase for 38 days, usually one in 7\n")
     other = shop.home / "other.toml"
     shipped = (ROOT / "conf" / "tags.toml").read_text()
     other.write_text(shipped.replace("social.reviews >= 3", "true").replace("features.views_30d >= 20", "false"))
@@ -163,7 +163,7 @@ def test_a_campaign_that_subscribes_as_the_docs_say_hears_of_each_user_once(
         exec(snippet, {"spark": spark})
         mails = spark.read.format("delta").load(f"{tmp_path}/campaign/mails").collect()
         assert [(row["user_id"], row["evidence"]) for row in mails] == [
-            ("shop:weekly", "no purchase for 38 days, otherwise one in 7")
+            ("shop:weekly", "no purchase for 38 days, usually one in 7")
         ]
 
 

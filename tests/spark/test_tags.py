@@ -1,5 +1,7 @@
 """Tags gained, kept, lost and expired over runs of a few users; fifths and tiers against plain Python."""
 
+import tomllib
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 from pathlib import Path
@@ -12,12 +14,13 @@ from hypothesis import strategies as st
 from profilestream.base import commits
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings
+from profilestream.base.session import computed
 from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.serve import declaration, groups, people, tags, tags_check
-from profilestream.serve.declaration import Tier
+from profilestream.serve.declaration import Tags, Tier
 from profilestream.serve.people import People
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,96 +47,75 @@ evidence = "format_string('x is %.0f', x)"
 """
 
 
+Told = tuple[str, str, int, int | None, str | None, str]
+
+
 class Story:
-    """Runs of serve_tags over made-up users, and what they leave."""
+    """A user's tags from day to day; the rows of user_tags are kept in frames."""
 
-    def __init__(self, spark: SparkSession, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.spark, self.home, self.monkeypatch = spark, home, monkeypatch
-        self.rules = LIVELY
+    def __init__(self, spark: SparkSession) -> None:
+        self.spark = spark
+        self.stored = spark.createDataFrame([], USER_TAGS.schema)
 
-    @property
-    def settings(self) -> Settings:
-        """Those of the demo, in a warehouse of its own, with these rules."""
-        (self.home / "tags.toml").write_text(GROUPS + self.rules)
-        sets = {"paths.warehouse": "warehouse", "paths.checkpoints": "checkpoints", "serve.tags.file": "tags.toml"}
-        given = [f"{key}={self.home / name}" for key, name in sets.items()]
-        return settings_module.load(str(ROOT / "conf" / "demo.toml"), given)
+    def day(self, day: int, rules: str, **users: float) -> list[Told]:
+        """The newest event is at the beginning of the day; of each user the number x. Gives rows as `told` does."""
+        rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
+        declared = Tags.model_validate(tomllib.loads(GROUPS + rules))
+        found = tags.decided(rows, declared, self.stored, day * DAY).where(groups.CHANGED).select(USER_TAGS.columns)
+        others = self.stored.join(found, list(USER_TAGS.key), "left_anti")
+        self.stored = computed(others.unionByName(found).coalesce(1))
+        return told(self.stored)
 
-    def run(self, day: int, **users: float | None) -> None:
-        """A run whose newest event is at the beginning of a day; of each user the number x."""
-        at = F.timestamp_micros(F.lit(day * DAY))
-        rows = [(name, x and float(x), x and 1.0) for name, x in users.items()]
-        made = self.spark.createDataFrame(rows, "user_id string, x double, recency double").withColumn("at", at)
-        self.monkeypatch.setattr(people, "known", lambda *_: People(made, day * DAY))
-        tags.run(self.spark, self.settings)
 
-    def rows(self) -> list[tuple[Any, ...]]:
-        """Of user_tags: user, tag, since and until as days, why it ended, the evidence."""
-        stored = USER_TAGS.read(self.spark, self.settings.paths)
-        days = [(F.unix_micros(name) / DAY).cast("int") for name in ("since", "until")]
-        return sorted(map(tuple, stored.select("user_id", "tag", *days, "ended", "evidence").collect()))
-
-    def versions(self) -> list[int]:
-        """Commits of both tables."""
-        return [commits.version(self.spark, table, self.settings.paths) for table in (USER_GROUPS, USER_TAGS)]
+def told(stored: DataFrame) -> list[Told]:
+    """Of user_tags: user, tag, since and until as days, why it ended, the evidence."""
+    days = [(F.unix_micros(name) / DAY).cast("int") for name in ("since", "until")]
+    return sorted(tuple(row) for row in stored.select("user_id", "tag", *days, "ended", "evidence").collect())
 
 
 @pytest.fixture
-def story(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
-    return Story(spark, tmp_path, monkeypatch)
+def story(spark: SparkSession) -> Story:
+    return Story(spark)
 
 
 def test_who_has_a_tag_keeps_it_while_it_stays_and_who_has_it_not_does_not_gain_it_so(story: Story) -> None:
-    story.rules += 'stays = "x > 5"\n'
-    story.run(0, a=12, b=7, c=None)
-    assert story.rows() == [("a", "lively", 0, None, None, "x is 12")]
-    story.run(1, a=7, b=7, c=11)
-    assert story.rows() == [("a", "lively", 0, None, None, "x is 12"), ("c", "lively", 1, None, None, "x is 11")]
-    story.run(2, a=5, b=13, c=None)
-    assert story.rows() == [
+    rules = LIVELY + 'stays = "x > 5"\n'
+    assert story.day(0, rules, a=12.0, b=7.0) == [("a", "lively", 0, None, None, "x is 12")]
+    kept = ("a", "lively", 0, None, None, "x is 12")
+    assert story.day(1, rules, a=7.0, b=7.0, c=11.0) == [kept, ("c", "lively", 1, None, None, "x is 11")]
+    assert story.day(2, rules, a=5.0, b=13.0) == [
         ("a", "lively", 0, 2, "lost", "x is 12"),
         ("b", "lively", 2, None, None, "x is 13"),
         ("c", "lively", 1, 2, "lost", "x is 11"),
     ]
-    stored = USER_TAGS.read(story.spark, story.settings.paths)
     have = [
-        {row["user_id"] for row in tags.held(stored, F.timestamp_micros(F.lit(at))).collect()}
+        {row["user_id"] for row in tags.held(story.stored, F.timestamp_micros(F.lit(at))).collect()}
         for at in (-1, 0, DAY, 2 * DAY - 1, 2 * DAY)
     ]
     assert have == [set(), {"a"}, {"a", "c"}, {"a", "c"}, {"b"}]
 
 
 def test_a_tag_rests_after_its_end_and_one_that_expired_waits_until_its_condition_was_false(story: Story) -> None:
-    story.rules = LIVELY.replace("lively", "rests") + 'cool_down = "3d"\n' + LIVELY.replace("lively", "brief")
-    story.rules += 'expires = "2d"\n'
-    x = {0: 12, 1: 4, 2: 12, 3: 13, 5: 14, 6: 15, 7: 4, 8: 16, 20: 3}
-    seen = {}
-    for day, value in x.items():
-        story.run(day, a=value)
-        seen[day] = story.rows()
+    rules = LIVELY.replace("lively", "rests") + 'cool_down = "3d"\n'
+    rules += LIVELY.replace("lively", "brief") + 'expires = "2d"\n'
+    x = {0: 12.0, 1: 4.0, 2: 13.0, 3: 14.0, 5: 15.0, 6: 16.0, 7: 4.0, 8: 17.0, 20: 3.0}
+    seen = {day: story.day(day, rules, a=value) for day, value in x.items()}
     first = [("a", "brief", 0, 1, "lost", "x is 12"), ("a", "rests", 0, 1, "lost", "x is 12")]
     assert seen[1] == first
-    assert seen[3] == sorted([*first, ("a", "brief", 2, None, None, "x is 12")])
-    expired = [*first, ("a", "brief", 2, 4, "expired", "x is 12"), ("a", "rests", 5, None, None, "x is 14")]
+    assert seen[3] == sorted([*first, ("a", "brief", 2, None, None, "x is 13")])
+    expired = [*first, ("a", "brief", 2, 4, "expired", "x is 13"), ("a", "rests", 5, None, None, "x is 15")]
     assert seen[5] == seen[6] == sorted(expired)
-    over = [*first, ("a", "brief", 2, 4, "over", "x is 12"), ("a", "rests", 5, 7, "lost", "x is 14")]
+    over = [*first, ("a", "brief", 2, 4, "over", "x is 13"), ("a", "rests", 5, 7, "lost", "x is 15")]
     assert seen[7] == sorted(over)
-    assert seen[8] == sorted([*over, ("a", "brief", 8, None, None, "x is 16")])
+    assert seen[8] == sorted([*over, ("a", "brief", 8, None, None, "x is 17")])
     # Its time was up long before the run that found its condition false.
-    assert seen[20] == sorted([*over, ("a", "brief", 8, 10, "over", "x is 16")])
+    assert seen[20] == sorted([*over, ("a", "brief", 8, 10, "over", "x is 17")])
 
 
 def test_a_changed_rule_keeps_whom_it_holds_of_with_new_evidence_and_a_rule_that_is_gone_ends(story: Story) -> None:
     gone = LIVELY.replace("lively", "gone")
-    story.rules = LIVELY + gone
-    story.run(0, a=12, b=30)
-    before = story.versions()
-    story.rules = LIVELY.replace("Who is here?", "Who?") + gone
-    story.run(0, a=12, b=30)
-    assert story.versions() == before
-    story.rules = LIVELY.replace("> 10", "> 20").replace("x is", "now")
-    story.run(1, a=12, b=31)
-    assert story.rows() == [
+    story.day(0, LIVELY + gone, a=12.0, b=30.0)
+    assert story.day(1, LIVELY.replace("> 10", "> 20").replace("x is", "now"), a=12.0, b=31.0) == [
         ("a", "gone", 0, 1, "lost", "x is 12"),
         ("a", "lively", 0, 1, "lost", "x is 12"),
         ("b", "gone", 0, 1, "lost", "x is 30"),
@@ -141,8 +123,41 @@ def test_a_changed_rule_keeps_whom_it_holds_of_with_new_evidence_and_a_rule_that
     ]
 
 
-def test_a_run_that_changes_nothing_makes_no_commit_and_one_that_broke_off_is_finished(story: Story) -> None:
-    story.run(0, a=12, b=1)
+@dataclass
+class Kept:
+    """Runs over made-up users, and the tables that they leave."""
+
+    spark: SparkSession
+    settings: Settings
+    monkeypatch: pytest.MonkeyPatch
+
+    def run(self, day: int, **users: float) -> None:
+        """A run whose newest event is at the beginning of a day; of each user the number x."""
+        rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
+        made = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0)})
+        self.monkeypatch.setattr(people, "known", lambda *_: People(made, day * DAY))
+        tags.run(self.spark, self.settings)
+
+    def rows(self) -> list[Told]:
+        """Of user_tags."""
+        return told(USER_TAGS.read(self.spark, self.settings.paths))
+
+    def versions(self) -> list[int]:
+        """Commits of both tables."""
+        return [commits.version(self.spark, table, self.settings.paths) for table in (USER_GROUPS, USER_TAGS)]
+
+
+@pytest.fixture
+def kept(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    """In a warehouse of its own, with the one tag `lively`."""
+    (tmp_path / "tags.toml").write_text(GROUPS + LIVELY)
+    names = {"paths.warehouse": "warehouse", "paths.checkpoints": "checkpoints", "serve.tags.file": "tags.toml"}
+    given = [f"{key}={tmp_path / name}" for key, name in names.items()]
+    return Kept(spark, settings_module.load(str(ROOT / "conf" / "demo.toml"), given), monkeypatch)
+
+
+def test_a_run_that_broke_off_is_finished_and_one_that_changes_nothing_makes_no_commit(kept: Kept) -> None:
+    kept.run(0, a=12.0, b=1.0)
     merge = commits.merge
 
     def breaks(rows: Any, table: Any, *given: Any, **more: Any) -> Any:
@@ -150,32 +165,30 @@ def test_a_run_that_changes_nothing_makes_no_commit_and_one_that_broke_off_is_fi
             raise RuntimeError("killed")
         return merge(rows, table, *given, **more)
 
-    with story.monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+    with kept.monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(commits, "merge", breaks)
-        story.run(1, a=3, b=12)
-    assert story.versions() == [2, 1]
-    story.run(1, a=3, b=12)
-    assert story.rows() == [("a", "lively", 0, 1, "lost", "x is 12"), ("b", "lively", 1, None, None, "x is 12")]
-    assert story.versions() == [2, 2]
-    story.run(1, a=3, b=12)
-    assert story.versions() == [2, 2]
+        kept.run(1, a=3.0, b=12.0)
+    assert kept.versions() == [2, 1]
+    for _ in range(2):
+        kept.run(1, a=3.0, b=12.0)
+        assert kept.rows() == [("a", "lively", 0, 1, "lost", "x is 12"), ("b", "lively", 1, None, None, "x is 12")]
+        assert kept.versions() == [2, 2]
 
 
-def test_a_user_who_is_no_more_has_no_group_and_no_tag_and_the_newest_time_may_fall(story: Story) -> None:
-    story.run(2, a=12, b=11)
-    story.run(1, a=12)
-    assert story.rows() == [("a", "lively", 2, None, None, "x is 12"), ("b", "lively", 2, 2, "lost", "x is 11")]
-    kept = USER_GROUPS.read(story.spark, story.settings.paths).collect()
+def test_a_user_who_is_no_more_has_no_group_and_no_tag_and_the_newest_time_may_fall(kept: Kept) -> None:
+    kept.run(2, a=12.0, b=11.0)
+    kept.run(1, a=9.0)
+    assert kept.rows() == [("a", "lively", 2, 2, "lost", "x is 12"), ("b", "lively", 2, 2, "lost", "x is 11")]
     since, at = (datetime(1970, 1, day) for day in (3, 2))
-    fields = (1.0, 12.0, 120.0, 5, 1, 1, "best", "silver", since, "2026-01", at)
-    assert kept == [Row(**dict(zip(USER_GROUPS.columns, ("a", *fields), strict=True)))]
+    fields = (1.0, 9.0, 90.0, 5, 1, 1, "best", "silver", since, "2026-01", at)
+    assert [tuple(row) for row in USER_GROUPS.read(kept.spark, kept.settings.paths).collect()] == [("a", *fields)]
 
 
-def test_an_expression_that_fails_on_a_row_is_told_with_the_file(story: Story) -> None:
-    story.rules = LIVELY.replace("x > 10", "x / (x - 12) > 1")
+def test_an_expression_that_fails_on_a_row_is_told_with_the_file(kept: Kept, tmp_path: Path) -> None:
+    (tmp_path / "tags.toml").write_text(GROUPS + LIVELY.replace("x > 10", "x / (x - 12) > 1"))
     with pytest.raises(BadSettings, match=r"fails on a user's row: \[DIVIDE_BY_ZERO\]") as told:
-        story.run(0, a=12)
-    assert told.value.where == str(story.home / "tags.toml")
+        kept.run(0, a=12.0)
+    assert told.value.where == str(tmp_path / "tags.toml")
 
 
 def test_fifths_are_those_of_a_count_but_for_values_next_to_a_border(spark: SparkSession) -> None:

@@ -8,7 +8,6 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.serve import declaration, people, tags
 from profilestream.serve.declaration import Tags
-from profilestream.serve.people import People
 
 _MOST = 20
 
@@ -39,7 +38,13 @@ def compared(spark: SparkSession, settings: Settings, other: Tags) -> list[str]:
     known = people.known(spark, settings)
     if known is None:
         return ["there are no users yet"]
-    ours, theirs = (_having(known, one, settings) for one in (declaration.named(settings), other))
+    stored = people.stored(spark, USER_TAGS, settings)
+
+    def having(declared: Tags) -> DataFrame:
+        rows = tags.with_groups(known, tags.grouping(known, declared, settings))
+        return tags.decided(rows, declared, stored, known.at).where(tags.HAS).select("user_id", "tag")
+
+    ours, theirs = map(having, (declaration.named(settings), other))
     each = ours.withColumn("side", F.lit("ours")).unionByName(theirs.withColumn("side", F.lit("theirs")))
     by = each.groupBy("user_id", "tag").agg(F.concat_ws(" ", F.sort_array(F.collect_set("side"))).alias("by"))
     counts = {"both": "ours theirs", "gain": "theirs", "lose": "ours"}
@@ -48,11 +53,6 @@ def compared(spark: SparkSession, settings: Settings, other: Tags) -> list[str]:
     return [
         "  ".join([row["tag"].ljust(width), *(f"{row[by]:7,} {name}" for name, by in counts.items())]) for row in rows
     ]
-
-
-def _having(known: People, declared: Tags, settings: Settings) -> DataFrame:
-    grouped = tags.grouping(known, declared, settings)
-    return tags.decided(known, grouped, declared, settings).where(tags.HAS).select("user_id", "tag")
 
 
 def holders(spark: SparkSession, settings: Settings, tag: str) -> list[str]:

@@ -7,7 +7,6 @@ is not seen; `since` and `until` are the newest event times of the runs that fou
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -51,7 +50,8 @@ def run(spark: SparkSession, settings: Settings) -> None:
             return
         grouped = grouping(known, declared, settings)
         _commit(grouped, USER_GROUPS, settings, gone=GONE)
-        _commit(decided(known, grouped, declared, settings), USER_TAGS, settings)
+        stored = people.stored(spark, USER_TAGS, settings)
+        _commit(decided(with_groups(known, grouped), declared, stored, known.at), USER_TAGS, settings)
 
 
 @contextmanager
@@ -81,19 +81,24 @@ def grouping(known: People, declared: Tags, settings: Settings) -> DataFrame:
     return computed(groups.told(measured, declared.groups, stored, settings.derive.shop_timezone))
 
 
-def decided(known: People, grouped: DataFrame, declared: Tags, settings: Settings) -> DataFrame:
+def with_groups(known: People, grouped: DataFrame) -> DataFrame:
+    """All that SQL may name: the users' rows, each with its row of user_groups, as `grouping` gives them."""
+    return people.joined(known.rows, grouped.where(~F.col(GONE)).select(*USER_GROUPS.columns), "groups")
+
+
+def decided(rows: DataFrame, declared: Tags, stored: DataFrame, at: int) -> DataFrame:
     """Of each user and tag the newest row of user_tags as it is to be, whether that is a change, and whether it `HAS`.
 
     Args:
-        grouped: as `grouping` gives them.
+        rows: all users, as with_groups gives them.
+        stored: user_tags as it is.
+        at: microseconds of the newest event.
     """
-    spark = grouped.sparkSession
-    told = grouped.where(~F.col(GONE)).select(*USER_GROUPS.columns)
-    holding = _holding(people.joined(known.rows, told, "groups"), declared)
     was = F.max_by(F.struct(*USER_TAGS.columns), "since").alias("was")
-    newest = people.stored(spark, USER_TAGS, settings).groupBy("user_id", "tag").agg(was)
-    both = holding.join(newest, ["user_id", "tag"], "full").join(F.broadcast(_rules(spark, declared)), "tag", "left")
-    return _next(both, F.timestamp_micros(F.lit(known.at)))
+    newest = stored.groupBy("user_id", "tag").agg(was)
+    rules = F.broadcast(_rules(rows.sparkSession, declared))
+    both = _holding(rows, declared).join(newest, ["user_id", "tag"], "full").join(rules, "tag", "left")
+    return _next(both, F.timestamp_micros(F.lit(at)))
 
 
 def _holding(rows: DataFrame, declared: Tags) -> DataFrame:
@@ -119,8 +124,8 @@ def _rules(spark: SparkSession, declared: Tags) -> DataFrame:
         }
         for name, tag in declared.tags.items()
     ]
-    columns = {"tag": "string", "version": "string", "cool_down": "bigint", "expires": "bigint"}
-    return made_of(spark, rows, reduce(lambda schema, one: schema.add(*one), columns.items(), T.StructType()))
+    kinds = {"tag": T.StringType(), "version": T.StringType(), "cool_down": T.LongType(), "expires": T.LongType()}
+    return made_of(spark, rows, T.StructType([T.StructField(name, kind) for name, kind in kinds.items()]))
 
 
 def _next(both: DataFrame, now: Column) -> DataFrame:
