@@ -109,7 +109,7 @@ def steps(users: Mapping[str, int]) -> Figure:
     )
 
 
-def cohorts(rows: Sequence[Cohort], labels: Sequence[str]) -> Figure:
+def cohorts(rows: Sequence[Cohort], labels: Sequence[str], period: str) -> Figure:
     """Of those who first came in a period, the share that was there so many periods later."""
     width = max(len(one.users) for one in rows)
     shares = [[count / one.users[0] for count in one.users] + [None] * (width - len(one.users)) for one in rows]
@@ -120,13 +120,13 @@ def cohorts(rows: Sequence[Cohort], labels: Sequence[str]) -> Figure:
     highest = max((share for row in shares for share in row[1:] if share is not None), default=1.0)
     trace = drawing.heat(shares, told if width <= 14 else None, highest or 1.0) | {
         "x": list(range(width)), "y": list(range(len(rows))), "customdata": counts,
-        "hovertemplate": "first came %{y}, %{x} later: %{z:.1%} (%{customdata:,} users)<extra></extra>",
+        "hovertemplate": f"first came %{{y}}, {period} %{{x}}: %{{z:.1%}} (%{{customdata:,}} users)<extra></extra>",
         "colorbar": drawing.colourbar(".0%"),
     }  # fmt: skip
     return drawing.figure(
         [trace],
         height=110 + 26 * len(rows),
-        xaxis=drawing.axis("periods later")
+        xaxis=drawing.axis(f"{period}s later")
         | {"showgrid": False, "tickformat": "d", **({"dtick": 1} if width <= 8 else {})},
         yaxis=drawing.named(labels) | {"showgrid": False},
     )

@@ -58,8 +58,8 @@ def retention(users: Users | None) -> Section:
         (label, *(f"{n:,}" for n in one.users), *[""] * (width - len(one.users)))
         for label, one in zip(labels, users.cohorts, strict=True)
     )
-    table = Table("Users of each cohort, so many periods later", ("first came", *map(str, range(width))), rows)
-    plot = Plot(f"Retention by {users.coarse}", said, figures.cohorts(users.cohorts, labels), table)
+    table = Table(f"Users of each cohort, so many {users.coarse}s later", ("first came", *map(str, range(width))), rows)
+    plot = Plot(f"Retention by {users.coarse}", said, figures.cohorts(users.cohorts, labels, users.coarse), table)
     return Section(name, heading, (plot,))
 
 
