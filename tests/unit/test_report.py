@@ -122,6 +122,16 @@ def test_every_figure_is_one_that_plotly_takes() -> None:
         graph_objects.Figure(figure)
 
 
+def test_of_one_batch_there_are_bars_and_no_line_without_length() -> None:
+    assert WHOLE.segments
+    sizes = {name: users[1:] for name, users in WHOLE.segments.sizes.items()}
+    once = replace(WHOLE.segments, as_of=WHOLE.segments.as_of[1:], sizes=sizes)
+    figures = drawn(replace(WHOLE, segments=once, cost=WHOLE.cost[:1]))
+    assert [trace["type"] for trace in figures["segments-0"]["data"]] == ["bar"]
+    assert figures["segments-0"]["data"][0]["x"] == [100, 99, 98, 97, 96, 95, 94, 185]
+    assert figures["quality-1"]["layout"]["xaxis"]["type"] == "category"
+
+
 def test_key_figures_are_there_for_people_and_for_programs() -> None:
     tiles = {of["data-name"]: of["data-value"] for tag, of in Read(made(WHOLE)).tags if "data-name" in of}
     assert tiles == {

@@ -43,7 +43,11 @@ def line(name: str, number: int, x: Sequence[Any], y: Sequence[float], said: str
 
 
 def bars(
-    names: Sequence[str], values: Sequence[float], told: Sequence[str], its: str, notes: Sequence[str] = ()
+    names: Sequence[str],
+    values: Sequence[float],
+    told: Sequence[str],
+    its: str | Sequence[str],
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Lying bars, the first on top; above each its name, number and note, which so have the whole width."""
     places = list(range(len(names)))
@@ -80,6 +84,11 @@ def axis(title: str = "") -> Figure:
         "title": {"text": title, "font": {"size": 12, "color": "@muted"}, "standoff": 8}, "automargin": True,
         "gridcolor": "@grid", "linecolor": "@grid", "zerolinecolor": "@grid", "tickfont": {"color": "@muted"},
     }  # fmt: skip
+
+
+def times(moments: Sequence[str]) -> Figure:
+    """An axis of times; of one time a plain label, since plotly would divide a millisecond around it."""
+    return axis() | ({"type": "category"} if len(set(moments)) == 1 else {})
 
 
 def counted(title: str, most: int) -> Figure:

@@ -8,6 +8,7 @@ from profilestream.serve.report.drawing import Figure
 from profilestream.serve.report.numbers import Captured, Cohort, Judged, Log, Pace, Period, Rejects, Segments, Taste
 from profilestream.serve.report.numbers import Tag as HeldTag
 
+_AT_ONCE = "x unified"  # all lines at the time that is pointed at
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -96,7 +97,7 @@ def periods(rows: Sequence[Period]) -> Figure:
         drawing.line("buyers", 1, times, [one.buyers for one in rows], "%{y:,} buyers"),
     ]
     return drawing.figure(
-        traces, xaxis=drawing.axis(), yaxis=drawing.axis("users") | {"rangemode": "tozero"}, hovermode="x unified"
+        traces, xaxis=drawing.times(times), yaxis=drawing.axis("users") | {"rangemode": "tozero"}, hovermode=_AT_ONCE
     )
 
 
@@ -152,19 +153,24 @@ def week(log: Log) -> Figure:
 
 
 def sizes(segments: Segments) -> Figure:
-    """Users of every segment after every batch, one on the other."""
+    """Users of every segment after every batch, one on the other; bars when there is one batch."""
+    names = {one: "others" if one == Segments.OTHERS else f"segment {one}" for one in segments.sizes}
+    colours = [drawing.colour(number) for number in range(len(names))]
+    if len(segments.as_of) == 1:
+        users = [users for (users,) in segments.sizes.values()]
+        notes = [f" · {count / segments.users:.1%}" for count in users]
+        return drawing.bars(list(names.values()), users, [f"{count:,}" for count in users], colours, notes)
     times = [drawing.time(moment) for moment in segments.as_of]
     traces = [
         {
-            "type": "scatter", "name": "others" if name == Segments.OTHERS else f"segment {name}",
-            "x": times, "y": list(users), "stackgroup": "users", "mode": "lines" if len(times) > 1 else "markers",
-            "line": {"width": 1, "color": drawing.colour(number)}, "fillcolor": drawing.colour(number),
-            "marker": {"size": 4},
-            "hovertemplate": "%{y:,}",
+            "type": "scatter", "name": names[one], "x": times, "y": list(users), "stackgroup": "users", "mode": "lines",
+            "line": {"width": 1, "color": its}, "fillcolor": its, "hovertemplate": "%{y:,}",
         }
-        for number, (name, users) in enumerate(segments.sizes.items())
+        for its, (one, users) in zip(colours, segments.sizes.items(), strict=True)
     ]  # fmt: skip
-    return drawing.figure(traces, height=380, xaxis=drawing.axis(), yaxis=drawing.axis("users"), hovermode="x unified")
+    return drawing.figure(
+        traces, height=380, xaxis=drawing.times(times), yaxis=drawing.axis("users"), hovermode=_AT_ONCE
+    )
 
 
 def tags(rows: Sequence[HeldTag]) -> Figure:
@@ -198,5 +204,8 @@ def judged(rows: Sequence[Judged], title: str) -> Figure:
         for (candidate, epoch), line in sorted(lines.items())
     ]
     return drawing.figure(
-        traces, xaxis=drawing.axis(), yaxis=drawing.axis(title) | {"rangemode": "tozero"}, hovermode="x unified"
+        traces,
+        xaxis=drawing.times([drawing.time(row.as_of) for row in rows]),
+        yaxis=drawing.axis(title) | {"rangemode": "tozero"},
+        hovermode=_AT_ONCE,
     )

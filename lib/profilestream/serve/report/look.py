@@ -37,7 +37,7 @@ section { padding: 16px; margin: 0 0 16px; }
 .scroll { overflow: auto; max-height: 380px; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-td.long { min-width: 200px; overflow-wrap: anywhere; }
+td.long { min-width: 240px; overflow-wrap: anywhere; }
 th { position: sticky; top: 0; background: var(--card); color: var(--muted); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 tr:last-child td { border-bottom: 0; }

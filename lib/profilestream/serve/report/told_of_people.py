@@ -83,9 +83,10 @@ def segments(found: Numbers) -> Section:
     if segments is None:
         return Section(name, heading, missing="Set learn.segments.enabled = true and run jobs/learn_segments.py.")
     first = segments.now[0]
+    when = "after every batch, by event time" if len(segments.as_of) > 1 else f"as of {utc(segments.as_of[0])}"
     said = (
-        f"Users in each segment after every batch, by event time. The largest is segment {first.segment_id} with "
-        f"{first.users:,} users ({first.users / segments.users:.1%})."
+        f"Users in each segment {when}. The largest is segment {first.segment_id} with {first.users:,} users "
+        f"({first.users / segments.users:.1%})."
     )
     rows = tuple(
         (str(one.segment_id), f"{one.users:,}", f"{one.users / segments.users:.1%}", one.description, one.rule,
@@ -96,7 +97,7 @@ def segments(found: Numbers) -> Section:
     colours = tuple(drawing.colour(places.get(one.segment_id, len(places) - 1)) for one in segments.now)
     columns = ("segment", "users", "share", "what sets it apart", "way to it in the tree", "precision", "recall")
     parts: list[Plot | Table] = [
-        Plot("Segments over time", said, figures.sizes(segments), is_wide=True),
+        Plot("Sizes of the segments", said, figures.sizes(segments), is_wide=True),
         Table("Segments of the newest batch", columns, rows, colours),
     ]
     if segments.moves:
