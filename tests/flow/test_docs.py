@@ -98,6 +98,7 @@ PROVEN = {
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/serve_report.py --config {LOCAL}": "run",
+    f"{PYTHON} jobs/learn_segments.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/serve_tags.py --config {LOCAL}...": "parsed",
