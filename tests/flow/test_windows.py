@@ -221,11 +221,25 @@ def _assert_said(tiled: Tiled, entity: str, log: Log, dice: random.Random, **mor
     found = tiled.asked(rows, features, **more)
     assert found.keys() == set(rows)
     for row, got in found.items():
-        mine = [e for e in log if of(e) == row[:-1]]
-        for column in columns:
-            want = _said(mine, row[-1], column)
-            assert got[column] == (want and pytest.approx(want, rel=1e-9, abs=1e-9)), f"{column} of {row}"
+        _assert_row(got, [e for e in log if of(e) == row[:-1]], row[-1], columns)
     return len(rows)
+
+
+def _assert_row(got: dict[str, Any], mine: Log, at: int, columns: list[str]) -> None:
+    for column in columns:
+        want = _said(mine, at, column)
+        assert got[column] == (want and pytest.approx(want, rel=1e-9, abs=1e-9)), f"{column} at {at}"
+
+
+def _assert_one_time_for_all(tiled: Tiled, dice: random.Random, *names: str) -> None:
+    """Features of all users as of one time, which is then a constant and no column of a join."""
+    columns = [f"{name}_{length}" for name in names for length in _lengths(name)]
+    at = dice.choice(_requests([e for e in tiled.log if FIRST + 7 * DAY < e.at < FIRST + 10 * DAY], dice))
+    rows = [(user, at) for user in sorted({e.user_id for e in tiled.log if e.user_id})]
+    found = tiled.asked(rows, chosen(tiled.settings, "user", columns))
+    assert found.keys() == set(rows)
+    for (user, _), got in found.items():
+        _assert_row(got, [e for e in tiled.log if e.user_id == user], at, columns)
 
 
 def _said(log: Log, at: int, column: str) -> Any:
@@ -253,6 +267,7 @@ def test_features_as_of_any_time_are_what_plain_python_counts_and_day_tiles_chan
     _assert_said(tiled, "item", tiled.log, dice)
     _assert_known_by(tiled, batches[0], then, dice)
     _assert_combined(tiled, dice)
+    _assert_one_time_for_all(tiled, dice, "events", "value", "fading", "price_mean", "last_purchase")
     before = {name: tiled.spark.read.format("delta").load(f"{tmp_path}/warehouse/{name}").count() for name in KEYS}
     days.run(spark, tiled.settings)
     for derived in stage.declared(tiled.settings).values():
@@ -260,6 +275,7 @@ def test_features_as_of_any_time_are_what_plain_python_counts_and_day_tiles_chan
     tiled.take([replace(e, event_id=f"late-{e.event_id}", at=e.at + 1) for e in batches[1][:50]])
     _assert_said(tiled, "user", tiled.log, dice)
     _assert_said(tiled, "pair", tiled.log, dice)
+    _assert_one_time_for_all(tiled, dice, *OF["user"])
     days.run(spark, tiled.settings)
     again = tiled.versions()
     days.run(spark, tiled.settings)

@@ -14,6 +14,7 @@ from profilestream.base.tables import Table
 from profilestream.derive import stage, windows
 from profilestream.derive.declaration import Derived, Key, Statistic
 from profilestream.derive.fold import Fold
+from profilestream.derive.statistics import Count, Extreme, Moments, Sum
 from profilestream.derive.windows import TIMES, Combined, Feature, Windows
 
 AT, MASK = "_at", "_windows"
@@ -101,6 +102,11 @@ class Features:
     def statistics(self) -> dict[str, Statistic]:
         """The columns of the tiles that are read."""
         return {path: statistic for path, statistic, _ in self.states.values()}
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether all states are a few numbers, which are merged as fast as they are read."""
+        return all(isinstance(one, Count | Sum | Extreme | Moments) for one in self.statistics.values())
 
     @cached_property
     def lengths(self) -> list[str]:

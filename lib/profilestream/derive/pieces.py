@@ -6,6 +6,7 @@ made day tiles (days.py) it is the rest of a day. A piece is a row of states of 
 belongs to as bits of a number; the fold engine merges the pieces.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import reduce
@@ -20,7 +21,7 @@ from profilestream.derive import days, decay
 from profilestream.derive.features import AT, MASK, Features, plain
 from profilestream.derive.windows import DAY, HOUR, micros
 
-_FROM, _TO, _DAY, _EDGES = "_from", "_to", "_day", "_edges"
+_DAY, _DAYS, _COUNT = "_day", "_days", "_count"
 _EPOCH = date(1970, 1, 1)
 
 
@@ -29,7 +30,9 @@ class _Asked:
     """What requests ask for, all together; microseconds.
 
     Args:
-        days: on which the edges lie, as days since 1970.
+        since, until: the first time and the last.
+        edges: of all requests, the number of days on which edges lie.
+        days: on which edges lie, as days since 1970.
     """
 
     count: int
@@ -37,6 +40,16 @@ class _Asked:
     until: int
     edges: int
     days: list[int]
+
+    @property
+    def is_one_time(self) -> bool:
+        """Whether all requests are as of the same time."""
+        return self.since == self.until
+
+    @property
+    def at(self) -> Column:
+        """The time of a request. One for all is a constant: rows in no window are then dropped before any join."""
+        return F.lit(self.until) if self.is_one_time else F.unix_micros(AT)
 
 
 def gathered(spark: SparkSession, requests: DataFrame, features: Features, known_by: datetime | None) -> DataFrame:
@@ -47,31 +60,37 @@ def gathered(spark: SparkSession, requests: DataFrame, features: Features, known
     nothing = {name: F.lit(None).cast(one.ddl) for name, (_, one, _) in features.states.items()}
     empty = requests.withColumns({"as_of": F.lit(None).cast("timestamp"), **nothing})
     if known_by is not None:
-        found = [_of_events(_known(spark, requests, features, known_by), features)]
+        found = [_by_windows(_of_events(_known(spark, requests, features, known_by), features), features)]
     else:
         # The newest day of day tiles is asked for after the table's version is fixed: it may be too new, never too old.
         tiles = features.read(spark, features.tiles.table)
         until = days.day_tiles_until(spark, features.tiles.table, features.paths)
-        edged = requests.withColumn(_EDGES, _edges(features, until))
-        asked = _asked(edged, features)
-        found = [_whole(tiles, requests, asked, features, until)]
+        asked = _asked(requests, _edge_days(features, until))
+        found = [_merged(_as_asked(_whole(tiles, requests, asked, features, until), features), features)]
         if asked.edges:
             _check_reach(spark, asked.days, features)
-            found.append(_of_events(_at_edges(spark, edged, asked, features), features))
+            at_edges = _at_edges(spark, requests, asked, features, until)
+            found.append(_by_windows(_of_events(at_edges, features), features))
+    return reduce(DataFrame.unionByName, [*found, empty])
+
+
+def _merged(rows: DataFrame, features: Features) -> DataFrame:
+    """Tiles of requests -> few rows a request. Before they meet the rest: a union copies every row."""
+    if features.are_numbers:
+        return features.fold.merged(_by_windows(rows, features))
     # Rows of the same windows first: a state is then read once a row and not once a window.
-    rows = reduce(DataFrame.unionByName, [_as_asked(part, features) for part in found])
-    return _by_windows(features.fold_of_pieces.merged(rows), features).unionByName(empty)
+    return _by_windows(features.fold_of_pieces.merged(rows), features)
 
 
-def _asked(edged: DataFrame, features: Features) -> _Asked:
+def _asked(requests: DataFrame, edge_days: Column) -> _Asked:
     at = F.unix_micros(AT)
-    of_edges = F.transform(_EDGES, lambda edge: edge[_DAY])
-    row = edged.agg(
-        F.count(F.lit(1)),
+    times = requests.groupBy(AT).agg(F.count(F.lit(1)).alias(_COUNT)).withColumn(_DAYS, edge_days)
+    row = times.agg(
+        F.coalesce(F.sum(_COUNT), F.lit(0)),
         F.coalesce(F.min(at), F.lit(0)),
         F.coalesce(F.max(at), F.lit(0)),
-        F.coalesce(F.sum(F.size(_EDGES)), F.lit(0)),
-        F.array_distinct(F.flatten(F.collect_set(of_edges))),
+        F.coalesce(F.sum(F.col(_COUNT) * F.size(_DAYS)), F.lit(0)),
+        F.array_distinct(F.flatten(F.collect_set(_DAYS))),
     ).head()
     assert row is not None
     return _Asked(*row)
@@ -93,41 +112,30 @@ def ends(until: date | None) -> tuple[Column, Column]:
     return start, start + unit
 
 
-def _edges(features: Features, until: date | None) -> Column:
-    """Array of what tiles cannot tell of the windows of a request: from, to, day, windows. Each lies in one tile."""
+def _edge_days(features: Features, until: date | None) -> Column:
+    """Array of the days, since 1970, on which a window of a request begins or ends inside a tile."""
     at = F.unix_micros(AT)
-    last = at - F.pmod(at, _unit(at, until))
-    at_end = F.lit(0).cast("bigint")
-    edges = []
-    for n, window in enumerate(features.lengths):
-        bit, length = F.lit(1 << n).cast("bigint"), micros(window)
-        if length is None:
-            at_end += bit
-            continue
-        since = at - length
-        whole = F.least(since + F.pmod(-since, _unit(since, until)), at)
-        edges.append(_edge(since, whole, bit))
-        at_end += F.when(whole <= last, bit).otherwise(0)
-    return F.filter(F.array(*edges, _edge(last, at, at_end)), lambda edge: edge[_FROM] < edge[_TO])
-
-
-def _edge(since: Column, until: Column, bits: Column) -> Column:
-    day = F.floor(since / F.lit(DAY)).cast("int")
-    return F.struct(since.alias(_FROM), until.alias(_TO), day.alias(_DAY), bits.alias(MASK))
+    borders = [at, *(at - length for window in features.lengths if (length := micros(window)) is not None)]
+    inside = [F.when(F.pmod(one, _unit(one, until)) != 0, F.floor(one / F.lit(DAY)).cast("int")) for one in borders]
+    return F.array_distinct(F.array_compact(F.array(*inside)))
 
 
 def _whole(tiles: DataFrame, requests: DataFrame, asked: _Asked, features: Features, until: date | None) -> DataFrame:
     """Tiles that lie in a window of a request whole."""
-    keys, at = features.keys, F.unix_micros(AT)
     start, end = F.col("_start"), F.col("_end")
-    lengths = [micros(window) for window in features.lengths]
-    bits = [F.when(_inside(start, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
     began, ended = ends(until)
     mine = tiles.where(_in_reach("date", asked, features)).select(
-        *keys, "as_of", began.alias("_start"), ended.alias("_end"), *_columns(features)
+        *features.keys, "as_of", began.alias("_start"), ended.alias("_end"), *_columns(features)
     )
-    joined = mine.join(sent(requests, asked.count), keys).where(end <= at)
-    found = joined.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
+    joined = mine.join(sent(requests, asked.count), features.keys).where(end <= asked.at)
+    return _in_windows(joined, features, lambda length: _inside(start, asked.at, length))
+
+
+def _in_windows(rows: DataFrame, features: Features, belongs: Callable[[int | None], Column]) -> DataFrame:
+    """Rows with the windows, told by length, to which they belong; also those of none where it matters who was seen."""
+    lengths = [micros(window) for window in features.lengths]
+    bits = [F.when(belongs(length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
+    found = rows.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
     return found if features.has_population else found.where(f"{MASK} <> 0")
 
 
@@ -154,30 +162,40 @@ def date_of(at: int) -> Column:
     return F.lit(_EPOCH + timedelta(days=at // DAY))
 
 
-def _at_edges(spark: SparkSession, edged: DataFrame, asked: _Asked, features: Features) -> DataFrame:
-    """Events at an edge of a window of a request. Only folders of the days of edges are read."""
-    on = [*[f"_{name}" for name in features.keys], _DAY]
-    edges = edged.select(*_renamed(features), AT, F.inline(_EDGES))
+def _at_edges(
+    spark: SparkSession, requests: DataFrame, asked: _Asked, features: Features, until: date | None
+) -> DataFrame:
+    """Events in a window of a request whose tile is not. Only folders of the days of edges are read."""
     dates = [_EPOCH + timedelta(days=day) for day in asked.days]
-    events = features.read(spark, tables.EVENTS).where(F.col("event_date").isin(dates))
-    mine = keyed(events, features).withColumn(_DAY, F.unix_date("event_date"))
+    events = keyed(features.read(spark, tables.EVENTS).where(F.col("event_date").isin(dates)), features)
+    on, named = [f"_{name}" for name in features.keys], requests.select(*_renamed(features), AT)
+    if asked.is_one_time:
+        joined = events.join(sent(named, asked.count), on)
+    else:
+        of_days = named.withColumn(_DAY, F.explode(_edge_days(features, until)))
+        mine = events.withColumn(_DAY, F.unix_date("event_date"))
+        joined = mine.join(sent(of_days, asked.edges), [*on, _DAY])
     moment = F.unix_micros("event_time")
-    joined = mine.join(sent(edges, asked.edges), on)
-    return joined.where((moment >= F.col(_FROM)) & (moment < F.col(_TO)))
+    unit = _unit(moment, until)
+    start = moment - F.pmod(moment, unit)
+
+    def at_edge(length: int | None) -> Column:
+        in_tile = _inside(start, asked.at, length) & (start + unit <= asked.at)
+        return _inside(moment, asked.at, length) & ~in_tile
+
+    return _in_windows(joined.where(moment < asked.at), features, at_edge)
 
 
 def _known(spark: SparkSession, requests: DataFrame, features: Features, known_by: datetime) -> DataFrame:
     """Events in a window of a request that had come in by a time."""
-    asked = _asked(requests.withColumn(_EDGES, F.array().cast(f"array<struct<{_DAY}:int>>")), features)
-    lengths = [micros(window) for window in features.lengths]
+    asked = _asked(requests, F.array().cast("array<int>"))
     events = features.read(spark, tables.EVENTS).where(F.col("ingest_time") <= F.lit(known_by))
-    moment, at = F.unix_micros("event_time"), F.unix_micros(AT)
-    bits = [F.when(_inside(moment, at, length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
+    moment = F.unix_micros("event_time")
     named = requests.select(*_renamed(features), AT)
     joined = keyed(events.where(_in_reach("event_date", asked, features)), features).join(
         sent(named, asked.count), [f"_{name}" for name in features.keys]
     )
-    return joined.where(moment < at).withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
+    return _in_windows(joined.where(moment < asked.at), features, lambda length: _inside(moment, asked.at, length))
 
 
 def _renamed(features: Features) -> list[Column]:
@@ -194,7 +212,7 @@ def keyed(events: DataFrame, features: Features) -> DataFrame:
 
 def _of_events(events: DataFrame, features: Features) -> DataFrame:
     """Events of requests -> one row of states for each request and set of windows."""
-    return features.folding(features.statistics, by_windows=True).partials(events)
+    return _as_asked(features.folding(features.statistics, by_windows=True).partials(events), features)
 
 
 def _as_asked(rows: DataFrame, features: Features) -> DataFrame:
