@@ -62,6 +62,6 @@ def _put_together(spark: SparkSession, derived: Derived, age: int, paths: Paths)
     )
     stamp = {"epoch": F.lit(_EPOCH), "batch_id": F.lit(0).cast("bigint")}
     told = stage.by_folder(by_day.withColumns(stamp).select(*table.columns), derived)
-    # Day after day brings the entities in the same order, so their sums lie side by side: a tenth less time to merge.
+    # Day after day brings the entities in the same order, so their sums lie side by side: a twentieth less to merge.
     told = told.sortWithinPartitions(*derived.partitioned_by, *derived.keys)
     commits.rewrite(told, table, paths, where=f"date IN ({', '.join(repr(str(day['date'])) for day in apart)})")
