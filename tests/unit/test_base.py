@@ -43,7 +43,7 @@ def _imports(file: Path) -> set[str]:
 
 
 def test_what_runs_on_executors_imports_the_standard_library_numpy_and_pyarrow_only() -> None:
-    names = ("als", "catalogue", "quality", "ranking", "steps")
+    names = ("als", "catalogue", "crowd", "kmeans", "quality", "ranking", "steps", "sums")
     own = {f"profilestream.learn.{name}" for name in names}
     wrong = {
         name: sorted(

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from profilestream.learn import kmeans
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.kmeans import Axes, Batch, Delta, Move, Params, State, Sums
+from profilestream.learn.kmeans import Axes, Batch, Delta, Move, Params, State
+from profilestream.learn.sums import Sums
 
 # What a pass says, one row a partition; `Delta` and `Sums` as bytes.
 TOLD = "sums binary, points bigint, cost double, cost_of_mean double"

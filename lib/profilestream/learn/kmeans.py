@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.sums import FAINT, sums_of
-from profilestream.learn.sums import Sums as Sums
+from profilestream.learn.sums import FAINT, Sums, sums_of
 
 BINS = 32
 # Edges of bins in standard deviations along the axis; a bit off the middle, where points of tidy data lie.

@@ -22,7 +22,8 @@ from profilestream.derive.declaration import Derived
 from profilestream.learn import grouping, tracking
 from profilestream.learn.descriptions import Space
 from profilestream.learn.grouping import GONE, Learned
-from profilestream.learn.kmeans import Params, State, Sums
+from profilestream.learn.kmeans import Params, State
+from profilestream.learn.sums import Sums
 
 STAGE, LEARNER = "learn_segments", "segments"
 
