@@ -3,6 +3,11 @@
 1  any other failure         2  bad settings or input         3  refused, to protect data
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.errors import PySparkException
+
 
 class ProfilestreamError(Exception):
     """A message in four parts: what is wrong (with the offending values), where, and what to do.
@@ -24,12 +29,6 @@ _ON_A_ROW = ("CAST_INVALID_INPUT", "DIVIDE_BY_ZERO", "ARITHMETIC_OVERFLOW", "NUM
              "CANNOT_PARSE_TIMESTAMP", "INVALID_ARRAY_INDEX", "INVALID_FORMAT")  # fmt: skip
 
 
-def broken_on_a_row(error: Exception) -> str | None:
-    """Of an error of Spark its first line, when an expression failed on the values of a row; null otherwise."""
-    said = str(error)
-    return said.splitlines()[0][:300] if any(name in said for name in _ON_A_ROW) else None
-
-
 def first_words(said: str) -> str:
     """Of an error of Spark the sentence that a person needs."""
     return (said.strip().splitlines() or [""])[0].split(" SQLSTATE")[0]
@@ -39,6 +38,18 @@ class BadSettings(ProfilestreamError):
     """Settings, a mapping or a command line that cannot work. Found at start-up."""
 
     exit_code = 2
+
+
+@contextmanager
+def naming(what: str, *, where: str, do: str) -> Iterator[None]:
+    """Turn the failure of an expression on the values of a row, which Spark tells, into BadSettings."""
+    try:
+        yield
+    except PySparkException as error:
+        said = str(error)
+        if not any(name in said for name in _ON_A_ROW):
+            raise
+        raise BadSettings(f"{what}: {said.splitlines()[0][:300]}", where=where, do=do) from error
 
 
 class SourceMissing(ProfilestreamError):

@@ -116,6 +116,11 @@ class Table:
         """Whether the table is there."""
         return DeltaTable.isDeltaTable(spark, self.uri(paths))
 
+    def require(self, spark: SparkSession, paths: Paths, *, do: str) -> None:
+        """Raise SourceMissing, with what to do, when the table is not there."""
+        if not self.exists(spark, paths):
+            raise SourceMissing(f"there is no table {self.name}", where=paths.warehouse, do=do)
+
     def read(self, spark: SparkSession, paths: Paths, *, version: int | None = None) -> DataFrame:
         """The table as a frame, at a version of its history when one is named."""
         reader = spark.read.format("delta")

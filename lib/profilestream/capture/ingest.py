@@ -3,20 +3,18 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import tables
 from profilestream.base.commits import Txn
-from profilestream.base.errors import BadSettings, StateCorrupt, broken_on_a_row
+from profilestream.base.errors import BadSettings, StateCorrupt, naming
 from profilestream.base.session import computed, made_of
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.base.stream import Batch, Done, Query
@@ -175,7 +173,9 @@ def write_batch(
         ingest_micros=came.ingest_micros, versions=batch.plan.versions,
     ).persist()  # fmt: skip
     try:
-        with batch.phase("read and judge"), records.reading(batch.spark, came.paths), _naming_mapping(log):
+        do = "write try_cast, try_divide, try_to_timestamp, ... which give null instead, and start with --replan"
+        told = naming("an expression of the mapping fails on a row", where=log.source.mapping, do=do)
+        with batch.phase("read and judge"), records.reading(batch.spark, came.paths), told:
             summary = _summary(judged, log.mapping)
         rows_in = int(counted.get["n"]) + len(came.skipped)
         with batch.phase("find duplicates"):
@@ -200,22 +200,6 @@ def write_batch(
     batch.append(row, tables.CAPTURE_BATCHES)
     log.memory.keep(batch, found.trends)
     return Done(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
-
-
-@contextmanager
-def _naming_mapping(log: Log) -> Iterator[None]:
-    """Turn the failure of a mapping's expression on a row into an error that names the mapping."""
-    try:
-        yield
-    except PySparkException as error:
-        said = broken_on_a_row(error)
-        if said is None:
-            raise
-        raise BadSettings(
-            f"an expression of the mapping fails on a row: {said}",
-            where=log.source.mapping,
-            do="write try_cast, try_divide, try_to_timestamp, ... which give null instead, and start with --replan",
-        ) from error
 
 
 def _records(came: sources.Arrived, log: Log) -> DataFrame:

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from pyspark.util import inheritable_thread_target
 
 from profilestream.base import commits, tables
-from profilestream.base.errors import BadSettings, SourceMissing, first_words
+from profilestream.base.errors import BadSettings, first_words
 from profilestream.base.session import sent
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch, Done, Query
@@ -156,10 +156,7 @@ def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame
     Raises:
         SourceMissing: nothing was captured yet.
     """
-    if not tables.EVENTS.exists(spark, settings.paths):
-        raise SourceMissing(
-            "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
-        )
+    tables.EVENTS.require(spark, settings.paths, do="run jobs/capture_events.py first")
     return new_rows(spark, tables.EVENTS, settings, files)
 
 
@@ -179,9 +176,7 @@ def changes(spark: SparkSession, table: Table, writer: str, settings: Settings, 
     Raises:
         SourceMissing: the table is not there yet.
     """
-    if not table.exists(spark, settings.paths):
-        where, do = settings.paths.warehouse, f"run jobs/{writer}.py first"
-        raise SourceMissing(f"there is no table {table.name}", where=where, do=do)
+    table.require(spark, settings.paths, do=f"run jobs/{writer}.py first")
     feed = spark.readStream.format("delta").option("readChangeFeed", True)
     return feed.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
 

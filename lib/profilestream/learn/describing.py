@@ -9,7 +9,6 @@ from pyspark.sql import functions as F
 from profilestream.base import commits
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
-from profilestream.base.errors import SourceMissing
 from profilestream.base.session import made_of
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import checkpoint_path
@@ -87,12 +86,7 @@ def sampled(spark: SparkSession, settings: Settings) -> Floats:
     """
     derived = segments.profile(settings)
     assert derived.population is not None
-    if not derived.table.exists(spark, settings.paths):
-        raise SourceMissing(
-            f"there is no table {derived.name}",
-            where=settings.paths.warehouse,
-            do=f"run jobs/{profiles.STAGE}.py first",
-        )
+    derived.table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
     mean = derived.vector.means(F.col(derived.population.of))
     rows = derived.table.read(spark, settings.paths).select("user_id", mean.alias("mean")).where("mean IS NOT NULL")
     space = grouping.space_of(rows, segments.weights(derived))
@@ -104,8 +98,6 @@ def sampled(spark: SparkSession, settings: Settings) -> Floats:
 
 def _drawn(rows: DataFrame, settings: Settings) -> tuple[Floats, Longs]:
     """Points and segments of so many users, drawn by a hash."""
-    made = settings.learn.segments
-    drawn = rows.orderBy(F.xxhash64("user_id", F.lit(made.seed)), "user_id").limit(made.sample)
-    found = drawn.select("point", "segment_id").toArrow()
+    found = grouping.drawn(rows, segments.params(settings)).select("point", "segment_id").toArrow()
     points = np.array(found["point"].to_pylist(), dtype=np.float64)
     return points.reshape(len(points), -1), found["segment_id"].to_numpy()

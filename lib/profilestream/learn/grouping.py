@@ -75,6 +75,11 @@ def point(mean: Column, space: Space) -> Column:
     return F.when(mean.isNotNull(), F.array(*cells))
 
 
+def drawn(rows: DataFrame, made: Params) -> DataFrame:
+    """The rows of `made.sample` users, drawn by a hash."""
+    return rows.orderBy(F.xxhash64("user_id", F.lit(made.seed)), "user_id").limit(made.sample)
+
+
 def changed_users(said: DataFrame, count: int, kept: DataFrame, space: Space) -> DataFrame:
     """Users of the batch: what they say now (`point`, `at`), and what was kept of them (`old_*`); null what is not."""
     before = kept.join(sent(said.select("user_id"), count), "user_id", "left_semi").select(
@@ -92,7 +97,7 @@ def learned(changed: DataFrame, others: DataFrame, before: State, batch: Batch, 
     """Judge the batch by the state before it, then learn from it.
 
     Args:
-        changed: users of the batch, as `_changed` gives them.
+        changed: users of the batch, as `changed_users` gives them.
         others: rows of `user_segments` of all others, before the batch.
     """
     is_first = not len(before.ids)
@@ -128,8 +133,7 @@ class _Assigned:
 def _first_centres(changed: DataFrame, nobody: State, made: Params) -> Floats:
     """Chosen by one task, among users that a hash draws."""
     d = nobody.sums.sums.shape[1]
-    drawn = changed.where("point IS NOT NULL").orderBy(F.xxhash64("user_id", F.lit(made.seed)), "user_id")
-    sample = drawn.limit(made.sample).select("point").coalesce(1)
+    sample = drawn(changed.where("point IS NOT NULL"), made).select("point").coalesce(1)
     found = sample.mapInArrow(partial(crowd.chosen, d=d, params=made), "point array<double>").collect()
     return np.array([row["point"] for row in found]).reshape(-1, d)
 

@@ -5,7 +5,7 @@ a user counts once, however many batches touched its profile. A batch over frame
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -180,15 +180,14 @@ def queries(settings: Settings) -> list[Query]:
             write=write,
             versions=versions,
             follows=derived.table,
-            told=tracking.Teller(settings, LEARNER, settings.learn.segments.model_dump(exclude={"enabled"})),
+            told=tracking.Teller(settings, LEARNER, asdict(params(settings))),
         )
     ]
 
 
 def _course(settings: Settings) -> str:
     """All that changes what is learned, in readable form."""
-    made = settings.learn.segments.model_dump(exclude={"enabled"})
-    return json.dumps({"segments": made, "weights": weights(profile(settings))}, sort_keys=True)
+    return json.dumps({"segments": asdict(params(settings)), "weights": weights(profile(settings))}, sort_keys=True)
 
 
 def _declaration(settings: Settings) -> str:

@@ -26,9 +26,7 @@ def events(spark: SparkSession, settings: Settings) -> DataFrame:
     Raises:
         SourceMissing: there is no such table.
     """
-    if not tables.EVENTS.exists(spark, settings.paths):
-        do = "run jobs/capture_events.py first"
-        raise SourceMissing("there is no table events", where=settings.paths.warehouse, do=do)
+    tables.EVENTS.require(spark, settings.paths, do="run jobs/capture_events.py first")
     return tables.EVENTS.read(spark, settings.paths)
 
 

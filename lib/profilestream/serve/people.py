@@ -8,7 +8,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
-from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
 from profilestream.derive import population, profiles, user_features
@@ -41,13 +40,13 @@ def known(spark: SparkSession, settings: Settings) -> People | None:
         return stored(spark, table, settings)
 
     table = profiles.of_users(settings).table
-    _there(spark, table, "derive_profiles", settings)
+    table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
     newest = read(table).agg(F.max(F.unix_micros("as_of"))).head()
     if newest is None or newest[0] is None:
         return None
     features = None
     if settings.derive.windows.enabled:
-        _there(spark, user_features.table(settings), user_features.STAGE, settings)
+        user_features.table(settings).require(spark, settings.paths, do=f"run jobs/{user_features.STAGE}.py first")
         features = user_features.read(spark, settings).drop("at")
     return People(_rows(settings, newest[0], features, read), newest[0])
 
@@ -70,12 +69,6 @@ def stored(spark: SparkSession, table: Table, settings: Settings) -> DataFrame:
     if not table.exists(spark, settings.paths):
         return spark.createDataFrame([], table.schema)
     return table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
-
-
-def _there(spark: SparkSession, table: Table, writer: str, settings: Settings) -> None:
-    if not table.exists(spark, settings.paths):
-        where, do = settings.paths.warehouse, f"run jobs/{writer}.py first"
-        raise SourceMissing(f"there is no table {table.name}", where=where, do=do)
 
 
 def _rows(settings: Settings, at: int, features: DataFrame | None, read: Callable[[Table], DataFrame]) -> DataFrame:

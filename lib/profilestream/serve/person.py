@@ -99,20 +99,12 @@ def _means(derived: Derived, facets: dict[str, Any]) -> dict[str, float]:
 
 
 def _stored(spark: SparkSession, settings: Settings, derived: Derived) -> DataFrame:
-    if not derived.table.exists(spark, settings.paths):
-        raise SourceMissing(
-            f"there is no table {derived.name}",
-            where=settings.paths.warehouse,
-            do="run jobs/derive_profiles.py first, or name a time: --as-of",
-        )
+    derived.table.require(spark, settings.paths, do="run jobs/derive_profiles.py first, or name a time: --as-of")
     return derived.table.read(spark, settings.paths)
 
 
 def _events(spark: SparkSession, settings: Settings, as_of: datetime | None, known_by: datetime | None) -> DataFrame:
-    if not tables.EVENTS.exists(spark, settings.paths):
-        raise SourceMissing(
-            "there is no table events", where=settings.paths.warehouse, do="run jobs/capture_events.py first"
-        )
+    tables.EVENTS.require(spark, settings.paths, do="run jobs/capture_events.py first")
     events = tables.EVENTS.read(spark, settings.paths)
     if as_of is not None:
         events = events.where((F.col("event_time") < as_of) & (F.col("event_date") <= as_of.astimezone(UTC).date()))

@@ -5,17 +5,14 @@ is not seen; `since` and `until` are the newest event times of the runs that fou
 """
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import commits, locks
 from profilestream.base.commits import Txn
-from profilestream.base.errors import BadSettings, broken_on_a_row
+from profilestream.base.errors import naming
 from profilestream.base.session import computed, made_of
 from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS, Table
@@ -40,7 +37,9 @@ def run(spark: SparkSession, settings: Settings) -> None:
         SourceMissing: as for people.known.
     """
     declared, paths = declaration.named(settings), settings.paths
-    with locks.held(paths.lock_folder, STAGE), _naming(settings.serve.tags.file):
+    do = "write try_cast, try_divide, try_element_at, ... which give null instead"
+    told = naming("an expression fails on a user's row", where=settings.serve.tags.file, do=do)
+    with locks.held(paths.lock_folder, STAGE), told:
         for table in (USER_GROUPS, USER_TAGS):
             table.create(spark, paths)
             table.check_stored(spark, paths)
@@ -52,19 +51,6 @@ def run(spark: SparkSession, settings: Settings) -> None:
         _commit(grouped, USER_GROUPS, settings, gone=GONE)
         stored = people.stored(spark, USER_TAGS, settings)
         _commit(decided(with_groups(known, grouped), declared, stored, known.at), USER_TAGS, settings)
-
-
-@contextmanager
-def _naming(file: str) -> Iterator[None]:
-    """Turn the failure of an expression on a row into an error that names the file and shows the expression."""
-    try:
-        yield
-    except PySparkException as error:
-        said = broken_on_a_row(error)
-        if said is None:
-            raise
-        do = "write try_cast, try_divide, try_element_at, ... which give null instead"
-        raise BadSettings(f"an expression fails on a user's row: {said}", where=file, do=do) from error
 
 
 def _commit(rows: DataFrame, table: Table, settings: Settings, *, gone: str = "") -> None:
