@@ -28,6 +28,7 @@ def body(args: argparse.Namespace) -> None:
     files = demo.lay_out(SAMPLE, Path(settings.capture.sources["online_retail"].path), days=args.days)
     print(f"laid out Online Retail as {files} daily files; starting Spark (a few seconds)", flush=True)
     spark = open_session("demo", settings.spark.properties)
+    flow.check(spark, settings)
     flow.run(spark, settings, job.options(args))
     print()
     status.show(spark, settings.paths, print)

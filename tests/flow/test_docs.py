@@ -56,7 +56,8 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
-    "derive_windows", "steward_days", "learn_examples", "serve_tags", "serve_report",
+    "derive_windows", "steward_days", "learn_examples", "learn_segments", "serve_tags", "serve_report", "serve_campaign",
+    "serve_trends",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -397,9 +398,12 @@ def _told_order(rejects: list[str]) -> list[str]:
     return [*first, *[name for name in rejects if name not in (*first, *last)], *last]
 
 
-def test_running_names_every_flag(parse: Parse) -> None:
-    text = (ROOT / "docs" / "running.md").read_text()
+def test_running_or_the_page_that_it_names_for_a_job_tells_every_flag(parse: Parse) -> None:
+    running = (ROOT / "docs" / "running.md").read_text()
     for name in JOBS:
+        (row,) = re.findall(rf"^\| `jobs/{name}\.py` .*$", running, re.M)
+        pages = re.findall(r"\]\((\w+\.md)", row)
+        text = "\n".join([running, *((ROOT / "docs" / page).read_text() for page in pages)])
         flags = [flag for action in parse.parser(name)._actions for flag in action.option_strings]
         assert [flag for flag in flags if flag.startswith("--") and flag != "--help" and f"`{flag}" not in text] == []
         assert f"`jobs/{name}.py`" in text

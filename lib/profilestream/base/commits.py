@@ -54,6 +54,12 @@ def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
     return str(_log(spark, table, paths).startTransaction().metadata().id())
 
 
+def property_of(spark: SparkSession, table: Table, paths: Paths, key: str) -> str | None:
+    """A property of the table, read from its log now; null when it has none of that name. SHOW TBLPROPERTIES is a query."""
+    found = _log(spark, table, paths).startTransaction().metadata().configuration().get(key)
+    return str(found.get()) if found.isDefined() else None
+
+
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The newest batch that this writer committed to the table; null when there is none."""
     found = int(_log(spark, table, paths).startTransaction().txnVersion(app_id))

@@ -22,8 +22,8 @@ _EPOCH = "days"  # of the rows that stand for a day; a batch's epoch is a UUID
 
 def day_tiles_until(spark: SparkSession, table: Table, paths: Paths) -> date | None:
     """The newest day that is told by day tiles; null when there is none."""
-    shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{table.uri(paths)}`").where(F.col("key") == PROPERTY).head()
-    return None if shown is None else date.fromisoformat(shown["value"])
+    found = commits.property_of(spark, table, paths, PROPERTY)
+    return None if found is None else date.fromisoformat(found)
 
 
 def run(spark: SparkSession, settings: Settings) -> None:
