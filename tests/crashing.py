@@ -1,4 +1,4 @@
-"""A stage that crashes before and after each of its writes in turn, and is started again each time."""
+"""A stage that crashes around each of its writes in turn, and is started again each time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,10 @@ from pyspark.sql import SparkSession
 def run_through_crashes(
     spark: SparkSession, queries: list[Query], settings: Settings, monkeypatch: pytest.MonkeyPatch, batch_id: int
 ) -> int:
-    """Run a stage to its end, with a crash before and after each write of the batch; returns how many there were."""
+    """Run a stage to its end, with a crash between any two writes of the batch, and before and after all of them;
+    returns how many there were."""
     names = [table.name for query in queries for table in query.tables]
-    points = [(name, side) for name in names for side in ("before", "after")]
+    points = [(names[0], "before"), *((name, "after") for name in names)]
     for name, side in points:
         beside = names[names.index(name) + 1 :]
         with monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):

@@ -103,6 +103,7 @@ def _overrides(home: Path, folder: Path, files_per_batch: int) -> list[str]:
         "derive.max_files_per_trigger": 8 * files_per_batch,
         "learn.max_files_per_trigger": 8 * files_per_batch,
         "learn.factors.first_sweeps": 1,
+        "serve.report.enabled": "false",  # no table
     }
     return [f"{key}={value}" for key, value in given.items()]
 

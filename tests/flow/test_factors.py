@@ -165,7 +165,7 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
     was = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()
-    assert run_through_crashes(spark, factors.queries(settings), settings, monkeypatch, batch_id=0) == 4
+    assert run_through_crashes(spark, factors.queries(settings), settings, monkeypatch, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(was))
     _assert_equal(saying.learned(spark, shop.settings()), _plain(spark, shop))
 
