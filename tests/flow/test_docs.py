@@ -56,8 +56,8 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
-    "derive_windows", "steward_days", "learn_examples", "learn_segments", "serve_tags", "serve_report", "serve_campaign",
-    "serve_trends",
+    "derive_windows", "steward_days", "learn_examples", "learn_segments", "serve_tags", "serve_report",
+    "serve_campaign", "serve_trends",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"

@@ -55,7 +55,7 @@ def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
 
 
 def property_of(spark: SparkSession, table: Table, paths: Paths, key: str) -> str | None:
-    """A property of the table, read from its log now; null when it has none of that name. SHOW TBLPROPERTIES is a query."""
+    """A property of the table, read from its log now; null when it has none of that name."""
     found = _log(spark, table, paths).startTransaction().metadata().configuration().get(key)
     return str(found.get()) if found.isDefined() else None
 

@@ -1,6 +1,7 @@
 """The Spark session: the only place that makes one, after checking that what it needs is there."""
 
 import functools
+import gc
 import glob
 import json
 import os
@@ -74,6 +75,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
         check_java()
     spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
+    gc.freeze()  # modules stay: jvm.let_go need not look through them at every batch
     return spark
 
 

@@ -18,7 +18,7 @@ from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from profilestream.base import commits, files, guards, locks
+from profilestream.base import commits, files, guards, jvm, locks
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import ProfilestreamError, Refused
@@ -261,6 +261,7 @@ class Running:
         with commits.states_ready(spark, self.query.tables, self._paths):
             done = self.query.write(frame, batch)
         self.batches[batch_id], self.done[batch_id], self._newest = batch, done, batch_id
+        jvm.let_go()
         self.progress.batch_done(done.rows_in, done.files)
         log.info(
             "query=%s epoch=%s batch_id=%s rows_in=%s rows_out=%s seconds=%.2f phases=%s",
@@ -370,7 +371,8 @@ def _run_group(
     is_told: bool,
 ) -> None:
     with ExitStack() as stack:
-        running = []
+        running: list[Running] = []
+        stack.callback(_forget, running)
         for query in queries:
             with named(query.stage if is_told else ""):
                 stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
@@ -391,6 +393,13 @@ def _run_group(
                 _raise_with_name(one)
         for one in running:
             one.query.told(spark, one.epoch, True)
+
+
+def _forget(running: list[Running]) -> None:
+    """Let go of queries that have ended: Java's refers to ours and ours to Java's, which no collector sees through."""
+    for one in running:
+        one.handle = None
+    jvm.let_go()
 
 
 def _wait(spark: SparkSession, running: list[Running], asked: threading.Event, told: StageBatches) -> None:

@@ -1,0 +1,38 @@
+"""What a run leaves behind in the driver: nothing."""
+
+import gc
+import json
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+from profilestream.base import stream
+from profilestream.base.jvm import java_class
+from pyspark.sql import SparkSession
+
+from tests.make import Shop, event
+
+
+def test_a_query_that_has_ended_is_forgotten_by_python_and_java(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[weakref.ref[stream.Running]] = []
+
+    class Watched(stream.Running):
+        def start(self, spark: SparkSession) -> None:
+            super().start(spark)
+            started.append(weakref.ref(self))
+
+    monkeypatch.setattr(stream, "Running", Watched)
+    shop = Shop(tmp_path)
+    shop.write("a.jsonl", json.dumps(event(1)))
+    shop.capture(spark)
+    (running,) = started
+    deadline = time.monotonic() + 20
+    while running() is not None and time.monotonic() < deadline:
+        gc.collect()
+        # Java tells Python what it no longer needs when its own collector finds it.
+        java_class(spark, "java.lang.System").gc()
+        time.sleep(0.2)
+    assert running() is None
