@@ -170,8 +170,7 @@ def hold(
         outcomes.append((_events(spark, settings), saying.said(spark, settings)))
         tell(f"{log.name}: {laid:,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
     settings = _settings(log, home, derive_files=1_000_000)
-    for stage in flow.STAGES[1:]:
-        stream.run(spark, stage.queries(settings), settings, Options(rebuild=(stage.name,)))
+    flow.run(spark, settings, Options(rebuild=tuple(flow.derived_stages())))
     outcomes.append((_events(spark, settings), saying.said(spark, settings)))
     recounting.assert_recounted(spark, settings)
     events, said = outcomes[0]

@@ -151,6 +151,7 @@ def test_the_demo_says_what_it_does_with_old_output(
     places = {
         "paths.warehouse": tmp_path / "warehouse", "paths.checkpoints": tmp_path / "checkpoints",
         "capture.sources.online_retail.path": tmp_path / "input",
+        **dict.fromkeys(("derive.windows.enabled", "serve.tags.enabled", "learn.segments.enabled"), "false"),
     }  # fmt: skip
     flags = ["--days", "1", *[part for key, value in places.items() for part in ("--set", f"{key}={value}")]]
     monkeypatch.chdir(ROOT)

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import serve_tags, serve_user
-from tests.make import SHOP, Shop
+from tests.make import SHOP, Shop, windows_of_users
 from tests.opening import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,11 +27,10 @@ MAPPING = SHOP.replace("quantity string", "quantity string, basket string, words
 )
 SETTINGS = """
 [derive]
-features = ["{conf}/derive/user_hours.toml", "{conf}/derive/category_hours.toml", "{conf}/derive/item_hours.toml",
-            "{conf}/derive/brand_hours.toml", "{conf}/derive/user_category_hours.toml"]
+features = ["{conf}/derive/user_hours.toml"]
 profiles = ["{conf}/derive/user_profiles.toml"]
 [derive.windows]
-file = "{conf}/derive/windows.toml"
+file = "{windows}"
 enabled = true
 [learn.segments]
 enabled = true
@@ -65,7 +64,8 @@ def _first_days() -> list[dict[str, Any]]:
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop after its first days, through the whole flow."""
     home = tmp_path_factory.mktemp("tags")
-    made = Shop(home, mapping=MAPPING, extra_settings=SETTINGS.format(conf=ROOT / "conf"))
+    settings = SETTINGS.format(conf=ROOT / "conf", windows=windows_of_users(home))
+    made = Shop(home, mapping=MAPPING, extra_settings=settings)
     made.write("a.jsonl", "\n".join(map(json.dumps, _first_days())))
     flow.run(_session, made.settings(), Options())
     return made
