@@ -43,12 +43,13 @@ DERIVED = (
         Stage(tiles.STAGE, tiles.queries, tiles.check),
         Stage(profiles.STAGE, profiles.queries, profiles.check),
         Stage(sessions.STAGE, sessions.queries, sessions.check),
-        Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
     ),
     (
         Stage(transitions.STAGE, transitions.queries, transitions.check),
         Stage(user_features.STAGE, user_features.queries, user_features.check),
         Stage(segments.STAGE, segments.queries, segments.check),
+        # It follows nothing of the first group: here processors are free.
+        Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
     ),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))

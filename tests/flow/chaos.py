@@ -45,6 +45,7 @@ def run(
     seed: int,
     calmly: Callable[[list[str]], object],
     session: Callable[[], SparkSession],
+    more: dict[str, object] | None = None,
 ) -> dict[str, int]:
     """Run the pipeline over the log with and without kills, side by side, and compare.
 
@@ -53,6 +54,7 @@ def run(
         files_per_batch: of the log; a derived stage takes eight times as many files of `events`.
         calmly: runs a job's command line to its end.
         session: asked for when the runs are over, to read what the derived tables say.
+        more: settings that differ from the demo's.
 
     Returns:
         Rows per table, keys where it is derived.
@@ -62,7 +64,7 @@ def run(
     """
     folder = work / "input"
     demo.lay_out(SAMPLE, folder, days=days)
-    calm, wild = (_overrides(work / name, folder, files_per_batch) for name in ("calm", "wild"))
+    calm, wild = (_overrides(work / name, folder, files_per_batch, more or {}) for name in ("calm", "wild"))
     dice = random.Random(seed)
     with ThreadPoolExecutor(1) as beside:
         hit = beside.submit(
@@ -94,7 +96,7 @@ def in_a_process(command: list[str]) -> None:
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
-def _overrides(home: Path, folder: Path, files_per_batch: int) -> list[str]:
+def _overrides(home: Path, folder: Path, files_per_batch: int, more: dict[str, object]) -> list[str]:
     given = {
         "paths.warehouse": home / "warehouse",
         "paths.checkpoints": home / "checkpoints",
@@ -106,7 +108,7 @@ def _overrides(home: Path, folder: Path, files_per_batch: int) -> list[str]:
         # What is compared does not hang on these.
         **dict.fromkeys(("serve.report.enabled", "serve.scores.enabled", "learn.tracking.enabled"), "false"),
     }
-    return [f"{key}={value}" for key, value in given.items()]
+    return [f"{key}={value}" for key, value in (given | more).items()]
 
 
 def _command(overrides: list[str]) -> list[str]:

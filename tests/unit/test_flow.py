@@ -28,9 +28,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_stages_that_read_only_events_run_together_and_none_begins_after_a_stop(runs: list[list[str]]) -> None:
+def test_stages_that_others_follow_run_together_and_none_begins_after_a_stop(runs: list[list[str]]) -> None:
     flow.run(NO_SPARK, settings_module.load(str(ROOT / "conf" / "demo.toml"), []), Options())
-    together = ["derive_features", "derive_profiles", "derive_sessions", "learn_factors"]
+    together = ["derive_features", "derive_profiles", "derive_sessions"]
     assert runs == [["capture_events"], together]
 
 

@@ -155,7 +155,7 @@ def queries(settings: Settings) -> list[Query]:
 
     def write(changes: DataFrame, batch: Batch) -> Done:
         with batch.kept(said := grouping.said(changes, derived)) as rows:
-            before = _before(said, batch, settings)
+            before = _before(said, batch, segments, derived)
             kept = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
             changed = grouping.changed_users(said, rows, kept, before.space).persist()
             others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
@@ -213,9 +213,13 @@ class Model:
 
 def read(spark: SparkSession, settings: Settings, epoch: str, batch_id: int) -> Model | None:
     """The model after a batch; null when nothing was learned then."""
-    rows = table(settings).read(spark, settings.paths)
-    found = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == batch_id)).orderBy("segment_id").collect()
-    return _model(found, tuple(profile(settings).vector.dimensions)) if found else None
+    return _read(table(settings).read(spark, settings.paths), profile(settings), epoch, batch_id)
+
+
+def _read(rows: DataFrame, derived: Derived, epoch: str, batch_id: int) -> Model | None:
+    found = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == batch_id)).collect()
+    in_order = sorted(found, key=lambda row: int(row["segment_id"]))
+    return _model(in_order, tuple(derived.vector.dimensions)) if found else None
 
 
 def _model(rows: list[Row], names: tuple[str, ...]) -> Model:
@@ -230,12 +234,13 @@ def _model(rows: list[Row], names: tuple[str, ...]) -> Model:
     return Model(Space(names, location, scale), state)
 
 
-def _before(said: DataFrame, batch: Batch, settings: Settings) -> Model:
+def _before(said: DataFrame, batch: Batch, segments: Table, derived: Derived) -> Model:
     """The model before the batch. Of the first one, its own users say where users lie and how far apart."""
-    found = read(batch.spark, settings, batch.txn.epoch, batch.txn.batch_id - 1)
+    rows = segments.read(batch.spark, batch.paths)
+    found = _read(rows, derived, batch.txn.epoch, batch.txn.batch_id - 1)
     if found is not None:
         return found
-    space = grouping.space_of(said, weights(profile(settings)))
+    space = grouping.space_of(said, weights(derived))
     return Model(space, State.founded(np.zeros((0, len(space.names)))))
 
 
