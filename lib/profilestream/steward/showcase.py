@@ -1,7 +1,5 @@
 """How good the model became, and three customers whose profiles show what a profile can say."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -41,22 +39,17 @@ def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> No
     """Tell the profiles of three customers, and how to see any other."""
     derived = profiles.of_users(settings)
     said = Fold.of(derived).read(derived.table.read(spark, settings.paths))
-    chosen: dict[str, str] = {}
+    told: list[str] = []
     tell("\nthree customers")
     for why, path in _CHOSEN_BY.items():
-        others = said.where(~F.col("user_id").isin(list(chosen))) if chosen else said
+        others = said.where(~F.col("user_id").isin(told)) if told else said
         best = others.orderBy(F.desc(path), "user_id").select("user_id").first()
         if best is not None:
-            chosen[best["user_id"]] = why
-    if not chosen:
-        return
-    # One is some 20 small queries, one after the other.
-    with ThreadPoolExecutor(len(chosen)) as beside:
-        people = beside.map(lambda user: person.of(spark, settings, user), chosen)
-        for why, one in zip(chosen.values(), people, strict=True):
-            tell(f"\nthe customer {why}: {portrait.as_text(one)}")
-    tell("\nany other, as of now or of an earlier time:")
-    tell(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {next(iter(chosen))} --as-of 2011-06-01")
+            told.append(best["user_id"])
+            tell(f"\nthe customer {why}: {portrait.as_text(person.of(spark, settings, told[-1]))}")
+    if told:
+        tell("\nany other, as of now or of an earlier time:")
+        tell(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {told[0]} --as-of 2011-06-01")
 
 
 def show_page(settings: Settings, tell: Tell) -> None:
