@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
+from profilestream.base.session import computed
 from profilestream.base.settings import Settings
 from profilestream.derive import population, profiles, stage
 from profilestream.derive.declaration import Derived
@@ -55,7 +56,7 @@ def of(
     fold = Fold.of(derived)
     is_now = as_of is None and known_by is None
     events = _events(spark, settings, as_of, known_by)
-    mine = events.where(F.col(USER) == user_id)
+    mine = computed(events.where(F.col(USER) == user_id))  # asked four times; `events` lies in a folder a day
     if is_now:
         stored = _stored(spark, settings, derived)
         row = stored.where(F.col(USER) == user_id)
@@ -63,7 +64,7 @@ def of(
     else:
         row = fold.partials(mine)
         newest = as_of or events.agg(F.max("event_time")).collect()[0][0]
-    said = fold.read(row, F.lit(newest)).localCheckpoint()
+    said = computed(fold.read(row, F.lit(newest)))
     found = said.collect()
     if not found:
         raise _unknown(spark, settings, user_id, as_of, known_by)
