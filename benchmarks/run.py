@@ -67,6 +67,11 @@ def _measured(only: str | None) -> Iterator[Result]:
     yield from (bench() for bench in QUALITY if only in (None, bench.__name__))
 
 
+def _cell(text: str) -> str:
+    """A bar within a cell does not end it."""
+    return text.replace("|", "\\|")
+
+
 def with_table(readme: str, lines: list[str]) -> str:
     """The README with its table of benchmarks made anew: the newest result of each."""
     newest = {result["bench"]: result for result in map(json.loads, lines)}
@@ -76,7 +81,8 @@ def with_table(readme: str, lines: list[str]) -> str:
         value = f"{result['value']:.4g} {result['unit']}"
         holds = "yes" if result["holds"] else "**no**"
         rows.append(
-            f"| `{name}` | {value} | {sign} {result['bound']} | {result['against']} | {holds} | {result['detail']} |"
+            f"| `{name}` | {value} | {sign} {result['bound']} | {_cell(result['against'])} | {holds} "
+            f"| {_cell(result['detail'])} |"
         )
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
