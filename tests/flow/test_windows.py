@@ -267,6 +267,7 @@ def test_features_as_of_any_time_are_what_plain_python_counts_and_day_tiles_chan
     _assert_said(tiled, "item", tiled.log, dice)
     _assert_known_by(tiled, batches[0], then, dice)
     _assert_combined(tiled, dice)
+    _assert_one_time_for_all(tiled, dice, "events", "value", "fading", "price_mean", "last_purchase")
     before = {name: tiled.spark.read.format("delta").load(f"{tmp_path}/warehouse/{name}").count() for name in KEYS}
     days.run(spark, tiled.settings)
     for derived in stage.declared(tiled.settings).values():
@@ -274,7 +275,7 @@ def test_features_as_of_any_time_are_what_plain_python_counts_and_day_tiles_chan
     tiled.take([replace(e, event_id=f"late-{e.event_id}", at=e.at + 1) for e in batches[1][:50]])
     _assert_said(tiled, "user", tiled.log, dice)
     _assert_said(tiled, "pair", tiled.log, dice)
-    _assert_one_time_for_all(tiled, dice, "events", "value", "fading", "price_mean", "last_purchase")
+    _assert_one_time_for_all(tiled, dice, *OF["user"])
     days.run(spark, tiled.settings)
     again = tiled.versions()
     days.run(spark, tiled.settings)
