@@ -86,16 +86,13 @@ def entity_times_10k(spark: SparkSession, work: Path, rows: int = 10_000_000, pa
 
 def _settings(home: Path) -> Settings:
     home.mkdir(parents=True, exist_ok=True)
-    lines = (DERIVE / "windows.toml").read_text().split("\n# Items:")[0]
-    (home / "windows.toml").write_text(
-        "\n".join(line for line in lines.splitlines() if not line.endswith('_hours"') or line.startswith("user ="))
-    )
+    windows = workloads.windows_of_users(home)
     config = home / "windows_settings.toml"
     config.write_text(
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.shop]\npath = "{home}"\nmapping = "{DERIVE.parent.parent}/benchmarks/shop.toml"\n'
         f'[derive]\nfeatures = ["{DERIVE}/user_hours.toml"]\n'
-        f'[derive.windows]\nfile = "{home}/windows.toml"\nday_tiles_after_days = 1\n'
+        f'[derive.windows]\nfile = "{windows}"\nday_tiles_after_days = 1\n'
     )
     return settings_module.load(str(config), [])
 

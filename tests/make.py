@@ -13,7 +13,6 @@ from profilestream.capture import ingest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-ROOT = Path(__file__).parent.parent
 SHOP = """
 user_space = "shop"
 item_space = "shop"
@@ -110,14 +109,6 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
         "id": f"e{number}", "kind": "view", "at": f"2026-01-{1 + day % 28:02d}T10:{minute:02d}:00Z",
         "who": f"u{number % 7}", "what": f"i{number % 5}", "price": "2.5", "quantity": "1", **changes,
     }  # fmt: skip
-
-
-def windows_of_users(home: Path) -> Path:
-    """A file in the folder with what the shipped one declares of users: four tables of tiles fewer."""
-    shipped = (ROOT / "conf" / "derive" / "windows.toml").read_text().split("\n# Items:")[0]
-    file = home / "windows.toml"
-    file.write_text("\n".join(line for line in shipped.splitlines() if "_hours" not in line or "user_hours" in line))
-    return file
 
 
 def short_lived() -> dict[str, str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from benchmarks.workloads import windows_of_users
 from jobs import run_pipeline
 from tests.flow import chaos
-from tests.make import windows_of_users
 
 
 def test_a_kill_in_twelve_days_changes_nothing(

@@ -17,8 +17,9 @@ from profilestream.serve import person
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from benchmarks.workloads import windows_of_users
 from jobs import serve_tags, serve_user
-from tests.make import SHOP, Shop, windows_of_users
+from tests.make import SHOP, Shop
 from tests.opening import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
