@@ -148,7 +148,9 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
         changes.count()
         began = time.monotonic()
         versions = query.versions(spark, Checkpoint(spark, f"{work}/none"), batch_id)
-        query.write(changes, Batch(spark, settings.paths, Txn(query.name, "bench", batch_id), Plan("", "", versions)))
+        batch = Batch(spark, settings.paths, Txn(query.name, "bench", batch_id), Plan("", "", versions))
+        with commits.states_ready(spark, query.tables, settings.paths):  # as a stream has it
+            query.write(changes, batch)
         seconds = time.monotonic() - began
         changes.unpersist()
         return seconds

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base.jvm import java_class
 from profilestream.base.session import computed
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
@@ -46,38 +44,27 @@ class Txn:
 
 def version(spark: SparkSession, table: Table, paths: Paths) -> int:
     """The newest version of the table, read from its log now."""
-    return int(_log(spark, table, paths).startTransaction().readVersion())
+    return int(table.log(spark, paths).startTransaction().readVersion())
 
 
 def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
     """What Delta calls this table; another one once it was made anew."""
-    return str(_log(spark, table, paths).startTransaction().metadata().id())
-
-
-def property_of(spark: SparkSession, table: Table, paths: Paths, key: str) -> str | None:
-    """A property of the table, read from its log now; null when it has none of that name."""
-    found = _log(spark, table, paths).startTransaction().metadata().configuration().get(key)
-    return str(found.get()) if found.isDefined() else None
+    return str(table.log(spark, paths).startTransaction().metadata().id())
 
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The newest batch that this writer committed to the table; null when there is none."""
-    found = int(_log(spark, table, paths).startTransaction().txnVersion(app_id))
+    found = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
     return None if found < 0 else found
 
 
 def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
     """Every application id that ever committed to the table."""
-    ids = _log(spark, table, paths).unsafeVolatileSnapshot().transactions().keysIterator()
+    ids = table.log(spark, paths).unsafeVolatileSnapshot().transactions().keysIterator()
     found = []
     while ids.hasNext():
         found.append(str(ids.next()))
     return sorted(found)
-
-
-def _log(spark: SparkSession, table: Table, paths: Paths) -> Any:
-    logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
-    return logs.forTable(spark._jsparkSession, table.uri(paths))
 
 
 @contextmanager
@@ -86,7 +73,7 @@ def states_ready(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -
 
     A commit with an application id needs the state, to see whether it was made before; without this it waits for it.
     """
-    with ThreadPoolExecutor(len(tables)) as background:
+    with ThreadPoolExecutor(len(tables) or 1) as background:
         ready = [background.submit(last_batch, spark, table, paths, "") for table in tables]
         yield
         for one in ready:
@@ -165,7 +152,7 @@ def merge(
     spark = frame.sparkSession
     table.check(frame.select(*table.columns).schema)
     rows = computed(frame)
-    if _log(spark, table, paths).startTransaction().snapshot().numOfFiles() == 0:
+    if table.log(spark, paths).startTransaction().snapshot().numOfFiles() == 0:
         # Nothing can match, and a MERGE would write every row a second time for the change feed.
         append(rows.where(f"NOT {gone}" if gone else "true").select(*table.columns), table, paths, txn)
         return rows

@@ -1,5 +1,6 @@
 """What is checked before a query starts: that checkpoint and tables tell the same story."""
 
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 from pyspark.sql import SparkSession
@@ -35,14 +36,17 @@ def check_start(
         raise SourceMissing(
             f"there is no input at {folder}", where=f"query {name}", do="mend the source's path in the settings"
         )
+    found = tables
     if checkpoint.is_new():
         _check_no_other_epoch(spark, name, tables, checkpoint, paths, accept=accept_new_epoch)
-        for table in tables:
-            table.create(spark, paths)
-    with commits.states_ready(spark, tables, paths):
-        for table in tables:
+        with ThreadPoolExecutor(len(tables)) as beside:
+            is_made = beside.map(lambda table: table.create(spark, paths), tables)
+        found = tuple(table for table, is_new in zip(tables, is_made, strict=True) if not is_new)
+    with commits.states_ready(spark, found, paths):
+        for table in found:
             _check_table(spark, name, table, checkpoint, paths, is_trusted=table is tables[-1])
-            table.register(spark, paths)
+    for table in tables:
+        table.register(spark, paths)
     if folder and not accept_changed_files:
         _check_files(spark, name, folder, glob, checkpoint)
 

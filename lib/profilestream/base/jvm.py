@@ -15,6 +15,20 @@ def java_class(spark: SparkSession, name: str) -> Any:
     return _found(spark._jvm, name)
 
 
+def remember(spark: SparkSession) -> None:
+    """Keep what PySpark looks up in the JVM anew for every column, half a millisecond each: a batch has hundreds."""
+    jvm = spark._jvm
+    for name, members in (
+        ("org.apache.spark.sql.functions", ("col", "lit", "expr", "when", "coalesce")),
+        ("functions", ("col", "lit")),
+        ("PythonUtils", ("toSeq",)),
+    ):
+        found = getattr(jvm, name)
+        setattr(jvm, name, found)
+        for member in members:
+            setattr(found, member, getattr(found, member))
+
+
 def let_go() -> None:
     """Let Java forget plans and frames that Python no longer uses.
 

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from profilestream.base import jvm
 from profilestream.base.errors import BadSettings
 
 SPARK, DELTA, JAVA = "4.2.0", "4.4.0", 17
@@ -75,6 +76,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
         check_java()
     spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
+    jvm.remember(spark)
     gc.freeze()  # modules stay: jvm.let_go need not look through them at every batch
     return spark
 

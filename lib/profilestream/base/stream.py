@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -17,8 +18,9 @@ from typing import Any
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.util import inheritable_thread_target
 
-from profilestream.base import commits, files, guards, jvm, locks
+from profilestream.base import commits, files, guards, jvm, locks, stage_batches
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import ProfilestreamError, Refused
@@ -63,6 +65,15 @@ class Batch:
         with self.phase(f"append {table.name}"):
             if not self.is_done(table):
                 commits.append(frame, table, self.paths, self.txn)
+
+    @contextmanager
+    def appending(self, frame: DataFrame, table: Table) -> Iterator[None]:
+        """Append to a table while the block works at what commits nothing."""
+        with ThreadPoolExecutor(1) as beside:
+            # Spark stops the jobs of a query by the properties of their threads.
+            begun = beside.submit(inheritable_thread_target(self.spark)(self.append), frame, table)
+            yield
+        begun.result()
 
     def merge(self, frame: DataFrame, table: Table, **how: Any) -> DataFrame:
         """Put rows in place of those of the same key unless the table already holds this batch; gives the rows.
@@ -371,12 +382,20 @@ def _run_group(
     is_told: bool,
 ) -> None:
     with ExitStack() as stack:
-        running: list[Running] = []
-        stack.callback(_forget, running)
         for query in queries:
             with named(query.stage if is_told else ""):
                 stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
-                running.append(Running(query, spark, settings, options))
+
+        def checked(query: Query) -> Running:
+            with named(query.stage if is_told else ""):
+                return Running(query, spark, settings, options)
+
+        # Making and opening a table is planning of half a second, of which the processors do several at once.
+        with ThreadPoolExecutor(len(queries) + 1) as beside:
+            telling = beside.submit(stage_batches.make, spark, settings)
+            running = list(beside.map(checked, queries))
+        telling.result()
+        stack.callback(_forget, running)
         told = stack.enter_context(StageBatches(spark, settings, running))
         try:
             for one in running:

@@ -1,9 +1,10 @@
 """Every table, declared once, in flow order. Creation, checks, reads and tests derive from these values."""
 
 import functools
+import json
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from delta.tables import DeltaTable, DeltaTableBuilder
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
@@ -66,8 +67,22 @@ class Table:
         """Where the table lies, for Spark."""
         return files.qualified(self.path(paths))
 
-    def create(self, spark: SparkSession, paths: Paths) -> None:
-        """Make the table when it is not there.
+    def log(self, spark: SparkSession, paths: Paths) -> Any:
+        """Delta's log of the table."""
+        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
+        return logs.forTable(spark._jsparkSession, self.uri(paths))
+
+    def property_of(self, spark: SparkSession, paths: Paths, key: str) -> str | None:
+        """A property of the table, read from its log now; null when it has none of that name."""
+        found = self.log(spark, paths).startTransaction().metadata().configuration().get(key)
+        return str(found.get()) if found.isDefined() else None
+
+    def _stored_schema(self, spark: SparkSession, paths: Paths) -> T.StructType:
+        stored = self.log(spark, paths).startTransaction().metadata().schemaString()
+        return T.StructType.fromJson(json.loads(stored))
+
+    def create(self, spark: SparkSession, paths: Paths) -> bool:
+        """Make the table when it is not there; tells whether it made it.
 
         A process killed while it made the table leaves a log without a version, of which Delta says that there is a
         table and that it cannot be found; it is removed.
@@ -75,16 +90,17 @@ class Table:
         path = self.uri(paths)
         for tries_left in reversed(range(_TRIES)):
             if DeltaTable.isDeltaTable(spark, path):
-                return
+                return False
             try:
                 self._described(DeltaTable.createIfNotExists(spark), path).execute()
-                return
+                return True
             except (PySparkException, Py4JJavaError):
                 if not tries_left:
                     raise
             time.sleep(1)  # another source may be making it just now
             if not DeltaTable.isDeltaTable(spark, path):
                 files.prune(spark, f"{path}/_delta_log")
+        raise AssertionError("the last try returns or raises")
 
     def empty(self, spark: SparkSession, paths: Paths) -> None:
         """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""
@@ -134,16 +150,14 @@ class Table:
             SchemaMismatch: its columns are not those declared here, also with those added that are new.
         """
         path = self.path(paths)
-        shown = spark.sql(f"SHOW TBLPROPERTIES delta.`{self.uri(paths)}`").collect()
-        properties = {row["key"]: row["value"] for row in shown}
-        stored = int(properties.get(VERSION_PROPERTY, 0))
+        stored = int(self.property_of(spark, paths, VERSION_PROPERTY) or 0)
         if stored > self.schema_version:
             raise Refused(
                 f"table {self.name} has schema version {stored}, this code knows {self.schema_version}",
                 where=path,
                 do="run the newer profilestream that wrote it",
             )
-        if self.declaration and properties.get(DECLARATION_PROPERTY) != self.declaration:
+        if self.declaration and self.property_of(spark, paths, DECLARATION_PROPERTY) != self.declaration:
             raise Refused(
                 f"table {self.name} was derived by another declaration",
                 where=path,
@@ -151,12 +165,12 @@ class Table:
             )
         if stored < self.schema_version:
             self._add_columns(spark, paths)
-        self.check(self.read(spark, paths).schema)
+        self.check(self._stored_schema(spark, paths))
 
     def _add_columns(self, spark: SparkSession, paths: Paths) -> None:
         """Bring a table of an older version up to this one; what columns alone cannot mend is left to the check."""
         path = f"delta.`{self.uri(paths)}`"
-        have = set(self.read(spark, paths).columns)
+        have = set(self._stored_schema(spark, paths).names)
         lacking = [f"{f.name} {f.dataType.simpleString()}" for f in self.schema if f.nullable and f.name not in have]
         if lacking:
             spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(lacking)})")

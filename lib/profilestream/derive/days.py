@@ -22,7 +22,7 @@ _EPOCH = "days"  # of the rows that stand for a day; a batch's epoch is a UUID
 
 def day_tiles_until(spark: SparkSession, table: Table, paths: Paths) -> date | None:
     """The newest day that is told by day tiles; null when there is none."""
-    found = commits.property_of(spark, table, paths, PROPERTY)
+    found = table.property_of(spark, paths, PROPERTY)
     return None if found is None else date.fromisoformat(found)
 
 

@@ -29,13 +29,11 @@ class Learned:
         users: rows of `user_segments` that it changes, and `GONE`, true of those that go.
         state: after it.
         moves: that it made.
-        judged: what its points cost by the state before; null when there was none.
     """
 
     users: DataFrame
     state: State
     moves: list[Move]
-    judged: Delta | None
 
 
 def said(changes: DataFrame, derived: Derived) -> DataFrame:
@@ -93,8 +91,27 @@ def changed_users(said: DataFrame, count: int, kept: DataFrame, space: Space) ->
     return now.join(before, "user_id", "left").where("point IS NOT NULL OR old_id IS NOT NULL")
 
 
-def learned(changed: DataFrame, others: DataFrame, before: State, batch: Batch, made: Params) -> Learned:
-    """Judge the batch by the state before it, then learn from it.
+@dataclass(frozen=True)
+class Assigned:
+    """Contributions with their segments, before moves.
+
+    Args:
+        new: of the batch; each goes to the nearest of the centres, which belong to the segments of `state`.
+        others: kept ones of other users, which stay where they are.
+        delta: what the batch adds and takes away.
+        judged: what its points cost by the state before; null when there was none.
+    """
+
+    new: DataFrame
+    others: DataFrame
+    state: State
+    centres: Floats
+    delta: Delta
+    judged: Delta | None
+
+
+def assigned(changed: DataFrame, others: DataFrame, before: State, batch: Batch, made: Params) -> Assigned:
+    """Judge the batch by the state before it, then find centres for it.
 
     Args:
         changed: users of the batch, as `changed_users` gives them.
@@ -109,25 +126,14 @@ def learned(changed: DataFrame, others: DataFrame, before: State, batch: Batch, 
             centres = kmeans.new_centres(state, delta, centres, made)
             delta = _delta(changed, state, centres, made)
         new = changed.where("point IS NOT NULL").withColumn("segment_id", F.lit(None).cast("bigint"))
-        assigned = _Assigned(new, others, state, centres)
+    return Assigned(new, others, state, centres, delta, None if is_first else judged)
+
+
+def learned(changed: DataFrame, found: Assigned, batch: Batch, made: Params) -> Learned:
+    """Learn from the batch, and make the moves that pay."""
     with batch.phase("move"):
-        after, moves = _moved(kmeans.apply(state, delta, made), assigned, made)
-    return Learned(_placed(changed, assigned, moves, after), after, moves, None if is_first else judged)
-
-
-@dataclass(frozen=True)
-class _Assigned:
-    """Contributions with their segments, before moves.
-
-    Args:
-        new: of the batch; each goes to the nearest of the centres, which belong to the segments of `state`.
-        others: kept ones of other users, which stay where they are.
-    """
-
-    new: DataFrame
-    others: DataFrame
-    state: State
-    centres: Floats
+        after, moves = _moved(kmeans.apply(found.state, found.delta, made), found, made)
+    return Learned(_placed(changed, found, moves, after), after, moves)
 
 
 def _first_centres(changed: DataFrame, nobody: State, made: Params) -> Floats:
@@ -144,28 +150,28 @@ def _delta(changed: DataFrame, state: State, centres: Floats, made: Params) -> D
     return crowd.together([tuple(row) for row in rows.mapInArrow(step, crowd.TOLD).collect()], state, made)
 
 
-def _moved(after: State, assigned: _Assigned, made: Params) -> tuple[State, list[Move]]:
+def _moved(after: State, found: Assigned, made: Params) -> tuple[State, list[Move]]:
     """The state with the moves that pay, for which all users of the segments that may be split are asked."""
     axes = kmeans.promising(after, made)
     if not len(axes.ids):
         return after, []
-    asked = assigned.others.where(F.col("segment_id").isin(axes.ids.tolist()))
+    asked = found.others.where(F.col("segment_id").isin(axes.ids.tolist()))
     asked = asked.select("point", F.unix_micros("as_of").alias("at"), "segment_id")
-    rows = asked.unionByName(assigned.new.select("point", "at", "segment_id"))
-    step = partial(crowd.bins, axes=axes, ids=assigned.state.ids, centres=assigned.centres, params=made)
+    rows = asked.unionByName(found.new.select("point", "at", "segment_id"))
+    step = partial(crowd.bins, axes=axes, ids=found.state.ids, centres=found.centres, params=made)
     told = [row["sums"] for row in rows.mapInArrow(step, "sums binary").collect()]
     return kmeans.moved(after, axes, crowd.binned(told, axes, made), made)
 
 
-def _placed(changed: DataFrame, assigned: _Assigned, moves: list[Move], after: State) -> DataFrame:
+def _placed(changed: DataFrame, found: Assigned, moves: list[Move], after: State) -> DataFrame:
     """Rows of `user_segments` that change: users of the batch, users whom a move took along, and those who are gone."""
     left = [segment for move in moves for segment in (move.parent, move.absorbed) if segment is not None]
-    told = assigned.others.where(F.col("segment_id").isin(left)).select(
+    told = found.others.where(F.col("segment_id").isin(left)).select(
         "user_id", "point", F.unix_micros("as_of").alias("at"), "segment_id",
         F.col("segment_id").alias("old_id"), F.unix_micros("since").alias("old_since"), F.lit(False).alias("is_new"),
     )  # fmt: skip
-    new = assigned.new.withColumn("is_new", F.lit(True)).select(*told.columns)
-    step = partial(crowd.placed, ids=assigned.state.ids, centres=assigned.centres, moves=moves, after=after)
+    new = found.new.withColumn("is_new", F.lit(True)).select(*told.columns)
+    step = partial(crowd.placed, ids=found.state.ids, centres=found.centres, moves=moves, after=after)
     rows = new.unionByName(told).mapInArrow(step, crowd.PLACED)
     came = F.when(F.col("is_new"), F.col("at")).otherwise(F.lit(after.sums.now))
     since = F.when(F.col("segment_id") == F.col("old_id"), F.col("old_since")).otherwise(came)

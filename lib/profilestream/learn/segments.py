@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import made_of, sent
+from profilestream.base.session import computed, made_of, sent
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.base.tables import Table
@@ -22,7 +22,7 @@ from profilestream.derive.declaration import Derived
 from profilestream.learn import grouping, tracking
 from profilestream.learn.descriptions import Space
 from profilestream.learn.grouping import GONE, Learned
-from profilestream.learn.kmeans import Params, State
+from profilestream.learn.kmeans import Delta, Params, State
 from profilestream.learn.sums import Sums
 
 STAGE, LEARNER = "learn_segments", "segments"
@@ -48,7 +48,7 @@ def users_table(settings: Settings) -> Table:
             batch_id BIGINT NOT NULL
         """,
         key=("user_id",),
-        properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
+        properties={"delta.enableDeletionVectors": "true"},
         declaration=_declaration(settings),
     )
 
@@ -149,6 +149,7 @@ def queries(settings: Settings) -> list[Query]:
     if not settings.learn.segments.enabled:
         return []
     derived, users, segments = profile(settings), users_table(settings), table(settings)
+    made = params(settings)
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
         return {users.name: commits.version(spark, users, settings.paths)}
@@ -159,9 +160,11 @@ def queries(settings: Settings) -> list[Query]:
             kept = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
             changed = grouping.changed_users(said, rows, kept, before.space).persist()
             others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
-            learned = grouping.learned(changed, others, before.state, batch, params(settings))
-            batch.append(_quality(before.state, learned, batch), tables.MODEL_QUALITY)
-            batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
+            found = grouping.assigned(changed, others, before.state, batch, made)
+            with batch.appending(_quality(before.state, found.judged, batch), tables.MODEL_QUALITY):
+                learned = grouping.learned(changed, found, batch, made)
+                moved = computed(commits.stamped(learned.users, users, batch.txn, GONE))
+            batch.merge(moved, users, gone=GONE)
             batch.append(_rows(learned, before.space, batch, segments), segments)
             changed.unpersist()
         return Done(rows_in=rows)
@@ -180,7 +183,7 @@ def queries(settings: Settings) -> list[Query]:
             write=write,
             versions=versions,
             follows=derived.table,
-            told=tracking.Teller(settings, LEARNER, asdict(params(settings))),
+            told=tracking.Teller(settings, LEARNER, asdict(made)),
         )
     ]
 
@@ -244,9 +247,8 @@ def _before(said: DataFrame, batch: Batch, segments: Table, derived: Derived) ->
     return Model(space, State.founded(np.zeros((0, len(space.names)))))
 
 
-def _quality(before: State, learned: Learned, batch: Batch) -> DataFrame:
+def _quality(before: State, found: Delta | None, batch: Batch) -> DataFrame:
     """What the batch's points cost on average, by the segments before it, and by one mean of all users."""
-    found = learned.judged
     costs = {} if found is None or not found.points else {"kmeans": found.cost, "mean": found.cost_of_mean}
     points = 0 if found is None else found.points
     values = [{"candidate": name, "users": points, "cost": cost / points} for name, cost in costs.items()]
