@@ -43,6 +43,9 @@ FIXED = {
     "spark.sql.codegen.cache.maxEntries": "2000",
     # A task that writes a few event dates keeps their files open side by side instead of sorting its rows by date.
     "spark.sql.maxConcurrentOutputFileWriters": "40",
+    # Delta would list a table's files in the checksum of each commit, if there are at most 50: nothing reads that list,
+    # and making a table takes 0.25 s instead of 0.15.
+    "spark.databricks.delta.allFilesInCrc.enabled": "false",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }

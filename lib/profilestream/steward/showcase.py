@@ -1,4 +1,4 @@
-"""How good the model became, and three customers whose profiles show what a profile can say."""
+"""How good the model became, and two customers whose profiles show what a profile can say."""
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -13,7 +13,6 @@ from profilestream.steward.status import Tell
 
 _CHOSEN_BY = {
     "who spent the most": "behaviour.spent",
-    "who returned the most": "behaviour.returned",
     "who came last": "basic.first_seen",
 }
 
@@ -36,11 +35,11 @@ def show_quality(spark: SparkSession, settings: Settings, tell: Tell) -> None:
 
 
 def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> None:
-    """Tell the profiles of three customers, and how to see any other."""
+    """Tell the profiles of two customers, and how to see any other."""
     derived = profiles.of_users(settings)
     said = Fold.of(derived).read(derived.table.read(spark, settings.paths))
     told: list[str] = []
-    tell("\nthree customers")
+    tell("\ntwo customers")
     for why, path in _CHOSEN_BY.items():
         others = said.where(~F.col("user_id").isin(told)) if told else said
         best = others.orderBy(F.desc(path), "user_id").select("user_id").first()
