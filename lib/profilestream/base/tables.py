@@ -2,6 +2,7 @@
 
 import functools
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,6 +21,7 @@ from profilestream.base.settings import Paths
 VERSION_PROPERTY = "profilestream.schema_version"
 DECLARATION_PROPERTY = "profilestream.declaration"
 _TRIES = 3  # to make a table
+_MAKING: dict[str, threading.Lock] = {}  # by path: two sources of a run write the same tables
 
 
 @functools.cache
@@ -88,6 +90,10 @@ class Table:
         table and that it cannot be found; it is removed.
         """
         path = self.uri(paths)
+        with _MAKING.setdefault(path, threading.Lock()):
+            return self._made(spark, path)
+
+    def _made(self, spark: SparkSession, path: str) -> bool:
         for tries_left in reversed(range(_TRIES)):
             if DeltaTable.isDeltaTable(spark, path):
                 return False
@@ -97,7 +103,7 @@ class Table:
             except (PySparkException, Py4JJavaError):
                 if not tries_left:
                     raise
-            time.sleep(1)  # another source may be making it just now
+            time.sleep(1)  # another process may be making it just now
             if not DeltaTable.isDeltaTable(spark, path):
                 files.prune(spark, f"{path}/_delta_log")
         raise AssertionError("the last try returns or raises")
