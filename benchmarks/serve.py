@@ -26,9 +26,13 @@ def report_seconds(spark: SparkSession, work: Path, rows: int = 1_000_000) -> Re
     settings = _settings(emptied(work / "home"), log)
     for queries in ([ingest.query(settings, "shop")], profiles.queries(settings)):
         stream.run(spark, queries, settings, stream.Options())
-    # Delta answers count(*) from its log, without a look at the rows.
-    count = tables.EVENTS.read(spark, settings.paths).agg(F.count("event_id"))
-    seconds = in_turn(3, lambda: seconds_of(count.collect), lambda: seconds_of(lambda: make.run(spark, settings)))
+
+    def count() -> None:
+        # Delta answers count(*), and that of a column without nulls, from its log, without a look at the rows. A frame
+        # that is collected again finds what it shuffled the first time.
+        tables.EVENTS.read(spark, settings.paths).agg(F.count_if(F.length("event_id") > 0)).collect()
+
+    seconds = in_turn(3, lambda: seconds_of(count), lambda: seconds_of(lambda: make.run(spark, settings)))
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
         f"stated, no bound was asked: this one notices a page that reads the events again and again; {rows:,} events, "
