@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test lint types chaos laws bench zip bundle clean
+.PHONY: help set-up demo test long lint types chaos laws bench zip bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -18,6 +18,9 @@ demo: set-up  ## run the whole pipeline on the shipped logs
 
 test: set-up  ## run the tests; ARGS="tests/unit -k rules" for a part
 	.venv/bin/python -m pytest $(ARGS)
+
+long: set-up  ## run the tests at full length: a crash around every write, whole logs
+	.venv/bin/python -m pytest --long $(ARGS)
 
 lint: set-up  ## ruff: rules and format
 	.venv/bin/ruff check .

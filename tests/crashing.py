@@ -1,6 +1,7 @@
-"""A stage that crashes around each of its writes in turn, and is started again each time."""
+"""A stage that crashes around its writes, and is started again each time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,21 +11,26 @@ from profilestream.base.stream import Options, Query
 from pyspark.sql import SparkSession
 
 
-def run_through_crashes(
-    spark: SparkSession, queries: list[Query], settings: Settings, monkeypatch: pytest.MonkeyPatch, batch_id: int
-) -> int:
-    """Run a stage to its end, with a crash between any two writes of the batch, and before and after all of them;
-    returns how many there were."""
-    names = [table.name for query in queries for table in query.tables]
-    points = [(names[0], "before"), *((name, "after") for name in names)]
-    for name, side in points:
-        beside = names[names.index(name) + 1 :]
-        with monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
-            for write in ("append", "merge"):
-                patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, beside))
-            stream.run(spark, queries, settings, Options())
-    stream.run(spark, queries, settings, Options())
-    return len(points)
+@dataclass(frozen=True)
+class Crashes:
+    """Crashes of a stage: one that leaves a batch half written, or (at length) one around each of its writes."""
+
+    spark: SparkSession
+    monkeypatch: pytest.MonkeyPatch
+    at_length: bool
+
+    def run_through(self, queries: list[Query], settings: Settings, batch_id: int) -> None:
+        """Run a stage to its end, with crashes in a batch: after its first write, or also before it, between any two
+        and after all of them."""
+        names = [table.name for query in queries for table in query.tables]
+        points = [(names[0], "before"), *((name, "after") for name in names)]
+        for name, side in points if self.at_length else points[1:2]:
+            beside = names[names.index(name) + 1 :]
+            with self.monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
+                for write in ("append", "merge"):
+                    patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, beside))
+                stream.run(self.spark, queries, settings, Options())
+        stream.run(self.spark, queries, settings, Options())
 
 
 def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int, beside: list[str]) -> Callable[..., Any]:

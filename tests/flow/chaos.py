@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from profilestream.base import settings
 from profilestream.base.session import open_session
+from profilestream.base.settings import Settings
 from profilestream.steward import demo
 from pyspark.sql import SparkSession
 
@@ -30,90 +32,69 @@ from tests.make import short_lived  # noqa: E402
 
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
 CAPTURED = ("events", "rejected_events", "capture_batches")
-CONFIG = "conf/demo.toml"
+CONFIG, FILES_PER_BATCH = "conf/demo.toml", 10
+PIPELINE = (sys.executable, "jobs/run_pipeline.py")
 # Among the measures is the lateness.
 DIFFERS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "measures")
 
 
-def run(
-    work: Path,
-    *,
-    days: int | None,
-    kills: int,
-    most_steps: int,
-    files_per_batch: int,
-    seed: int,
-    calmly: Callable[[list[str]], object],
-    session: Callable[[], SparkSession],
-    more: dict[str, object] | None = None,
-) -> dict[str, int]:
-    """Run the pipeline over the log with and without kills, side by side, and compare.
+@dataclass(frozen=True)
+class Outcome:
+    """What is there after a run, without what differs from run to run."""
+
+    rows: dict[str, pl.DataFrame]
+    vectors: dict[tuple[str, str], Any]
+    said: saying.Said
+
+
+def outcome(spark: SparkSession, settings: Settings, said: saying.Said) -> Outcome:
+    """What is there now; the segments are recounted."""
+    recounting.assert_recounted(spark, settings)
+    rows = {table: _content(Path(settings.paths.warehouse) / table) for table in CAPTURED}
+    return Outcome(rows, saying.learned(spark, settings), said)
+
+
+def assert_same(calm: Outcome, wild: Outcome) -> None:
+    """A run with kills left what an undisturbed one did."""
+    for table, expected in calm.rows.items():
+        got = wild.rows[table]
+        odd = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
+        told = f"{table}: {expected.height} rows undisturbed, {got.height} after kills; not found again: {odd}"
+        assert expected.equals(got), told
+    saying.assert_learned_alike(calm.vectors, wild.vectors)
+    apart = saying.differences(calm.said, wild.said)
+    assert not apart, f"{len(apart)} differences after kills, such as {apart[:3]}"
+
+
+def kill_often(flags: list[str], home: Path, *, kills: int, most_steps: int, seed: int) -> None:
+    """Run the pipeline and kill it, again and again, each time after a few more steps of its batches.
 
     Args:
+        home: of the warehouse and the checkpoints.
         most_steps: batches begun or finished, at most, before the next kill.
-        files_per_batch: of the log; a derived stage takes eight times as many files of `events`.
-        calmly: runs a job's command line to its end.
-        session: asked for when the runs are over, to read what the derived tables say.
-        more: settings that differ from the demo's.
-
-    Returns:
-        Rows per table, keys where it is derived.
 
     Raises:
-        AssertionError: a table differs, or fewer kills than asked for hit a running batch.
+        AssertionError: fewer kills than asked for hit a running job.
     """
-    folder = work / "input"
-    demo.lay_out(SAMPLE, folder, days=days)
-    calm, wild = (_overrides(work / name, folder, files_per_batch, more or {}) for name in ("calm", "wild"))
     dice = random.Random(seed)
-    with ThreadPoolExecutor(1) as beside:
-        hit = beside.submit(
-            lambda: sum(_kill_one(_command(wild), work / "wild", most_steps, dice) for _ in range(kills))
-        )
-        calmly(_command(calm))
-        hits = hit.result()
+    hits = sum(_kill_one([*PIPELINE, *flags], home, most_steps, dice) for _ in range(kills))
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
-    calmly(_command(wild))
-    rows = {}
-    for table in CAPTURED:
-        expected, got = (_content(work / name / "warehouse" / table) for name in ("calm", "wild"))
-        odd = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
-        told = f"{table}: {expected.height} rows undisturbed, {got.height} after {kills} kills; not found again: {odd}"
-        assert expected.equals(got), told
-        rows[table] = got.height
-    both = [settings.load(str(ROOT / CONFIG), given) for given in (calm, wild)]
-    saying.assert_learned_alike(*[saying.learned(session(), one) for one in both])
-    for one in both:
-        recounting.assert_recounted(session(), one)
-    say = [saying.said(session(), one) for one in both]
-    apart = saying.differences(*say)
-    assert not apart, f"{len(apart)} differences after {kills} kills, such as {apart[:3]}"
-    return rows | {table: len(keys) for table, keys in say[1].items()}
 
 
-def in_a_process(command: list[str]) -> None:
-    """Run a job to its end in a process of its own."""
-    subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
-
-
-def _overrides(home: Path, folder: Path, files_per_batch: int, more: dict[str, object]) -> list[str]:
+def _overrides(home: Path, folder: Path) -> list[str]:
     given = {
         "paths.warehouse": home / "warehouse",
         "paths.checkpoints": home / "checkpoints",
         "capture.sources.online_retail.path": folder,
-        "capture.sources.online_retail.max_files_per_trigger": files_per_batch,
-        "derive.max_files_per_trigger": 8 * files_per_batch,
-        "learn.max_files_per_trigger": 8 * files_per_batch,
+        "capture.sources.online_retail.max_files_per_trigger": FILES_PER_BATCH,
+        # Files of `events`, into which a day of the log is cut.
+        "derive.max_files_per_trigger": 8 * FILES_PER_BATCH,
+        "learn.max_files_per_trigger": 8 * FILES_PER_BATCH,
         "learn.factors.first_sweeps": 1,
         # What is compared does not hang on these.
         **dict.fromkeys(("serve.report.enabled", "serve.scores.enabled", "learn.tracking.enabled"), "false"),
     }
-    return [f"{key}={value}" for key, value in (given | more).items()]
-
-
-def _command(overrides: list[str]) -> list[str]:
-    sets = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "jobs/run_pipeline.py", "--config", CONFIG, *sets]
+    return [f"{key}={value}" for key, value in given.items()]
 
 
 def _kill_one(command: list[str], home: Path, most_steps: int, dice: random.Random) -> bool:
@@ -148,11 +129,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
-        rows = run(
-            Path(work), days=args.days, kills=args.kills, most_steps=4, files_per_batch=10, seed=args.seed,
-            calmly=in_a_process,
-            session=lambda: open_session("chaos", str(ROOT / "conf" / "spark-local.conf")),
-        )  # fmt: skip
+        demo.lay_out(SAMPLE, Path(work) / "input", days=args.days)
+        calm, wild = (_overrides(Path(work) / name, Path(work) / "input") for name in ("calm", "wild"))
+        flags = [["--config", CONFIG, *[part for one in given for part in ("--set", one)]] for given in (calm, wild)]
+        with ThreadPoolExecutor(1) as beside:
+            often = beside.submit(
+                kill_often, flags[1], Path(work) / "wild", kills=args.kills, most_steps=4, seed=args.seed
+            )
+            subprocess.run([*PIPELINE, *flags[0]], check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+            often.result()
+        subprocess.run([*PIPELINE, *flags[1]], check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+        spark = open_session("chaos", str(ROOT / "conf" / "spark-local.conf"))
+        both = [settings.load(str(ROOT / CONFIG), given) for given in (calm, wild)]
+        undisturbed, killed = (outcome(spark, one, saying.said(spark, one)) for one in both)
+        assert_same(undisturbed, killed)
+    rows = {table: found.height for table, found in undisturbed.rows.items()}
+    rows |= {table: len(keys) for table, keys in undisturbed.said.items()}
     print(f"{args.kills} kills (seed {args.seed}): every table equals the undisturbed run: {rows}")  # noqa: T201
     return 0
 

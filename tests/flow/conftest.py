@@ -13,6 +13,7 @@ from profilestream.derive import sessions, transitions
 from profilestream.learn.tracking import Store
 from pyspark.sql import SparkSession
 
+from tests.crashing import Crashes
 from tests.make import Shop
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,3 +45,9 @@ def registry(shop: Shop) -> Iterator[None]:
     yield
     mlflow.set_tracking_uri(was)
     mlflow.set_registry_uri(was)
+
+
+@pytest.fixture
+def crashes(spark: SparkSession, monkeypatch: pytest.MonkeyPatch, at_length: bool) -> Crashes:
+    """Runs stages through crashes."""
+    return Crashes(spark, monkeypatch, at_length)

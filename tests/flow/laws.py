@@ -156,32 +156,67 @@ def hold(
     Raises:
         AssertionError: a line is not accounted for, or two runs differ.
     """
-    outcomes = []
+    outcomes = {}
     for cut in cuts:
         began = time.monotonic()
         home = work / f"in_{cut}"
-        laid = deliver(log, home / "input", cut, random.Random(seed + cut))
-        settings = _settings(log, home, derive_files=1)
-        stream.run(spark, [ingest.query(settings, log.name)], settings, Options())
-        _assert_conserved(spark, settings, laid, cut)
-        written = len(list((home / "warehouse" / "events").glob("**/*.parquet")))
-        settings = _settings(log, home, derive_files=math.ceil(written / cut))
-        flow.run(spark, settings, Options())
-        outcomes.append((_events(spark, settings), saying.said(spark, settings)))
-        tell(f"{log.name}: {laid:,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
-    settings = _settings(log, home, derive_files=1_000_000)
+        config = captured(spark, home, log, cut, seed)
+        flow.run(spark, settings_module.load(str(config), []), Options())
+        outcomes[f"in {cut}"] = outcome(spark, config)
+        tell(f"{log.name}: {len(log.lines):,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
+    outcomes["derived again"] = rebuilt(spark, config)
+    first, *others = outcomes
+    for name in others:
+        assert_same(outcomes[first], outcomes[name], f"{first} and {name}")
+    return outcomes[first].rows()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `events` and the derived tables say after a run, without what differs from run to run."""
+
+    events: set[str]
+    said: saying.Said
+
+    def rows(self) -> dict[str, int]:
+        """Rows of `events`, and keys of each derived table."""
+        return {"events": len(self.events)} | {table: len(keys) for table, keys in self.said.items()}
+
+
+def captured(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) -> Path:
+    """Deliver the log and capture it in so many batches; gives settings that derive it in as many."""
+    laid = deliver(log, home / "input", cut, random.Random(seed + cut))
+    settings = settings_module.load(str(config_of(log, home, derive_files=1)), [])
+    stream.run(spark, [ingest.query(settings, log.name)], settings, Options())
+    _assert_conserved(spark, settings, laid, cut)
+    written = len(list((home / "warehouse" / "events").glob("**/*.parquet")))
+    return config_of(log, home, derive_files=math.ceil(written / cut))
+
+
+def rebuilt(spark: SparkSession, config: Path) -> Outcome:
+    """What the tables say once all of them were derived again, in one batch."""
+    every_file = [f"{stage}.max_files_per_trigger=1000000" for stage in ("derive", "learn")]
+    settings = settings_module.load(str(config), every_file)
     flow.run(spark, settings, Options(rebuild=tuple(flow.derived_stages())))
-    outcomes.append((_events(spark, settings), saying.said(spark, settings)))
     recounting.assert_recounted(spark, settings)
-    events, said = outcomes[0]
-    for name, (other, says) in zip([*map(str, cuts), "rebuilt"], outcomes, strict=True):
-        assert other == events, f"{len(events ^ other)} events differ between {cuts[0]} and {name}"
-        apart = saying.differences(said, says)
-        assert not apart, f"{len(apart)} differences between {cuts[0]} and {name}, such as {apart[:3]}"
-    return {"events": len(events)} | {table: len(keys) for table, keys in said.items()}
+    return outcome(spark, config)
 
 
-def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
+def outcome(spark: SparkSession, config: Path) -> Outcome:
+    """What is there now."""
+    settings = settings_module.load(str(config), [])
+    return Outcome(_events(spark, settings), saying.said(spark, settings))
+
+
+def assert_same(one: Outcome, other: Outcome, which: str) -> None:
+    """Two runs over the same log left the same."""
+    assert one.events == other.events, f"{len(one.events ^ other.events)} events differ between {which}"
+    apart = saying.differences(one.said, other.said)
+    assert not apart, f"{len(apart)} differences between {which}, such as {apart[:3]}"
+
+
+def config_of(log: Log, home: Path, *, derive_files: int) -> Path:
+    """A settings file of the whole flow over what was delivered to a home, a file of it a batch."""
     derive = ROOT / "conf" / "derive"
     features = [str(derive / f"{name}_hours.toml") for name in ("user", "item", "category", "brand", "user_category")]
     config = home / "settings.toml"
@@ -193,9 +228,10 @@ def _settings(log: Log, home: Path, *, derive_files: int) -> Settings:
         "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
         f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\n'
         f"[learn]\nmax_files_per_trigger = {derive_files}\n[learn.segments]\nenabled = true\nk = 3\n"
+        "[learn.tracking]\nenabled = false\n"
         f'[serve.tags]\nfile = "{ROOT}/conf/tags.toml"\nenabled = true\n'
     )
-    return settings_module.load(str(config), [])
+    return config
 
 
 def _assert_conserved(spark: SparkSession, settings: Settings, laid: int, batches: int) -> None:

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from jobs import derive_chains, derive_sessions
 from tests import naive
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.flow.test_sessions import MINUTE, Written, _at
 from tests.make import Shop
 from tests.naive import Click
@@ -62,7 +62,7 @@ def _assert_recounted(spark: SparkSession, settings: Settings, log: list[Click])
 
 
 def test_late_events_crashes_and_any_batches_leave_what_a_recount_finds(
-    spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spark: SparkSession, shop: Shop, crashes: Crashes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, config = shop.settings(), ["--config", str(shop.config())]
     stage, queries = Written(spark, settings), transitions.queries(settings)
@@ -76,7 +76,7 @@ def test_late_events_crashes_and_any_batches_leave_what_a_recount_finds(
     batches = shop.home / "checkpoints" / "derive_chains" / "commits"
     taken = len(list(batches.glob("[0-9]*")))
     assert taken > 1, "a commit came in one batch"
-    assert run_through_crashes(spark, queries, settings, monkeypatch, batch_id=taken) == 3
+    crashes.run_through(queries, settings, batch_id=taken)
     assert len(list(batches.glob("[0-9]*"))) == taken + 2
     _assert_recounted(spark, settings, [*FIRST, *LATE, *LATER])
     for name in (transitions.USERS, transitions.ALL):

@@ -108,7 +108,9 @@ PROVEN = {
     f"{PYTHON} jobs/serve_trends.py --config...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --archives ...": "parsed",
     "spark-submit --properties-file conf/spark-cluster.conf --py-files profilestream.zip ...": "parsed",
-    **dict.fromkeys(("make demo", "make test", "make zip", "make chaos", "make laws", "make bench"), "make"),
+    **dict.fromkeys(
+        ("make demo", "make test", "make long", "make zip", "make chaos", "make laws", "make bench"), "make"
+    ),
     "make bundle": "make",
     "make bench ONLY=capture_vs_copy": "make",
 }

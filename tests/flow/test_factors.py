@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from jobs import learn_factors
 from tests import saying
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.make import SHOP, Shop, event
 from tests.naive_als import DAY, Event, Plain
 from tests.opening import assert_all_readers_agree
@@ -157,7 +157,7 @@ def test_ratings_are_learned_as_plain_loops_learn_them(spark: SparkSession, tmp_
 
 
 def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_neither(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
     shop = _shop(tmp_path, files=1)
     shop.capture(spark)
@@ -165,7 +165,7 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
     was = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()
-    assert run_through_crashes(spark, factors.queries(settings), settings, monkeypatch, batch_id=0) == 3
+    crashes.run_through(factors.queries(settings), settings, batch_id=0)
     spark.conf.set("spark.sql.shuffle.partitions", str(was))
     _assert_equal(saying.learned(spark, shop.settings()), _plain(spark, shop))
 

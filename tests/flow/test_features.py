@@ -15,7 +15,7 @@ from profilestream.derive.fold import Fold
 from pyspark.sql import Row, SparkSession
 
 from jobs import derive_features
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.make import Shop, event
 from tests.opening import assert_all_readers_agree
 
@@ -87,12 +87,12 @@ def test_tiles_of_two_batches_are_what_plain_python_counts(spark: SparkSession, 
 
 
 def test_a_crash_before_or_after_any_write_changes_nothing(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
     shop = _shop(tmp_path, files=1)
     shop.capture(spark)
     settings = shop.settings()
-    assert run_through_crashes(spark, tiles.queries(settings), settings, monkeypatch, batch_id=0) == 4
+    crashes.run_through(tiles.queries(settings), settings, batch_id=0)
     assert sum(json.loads(line)["events"] for line in _tiles(spark, shop)["item_hours"]) == 48
     for derived in stage.declared(settings).values():
         rows = derived.table.read(spark, settings.paths)

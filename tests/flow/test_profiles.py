@@ -16,7 +16,7 @@ from profilestream.derive.fold import Fold
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.make import Shop, event
 from tests.opening import assert_all_readers_agree
 
@@ -114,13 +114,13 @@ def test_profiles_of_two_batches_are_what_plain_python_counts(spark: SparkSessio
 
 
 def test_a_crash_before_or_after_either_write_changes_nothing(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
     """Profiles are merged, population_stats appended as new minus old; the crashes come in the second batch."""
     shop = _shop(tmp_path, files=2)
     shop.capture(spark)
     settings = shop.settings()
-    assert run_through_crashes(spark, profiles.queries(settings), settings, monkeypatch, batch_id=1) == 3
+    crashes.run_through(profiles.queries(settings), settings, batch_id=1)
     events = [_event(n) for n in range(50) if _event(n)["who"]]
     assert sum(p["behaviour"]["events"] for p in _said(spark, settings).values()) == len(events)
     prices: dict[str, list[float]] = defaultdict(list)

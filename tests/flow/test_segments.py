@@ -19,7 +19,7 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import learn_segments
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.make import Shop, event
 from tests.opening import assert_all_readers_agree
 from tests.recounting import assert_recounted, newest_of, users_of
@@ -86,7 +86,7 @@ def groups_in(people: dict[str, Row], group_of: dict[str, str]) -> dict[str, set
 
 
 def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_change_sides(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
     shop = shop_of(tmp_path)
     settings = shop.settings()
@@ -100,7 +100,7 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     # A third group comes, and one of the second becomes like the first.
     newcomers = {f"n{n}": "c" for n in range(10)}
     take(spark, shop, 9, {**newcomers, **{"u1": "a", "u0": "a"}})
-    assert run_through_crashes(spark, queries, settings, monkeypatch, batch_id=1) == 4
+    crashes.run_through(queries, settings, batch_id=1)
     assert_recounted(spark, settings)
     after = users_of(spark, settings)
     assert len(after) == 30

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 
 from jobs import derive_sessions
 from tests import naive
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.make import Shop, event
 from tests.naive import Click
 from tests.opening import assert_all_readers_agree
@@ -233,13 +233,13 @@ def _event(n: int) -> dict[str, Any]:
 
 
 def test_a_crash_before_or_after_the_write_and_a_rebuild_change_nothing(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
     shop = _shop(tmp_path, files=2)
     shop.mapping = shop.mapping.replace('"at"\n', '"timestamp_seconds(bigint(at))"\n')
     shop.capture(spark)
     settings = shop.settings()
-    assert run_through_crashes(spark, sessions.queries(settings), settings, monkeypatch, batch_id=1) == 2
+    crashes.run_through(sessions.queries(settings), settings, batch_id=1)
     table = sessions.table(settings)
     once = _said(table.read(spark, settings.paths))
     assert sum(row["events"] for row in once.values()) == 48 - 6

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from jobs import derive_windows
 from tests import naive_windows as naive
-from tests.crashing import run_through_crashes
+from tests.crashing import Crashes
 from tests.flow.test_windows import Tiled, by_key, shop_of
 from tests.naive_windows import DAY, HOUR, Event, Log
 from tests.opening import assert_all_readers_agree
@@ -57,7 +57,7 @@ def _worked_out(spark: SparkSession, tiled: Tiled) -> dict[str, str]:
 
 
 def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through_crashes(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
     shop = shop_of(tmp_path, "enabled = true")
     tiled = Tiled(spark, shop.settings())
@@ -72,7 +72,7 @@ def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through
     _told(spark, tiled)
     assert _worked_out(spark, tiled) == {"0": "cd", "1": "abe"}
     tiled.take([_event("d", -DAY), _event("d", -30 * DAY)])
-    assert run_through_crashes(spark, queries, tiled.settings, monkeypatch, batch_id=2) == 2
+    crashes.run_through(queries, tiled.settings, batch_id=2)
     _told(spark, tiled)
     assert _worked_out(spark, tiled) == {"0": "c", "1": "abe", "2": "d"}
     assert_all_readers_agree(spark, user_features.table(tiled.settings).path(tiled.settings.paths), "events_7d")

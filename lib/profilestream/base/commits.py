@@ -49,7 +49,7 @@ def version(spark: SparkSession, table: Table, paths: Paths) -> int:
 
 def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
     """What Delta calls this table; another one once it was made anew."""
-    return str(table.log(spark, paths).startTransaction().metadata().id())
+    return str(table.metadata(spark, paths).id())
 
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:

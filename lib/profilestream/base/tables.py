@@ -74,14 +74,13 @@ class Table:
         logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
         return logs.forTable(spark._jsparkSession, self.uri(paths))
 
+    def metadata(self, spark: SparkSession, paths: Paths) -> Any:
+        """What Delta keeps of the table beside its rows (id, columns, properties), read from its log now."""
+        return self.log(spark, paths).startTransaction().metadata()
+
     def property_of(self, spark: SparkSession, paths: Paths, key: str) -> str | None:
         """A property of the table, read from its log now; null when it has none of that name."""
-        found = self.log(spark, paths).startTransaction().metadata().configuration().get(key)
-        return str(found.get()) if found.isDefined() else None
-
-    def _stored_schema(self, spark: SparkSession, paths: Paths) -> T.StructType:
-        stored = self.log(spark, paths).startTransaction().metadata().schemaString()
-        return T.StructType.fromJson(json.loads(stored))
+        return _property(self.metadata(spark, paths), key)
 
     def create(self, spark: SparkSession, paths: Paths) -> bool:
         """Make the table when it is not there; tells whether it made it.
@@ -155,28 +154,28 @@ class Table:
             Refused: it was written by newer code, or derived by another declaration.
             SchemaMismatch: its columns are not those declared here, also with those added that are new.
         """
-        path = self.path(paths)
-        stored = int(self.property_of(spark, paths, VERSION_PROPERTY) or 0)
+        path, metadata = self.path(paths), self.metadata(spark, paths)
+        stored = int(_property(metadata, VERSION_PROPERTY) or 0)
         if stored > self.schema_version:
             raise Refused(
                 f"table {self.name} has schema version {stored}, this code knows {self.schema_version}",
                 where=path,
                 do="run the newer profilestream that wrote it",
             )
-        if self.declaration and self.property_of(spark, paths, DECLARATION_PROPERTY) != self.declaration:
+        if self.declaration and _property(metadata, DECLARATION_PROPERTY) != self.declaration:
             raise Refused(
                 f"table {self.name} was derived by another declaration",
                 where=path,
                 do="restore the declaration, or derive the table again from all events: --rebuild",
             )
         if stored < self.schema_version:
-            self._add_columns(spark, paths)
-        self.check(self._stored_schema(spark, paths))
+            self._add_columns(spark, paths, _columns(metadata).names)
+            metadata = self.metadata(spark, paths)
+        self.check(_columns(metadata))
 
-    def _add_columns(self, spark: SparkSession, paths: Paths) -> None:
+    def _add_columns(self, spark: SparkSession, paths: Paths, have: list[str]) -> None:
         """Bring a table of an older version up to this one; what columns alone cannot mend is left to the check."""
         path = f"delta.`{self.uri(paths)}`"
-        have = set(self._stored_schema(spark, paths).names)
         lacking = [f"{f.name} {f.dataType.simpleString()}" for f in self.schema if f.nullable and f.name not in have]
         if lacking:
             spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(lacking)})")
@@ -407,6 +406,15 @@ ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_QUALITY, USER_GROUPS, USER_TAGS, RECOMMENDATIONS,
     STAGE_BATCHES,
 )  # fmt: skip
+
+
+def _property(metadata: Any, key: str) -> str | None:
+    found = metadata.configuration().get(key)
+    return str(found.get()) if found.isDefined() else None
+
+
+def _columns(metadata: Any) -> T.StructType:
+    return T.StructType.fromJson(json.loads(metadata.schemaString()))
 
 
 def delta_version(spark: SparkSession, path: str) -> int:

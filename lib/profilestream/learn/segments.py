@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import computed, made_of, sent
+from profilestream.base.session import made_of, sent
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.base.stream import Batch, Done, Query
 from profilestream.base.tables import Table
@@ -163,8 +163,7 @@ def queries(settings: Settings) -> list[Query]:
             found = grouping.assigned(changed, others, before.state, batch, made)
             with batch.appending(_quality(before.state, found.judged, batch), tables.MODEL_QUALITY):
                 learned = grouping.learned(changed, found, batch, made)
-                moved = computed(commits.stamped(learned.users, users, batch.txn, GONE))
-            batch.merge(moved, users, gone=GONE)
+            batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
             batch.append(_rows(learned, before.space, batch, segments), segments)
             changed.unpersist()
         return Done(rows_in=rows)
