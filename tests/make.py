@@ -1,6 +1,7 @@
 """Builders of what tests need: a shop with a mapping, files and settings, and a way to run its capture."""
 
 import os
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from profilestream.base.tables import Table
 from profilestream.capture import ingest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+
+from tests.arriving import arrive
 
 SHOP = """
 user_space = "shop"
@@ -83,6 +86,23 @@ class Shop:
         """Run capture_events to the end of what is there."""
         settings = self.settings()
         stream.run(spark, [ingest.query(settings, self.name)], settings, stream.Options(**options))
+
+    def arrive(self, spark: SparkSession, events: list[dict[str, Any]], batch_id: int = 0) -> None:
+        """Put raw events into `events` as capture would, without running it: clean ones that come once.
+
+        The mapping names plain columns only, without SQL.
+        """
+        settings, mapping = self.settings(), tomllib.loads(self.mapping)
+        tables.EVENTS.create(spark, settings.paths)
+        names = mapping["columns"]
+        raw = [tuple(one.get(name) for name in names.values()) for one in events]
+        types = {field.name: field.dataType for field in tables.EVENTS.schema}
+        said = {name: F.col(name).cast(types[name]) for name in names}
+        spaces = {"user_id": mapping["user_space"], "item_id": mapping["item_space"]}
+        said |= {name: F.concat(F.lit(f"{space}:"), name) for name, space in spaces.items()}
+        rows = spark.createDataFrame(raw, ", ".join(f"{name} string" for name in names)).withColumns(said)
+        value = {"value": F.col("price") * F.col("quantity"), "batch_id": F.lit(batch_id).cast("bigint")}
+        arrive(rows.withColumns(value), settings)
 
     def read(self, spark: SparkSession, table: Table) -> DataFrame:
         """One of its tables."""

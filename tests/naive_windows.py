@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-from profilestream.base import tables
 from profilestream.base.settings import Settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+
+from tests import arriving
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 MICROS = {
@@ -52,19 +53,8 @@ DDL = ", ".join(f"{field.name} {TYPES.get(field.name, 'string')}" for field in f
 
 def arrive(spark: SparkSession, log: Log, settings: Settings) -> DataFrame:
     """Events that capture has written; gives them."""
-    moment = F.timestamp_micros("at")
-    rows = spark.createDataFrame([astuple(event) for event in log], DDL).withColumns(
-        {
-            "event_time": moment, "event_date": F.to_date(moment), "ingest_time": F.timestamp_micros("came"),
-            "source": F.lit("shop"), "position": F.col("event_id"), "epoch": F.lit("one"),
-            "batch_id": F.lit(0).cast("bigint"), "quantity": F.lit(1.0),
-        }
-    )  # fmt: skip
-    others = [field for field in tables.EVENTS.schema if field.name not in rows.columns]
-    events = rows.withColumns({field.name: F.lit(None).cast(field.dataType) for field in others})
-    events = events.select(*tables.EVENTS.columns)
-    events.write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
-    return events
+    times = {"event_time": F.timestamp_micros("at"), "ingest_time": F.timestamp_micros("came"), "quantity": F.lit(1.0)}
+    return arriving.arrive(spark.createDataFrame([astuple(event) for event in log], DDL).withColumns(times), settings)
 
 
 def within(log: Log, at: int, window: str) -> Log:

@@ -247,7 +247,9 @@ def test_a_side_table_that_changed_while_a_batch_is_unfinished_is_refused(
     assert shop.counts(spark) == (10, 5, 4, 1)
 
 
-@pytest.mark.parametrize(("compact_every", "listed"), [("10", "1"), ("2", "1.compact")])
+@pytest.mark.parametrize(
+    ("compact_every", "listed"), [("10", "1"), pytest.param("2", "1.compact", marks=pytest.mark.long)]
+)
 def test_files_listed_for_a_batch_that_was_never_begun_are_a_batch_of_their_own(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_every: str, listed: str
 ) -> None:

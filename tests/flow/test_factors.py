@@ -1,6 +1,5 @@
 """learn_factors in the flow: equal to plain loops, whatever the partitions, crashes and odd ids."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,14 @@ def _event(n: int) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _shop(home: Path, files: int, first_sweeps: int = 0, sweeps: int = 0) -> Shop:
+def _shop(home: Path, first_sweeps: int = 0, sweeps: int = 0) -> Shop:
     made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
     made += f"alpha = {MADE.alpha}\nfirst_sweeps = {first_sweeps}\nsweeps = {sweeps}\n"
-    shop = Shop(home, extra_settings=f"[learn]\nmax_files_per_trigger = 1\n[learn.factors]\nenabled = true\n{made}")
-    for n in range(files):
-        _write(shop, n)
-    return shop
+    return Shop(home, extra_settings=f"[learn.factors]\nenabled = true\n{made}")
 
 
-def _write(shop: Shop, n: int) -> None:
-    shop.write(f"{n}.jsonl", "\n".join(json.dumps(_event(m)) for m in range(n * 20, n * 20 + 20)))
+def _arrive(spark: SparkSession, shop: Shop, n: int) -> None:
+    shop.arrive(spark, [_event(m) for m in range(n * 20, n * 20 + 20)], batch_id=n)
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
@@ -53,7 +49,7 @@ def _learn(spark: SparkSession, shop: Shop) -> None:
 
 
 def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
-    """What was captured, batch by batch."""
+    """What had arrived, batch by batch."""
     events = spark.read.format("delta").load(str(shop.home / "warehouse" / "events"))
     rows = events.where("user_id IS NOT NULL AND item_id IS NOT NULL").selectExpr(
         "batch_id", "user_id", "item_id", "event_type", "unix_micros(event_time) AS at"
@@ -83,11 +79,9 @@ def _assert_equal(got: dict[tuple[str, str], Any], plain: Plain) -> None:
 
 def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: SparkSession, tmp_path: Path) -> None:
     """A batch of `events` is a commit of as many files as it has dates, so each is given to the stage on its own."""
-    shop = _shop(tmp_path, files=0)
+    shop = _shop(tmp_path)
     for n in range(3):
-        _write(shop, n)
-        shop.capture(spark)
-        shop.overrides = ["learn.max_files_per_trigger=1000"]
+        _arrive(spark, shop, n)
         _learn(spark, shop)
     plain = _plain(spark, shop)
     _assert_equal(saying.learned(spark, shop.settings()), plain)
@@ -107,12 +101,10 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
 def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_asked_for(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = _shop(tmp_path, files=0, first_sweeps=2, sweeps=1)
-    shop.overrides = ["learn.max_files_per_trigger=1000"]
-    for files in ((0,), (1, 2), (3,)):
-        for n in files:
-            _write(shop, n)
-        shop.capture(spark)
+    shop = _shop(tmp_path, first_sweeps=2, sweeps=1)
+    for batches in ((0,), (1, 2), (3,)):
+        for n in batches:
+            _arrive(spark, shop, n)
         _learn(spark, shop)
     first, *parts, third = _batches(spark, shop)
     second = [event for part in parts for event in part]
@@ -137,8 +129,7 @@ def test_ratings_are_learned_as_plain_loops_learn_them(spark: SparkSession, tmp_
     batches = []
     for begin in (0, 20):
         events = [event(n, kind="rate", who=f"u{n % 4}", stars=str(1 + n * n % 5)) for n in range(begin, begin + 20)]
-        shop.write(f"{begin}.jsonl", "\n".join(map(json.dumps, [*events, event(begin + 90)])))  # a view: no rating
-        shop.capture(spark)
+        shop.arrive(spark, [*events, event(begin + 90)], batch_id=begin)  # a view: no rating
         _learn(spark, shop)
         at = [1_767_261_600_000_000 + 60_000_000 * n for n in range(begin, begin + 20)]  # 2026-01-01T10:00
         batches.append(
@@ -159,9 +150,8 @@ def test_ratings_are_learned_as_plain_loops_learn_them(spark: SparkSession, tmp_
 def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_neither(
     spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
-    shop = _shop(tmp_path, files=1)
-    shop.capture(spark)
-    shop.overrides = ["learn.max_files_per_trigger=1000"]
+    shop = _shop(tmp_path)
+    _arrive(spark, shop, 0)
     was = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()
@@ -173,8 +163,8 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
 def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = _shop(tmp_path, files=1)
-    shop.capture(spark)
+    shop = _shop(tmp_path)
+    _arrive(spark, shop, 0)
     config = ["--config", str(shop.config())]
     assert learn_factors.main(config) == 0
     other = [*config, "--set", "learn.factors.k=3"]

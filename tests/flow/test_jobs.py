@@ -19,6 +19,12 @@ from tests.make import SHOP, Shop, event, short_lived
 from tests.opening import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
+# What the demo runs beside what a test of it looks at.
+BESIDE = [
+    f"{name}.enabled"
+    for name in ("derive.windows", "derive.sessions", "derive.chains", "serve.tags", "serve.scores", "learn.segments",
+                 "learn.factors")
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -151,7 +157,7 @@ def test_the_demo_says_what_it_does_with_old_output(
     places = {
         "paths.warehouse": tmp_path / "warehouse", "paths.checkpoints": tmp_path / "checkpoints",
         "capture.sources.online_retail.path": tmp_path / "input",
-        **dict.fromkeys(("derive.windows.enabled", "serve.tags.enabled", "learn.segments.enabled"), "false"),
+        **dict.fromkeys(BESIDE, "false"),
     }  # fmt: skip
     flags = ["--days", "1", *[part for key, value in places.items() for part in ("--set", f"{key}={value}")]]
     monkeypatch.chdir(ROOT)

@@ -1,7 +1,6 @@
 """serve_scores after the whole flow: lists with pinned versions, exactly the wanted users, shown by serve_user."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,13 +43,16 @@ def _bought(n: int) -> dict[str, Any]:
     return event(n, kind="purchase", who=f"u{group}{user}", what=f"i{group}{(user + item) % 6}")
 
 
-def _shop(home: Path) -> Shop:
-    home.mkdir(parents=True, exist_ok=True)
+@pytest.fixture(scope="module")
+def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """After the whole flow."""
+    home = tmp_path_factory.mktemp("scores")
     (home / "user_profiles.toml").write_text(PROFILES)
     shop = Shop(home, extra_settings=SETTINGS.format(home=home))
     # A user who only looked away (weight 0) has a profile and nothing that was learned.
     others = [event(90, kind="exposure", who="shy", what="i00"), event(91, kind="return", who="back", what="i01")]
     shop.write("a.jsonl", "\n".join(json.dumps(one) for one in [*map(_bought, range(48)), *others]))
+    flow.run(_session, shop.settings(), Options())
     return shop
 
 
@@ -62,10 +64,8 @@ def _lists(spark: SparkSession, shop: Shop) -> dict[str, list[Any]]:
 
 
 def test_every_user_has_a_list_from_one_version_of_model_and_profiles(
-    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = _shop(tmp_path)
-    flow.run(spark, shop.settings(), Options())
     found = _lists(spark, shop)
     assert found.keys() == {f"shop:u{group}{user}" for group in "01" for user in range(6)} | {"shop:shy", "shop:back"}
     bought = {(f"shop:{one['who']}", f"shop:{one['what']}") for one in map(_bought, range(48))}
@@ -93,10 +93,8 @@ def test_every_user_has_a_list_from_one_version_of_model_and_profiles(
 
 
 def test_a_shorter_list_takes_the_place_of_a_longer_one_and_users_not_asked_for_keep_theirs(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, shop: Shop
 ) -> None:
-    shop = _shop(tmp_path)
-    flow.run(spark, shop.settings(), Options())
     before = _lists(spark, shop)
     shop.overrides = ["serve.scores.top_n=1", "serve.scores.active_days=0.03"]
     settings = shop.settings()
@@ -106,7 +104,7 @@ def test_a_shorter_list_takes_the_place_of_a_longer_one_and_users_not_asked_for_
     asked = {user for user, rows in after.items() if len(rows) == 1}
     seen = (
         spark.read.format("delta")
-        .load(f"{tmp_path}/warehouse/user_profiles")
+        .load(f"{shop.home}/warehouse/user_profiles")
         .selectExpr("user_id", "unix_micros(as_of) t")
     )
     assert asked == {row["user_id"] for row in seen.collect() if row["t"] >= newest - 0.03 * 86_400e6}

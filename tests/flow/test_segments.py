@@ -1,6 +1,5 @@
 """learn_segments: groups that are planted are found, each user counts once, and the sums are those of a recount."""
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,15 +64,14 @@ def shop_of(home: Path) -> Shop:
 
 
 def take(spark: SparkSession, shop: Shop, day: int, people: dict[str, str]) -> None:
-    """Each of the people does on a day what its group does, twice; it is captured and profiled."""
+    """Each of the people does on a day what its group does, twice; profiles take it."""
     events = []
     for number, (who, group) in enumerate(people.items()):
         price, kind = GROUPS[group]
         for n in (0, 1):
             one = event(0, who=who, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
             events.append({**one, "id": f"{who}-{day}-{n}"})
-    shop.write(f"{day}.jsonl", "\n".join(map(json.dumps, events)))
-    shop.capture(spark)
+    shop.arrive(spark, events)
     stream.run(spark, profiles.queries(shop.settings()), shop.settings(), Options())
 
 
@@ -180,6 +178,7 @@ def test_who_is_erased_late_or_nobody_leaves_what_a_recount_finds(spark: SparkSe
     assert max(row["batch_id"] for row in newest_of(spark, told.settings).values()) == 3
 
 
+@pytest.mark.long  # of any learner: tests/laws.py
 def test_more_partitions_give_the_same_segments(spark: SparkSession, tmp_path: Path) -> None:
     found = []
     for parts in (1, 8):

@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import derive_sessions
-from tests import naive
+from tests import arriving, naive
 from tests.crashing import Crashes
 from tests.make import Shop, event
 from tests.naive import Click
@@ -54,16 +54,8 @@ class Written:
     def arrive(self, log: list[Click]) -> DataFrame:
         """Events that capture has written; gives them."""
         rows = self.spark.createDataFrame([astuple(click) for click in log], DDL)
-        moment = F.timestamp_micros("at")
-        known = {"user_id": F.col("user"), "item_id": F.col("item"), "event_time": moment, "ingest_time": moment}
-        known |= {"event_date": F.to_date(moment), "position": F.col("event_id"), "epoch": F.lit("one")}
-        known |= {"batch_id": F.lit(0).cast("bigint")}
-        rows = rows.withColumns(known)
-        others = [field for field in tables.EVENTS.schema if field.name not in rows.columns]
-        nulls = {field.name: F.lit(None).cast(field.dataType) for field in others}
-        events = rows.withColumns(nulls).select(*tables.EVENTS.columns)
-        events.write.format("delta").mode("append").save(tables.EVENTS.path(self.settings.paths))
-        return events
+        known = {"user_id": F.col("user"), "item_id": F.col("item"), "event_time": F.timestamp_micros("at")}
+        return arriving.arrive(rows.withColumns(known), self.settings)
 
     def batch(self, events: DataFrame) -> None:
         """The stage takes a batch of them."""

@@ -1,6 +1,5 @@
 """What MLflow is told, and versions that are published: late, once, by the gate, whole or not at all."""
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +46,7 @@ timeout_seconds = 60
 DAY_MICROS = 86_400_000_000
 
 
-def _write(shop: Shop, day: int) -> None:
+def _arrive(spark: SparkSession, shop: Shop, day: int) -> None:
     events = [
         event(
             n,
@@ -58,7 +57,7 @@ def _write(shop: Shop, day: int) -> None:
         )
         for n in range(day * 20, day * 20 + 20)
     ]
-    shop.write(f"{day}.jsonl", "\n".join(json.dumps(one) for one in events))
+    shop.arrive(spark, events, batch_id=day)
 
 
 def _learn(shop: Shop, *overrides: str) -> int:
@@ -72,11 +71,10 @@ def _publish(shop: Shop, *flags: str) -> int:
 
 @pytest.fixture(scope="module")
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Three days, captured."""
+    """Three days of events."""
     made = Shop(tmp_path_factory.mktemp("tracking"), extra_settings=MADE, is_tracked=True)
     for day in (1, 2, 3):
-        _write(made, day)
-    made.capture(_session)
+        _arrive(_session, made, day)
     return made
 
 
@@ -147,8 +145,7 @@ def test_what_mlflow_missed_is_told_later_and_once(
     assert _told(shop) == kept
     # 4. The file is locked for longer than is waited for.
     caplog.clear()
-    _write(shop, 4)
-    shop.capture(spark)
+    _arrive(spark, shop, 4)
     with _locked(f"{shop.home}/mlflow.db"):
         assert _learn(shop, "learn.tracking.timeout_seconds=1") == 0
     assert _warnings(caplog) == [
@@ -269,8 +266,7 @@ def test_the_model_scores_in_an_udf_of_spark(spark: SparkSession, shop: Shop, re
 def test_a_worse_version_is_the_challenger_a_better_one_the_champion_and_the_one_before_can_be_had_back(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _write(shop, 5)
-    shop.capture(spark)
+    _arrive(spark, shop, 5)
     assert _learn(shop) == 0
     _judged(spark, shop, batch_id=4, recall=0.47)
     assert _publish(shop) == 0
