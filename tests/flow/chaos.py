@@ -81,6 +81,11 @@ def kill_often(flags: list[str], home: Path, *, kills: int, most_steps: int, see
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
 
 
+def flags_of(overrides: list[str]) -> list[str]:
+    """Settings that differ, as a job takes them."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
 def _overrides(home: Path, folder: Path) -> list[str]:
     given = {
         "paths.warehouse": home / "warehouse",
@@ -131,7 +136,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as work:
         demo.lay_out(SAMPLE, Path(work) / "input", days=args.days)
         calm, wild = (_overrides(Path(work) / name, Path(work) / "input") for name in ("calm", "wild"))
-        flags = [["--config", CONFIG, *[part for one in given for part in ("--set", one)]] for given in (calm, wild)]
+        flags = [["--config", CONFIG, *flags_of(given)] for given in (calm, wild)]
         with ThreadPoolExecutor(1) as beside:
             often = beside.submit(
                 kill_often, flags[1], Path(work) / "wild", kills=args.kills, most_steps=4, seed=args.seed

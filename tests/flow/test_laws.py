@@ -72,17 +72,13 @@ def runs(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ru
     settings = settings_module.load(str(calm), MORE)
     shutil.copytree(work / "calm" / "input", work / "killed" / "input")
     killed = laws.config_of(log, work / "killed", derive_files=settings.derive.max_files_per_trigger)
-    flags = ["--config", str(killed), *flags_of(MORE), "--set", f"spark.properties={ROOT}/conf/spark-local.conf"]
+    flags = ["--config", str(killed), *chaos.flags_of(MORE), "--set", f"spark.properties={ROOT}/conf/spark-local.conf"]
     with ThreadPoolExecutor(1) as beside:
         hit = beside.submit(chaos.kill_often, flags, work / "killed", kills=1, most_steps=12, seed=7)
         flow.run(_session, settings, Options())
         hit.result()
     said = laws.outcome(_session, calm)
     return Runs(calm, said, chaos.outcome(_session, settings, said.said), killed)
-
-
-def flags_of(overrides: list[str]) -> list[str]:
-    return [part for override in overrides for part in ("--set", override)]
 
 
 def test_a_log_delivered_late_shuffled_and_doubled_says_the_same_in_two_batches_and_derived_again_in_one(
@@ -97,7 +93,7 @@ def test_a_log_delivered_late_shuffled_and_doubled_says_the_same_in_two_batches_
 
 def test_a_kill_on_the_way_changes_nothing(spark: SparkSession, runs: Runs) -> None:
     """kill -9 for real; `make chaos` does 20 of them over the whole demo log."""
-    assert run_pipeline.main(["--config", str(runs.killed), *flags_of(MORE)]) == 0
+    assert run_pipeline.main(["--config", str(runs.killed), *chaos.flags_of(MORE)]) == 0
     settings = settings_module.load(str(runs.killed), MORE)
     chaos.assert_same(runs.left, chaos.outcome(spark, settings, saying.said(spark, settings)))
 

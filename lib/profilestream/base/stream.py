@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -67,13 +67,22 @@ class Batch:
                 commits.append(frame, table, self.paths, self.txn)
 
     @contextmanager
-    def appending(self, frame: DataFrame, table: Table) -> Iterator[None]:
-        """Append to a table while the block works at what commits nothing."""
-        with ThreadPoolExecutor(1) as beside:
+    def beside(self, at_once: int = 1) -> Iterator[Callable[..., Future[Any]]]:
+        """Gives a function that makes a call in another thread while the block goes on; at its end all have ended.
+
+        A call may append, but nothing may be merged meanwhile: its transaction is named in the session's settings.
+        """
+        begun: list[Future[Any]] = []
+
+        def run(call: Callable[..., Any], *args: Any) -> Future[Any]:
             # Spark stops the jobs of a query by the properties of their threads.
-            begun = beside.submit(inheritable_thread_target(self.spark)(self.append), frame, table)
-            yield
-        begun.result()
+            begun.append(threads.submit(inheritable_thread_target(self.spark)(call), *args))
+            return begun[-1]
+
+        with ThreadPoolExecutor(at_once) as threads:
+            yield run
+        for one in begun:
+            one.result()
 
     def merge(self, frame: DataFrame, table: Table, **how: Any) -> DataFrame:
         """Put rows in place of those of the same key unless the table already holds this batch; gives the rows.

@@ -4,6 +4,7 @@ import functools
 import json
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -93,19 +94,19 @@ class Table:
             return self._made(spark, path)
 
     def _made(self, spark: SparkSession, path: str) -> bool:
-        for tries_left in reversed(range(_TRIES)):
-            if DeltaTable.isDeltaTable(spark, path):
-                return False
-            try:
-                self._described(DeltaTable.createIfNotExists(spark), path).execute()
-                return True
-            except (PySparkException, Py4JJavaError):
-                if not tries_left:
-                    raise
+        for _ in range(_TRIES - 1):
+            with suppress(PySparkException, Py4JJavaError):
+                return self._made_now(spark, path)
             time.sleep(1)  # another process may be making it just now
             if not DeltaTable.isDeltaTable(spark, path):
                 files.prune(spark, f"{path}/_delta_log")
-        raise AssertionError("the last try returns or raises")
+        return self._made_now(spark, path)
+
+    def _made_now(self, spark: SparkSession, path: str) -> bool:
+        if DeltaTable.isDeltaTable(spark, path):
+            return False
+        self._described(DeltaTable.createIfNotExists(spark), path).execute()
+        return True
 
     def empty(self, spark: SparkSession, paths: Paths) -> None:
         """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""

@@ -1,11 +1,8 @@
 """A stage that derives declared tables from `events`: its query, its checks, its writes."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.util import inheritable_thread_target
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings, first_words
@@ -106,11 +103,9 @@ def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
     The last comes alone, after the others: it tells that the batch is whole (stream.Query.tables).
     """
     *others, last = folds
-    with ThreadPoolExecutor(2) as beside:
-        # Spark stops the jobs of a query by the properties of their threads.
-        begun = [beside.submit(inheritable_thread_target(batch.spark)(_append), events, one, batch) for one in others]
-    for one in begun:
-        one.result()
+    with batch.beside(at_once=2) as run:
+        for one in others:
+            run(_append, events, one, batch)
     _append(events, last, batch)
 
 
