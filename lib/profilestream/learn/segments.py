@@ -155,24 +155,19 @@ def queries(settings: Settings) -> list[Query]:
         return {users.name: commits.version(spark, users, settings.paths)}
 
     def write(changes: DataFrame, batch: Batch) -> Done:
-        said = grouping.said(changes, derived)
-        with batch.beside() as run:
-            known = run(_before, batch, segments, derived)
-            with batch.kept(said) as rows:
-                learn(said, rows, known.result() or _founded(said, derived), batch)
+        with batch.kept(said := grouping.said(changes, derived)) as rows:
+            before = _before(said, batch, segments, derived)
+            kept = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
+            changed = grouping.changed_users(said, rows, kept, before.space).persist()
+            others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
+            found = grouping.assigned(changed, others, before.state, batch, made)
+            with batch.beside() as run:
+                run(batch.append, _quality(before.state, found.judged, batch), tables.MODEL_QUALITY)
+                learned = grouping.learned(changed, found, batch, made)
+            batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
+            batch.append(_rows(learned, before.space, batch, segments), segments)
+            changed.unpersist()
         return Done(rows_in=rows)
-
-    def learn(said: DataFrame, rows: int, before: Model, batch: Batch) -> None:
-        kept = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
-        changed = grouping.changed_users(said, rows, kept, before.space).persist()
-        others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
-        found = grouping.assigned(changed, others, before.state, batch, made)
-        with batch.beside() as run:
-            run(batch.append, _quality(before.state, found.judged, batch), tables.MODEL_QUALITY)
-            learned = grouping.learned(changed, found, batch, made)
-        batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
-        batch.append(_rows(learned, before.space, batch, segments), segments)
-        changed.unpersist()
 
     return [
         Query(
@@ -242,13 +237,12 @@ def _model(rows: list[Row], names: tuple[str, ...]) -> Model:
     return Model(Space(names, location, scale), state)
 
 
-def _before(batch: Batch, segments: Table, derived: Derived) -> Model | None:
-    """The model before the batch; null before the first one."""
-    return _read(segments.read(batch.spark, batch.paths), derived, batch.txn.epoch, batch.txn.batch_id - 1)
-
-
-def _founded(said: DataFrame, derived: Derived) -> Model:
-    """Without segments: the users of the first batch say where users lie and how far apart."""
+def _before(said: DataFrame, batch: Batch, segments: Table, derived: Derived) -> Model:
+    """The model before the batch. Of the first one, its own users say where users lie and how far apart."""
+    rows = segments.read(batch.spark, batch.paths)
+    found = _read(rows, derived, batch.txn.epoch, batch.txn.batch_id - 1)
+    if found is not None:
+        return found
     space = grouping.space_of(said, weights(derived))
     return Model(space, State.founded(np.zeros((0, len(space.names)))))
 
