@@ -13,18 +13,18 @@ from pyspark.sql import SparkSession
 
 @dataclass(frozen=True)
 class Crashes:
-    """Crashes of a stage: one that leaves a batch half written, or (at length) one around each of its writes."""
+    """Crashes of a stage: after the first and after the last write of a batch, or (at length) around each of them."""
 
     spark: SparkSession
     monkeypatch: pytest.MonkeyPatch
     at_length: bool
 
     def run_through(self, queries: list[Query], settings: Settings, batch_id: int) -> None:
-        """Run a stage to its end, with crashes in a batch: after its first write, or also before it, between any two
-        and after all of them."""
+        """Run a stage to its end, with crashes in a batch."""
         names = [table.name for query in queries for table in query.tables]
         points = [(names[0], "before"), *((name, "after") for name in names)]
-        for name, side in points if self.at_length else points[1:2]:
+        few = dict.fromkeys((points[1], points[-1]))
+        for name, side in points if self.at_length else few:
             beside = names[names.index(name) + 1 :]
             with self.monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
                 for write in ("append", "merge"):
