@@ -103,16 +103,23 @@ def _overrides(home: Path, folder: Path) -> list[str]:
 
 
 def _kill_one(command: list[str], home: Path, most_steps: int, dice: random.Random) -> bool:
-    """Start the job and kill its process group some moment after a few steps of its batches; false if it ended."""
+    """Start the job and kill its process group some moment after a few steps of its batches; false if it ended.
+
+    Raises:
+        AssertionError: it ended by a failure of its own.
+    """
     steps = _steps(home) + dice.randint(1, most_steps)
-    job = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=subprocess.DEVNULL, start_new_session=True)
+    said = home.with_name(f"{home.name}.log")
+    with said.open("wb") as told:
+        job = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=told, start_new_session=True)
     while job.poll() is None and _steps(home) < steps:
         time.sleep(0.05)
     time.sleep(dice.uniform(0.0, 4.0))
     ended = job.poll() is not None
     if not ended:
         os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
+    code = job.wait()
+    assert not ended or code == 0, f"exit {code}: {said.read_text(errors='replace')[-2000:]}"
     return not ended
 
 

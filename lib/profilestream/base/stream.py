@@ -67,17 +67,16 @@ class Batch:
                 commits.append(frame, table, self.paths, self.txn)
 
     @contextmanager
-    def beside(self, at_once: int = 1) -> Iterator[Callable[..., Future[Any]]]:
+    def beside(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
         """Gives a function that makes a call in another thread while the block goes on; at its end all have ended.
 
         A call may append, but nothing may be merged meanwhile: its transaction is named in the session's settings.
         """
         begun: list[Future[Any]] = []
 
-        def run(call: Callable[..., Any], *args: Any) -> Future[Any]:
+        def run(call: Callable[..., object], *args: Any) -> None:
             # Spark stops the jobs of a query by the properties of their threads.
             begun.append(threads.submit(inheritable_thread_target(self.spark)(call), *args))
-            return begun[-1]
 
         with ThreadPoolExecutor(at_once) as threads:
             yield run
