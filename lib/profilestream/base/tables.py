@@ -71,7 +71,8 @@ class Table:
         return files.qualified(self.path(paths))
 
     def log(self, spark: SparkSession, paths: Paths) -> Any:
-        """Delta's log of the table."""
+        """Delta's log of the table, which takes the session from the thread: a new one of Python's has none."""
+        java_class(spark, "org.apache.spark.sql.classic.SparkSession").setActiveSession(spark._jsparkSession)
         logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
         return logs.forTable(spark._jsparkSession, self.uri(paths))
 
