@@ -72,7 +72,9 @@ class Table:
 
     def log(self, spark: SparkSession, paths: Paths) -> Any:
         """Delta's log of the table, which takes the session from the thread: a new one of Python's has none."""
-        java_class(spark, "org.apache.spark.sql.classic.SparkSession").setActiveSession(spark._jsparkSession)
+        sessions = java_class(spark, "org.apache.spark.sql.classic.SparkSession")
+        if sessions.getActiveSession().isEmpty():  # a batch's own stays
+            sessions.setActiveSession(spark._jsparkSession)
         logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
         return logs.forTable(spark._jsparkSession, self.uri(paths))
 
