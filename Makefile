@@ -19,7 +19,7 @@ demo: set-up  ## run the whole pipeline on the shipped logs
 test: set-up  ## run the tests; ARGS="tests/unit -k rules" for a part
 	.venv/bin/python -m pytest $(ARGS)
 
-long: set-up  ## run the tests at full length: a crash around every write, whole logs
+long: set-up  ## run the tests at full length: a crash around every write
 	.venv/bin/python -m pytest --long $(ARGS)
 
 lint: set-up  ## ruff: rules and format

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def at_length(pytestconfig: pytest.Config) -> bool:
-    """Whether each test is to try everything that it can: a crash around every write, not one."""
+    """Whether each test is to try everything that it can: a crash around every write, not only two."""
     return bool(pytestconfig.getoption("--long"))
 
 

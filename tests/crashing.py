@@ -19,8 +19,8 @@ class Crashes:
     monkeypatch: pytest.MonkeyPatch
     at_length: bool
 
-    def run_through(self, queries: list[Query], settings: Settings, batch_id: int) -> None:
-        """Run a stage to its end, with crashes in a batch."""
+    def run_through(self, queries: list[Query], settings: Settings, batch_id: int) -> int:
+        """Run a stage to its end, with crashes in a batch; returns around how many places it can crash."""
         names = [table.name for query in queries for table in query.tables]
         points = [(names[0], "before"), *((name, "after") for name in names)]
         few = dict.fromkeys((points[1], points[-1]))
@@ -31,6 +31,7 @@ class Crashes:
                     patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, beside))
                 stream.run(self.spark, queries, settings, Options())
         stream.run(self.spark, queries, settings, Options())
+        return len(points)
 
 
 def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int, beside: list[str]) -> Callable[..., Any]:

@@ -155,7 +155,7 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
     was = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()
-    crashes.run_through(factors.queries(settings), settings, batch_id=0)
+    assert crashes.run_through(factors.queries(settings), settings, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(was))
     _assert_equal(saying.learned(spark, shop.settings()), _plain(spark, shop))
 

@@ -92,7 +92,7 @@ def test_a_crash_before_or_after_any_write_changes_nothing(
     shop = _shop(tmp_path, files=1)
     shop.capture(spark)
     settings = shop.settings()
-    crashes.run_through(tiles.queries(settings), settings, batch_id=0)
+    assert crashes.run_through(tiles.queries(settings), settings, batch_id=0) == 4
     assert sum(json.loads(line)["events"] for line in _tiles(spark, shop)["item_hours"]) == 48
     for derived in stage.declared(settings).values():
         rows = derived.table.read(spark, settings.paths)

@@ -120,7 +120,7 @@ def test_a_crash_before_or_after_either_write_changes_nothing(
     shop = _shop(tmp_path, files=2)
     shop.capture(spark)
     settings = shop.settings()
-    crashes.run_through(profiles.queries(settings), settings, batch_id=1)
+    assert crashes.run_through(profiles.queries(settings), settings, batch_id=1) == 3
     events = [_event(n) for n in range(50) if _event(n)["who"]]
     assert sum(p["behaviour"]["events"] for p in _said(spark, settings).values()) == len(events)
     prices: dict[str, list[float]] = defaultdict(list)

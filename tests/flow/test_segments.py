@@ -98,7 +98,7 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     # A third group comes, and one of the second becomes like the first.
     newcomers = {f"n{n}": "c" for n in range(10)}
     take(spark, shop, 9, {**newcomers, **{"u1": "a", "u0": "a"}})
-    crashes.run_through(queries, settings, batch_id=1)
+    assert crashes.run_through(queries, settings, batch_id=1) == 4
     assert_recounted(spark, settings)
     after = users_of(spark, settings)
     assert len(after) == 30

@@ -231,7 +231,7 @@ def test_a_crash_before_or_after_the_write_and_a_rebuild_change_nothing(
     shop.mapping = shop.mapping.replace('"at"\n', '"timestamp_seconds(bigint(at))"\n')
     shop.capture(spark)
     settings = shop.settings()
-    crashes.run_through(sessions.queries(settings), settings, batch_id=1)
+    assert crashes.run_through(sessions.queries(settings), settings, batch_id=1) == 2
     table = sessions.table(settings)
     once = _said(table.read(spark, settings.paths))
     assert sum(row["events"] for row in once.values()) == 48 - 6

@@ -72,7 +72,7 @@ def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through
     _told(spark, tiled)
     assert _worked_out(spark, tiled) == {"0": "cd", "1": "abe"}
     tiled.take([_event("d", -DAY), _event("d", -30 * DAY)])
-    crashes.run_through(queries, tiled.settings, batch_id=2)
+    assert crashes.run_through(queries, tiled.settings, batch_id=2) == 2
     _told(spark, tiled)
     assert _worked_out(spark, tiled) == {"0": "c", "1": "abe", "2": "d"}
     assert_all_readers_agree(spark, user_features.table(tiled.settings).path(tiled.settings.paths), "events_7d")
