@@ -6,7 +6,6 @@ session settings, #3934).
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base.session import computed
+from profilestream.base.session import Threads, computed
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
 
@@ -73,7 +72,7 @@ def states_ready(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -
 
     A commit with an application id needs the state, to see whether it was made before; without this it waits for it.
     """
-    with ThreadPoolExecutor(len(tables) or 1) as background:
+    with Threads(spark, len(tables)) as background:
         ready = [background.submit(last_batch, spark, table, paths, "") for table in tables]
         yield
         for one in ready:

@@ -1,6 +1,5 @@
 """What is checked before a query starts: that checkpoint and tables tell the same story."""
 
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 from pyspark.sql import SparkSession
@@ -9,6 +8,7 @@ from profilestream.base import commits, files
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.session import Threads
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
 
@@ -39,7 +39,7 @@ def check_start(
     found = tables
     if checkpoint.is_new():
         _check_no_other_epoch(spark, name, tables, checkpoint, paths, accept=accept_new_epoch)
-        with ThreadPoolExecutor(len(tables)) as beside:
+        with Threads(spark, len(tables)) as beside:
             is_made = beside.map(lambda table: table.create(spark, paths), tables)
         found = tuple(table for table, is_new in zip(tables, is_made, strict=True) if not is_new)
     with commits.states_ready(spark, found, paths):

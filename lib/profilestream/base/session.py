@@ -9,13 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 from pyspark import SparkConf, SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.util import inheritable_thread_target
 
 from profilestream.base import jvm
 from profilestream.base.errors import BadSettings
@@ -82,6 +85,33 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     jvm.remember(spark)
     gc.freeze()  # modules stay: jvm.let_go need not look through them at every batch
     return spark
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads for calls of Spark; each call is made as `carried` says."""
+
+    def __init__(self, spark: SparkSession, at_once: int) -> None:
+        super().__init__(max(1, at_once))
+        self._spark = spark
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begin the call in a thread."""
+        return super().submit(carried(self._spark, call), *args, **kwargs)
+
+
+def carried(spark: SparkSession, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call for another thread, with the session and with the properties by which Spark stops a query's jobs.
+
+    A new thread of Python's has no session in Java, which is where Delta looks for one when it must plan a query for
+    itself: a commit without its checksum file, as a killed process leaves it, could not be read.
+    """
+
+    @functools.wraps(call)
+    def with_session(*args: Any, **kwargs: Any) -> Any:
+        jvm.java_class(spark, "org.apache.spark.sql.classic.SparkSession").setActiveSession(spark._jsparkSession)
+        return call(*args, **kwargs)
+
+    return cast(Callable[..., Any], inheritable_thread_target(spark)(with_session))
 
 
 def computed(frame: DataFrame) -> DataFrame:

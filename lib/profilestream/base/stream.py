@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -18,13 +18,13 @@ from typing import Any
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
-from pyspark.util import inheritable_thread_target
 
 from profilestream.base import commits, files, guards, jvm, locks, stage_batches
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import ProfilestreamError, Refused
 from profilestream.base.progress import StageProgress
+from profilestream.base.session import Threads
 from profilestream.base.settings import Paths, Settings, fingerprint
 from profilestream.base.stage_batches import StageBatches
 from profilestream.base.tables import Table
@@ -75,10 +75,9 @@ class Batch:
         begun: list[Future[Any]] = []
 
         def run(call: Callable[..., object], *args: Any) -> None:
-            # Spark stops the jobs of a query by the properties of their threads.
-            begun.append(threads.submit(inheritable_thread_target(self.spark)(call), *args))
+            begun.append(threads.submit(call, *args))
 
-        with ThreadPoolExecutor(at_once) as threads:
+        with Threads(self.spark, at_once) as threads:
             yield run
         for one in begun:
             one.result()
@@ -399,7 +398,7 @@ def _run_group(
                 return Running(query, spark, settings, options)
 
         # Making and opening a table is planning of half a second, of which the processors do several at once.
-        with ThreadPoolExecutor(len(queries) + 1) as beside:
+        with Threads(spark, len(queries) + 1) as beside:
             telling = beside.submit(stage_batches.make, spark, settings)
             running = list(beside.map(checked, queries))
         telling.result()

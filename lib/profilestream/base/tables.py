@@ -71,10 +71,7 @@ class Table:
         return files.qualified(self.path(paths))
 
     def log(self, spark: SparkSession, paths: Paths) -> Any:
-        """Delta's log of the table, which takes the session from the thread: a new one of Python's has none."""
-        sessions = java_class(spark, "org.apache.spark.sql.classic.SparkSession")
-        if sessions.getActiveSession().isEmpty():  # a batch's own stays
-            sessions.setActiveSession(spark._jsparkSession)
+        """Delta's log of the table."""
         logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
         return logs.forTable(spark._jsparkSession, self.uri(paths))
 

@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import files, tables
 from profilestream.base.errors import BadSettings, ProfilestreamError
+from profilestream.base.session import carried
 from profilestream.base.settings import Settings
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class Teller:
             self._wait_until(deadline)
         if not self._is_busy() and (is_over or time.monotonic() - self._began > made.every_seconds):
             self._began = time.monotonic()
-            self._work = threading.Thread(target=self._tell, args=(spark, epoch), daemon=True)
+            self._work = threading.Thread(target=carried(spark, self._tell), args=(spark, epoch), daemon=True)
             self._work.start()
         if is_over:
             self._wait_until(deadline)
