@@ -408,4 +408,3 @@ def test_running_or_the_page_that_it_names_for_a_job_tells_every_flag(parse: Par
         text = "\n".join([running, *((ROOT / "docs" / page).read_text() for page in pages)])
         flags = [flag for action in parse.parser(name)._actions for flag in action.option_strings]
         assert [flag for flag in flags if flag.startswith("--") and flag != "--help" and f"`{flag}" not in text] == []
-        assert f"`jobs/{name}.py`" in text
