@@ -48,6 +48,8 @@ def _shown(value: Any) -> str:
             return ""
         case bool():
             return "yes" if value else "no"
+        case float() if abs(value) < 1e-9:  # a sine of noon is no 1e-16
+            return "0"
         case float():
             return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
         case int():

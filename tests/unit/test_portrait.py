@@ -1,0 +1,29 @@
+"""A person as text: what is told of numbers, and what is left out."""
+
+from datetime import UTC, datetime
+
+from profilestream.serve import portrait
+from profilestream.serve.person import Person
+
+
+def test_numbers_are_short_and_what_says_nothing_is_left_out() -> None:
+    behaviour = {
+        "value": 1234.56,
+        "share": 0.123456,
+        "hours": [0, 2, 4],
+        "vector": {"hour_sin": 1.2e-16, "weekend": -0.5},
+        "refunds": None,
+        "brands": {},
+    }
+    said = {"behaviour": behaviour, "social": {"shares": None}, "vector": {"weekend": -2.0}}
+    text = portrait.as_text(Person("shop:a", datetime(2026, 1, 2, 3, 4, tzinfo=UTC), said))
+    assert text.splitlines() == [
+        "shop:a, as of 2026-01-02 03:04 UTC",
+        "  behaviour",
+        "    value   1,235",
+        "    share   0.1235",
+        "    hours   ▁▅█",
+        "    vector  weekend -0.5, hour_sin 0",
+        "  against all users",
+        "    vector  weekend -2",
+    ]
