@@ -1,5 +1,6 @@
 """Matching finds a planted effect among treated users who were different before, and none where there is none."""
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -66,6 +67,21 @@ def test_what_came_is_never_asked_when_pairs_are_made() -> None:
     first, again, changed = (campaigns.compared(users, SPRING, HOW, ("during",)) for users in (one, one, other))
     np.testing.assert_array_equal(first.pairs, changed.pairs)
     assert first.outcomes == again.outcomes != changed.outcomes
+
+
+def test_of_a_time_in_which_nobody_bought_there_is_no_share() -> None:
+    users = shop(0, 5)
+    users.spend[:, SPRING.steps : 2 * SPRING.steps] = 0
+    users.visits[:] = 0
+    study = campaigns.compared(users, SPRING, HOW, ("during",))
+    assert study.outcomes[1].share is None
+    assert "visits during     +0.00  (+0.00 to +0.00)  unmatched +0.00" in campaign_view.as_text(study, None, HOW)
+
+
+def test_users_who_are_all_alike_are_not_compared() -> None:
+    alike = replace(shop(0, 5), names=[], covariates=np.empty((600, 0)))
+    with pytest.raises(BadSettings, match="alike in what is known"):
+        campaigns.compared(alike, SPRING, HOW, ("during",))
 
 
 def test_too_few_to_compare_is_told() -> None:

@@ -42,9 +42,10 @@ def _days(study: Study) -> str:
 def _told(outcome: Outcome) -> list[str]:
     effect = outcome.effect
     name = f"{outcome.measure} {outcome.window}"
+    share = "" if outcome.share is None else f"{outcome.share:+.1%} of what it would have been; "
     return [
         f"{name:13}  {effect.value:+8.2f}  ({effect.low:+.2f} to {effect.high:+.2f})"
-        f"  {outcome.share:+.1%} of what it would have been; unmatched {outcome.naive:+.2f}"
+        f"  {share}unmatched {outcome.naive:+.2f}"
     ]
 
 

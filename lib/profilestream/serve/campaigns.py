@@ -84,9 +84,10 @@ class Outcome:
     effect: Effect
 
     @property
-    def share(self) -> float:
-        """The effect over what the treated would have had without it."""
-        return self.effect.value / (self.level - self.effect.value)
+    def share(self) -> float | None:
+        """The effect over what the treated would have had without it; null where that is nothing, or less."""
+        without = self.level - self.effect.value
+        return self.effect.value / without if without > 0 else None
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,15 @@ def compared(users: Users, campaign: Campaign, how: Matching, windows: Sequence[
     """The study of users that were collected.
 
     Raises:
-        BadSettings: too few treated, untreated or matched users.
+        BadSettings: too few treated, untreated or matched users, or users of whom nothing is known that differs.
     """
     sides = {"treated": int(users.treated.sum()), "untreated": int((~users.treated).sum())}
     if min(sides.values()) < _FEWEST:
         do = f"at least {_FEWEST} of each are needed; look at --users, --user-id and --where"
         raise BadSettings(f"of users known before {campaign.start} there are {sides}", where="--users", do=do)
+    if not users.names:
+        what = f"before {campaign.start} all users are alike in what is known of them"
+        raise BadSettings(what, where="--start", do="name a campaign that lies further inside the log")
     pairs = matching.pairs(users.treated, users.covariates, how.caliper)
     if len(pairs) < _FEWEST:
         what = f"{len(pairs)} of {sides['treated']} treated users have a match; at least {_FEWEST} are needed"
