@@ -1,7 +1,9 @@
 """Builders of what tests need: a shop with a mapping, files and settings, and a way to run its capture."""
 
 import os
+import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,11 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
 def short_lived() -> dict[str, str]:
     """The environment of a job that ends before the JVM's second compiler pays."""
     return {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
+
+
+def wait(is_so: Callable[[], bool], what: str, *, seconds: float) -> None:
+    """Wait until it is so; fails when it does not come in time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
+        time.sleep(0.1)

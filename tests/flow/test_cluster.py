@@ -6,11 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyspark
 import pytest
@@ -22,6 +20,7 @@ from pyspark.sql import SparkSession
 
 from tests import saying
 from tests.flow import laws
+from tests.make import wait
 
 ROOT = Path(__file__).parent.parent.parent
 SPARK = Path(pyspark.__file__).parent
@@ -77,7 +76,7 @@ class Cluster:
         }  # fmt: skip
         self.master = self._start("master.Master", "--port", str(self.port), "--webui-port", str(_free_port()))
         self.url = f"spark://127.0.0.1:{self.port}"
-        _wait(lambda: _listens(self.port), "the master")
+        wait(lambda: _listens(self.port), "the master", seconds=240)
         self.workers = [
             self._start(
                 "worker.Worker", "--cores", "1", "--memory", "1100m", "--webui-port", str(_free_port()), self.url
@@ -135,7 +134,7 @@ def test_tables_of_a_cluster_are_those_of_a_local_run_though_a_worker_is_killed(
     begun = tmp_path / "far" / "checkpoints" / "derive_profiles" / "offsets" / "0"
 
     def kill_a_worker() -> bool:
-        _wait(lambda: begun.exists() or job.poll() is not None, "derive_profiles")
+        wait(lambda: begun.exists() or job.poll() is not None, "derive_profiles", seconds=240)
         kill(cluster.workers[0])
         return job.poll() is None
 
@@ -183,13 +182,6 @@ def _config(home: Path, log: laws.Log, *, is_scored: bool) -> Path:
         f"[serve.scores]\nenabled = {str(is_scored).lower()}\n"
     )
     return config
-
-
-def _wait(is_so: Any, what: str, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
-        time.sleep(0.1)
 
 
 def _free_port() -> int:

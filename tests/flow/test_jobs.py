@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +14,7 @@ from profilestream.base.errors import Refused
 from pyspark.sql import SparkSession
 
 from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
-from tests.make import SHOP, Shop, event, short_lived
+from tests.make import SHOP, Shop, event, short_lived, wait
 from tests.opening import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -194,10 +193,14 @@ def test_continuous_goes_on_from_a_lost_checksum_takes_new_files_and_stops_clean
     command = [sys.executable, "jobs/capture_events.py", "--config", str(config), "continuous", "--every", "1s"]
     running = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=subprocess.PIPE, text=True)
     commits = tmp_path / "checkpoints" / "capture_events" / "shop" / "commits"
+
+    def committed(batch_id: int) -> bool:
+        return (commits / str(batch_id)).exists() or running.poll() is not None
+
     try:
-        _wait_for(commits / "1", running)
+        wait(lambda: committed(1), "batch 1", seconds=90)
         shop.write("c.jsonl", json.dumps(event(3)))
-        _wait_for(commits / "2", running)
+        wait(lambda: committed(2), "batch 2", seconds=90)
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=60)
     finally:
@@ -206,13 +209,6 @@ def test_continuous_goes_on_from_a_lost_checksum_takes_new_files_and_stops_clean
     batches = pl.scan_delta(str(tmp_path / "warehouse" / "capture_batches")).select(pl.col("rows_clean").sum())
     assert batches.collect().item() == 3
     assert {path.name for path in commits.glob("[0-9]*")} == {"0", "1", "2"}
-
-
-def _wait_for(file: Path, of: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not file.exists() and of.poll() is None:
-        assert time.monotonic() < deadline, f"{file} did not appear"
-        time.sleep(0.1)
 
 
 def test_a_time_between_batches_is_read_in_seconds_and_minutes() -> None:
