@@ -94,4 +94,4 @@ def _settings(home: Path, source: Path, files_per_batch: int) -> Settings:
 
 
 def _capture(spark: SparkSession, settings: Settings) -> None:
-    stream.run(spark, [ingest.query(settings, "shop")], settings, stream.Options(accept_new_epoch=True))
+    stream.run(spark, [ingest.query(settings, "shop")], settings, stream.RunOptions(accept_new_epoch=True))

@@ -11,9 +11,9 @@ from profilestream.base import settings as settings_module
 from profilestream.base import stream, tables
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
-from profilestream.derive import profiles, sessions, stage, tiles
-from profilestream.derive.declaration import Derived
+from profilestream.derive import fold_stage, profiles, sessions, tiles
 from profilestream.derive.fold import Fold
+from profilestream.derive.table_declaration import Derived
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -65,7 +65,7 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     home = _home(spark, work / "home", None)
     settings = _settings(home)
     events = tables.EVENTS.read(spark, settings.paths)
-    declared = [d for d in stage.declared(settings).values() if d.write == "append"]
+    declared = [d for d in fold_stage.declared(settings).values() if d.write == "append"]
     finished = {d.name: _stamped(Fold.of(d).partials(events), d).persist() for d in declared}
     rows = {name: frame.count() for name, frame in finished.items()}
 
@@ -133,7 +133,7 @@ def backfill_rate(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Res
         copied = _settings(_copied(home, work / "run"))
         began = time.monotonic()
         queries = [*tiles.queries(copied), *profiles.queries(copied)]
-        stream.run(spark, queries, copied, stream.Options(accept_new_epoch=True))
+        stream.run(spark, queries, copied, stream.RunOptions(accept_new_epoch=True))
         return time.monotonic() - began
 
     seconds = in_turn(1, copy, ours)
@@ -179,7 +179,7 @@ def _settings(home: Path) -> Settings:
 
 
 def _declared(settings: Settings, name: str) -> Derived:
-    return next(derived for derived in stage.declared(settings).values() if derived.name == name)
+    return next(derived for derived in fold_stage.declared(settings).values() if derived.name == name)
 
 
 def _batch_events(spark: SparkSession) -> DataFrame:
@@ -275,7 +275,7 @@ def _batch_seconds(spark: SparkSession, home: Path, name: str) -> float:
         profiles.STAGE: profiles.queries,
         sessions.STAGE: sessions.queries,
     }
-    stream.run(spark, queries[name](settings), settings, stream.Options(accept_new_epoch=True))
+    stream.run(spark, queries[name](settings), settings, stream.RunOptions(accept_new_epoch=True))
     batches = tables.STAGE_BATCHES.read(spark, settings.paths).where(F.col("stage") == name)
     (row,) = batches.orderBy(F.desc("batch_id")).limit(1).collect()
     return float(row["seconds"])

@@ -14,7 +14,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch
 from profilestream.learn import factors, segments
-from profilestream.serve import scores
+from profilestream.serve.scores import recommend
 from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.recommendation import ALS, ALSModel
@@ -45,7 +45,12 @@ class Shop:
     def learned(cls, spark: SparkSession, home: Path, users: int, items: int, *settings: str) -> "Shop":
         """The model after the past events, learned as one batch."""
         emptied(home)
-        made = ["learn.factors.judged=0", "learn.factors.neighbours=0", "learn.factors.refresh=0", *settings]
+        made = [
+            "learn.factors.eval_users=0",
+            "learn.factors.neighbors=0",
+            "learn.factors.reweighted_events=0",
+            *settings,
+        ]
         shop = cls(spark, _settings(home, made), users, items)
         factors.table(shop.settings).create(spark, shop.settings.paths)
         shop.learn(_said(spark, 0, PAST, users, items))
@@ -79,13 +84,15 @@ def factors_vs_mllib(spark: SparkSession, work: Path) -> Result:
     ratings = _ratings(spark).persist()
     ratings.count()
     seconds = in_turn(3, lambda: _fit(ratings)[0], lambda: shop.learn(shop.next_batch()))
-    refreshed = statistics.median(shop.learn(shop.next_batch(), "learn.factors.refresh=10", *_BARE) for _ in range(3))
+    refreshed = statistics.median(
+        shop.learn(shop.next_batch(), "learn.factors.reweighted_events=10", *_BARE) for _ in range(3)
+    )
     ratings.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
         f"{BATCH:,} events, {USERS:,} users x {ITEMS:,} items, {PAST:,} past events, k 32, refresh 0: "
         f"{statistics.median(seconds[1]):.1f} s against {statistics.median(seconds[0]):.1f} s; "
-        f"refresh 10: {refreshed:.1f} s; no judging, no neighbours; seed {SEED}"
+        f"refresh 10: {refreshed:.1f} s; no judging, no neighbors; seed {SEED}"
     )
     return Result(
         "factors_vs_mllib", ratio, "ratio of seconds", 0.33, "lower", "MLlib ALS, rank 32, 10 iterations", detail
@@ -111,8 +118,8 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
         spark, work / "home", USERS, ITEMS, "serve.scores.top_n=100", "serve.scores.gone_after_days=9999"
     )
     _, model = _fit(_ratings(spark))
-    pinned = scores.pin(spark, shop.settings)
-    people = scores.people_of(spark, shop.settings, pinned).persist()
+    pinned = recommend.pin(spark, shop.settings)
+    people = recommend.people_of(spark, shop.settings, pinned).persist()
     count = people.count()
     users = spark.range(USERS).select(F.col("id").cast("int").alias("user"))
 
@@ -123,7 +130,7 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
     def ours() -> float:
         began = time.monotonic()
-        scores.recommendations(people, shop.settings, pinned).write.format("noop").mode("overwrite").save()
+        recommend.recommendations(people, shop.settings, pinned).write.format("noop").mode("overwrite").save()
         return time.monotonic() - began
 
     # Each takes minutes and nothing is left to warm up.
@@ -191,13 +198,13 @@ def _changes(spark: SparkSession, settings: Settings, first: int, people: int, b
     return spark.range(first, first + people, 1, 4).selectExpr(
         "concat('u', id) AS user_id",
         f"timestamp_micros({(workloads.START + batch_id * 3600) * 1_000_000}) AS as_of",
-        f"named_struct('vector', {weighed}) AS behaviour",
+        f"named_struct('vector', {weighed}) AS behavior",
         "'insert' AS _change_type",
         f"{batch_id}L AS _commit_version",
     )
 
 
-_BARE = ("learn.factors.judged=0", "learn.factors.neighbours=0")
+_BARE = ("learn.factors.eval_users=0", "learn.factors.neighbors=0")
 
 
 def _said(spark: SparkSession, first: int, rows: int, users: int, items: int) -> DataFrame:

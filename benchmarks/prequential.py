@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.catalogue import best
-from profilestream.learn.quality import SHOWN
+from profilestream.learn.item_index import best
+from profilestream.learn.ranking_metrics import SHOWN
 
 from benchmarks.logs import Log
 

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from profilestream.learn import steps
+from profilestream.learn import als_tasks
 from profilestream.learn.als import Floats, Longs, Params
-from profilestream.learn.catalogue import Liked
-from profilestream.learn.memory import Factors, Model
+from profilestream.learn.item_index import Liked
+from profilestream.learn.local_als import Factors, Model
 
 from benchmarks import baselines, logs
 from benchmarks.logs import Log
@@ -23,11 +23,11 @@ from benchmarks.result import Result
 
 SEED = 20_260_101
 DRAWS = 2_000
-# As settings.Factors: learn.factors.first_sweeps.
-FIRST_SWEEPS = 10
+# As settings.Factors: learn.factors.first_full_passes.
+FIRST_FULL_PASSES = 10
 DOWNLOADS = Path(__file__).parent / "results" / "work"
 # As settings.Factors has them for this mode.
-_EXPLICIT = Params(mode="explicit", regularization=1.0, half_life_days=None, neighbours=0, judged=0)
+_EXPLICIT = Params(mode="explicit", regularization=1.0, half_life_days=None, neighbors=0, eval_users=0)
 Recalls = dict[str, list[Answer]]
 
 
@@ -63,19 +63,24 @@ def recall20_vs_popularity_complete_journey() -> Result:
 
 def rmse_ml100k_5fold_onepass() -> Result:
     """Root mean squared error of ratings that were held out, after each of the others was seen once."""
-    return _rmse("rmse_ml100k_5fold_onepass", 0.920, replace(_EXPLICIT, history=100, refresh=100), "100 kept a user")
+    return _rmse(
+        "rmse_ml100k_5fold_onepass",
+        0.920,
+        replace(_EXPLICIT, max_events_per_user=100, reweighted_events=100),
+        "100 kept a user",
+    )
 
 
 def rmse_ml100k_5fold_whole() -> Result:
     """The same with all ratings of a user kept."""
-    made = replace(_EXPLICIT, history=100_000, refresh=100_000)
+    made = replace(_EXPLICIT, max_events_per_user=100_000, reweighted_events=100_000)
     return _rmse("rmse_ml100k_5fold_whole", 0.916, made, "all kept")
 
 
 def recalls(log: Log, params: Params) -> Recalls:
-    """Of each candidate, what it answers to each batch before the batch is learned."""
-    learner = Factors(replace(params, judged=0))
-    model = learner.swept(learner.empty(), log.rows(0, first_fifth(log)), FIRST_SWEEPS)
+    """Of each ranker, what it answers to each batch before the batch is learned."""
+    learner = Factors(replace(params, eval_users=0))
+    model = learner.swept(learner.empty(), log.rows(0, first_fifth(log)), FIRST_FULL_PASSES)
     found: Recalls = {}
     for batch in batches(log):
         for name, scores in _scores(model, log, batch).items():
@@ -85,7 +90,7 @@ def recalls(log: Log, params: Params) -> Recalls:
 
 
 def _scores(model: Model, log: Log, batch: Asked) -> dict[str, Floats]:
-    """By each candidate, of the batch's users, (users, items of the log); new users have a zero vector."""
+    """By each ranker, of the batch's users, (users, items of the log); new users have a zero vector."""
     names = log.users[batch.users]
     rows = model.users.sort_by("key")
     keys = np.asarray(rows["key"].to_pylist(), object)
@@ -93,8 +98,8 @@ def _scores(model: Model, log: Log, batch: Asked) -> dict[str, Floats]:
     known = np.flatnonzero(keys[at] == names)
     state = rows.take(at[known])
     vectors = np.zeros((len(names), model.params.width))
-    vectors[known] = steps.vectors_of(state, model.params)
-    at, kept, weight = steps.kept_by(state)
+    vectors[known] = als_tasks.vectors_of(state, model.params)
+    at, kept, weight = als_tasks.kept_by(state)
     user, item = known[at], model.catalogue.places(kept)
     liked = Liked(user[weight > 0], item[weight > 0], weight[weight > 0])
     found = {}
@@ -125,8 +130,7 @@ def _against(name: str, other: str, bound: float) -> Result:
     ratio, low, high = _ratio(users, first, their_first)
     from_fifth = _flat(ours["blend"]).asked().mean() / _flat(base).asked().mean()
     alone = ", ".join(
-        f"{candidate} alone {_flat(ours[candidate][counted]).asked().mean():.4f}"
-        for candidate in ("factors", "neighbours")
+        f"{ranker} alone {_flat(ours[ranker][counted]).asked().mean():.4f}" for ranker in ("factors", "neighbors")
     )
     detail = (
         f"{first.mean():.4f} against {their_first.mean():.4f}{base_said}; 95 % of {DRAWS:,} draws of users: "

@@ -1,6 +1,6 @@
-"""Quality of the segments, by the in-memory k-means (profilestream/learn/memory_segments.py), without Spark.
+"""Quality of the segments, by the in-memory k-means (profilestream/learn/local_kmeans.py), without Spark.
 
-Costs are prequential: the sum of squared distances of a batch's points to the nearest centre, before the batch is
+Costs are prequential: the sum of squared distances of a batch's points to the nearest center, before the batch is
 learned. Each point is a user of its own, a batch is a day, and the half-life two days; other settings are the defaults.
 What is compared with is a full retrain at every batch (best20.py, cached), and two rules that learn as the points come:
 scikit-learn's MiniBatchKMeans.partial_fit and that of Spark's StreamingKMeans, half-life two batches. All three start
@@ -19,7 +19,7 @@ import numpy as np
 from profilestream.learn import kmeans
 from profilestream.learn.als import MICROS_A_DAY, Floats
 from profilestream.learn.kmeans import Params
-from profilestream.learn.memory_segments import KMeans, Rows
+from profilestream.learn.local_kmeans import KMeans, Rows
 from sklearn.cluster import KMeans as FullKMeans  # type: ignore[import-untyped]
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]
@@ -30,8 +30,8 @@ from benchmarks.streams import GROUPS, KINDS, Stream
 
 SETTLED = 10
 PARAMS = Params(k=GROUPS, half_life_days=2.0)
-# Centres that are asked of a batch, before it is learned; batch by batch, from the second on.
-Centres = Iterator[Floats]
+# Centers that are asked of a batch, before it is learned; batch by batch, from the second on.
+Centers = Iterator[Floats]
 
 
 def kmeans_cost_vs_best20() -> Result:
@@ -74,7 +74,7 @@ def kmeans_ari_births() -> Result:
 
 
 def kmeans_first_batch_spread() -> Result:
-    """How much the cost after the first ten batches depends on the first one, and on the choice of first centres."""
+    """How much the cost after the first ten batches depends on the first one, and on the choice of first centers."""
     stream = streams.mixture("stationary", 0)
     poor = streams.mixture("poor first batch", 0)[0]
     same = replace(poor, points=np.repeat(poor.points[:1], len(poor.points), axis=0))
@@ -122,17 +122,17 @@ def kmeans_core_time_vs_best20() -> Result:
     )  # fmt: skip
 
 
-def learned(stream: Stream, k: int, params: Params = PARAMS) -> Centres:
+def learned(stream: Stream, k: int, params: Params = PARAMS) -> Centers:
     """Ours."""
     learner = KMeans(replace(params, k=k))
     state = learner.empty()
     for rows in _days(stream[:-1]):
         state = learner.learn(state, rows)
         assert state.segments is not None
-        yield state.segments.centres
+        yield state.segments.centers
 
 
-def minibatch(stream: Stream, k: int) -> Centres:
+def minibatch(stream: Stream, k: int) -> Centers:
     """scikit-learn's; it forgets nothing."""
     model = MiniBatchKMeans(k, init=_first(stream, k), n_init=1, random_state=0)
     for batch in stream[:-1]:
@@ -140,22 +140,22 @@ def minibatch(stream: Stream, k: int) -> Centres:
         yield model.cluster_centers_.copy()
 
 
-def spark_rule(stream: Stream, k: int) -> Centres:
-    """c = (c n a + sum x) / (n a + m), a = 2^(-1 / 2); a centre that has died out is put beside the heaviest."""
-    centres, weight = _first(stream, k), np.zeros(k)
+def spark_rule(stream: Stream, k: int) -> Centers:
+    """c = (c n a + sum x) / (n a + m), a = 2^(-1 / 2); a center that has died out is put beside the heaviest."""
+    centers, weight = _first(stream, k), np.zeros(k)
     for batch in stream[:-1]:
-        place, _ = kmeans.nearest(batch.points, centres)
+        place, _ = kmeans.nearest(batch.points, centers)
         weight *= 2.0**-0.5
         for one in np.unique(place):
             mine = batch.points[place == one]
-            centres[one] = (centres[one] * weight[one] + mine.sum(axis=0)) / (weight[one] + len(mine))
+            centers[one] = (centers[one] * weight[one] + mine.sum(axis=0)) / (weight[one] + len(mine))
             weight[one] += len(mine)
         least, most = weight.argmin(), weight.argmax()
         if weight[least] < 1e-8 * weight[most]:
             weight[[least, most]] = weight[[least, most]].mean()
-            aside = 1e-14 * np.maximum(np.abs(centres[most]), 1.0)
-            centres[least], centres[most] = centres[most] - aside, centres[most] + aside
-        yield centres.copy()
+            aside = 1e-14 * np.maximum(np.abs(centers[most]), 1.0)
+            centers[least], centers[most] = centers[most] - aside, centers[most] + aside
+        yield centers.copy()
 
 
 def _first(stream: Stream, k: int) -> Floats:
@@ -173,25 +173,25 @@ def _days(stream: Stream) -> Iterator[Rows]:
         users += n
 
 
-def _ratios(kind: str, rule: Callable[[Stream, int], Centres]) -> Floats:
+def _ratios(kind: str, rule: Callable[[Stream, int], Centers]) -> Floats:
     """Of costs, by seed and batch."""
     return np.array([
         _against(streams.mixture(kind, seed), costs, rule, GROUPS) for seed, costs in enumerate(_baseline()[kind])
     ])  # fmt: skip
 
 
-def _real(k: int, rule: Callable[[Stream, int], Centres]) -> Floats:
+def _real(k: int, rule: Callable[[Stream, int], Centers]) -> Floats:
     (costs,) = _baseline()[f"complete journey, {k}"]
     return _against(streams.complete_journey(), costs, rule, k)
 
 
-def _against(stream: Stream, costs: list[float], rule: Callable[[Stream, int], Centres], k: int) -> Floats:
+def _against(stream: Stream, costs: list[float], rule: Callable[[Stream, int], Centers], k: int) -> Floats:
     asked = zip(stream[1:], rule(stream, k), strict=True)
-    return np.asarray(np.array([_cost(batch.points, centres) for batch, centres in asked]) / np.array(costs))
+    return np.asarray(np.array([_cost(batch.points, centers) for batch, centers in asked]) / np.array(costs))
 
 
-def _cost(points: Floats, centres: Floats) -> float:
-    return float(kmeans.nearest(points, centres)[1].sum())
+def _cost(points: Floats, centers: Floats) -> float:
+    return float(kmeans.nearest(points, centers)[1].sum())
 
 
 @cache

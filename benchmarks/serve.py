@@ -8,7 +8,7 @@ from profilestream.base import stream, tables
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import profiles
-from profilestream.serve.report import make
+from profilestream.serve.report import write_report
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -25,14 +25,14 @@ def report_seconds(spark: SparkSession, work: Path, rows: int = 1_000_000) -> Re
     log = workloads.json_log(spark, work / "log", first=0, rows=rows, files=20, seed=SEED)
     settings = _settings(emptied(work / "home"), log)
     for queries in ([ingest.query(settings, "shop")], profiles.queries(settings)):
-        stream.run(spark, queries, settings, stream.Options())
+        stream.run(spark, queries, settings, stream.RunOptions())
 
     def count() -> None:
         # Delta answers count(*), and that of a column without nulls, from its log, without a look at the rows. A frame
         # that is collected again finds what it shuffled the first time.
         tables.EVENTS.read(spark, settings.paths).agg(F.count_if(F.length("event_id") > 0)).collect()
 
-    seconds = in_turn(3, lambda: seconds_of(count), lambda: seconds_of(lambda: make.run(spark, settings)))
+    seconds = in_turn(3, lambda: seconds_of(count), lambda: seconds_of(lambda: write_report.run(spark, settings)))
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
         f"stated, no bound was asked: this one notices a page that reads the events again and again; {rows:,} events, "

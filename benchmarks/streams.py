@@ -10,7 +10,7 @@ from benchmarks.logs import DATA
 
 SEED = 20_260_101
 GROUPS, DIMENSIONS, POINTS, BATCHES = 20, 16, 1_000, 60
-# How far a group's centre moves in a batch, in standard deviations of the group; in a direction of its own.
+# How far a group's center moves in a batch, in standard deviations of the group; in a direction of its own.
 _SPEED = {"slow drift": 0.03, "fast drift": 0.15}
 # Between batches in which one group ends and another begins.
 _BIRTH_EVERY = 10
@@ -35,27 +35,27 @@ Stream = list[Points]
 
 
 def mixture(kind: str, seed: int) -> Stream:
-    """20 groups in 16 dimensions, all of one size: centres of N(0, 4^2), points of N(centre, 1)."""
+    """20 groups in 16 dimensions, all of one size: centers of N(0, 4^2), points of N(center, 1)."""
     dice = np.random.default_rng([SEED, seed])
-    centres = dice.normal(0, 4, (GROUPS, DIMENSIONS))
-    direction = dice.normal(0, 1, centres.shape)
+    centers = dice.normal(0, 4, (GROUPS, DIMENSIONS))
+    direction = dice.normal(0, 1, centers.shape)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     names = np.arange(GROUPS)
     found = []
     for batch in range(BATCHES):
         if kind == "births" and batch and batch % _BIRTH_EVERY == 0:
             ends = dice.integers(GROUPS)
-            centres[ends], names[ends] = dice.normal(0, 4, DIMENSIONS), names.max() + 1
+            centers[ends], names[ends] = dice.normal(0, 4, DIMENSIONS), names.max() + 1
         groups = dice.integers(0, _FIRST_GROUPS if kind == "poor first batch" and not batch else GROUPS, POINTS)
-        found.append(Points(centres[groups] + dice.normal(0, 1, (POINTS, DIMENSIONS)), names[groups]))
-        centres = centres + _SPEED.get(kind, 0.0) * direction
+        found.append(Points(centers[groups] + dice.normal(0, 1, (POINTS, DIMENSIONS)), names[groups]))
+        centers = centers + _SPEED.get(kind, 0.0) * direction
     return found
 
 
 def complete_journey() -> Stream:
     """A batch a week, a point a household that bought in it: log(1 + dollars) spent in each of 18 departments.
 
-    The departments are those with most spent in them in the first five weeks, by which all is standardised. Weeks with
+    The departments are those with most spent in them in the first five weeks, by which all is standardized. Weeks with
     fewer than seven days (the first, the last) are left out.
     """
     (path,) = (DATA / "complete_journey").glob("transactions*.parquet")

@@ -12,9 +12,9 @@ from profilestream.base.checkpoints import Plan
 from profilestream.base.commits import Txn
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch
-from profilestream.derive import days, tiles
-from profilestream.derive.asof import features_as_of
-from profilestream.derive.features import chosen
+from profilestream.derive import compact_tiles, tiles
+from profilestream.derive.entity_features import chosen
+from profilestream.derive.point_in_time import features_as_of
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -29,7 +29,7 @@ PURCHASE = "event_type = 'purchase'"
 SQL = {
     "events": "count({})",
     "views": "count(CASE WHEN event_type IN ('view', 'click') THEN {} END)",
-    "carts": "count(CASE WHEN event_type IN ('cart', 'favourite') THEN {} END)",
+    "carts": "count(CASE WHEN event_type IN ('cart', 'favorite') THEN {} END)",
     "purchases": f"count(CASE WHEN {PURCHASE} THEN {{}} END)",
     "returns": "count(CASE WHEN event_type = 'return' THEN {} END)",
     "value": f"coalesce(sum(CASE WHEN {PURCHASE} THEN {{}} * value END), 0)",
@@ -118,7 +118,7 @@ def _stored(spark: SparkSession, home: Path, rows: int) -> Settings:
     for batch_id in range(DAYS // BATCH_DAYS + 1):
         batch = Batch(spark, settings.paths, Txn(tiles.STAGE, "bench", batch_id), Plan(""))
         query.write(whole.where(number == batch_id), batch)
-    days.run(spark, settings)
+    compact_tiles.run(spark, settings)
     return settings
 
 

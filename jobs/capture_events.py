@@ -9,7 +9,7 @@ import sys
 
 from profilestream.base import job, stream
 from profilestream.base.session import open_session
-from profilestream.capture import check, ingest, preview
+from profilestream.capture import capture_checks, ingest, preview
 
 
 def body(args: argparse.Namespace) -> None:
@@ -19,7 +19,7 @@ def body(args: argparse.Namespace) -> None:
     if args.try_rows:
         return preview.run(spark, settings, names, *args.try_rows)
     for name in names:
-        check.one_source(spark, settings, name)
+        capture_checks.one_source(spark, settings, name)
     if not args.check:
         stream.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
 

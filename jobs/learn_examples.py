@@ -9,22 +9,22 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.learn import examples, leaks
+from profilestream.learn import leakage_check, training_examples
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    spark = open_session(examples.STAGE, settings.spark.properties)
-    examples.check(spark, settings)
+    spark = open_session(training_examples.STAGE, settings.spark.properties)
+    training_examples.check(spark, settings)
     if args.check:
         return
     if args.verify:
-        rows = leaks.verify(spark, settings, args.verify)
+        rows = leakage_check.verify(spark, settings, args.verify)
         print(f"{rows:,} rows; as of {args.verify} times none knows what came then or later")
         return
-    rows = examples.run(spark, settings, rebuild=args.rebuild)
+    rows = training_examples.run(spark, settings, rebuild=args.rebuild)
     name = settings.learn.examples.set_name
-    print(f"{rows:,} rows of the set {name} are in {settings.paths.warehouse}/{examples.NAME}")
+    print(f"{rows:,} rows of the set {name} are in {settings.paths.warehouse}/{training_examples.NAME}")
 
 
 def main(argv: list[str]) -> int:

@@ -1,7 +1,7 @@
 """Events to vectors of users and items that move with every batch, by a factorization of who did what with which item.
 
 reads:  events
-writes: factors, model_quality, stage_batches
+writes: factors, model_metrics, stage_batches
 """
 
 import argparse
@@ -18,7 +18,7 @@ def body(args: argparse.Namespace) -> None:
         spark = open_session(factors.STAGE, settings.spark.properties)
         stream.run(spark, factors.queries(settings), settings, job.options(args))
         if args.sweep:
-            print(f"swept over {factors.sweep_now(spark, settings):,} events")
+            print(f"swept over {factors.full_pass_now(spark, settings):,} events")
 
 
 def main(argv: list[str]) -> int:

@@ -1,6 +1,6 @@
 """What a learner has learned, as a version of a registered model: champion when it is good enough, else challenger.
 
-reads:  factors or segments, model_quality
+reads:  factors or segments, model_metrics
 writes: published_factors or published_segments, and the registry of MLflow
 """
 
@@ -9,7 +9,7 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.learn import published_factors, published_segments, publishing, versions
+from profilestream.learn import model_versions, published_factors, published_segments, publishing
 
 LEARNERS = {"factors": published_factors.publishable, "segments": published_segments.publishable}
 
@@ -20,11 +20,11 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     if args.list:
-        print("\n".join(versions.listed(settings, of.name)))
+        print("\n".join(model_versions.listed(settings, of.name)))
     elif args.rollback:
-        print(versions.roll_back(settings, of.name))
+        print(model_versions.roll_back(settings, of.name))
     elif args.champion is not None:
-        print(versions.crown(settings, of.name, args.champion))
+        print(model_versions.promote(settings, of.name, args.champion))
     else:
         spark = open_session(publishing.STAGE, settings.spark.properties)
         print(publishing.publish(spark, settings, of))

@@ -1,7 +1,7 @@
 """Profiles to segments that move with every batch: groups of users who are alike, by incremental k-means.
 
 reads:  the change feed of the profile table that derive.profiles declares, population_stats
-writes: segments, user_segments, segment_descriptions, model_quality, stage_batches
+writes: segments, user_segments, segment_descriptions, model_metrics, stage_batches
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 
 from profilestream.base import job, stream
 from profilestream.base.session import open_session
-from profilestream.learn import choosing, describing, segments
+from profilestream.learn import choose_k, describe_segments, segments
 
 
 def body(args: argparse.Namespace) -> None:
@@ -19,14 +19,14 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     if args.try_k:
-        points = describing.sampled(spark, settings)
+        points = describe_segments.sampled(spark, settings)
         print(f"{len(points):,} users; cost is that of one segment for all = 1\n   k   cost  silhouette")
-        for one in choosing.tried(points, range(args.try_k[0], args.try_k[1] + 1), settings.learn.segments.seed):
+        for one in choose_k.tried(points, range(args.try_k[0], args.try_k[1] + 1), settings.learn.segments.seed):
             print(f"{one.k:>4}  {one.cost:.3f}  {one.silhouette:>10.3f}", flush=True)
         return
     stream.run(spark, segments.queries(settings), settings, job.options(args))
-    describing.run(spark, settings)
-    print("\n".join(describing.told(spark, settings)))
+    describe_segments.run(spark, settings)
+    print("\n".join(describe_segments.told(spark, settings)))
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from profilestream import flow
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.steward import demo, showcase, status
+from profilestream.steward import demo_files, demo_summary, status
 
 SAMPLE = Path("data/online_retail/online_retail_2010_2011.parquet")
 
@@ -21,11 +21,11 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         print(f"would empty {settings.paths.warehouse} and {settings.paths.checkpoints}, and lay out {SAMPLE}")
         return
-    removed = demo.clear(settings.paths.warehouse, settings.paths.checkpoints)
+    removed = demo_files.clear(settings.paths.warehouse, settings.paths.checkpoints)
     print(
         f"removed the output of an earlier demo: {', '.join(removed)}" if removed else "a first demo: nothing to remove"
     )
-    files = demo.lay_out(SAMPLE, Path(settings.capture.sources["online_retail"].path), days=args.days)
+    files = demo_files.lay_out(SAMPLE, Path(settings.capture.sources["online_retail"].path), days=args.days)
     print(f"laid out Online Retail as {files} daily files; starting Spark (a few seconds)", flush=True)
     spark = open_session("demo", settings.spark.properties)
     flow.check(spark, settings)
@@ -34,9 +34,9 @@ def body(args: argparse.Namespace) -> None:
     status.show(spark, settings.paths, print)
     status.show_clean(spark, settings.paths, print)
     status.show_queries(spark, settings, print)
-    showcase.show_quality(spark, settings, print)
-    showcase.show(spark, settings, args.config, print)
-    showcase.show_page(settings, print)
+    demo_summary.show_quality(spark, settings, print)
+    demo_summary.show(spark, settings, args.config, print)
+    demo_summary.show_page(settings, print)
 
 
 def main(argv: list[str]) -> int:

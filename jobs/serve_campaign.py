@@ -11,9 +11,10 @@ from pathlib import Path
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.serve import campaign_users, campaign_view, given
-from profilestream.serve.campaigns import Campaign
-from profilestream.serve.matching import Matching
+from profilestream.serve import cohort_inputs
+from profilestream.serve.campaigns import campaign_users, campaign_view
+from profilestream.serve.campaigns.campaign_effect import Campaign
+from profilestream.serve.campaigns.matching import Matching
 
 
 def body(args: argparse.Namespace) -> None:
@@ -24,8 +25,8 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     spark = open_session("serve_campaign", settings.spark.properties)
-    events = given.events(spark, settings)
-    treated = given.read(spark, settings, args.users, {"user_id": args.user_id}, args.where)
+    events = cohort_inputs.events(spark, settings)
+    treated = cohort_inputs.read(spark, settings, args.users, {"user_id": args.user_id}, args.where)
     study, placebo = campaign_users.studied(events, treated, campaign, derived, how, args.most)
     print(campaign_view.as_text(study, placebo, how))
     if args.out:
@@ -33,7 +34,7 @@ def body(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = given.parser(__doc__)
+    parser = cohort_inputs.parser(__doc__)
     parser.add_argument("--users", required=True, metavar="FILE", help="who was treated: .csv, .parquet, Delta table")
     for flag, which in (("--start", "first day of the campaign, where the shop is"), ("--end", "last day")):
         parser.add_argument(flag, required=True, type=date.fromisoformat, metavar="DAY", help=which)

@@ -9,15 +9,15 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.serve.report import make
+from profilestream.serve.report import write_report
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     if args.check:
         return
-    spark = open_session(make.STAGE, settings.spark.properties)
-    print(f"open in a browser: {make.run(spark, settings, args.out)}")
+    spark = open_session(write_report.STAGE, settings.spark.properties)
+    print(f"open in a browser: {write_report.run(spark, settings, args.out)}")
 
 
 def main(argv: list[str]) -> int:

@@ -9,20 +9,20 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.serve import scores
+from profilestream.serve.scores import recommend
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     if args.check:
         return
-    spark = open_session(scores.STAGE, settings.spark.properties)
+    spark = open_session(recommend.STAGE, settings.spark.properties)
     if args.item or args.user:
         side, key = ("item", args.item) if args.item else ("user", args.user)
-        for name, cosine in scores.similar(spark, settings, side, key, settings.serve.scores.top_n):
+        for name, cosine in recommend.similar(spark, settings, side, key, settings.serve.scores.top_n):
             print(f"{cosine:6.3f}  {name}")
         return
-    print(f"{scores.run(spark, settings):,} users have a list in {settings.paths.warehouse}/recommendations")
+    print(f"{recommend.run(spark, settings):,} users have a list in {settings.paths.warehouse}/recommendations")
 
 
 def main(argv: list[str]) -> int:

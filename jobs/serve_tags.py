@@ -9,25 +9,25 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.serve import declaration, roster, tags, tags_check
+from profilestream.serve.tags import assign_tags, tag_checks, tag_declaration, tag_listing
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    spark = open_session(tags.STAGE, settings.spark.properties)
-    tags_check.check(spark, settings)
+    spark = open_session(assign_tags.STAGE, settings.spark.properties)
+    tag_checks.check(spark, settings)
     if args.compare:
-        other = declaration.load(args.compare, settings.derive.names)
-        tags_check.check_declared(spark, settings, other, args.compare)
+        other = tag_declaration.load(args.compare, settings.derive.names)
+        tag_checks.check_declared(spark, settings, other, args.compare)
     if args.check:
         return
     if args.compare:
-        lines = roster.compared(spark, settings, other)
+        lines = tag_listing.compared(spark, settings, other)
     elif args.tag:
-        lines = roster.holders(spark, settings, args.tag)
+        lines = tag_listing.holders(spark, settings, args.tag)
     else:
-        tags.run(spark, settings)
-        lines = roster.shares(spark, settings)
+        assign_tags.run(spark, settings)
+        lines = tag_listing.shares(spark, settings)
     print("\n".join(lines))
 
 

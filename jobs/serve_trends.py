@@ -11,7 +11,8 @@ from pathlib import Path
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.serve import given, trends, trends_view
+from profilestream.serve import cohort_inputs
+from profilestream.serve.trends import trend_estimates, trend_view
 
 
 def body(args: argparse.Namespace) -> None:
@@ -19,21 +20,21 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     spark = open_session("serve_trends", settings.spark.properties)
-    events = given.events(spark, settings)
+    events = cohort_inputs.events(spark, settings)
     columns = {"user_id": args.user_id, "group": args.group}
-    groups = given.one_each(given.read(spark, settings, args.groups, columns, args.where), args.groups)
-    span = trends.periods(events, args.every, settings.derive.shop_timezone, args.since, args.until)
-    sums = trends.sums(events, groups, span, args.categories)
-    found = trends.trends(trends.series(sums), span.days)
-    print(trends_view.as_text(found, sums, span, args.movers))
+    groups = cohort_inputs.one_each(cohort_inputs.read(spark, settings, args.groups, columns, args.where), args.groups)
+    span = trend_estimates.periods(events, args.every, settings.derive.shop_timezone, args.since, args.until)
+    sums = trend_estimates.sums(events, groups, span, args.categories)
+    found = trend_estimates.trends(trend_estimates.series(sums), span.days)
+    print(trend_view.as_text(found, sums, span, args.movers))
     if args.out:
         Path(args.out).write_text(
-            trends_view.picture(found, span, args.movers).to_html(config={"displayModeBar": False})
+            trend_view.picture(found, span, args.movers).to_html(config={"displayModeBar": False})
         )
 
 
 def main(argv: list[str]) -> int:
-    parser = given.parser(__doc__)
+    parser = cohort_inputs.parser(__doc__)
     groups = "a row a user: .csv, .parquet, Delta table (user_segments)"
     parser.add_argument("--groups", default="user_segments", metavar="FILE", help=groups)
     parser.add_argument("--group", default="segment_id", metavar="SQL", help="the user's group, over its columns")

@@ -12,7 +12,7 @@ from profilestream.base import job
 from profilestream.base.errors import BadSettings
 from profilestream.base.session import open_session
 from profilestream.derive import profiles
-from profilestream.serve import person, portrait
+from profilestream.serve.users import profile_renderer, user_view
 
 
 def body(args: argparse.Namespace) -> None:
@@ -22,8 +22,8 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     spark = open_session("serve_user", settings.spark.properties)
-    found = person.of(spark, settings, args.user, as_of, known_by)
-    print(portrait.as_json(found) if args.json else portrait.as_text(found))
+    found = user_view.of(spark, settings, args.user, as_of, known_by)
+    print(profile_renderer.as_json(found) if args.json else profile_renderer.as_text(found))
 
 
 def _time(flag: str, text: str | None) -> datetime | None:

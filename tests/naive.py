@@ -106,13 +106,13 @@ class Click:
 
 
 def sessions(
-    log: list[Click], gap: int, most: int, own_ids: bool = False, categories: int = 20
+    log: list[Click], gap: int, most: int, use_source_session_ids: bool = False, categories: int = 20
 ) -> dict[tuple[str, int, str], Any]:
     """What `sessions` should say, by user, start and the log's own id (empty where the gap decides)."""
     streams: dict[tuple[str, str], list[Click]] = defaultdict(list)
     for e in sorted(log, key=lambda e: (e.at, e.source, e.event_id)):
         if e.user is not None:
-            streams[e.user, (e.session_id or "") if own_ids else ""].append(e)
+            streams[e.user, (e.session_id or "") if use_source_session_ids else ""].append(e)
     found = {}
     for (user, own), events in streams.items():
         clusters: list[list[Click]] = []

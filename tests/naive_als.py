@@ -64,7 +64,7 @@ class Plain:
             x, _ = self.design(self.items[name]["q"])
             mean = mean + max(w, 0) * np.outer(x, x)
         mean = mean / weight if weight else mean
-        alpha = 0.0 if made.is_explicit else min(made.alpha / max(len(self.items), 1), 1.0)
+        alpha = 0.0 if made.is_explicit else min(made.unobserved_weight / max(len(self.items), 1), 1.0)
         told: dict[str, list[tuple[Any, float, float, int, float]]] = defaultdict(list)
         near: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         now = max([self.now, *[e.at for e in batch]])
@@ -83,18 +83,20 @@ class Plain:
                 b = b + max(w, 0) * (rating - known) * x
             total = sum(max(w, 0) for w in net.values()) + row["tail"]
             a = a + self.pull(
-                total if made.is_explicit else total + (min(made.alpha, len(self.items)) if self.items else made.alpha)
+                total
+                if made.is_explicit
+                else total + (min(made.unobserved_weight, len(self.items)) if self.items else made.unobserved_weight)
             )
             p = np.linalg.solve(a, b).astype(np.float32).astype(float)
             for t, item, w, rating in new:
                 told[item].append((p, w, 1.0, t, rating))
-            for t, item, w, rating in sorted(row["kept"])[-made.refresh :]:
+            for t, item, w, rating in sorted(row["kept"])[-made.reweighted_events :]:
                 told[item] += [(p, w, 0.0, t, rating), (row["p"], -w, 0.0, t, rating)]
             self.meet(row["kept"], new, near, now)
-            gone = kept[: -made.history]
+            gone = kept[: -made.max_events_per_user]
             tail = max(row["tail"] + sum(w for _, _, w, _ in gone), 0.0)
             newest = max([row["t"], *[t for t, _, _, _ in kept]])
-            self.users[user] = {"p": p, "kept": kept[-made.history :], "tail": tail, "t": newest}
+            self.users[user] = {"p": p, "kept": kept[-made.max_events_per_user :], "tail": tail, "t": newest}
         self.now = now
         gram_p = sum(
             (self.remains(now - u["t"], made.half_life_days) * np.outer(u["p"], u["p"]) for u in self.users.values()),
@@ -120,7 +122,7 @@ class Plain:
             met = {name: left * count for name, count in old["near"].items()}
             for name, count in near[item].items():
                 met[name] = met.get(name, 0.0) + count
-            kept_near = dict(sorted(met.items(), key=lambda one: (-one[1], one[0]))[: made.neighbours])
+            kept_near = dict(sorted(met.items(), key=lambda one: (-one[1], one[0]))[: made.neighbors])
             self.items[item] = {"q": q, "A": A, "b": b, "n": n, "c": c, "t": now, "near": kept_near}
 
     def counted(self, kept: list[Any], came: list[Event]) -> list[Any]:
@@ -153,6 +155,6 @@ class Plain:
         order = sorted(newest, key=lambda item: (item not in had, newest[item], item))
         for n, item in enumerate(order):
             if item not in had:
-                for other in order[max(0, n - self.params.neighbour_history) : n]:
+                for other in order[max(0, n - self.params.neighbor_history) : n]:
                     age = now - max(newest[item], newest[other])
                     near[item][other] += self.remains(age, self.params.half_life_days)

@@ -2,8 +2,8 @@
 
 import numpy as np
 from profilestream.learn.als import MICROS_A_DAY, Floats
+from profilestream.learn.cluster_sums import Sums
 from profilestream.learn.kmeans import Move, Params
-from profilestream.learn.sums import Sums
 
 DAY = MICROS_A_DAY
 # A user's point, time and segment.
@@ -24,16 +24,16 @@ def recount(kept: list[Kept], ids: list[int], now: int, params: Params) -> Sums:
     return Sums(found.users, found.weight, found.sums, found.scatter, now)
 
 
-def nearest(point: Floats, centres: dict[int, Floats]) -> int:
-    """The segment whose centre is nearest; of equal ones the first."""
+def nearest(point: Floats, centers: dict[int, Floats]) -> int:
+    """The segment whose center is nearest; of equal ones the first."""
     return min(
-        centres, key=lambda segment: (sum((a - b) ** 2 for a, b in zip(point, centres[segment], strict=True)), segment)
+        centers, key=lambda segment: (sum((a - b) ** 2 for a, b in zip(point, centers[segment], strict=True)), segment)
     )
 
 
-def learned(users: dict[str, Kept], rows: dict[str, tuple[Floats, int]], centres: dict[int, Floats]) -> dict[str, Kept]:
+def learned(users: dict[str, Kept], rows: dict[str, tuple[Floats, int]], centers: dict[int, Floats]) -> dict[str, Kept]:
     """The users after a batch of one pass, before moves."""
-    return users | {user: (point, at, nearest(point, centres)) for user, (point, at) in rows.items()}
+    return users | {user: (point, at, nearest(point, centers)) for user, (point, at) in rows.items()}
 
 
 def moved(users: dict[str, Kept], moves: tuple[Move, ...]) -> dict[str, Kept]:

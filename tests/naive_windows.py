@@ -9,7 +9,7 @@ from profilestream.base.settings import Settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from tests import arriving
+from tests import log_files
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 MICROS = {
@@ -54,7 +54,7 @@ DDL = ", ".join(f"{field.name} {TYPES.get(field.name, 'string')}" for field in f
 def arrive(spark: SparkSession, log: Log, settings: Settings) -> DataFrame:
     """Events that capture has written; gives them."""
     times = {"event_time": F.timestamp_micros("at"), "ingest_time": F.timestamp_micros("came"), "quantity": F.lit(1.0)}
-    return arriving.arrive(spark.createDataFrame([astuple(event) for event in log], DDL).withColumns(times), settings)
+    return log_files.arrive(spark.createDataFrame([astuple(event) for event in log], DDL).withColumns(times), settings)
 
 
 def within(log: Log, at: int, window: str) -> Log:

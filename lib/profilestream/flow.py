@@ -8,14 +8,15 @@ from pyspark.sql import SparkSession
 from profilestream.base import stream, tables
 from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options, Query, named
+from profilestream.base.stream import Query, RunOptions, named
 from profilestream.base.tables import Table
-from profilestream.capture import check as capture_check
+from profilestream.capture import capture_checks as capture_check
 from profilestream.capture import ingest
-from profilestream.derive import days, profiles, sessions, tiles, transitions, user_features
-from profilestream.learn import describing, examples, factors, segments
-from profilestream.serve import scores, tags, tags_check
-from profilestream.serve.report import make as report
+from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
+from profilestream.learn import describe_segments, factors, segments, training_examples
+from profilestream.serve.report import write_report as report
+from profilestream.serve.scores import recommend
+from profilestream.serve.tags import assign_tags, tag_checks
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,21 @@ class Step:
 
 
 STEPS = (
-    Step(days.STEP, lambda settings: True, days.run),
+    Step(compact_tiles.STEP, lambda settings: True, compact_tiles.run),
     Step(
-        describing.STEP, lambda settings: settings.learn.segments.enabled, describing.run,
+        describe_segments.STEP, lambda settings: settings.learn.segments.enabled, describe_segments.run,
         lambda settings: [segments.descriptions_table()],
     ),
     Step(
-        examples.STAGE, lambda settings: settings.learn.examples.enabled, examples.run,
-        lambda settings: [examples.table(settings)], examples.check,
+        training_examples.STAGE, lambda settings: settings.learn.examples.enabled, training_examples.run,
+        lambda settings: [training_examples.table(settings)], training_examples.check,
     ),
     Step(
-        tags.STAGE, lambda settings: settings.serve.tags.enabled, tags.run,
-        lambda settings: [tables.USER_GROUPS, tables.USER_TAGS], tags_check.check,
+        assign_tags.STAGE, lambda settings: settings.serve.tags.enabled, assign_tags.run,
+        lambda settings: [tables.USER_GROUPS, tables.USER_TAGS], tag_checks.check,
     ),
     Step(
-        scores.STAGE, lambda settings: settings.serve.scores.enabled, scores.run,
+        recommend.STAGE, lambda settings: settings.serve.scores.enabled, recommend.run,
         lambda settings: [tables.RECOMMENDATIONS],
     ),
     Step(report.STAGE, lambda settings: settings.serve.report.enabled, report.run),
@@ -122,7 +123,7 @@ def _steps(settings: Settings) -> list[Step]:
     return [step for step in STEPS if step.is_on(settings)]
 
 
-def run(spark: SparkSession, settings: Settings, options: Options) -> None:
+def run(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
     """Run the stages in order, each to its end, then the steps over their tables; or all stages at once.
 
     Asked to stop, it stops after the batches that are under way, and stages that follow do not run.
@@ -148,14 +149,14 @@ def run(spark: SparkSession, settings: Settings, options: Options) -> None:
             step.run(spark, settings)
 
 
-def run_stage(spark: SparkSession, name: str, settings: Settings, options: Options) -> None:
+def run_stage(spark: SparkSession, name: str, settings: Settings, options: RunOptions) -> None:
     """Run one stage; when it is rebuilt in a cascade, then those that follow it too."""
     options = _with_followers(settings, options)
     chosen = [stage for stage in STAGES if stage.name in (name, *options.rebuild)]
     stream.run(spark, [query for stage in chosen for query in stage.queries(settings)], settings, options)
 
 
-def _with_followers(settings: Settings, options: Options) -> Options:
+def _with_followers(settings: Settings, options: RunOptions) -> RunOptions:
     """The options with every stage to rebuild that follows a table which is made anew.
 
     Raises:

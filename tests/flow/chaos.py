@@ -21,14 +21,14 @@ import polars as pl
 from profilestream.base import settings
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
-from profilestream.steward import demo
+from profilestream.steward import demo_files
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import recounting, saying  # noqa: E402
-from tests.make import short_lived  # noqa: E402
+from tests import recount, table_snapshots  # noqa: E402
+from tests.builders import short_lived  # noqa: E402
 
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
 CAPTURED = ("events", "rejected_events", "capture_batches")
@@ -44,14 +44,14 @@ class Outcome:
 
     rows: dict[str, pl.DataFrame]
     vectors: dict[tuple[str, str], Any]
-    said: saying.Said
+    said: table_snapshots.Said
 
 
-def outcome(spark: SparkSession, settings: Settings, said: saying.Said) -> Outcome:
+def outcome(spark: SparkSession, settings: Settings, said: table_snapshots.Said) -> Outcome:
     """What is there now; the segments are recounted."""
-    recounting.assert_recounted(spark, settings)
+    recount.assert_recounted(spark, settings)
     rows = {table: _content(Path(settings.paths.warehouse) / table) for table in CAPTURED}
-    return Outcome(rows, saying.learned(spark, settings), said)
+    return Outcome(rows, table_snapshots.learned(spark, settings), said)
 
 
 def assert_same(calm: Outcome, wild: Outcome) -> None:
@@ -61,8 +61,8 @@ def assert_same(calm: Outcome, wild: Outcome) -> None:
         odd = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
         told = f"{table}: {expected.height} rows undisturbed, {got.height} after kills; not found again: {odd}"
         assert expected.equals(got), told
-    saying.assert_learned_alike(calm.vectors, wild.vectors)
-    apart = saying.differences(calm.said, wild.said)
+    table_snapshots.assert_learned_alike(calm.vectors, wild.vectors)
+    apart = table_snapshots.differences(calm.said, wild.said)
     assert not apart, f"{len(apart)} differences after kills, such as {apart[:3]}"
 
 
@@ -95,7 +95,7 @@ def _overrides(home: Path, folder: Path) -> list[str]:
         # Files of `events`, into which a day of the log is cut.
         "derive.max_files_per_trigger": 8 * FILES_PER_BATCH,
         "learn.max_files_per_trigger": 8 * FILES_PER_BATCH,
-        "learn.factors.first_sweeps": 1,
+        "learn.factors.first_full_passes": 1,
         # What is compared does not hang on these.
         **dict.fromkeys(("serve.report.enabled", "serve.scores.enabled", "learn.tracking.enabled"), "false"),
     }
@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
-        demo.lay_out(SAMPLE, Path(work) / "input", days=args.days)
+        demo_files.lay_out(SAMPLE, Path(work) / "input", days=args.days)
         calm, wild = (_overrides(Path(work) / name, Path(work) / "input") for name in ("calm", "wild"))
         flags = [["--config", CONFIG, *flags_of(given)] for given in (calm, wild)]
         with ThreadPoolExecutor(1) as beside:
@@ -153,7 +153,7 @@ def main(argv: list[str]) -> int:
         subprocess.run([*PIPELINE, *flags[1]], check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
         spark = open_session("chaos", str(ROOT / "conf" / "spark-local.conf"))
         both = [settings.load(str(ROOT / CONFIG), given) for given in (calm, wild)]
-        undisturbed, killed = (outcome(spark, one, saying.said(spark, one)) for one in both)
+        undisturbed, killed = (outcome(spark, one, table_snapshots.said(spark, one)) for one in both)
         assert_same(undisturbed, killed)
     rows = {table: found.height for table, found in undisturbed.rows.items()}
     rows |= {table: len(keys) for table, keys in undisturbed.said.items()}

@@ -13,8 +13,8 @@ from profilestream.derive import sessions, transitions
 from profilestream.learn.tracking import Store
 from pyspark.sql import SparkSession
 
-from tests.crashing import Crashes
-from tests.make import Shop
+from tests.builders import Shop
+from tests.fault_injection import Crashes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -31,7 +31,7 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in sets.items()])
     queries = [ingest.query(settings, "rees46"), *sessions.queries(settings), *transitions.queries(settings)]
-    stream.run(_session, queries, settings, stream.Options())
+    stream.run(_session, queries, settings, stream.RunOptions())
     return settings
 
 

@@ -25,7 +25,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base import stream, tables
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 from profilestream.capture import ingest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -33,8 +33,8 @@ from pyspark.sql import functions as F
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import recounting, saying  # noqa: E402
-from tests.make import RUN_COLUMNS  # noqa: E402
+from tests import recount, table_snapshots  # noqa: E402
+from tests.builders import RUN_COLUMNS  # noqa: E402
 
 SHOP = """
 user_space = "shop"
@@ -58,7 +58,7 @@ query = "words"
 target_user_id = "to"
 attributes = "facts"
 """
-KINDS = ("view", "view", "view", "click", "cart", "uncart", "favourite", "purchase", "purchase", "return", "search",
+KINDS = ("view", "view", "view", "click", "cart", "uncart", "favorite", "purchase", "purchase", "return", "search",
          "rate", "review", "share", "follow", "identify")  # fmt: skip
 LATE, DOUBLED = 0.1, 0.05
 
@@ -161,7 +161,7 @@ def hold(
         began = time.monotonic()
         home = work / f"in_{cut}"
         config = captured(spark, home, log, cut, seed)
-        flow.run(spark, settings_module.load(str(config), []), Options())
+        flow.run(spark, settings_module.load(str(config), []), RunOptions())
         outcomes[f"in {cut}"] = outcome(spark, config)
         tell(f"{log.name}: {len(log.lines):,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
     outcomes["derived again"] = rebuilt(spark, config)
@@ -176,7 +176,7 @@ class Outcome:
     """What `events` and the derived tables say after a run, without what differs from run to run."""
 
     events: set[str]
-    said: saying.Said
+    said: table_snapshots.Said
 
     def rows(self) -> dict[str, int]:
         """Rows of `events`, and keys of each derived table."""
@@ -187,7 +187,7 @@ def captured(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) -> 
     """Deliver the log and capture it in so many batches; gives settings that derive it in as many."""
     laid = deliver(log, home / "input", cut, random.Random(seed + cut))
     settings = settings_module.load(str(config_of(log, home, derive_files=1)), [])
-    stream.run(spark, [ingest.query(settings, log.name)], settings, Options())
+    stream.run(spark, [ingest.query(settings, log.name)], settings, RunOptions())
     _assert_conserved(spark, settings, laid, cut)
     written = len(list((home / "warehouse" / "events").glob("**/*.parquet")))
     return config_of(log, home, derive_files=math.ceil(written / cut))
@@ -197,21 +197,21 @@ def rebuilt(spark: SparkSession, config: Path) -> Outcome:
     """What the tables say once all of them were derived again, in one batch."""
     every_file = [f"{stage}.max_files_per_trigger=1000000" for stage in ("derive", "learn")]
     settings = settings_module.load(str(config), every_file)
-    flow.run(spark, settings, Options(rebuild=tuple(flow.derived_stages())))
-    recounting.assert_recounted(spark, settings)
+    flow.run(spark, settings, RunOptions(rebuild=tuple(flow.derived_stages())))
+    recount.assert_recounted(spark, settings)
     return outcome(spark, config)
 
 
 def outcome(spark: SparkSession, config: Path) -> Outcome:
     """What is there now."""
     settings = settings_module.load(str(config), [])
-    return Outcome(_events(spark, settings), saying.said(spark, settings))
+    return Outcome(_events(spark, settings), table_snapshots.said(spark, settings))
 
 
 def assert_same(one: Outcome, other: Outcome, which: str) -> None:
     """Two runs over the same log left the same."""
     assert one.events == other.events, f"{len(one.events ^ other.events)} events differ between {which}"
-    apart = saying.differences(one.said, other.said)
+    apart = table_snapshots.differences(one.said, other.said)
     assert not apart, f"{len(apart)} differences between {which}, such as {apart[:3]}"
 
 

@@ -15,8 +15,8 @@ from profilestream.base.tables import Table
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs import capture_events, steward_status
-from tests.make import Shop, event
-from tests.opening import assert_all_readers_agree
+from tests.builders import Shop, event
+from tests.open_readers import assert_all_readers_agree
 
 
 def write_day(shop: Shop, day: int, *, rows: int = 0, nulls: int = 0, times: float = 1.0) -> None:

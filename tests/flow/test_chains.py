@@ -7,17 +7,17 @@ import pytest
 from profilestream.base import stream
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options
-from profilestream.derive import chains, transitions
+from profilestream.base.stream import RunOptions
+from profilestream.derive import markov, transitions
 from pyspark.sql import SparkSession
 
 from jobs import derive_chains, derive_sessions
 from tests import naive
-from tests.crashing import Crashes
+from tests.builders import Shop
+from tests.fault_injection import Crashes
 from tests.flow.test_sessions import MINUTE, Written, _at
-from tests.make import Shop
 from tests.naive import Click
-from tests.opening import assert_all_readers_agree
+from tests.open_readers import assert_all_readers_agree
 
 DAYS = 0.5
 EXTRA = f"""
@@ -55,7 +55,7 @@ def _assert_recounted(spark: SparkSession, settings: Settings, log: list[Click])
         everyone[tuple(move)] = numbers + number, weights + weight
     for name, expected in ((transitions.USERS, users), (transitions.ALL, everyone)):
         derived = transitions.declared(settings, name)
-        said = chains.counts(derived.table.read(spark, settings.paths), derived).collect()
+        said = markov.counts(derived.table.read(spark, settings.paths), derived).collect()
         found = {tuple(row[key] for key in derived.keys): (row["transitions"], row["weight"]) for row in said}
         assert len(found) == len(said), "a key stands twice"
         assert found == {key: (number, pytest.approx(weight, rel=1e-9)) for key, (number, weight) in expected.items()}
@@ -69,7 +69,7 @@ def test_late_events_crashes_and_any_batches_leave_what_a_recount_finds(
     spark.conf.set("spark.sql.shuffle.partitions", 3)  # so that the commit has several files
     stage.take(*FIRST)
     spark.conf.set("spark.sql.shuffle.partitions", 1)
-    stream.run(spark, queries, settings, Options())
+    stream.run(spark, queries, settings, RunOptions())
     _assert_recounted(spark, settings, FIRST)
     stage.take(*LATE)
     stage.take(*LATER)
@@ -103,13 +103,13 @@ def test_a_user_is_drawn_towards_all_users_by_the_prior(spark: SparkSession) -> 
     users = spark.createDataFrame(
         [("ann", "type", "view", "cart", 3, 3.0), ("ann", "type", "view", "(end)", 1, 1.0)], f"user_id string, {move}"
     )
-    likely = chains.smoothed(users, everyone, prior=2.0)
+    likely = markov.smoothed(users, everyone, prior=2.0)
     found = {(row["from_state"], row["to_state"]): row["probability"] for row in likely.collect()}
     assert found == pytest.approx({("view", "cart"): 4 / 6, ("view", "(end)"): 2 / 6, ("cart", "(end)"): 1.0})
-    chain = chains.chain(chains.probabilities(everyone))
+    chain = markov.chain(markov.probabilities(everyone))
     assert chain.odds.tolist() == [[0.0, 0.0, 1.0], [0.5, 0.0, 0.5]]
     with pytest.raises(ValueError, match="several chains"):
-        chains.chain(likely.union(likely))
+        markov.chain(likely.union(likely))
 
 
 def test_chains_without_sessions_and_categories_that_are_not_understood_are_refused(

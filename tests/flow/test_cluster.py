@@ -15,12 +15,12 @@ import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 from pyspark.sql import SparkSession
 
-from tests import saying
+from tests import table_snapshots
+from tests.builders import wait
 from tests.flow import laws
-from tests.make import wait
 
 ROOT = Path(__file__).parent.parent.parent
 SPARK = Path(pyspark.__file__).parent
@@ -140,15 +140,15 @@ def test_tables_of_a_cluster_are_those_of_a_local_run_though_a_worker_is_killed(
 
     with ThreadPoolExecutor(1) as beside:
         hit = beside.submit(kill_a_worker)
-        flow.run(spark, settings_module.load(str(local), []), Options())
+        flow.run(spark, settings_module.load(str(local), []), RunOptions())
     assert hit.result(), _end_of(cluster.home / "job.log")
     assert job.wait(timeout=300) == 0, _end_of(cluster.home / "job.log")
 
     settings = [settings_module.load(str(config), []) for config in (local, far)]
     counts = [tables.CAPTURE_BATCHES.read(spark, one.paths).orderBy("batch_id").collect() for one in settings]
     assert [row["rows_clean"] for row in counts[0]] == [row["rows_clean"] for row in counts[1]]
-    assert not saying.differences(*[saying.said(spark, one) for one in settings])
-    saying.assert_learned_alike(*[saying.learned(spark, one) for one in settings])
+    assert not table_snapshots.differences(*[table_snapshots.said(spark, one) for one in settings])
+    table_snapshots.assert_learned_alike(*[table_snapshots.learned(spark, one) for one in settings])
     if not at_length:
         return
     lists = [
@@ -178,7 +178,7 @@ def _config(home: Path, log: laws.Log, *, is_scored: bool) -> Path:
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.{log.name}]\npath = "{folder}"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
         f'[derive]\nfeatures = ["{home}/hours.toml"]\nprofiles = ["{home}/profiles.toml"]\n'
-        "[learn.factors]\nenabled = true\nk = 8\nfirst_sweeps = 1\n"
+        "[learn.factors]\nenabled = true\nk = 8\nfirst_full_passes = 1\n"
         f"[serve.scores]\nenabled = {str(is_scored).lower()}\n"
     )
     return config

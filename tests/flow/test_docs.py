@@ -41,11 +41,11 @@ from profilestream.base.settings import (
     Tracking,
     WindowFeatures,
 )
+from profilestream.capture import cleaning_rules
 from profilestream.capture import mapping as mappings
-from profilestream.capture import rules
 from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
-from profilestream.derive import windows
-from profilestream.derive.declaration import Derived
+from profilestream.derive import feature_declaration
+from profilestream.derive.table_declaration import Derived
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
@@ -54,9 +54,9 @@ from tests.flow import laws
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
-    "capture_events", "capture_replay", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
+    "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
-    "derive_windows", "steward_days", "learn_examples", "learn_segments", "serve_tags", "serve_report",
+    "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends",
 )  # fmt: skip
 
@@ -92,8 +92,8 @@ PROVEN = {
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --rebuild --cascade": "parsed",
     f"{PYTHON} jobs/derive_chains.py --config {LOCAL}": "parsed",
     f"{PYTHON} jobs/derive_windows.py --config {LOCAL} --set derive.windows.enabled=true": "parsed",
-    f"{PYTHON} jobs/steward_days.py --config {LOCAL} --set derive.windows.day_tiles_after_days=35": "parsed",
-    f"{PYTHON} -m profilestream.derive.reference conf/derive/windows.toml docs/windows.md": "page",
+    f"{PYTHON} jobs/steward_compact_tiles.py --config {LOCAL} --set derive.windows.day_tiles_after_days=35": "parsed",
+    f"{PYTHON} -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md": "page",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
@@ -334,7 +334,7 @@ def test_the_shown_settings_of_learners_fit() -> None:
 def test_the_reference_of_windows_is_made_of_the_shipped_declaration() -> None:
     for command in _proven("page"):
         *_, module, declaration, target = shlex.split(command.text)
-        made = importlib.import_module(module).page(windows.load(str(ROOT / declaration), {}))
+        made = importlib.import_module(module).page(feature_declaration.load(str(ROOT / declaration), {}))
         assert (ROOT / target).read_text() == made, f"run {command.text}"
 
 
@@ -385,7 +385,7 @@ def test_the_mapping_reference_names_every_key_rule_and_warning() -> None:
         "columns": {"event_id": "a", "event_type": "a", "event_time": "a"} | dict.fromkeys(mappings.NUMBERS, "a"),
         "bots": {"max_events_per_minute": 1},
     })  # fmt: skip
-    rejects, warns = rules.names(every)
+    rejects, warns = cleaning_rules.names(every)
     named = {*rejects, *warns, "filled_<column>", "clipped_<column>"}
     table = "\n".join(re.findall(r"^\| (`[^|]*) \|", text[text.index("## Every rule and warning") :], re.M))
     assert sorted(name for name in named if f"`{name}`" not in table) == []

@@ -16,7 +16,7 @@ from profilestream.base.errors import Refused, SourceUnreadable
 from profilestream.capture import ingest
 from pyspark.sql import SparkSession
 
-from tests.make import SHOP, Shop, event
+from tests.builders import SHOP, Shop, event
 
 CAPTURED = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
@@ -379,7 +379,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(spark: SparkSession, tmp_path:
     _lay_out(shop)
     settings = shop.settings()
     query = ingest.query(settings, "shop")
-    running = stream.Running(query, spark, settings, stream.Options())
+    running = stream.QueryRunner(query, spark, settings, stream.RunOptions())
     with running.progress:
         running.start(spark)
         running.stop_when_idle()

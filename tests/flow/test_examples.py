@@ -9,17 +9,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from profilestream.derive.asof import features_as_of
-from profilestream.learn import examples, leaks
+from profilestream.derive.point_in_time import features_as_of
+from profilestream.learn import leakage_check, training_examples
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import learn_examples
 from tests import naive_windows as naive
+from tests.builders import Shop
 from tests.flow.test_windows import ROOT, Tiled, by_key, hash_of, line_of, online_retail, rees46, shop_of
-from tests.make import Shop
 from tests.naive_windows import DAY, HOUR, Event, Log
-from tests.opening import assert_all_readers_agree
+from tests.open_readers import assert_all_readers_agree
 
 STEP, ACTIVE, LATENESS = 2 * HOUR, 2 * DAY, HOUR
 # REES46 goes from midnight to ten to three; at 2 o'clock a day has passed to the microsecond, at 4 it has not.
@@ -110,7 +110,7 @@ class Made:
     def rows(self, of: str = "all") -> DataFrame:
         """The stored rows of a set."""
         settings = self.tiled.settings
-        return examples.table(settings).read(self.tiled.spark, settings.paths).where(F.col("set_name") == of)
+        return training_examples.table(settings).read(self.tiled.spark, settings.paths).where(F.col("set_name") == of)
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +190,16 @@ def test_a_drawn_set_holds_the_same_rows_again_and_again_beside_the_others(made:
         assert {**row, "set_name": "all"} == near
     assert by_key(made.rows(), ["user_id"]) == before
     settings = made.tiled.settings
-    assert_all_readers_agree(made.tiled.spark, examples.table(settings).path(settings.paths), "events_7d")
+    assert_all_readers_agree(made.tiled.spark, training_examples.table(settings).path(settings.paths), "events_7d")
 
     asked = settings.learn.examples.model_copy(update={"share": 0.3, "seed": 1})
     stands = made.rows().select("user_id", "at").repartition(3)
-    one, again = ({tuple(row) for row in examples.sampled(stands, ["user_id"], asked).collect()} for _ in range(2))
+    one, again = (
+        {tuple(row) for row in training_examples.sampled(stands, ["user_id"], asked).collect()} for _ in range(2)
+    )
     other = {
-        tuple(row) for row in examples.sampled(stands, ["user_id"], asked.model_copy(update={"seed": 2})).collect()
+        tuple(row)
+        for row in training_examples.sampled(stands, ["user_id"], asked.model_copy(update={"seed": 2})).collect()
     }
     assert one == again != other and 0.2 < len(one) / len(before) < 0.4
 
@@ -206,9 +209,9 @@ EPOCH, MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 def test_a_planted_leak_is_caught_and_honest_rows_are_not(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     spark, settings = made.tiled.spark, made.tiled.settings
-    features = examples.pinned(spark, settings)
+    features = training_examples.pinned(spark, settings)
     honest = made.rows().where(F.unix_micros("at") == REES46 + 2 * HOUR)
-    look = partial(leaks.leaks, spark, features=features, times=1)
+    look = partial(leakage_check.leaks, spark, features=features, times=1)
     assert look(honest) == {}
 
     later = honest.select("user_id", F.timestamp_micros(F.unix_micros("at") + 1).alias("at"))

@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 from profilestream.base import stream, tables
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 from profilestream.learn import factors
 from profilestream.learn.als import Params
-from profilestream.learn.catalogue import CANDIDATES
+from profilestream.learn.item_index import RANKERS
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors
-from tests import saying
-from tests.crashing import Crashes
-from tests.make import SHOP, Shop, event
+from tests import table_snapshots
+from tests.builders import SHOP, Shop, event
+from tests.fault_injection import Crashes
 from tests.naive_als import DAY, Event, Plain
-from tests.opening import assert_all_readers_agree
+from tests.open_readers import assert_all_readers_agree
 
-MADE = Params(k=4, history=6, refresh=2, alpha=6.0)
+MADE = Params(k=4, max_events_per_user=6, reweighted_events=2, unobserved_weight=6.0)
 WEIGHTS = {"view": 1.0, "purchase": 5.0, "return": -5.0}
 IDS = ("i0", "i 1", 'i"2"', "i🛒", "i4", "x" * 10_000)
 
@@ -34,9 +34,9 @@ def _event(n: int) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _shop(home: Path, first_sweeps: int = 0, sweeps: int = 0) -> Shop:
-    made = f"k = {MADE.k}\nhistory = {MADE.history}\nrefresh = {MADE.refresh}\n"
-    made += f"alpha = {MADE.alpha}\nfirst_sweeps = {first_sweeps}\nsweeps = {sweeps}\n"
+def _shop(home: Path, first_full_passes: int = 0, full_passes: int = 0) -> Shop:
+    made = f"k = {MADE.k}\nmax_events_per_user = {MADE.max_events_per_user}\nreweighted_events = {MADE.reweighted_events}\n"
+    made += f"unobserved_weight = {MADE.unobserved_weight}\nfirst_full_passes = {first_full_passes}\nfull_passes = {full_passes}\n"
     return Shop(home, extra_settings=f"[learn.factors]\nenabled = true\n{made}")
 
 
@@ -45,7 +45,7 @@ def _arrive(spark: SparkSession, shop: Shop, n: int) -> None:
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
-    stream.run(spark, factors.queries(shop.settings()), shop.settings(), Options())
+    stream.run(spark, factors.queries(shop.settings()), shop.settings(), RunOptions())
 
 
 def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
@@ -84,16 +84,16 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
         _arrive(spark, shop, n)
         _learn(spark, shop)
     plain = _plain(spark, shop)
-    _assert_equal(saying.learned(spark, shop.settings()), plain)
+    _assert_equal(table_snapshots.learned(spark, shop.settings()), plain)
     assert_all_readers_agree(spark, factors.table(shop.settings()).path(shop.settings().paths), "tail")
     paths = shop.settings().paths
     row = factors.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
     assert row is not None
     assert row["as_of"].timestamp() * 1e6 == plain.now
     assert plain.now > 10 * DAY
-    judged = tables.MODEL_QUALITY.read(spark, paths).collect()
-    assert {(row["batch_id"], row["candidate"]) for row in judged} == {
-        (batch, candidate) for batch in (1, 2) for candidate in CANDIDATES
+    judged = tables.MODEL_METRICS.read(spark, paths).collect()
+    assert {(row["batch_id"], row["ranker"]) for row in judged} == {
+        (batch, ranker) for batch in (1, 2) for ranker in RANKERS
     }
     assert all(0 < row["users"] <= 13 and 0 <= row["recall_10"] <= row["recall_20"] <= 1 for row in judged)
 
@@ -101,7 +101,7 @@ def test_vectors_are_what_plain_loops_give_in_any_number_of_partitions(spark: Sp
 def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_asked_for(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = _shop(tmp_path, first_sweeps=2, sweeps=1)
+    shop = _shop(tmp_path, first_full_passes=2, full_passes=1)
     for batches in ((0,), (1, 2), (3,)):
         for n in batches:
             _arrive(spark, shop, n)
@@ -115,16 +115,16 @@ def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_as
     assert len(first + second) >= 2 * len(first)
     plain.sweep(first + second)
     plain.learn(third)
-    _assert_equal(saying.learned(spark, shop.settings()), plain)
+    _assert_equal(table_snapshots.learned(spark, shop.settings()), plain)
     assert learn_factors.main(["--config", str(shop.config()), "--sweep"]) == 0
     plain.sweep(first + second + third)
-    _assert_equal(saying.learned(spark, shop.settings()), plain)
+    _assert_equal(table_snapshots.learned(spark, shop.settings()), plain)
     assert f"swept over {len(first + second + third)} events" in capsys.readouterr().out
 
 
 def test_ratings_are_learned_as_plain_loops_learn_them(spark: SparkSession, tmp_path: Path) -> None:
     rated = SHOP.replace("quantity string", "quantity string, stars string") + 'rating = "stars"\n'
-    made = "k = 3\nhistory = 6\nrefresh = 2\nfirst_sweeps = 0\nsweeps = 0\n"
+    made = "k = 3\nmax_events_per_user = 6\nreweighted_events = 2\nfirst_full_passes = 0\nfull_passes = 0\n"
     shop = Shop(tmp_path, rated, extra_settings=f'[learn.factors]\nenabled = true\nmode = "explicit"\n{made}')
     batches = []
     for begin in (0, 20):
@@ -142,8 +142,8 @@ def test_ratings_are_learned_as_plain_loops_learn_them(spark: SparkSession, tmp_
     plain = Plain(factors.params(shop.settings()), mean=sum(first) / len(first))
     for batch in batches:
         plain.learn(batch)
-    _assert_equal(saying.learned(spark, shop.settings()), plain)
-    errors = {row["candidate"]: row["rmse"] for row in shop.read(spark, tables.MODEL_QUALITY).collect()}
+    _assert_equal(table_snapshots.learned(spark, shop.settings()), plain)
+    errors = {row["ranker"]: row["rmse"] for row in shop.read(spark, tables.MODEL_METRICS).collect()}
     assert 0.1 < errors["factors"] < 4 and errors["popularity"] is None
 
 
@@ -157,7 +157,7 @@ def test_a_crash_before_or_after_a_write_changes_nothing_and_five_partitions_nei
     settings = shop.settings()
     assert crashes.run_through(factors.queries(settings), settings, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(was))
-    _assert_equal(saying.learned(spark, shop.settings()), _plain(spark, shop))
+    _assert_equal(table_snapshots.learned(spark, shop.settings()), _plain(spark, shop))
 
 
 def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
@@ -173,7 +173,7 @@ def test_another_length_over_old_vectors_is_refused_and_can_be_learned_anew(
     assert "table factors was derived by another declaration" in said and "--rebuild" in said.splitlines()[-1]
     assert learn_factors.main([*other, "--rebuild"]) == 0
     shop.overrides = ["learn.factors.k=3"]
-    assert {len(vector) for vector in saying.learned(spark, shop.settings()).values()} == {3}
-    assert learn_factors.main([*other, "--set", "learn.factors.judged=7"]) == 0  # changes no vector
+    assert {len(vector) for vector in table_snapshots.learned(spark, shop.settings()).values()} == {3}
+    assert learn_factors.main([*other, "--set", "learn.factors.eval_users=7"]) == 0  # changes no vector
     assert learn_factors.main([*config, "--set", "derive.event_weights.view=nan", "--check"]) == 2
     assert "weights must be finite numbers: ['view']" in capsys.readouterr().err

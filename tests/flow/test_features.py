@@ -9,15 +9,15 @@ import pytest
 from profilestream import flow
 from profilestream.base import stream
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
-from profilestream.base.stream import Options
-from profilestream.derive import declaration, stage, tiles
+from profilestream.base.stream import RunOptions
+from profilestream.derive import fold_stage, table_declaration, tiles
 from profilestream.derive.fold import Fold
 from pyspark.sql import Row, SparkSession
 
 from jobs import derive_features
-from tests.crashing import Crashes
-from tests.make import Shop, event
-from tests.opening import assert_all_readers_agree
+from tests.builders import Shop, event
+from tests.fault_injection import Crashes
+from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("user_hours", "item_hours", "category_hours")
@@ -48,7 +48,7 @@ def _event(n: int) -> dict[str, Any]:
 def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     """What the tiles say, one line a key."""
     said = {}
-    for derived in stage.declared(shop.settings()).values():
+    for derived in fold_stage.declared(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
         found: list[Row] = Fold.of(derived).read(Fold.of(derived).merged(rows)).collect()
         said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
@@ -67,9 +67,9 @@ def _rounded(value: Any) -> Any:
 
 def test_tiles_of_two_batches_are_what_plain_python_counts(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=2)
-    flow.run(spark, shop.settings(), Options())
+    flow.run(spark, shop.settings(), RunOptions())
     said = _tiles(spark, shop)
-    for derived in stage.declared(shop.settings()).values():
+    for derived in fold_stage.declared(shop.settings()).values():
         assert_all_readers_agree(spark, derived.table.path(shop.settings().paths), "events")
     events = [_event(n) for n in range(48)]
     users = Counter((f"shop:{e['who']}", e["at"][11:13]) for e in events if e["who"])
@@ -94,7 +94,7 @@ def test_a_crash_before_or_after_any_write_changes_nothing(
     settings = shop.settings()
     assert crashes.run_through(tiles.queries(settings), settings, batch_id=0) == 4
     assert sum(json.loads(line)["events"] for line in _tiles(spark, shop)["item_hours"]) == 48
-    for derived in stage.declared(settings).values():
+    for derived in fold_stage.declared(settings).values():
         rows = derived.table.read(spark, settings.paths)
         assert rows.count() == rows.select(*derived.keys).distinct().count(), derived.name
 
@@ -105,7 +105,7 @@ def test_a_statistic_is_added_by_one_line_and_a_rebuild(spark: SparkSession, tmp
     shipped = (ROOT / "conf" / "derive" / "user_hours.toml").read_text()
     file.write_text(shipped)
     shop.extra_settings = f'[derive]\nfeatures = ["{file}"]\n'
-    flow.run(spark, shop.settings(), Options())
+    flow.run(spark, shop.settings(), RunOptions())
     before = _tiles(spark, shop)["user_hours"]
     file.write_text(shipped + 'dear = { kind = "count", where = "price > 3" }\n')
     config = ["--config", str(shop.config())]
@@ -119,7 +119,7 @@ def test_a_statistic_is_added_by_one_line_and_a_rebuild(spark: SparkSession, tmp
 
 def test_a_changed_declaration_over_old_tiles_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=1)
-    derived = declaration.load(str(ROOT / "conf" / "derive" / "user_hours.toml"), {})
+    derived = table_declaration.load(str(ROOT / "conf" / "derive" / "user_hours.toml"), {})
     derived.table.create(spark, shop.settings().paths)
     other = derived.model_copy(update={"where": "user_id IS NOT NULL AND price > 1"})
     with pytest.raises(Refused) as raised:
@@ -150,5 +150,5 @@ def test_an_expression_that_spark_does_not_understand_stops_the_start(
 def test_tiles_without_events_say_what_to_run_first(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=1)
     with pytest.raises(SourceMissing) as raised:
-        stream.run(spark, tiles.queries(shop.settings()), shop.settings(), Options())
+        stream.run(spark, tiles.queries(shop.settings()), shop.settings(), RunOptions())
     assert raised.value.do == "run jobs/capture_events.py first"

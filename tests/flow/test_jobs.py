@@ -13,9 +13,9 @@ from profilestream.base import job, stream, tables
 from profilestream.base.errors import Refused
 from pyspark.sql import SparkSession
 
-from jobs import capture_events, capture_replay, run_demo, run_pipeline, steward_status
-from tests.make import SHOP, Shop, event, short_lived, wait
-from tests.opening import assert_all_readers_agree
+from jobs import capture_events, capture_reprocess, run_demo, run_pipeline, steward_status
+from tests.builders import SHOP, Shop, event, short_lived, wait
+from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
 # What the demo runs beside what a test of it looks at.
@@ -38,7 +38,7 @@ def _last_lines(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_check_says_nothing_and_writes_nothing(shop: Shop) -> None:
-    for main in (capture_events.main, run_pipeline.main, capture_replay.main, steward_status.main):
+    for main in (capture_events.main, run_pipeline.main, capture_reprocess.main, steward_status.main):
         assert main(["--config", str(shop.config()), "--check"]) == 0
     assert {path.name for path in shop.home.iterdir()} == {"input", "shop.toml", "shop_settings.toml"}
 

@@ -14,21 +14,21 @@ from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options
-from profilestream.derive import stage
+from profilestream.base.stream import RunOptions
+from profilestream.derive import fold_stage
 from profilestream.derive.fold import Fold
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import run_pipeline
-from tests import saying
+from tests import table_snapshots
 from tests.flow import chaos, laws
 
 ROOT = Path(__file__).parent.parent.parent
 PIECES = 3
 # Vectors hang on the cut into batches, and the files of one commit have no order in which to cut them: one batch.
 MORE = [
-    "learn.factors.enabled=true", "learn.factors.first_sweeps=1", "learn.factors.k=8",
+    "learn.factors.enabled=true", "learn.factors.first_full_passes=1", "learn.factors.k=8",
     "learn.max_files_per_trigger=1000000",
 ]  # fmt: skip
 
@@ -38,9 +38,9 @@ def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
 ) -> None:
     events = tables.EVENTS.read(spark, rees46.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
     piece = F.pmod(F.xxhash64("event_id"), F.lit(PIECES))
-    for derived in stage.declared(rees46).values():
+    for derived in fold_stage.declared(rees46).values():
         fold = Fold.of(derived)
-        at_once = saying.by_key(fold, fold.partials(events))
+        at_once = table_snapshots.by_key(fold, fold.partials(events))
         assert len(at_once) > 100, derived.name
         parts = [fold.partials(events.where(piece == n)).localCheckpoint() for n in range(PIECES)]
         ways = {
@@ -48,7 +48,7 @@ def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
             "in turn": reduce(partial(_merged_onto, fold), parts[::-1]),
         }
         for way, rows in ways.items():
-            apart = saying.differences({way: at_once}, {way: saying.by_key(fold, rows)})
+            apart = table_snapshots.differences({way: at_once}, {way: table_snapshots.by_key(fold, rows)})
             assert not apart, f"{derived.name}: {len(apart)} differences, such as {apart[:3]}"
 
 
@@ -79,7 +79,7 @@ def runs(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ru
     flags = ["--config", str(killed), *chaos.flags_of(MORE), "--set", f"spark.properties={ROOT}/conf/spark-local.conf"]
     with ThreadPoolExecutor(1) as beside:
         hit = beside.submit(chaos.kill_often, flags, work / "killed", kills=1, most_steps=12, seed=7)
-        flow.run(_session, settings, Options())
+        flow.run(_session, settings, RunOptions())
         hit.result()
     said = laws.outcome(_session, calm)
     return Runs(calm, said, chaos.outcome(_session, settings, said.said), killed)
@@ -99,7 +99,7 @@ def test_a_kill_on_the_way_changes_nothing(spark: SparkSession, runs: Runs) -> N
     """kill -9 for real; `make chaos` does 20 of them over the whole demo log."""
     assert run_pipeline.main(["--config", str(runs.killed), *chaos.flags_of(MORE)]) == 0
     settings = settings_module.load(str(runs.killed), MORE)
-    chaos.assert_same(runs.left, chaos.outcome(spark, settings, saying.said(spark, settings)))
+    chaos.assert_same(runs.left, chaos.outcome(spark, settings, table_snapshots.said(spark, settings)))
 
 
 def _merged_onto(fold: Fold, table: DataFrame, part: DataFrame) -> DataFrame:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from profilestream.base import tables
 from profilestream.capture import mapping as mappings
-from profilestream.serve import campaign_users
-from profilestream.serve.campaigns import Campaign
+from profilestream.serve.campaigns import campaign_users
+from profilestream.serve.campaigns.campaign_effect import Campaign
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import serve_campaign, serve_trends
-from tests.make import Shop
+from tests.builders import Shop
 from tests.naive_windows import DAY, Event, Log, arrive
 
 PROFILES = """
@@ -26,15 +26,15 @@ write = "merge"
 where = "user_id IS NOT NULL"
 [keys]
 user_id = { of = "user_id" }
-[statistics.behaviour.vector]
+[statistics.behavior.vector]
 kind = "mean_vector"
 half_life_days = 90
-[statistics.behaviour.vector.dimensions]
+[statistics.behavior.vector.dimensions]
 purchase = "int(event_type = 'purchase')"
 price = "price"
 [population]
 name = "population_stats"
-of = "behaviour.vector"
+of = "behavior.vector"
 """
 Main = Callable[[list[str]], int]
 FIRST, DAYS, USERS = datetime(2026, 2, 11, tzinfo=UTC), 40, 150

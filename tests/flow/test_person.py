@@ -9,15 +9,15 @@ import pytest
 from profilestream import flow
 from profilestream.base import tables
 from profilestream.base.errors import BadSettings, SourceMissing
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
-from profilestream.serve import person
+from profilestream.serve.users import user_view
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import serve_user
-from tests.make import Shop, event
+from tests.builders import Shop, event
 
 DERIVE = Path(__file__).parent.parent.parent / "conf" / "derive"
 SMALL = """
@@ -26,17 +26,17 @@ write = "merge"
 where = "user_id IS NOT NULL"
 [keys]
 user_id = { of = "user_id" }
-[statistics.behaviour]
+[statistics.behavior]
 events = { kind = "count" }
 types_7d = { kind = "top", of = "event_type", n = 32, half_life_days = 7 }
 last_item = { kind = "last", of = "item_id", type = "string" }
 hours = { kind = "histogram", of = "hour(event_time)", bins = 24 }
 vector = { kind = "mean_vector", dimensions = { purchase = "int(event_type = 'purchase')", price = "price" } }
-[readings.behaviour]
-recent_share = "try_element_at(behaviour.types_7d, 'purchase') / behaviour.events"
+[readings.behavior]
+recent_share = "try_element_at(behavior.types_7d, 'purchase') / behavior.events"
 [population]
 name = "population_stats"
-of = "behaviour.vector"
+of = "behavior.vector"
 """
 
 
@@ -57,47 +57,47 @@ def _event(n: int) -> dict[str, Any]:
 def test_as_of_and_known_by_equal_what_the_table_said_then(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     shop = _shop(tmp_path / "all")
     _write(shop, "a.jsonl", range(0, 40))
-    flow.run(spark, shop.settings(), Options())
+    flow.run(spark, shop.settings(), RunOptions())
     derived = profiles.of_users(shop.settings())
     version = spark.sql(f"DESCRIBE HISTORY delta.`{derived.table.path(shop.settings().paths)}`").first()["version"]  # type: ignore[index]
     known_by = datetime.now(UTC)
     _write(shop, "b.jsonl", range(40, 56))
-    flow.run(spark, shop.settings(), Options())
+    flow.run(spark, shop.settings(), RunOptions())
     settings = shop.settings()
 
-    now = person.of(spark, settings, "shop:u1")
-    assert now.said["behaviour"]["events"] == sum(n % 3 == 1 for n in range(56))
+    now = user_view.of(spark, settings, "shop:u1")
+    assert now.said["behavior"]["events"] == sum(n % 3 == 1 for n in range(56))
     assert now.said["vector"].keys() == {"purchase", "price"}
 
-    by_then = person.of(spark, settings, "shop:u1", now.at, known_by)
+    by_then = user_view.of(spark, settings, "shop:u1", now.at, known_by)
     old = derived.table.read(spark, settings.paths, version=version).where("user_id = 'shop:u1'")
     travelled = Fold.of(derived).read(old, F.lit(now.at)).first()
     assert travelled is not None
-    assert by_then.said["behaviour"] == travelled.asDict(recursive=True)["behaviour"]
-    assert by_then.said["behaviour"]["events"] == sum(n % 3 == 1 for n in range(40))
+    assert by_then.said["behavior"] == travelled.asDict(recursive=True)["behavior"]
+    assert by_then.said["behavior"]["events"] == sum(n % 3 == 1 for n in range(40))
 
     middle = datetime(2026, 1, 15, 10, 0, 14, tzinfo=UTC)
     before = [n for n in range(56) if _event(n)["at"] < "2026-01-15T10:00:14Z"]
-    then = person.of(spark, settings, "shop:u1", middle)
+    then = user_view.of(spark, settings, "shop:u1", middle)
     shorter = _shop(tmp_path / "before")
     shorter.write("a.jsonl", "\n".join(json.dumps(_event(n)) for n in before))
-    flow.run(spark, shorter.settings(), Options())
+    flow.run(spark, shorter.settings(), RunOptions())
     rows = derived.table.read(spark, shorter.settings().paths).where("user_id = 'shop:u1'")
     expected = Fold.of(derived).read(rows, F.lit(middle)).first()
     assert expected is not None
-    for name, value in expected.asDict(recursive=True)["behaviour"].items():
-        assert then.said["behaviour"][name] == (pytest.approx(value, rel=1e-9) if name != "last_item" else value), name
+    for name, value in expected.asDict(recursive=True)["behavior"].items():
+        assert then.said["behavior"][name] == (pytest.approx(value, rel=1e-9) if name != "last_item" else value), name
 
     capsys.readouterr()
     config = ["--config", str(shop.config())]
     assert serve_user.main([*config, "--user", "shop:u1"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("shop:u1, as of 2026-01-28 10:00 UTC\n  behaviour\n")
+    assert text.startswith("shop:u1, as of 2026-01-28 10:00 UTC\n  behavior\n")
     assert "    events        19\n" in text and "    vector        " in text
     assert serve_user.main([*config, "--user", "shop:u1", "--as-of", "2026-01-15T10:00:14", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["at"] == "2026-01-15T10:00:14+00:00"
-    assert told["behaviour"]["events"] == then.said["behaviour"]["events"]
+    assert told["behavior"]["events"] == then.said["behavior"]["events"]
 
     for given, code, words in (
         (["--user", "u1"], 2, "no user is called 'u1'", ),
@@ -115,7 +115,7 @@ def test_without_profiles_it_says_what_to_run_or_to_declare(spark: SparkSession,
     shop = _shop(tmp_path)
     tables.EVENTS.create(spark, shop.settings().paths)
     with pytest.raises(SourceMissing) as raised:
-        person.of(spark, shop.settings(), "shop:u1")
+        user_view.of(spark, shop.settings(), "shop:u1")
     assert raised.value.do == "run jobs/derive_profiles.py first, or name a time: --as-of"
     shop.extra_settings = ""
     with pytest.raises(BadSettings) as undeclared:

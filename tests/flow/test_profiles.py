@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from profilestream import flow
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options
-from profilestream.derive import profiles, stage
-from profilestream.derive.declaration import Derived
+from profilestream.base.stream import RunOptions
+from profilestream.derive import fold_stage, profiles
 from profilestream.derive.fold import Fold
+from profilestream.derive.table_declaration import Derived
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from tests.crashing import Crashes
-from tests.make import Shop, event
-from tests.opening import assert_all_readers_agree
+from tests.builders import Shop, event
+from tests.fault_injection import Crashes
+from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
 AT = datetime.fromisoformat("2026-03-01T00:00:00+00:00")
@@ -30,7 +30,7 @@ write = "merge"
 where = "user_id IS NOT NULL"
 [keys]
 user_id = { of = "user_id" }
-[statistics.behaviour]
+[statistics.behavior]
 events = { kind = "count" }
 types = { kind = "top", of = "event_type", n = 32 }
 types_7d = { kind = "top", of = "event_type", n = 32, half_life_days = 7 }
@@ -42,7 +42,7 @@ vector = { kind = "mean_vector", dimensions = { purchase = "int(event_type = 'pu
 shares = { kind = "count", where = "event_type = 'share'" }
 [population]
 name = "population_stats"
-of = "behaviour.vector"
+of = "behavior.vector"
 """
 
 
@@ -74,7 +74,7 @@ def _said(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _derived(settings: Settings) -> Derived:
-    return next(iter(stage.declared(settings).values()))
+    return next(iter(fold_stage.declared(settings).values()))
 
 
 def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path
 
 def test_profiles_of_two_batches_are_what_plain_python_counts(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=2)
-    flow.run(spark, shop.settings(), Options())
+    flow.run(spark, shop.settings(), RunOptions())
     said = _said(spark, shop.settings())
     paths = shop.settings().paths
-    assert_all_readers_agree(spark, _derived(shop.settings()).table.path(paths), "behaviour.events")
+    assert_all_readers_agree(spark, _derived(shop.settings()).table.path(paths), "behavior.events")
     assert_all_readers_agree(spark, _derived(shop.settings()).population_table.path(paths), "users")
     by_user: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for e in map(_event, range(50)):
@@ -98,19 +98,19 @@ def test_profiles_of_two_batches_are_what_plain_python_counts(spark: SparkSessio
             by_user[f"shop:{e['who']}"].append(e)
     assert said.keys() == by_user.keys()
     for user, events in by_user.items():
-        behaviour = said[user]["behaviour"]
-        assert behaviour["events"] == len(events)
-        assert behaviour["types"] == Counter(e["kind"] for e in events)
-        assert behaviour["spent"] == sum(float(e["price"]) for e in events if e["kind"] == "purchase")
-        assert behaviour["active_days"] == len({e["at"][:10] for e in events})
+        behavior = said[user]["behavior"]
+        assert behavior["events"] == len(events)
+        assert behavior["types"] == Counter(e["kind"] for e in events)
+        assert behavior["spent"] == sum(float(e["price"]) for e in events if e["kind"] == "purchase")
+        assert behavior["active_days"] == len({e["at"][:10] for e in events})
         in_tokyo = Counter((int(e["at"][11:13]) + 9) % 24 for e in events)
-        assert behaviour["hours"] == [in_tokyo[hour] for hour in range(24)]
+        assert behavior["hours"] == [in_tokyo[hour] for hour in range(24)]
         assert said[user]["social"]["shares"] == sum(e["kind"] == "share" for e in events)
         recent: dict[str, float] = defaultdict(float)
         for e in events:
             days = (AT - datetime.fromisoformat(e["at"].replace("Z", "+00:00"))).total_seconds() / 86_400
             recent[e["kind"]] += 2 ** (-days / 7)
-        assert behaviour["types_7d"] == pytest.approx(dict(recent), rel=1e-9)
+        assert behavior["types_7d"] == pytest.approx(dict(recent), rel=1e-9)
 
 
 def test_a_crash_before_or_after_either_write_changes_nothing(
@@ -122,7 +122,7 @@ def test_a_crash_before_or_after_either_write_changes_nothing(
     settings = shop.settings()
     assert crashes.run_through(profiles.queries(settings), settings, batch_id=1) == 3
     events = [_event(n) for n in range(50) if _event(n)["who"]]
-    assert sum(p["behaviour"]["events"] for p in _said(spark, settings).values()) == len(events)
+    assert sum(p["behavior"]["events"] for p in _said(spark, settings).values()) == len(events)
     prices: dict[str, list[float]] = defaultdict(list)
     for e in events:
         prices[e["who"]].append(float(e["price"]))

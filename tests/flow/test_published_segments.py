@@ -14,17 +14,17 @@ from delta.tables import DeltaTable
 from profilestream.base import commits, files, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
-from profilestream.base.session import made_of
+from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import PublishSegments
 from profilestream.base.stream import checkpoint_path
 from profilestream.base.tables import Table
-from profilestream.learn import gate, published_segments, segments
-from profilestream.learn.registry import Registry, Version
+from profilestream.learn import promotion, published_segments, segments
+from profilestream.learn.model_registry import Registry, Version
 from profilestream.learn.tracking import Store
 from pyspark.sql import SparkSession
 
 from jobs import learn_publish
-from tests.make import Shop
+from tests.builders import Shop
 
 ROOT = Path(__file__).parent.parent.parent
 MADE = f"""
@@ -43,14 +43,14 @@ Rows = list[dict[str, Any]]
 def _append(spark: SparkSession, shop: Shop, table: Table, rows: Rows) -> None:
     paths = shop.settings().paths
     table.create(spark, paths)
-    commits.append(made_of(spark, rows, table.schema), table, paths, Txn("by hand", str(uuid.uuid4()), 0))
+    commits.append(frame_of_dicts(spark, rows, table.schema), table, paths, Txn("by hand", str(uuid.uuid4()), 0))
 
 
 def _segments(epoch: str, batch_id: int, ids: tuple[int, ...]) -> Rows:
     return [
         {
             "segment_id": one, "users": 4, "weight": 3.5, "sums": [0.0], "scatter": [1.0], "cost": 0.5,
-            "centre": {"weekend": CENTRES[one][0], "log_value": CENTRES[one][1], "flat": 0.0},
+            "center": {"weekend": CENTRES[one][0], "log_value": CENTRES[one][1], "flat": 0.0},
             "location": LOCATION, "scale": SCALE, "absorbed": [], "next_id": 6,
             "epoch": epoch, "batch_id": batch_id, "as_of": f"2026-01-{batch_id:02}T10:00:00Z",
         }
@@ -61,10 +61,10 @@ def _segments(epoch: str, batch_id: int, ids: tuple[int, ...]) -> Rows:
 def _judged(epoch: str, batch_id: int, *, kmeans: float, mean: float, users: int = 10) -> Rows:
     return [
         {
-            "learner": "segments", "candidate": candidate, "users": users, "cost": cost,
+            "learner": "segments", "ranker": ranker, "users": users, "cost": cost,
             "epoch": epoch, "batch_id": batch_id, "as_of": f"2026-01-{batch_id:02}T10:00:00Z",
         }
-        for candidate, cost in (("kmeans", kmeans), ("mean", mean))
+        for ranker, cost in (("kmeans", kmeans), ("mean", mean))
     ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
     rows = [*_segments("before", 9, (1, 2)), *_segments(epoch, 1, (1, 2)), *_segments(epoch, 2, (5, 2, 1))]
     _append(_session, made, segments.table(made.settings()), rows)
     costs = [*_judged(epoch, 1, kmeans=0.9, mean=1.0), *_judged(epoch, 2, kmeans=0.5, mean=1.0)]
-    _append(_session, made, tables.MODEL_QUALITY, costs)
+    _append(_session, made, tables.MODEL_METRICS, costs)
     return made
 
 
@@ -110,11 +110,11 @@ def test_a_version_is_the_segments_of_the_newest_batch_and_mlflow_is_told_their_
 
 
 def _by_hand(user: dict[str, float | None]) -> tuple[int, float]:
-    """The nearest centre and how far it is, by a loop; what is missing or never varied is at the mean."""
+    """The nearest center and how far it is, by a loop; what is missing or never varied is at the mean."""
     found = []
-    for segment_id, centre in CENTRES.items():
+    for segment_id, center in CENTRES.items():
         squares = 0.0
-        for name, at in zip(("weekend", "log_value"), centre, strict=True):
+        for name, at in zip(("weekend", "log_value"), center, strict=True):
             value = user[name]
             squares += ((0.0 if value is None else (value - LOCATION[name]) / SCALE[name]) - at) ** 2
         found.append((math.sqrt(squares), segment_id))
@@ -140,19 +140,19 @@ def test_the_model_assigns_as_by_hand_in_pandas_and_in_an_udf_of_spark(
     assert [tuple(row["found"]) for row in got] == list(loaded.itertuples(index=False, name=None))
 
 
-def test_a_version_whose_share_of_the_cost_of_one_centre_grew_is_the_challenger(
+def test_a_version_whose_share_of_the_cost_of_one_center_grew_is_the_challenger(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     epoch = _epoch(spark, shop)
     _append(spark, shop, segments.table(shop.settings()), _segments(epoch, 3, (1, 5)))
-    _append(spark, shop, tables.MODEL_QUALITY, _judged(epoch, 3, kmeans=0.53, mean=1.0))
+    _append(spark, shop, tables.MODEL_METRICS, _judged(epoch, 3, kmeans=0.53, mean=1.0))
     assert _publish(shop) == 0
     assert capsys.readouterr().out == (
         "version 2 is the challenger: cost/mean of kmeans is 0.5300, needed at most 0.5250 (version 1: 0.5000)\n"
     )
     # Users have spread, so both costs are higher; the share is what counts.
-    newest = DeltaTable.forPath(spark, tables.MODEL_QUALITY.uri(shop.settings().paths))
-    newest.update("batch_id = 3", {"cost": "CASE candidate WHEN 'kmeans' THEN 2.08 ELSE 4.0 END"})
+    newest = DeltaTable.forPath(spark, tables.MODEL_METRICS.uri(shop.settings().paths))
+    newest.update("batch_id = 3", {"cost": "CASE ranker WHEN 'kmeans' THEN 2.08 ELSE 4.0 END"})
     assert _publish(shop) == 0
     assert "version 3 is the champion: cost/mean of kmeans is 0.5200" in capsys.readouterr().out
     assert _aliases(shop) == {"champion": 3, "previous": 1, "challenger": 2}
@@ -177,14 +177,14 @@ def test_segments_in_another_scaling_are_met_by_their_shares_over_the_same_stret
         *_judged(epoch, 27, kmeans=0.6, mean=1.0, users=30),
         *_judged(epoch, 28, kmeans=1.764, mean=3.0, users=10),
     ]
-    _append(spark, shop, tables.MODEL_QUALITY, rows)
-    notes = {"profilestream.epoch": "other", "profilestream.batch_id": "29", "profilestream.candidate": "kmeans"}
+    _append(spark, shop, tables.MODEL_METRICS, rows)
+    notes = {"profilestream.epoch": "other", "profilestream.batch_id": "29", "profilestream.ranker": "kmeans"}
     champion = Version(1, ("champion",), notes)
     measure = published_segments.publishable(shop.settings()).measure
     measure = replace(measure, made=PublishSegments(batches=2))
-    found = gate.quality(spark, shop.settings(), measure, epoch, up_to=28)
+    found = promotion.quality(spark, shop.settings(), measure, epoch, up_to=28)
     assert found.value == pytest.approx((30 * 0.6 + 10 * 1.764) / (30 * 1.0 + 10 * 3.0))
     for share, is_better in ((0.5941, False), (0.5939, True)):
-        got, why = gate.judge(spark, shop.settings(), measure, champion, replace(found, value=share))
+        got, why = promotion.judge(spark, shop.settings(), measure, champion, replace(found, value=share))
         assert got == is_better
         assert why == f"cost/mean of kmeans is {share:.4f}, needed less than 0.5940 (version 1: 0.6000)"

@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.learn import segments
-from profilestream.serve.report import make, numbers, reading
-from profilestream.serve.report.numbers import Numbers
+from profilestream.serve.report import queries, view_model, write_report
+from profilestream.serve.report.view_model import Numbers
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs import serve_report
@@ -41,7 +41,7 @@ def shop(_session: SparkSession, rees46: Settings, tmp_path_factory: pytest.Temp
     quality += [("segments", "kmeans", "s", 1, AT, 10, *[None] * 7, 2.5)]
     alarm = [("rees46", "e", 0, AT, AT, "volume", 10.0, 1.0, 9.0, "warn", "ten times the rows")]
     write("capture_alarms", _session.createDataFrame(alarm, tables.CAPTURE_ALARMS.schema))
-    write("model_quality", _session.createDataFrame(quality, tables.MODEL_QUALITY.schema))
+    write("model_metrics", _session.createDataFrame(quality, tables.MODEL_METRICS.schema))
     kept = ["segment_id", "users", "parent", "absorbed", "as_of", "epoch", "batch_id"]
     kinds = ", ".join(
         f"{f.name} {f.dataType.simpleString()}" for f in segments.table(settings).schema if f.name in kept
@@ -68,15 +68,15 @@ def shop(_session: SparkSession, rees46: Settings, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def found(_session: SparkSession, shop: Settings) -> Numbers:
-    return reading.read(_session, shop)
+    return queries.read(_session, shop)
 
 
 @pytest.fixture(scope="module")
 def made(_session: SparkSession, shop: Settings, found: Numbers) -> str:
     """The path of the page; its numbers are read once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "read", lambda *_: found)
-        return make.run(_session, shop)
+        patch.setattr(queries, "read", lambda *_: found)
+        return write_report.run(_session, shop)
 
 
 @pytest.fixture(scope="module")
@@ -143,18 +143,18 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, made: str
     assert widths == [390, 390]
 
 
-def test_plots_change_their_colours_with_the_readers_scheme(browser: Browser, made: str) -> None:
+def test_plots_change_their_colors_with_the_readers_scheme(browser: Browser, made: str) -> None:
     page = browser.new_page(color_scheme="light")
     page.goto(f"file://{made}")
-    light = _colours(page)
+    light = _colors(page)
     page.emulate_media(color_scheme="dark")
     page.wait_for_selector("html[data-scheme=dark]")
-    dark = _colours(page)
+    dark = _colors(page)
     page.close()
     assert [one == other for one, other in zip(light, dark, strict=True)] == [False, False, False]
 
 
-def _colours(page: Page) -> list[str]:
+def _colors(page: Page) -> list[str]:
     """Of the page, of a line of a plot, and of its text."""
     return [
         page.eval_on_selector("body", "one => getComputedStyle(one).backgroundColor"),
@@ -193,7 +193,9 @@ def test_what_users_prefer_and_the_tags_they_hold_are_counted_by_user(found: Num
     (taste,) = found.tastes
     assert (taste.of, taste.users, taste.others) == ("categories", 2, 0.0)
     assert taste.shares == (("x", 0.875), ("<script>alert(1)</script>", 0.125))
-    assert found.tags == numbers.Tags(reading_time(AT), (numbers.Tag("vip", 2, 1, 1), numbers.Tag("new", 0, 1, 1)), 3)
+    assert found.tags == view_model.Tags(
+        reading_time(AT), (view_model.Tag("vip", 2, 1, 1), view_model.Tag("new", 0, 1, 1)), 3
+    )
 
 
 def reading_time(moment: datetime) -> datetime:
@@ -203,12 +205,14 @@ def reading_time(moment: datetime) -> datetime:
 
 def test_periods_begin_where_their_numbers_say(spark: SparkSession) -> None:
     days = spark.range(0, 5000, 37).selectExpr("timestamp'2004-12-30 23:59:59' + make_interval(0, 0, 0, id) AS moment")
-    told = days.selectExpr("moment", *[f"{sql.format('moment')} AS `{one}`" for one, sql in numbers.NUMBERED.items()])
+    told = days.selectExpr(
+        "moment", *[f"{sql.format('moment')} AS `{one}`" for one, sql in view_model.NUMBERED.items()]
+    )
     cuts = {"hour": "HOUR", "day": "DAY", "week": "WEEK", "month": "MONTH"}
     rows = told.selectExpr("*", *[f"date_trunc('{cut}', moment) AS cut_{cut}" for cut in cuts.values()]).collect()
     for row in rows:
         for grain, cut in cuts.items():
-            assert numbers.begin(grain, row[grain]) == row[f"cut_{cut}"]  # type: ignore[arg-type]
+            assert view_model.begin(grain, row[grain]) == row[f"cut_{cut}"]  # type: ignore[arg-type]
 
 
 def test_the_job_makes_the_page_where_it_is_told_to_and_a_page_of_nothing_too(

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from profilestream import flow
 from profilestream.base import tables
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 from profilestream.learn import factors
-from profilestream.serve import scores
+from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
 from jobs import serve_scores, serve_user
-from tests.make import Shop, event
-from tests.opening import assert_all_readers_agree
+from tests.builders import Shop, event
+from tests.open_readers import assert_all_readers_agree
 
 PROFILES = """
 name = "user_profiles"
@@ -30,7 +30,7 @@ profiles = ["{home}/user_profiles.toml"]
 [learn.factors]
 enabled = true
 k = 4
-first_sweeps = 2
+first_full_passes = 2
 [serve.scores]
 enabled = true
 top_n = 3
@@ -52,7 +52,7 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
     # A user who only looked away (weight 0) has a profile and nothing that was learned.
     others = [event(90, kind="exposure", who="shy", what="i00"), event(91, kind="return", who="back", what="i01")]
     shop.write("a.jsonl", "\n".join(json.dumps(one) for one in [*map(_bought, range(48)), *others]))
-    flow.run(_session, shop.settings(), Options())
+    flow.run(_session, shop.settings(), RunOptions())
     return shop
 
 
@@ -76,11 +76,11 @@ def test_every_user_has_a_list_from_one_version_of_model_and_profiles(
     for group in "01":
         for number in range(6):
             first = found[f"shop:u{group}{number}"][:2]
-            assert all(row["item_id"].startswith(f"shop:i{group}") and row["candidate"] == "blend" for row in first)
+            assert all(row["item_id"].startswith(f"shop:i{group}") and row["ranker"] == "blend" for row in first)
             assert all(row["reason"].startswith(f"because you bought shop:i{group}") for row in first)
-    # What was shown to it is what its profile likes, so neighbours speak; who only returned has popularity.
-    assert {row["candidate"] for row in found["shop:shy"]} == {"neighbours"}
-    assert {row["candidate"] for row in found["shop:back"]} == {"popularity"}
+    # What was shown to it is what its profile likes, so neighbors speak; who only returned has popularity.
+    assert {row["ranker"] for row in found["shop:shy"]} == {"neighbors"}
+    assert {row["ranker"] for row in found["shop:back"]} == {"popularity"}
     assert_all_readers_agree(spark, tables.RECOMMENDATIONS.path(shop.settings().paths), "score")
 
     assert serve_user.main(["--config", str(shop.config()), "--user", "shop:u00"]) == 0
@@ -98,7 +98,7 @@ def test_a_shorter_list_takes_the_place_of_a_longer_one_and_users_not_asked_for_
     before = _lists(spark, shop)
     shop.overrides = ["serve.scores.top_n=1", "serve.scores.active_days=0.03"]
     settings = shop.settings()
-    scores.run(spark, settings)
+    recommend.run(spark, settings)
     after = _lists(spark, shop)
     newest = factors.read(spark, settings).known.now
     asked = {user for user, rows in after.items() if len(rows) == 1}

@@ -11,17 +11,17 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch, Options
+from profilestream.base.stream import Batch, RunOptions
 from profilestream.derive import profiles
-from profilestream.learn import describing, segments
+from profilestream.learn import describe_segments, segments
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import learn_segments
-from tests.crashing import Crashes
-from tests.make import Shop, event
-from tests.opening import assert_all_readers_agree
-from tests.recounting import assert_recounted, newest_of, users_of
+from tests.builders import Shop, event
+from tests.fault_injection import Crashes
+from tests.open_readers import assert_all_readers_agree
+from tests.recount import assert_recounted, newest_of, users_of
 
 PROFILES = """
 name = "user_profiles"
@@ -29,15 +29,15 @@ write = "merge"
 where = "user_id IS NOT NULL"
 [keys]
 user_id = { of = "user_id" }
-[statistics.behaviour.vector]
+[statistics.behavior.vector]
 kind = "mean_vector"
-[statistics.behaviour.vector.dimensions]
+[statistics.behavior.vector.dimensions]
 price = "price"
 buys = "int(event_type = 'purchase')"
 never = "0"
 [population]
 name = "population_stats"
-of = "behaviour.vector"
+of = "behavior.vector"
 weights = { buys = 2 }
 words = { price = ["cheap", "dear"] }
 """
@@ -72,7 +72,7 @@ def take(spark: SparkSession, shop: Shop, day: int, people: dict[str, str]) -> N
             one = event(0, who=who, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
             events.append({**one, "id": f"{who}-{day}-{n}"})
     shop.arrive(spark, events)
-    stream.run(spark, profiles.queries(shop.settings()), shop.settings(), Options())
+    stream.run(spark, profiles.queries(shop.settings()), shop.settings(), RunOptions())
 
 
 def groups_in(people: dict[str, Row], group_of: dict[str, str]) -> dict[str, set[int]]:
@@ -91,10 +91,10 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     queries = segments.queries(settings)
     people = {f"u{n}": "ab"[n % 2] for n in range(20)}
     take(spark, shop, 1, people)
-    stream.run(spark, queries, settings, Options())
+    stream.run(spark, queries, settings, RunOptions())
     assert_recounted(spark, settings)
     first = users_of(spark, settings)
-    assert not shop.read(spark, tables.MODEL_QUALITY).count(), "nothing was known that could be judged"
+    assert not shop.read(spark, tables.MODEL_METRICS).count(), "nothing was known that could be evaluated"
     # A third group comes, and one of the second becomes like the first.
     newcomers = {f"n{n}": "c" for n in range(10)}
     take(spark, shop, 9, {**newcomers, **{"u1": "a", "u0": "a"}})
@@ -106,10 +106,10 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     found = groups_in(after, {**untouched, **newcomers})
     assert found["c"].isdisjoint(found["a"] | found["b"]) and len(found["c"]) == 1
     assert found["a"].isdisjoint(found["b"])
-    judged = {row["candidate"]: row for row in shop.read(spark, tables.MODEL_QUALITY).collect()}
-    assert judged.keys() == {"kmeans", "mean"} and {row["users"] for row in judged.values()} == {12}
+    evaluated = {row["ranker"]: row for row in shop.read(spark, tables.MODEL_METRICS).collect()}
+    assert evaluated.keys() == {"kmeans", "mean"} and {row["users"] for row in evaluated.values()} == {12}
     costs = _costs_by_the_state_before(spark, settings, after)
-    assert {name: row["cost"] for name, row in judged.items()} == pytest.approx(costs)
+    assert {name: row["cost"] for name, row in evaluated.items()} == pytest.approx(costs)
     # Who was not touched and not moved is as it was.
     still = [who for who, row in after.items() if row["batch_id"] == 0]
     assert len(still) > 5 and all(after[who] == first[who] for who in still)
@@ -118,17 +118,17 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     # The table that is followed is made anew.
     profiles.of_users(settings).table.empty(spark, settings.paths)
     with pytest.raises(Refused, match="user_profiles was made anew"):
-        stream.run(spark, queries, settings, Options())
+        stream.run(spark, queries, settings, RunOptions())
 
 
 def _costs_by_the_state_before(spark: SparkSession, settings: Settings, after: dict[str, Row]) -> dict[str, float]:
-    """By brute force: to the nearest centre of batch 0, and to the mean of all."""
+    """By brute force: to the nearest center of batch 0, and to the mean of all."""
     rows = segments.table(settings).read(spark, settings.paths).where("batch_id = 0").collect()
-    centres = np.array([[row["centre"][name] for name in DIMENSIONS] for row in rows])
+    centers = np.array([[row["center"][name] for name in DIMENSIONS] for row in rows])
     came = np.array([row["point"] for who, row in after.items() if who[5] == "n" or who in ("shop:u0", "shop:u1")])
     assert len(came) == 12
     mean = sum(np.array(row["sums"]) for row in rows) / sum(row["weight"] for row in rows)
-    to_nearest = ((came[:, None] - centres) ** 2).sum(axis=2).min(axis=1)
+    to_nearest = ((came[:, None] - centers) ** 2).sum(axis=2).min(axis=1)
     return {"kmeans": float(to_nearest.mean()), "mean": float(((came - mean) ** 2).sum(axis=1).mean())}
 
 
@@ -151,7 +151,7 @@ class Told:
             (f"shop:{who}", datetime(2026, 1, day, 12, tzinfo=UTC), ((1.0, [*_mean(group, n), 0.0]),), change)
             for n, (who, group) in enumerate(people.items())
         ]
-        state = "behaviour struct<vector: struct<weight: double, sums: array<double>>>"
+        state = "behavior struct<vector: struct<weight: double, sums: array<double>>>"
         changes = self.spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
         versions = self.query.versions(self.spark, Checkpoint(self.spark, ""), self.batches)
         batch = Batch(
@@ -213,7 +213,7 @@ def test_the_job_tells_segments_in_words_and_how_many_there_might_be(
     ]
     settings = shop.settings()
     version = commits.version(spark, segments.descriptions_table(), settings.paths)
-    describing.run(spark, settings)
+    describe_segments.run(spark, settings)
     assert commits.version(spark, segments.descriptions_table(), settings.paths) == version
     assert learn_segments.main(["--config", str(shop.config()), "--try-k", "2", "4"]) == 0
     tried = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]

@@ -23,11 +23,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import derive_sessions
-from tests import arriving, naive
-from tests.crashing import Crashes
-from tests.make import Shop, event
+from tests import log_files, naive
+from tests.builders import Shop, event
+from tests.fault_injection import Crashes
 from tests.naive import Click
-from tests.opening import assert_all_readers_agree
+from tests.open_readers import assert_all_readers_agree
 
 MINUTE = 60_000_000
 MIDNIGHT = 1_767_312_000_000_000  # 2026-01-02
@@ -55,7 +55,7 @@ class Written:
         """Events that capture has written; gives them."""
         rows = self.spark.createDataFrame([astuple(click) for click in log], DDL)
         known = {"user_id": F.col("user"), "item_id": F.col("item"), "event_time": F.timestamp_micros("at")}
-        return arriving.arrive(rows.withColumns(known), self.settings)
+        return log_files.arrive(rows.withColumns(known), self.settings)
 
     def batch(self, events: DataFrame) -> None:
         """The stage takes a batch of them."""
@@ -125,9 +125,9 @@ def written(spark: SparkSession, tmp_path: Path) -> Callable[..., Written]:
 def test_any_batches_say_what_plain_python_says(written: Callable[..., Written], seed: int) -> None:
     """When all of `events` lies ahead, tables are compared at the end; else after every batch."""
     dice = random.Random(seed)
-    own_ids, max_hours, is_ahead = dice.random() < 0.5, dice.choice([0.75, 24.0]), dice.random() < 0.5
+    use_source_session_ids, max_hours, is_ahead = dice.random() < 0.5, dice.choice([0.75, 24.0]), dice.random() < 0.5
     log = _log(dice)
-    stage = written(own_ids=own_ids, max_hours=max_hours, most_categories=2)
+    stage = written(use_source_session_ids=use_source_session_ids, max_hours=max_hours, most_categories=2)
     parts = [[click for click, batch in log if batch == n] for n in range(2)]
     whole = stage.arrive([click for click, _ in log]) if is_ahead else None
     seen: list[Click] = []
@@ -136,7 +136,9 @@ def test_any_batches_say_what_plain_python_says(written: Callable[..., Written],
         stage.batch(stage.arrive(part) if whole is None else whole.where(F.col("event_id").isin(ids)))
         seen += part
         if whole is None or part is parts[-1]:
-            assert stage.said() == naive.sessions(seen, 30 * MINUTE, int(max_hours * 60 * MINUTE), own_ids, 2)
+            assert stage.said() == naive.sessions(
+                seen, 30 * MINUTE, int(max_hours * 60 * MINUTE), use_source_session_ids, 2
+            )
 
 
 def _at(minutes: int, number: int = 0, **more: Any) -> Click:
@@ -178,7 +180,7 @@ def test_the_cap_begins_a_session_at_the_first_event_at_or_after_it(written: Cal
 def test_ids_of_the_log_are_sessions_of_their_own_and_events_without_one_go_by_the_gap(
     written: Callable[..., Written],
 ) -> None:
-    stage = written(own_ids=True)
+    stage = written(use_source_session_ids=True)
     stage.take(_at(0, session_id="s1"), _at(0, 1, session_id="s2"), _at(0, 2), _at(20, session_id=""))
     stage.take(_at(3000, session_id="s1"), _at(3000, 1), _at(-5, session_id="s2"))
     found = [(own, row["events"]) for (_, _, own), row in sorted(stage.said().items())]

@@ -10,17 +10,17 @@ import pytest
 from delta.tables import DeltaTable
 from profilestream import flow
 from profilestream.base import commits
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.learn import segments
-from profilestream.serve import person
+from profilestream.serve.users import user_view
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.workloads import windows_of_users
 from jobs import serve_tags, serve_user
-from tests.make import SHOP, Shop
-from tests.opening import assert_all_readers_agree
+from tests.builders import SHOP, Shop
+from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
 MAPPING = SHOP.replace("quantity string", "quantity string, basket string, words string, country string").replace(
@@ -68,7 +68,7 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
     settings = SETTINGS.format(conf=ROOT / "conf", windows=windows_of_users(home))
     made = Shop(home, mapping=MAPPING, extra_settings=settings)
     made.write("a.jsonl", "\n".join(map(json.dumps, _first_days())))
-    flow.run(_session, made.settings(), Options())
+    flow.run(_session, made.settings(), RunOptions())
     return made
 
 
@@ -94,7 +94,7 @@ def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
         "shop:seeks": (0.0, 0.0, "2026-03"),
         "shop:sends": (1.0, 0.0, "2026-01"),
     }
-    assert groups["shop:seeks"]["rfm"] is None and groups["shop:weekly"]["frequency_fifth"] == 4
+    assert groups["shop:seeks"]["rfm"] is None and groups["shop:weekly"]["frequency_quintile"] == 4
 
     config = ["--config", str(shop.config())]
     versions = [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)]
@@ -114,7 +114,7 @@ def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
     assert [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)] == versions
 
     shop.write("b.jsonl", "\n".join(map(json.dumps, [_event(90, "2026-03-02", "weekly", "purchase")])))
-    flow.run(spark, shop.settings(), Options())
+    flow.run(spark, shop.settings(), RunOptions())
     second = _told(spark, shop)
     ended = second["weekly", "slipping_away"]
     assert (ended["ended"], ended["until"].day, ended["evidence"]) == ("lost", 2, said["weekly", "slipping_away"])
@@ -129,7 +129,7 @@ def test_a_person_is_told_what_the_tables_said_then_and_what_is_unusual_first(
     settings, user = shop.settings(), "shop:weekly"
     of_tags = DeltaTable.forPath(spark, USER_TAGS.uri(settings.paths)).history().orderBy("version").collect()
     known_by = of_tags[1]["timestamp"].replace(tzinfo=UTC)
-    then = person.of(spark, settings, user, datetime(2026, 3, 1, 11, 0, 1, tzinfo=UTC), known_by).said
+    then = user_view.of(spark, settings, user, datetime(2026, 3, 1, 11, 0, 1, tzinfo=UTC), known_by).said
     travelled = USER_TAGS.read(spark, settings.paths, version=1).where(F.col("user_id") == user).collect()
     assert {name: text.split(": ", 1)[1] for name, text in then["tags"].items()} == {
         row["tag"]: row["evidence"] for row in travelled
@@ -138,7 +138,7 @@ def test_a_person_is_told_what_the_tables_said_then_and_what_is_unusual_first(
     assert old_groups is not None and then["groups"]["rfm"] == old_groups["rfm"]
     assert "slipping_away" in then["tags"]
 
-    now = person.of(spark, settings, user).said
+    now = user_view.of(spark, settings, user).said
     kept = segments.users_table(settings).read(spark, settings.paths).where(F.col("user_id") == user).first()
     described = segments.descriptions_table().read(spark, settings.paths).collect()
     words = {row["segment_id"]: row["description"] for row in described}

@@ -16,15 +16,15 @@ from mlflow.entities import Run
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
-from profilestream.learn import factors, gate, published_factors, ranking, steps
+from profilestream.learn import als_tasks, factors, promotion, published_factors, score_tasks
+from profilestream.learn.model_registry import Registry, Version
 from profilestream.learn.published_factors import Published
-from profilestream.learn.registry import Registry, Version
 from profilestream.learn.tracking import METRICS, Store
-from profilestream.serve import scores
+from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors, learn_publish
-from tests.make import Shop, event
+from tests.builders import Shop, event
 
 MADE = """
 [learn]
@@ -32,12 +32,12 @@ max_files_per_trigger = 1
 [learn.factors]
 enabled = true
 k = 4
-history = 6
-refresh = 2
-first_sweeps = 0
-sweeps = 0
+max_events_per_user = 6
+reweighted_events = 2
+first_full_passes = 0
+full_passes = 0
 popularity_share = 0.15
-neighbour_share = 0
+neighbor_share = 0
 [learn.publish]
 batches = 1
 [learn.tracking]
@@ -100,10 +100,10 @@ def _told(shop: Shop) -> dict[tuple[str, int], list[float]]:
 
 
 def _kept(spark: SparkSession, shop: Shop) -> dict[tuple[str, int], list[float]]:
-    """The same of `model_quality`."""
+    """The same of `model_metrics`."""
     return {
-        (f"{row['candidate']}/{name}", row["batch_id"]): [row[name]]
-        for row in shop.read(spark, tables.MODEL_QUALITY).collect()
+        (f"{row['ranker']}/{name}", row["batch_id"]): [row[name]]
+        for row in shop.read(spark, tables.MODEL_METRICS).collect()
         for name in METRICS
         if row[name] is not None
     }
@@ -159,8 +159,8 @@ def test_what_mlflow_missed_is_told_later_and_once(
 
 def _judged(spark: SparkSession, shop: Shop, batch_id: int, recall: float) -> None:
     """Let the newest batch have been judged so."""
-    uri = tables.MODEL_QUALITY.uri(shop.settings().paths)
-    newest = f"batch_id = {batch_id} AND candidate = 'blend'"
+    uri = tables.MODEL_METRICS.uri(shop.settings().paths)
+    newest = f"batch_id = {batch_id} AND ranker = 'blend'"
     DeltaTable.forPath(spark, uri).update(newest, {"recall_20": str(recall)})
 
 
@@ -195,17 +195,17 @@ def test_the_first_version_is_the_champion_and_is_what_was_learned(
 
 def _by_spark(found: Published) -> dict[str, dict[str, float]]:
     """Scores by a job of Spark."""
-    params, candidate = found.params, found.candidate
+    params, ranker = found.params, found.ranker
     packed = factors.catalogue(found.state.rows, 1, found.state.known, params)
-    catalogue = steps.unpacked_items([bytes(row["equations"]) for row in packed.collect()], params)
+    catalogue = als_tasks.unpacked_items([bytes(row["equations"]) for row in packed.collect()], params)
 
     def scored(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             users = pa.Table.from_batches([batch])
             keys = [str(key) for key in users["key"].to_pylist()]
-            yield from ranking.scored(keys, users, catalogue, params, candidate=candidate, most=3).to_batches()
+            yield from score_tasks.scored(keys, users, catalogue, params, ranker=ranker, top_k=3).to_batches()
 
-    users = found.state.rows.where("side = 'user'").select(*ranking.COLUMNS)
+    users = found.state.rows.where("side = 'user'").select(*score_tasks.COLUMNS)
     columns = "user_id string, item_ids array<string>, scores array<double>"
     rows = users.mapInArrow(scored, columns).collect()
     return {row["user_id"]: dict(zip(row["item_ids"], row["scores"], strict=True)) for row in rows}
@@ -234,11 +234,11 @@ def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
     found = published_factors.read(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
     asked = [*sorted(row["key"] for row in found.state.rows.where("side = 'user'").collect()), "nobody"]
-    loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"most": 3})
+    loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"top_k": 3})
     by_spark = _by_spark(found)
     assert asked == [*sorted(by_spark), "nobody"]
     serving = settings_module.load(str(shop.config()), ["serve.scores.model=champion", "serve.scores.top_n=3"])
-    assert scores.run(spark, serving) == len(asked) - 1
+    assert recommend.run(spark, serving) == len(asked) - 1
     listed: dict[str, list[str]] = {user: [] for user in asked}
     for row in shop.read(spark, tables.RECOMMENDATIONS).orderBy("user_id", "rank").collect():
         assert row["model_version"] == f"published:{found.model_version}"
@@ -324,20 +324,20 @@ def test_a_champion_learned_otherwise_is_met_over_the_same_stretch_and_must_be_b
 ) -> None:
     """Its last batch, elsewhere in the log, was judged 0.1; over the stretch of the newest batches here it had 0.6."""
     settings = shop.settings()
-    mine = shop.read(spark, tables.MODEL_QUALITY).where("batch_id = 4 AND candidate = 'blend'")
+    mine = shop.read(spark, tables.MODEL_METRICS).where("batch_id = 4 AND ranker = 'blend'")
     (epoch,) = (row["epoch"] for row in mine.collect())
-    uri = tables.MODEL_QUALITY.uri(settings.paths)
+    uri = tables.MODEL_METRICS.uri(settings.paths)
     for batch_id, recall, later in ((9, 0.6, 0), (10, 0.1, 3600)):
         as_of = f"as_of + make_dt_interval(0, 0, 0, {later})"
         values = {"epoch": "'other'", "batch_id": f"{batch_id}L", "recall_20": f"{recall}D", "as_of": as_of}
-        other = mine.selectExpr(*[f"{values.get(c, c)} AS {c}" for c in tables.MODEL_QUALITY.columns])
+        other = mine.selectExpr(*[f"{values.get(c, c)} AS {c}" for c in tables.MODEL_METRICS.columns])
         other.write.format("delta").mode("append").save(uri)
-    notes = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.candidate": "blend"}
+    notes = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.ranker": "blend"}
     champion = Version(1, ("champion",), notes)
     measure = published_factors.publishable(settings).measure
     for recall, is_better in ((0.601, False), (0.61, True)):
         _judged(spark, shop, batch_id=4, recall=recall)
-        found = gate.quality(spark, settings, measure, epoch, up_to=4)
-        got, why = gate.judge(spark, settings, measure, champion, found)
+        found = promotion.quality(spark, settings, measure, epoch, up_to=4)
+        got, why = promotion.judge(spark, settings, measure, champion, found)
         assert got == is_better
         assert why == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"

@@ -18,14 +18,14 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, Refused
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Batch
-from profilestream.derive import days, stage, tiles
-from profilestream.derive.asof import features_as_of
-from profilestream.derive.features import Features, chosen
+from profilestream.derive import compact_tiles, fold_stage, tiles
+from profilestream.derive.entity_features import Features, chosen
+from profilestream.derive.point_in_time import features_as_of
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from tests import naive_windows as naive
-from tests.make import Shop
+from tests.builders import Shop
 from tests.naive_windows import DAY, HOUR, MICROS, Event, Log
 
 ROOT = Path(__file__).parent.parent.parent
@@ -269,16 +269,16 @@ def test_features_as_of_any_time_are_what_plain_python_counts_and_day_tiles_chan
     _assert_combined(tiled, dice)
     _assert_one_time_for_all(tiled, dice, "events", "value", "fading", "price_mean", "last_purchase")
     before = {name: tiled.spark.read.format("delta").load(f"{tmp_path}/warehouse/{name}").count() for name in KEYS}
-    days.run(spark, tiled.settings)
-    for derived in stage.declared(tiled.settings).values():
+    compact_tiles.run(spark, tiled.settings)
+    for derived in fold_stage.declared(tiled.settings).values():
         assert derived.table.read(spark, tiled.settings.paths).count() < before[derived.name]
     tiled.take([replace(e, event_id=f"late-{e.event_id}", at=e.at + 1) for e in batches[1][:50]])
     _assert_said(tiled, "user", tiled.log, dice)
     _assert_said(tiled, "pair", tiled.log, dice)
     _assert_one_time_for_all(tiled, dice, *OF["user"])
-    days.run(spark, tiled.settings)
+    compact_tiles.run(spark, tiled.settings)
     again = tiled.versions()
-    days.run(spark, tiled.settings)
+    compact_tiles.run(spark, tiled.settings)
     assert tiled.versions() == again
     _assert_refused_where_events_are_gone(tiled)
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceUnreadable
-from profilestream.capture import records
+from profilestream.capture import raw_records
 from profilestream.capture.mapping import Input
 from pyspark.sql import Row, SparkSession
 
-from tests.judging import judged, log_of, parsed, verdicts
-from tests.make import SHOP, Shop, event
+from tests.builders import SHOP, Shop, event
+from tests.rule_results import judged, log_of, parsed, verdicts
 
 NOT_JSON = "not one JSON object"
 NO_ONE = "stands for no one"
@@ -234,8 +234,10 @@ def test_anonymous_events_are_rejected_where_the_mapping_says_so(spark: SparkSes
 
 def read(spark: SparkSession, folder: Path, shape: Input) -> list[tuple[Any, ...]]:
     """Position, payload, fault, raw values and extra of the records of all files in a folder."""
-    frame = records.from_files(spark, list(files.sizes(spark, str(folder))), str(folder), shape, max_line_bytes=1000)
-    with records.reading(spark, []):
+    frame = raw_records.from_files(
+        spark, list(files.sizes(spark, str(folder))), str(folder), shape, max_line_bytes=1000
+    )
+    with raw_records.reading(spark, []):
         rows: list[Row] = frame.collect()
     return sorted((r.position, r.payload, r.fault, tuple(r.raw), r.extra) for r in rows)
 
@@ -243,7 +245,9 @@ def read(spark: SparkSession, folder: Path, shape: Input) -> list[tuple[Any, ...
 def test_a_file_larger_than_one_split_has_positions_by_offset(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_SPLITS", {**records._SPLITS, **dict.fromkeys(list(records._SPLITS)[:2], "100")})
+    monkeypatch.setattr(
+        raw_records, "_SPLITS", {**raw_records._SPLITS, **dict.fromkeys(list(raw_records._SPLITS)[:2], "100")}
+    )
     lines = [f'{{"a":"{number:011}"}}' for number in range(12)]  # 20 bytes each with its end
     (tmp_path / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
     rows = read(spark, tmp_path, Input(format="jsonl", columns="a string"))
@@ -349,7 +353,7 @@ def test_parquet_files_of_other_columns_and_types_are_read_each_by_their_own(
 
 def test_rows_of_a_delta_table_are_placed_by_their_batch(spark: SparkSession) -> None:
     rows = spark.sql("SELECT 'abc' AS n, 7 AS a, 1 AS more").coalesce(1)
-    (record,) = records.from_rows(rows, Input(format="delta", columns="a string, n double"), 3).collect()
+    (record,) = raw_records.from_rows(rows, Input(format="delta", columns="a string, n double"), 3).collect()
     assert (record.position, record.payload, record.fault, tuple(record.raw), record.extra) == (
         "3:0", '{"n":"abc","a":7,"more":1}', "wrong_type", ("7", None), {"more": "1"},
     )  # fmt: skip
@@ -377,8 +381,8 @@ def test_a_file_that_breaks_is_named_with_the_way_to_go_on(
     (tmp_path / "good").write_text("")
     (tmp_path / name).write_bytes(content)
     path = f"file:{tmp_path}/{name}"
-    with pytest.raises(SourceUnreadable) as raised, records.reading(spark, [path]):
-        records.from_files(spark, [path], str(tmp_path), shape, max_line_bytes=1000).collect()
+    with pytest.raises(SourceUnreadable) as raised, raw_records.reading(spark, [path]):
+        raw_records.from_files(spark, [path], str(tmp_path), shape, max_line_bytes=1000).collect()
     assert why in raised.value.what
     assert raised.value.where == path
     assert raised.value.do == f"mend or remove the file, or go on without it: --skip-file {path}"
@@ -408,7 +412,7 @@ def test_rejected_rows_are_stored_with_all_that_is_needed_to_mend_them(spark: Sp
         "payload_encoding",
         "payload_header",
         "batch_id",
-        "replay_of",
+        "reprocessed_from",
     )
     rows = shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").select(*kept).collect()
     assert [tuple(row) for row in rows] == [

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import decay
-from profilestream.derive.arrays import MeanVector
-from profilestream.derive.declaration import Derived, Statistic
+from profilestream.derive.array_statistics import MeanVector
 from profilestream.derive.fold import Fold
-from profilestream.derive.maps import Quantiles
+from profilestream.derive.map_statistics import Quantiles
+from profilestream.derive.table_declaration import Derived, Statistic
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from profilestream.base import tables
 from pyspark.sql import SparkSession
 
-from tests.make import SHOP, Shop, event
+from tests.builders import SHOP, Shop, event
 
 LINES = 50_000
 HEADER = b"id,kind,at,who,what,price,quantity"

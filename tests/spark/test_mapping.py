@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from profilestream.base.errors import BadSettings, SourceMissing, SourceUnreadable
-from profilestream.capture import check, ingest, preview
+from profilestream.capture import capture_checks, ingest, preview
 from pyspark.sql import SparkSession
 
-from tests.judging import FILE, judged, log_of, parsed, verdicts
-from tests.make import SHOP, Shop, event
+from tests.builders import SHOP, Shop, event
+from tests.rule_results import FILE, judged, log_of, parsed, verdicts
 
 
 def lines_of(*changes: dict[str, Any]) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_side_table_is_joined_and_an_unknown_key_gives_null(spark: SparkSessio
         (None, "shop:2", "Jam", "2"), (None, "shop:9", None, None), (None, "shop:i1", None, None),
         (None, None, None, None),
     ]  # fmt: skip
-    check.expressions(spark, log)
+    capture_checks.expressions(spark, log)
     table.where("sku = 1").write.format(kind).option("header", True).mode("append").save(side)
     error = refused(spark, f"{mapping}\n{lookup}")
     key = "'1'" if kind == "csv" else "1"
@@ -212,7 +212,7 @@ def test_own_types_and_own_rules_come_first_and_the_first_that_holds_wins(spark:
 
 def refused(spark: SparkSession, mapping: str) -> BadSettings:
     with pytest.raises(BadSettings) as raised:
-        check.expressions(spark, log_of(mapping))
+        capture_checks.expressions(spark, log_of(mapping))
     return raised.value
 
 
@@ -265,14 +265,14 @@ def test_a_side_table_that_is_missing_or_lacks_the_key_is_named(spark: SparkSess
         f"{FILE}, lookup.goods.key",
     )
     with pytest.raises(SourceMissing) as raised:
-        check.expressions(spark, log_of(shop("", lookup.replace("side.csv", "none.csv"))))
+        capture_checks.expressions(spark, log_of(shop("", lookup.replace("side.csv", "none.csv"))))
     assert raised.value.what == f"there is no side table at {tmp_path}/none.csv"
     assert raised.value.where == f"{FILE}, lookup.goods.path"
     (tmp_path / "empty").mkdir()
     for name, kind in (("side.csv", "parquet"), ("side.csv", "delta"), ("empty", "parquet")):
         odd = lookup.replace("side.csv", name).replace('"csv"', f'"{kind}"')
         with pytest.raises(SourceUnreadable) as unread:
-            check.expressions(spark, log_of(shop("", odd)))
+            capture_checks.expressions(spark, log_of(shop("", odd)))
         assert unread.value.what.startswith(f"the side table at {tmp_path}/{name} cannot be read as {kind}: ")
         assert unread.value.where == f"{FILE}, lookup.goods.path"
 
@@ -283,7 +283,7 @@ def test_a_missing_key_matches_nothing_so_it_may_stand_twice_in_a_side_table(
     (tmp_path / "side.csv").write_text("sku,name\n,Tea\n,Jam\ni1,Salt\n")
     lookup = f'[lookup.goods]\npath = "{tmp_path}/side.csv"\nformat = "csv"\nkey = "sku"\non = "what"\n'
     log = log_of(SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.name"') + lookup)
-    check.expressions(spark, log)
+    capture_checks.expressions(spark, log)
     rows = judged(log, parsed(spark, log, lines_of({"what": "i1"}, {"what": None})))
     assert [row.brand for row in rows] == ["Salt", None]
 

@@ -11,20 +11,20 @@ from profilestream.base import stream
 from profilestream.base.jvm import java_class
 from pyspark.sql import SparkSession
 
-from tests.make import Shop, event
+from tests.builders import Shop, event
 
 
 def test_a_query_that_has_ended_is_forgotten_by_python_and_java(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[weakref.ref[stream.Running]] = []
+    started: list[weakref.ref[stream.QueryRunner]] = []
 
-    class Watched(stream.Running):
+    class Watched(stream.QueryRunner):
         def start(self, spark: SparkSession) -> None:
             super().start(spark)
             started.append(weakref.ref(self))
 
-    monkeypatch.setattr(stream, "Running", Watched)
+    monkeypatch.setattr(stream, "QueryRunner", Watched)
     shop = Shop(tmp_path)
     shop.write("a.jsonl", json.dumps(event(1)))
     shop.capture(spark)

@@ -10,8 +10,8 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import population
-from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import Fold
+from profilestream.derive.table_declaration import Derived
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 

@@ -13,11 +13,11 @@ from profilestream.base import settings, tables
 from profilestream.base.settings import Alarms
 from profilestream.capture import alarms
 from profilestream.capture.alarms import Measure
-from profilestream.steward import demo
+from profilestream.steward import demo_files
 from pyspark.sql import Row, SparkSession
 
 from tests import naive_counts
-from tests.make import Shop
+from tests.builders import Shop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ def not_zero(counts: dict[str, int]) -> dict[str, int]:
 
 def test_a_year_of_online_retail_is_captured_to_the_line(spark: SparkSession, tmp_path: Path) -> None:
     sample = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
-    assert demo.lay_out(sample, tmp_path / "input" / "online_retail", by="month") == 13
+    assert demo_files.lay_out(sample, tmp_path / "input" / "online_retail", by="month") == 13
     shop, batch = captured(spark, tmp_path, "online_retail")
 
     # 541,909 lines; 2,995 are no products, 1,324 of the stock corrections and 1,161 of the prices that are not

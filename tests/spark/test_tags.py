@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from profilestream.base import commits
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import computed
+from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
-from profilestream.serve import declaration, groups, people, tags, tags_check
-from profilestream.serve.declaration import Tags, Tier
-from profilestream.serve.people import People
+from profilestream.serve.tags import assign_tags, rfm, tag_checks, tag_declaration
+from profilestream.serve.tags.tag_declaration import Tags, Tier
+from profilestream.serve.users import user_frame
+from profilestream.serve.users.user_frame import People
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -32,8 +33,8 @@ frequency = "x"
 money = "10 * x"
 first_seen = "timestamp'2026-01-01 00:30:00'"
 [groups.rfm]
-best = "recency_fifth = 5"
-others = "recency_fifth >= 1"
+best = "recency_quintile = 5"
+others = "recency_quintile >= 1"
 [groups.loyalty]
 points = "x"
 tiers = { silver = { enter = 10, leave = 5 } }
@@ -41,7 +42,7 @@ tiers = { silver = { enter = 10, leave = 5 } }
 LIVELY = """
 [tags.lively]
 question = "Who is here?"
-facet = "behaviour"
+facet = "behavior"
 where = "x > 10"
 evidence = "format_string('x is %.0f', x)"
 """
@@ -61,9 +62,9 @@ class Story:
         """The newest event is at the beginning of the day; of each user the number x. Gives rows as `told` does."""
         rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
         declared = Tags.model_validate(tomllib.loads(GROUPS + rules))
-        found = tags.decided(rows, declared, self.stored, day * DAY).where(groups.CHANGED).select(USER_TAGS.columns)
+        found = assign_tags.decided(rows, declared, self.stored, day * DAY).where(rfm.CHANGED).select(USER_TAGS.columns)
         others = self.stored.join(found, list(USER_TAGS.key), "left_anti")
-        self.stored = computed(others.unionByName(found).coalesce(1))
+        self.stored = materialize(others.unionByName(found).coalesce(1))
         return told(self.stored)
 
 
@@ -89,7 +90,7 @@ def test_who_has_a_tag_keeps_it_while_it_stays_and_who_has_it_not_does_not_gain_
         ("c", "lively", 1, 2, "lost", "x is 11"),
     ]
     have = [
-        {row["user_id"] for row in tags.held(story.stored, F.timestamp_micros(F.lit(at))).collect()}
+        {row["user_id"] for row in assign_tags.held(story.stored, F.timestamp_micros(F.lit(at))).collect()}
         for at in (-1, 0, DAY, 2 * DAY - 1, 2 * DAY)
     ]
     assert have == [set(), {"a"}, {"a", "c"}, {"a", "c"}, {"b"}]
@@ -135,8 +136,8 @@ class Kept:
         """A run whose newest event is at the beginning of a day; of each user the number x."""
         rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
         made = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0)})
-        self.monkeypatch.setattr(people, "known", lambda *_: People(made, day * DAY))
-        tags.run(self.spark, self.settings)
+        self.monkeypatch.setattr(user_frame, "known", lambda *_: People(made, day * DAY))
+        assign_tags.run(self.spark, self.settings)
 
     def rows(self) -> list[Told]:
         """Of user_tags."""
@@ -198,13 +199,13 @@ def test_fifths_are_those_of_a_count_but_for_values_next_to_a_border(spark: Spar
         rows.append((f"u{n}", float(n * 37 % 211), float(1 + n % 9 // 5 * n % 13), 1.03 ** (n * 7 % 500) - 20))
     made = spark.createDataFrame(rows, "user_id string, recency_days double, frequency double, money double")
     found = [
-        {row["user_id"]: row.asDict() for row in groups.with_fifths(made.repartition(parts)).collect()}
+        {row["user_id"]: row.asDict() for row in rfm.with_quintiles(made.repartition(parts)).collect()}
         for parts in (1, 7)
     ]
     assert found[0] == found[1]
-    assert [found[0]["none"][fifth] for fifth in groups.FIFTHS] == [None, None, None]
+    assert [found[0]["none"][fifth] for fifth in rfm.QUINTILES] == [None, None, None]
     buyers = [row for row in found[0].values() if row["user_id"] != "none"]
-    for fifth, name in groups.FIFTHS.items():
+    for fifth, name in rfm.QUINTILES.items():
         values = sorted(row[name] for row in buyers)
         borders = [values[len(values) * n // 5 - 1] for n in (1, 2, 3, 4)]
         for row in buyers:
@@ -244,7 +245,7 @@ def test_points_that_wander_between_the_borders_of_a_tier_never_change_it(
     start = F.array(F.lit(None).cast("string"))
 
     def step(path: Any, value: Any) -> Any:
-        return F.concat(path, F.array(groups.tier(value, F.element_at(path, -1), TIERS)))
+        return F.concat(path, F.array(rfm.tier(value, F.element_at(path, -1), TIERS)))
 
     for row in points.select("points", F.aggregate("points", start, step).alias("tiers")).collect():
         naive: list[str | None] = [None]
@@ -255,9 +256,9 @@ def test_points_that_wander_between_the_borders_of_a_tier_never_change_it(
 
 
 def test_every_place_among_the_fifths_has_a_name(spark: SparkSession) -> None:
-    shipped = declaration.load(str(ROOT / "conf" / "tags.toml"), {}).groups.rfm
-    rows = spark.createDataFrame(list(product(range(1, 6), repeat=3)), list(groups.FIFTHS))
-    named = {tuple(row)[:3]: row["rfm"] for row in rows.withColumn("rfm", groups.segment(shipped)).collect()}
+    shipped = tag_declaration.load(str(ROOT / "conf" / "tags.toml"), {}).groups.rfm
+    rows = spark.createDataFrame(list(product(range(1, 6), repeat=3)), list(rfm.QUINTILES))
+    named = {tuple(row)[:3]: row["rfm"] for row in rows.withColumn("rfm", rfm.segment(shipped)).collect()}
     assert set(named.values()) == set(shipped)
     places = (5, 5, 5), (1, 5, 5), (5, 1, 1), (3, 3, 3), (2, 3, 1), (2, 1, 1), (1, 1, 1)
     assert [named[place] for place in places] == [
@@ -274,8 +275,8 @@ SHIPPED = (ROOT / "conf" / "tags.toml").read_text()
         ("social.reviews >= 3", "social.review >= 3", [], "tags.reviewer.where", "FIELD_NOT_FOUND"),
         ("social.reviews >= 3", "social.reviews", [], "tags.reviewer.where", "is a bigint"),
         ("concat('in ', basic.region)", "length(basic.region)", [], "tags.abroad.evidence", "is a int"),
-        ("recency_fifth = 2", "recency_fifths = 2", [], "groups.rfm.hibernating", "UNRESOLVED_COLUMN"),
-        ('"behaviour.spent - ', '"behaviour.types - ', [], "groups.money", "is not understood"),
+        ("recency_quintile = 2", "recency_fifths = 2", [], "groups.rfm.hibernating", "UNRESOLVED_COLUMN"),
+        ('"behavior.spent - ', '"behavior.types - ', [], "groups.money", "is not understood"),
         ("", "", ["derive.windows.enabled=false"], "tags.looks_only.where", "`features`"),
     ],
 )  # fmt: skip
@@ -287,6 +288,6 @@ def test_a_wrong_expression_is_told_with_file_and_key_before_anything_is_read(
     file.write_text(SHIPPED.replace(was, becomes, 1))
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [f"serve.tags.file={file}", *flags])
     with pytest.raises(BadSettings) as told:
-        tags_check.check(spark, settings)
+        tag_checks.check(spark, settings)
     assert told.value.where == f"{file}, {key}" and words in str(told.value)
     assert not flags or "once derive.windows.enabled is true" in told.value.do

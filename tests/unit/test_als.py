@@ -6,16 +6,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from profilestream.learn import als, memory, steps
+from profilestream.learn import als, als_tasks, local_als
 from profilestream.learn.als import Globals, Params
-from profilestream.learn.catalogue import CANDIDATES
-from profilestream.learn.memory import Factors
-from profilestream.learn.quality import Sums
+from profilestream.learn.item_index import RANKERS
+from profilestream.learn.local_als import Factors
+from profilestream.learn.ranking_metrics import Sums
 
 from tests.naive_als import DAY, Event, Plain
 
 SMALL = Params(
-    k=4, history=5, refresh=2, alpha=6.0, regularization=0.02, half_life_days=20.0, neighbours=3, neighbour_history=2
+    k=4,
+    max_events_per_user=5,
+    reweighted_events=2,
+    unobserved_weight=6.0,
+    regularization=0.02,
+    half_life_days=20.0,
+    neighbors=3,
+    neighbor_history=2,
 )
 MEAN = 2.75
 RATED = replace(SMALL, mode="explicit", regularization=1.0, half_life_days=None)
@@ -37,12 +44,12 @@ def rows(batch: list[Event], params: Params) -> pa.Table:
     return pa.Table.from_pylist(
         [
             {
-                "kind": steps.NEW, "key": e.user, "other": e.item, "at": e.at, "category": e.category,
+                "kind": als_tasks.NEW, "key": e.user, "other": e.item, "at": e.at, "category": e.category,
                 **({"weight": 1.0, "rating": e.rating} if params.is_explicit else {"weight": e.weight}),
             }
             for e in batch
         ],
-        steps.SCHEMA,
+        als_tasks.SCHEMA,
     )  # fmt: skip
 
 
@@ -59,7 +66,7 @@ class Stepped:
         for part in range(self.partitions):
             mine = [event for event in batch if sum(event.user.encode()) % self.partitions == part]
             delta = self.learner.merge(self.learner.batch_delta(self.model, rows(mine, self.learner.params)), delta)
-        self.judged = memory.judged(delta)
+        self.judged = local_als.judged(delta)
         self.model = self.learner.apply(self.model, delta, max([event.at for event in batch], default=0))
 
     def rows(self, side: str) -> dict[str, dict[str, Any]]:
@@ -120,7 +127,7 @@ def test_a_batch_is_judged_by_the_vectors_before_it_and_over_what_is_new_to_its_
             users += 1
     stepped.learn(batch)
     got = stepped.judged
-    assert got.keys() == set(CANDIDATES)
+    assert got.keys() == set(RANKERS)
     assert users > 1
     assert got["factors"].users == users
     assert got["factors"].reciprocal_rank == pytest.approx(hits)
@@ -152,7 +159,7 @@ def test_a_start_vector_depends_on_its_id_only_and_any_id_has_one() -> None:
 
 
 def test_an_item_is_pulled_to_zero_at_least_as_much_as_a_user() -> None:
-    made = Params(k=1, alpha=50.0, regularization=0.1)
+    made = Params(k=1, unobserved_weight=50.0, regularization=0.1)
     nothing = np.zeros((1, 1, 1)), np.ones((1, 1)), np.zeros(1)
     few, even, many = (
         float(als.solve_items(*nothing, replace(Globals.zero(1), items=100.0, users=users), made)[0, 0])
@@ -170,7 +177,7 @@ def test_packing_a_symmetric_matrix_loses_nothing() -> None:
 
 def test_the_globals_survive_as_bytes() -> None:
     state = Globals(np.eye(2), 2 * np.eye(2), 3 * np.eye(2), 4.5, 6.0, 7.25, 1_767_225_600_123_456, None, 9.0, 5.0)
-    again = steps.globals_of(steps.globals_as_bytes(state), 2)
+    again = als_tasks.globals_of(als_tasks.globals_as_bytes(state), 2)
     assert (again.now, again.users, again.mean) == (state.now, state.users, None)
     assert (again.events, again.swept) == (9.0, 5.0)
     np.testing.assert_array_equal(again.tail, state.tail)
@@ -180,10 +187,10 @@ def test_a_hot_user_keeps_its_newest_events_and_tells_an_item_once() -> None:
     made = Params(k=4)
     log = [Event("hot", f"i{n % 50}", 1.0, n * 1_000_000) for n in range(200_000)]
     new = rows(log, made).combine_chunks().to_batches()[0]
-    out = [row for batch in steps.users(iter([new]), Globals.zero(4), made) for row in batch.to_pylist()]
-    (row,) = [row for row in out if row["kind"] == steps.ROW]
-    assert len(row["others"]) == made.history and row["tail"] == 200_000 - made.history
-    told = [row for row in out if row["kind"] == steps.CONTRIBUTION]
+    out = [row for batch in als_tasks.users(iter([new]), Globals.zero(4), made) for row in batch.to_pylist()]
+    (row,) = [row for row in out if row["kind"] == als_tasks.ROW]
+    assert len(row["others"]) == made.max_events_per_user and row["tail"] == 200_000 - made.max_events_per_user
+    told = [row for row in out if row["kind"] == als_tasks.CONTRIBUTION]
     assert len(told) == 50
     assert sum(row["counted"] for row in told) == pytest.approx(200_000, rel=0.05)  # 2.3 days of 45
 
@@ -197,7 +204,7 @@ def test_a_damaged_vector_is_named_and_a_sweep_passes_over_it() -> None:
         stored = [bad if key == "i3" else data for key, data in good]
         broken = whole.set_column(whole.schema.get_field_index("vector"), "vector", pa.array(stored, pa.binary()))
         with pytest.raises(ValueError, match=r"damaged vectors in factors: \['i3'\]; mend them: .*--sweep"):
-            list(steps.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL))
-        packed = list(steps.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL, mend=True))
-        names = steps.unpacked_items([row["equations"] for row in packed[0].to_pylist()], SMALL).names
+            list(als_tasks.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL))
+        packed = list(als_tasks.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL, mend=True))
+        names = als_tasks.unpacked_items([row["equations"] for row in packed[0].to_pylist()], SMALL).names
         assert set(names) == set(whole["key"].to_pylist()) - {"i3"}

@@ -6,9 +6,9 @@ from datetime import date
 import numpy as np
 import pytest
 from profilestream.base.errors import BadSettings
-from profilestream.serve import campaign_view, campaigns, matching
-from profilestream.serve.campaigns import Campaign, Users
-from profilestream.serve.matching import Floats, Matching
+from profilestream.serve.campaigns import campaign_effect, campaign_view, matching
+from profilestream.serve.campaigns.campaign_effect import Campaign, Users
+from profilestream.serve.campaigns.matching import Floats, Matching
 
 SPRING = Campaign(date(2026, 3, 2), date(2026, 3, 30), "Europe/Berlin")
 HOW = Matching(draws=200)
@@ -31,7 +31,7 @@ def shop(effect: float, seed: int, users: int = 600) -> Users:
 @pytest.mark.parametrize("seed", [1, 3])
 def test_a_planted_effect_is_in_the_interval_and_the_plain_difference_is_not(effect: float, seed: int) -> None:
     users = shop(effect, seed)
-    study = campaigns.compared(users, SPRING, HOW, ("during", "after"))
+    study = campaign_effect.compared(users, SPRING, HOW, ("during", "after"))
     during, visits, after, _ = study.outcomes
     assert during.effect.low < effect < during.effect.high < effect + 12
     assert after.effect.low < 0 < after.effect.high
@@ -64,7 +64,7 @@ def test_a_match_is_the_nearest_of_those_as_likely_to_be_treated() -> None:
 def test_what_came_is_never_asked_when_pairs_are_made() -> None:
     one, other = shop(0, 5), shop(0, 5)
     other.spend[:, SPRING.steps :] = np.random.default_rng(9).normal(0, 1e4, (600, 2 * SPRING.steps))
-    first, again, changed = (campaigns.compared(users, SPRING, HOW, ("during",)) for users in (one, one, other))
+    first, again, changed = (campaign_effect.compared(users, SPRING, HOW, ("during",)) for users in (one, one, other))
     np.testing.assert_array_equal(first.pairs, changed.pairs)
     assert first.outcomes == again.outcomes != changed.outcomes
 
@@ -73,7 +73,7 @@ def test_of_a_time_in_which_nobody_bought_there_is_no_share() -> None:
     users = shop(0, 5)
     users.spend[:, SPRING.steps : 2 * SPRING.steps] = 0
     users.visits[:] = 0
-    study = campaigns.compared(users, SPRING, HOW, ("during",))
+    study = campaign_effect.compared(users, SPRING, HOW, ("during",))
     assert study.outcomes[1].share is None
     assert "visits during     +0.00  (+0.00 to +0.00)  unmatched +0.00" in campaign_view.as_text(study, None, HOW)
 
@@ -81,17 +81,17 @@ def test_of_a_time_in_which_nobody_bought_there_is_no_share() -> None:
 def test_users_who_are_all_alike_are_not_compared() -> None:
     alike = replace(shop(0, 5), names=[], covariates=np.empty((600, 0)))
     with pytest.raises(BadSettings, match="alike in what is known"):
-        campaigns.compared(alike, SPRING, HOW, ("during",))
+        campaign_effect.compared(alike, SPRING, HOW, ("during",))
 
 
 def test_too_few_to_compare_is_told() -> None:
     users = shop(0, 6, users=30)
     with pytest.raises(BadSettings, match=r"there are \{'treated': \d+, 'untreated': \d+\}"):
-        campaigns.compared(users, SPRING, HOW, ("during",))
+        campaign_effect.compared(users, SPRING, HOW, ("during",))
     apart = shop(0, 6)
     apart.covariates[:, 0] = np.where(apart.treated, 50, -50)
     with pytest.raises(BadSettings, match="0 of .* treated users have a match"):
-        campaigns.compared(apart, SPRING, HOW, ("during",))
+        campaign_effect.compared(apart, SPRING, HOW, ("during",))
     with pytest.raises(BadSettings, match="2026-03-02 is after the last day"):
         Campaign(date(2026, 3, 2), date(2026, 3, 2), "UTC")
 
@@ -102,8 +102,8 @@ def test_times_are_those_of_the_shop() -> None:
 
 
 def test_text_and_picture_tell_the_study() -> None:
-    study = campaigns.compared(shop(15.0, 1), SPRING, HOW, ("during", "after"))
-    placebo = campaigns.compared(shop(0.0, 1), SPRING.placebo, HOW, ("during",))
+    study = campaign_effect.compared(shop(15.0, 1), SPRING, HOW, ("during", "after"))
+    placebo = campaign_effect.compared(shop(0.0, 1), SPRING.placebo, HOW, ("during",))
     text = campaign_view.as_text(study, placebo, HOW)
     assert text.startswith("campaign of 28 days, 2026-03-02 to 2026-03-29\nusers known before it: ")
     assert f"matched: {len(study.pairs)} pairs" in text

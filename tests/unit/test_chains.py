@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from profilestream.derive.chains import Ahead, Chain
+from profilestream.derive.markov import Ahead, Chain
 
 START, END = "(start)", "(end)"
 FOUR = ["view view cart purchase", "view cart view cart purchase", "view cart view", "view view"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from profilestream.learn import choosing, descriptions
-from profilestream.learn.descriptions import Space
+from profilestream.learn import choose_k, segment_rules
+from profilestream.learn.segment_rules import Space
 
 SPACE = Space(("weekend", "value", "hour"), np.array([0.3, 10.0, 12.0]), np.array([0.2, 5.0, 3.0]))
 WORDS = {"weekend": ("on weekdays", "at weekends")}
@@ -12,14 +12,14 @@ CENTRES = {3: np.array([2.0, 0.0, 0.1]), 5: np.array([-1.0, 1.5, 0.0]), 8: np.ar
 
 def _people(each: int) -> tuple[np.ndarray, np.ndarray]:
     dice = np.random.default_rng(7)
-    points = [centre + dice.normal(0, 0.2, (each, 3)) for centre in CENTRES.values()]
+    points = [center + dice.normal(0, 0.2, (each, 3)) for center in CENTRES.values()]
     return np.vstack(points), np.repeat(list(CENTRES), each)
 
 
 def test_each_segment_is_called_by_what_sets_it_apart_and_its_rule_holds_its_users() -> None:
     points, labels = _people(40)
-    tree = descriptions.grown(points, labels, CENTRES, SPACE)
-    told = {one.segment_id: one for one in descriptions.told(tree, CENTRES, SPACE, WORDS)}
+    tree = segment_rules.grown(points, labels, CENTRES, SPACE)
+    told = {one.segment_id: one for one in segment_rules.told(tree, CENTRES, SPACE, WORDS)}
     assert {segment: one.description for segment, one in told.items()} == {
         3: "at weekends", 5: "high value, on weekdays", 8: "low value, on weekdays"
     }  # fmt: skip
@@ -30,15 +30,15 @@ def test_each_segment_is_called_by_what_sets_it_apart_and_its_rule_holds_its_use
             name, sign, threshold = clause.split()
             mine = raw[labels == segment][:, SPACE.names.index(name)]
             assert ((mine > float(threshold)) == (sign == ">")).all(), (segment, clause)
-    way = descriptions.way_of(tree, dict(zip(SPACE.names, raw[0], strict=True)))
-    assert " and ".join(map(str, descriptions.shortened(way))) == told[3].rule
+    way = segment_rules.way_of(tree, dict(zip(SPACE.names, raw[0], strict=True)))
+    assert " and ".join(map(str, segment_rules.shortened(way))) == told[3].rule
 
 
-def test_alike_segments_are_told_apart_by_their_number_and_those_without_a_leaf_by_their_centre() -> None:
+def test_alike_segments_are_told_apart_by_their_number_and_those_without_a_leaf_by_their_center() -> None:
     points, labels = _people(40)
-    tree = descriptions.grown(points, labels, CENTRES, SPACE)
+    tree = segment_rules.grown(points, labels, CENTRES, SPACE)
     more = {**CENTRES, 9: CENTRES[3] + 0.01, 11: np.zeros(3)}
-    told = {one.segment_id: one for one in descriptions.told(tree, more, SPACE, WORDS)}
+    told = {one.segment_id: one for one in segment_rules.told(tree, more, SPACE, WORDS)}
     assert told[3].description == "at weekends (3)" and told[9].description == "at weekends (9)"
     assert (told[9].rule, told[9].precision, told[9].recall) == ("", None, None)
     assert told[11].description == "like most"
@@ -46,15 +46,15 @@ def test_alike_segments_are_told_apart_by_their_number_and_those_without_a_leaf_
 
 def test_one_segment_or_nobody_needs_no_tree() -> None:
     points, labels = _people(40)
-    assert descriptions.grown(points[:0], labels[:0], CENTRES, SPACE) == {"users": {}}
+    assert segment_rules.grown(points[:0], labels[:0], CENTRES, SPACE) == {"users": {}}
     one = {3: CENTRES[3]}
-    assert descriptions.grown(points[:40], labels[:40], one, SPACE) == {"users": {"3": 40}}
-    assert [d.description for d in descriptions.told({"users": {}}, one, SPACE, {})] == ["high weekend"]
+    assert segment_rules.grown(points[:40], labels[:40], one, SPACE) == {"users": {"3": 40}}
+    assert [d.description for d in segment_rules.told({"users": {}}, one, SPACE, {})] == ["high weekend"]
 
 
 def test_the_number_of_planted_groups_has_the_best_silhouette_and_the_elbow() -> None:
     points, _ = _people(60)
-    tried = list(choosing.tried(points, range(1, 6), seed=1))
+    tried = list(choose_k.tried(points, range(1, 6), seed=1))
     assert [one.k for one in tried] == [2, 3, 4, 5]
     assert max(tried, key=lambda one: one.silhouette).k == 3
     costs = {one.k: one.cost for one in tried}
@@ -63,4 +63,4 @@ def test_the_number_of_planted_groups_has_the_best_silhouette_and_the_elbow() ->
         ((points[n * 60 : n * 60 + 60] - points[n * 60 : n * 60 + 60].mean(axis=0)) ** 2).sum() for n in range(3)
     )
     assert costs[3] == pytest.approx(within / ((points - points.mean(axis=0)) ** 2).sum())
-    assert list(choosing.tried(points[:2].repeat(3, axis=0), range(2, 4), seed=1)) == []
+    assert list(choose_k.tried(points[:2].repeat(3, axis=0), range(2, 4), seed=1)) == []

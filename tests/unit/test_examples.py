@@ -7,7 +7,7 @@ import pytest
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
-from profilestream.learn import examples, labels
+from profilestream.learn import labels, training_examples
 
 ROOT = Path(__file__).parent.parent.parent
 LOCAL = ROOT / "conf" / "local.toml"
@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_told_with_file_and_key(tmp_path: Path, was: str, b
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused_at_the_start(sets: list[str], where: str, words: str) -> None:
     with pytest.raises(BadSettings) as raised:
-        examples.table(_settings(*[f"learn.examples.{one}" for one in sets]))
+        training_examples.table(_settings(*[f"learn.examples.{one}" for one in sets]))
     assert words in raised.value.what and where in raised.value.where
 
 
@@ -65,7 +65,7 @@ def test_a_label_cannot_have_the_name_of_a_feature(tmp_path: Path) -> None:
     with pytest.raises(
         BadSettings, match=r"labels that have the name of a feature .*: \['purchases_30d', 'purchases_7d'\]"
     ):
-        examples.table(_settings(f"learn.examples.file={file}"))
+        training_examples.table(_settings(f"learn.examples.file={file}"))
 
 
 def test_the_shipped_labels_are_those_that_learners_md_lists() -> None:
@@ -88,5 +88,5 @@ def test_rows_of_another_declaration_are_not_mixed(
 ) -> None:
     file = tmp_path / "labels.toml"
     file.write_text(change(SHIPPED))
-    changed = examples.table(_settings(f"learn.examples.file={file}")).declaration
-    assert (changed != examples.table(_settings()).declaration) == is_another
+    changed = training_examples.table(_settings(f"learn.examples.file={file}")).declaration
+    assert (changed != training_examples.table(_settings()).declaration) == is_another

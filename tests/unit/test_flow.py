@@ -7,7 +7,7 @@ import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import stream
-from profilestream.base.stream import Options, Query
+from profilestream.base.stream import Query, RunOptions
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,7 +19,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The stages of each call of stream.run, which does nothing and says that it was asked to stop in the second."""
     calls: list[list[str]] = []
 
-    def run(spark: Any, queries: list[Query], settings: Any, options: Options, *, together: bool = False) -> bool:
+    def run(spark: Any, queries: list[Query], settings: Any, options: RunOptions, *, together: bool = False) -> bool:
         calls.append([query.stage for query in queries])
         assert together == (calls[-1] != ["capture_events"])
         return len(calls) < 2
@@ -29,7 +29,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_stages_that_others_follow_run_together_and_none_begins_after_a_stop(runs: list[list[str]]) -> None:
-    flow.run(NO_SPARK, settings_module.load(str(ROOT / "conf" / "demo.toml"), []), Options())
+    flow.run(NO_SPARK, settings_module.load(str(ROOT / "conf" / "demo.toml"), []), RunOptions())
     together = ["derive_features", "derive_profiles", "derive_sessions"]
     assert runs == [["capture_events"], together]
 

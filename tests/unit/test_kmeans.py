@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profilestream.learn import kmeans
 from profilestream.learn.als import Floats, Longs
+from profilestream.learn.cluster_sums import Sums
 from profilestream.learn.kmeans import Axes, Batch, Params, State
-from profilestream.learn.memory_segments import KMeans, Rows, Segmented
-from profilestream.learn.sums import Sums
+from profilestream.learn.local_kmeans import KMeans, Rows, Segmented
 
 from tests import laws, naive_kmeans
 from tests.naive_kmeans import DAY, Kept
@@ -36,17 +36,17 @@ def people(state: Segmented) -> dict[str, Kept]:
     return {str(user): (point, int(at), int(segment)) for user, point, at, segment in every}
 
 
-def blobs(centres: list[tuple[float, float]], each: int, seed: int, day: int = 1) -> Rows:
-    """So many new users about each centre, within a day; they are named by their centre."""
+def blobs(centers: list[tuple[float, float]], each: int, seed: int, day: int = 1) -> Rows:
+    """So many new users about each center, within a day; they are named by their center."""
     dice = np.random.default_rng(seed)
-    points = np.repeat(np.array(centres), each, axis=0)
+    points = np.repeat(np.array(centers), each, axis=0)
     users = [f"{int(x)},{int(y)} of {day} {n % each}" for n, (x, y) in enumerate(points)]
     times = dice.integers(day * DAY, (day + 1) * DAY, len(points))
     return Rows(np.array(users), points + dice.normal(0, 1, points.shape), times)
 
 
 def homes(state: Segmented) -> dict[str, set[int]]:
-    """By the centre that users are named by, the segments that they are in."""
+    """By the center that users are named by, the segments that they are in."""
     found: dict[str, set[int]] = {}
     for user, (_, _, segment) in people(state).items():
         found.setdefault(user.split()[0], set()).add(segment)
@@ -70,7 +70,7 @@ def test_sums_are_a_recount_of_all_users_whatever_happened(
         recounted = naive_kmeans.recount(list(people(state).values()), ids.tolist(), sums.now, learner.params)
         laws.assert_close(numbers(sums), numbers(recounted), 1e-9)
         np.testing.assert_array_equal(sums.users, recounted.users)
-        assert np.isfinite(sums.centres).all()
+        assert np.isfinite(sums.centers).all()
 
 
 def numbers(sums: Sums) -> laws.Numbers:
@@ -92,10 +92,10 @@ def test_a_batch_does_what_plain_loops_over_its_users_do(
             str(user): (point, int(at)) for user, point, at in zip(told.users, told.points, told.times, strict=True)
         }
         news = {user: one for user, one in said.items() if user not in before or one[1] >= before[user][1]}
-        centres = dict(zip(state.segments.ids.tolist(), state.segments.centres, strict=True))
+        centers = dict(zip(state.segments.ids.tolist(), state.segments.centers, strict=True))
         after = learner.learn(state, rows(batch))
         moves = after.moves if news else ()
-        expected = naive_kmeans.moved(naive_kmeans.learned(before, news, centres), moves)
+        expected = naive_kmeans.moved(naive_kmeans.learned(before, news, centers), moves)
         assert {user: kept[1:] for user, kept in people(after).items()} == {u: kept[1:] for u, kept in expected.items()}
         state = after
 
@@ -114,15 +114,15 @@ def test_no_split_saves_more_than_the_longest_axis_has(said: list[tuple[tuple[fl
 def test_the_best_cut_between_bins_saves_nearly_what_the_best_of_all_along_the_axis_does() -> None:
     dice = np.random.default_rng(3)
     for _ in range(20):
-        centres = dice.normal(0, 2, (3, 3))
-        points = centres[dice.integers(0, 3, 200)] + dice.normal(0, 1, (200, 3))
+        centers = dice.normal(0, 2, (3, 3))
+        points = centers[dice.integers(0, 3, 200)] + dice.normal(0, 1, (200, 3))
         state, axes, bins = asked(points)
         after, (move,) = kmeans.moved(state, axes, bins, FOUR)
         along = np.argsort(points @ axes.normals[0])
         best = min(naive_kmeans.cost(points[along[:n]]) + naive_kmeans.cost(points[along[n:]]) for n in range(1, 200))
         assert after.sums.cost.sum() <= best * 1.02
         assert after.sums.cost.sum() == pytest.approx(
-            sum(naive_kmeans.cost(points[kmeans.relabelled(np.zeros(200, int), points, [move]) == n]) for n in (0, 1))
+            sum(naive_kmeans.cost(points[kmeans.relabeled(np.zeros(200, int), points, [move]) == n]) for n in (0, 1))
         )
 
 
@@ -137,13 +137,13 @@ def asked(points: Floats) -> tuple[State, Axes, Sums]:
     return state, axes, kmeans.binned(axes, points, times, np.zeros(n, int), FOUR)
 
 
-def test_far_blobs_are_found_whatever_the_first_centres_were() -> None:
-    centres = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
+def test_far_blobs_are_found_whatever_the_first_centers_were() -> None:
+    centers = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
     for seed in range(10):
         learner = KMeans(replace(FOUR, seed=seed, first_passes=1))
         state = learner.empty()
         for day in range(1, 4):
-            state = learner.learn(state, blobs(centres, 25, seed, day))
+            state = learner.learn(state, blobs(centers, 25, seed, day))
         assert sorted(map(len, homes(state).values())) == [1, 1, 1, 1]
         assert len(set.union(*homes(state).values())) == 4
 
@@ -169,13 +169,13 @@ def test_what_is_born_gets_an_id_of_its_own_and_the_others_keep_theirs() -> None
 
 
 def test_where_no_move_can_pay_nobody_is_asked() -> None:
-    centres = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
+    centers = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
     learner = KMeans(FOUR)
-    state = learner.learn(learner.empty(), blobs(centres, 50, 1))
+    state = learner.learn(learner.empty(), blobs(centers, 50, 1))
     assert state.segments is not None
     assert len(kmeans.promising(state.segments, FOUR).ids) == 0
     assert len(kmeans.promising(state.segments, replace(FOUR, k=5)).ids) == 2
-    assert len(kmeans.promising(state.segments, replace(FOUR, k=5, moves=0)).ids) == 0
+    assert len(kmeans.promising(state.segments, replace(FOUR, k=5, max_split_merges=0)).ids) == 0
 
 
 def test_of_few_distinct_points_there_are_few_segments_and_room_is_filled_later() -> None:
@@ -192,12 +192,14 @@ def test_of_few_distinct_points_there_are_few_segments_and_room_is_filled_later(
 
 
 def test_a_segment_whose_last_user_leaves_is_gone_and_its_id_is_never_used_again() -> None:
-    learner = KMeans(replace(FOUR, k=2, moves=0))
+    learner = KMeans(replace(FOUR, k=2, max_split_merges=0))
     state = learner.learn(learner.empty(), rows([("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1), ("c", (0.0, 0.1), 1)]))
     alone = people(state)["b"][2]
     state = learner.learn(state, rows([("b", (0.0, 0.2), 2)]))
     assert state.segments is not None and state.segments.ids.tolist() == [1 - alone]
-    state = replace(learner, params=replace(learner.params, moves=1)).learn(state, rows([("b", (9.0, 9.0), 3)]))
+    state = replace(learner, params=replace(learner.params, max_split_merges=1)).learn(
+        state, rows([("b", (9.0, 9.0), 3)])
+    )
     assert people(state)["b"][2] == 2
 
 
@@ -208,42 +210,42 @@ def test_who_is_erased_is_subtracted_exactly() -> None:
     assert state.kept is not None and state.segments is not None
     gone = np.arange(len(state.ids)) % 3 == 0
     batch = Batch(np.zeros((0, 2)), np.zeros(0, int), state.kept.points[gone], state.kept.times[gone], state.ids[gone])
-    left = kmeans.apply(state.segments, kmeans.batch_delta(state.segments, state.segments.centres, batch, FOUR), FOUR)
+    left = kmeans.apply(state.segments, kmeans.batch_delta(state.segments, state.segments.centers, batch, FOUR), FOUR)
     stay = [kept for n, kept in enumerate(people(state).values()) if not gone[n]]
     recounted = naive_kmeans.recount(stay, left.ids.tolist(), state.segments.sums.now, FOUR)
     laws.assert_close(numbers(left.sums), numbers(recounted), 1e-9)
 
 
-def test_where_only_rounding_is_left_of_the_weight_the_centre_stays() -> None:
+def test_where_only_rounding_is_left_of_the_weight_the_center_stays() -> None:
     """Far older than sixty half-lives, beside somebody who comes, and goes."""
-    learner = KMeans(replace(FOUR, k=2, moves=0))
+    learner = KMeans(replace(FOUR, k=2, max_split_merges=0))
     state = learner.learn(learner.empty(), rows([("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1)]))
     for day, x in ((400, 1.0), (401, 8.0), (20_000, 8.0)):
         state = learner.learn(state, rows([("c", (x, x), day * DAY)]))
     assert state.segments is not None
     assert (state.segments.sums.weight > 0).all()
     assert (state.segments.sums.users == [1, 2]).all() or (state.segments.sums.users == [2, 1]).all()
-    found: Longs = kmeans.nearest(np.array([[0.0, 0.0], [8.0, 8.0]]), state.segments.centres)[0]
+    found: Longs = kmeans.nearest(np.array([[0.0, 0.0], [8.0, 8.0]]), state.segments.centers)[0]
     assert found.tolist() == [people(state)["a"][2], people(state)["c"][2]]
-    assert state.segments.centres[found[0]] == pytest.approx([1.0, 1.0])
+    assert state.segments.centers[found[0]] == pytest.approx([1.0, 1.0])
 
 
-def test_first_centres_do_not_depend_on_the_order_of_the_sample_but_on_the_seed() -> None:
+def test_first_centers_do_not_depend_on_the_order_of_the_sample_but_on_the_seed() -> None:
     points = blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1).points
-    chosen = kmeans.first_centres(points, FOUR)
-    np.testing.assert_array_equal(kmeans.first_centres(points[::-1], FOUR), chosen)
-    assert (kmeans.first_centres(points, replace(FOUR, seed=1)) != chosen).any()
-    assert kmeans.first_centres(points[:0], FOUR).shape == (0, 2)
+    chosen = kmeans.first_centers(points, FOUR)
+    np.testing.assert_array_equal(kmeans.first_centers(points[::-1], FOUR), chosen)
+    assert (kmeans.first_centers(points, replace(FOUR, seed=1)) != chosen).any()
+    assert kmeans.first_centers(points[:0], FOUR).shape == (0, 2)
 
 
 def test_further_passes_start_from_the_state_before_the_batch() -> None:
     points, later = blobs([(0.0, 0.0), (6.0, 0.0)], 30, 1), blobs([(3.0, 0.0), (9.0, 0.0)], 30, 2, 2)
-    two = replace(FOUR, k=2, moves=0)
+    two = replace(FOUR, k=2, max_split_merges=0)
     learner = KMeans(two)
     state = learner.learn(learner.empty(), points)
     once, twice = learner.learn(state, later), KMeans(replace(two, passes=2)).learn(state, later)
     assert once.segments is not None and twice.segments is not None
-    again = kmeans.nearest(later.points, once.segments.centres)[0]
+    again = kmeans.nearest(later.points, once.segments.centers)[0]
     expected = naive_kmeans.recount(
         [*people(state).values(), *zip(later.points, later.times.tolist(), again.tolist(), strict=True)],
         [0, 1], twice.segments.sums.now, two,

@@ -8,24 +8,32 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
-from profilestream.learn import kmeans, steps
+from profilestream.learn import als_tasks, kmeans
 from profilestream.learn.als import Params
-from profilestream.learn.memory import Factors, Model
-from profilestream.learn.memory_segments import KMeans, Rows, Segmented
-from profilestream.learn.sums import Sums
+from profilestream.learn.cluster_sums import Sums
+from profilestream.learn.local_als import Factors, Model
+from profilestream.learn.local_kmeans import KMeans, Rows, Segmented
 
 from tests import laws
 from tests.laws import Case, Numbers
 from tests.naive_als import DAY, Event
 
-SMALL = Params(k=4, history=5, refresh=2, alpha=6.0, half_life_days=20.0, neighbours=3, neighbour_history=2)
+SMALL = Params(
+    k=4,
+    max_events_per_user=5,
+    reweighted_events=2,
+    unobserved_weight=6.0,
+    half_life_days=20.0,
+    neighbors=3,
+    neighbor_history=2,
+)
 RATED = replace(SMALL, mode="explicit", regularization=1.0, half_life_days=None)
 
 
 def _table(batch: list[Event]) -> pa.Table:
     names = {"user": "key", "item": "other"}
-    rows = [{"kind": steps.NEW} | {names.get(n, n): value for n, value in vars(event).items()} for event in batch]
-    return pa.Table.from_pylist(rows, steps.SCHEMA)
+    rows = [{"kind": als_tasks.NEW} | {names.get(n, n): value for n, value in vars(event).items()} for event in batch]
+    return pa.Table.from_pylist(rows, als_tasks.SCHEMA)
 
 
 def _logs(weights: list[float]) -> st.SearchStrategy[list[Event]]:
@@ -45,7 +53,7 @@ def _logs(weights: list[float]) -> st.SearchStrategy[list[Event]]:
 def _numbers(state: Model) -> Numbers:
     """Both sides, and the globals."""
     mean = 0.0 if state.known.mean is None else state.known.mean
-    found: Numbers = {"globals": np.frombuffer(steps.globals_as_bytes(replace(state.known, mean=mean)))}
+    found: Numbers = {"globals": np.frombuffer(als_tasks.globals_as_bytes(replace(state.known, mean=mean)))}
     for side, rows in (("user", state.users), ("item", state.items)):
         for row in rows.to_pylist():
             for name, value in row.items():
@@ -130,7 +138,7 @@ def test_of_two_groups_of_users_each_is_shown_its_own_items_first() -> None:
         if user % 2 == item % 2 and dice.random() < 0.5
     ]
     log.sort(key=lambda event: event.at)
-    learner = Factors(Params(k=2, alpha=6.0))
+    learner = Factors(Params(k=2, unobserved_weight=6.0))
     state = learner.empty()
     for begin in range(0, len(log), 40):
         state, _ = learner.learn(state, _table(log[begin : begin + 40]))

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from profilestream.learn import steps
+from profilestream.learn import als_tasks
 from profilestream.learn.als import Globals, Params
-from profilestream.serve import lists as listing
-from profilestream.serve.lists import Wanted
+from profilestream.serve.scores import ranked_lists as listing
+from profilestream.serve.scores.ranked_lists import Wanted
 
 MADE = Params(k=2, popularity_share=0.1)
 WANTED = Wanted(top_n=3, exclude_bought=True, newest_since=None, most_per_category=None, bought=5.0)
@@ -29,14 +29,14 @@ def floats(values: list[float]) -> bytes:
 def lists(people: list[dict[str, Any]], wanted: Wanted = WANTED) -> dict[str, list[dict[str, Any]]]:
     rows = [
         {
-            "kind": steps.STATE, "key": name, "vector": floats(item["vector"]), "counted": 4.0, "at": 0,
+            "kind": als_tasks.STATE, "key": name, "vector": floats(item["vector"]), "counted": 4.0, "at": 0,
             "popular": item["popular"], "category": item["category"], "others": list(item["others"]),
             "weights": floats(list(item["others"].values())), "times": np.array([n], np.int64).tobytes(),
         }
         for n, (name, item) in enumerate(ITEMS.items())
     ]  # fmt: skip
-    packed = steps.pack_items(iter([pa.RecordBatch.from_pylist(rows, steps.SCHEMA)]), Globals.zero(2), MADE)
-    given = pa.RecordBatch.from_pylist(people, steps.SCHEMA)
+    packed = als_tasks.pack_items(iter([pa.RecordBatch.from_pylist(rows, als_tasks.SCHEMA)]), Globals.zero(2), MADE)
+    given = pa.RecordBatch.from_pylist(people, als_tasks.SCHEMA)
     found: dict[str, list[dict[str, Any]]] = {}
     for batch in listing.ranked(iter([*packed, given]), MADE, wanted):
         for row in batch.to_pylist():
@@ -46,7 +46,7 @@ def lists(people: list[dict[str, Any]], wanted: Wanted = WANTED) -> dict[str, li
 
 def own(name: str, vector: list[float], has: dict[str, float]) -> dict[str, Any]:
     return {
-        "kind": steps.STATE, "key": name, "vector": floats(vector), "others": list(has),
+        "kind": als_tasks.STATE, "key": name, "vector": floats(vector), "others": list(has),
         "weights": floats(list(has.values())),
     }  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_the_highest_scores_come_first_and_what_was_bought_does_not_come() -> No
     assert [row["item_id"] for row in found["ann"]] == ["plate", "vase", "lamp"]
     assert [row["rank"] for row in found["ann"]] == [1, 2, 3]
     top = found["ann"][0]
-    assert top["reason"] == "because you bought mug" and top["because"] == "mug" and top["candidate"] == "blend"
+    assert top["reason"] == "because you bought mug" and top["because"] == "mug" and top["ranker"] == "blend"
     near = 2 / np.sqrt(4)  # of the two who had plates after mugs, by what mugs weigh
     assert abs(top["score"] - (0.9 + 0.1 * np.log1p(1) / np.log1p(9) + 0.03 * near)) < 1e-6
     assert found["bob"][0]["item_id"] == "bulb" and found["bob"][0]["reason"] == "because you looked at lamp"
@@ -64,26 +64,26 @@ def test_the_highest_scores_come_first_and_what_was_bought_does_not_come() -> No
     assert again["ann"][0]["item_id"] == "mug"
 
 
-def test_without_a_vector_neighbours_then_the_category_then_popularity_speak() -> None:
+def test_without_a_vector_neighbors_then_the_category_then_popularity_speak() -> None:
     found = lists(
         [
-            {"kind": steps.NEW, "key": "new", "other": "mug", "weight": 5.0},
-            {"kind": steps.NEW, "key": "unknown", "other": None},
-            {"kind": steps.NEW, "key": "elsewhere", "other": "not in the catalogue", "weight": 1.0},
-            {"kind": steps.NEW, "key": "lit", "other": "bulb", "weight": 1.0},
+            {"kind": als_tasks.NEW, "key": "new", "other": "mug", "weight": 5.0},
+            {"kind": als_tasks.NEW, "key": "unknown", "other": None},
+            {"kind": als_tasks.NEW, "key": "elsewhere", "other": "not in the catalogue", "weight": 1.0},
+            {"kind": als_tasks.NEW, "key": "lit", "other": "bulb", "weight": 1.0},
             own("returned", [0.0, 0.0], {}),
         ],
         replace(WANTED, top_n=2),
     )
-    assert [(row["item_id"], row["candidate"], row["reason"]) for row in found["new"]] == [
-        ("plate", "neighbours", "because you bought mug"), ("vase", "popularity", "popular"),
+    assert [(row["item_id"], row["ranker"], row["reason"]) for row in found["new"]] == [
+        ("plate", "neighbors", "because you bought mug"), ("vase", "popularity", "popular"),
     ]  # fmt: skip
     for user in ("unknown", "elsewhere", "returned"):
         assert [(row["item_id"], row["reason"]) for row in found[user]] == [("vase", "popular"), ("mug", "popular")]
     ITEMS["bulb"]["others"] = {}
-    lit = lists([{"kind": steps.NEW, "key": "lit", "other": "bulb", "weight": 1.0}])["lit"]
+    lit = lists([{"kind": als_tasks.NEW, "key": "lit", "other": "bulb", "weight": 1.0}])["lit"]
     ITEMS["bulb"]["others"] = {"lamp": 3.0}
-    assert [(row["item_id"], row["candidate"]) for row in lit[:2]] == [("lamp", "category"), ("vase", "popularity")]
+    assert [(row["item_id"], row["ranker"]) for row in lit[:2]] == [("lamp", "category"), ("vase", "popularity")]
     assert lit[0]["reason"] == "popular in light"
     assert all(0 <= row["score"] <= 1 for user in found.values() for row in user)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from profilestream.base.errors import BadSettings
+from profilestream.capture import cleaning_rules
 from profilestream.capture import mapping as mappings
-from profilestream.capture import rules
 from profilestream.capture.mapping import Mapping
 
-from tests.make import SHOP
+from tests.builders import SHOP
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "sources"
 
@@ -18,7 +18,7 @@ def refused(tmp_path: Path, text: str) -> BadSettings:
     path = tmp_path / "shop.toml"
     path.write_text(text)
     with pytest.raises(BadSettings) as raised:
-        rules.check_names(mappings.load(str(path)), str(path))
+        cleaning_rules.check_names(mappings.load(str(path)), str(path))
     assert raised.value.where == str(path)
     return raised.value
 
@@ -30,7 +30,7 @@ def made(text: str) -> Mapping:
 @pytest.mark.parametrize("name", ["complete_journey", "online_retail", "otto", "rees46"])
 def test_the_shipped_mappings_can_be_read(name: str) -> None:
     mapping = mappings.load(str(CONF / f"{name}.toml"))
-    rules.check_names(mapping, name)
+    cleaning_rules.check_names(mapping, name)
     assert {"event_type", "event_time"} <= mapping.columns.keys()
 
 

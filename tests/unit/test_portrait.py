@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime
 
-from profilestream.serve import portrait
-from profilestream.serve.person import Person
+from profilestream.serve.users import profile_renderer
+from profilestream.serve.users.user_view import Person
 
 
 def test_numbers_are_short_and_what_says_nothing_is_left_out() -> None:
-    behaviour = {
+    behavior = {
         "value": 1234.56,
         "share": 0.123456,
         "hours": [0, 2, 4],
@@ -15,11 +15,11 @@ def test_numbers_are_short_and_what_says_nothing_is_left_out() -> None:
         "refunds": None,
         "brands": {},
     }
-    said = {"behaviour": behaviour, "social": {"shares": None}, "vector": {"weekend": -2.0}}
-    text = portrait.as_text(Person("shop:a", datetime(2026, 1, 2, 3, 4, tzinfo=UTC), said))
+    said = {"behavior": behavior, "social": {"shares": None}, "vector": {"weekend": -2.0}}
+    text = profile_renderer.as_text(Person("shop:a", datetime(2026, 1, 2, 3, 4, tzinfo=UTC), said))
     assert text.splitlines() == [
         "shop:a, as of 2026-01-02 03:04 UTC",
-        "  behaviour",
+        "  behavior",
         "    value   1,235",
         "    share   0.1235",
         "    hours   ▁▅█",

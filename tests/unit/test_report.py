@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from profilestream.serve.report import numbers, page, parts, sections
-from profilestream.serve.report.numbers import (
+from profilestream.serve.report import components, html_page, sections, view_model
+from profilestream.serve.report.view_model import (
     Account,
     Alarm,
     Captured,
@@ -83,7 +83,7 @@ class Read(HTMLParser):
 
 
 def made(found: Numbers) -> str:
-    return page.page(
+    return html_page.page(
         sections.title(found), sections.lead(found), sections.tiles(found), sections.sections(found), "let Plotly;"
     )
 
@@ -107,8 +107,8 @@ def test_nothing_of_the_data_becomes_markup_or_a_script() -> None:
 
 
 def test_a_text_in_a_figure_cannot_end_its_script() -> None:
-    plot = parts.Plot("", "", {"data": [], "layout": {"title": EVIL}})
-    read = Read(page.page("", "", [], [parts.Section("one", "", (plot,))], ""))
+    plot = components.Plot("", "", {"data": [], "layout": {"title": EVIL}})
+    read = Read(html_page.page("", "", [], [components.Section("one", "", (plot,))], ""))
     assert json.loads(read.scripts[0]) == {"one-0": plot.figure}
 
 
@@ -182,4 +182,4 @@ def test_rows_that_are_missing_are_said_to_be() -> None:
 )
 def test_the_longer_the_log_the_longer_the_periods(days: float, fine: str, coarse: str) -> None:
     last = datetime.fromtimestamp(DAY[0].timestamp() + days * 86_400, UTC)
-    assert numbers.grains(DAY[0], last) == (fine, coarse)
+    assert view_model.grains(DAY[0], last) == (fine, coarse)

@@ -51,14 +51,14 @@ def test_an_absolute_or_empty_name_is_left_alone(config: Path) -> None:
 def test_all_misfits_are_told_in_one_message_with_file_and_key(config: Path) -> None:
     config.write_text(
         GOOD.replace('path = "in"\n', 'pth = "in"\n')
-        + "[stream]\nmax_files_per_trigger = 0\n[capture]\nfloor_date = 'long ago'\n[odd]\nx = 1\n"
+        + "[stream]\nmax_files_per_trigger = 0\n[capture]\nmin_event_date = 'long ago'\n[odd]\nx = 1\n"
     )
     error = refused(config)
     assert error.what == "\n".join(
         [
             f"{config} has 5 setting(s) that do not fit",
             "  stream.max_files_per_trigger: Input should be greater than or equal to 1 (got 0)",
-            "  capture.floor_date: Input should be a valid date or datetime, input is too short (got 'long ago')",
+            "  capture.min_event_date: Input should be a valid date or datetime, input is too short (got 'long ago')",
             "  capture.sources.shop.path: Field required (got {'pth': 'in', 'mapping': 'sources/shop.toml'})",
             "  capture.sources.shop.pth: no such key (got 'in')",
             "  odd: no such key (got {'x': 1})",
@@ -78,13 +78,13 @@ def test_an_override_is_read_as_toml_or_else_as_text(config: Path) -> None:
         str(config),
         [
             "paths.warehouse=/data/a=b", 'paths.catalog="main"', "stream.max_files_per_trigger=7",
-            "capture.max_clock_skew_minutes=2.5", "capture.floor_date=2001-02-03",
+            "capture.max_clock_skew_minutes=2.5", "capture.min_event_date=2001-02-03",
             "capture.sources.other={path = 'p', mapping = '/m'}", "capture.sources.shop.max_files_per_trigger=3",
         ],
     )  # fmt: skip
     assert (read.paths.warehouse, read.paths.catalog) == ("/data/a=b", "main")
     assert (read.stream.max_files_per_trigger, read.capture.max_clock_skew_minutes) == (7, 2.5)
-    assert str(read.capture.floor_date) == "2001-02-03"
+    assert str(read.capture.min_event_date) == "2001-02-03"
     assert (read.capture.sources["other"].path, read.capture.sources["shop"].max_files_per_trigger) == ("p", 3)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from profilestream.base.errors import BadSettings
-from profilestream.serve import declaration, reference
-from profilestream.serve.declaration import FACETS, Tags
+from profilestream.serve.tags import tag_declaration, tag_docs
+from profilestream.serve.tags.tag_declaration import FACETS, Tags
 
 ROOT = Path(__file__).parent.parent.parent
-SHIPPED = declaration.load(str(ROOT / "conf" / "tags.toml"), {})
+SHIPPED = tag_declaration.load(str(ROOT / "conf" / "tags.toml"), {})
 GOOD = """
 [groups]
 recency_days = "1D"
@@ -25,9 +25,9 @@ silver = { enter = 10, leave = 8 }
 gold = { enter = 20, leave = 15 }
 [tags.lively]
 question = "Who is here?"
-facet = "behaviour"
-where = "behaviour.events > 3"
-stays = "behaviour.events > 2"
+facet = "behavior"
+where = "behavior.events > 3"
+stays = "behavior.events > 2"
 evidence = "'here'"
 cool_down = "7d"
 expires = "12h"
@@ -37,13 +37,13 @@ expires = "12h"
 def _load(tmp_path: Path, text: str) -> Tags:
     file = tmp_path / "tags.toml"
     file.write_text(text)
-    return declaration.load(str(file), {})
+    return tag_declaration.load(str(file), {})
 
 
 @pytest.mark.parametrize(
     ("was", "becomes", "words"),
     [
-        ('"behaviour"\n', '"habits"\n', "tags.lively.facet: Input should be 'basic', 'behaviour'"),
+        ('"behavior"\n', '"habits"\n', "tags.lively.facet: Input should be 'basic', 'behavior'"),
         ("[tags.lively]", "[tags.Lively]", "tags.Lively.[key]: String should match pattern"),
         ('"7d"', '"7 days"', "tags.lively.cool_down: String should match pattern"),
         ('"12h"', '"0h"', "tags.lively.expires: String should match pattern"),
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_told_with_file_and_key(tmp_path: Path, was: str, b
 
 def test_the_version_of_a_rule_changes_with_what_it_does_and_with_nothing_else(tmp_path: Path) -> None:
     version = _load(tmp_path, GOOD).tags["lively"].version
-    words = GOOD.replace("Who is here?", "Who?").replace('"behaviour"\n', '"risk"\n') + 'demo = "1 %"\n'
+    words = GOOD.replace("Who is here?", "Who?").replace('"behavior"\n', '"risk"\n') + 'demo = "1 %"\n'
     for same in (GOOD, words):
         assert _load(tmp_path, same).tags["lively"].version == version
     for was in ("> 3", "> 2", "'here'", '"7d"', '"12h"'):
@@ -83,4 +83,4 @@ def test_the_shipped_tags_cover_all_facets_and_hold_for_some_of_the_demos_users_
 
 def test_the_list_in_the_docs_is_made_of_the_shipped_declaration() -> None:
     text = (ROOT / "docs" / "tags.md").read_text()
-    assert reference.page(text, SHIPPED) == text
+    assert tag_docs.page(text, SHIPPED) == text

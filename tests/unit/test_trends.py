@@ -4,8 +4,8 @@ from datetime import date
 
 import numpy as np
 import pytest
-from profilestream.serve import trends, trends_view
-from profilestream.serve.trends import Floats, Periods, Series, Sums, Trend
+from profilestream.serve.trends import trend_estimates, trend_view
+from profilestream.serve.trends.trend_estimates import Floats, Periods, Series, Sums, Trend
 
 WEEKS = 40
 YEAR = 365.25 / 7
@@ -16,7 +16,7 @@ def noise(seed: int, size: float = 1.0) -> Floats:
 
 
 def of(*values: Floats) -> list[Trend]:
-    return trends.trends(iter([Series("price", f"g{n}", "c", one) for n, one in enumerate(values)]), 7)
+    return trend_estimates.trends(iter([Series("price", f"g{n}", "c", one) for n, one in enumerate(values)]), 7)
 
 
 def test_a_known_slope_is_found_past_wild_points_and_gaps() -> None:
@@ -40,8 +40,8 @@ def test_of_many_series_that_do_not_move_few_are_told_to() -> None:
     assert found[-1].moves and found[-1].high < 0
     assert sum(not one.low <= 0 <= one.high for one in found[:-1]) > 2, "single intervals are wrong now and then"
     assert sum(one.moves for one in found) <= 2
-    assert trends.movers(found, "price", 1)[0] == found[-1]
-    assert trends.movers(found, "share", 1) == []
+    assert trend_estimates.movers(found, "price", 1)[0] == found[-1]
+    assert trend_estimates.movers(found, "share", 1) == []
 
 
 def test_series_without_enough_values_have_no_trend() -> None:
@@ -57,7 +57,7 @@ def test_measures_are_what_is_bought_over_pieces_over_all_and_over_users() -> No
     money = {bread: np.array([6.0, 0.0]), milk: np.array([2.0, 4.0]), other: np.array([2.0, 0.0])}
     pieces = {bread: np.array([3.0, 0.0]), milk: np.array([1.0, 4.0]), other: np.array([1.0, 0.0])}
     usual = {bread: np.array([5.0, 0.0]), milk: np.array([4.0, 4.0]), other: np.array([2.0, 0.0])}
-    found = trends.series(Sums({"g": 5, "nobody bought": 2}, money, pieces, usual))
+    found = trend_estimates.series(Sums({"g": 5, "nobody bought": 2}, money, pieces, usual))
     said = {(one.measure, one.category): one.values.tolist() for one in found}
     assert said == {
         ("spend", "(all)"): [2.0, 0.8],
@@ -77,9 +77,9 @@ def test_text_and_picture_tell_the_movers() -> None:
         Series("level", "g", "MILK", np.full(WEEKS, 1.0)),
         Series("share", "g", "MILK", 0.2 + noise(2, 0.01)),
     ]
-    found = trends.trends(iter(every), 7)
+    found = trend_estimates.trends(iter(every), 7)
     span = Periods(date(2026, 1, 1), 7, WEEKS, "UTC")
-    lines = trends_view.as_text(found, Sums({"g": 7}, {}, {}, {}), span, 5).splitlines()
+    lines = trend_view.as_text(found, Sums({"g": 7}, {}, {}, {}), span, 5).splitlines()
     assert lines[0] == "40 periods of 7 days from 2026-01-01; users: g 7"
     assert lines[3].startswith("  g   ") and lines[3].endswith("  not sure")
     assert lines[5:] == [
@@ -90,6 +90,6 @@ def test_text_and_picture_tell_the_movers() -> None:
         "",
         "share of the group's spend: 0 of 1 series move; those that move the most, a year",
     ]
-    drawn = trends_view.picture(found, span, 5).data
+    drawn = trend_view.picture(found, span, 5).data
     np.testing.assert_array_equal(drawn[0].y, every[0].values)
     assert [list(one.y) for one in drawn[2:]] == [["milk"], ["milk"], []]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from profilestream.base.errors import BadSettings
-from profilestream.derive import declaration, windows
-from profilestream.derive.declaration import Derived
-from profilestream.derive.windows import Windows, micros
+from profilestream.derive import feature_declaration, table_declaration
+from profilestream.derive.feature_declaration import Windows, micros
+from profilestream.derive.table_declaration import Derived
 
 ROOT = Path(__file__).parent.parent.parent
 DERIVE = ROOT / "conf" / "derive"
@@ -34,7 +34,7 @@ sql = "try_divide(events_7d, events_30d)"
 def _load(tmp_path: Path, text: str) -> Windows:
     file = tmp_path / "windows.toml"
     file.write_text(text)
-    return windows.load(str(file), {})
+    return feature_declaration.load(str(file), {})
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_what_does_not_fit_is_told_with_file_and_key(tmp_path: Path, was: str, b
 
 
 def test_a_statistic_that_the_tiles_have_is_shared_and_any_other_is_added(tmp_path: Path) -> None:
-    hours = declaration.load(str(DERIVE / "user_hours.toml"), {})
+    hours = table_declaration.load(str(DERIVE / "user_hours.toml"), {})
     other = GOOD + GOOD.split("\n\n")[0].replace('[entities]\nuser = "user_hours"', "").replace(
         "user.events", "user.all"
     )
-    made = windows.extended(hours, _load(tmp_path, other), "windows.toml")
+    made = feature_declaration.extended(hours, _load(tmp_path, other), "windows.toml")
     assert made.statistics == hours.statistics and made.fingerprint == hours.fingerprint
     more = _load(tmp_path, GOOD.replace("user.events", "user.dear").replace('"count"', '"count"\nwhere = "price > 3"'))
-    made = windows.extended(hours, more, "windows.toml")
+    made = feature_declaration.extended(hours, more, "windows.toml")
     assert made.statistics.keys() - hours.statistics.keys() == {"dear"} and made.fingerprint != hours.fingerprint
 
 
@@ -88,14 +88,14 @@ def test_tiles_that_cannot_carry_a_feature_are_refused(
 ) -> None:
     text = GOOD.replace(changes["was"], changes["becomes"]).replace('"count"', '"count"\nwhere = "price > 3"')
     found = _load(tmp_path, text)
-    tiles: Derived = declaration.load(str(DERIVE / f"{found.entities['user']}.toml"), {})
+    tiles: Derived = table_declaration.load(str(DERIVE / f"{found.entities['user']}.toml"), {})
     with pytest.raises(BadSettings, match=words) as raised:
-        windows.extended(tiles, found, "windows.toml")
+        feature_declaration.extended(tiles, found, "windows.toml")
     assert raised.value.where == f"windows.toml, {where}"
 
 
 def test_the_shipped_definitions_are_many_and_each_says_what_it_answers() -> None:
-    shipped = windows.load(str(DERIVE / "windows.toml"), {})
+    shipped = feature_declaration.load(str(DERIVE / "windows.toml"), {})
     count = {entity: len(shipped.features[entity]) + len(shipped.derived[entity]) for entity in shipped.entities}
     assert count["user"] >= 20 and count["item"] >= 8
     every = [one for part in (shipped.features, shipped.derived) for found in part.values() for one in found.values()]

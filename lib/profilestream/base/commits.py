@@ -13,7 +13,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base.session import Threads, computed
+from profilestream.base.session import Threads, materialize
 from profilestream.base.settings import Paths
 from profilestream.base.tables import Table
 
@@ -150,7 +150,7 @@ def merge(
     """
     spark = frame.sparkSession
     table.check(frame.select(*table.columns).schema)
-    rows = computed(frame)
+    rows = materialize(frame)
     if table.log(spark, paths).startTransaction().snapshot().numOfFiles() == 0:
         # Nothing can match, and a MERGE would write every row a second time for the change feed.
         append(rows.where(f"NOT {gone}" if gone else "true").select(*table.columns), table, paths, txn)

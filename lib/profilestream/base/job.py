@@ -9,7 +9,7 @@ from collections.abc import Callable
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings, ProfilestreamError
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Options
+from profilestream.base.stream import RunOptions
 
 
 def parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
@@ -41,9 +41,9 @@ def stream_parser(doc: str, config: str | None = None) -> argparse.ArgumentParse
     return made
 
 
-def options(args: argparse.Namespace) -> Options:
+def options(args: argparse.Namespace) -> RunOptions:
     """What the flags of `stream_parser` ask for."""
-    return Options(
+    return RunOptions(
         continuous=_seconds(args.every) if args.mode == "continuous" else None,
         accept_new_epoch=args.accept_new_epoch,
         accept_changed_files=args.accept_changed_files,

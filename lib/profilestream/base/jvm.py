@@ -29,7 +29,7 @@ def remember(spark: SparkSession) -> None:
             setattr(found, member, getattr(found, member))
 
 
-def let_go() -> None:
+def collect_garbage() -> None:
     """Let Java forget plans and frames that Python no longer uses.
 
     Java keeps an object as long as Python's stand-in for it is there. Py4J's stand-ins refer to themselves, so only

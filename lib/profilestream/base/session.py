@@ -83,7 +83,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
     jvm.remember(spark)
-    gc.freeze()  # modules stay: jvm.let_go need not look through them at every batch
+    gc.freeze()  # modules stay: jvm.collect_garbage need not look through them at every batch
     return spark
 
 
@@ -114,7 +114,7 @@ def carried(spark: SparkSession, call: Callable[..., Any]) -> Callable[..., Any]
     return cast(Callable[..., Any], inheritable_thread_target(spark)(with_session))
 
 
-def computed(frame: DataFrame) -> DataFrame:
+def materialize(frame: DataFrame) -> DataFrame:
     """The frame's rows, computed now and kept by the executors, by two of them where there are two.
 
     With one copy a worker that is lost takes rows with it that nothing can compute again, and the batch fails.
@@ -123,12 +123,12 @@ def computed(frame: DataFrame) -> DataFrame:
     return frame.localCheckpoint(storageLevel=StorageLevel.MEMORY_AND_DISK if alone else StorageLevel.MEMORY_AND_DISK_2)
 
 
-def sent(frame: DataFrame, rows: int) -> DataFrame:
+def broadcast_if_small(frame: DataFrame, rows: int) -> DataFrame:
     """The frame, to be sent to every task of a join when it has no more than a few rows."""
     return F.broadcast(frame) if rows <= FEW else frame
 
 
-def made_of(spark: SparkSession, rows: list[dict[str, Any]], schema: T.StructType) -> DataFrame:
+def frame_of_dicts(spark: SparkSession, rows: list[dict[str, Any]], schema: T.StructType) -> DataFrame:
     """Rows of plain values, made by Spark itself: rows made from Python objects start Python workers, 0.3 s."""
     told = F.from_json(F.lit(json.dumps(rows)), T.ArrayType(schema))
     return spark.range(1).select(F.inline(told)).coalesce(1)

@@ -16,7 +16,7 @@ from profilestream.base.errors import BadSettings
 Model = TypeVar("Model", bound=BaseModel)
 
 EVENT_WEIGHTS = {
-    "cart": 3.0, "uncart": -3.0, "favourite": 3.0, "unfavourite": -3.0,
+    "cart": 3.0, "uncart": -3.0, "favorite": 3.0, "unfavorite": -3.0,
     "purchase": 5.0, "return": -5.0, "exposure": 0.0,
 }  # fmt: skip
 
@@ -92,7 +92,7 @@ class Capture(Frozen):
     """Rules that hold for every source."""
 
     max_clock_skew_minutes: float = Field(default=10.0, ge=0)
-    floor_date: date = date(1995, 1, 1)
+    min_event_date: date = date(1995, 1, 1)
     max_line_bytes: int = Field(default=1_000_000, ge=1)
     alarms: Alarms = Alarms()
     sources: dict[str, Source] = Field(min_length=1)
@@ -113,7 +113,7 @@ class Sessions(Frozen):
         enabled: whether `derive_sessions` runs.
         gap_minutes: a longer pause between two events of a user ends a session.
         max_hours: a session takes no event so long after its first one or later; the next begins there.
-        own_ids: a session is what the log calls so (`session_id`), however long; other events go by the gap.
+        use_source_session_ids: a session is what the log calls so (`session_id`), however long; other events go by the gap.
         category: SQL over an event, its state in the session's path of categories; null has none.
         most_categories: states of a session's path of categories, the first ones; later ones are `(other)`.
     """
@@ -121,7 +121,7 @@ class Sessions(Frozen):
     enabled: bool = False
     gap_minutes: float = Field(default=30.0, gt=0)
     max_hours: float = Field(default=24.0, gt=0)
-    own_ids: bool = False
+    use_source_session_ids: bool = False
     category: str = "substring_index(category, '.', 1)"
     most_categories: int = Field(default=20, ge=1, le=1000)
 
@@ -223,46 +223,46 @@ class Factors(Frozen):
         enabled: whether `learn_factors` runs.
         mode: `implicit` learns from what was done, `explicit` from ratings.
         k: length of a vector.
-        alpha: implicit: weight of everything that was not seen, all items together; for one item at most 1.
+        unobserved_weight: implicit: weight of everything that was not seen, all items together; for one item at most 1.
         regularization: pull towards zero, times the weight behind a vector; implicit 0.015; explicit 1, times its root.
         bias_regularization: explicit: the same of a bias.
         half_life_days: of what an item has been told, in event time; implicit 45, explicit for ever.
         popularity_half_life_days: of an item's decayed count.
-        history: newest events kept of a user, what is older counts as a prior; implicit 100, explicit 200.
-        refresh: of a user's newest kept events, how many have their share in the item replaced when the user moves.
-        popularity_share, category_share, neighbour_share: of each ranking in the score of a user and an item.
-        neighbours: kept with an item: the items that its users came from, the most frequent ones; 0 for none.
-        neighbour_history: of a user's items, how many of the newest are neighbours of its next one.
-        sweeps: over the whole log, whenever the events have doubled; 0 for none.
-        first_sweeps: the same, the first time.
-        judged: users a task and batch whose ranking is judged before it is learned from; 0 for none.
+        max_events_per_user: newest events kept of a user, what is older counts as a prior; implicit 100, explicit 200.
+        reweighted_events: of a user's newest kept events, how many have their share in the item replaced when the user moves.
+        popularity_share, category_share, neighbor_share: of each ranking in the score of a user and an item.
+        neighbors: kept with an item: the items that its users came from, the most frequent ones; 0 for none.
+        neighbor_history: of a user's items, how many of the newest are neighbors of its next one.
+        full_passes: over the whole log, whenever the events have doubled; 0 for none.
+        first_full_passes: the same, the first time.
+        eval_users: users a task and batch whose ranking is judged before it is learned from; 0 for none.
     """
 
     enabled: bool = False
     mode: Literal["implicit", "explicit"] = "implicit"
     k: int = Field(default=32, ge=1, le=512)
-    alpha: float = Field(default=800.0, gt=0)
+    unobserved_weight: float = Field(default=800.0, gt=0)
     regularization: float | None = Field(default=None, gt=0)
     bias_regularization: float = Field(default=0.3, gt=0)
     half_life_days: float | None = Field(default=None, gt=0)
     popularity_half_life_days: float = Field(default=14.0, gt=0)
-    history: int | None = Field(default=None, ge=1)
-    refresh: int = Field(default=10, ge=0)
+    max_events_per_user: int | None = Field(default=None, ge=1)
+    reweighted_events: int = Field(default=10, ge=0)
     popularity_share: float = Field(default=0.15, ge=0)
     category_share: float = Field(default=0.0, ge=0)
-    neighbour_share: float = Field(default=0.03, ge=0)
-    neighbours: int = Field(default=50, ge=0, le=1000)
-    neighbour_history: int = Field(default=20, ge=1)
-    sweeps: int = Field(default=2, ge=0, le=100)
-    first_sweeps: int = Field(default=10, ge=0, le=100)
-    judged: int = Field(default=500, ge=0)
+    neighbor_share: float = Field(default=0.03, ge=0)
+    neighbors: int = Field(default=50, ge=0, le=1000)
+    neighbor_history: int = Field(default=20, ge=1)
+    full_passes: int = Field(default=2, ge=0, le=100)
+    first_full_passes: int = Field(default=10, ge=0, le=100)
+    eval_users: int = Field(default=500, ge=0)
 
     @property
     def known(self) -> dict[str, Any]:
         """All but `enabled`, with the defaults of the mode."""
-        by_mode: dict[str, Any] = {"regularization": 0.015, "half_life_days": 45.0, "history": 100}
+        by_mode: dict[str, Any] = {"regularization": 0.015, "half_life_days": 45.0, "max_events_per_user": 100}
         if self.mode == "explicit":
-            by_mode = {"regularization": 1.0, "half_life_days": None, "history": 200}
+            by_mode = {"regularization": 1.0, "half_life_days": None, "max_events_per_user": 200}
         made = self.model_dump(exclude={"enabled"})
         return made | {name: default for name, default in by_mode.items() if made[name] is None}
 
@@ -275,9 +275,9 @@ class Segments(Frozen):
         k: number of segments.
         half_life_days: in which what a user's profile last said loses half its weight, in event time; inf: never.
         first_passes: over the first batch, each from assigning its users anew; later batches take `passes`.
-        moves: a batch makes at most: a segment is split in two while two others become one.
-        gain: a move must save so many times what it costs.
-        sample: users of the first batch, by a hash, among whom the first centres are chosen.
+        max_split_merges: a batch makes at most: a segment is split in two while two others become one.
+        min_gain: a move must save so many times what it costs.
+        sample: users of the first batch, by a hash, among whom the first centers are chosen.
         seed: of the hash, and of the choice.
     """
 
@@ -286,14 +286,14 @@ class Segments(Frozen):
     half_life_days: float = Field(default=90.0, gt=0)
     first_passes: int = Field(default=10, ge=1, le=100)
     passes: int = Field(default=1, ge=1, le=10)
-    moves: int = Field(default=2, ge=0, le=10)
-    gain: float = Field(default=1.1, ge=1)
+    max_split_merges: int = Field(default=2, ge=0, le=10)
+    min_gain: float = Field(default=1.1, ge=1)
     sample: int = Field(default=10_000, ge=100, le=100_000)
     seed: int = 0
 
 
 class Tracking(Frozen):
-    """What MLflow is told of `model_quality` (docs/learners.md). No stage waits for it longer than stated here.
+    """What MLflow is told of `model_metrics` (docs/learners.md). No stage waits for it longer than stated here.
 
     Args:
         enabled: whether it is told; publishing needs it whatever this says.
@@ -334,18 +334,18 @@ class Publish(Gate):
 
     Args:
         name: of the model.
-        candidate, metric: the ranking that is published, and the column of `model_quality` that it is judged by.
-        most: items recommended by the registered model unless it is asked for another number.
+        ranker, metric: the ranking that is published, and the column of `model_metrics` that it is judged by.
+        top_k: items recommended by the registered model unless it is asked for another number.
     """
 
     name: ModelName = "factors"
-    candidate: Literal["blend", "factors", "neighbours", "popularity", "category"] = "blend"
+    ranker: Literal["blend", "factors", "neighbors", "popularity", "category"] = "blend"
     metric: Literal["recall_10", "recall_20", "ndcg_10", "mrr_20", "rmse"] = "recall_20"
-    most: int = Field(default=20, ge=1)
+    top_k: int = Field(default=20, ge=1)
 
 
 class PublishSegments(Gate):
-    """The segments as a registered model; they are judged by their cost over that of one centre for all.
+    """The segments as a registered model; they are judged by their cost over that of one center for all.
 
     Args:
         name: of the model.

@@ -19,7 +19,7 @@ from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from profilestream.base import commits, files, guards, jvm, locks, stage_batches
+from profilestream.base import commits, files, jvm, locks, stage_batches, startup_checks
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import ProfilestreamError, Refused
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Done:
+class BatchResult:
     """What a batch did, for the log line and the progress display."""
 
     rows_in: int = 0
@@ -46,19 +46,19 @@ class Batch:
     """One micro-batch while it is written.
 
     Args:
-        is_replay: it was begun before, so tables may hold it already.
+        is_retry: it was begun before, so tables may hold it already.
     """
 
     spark: SparkSession
     paths: Paths
     txn: Txn
     plan: Plan
-    is_replay: bool = False
+    is_retry: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     def is_done(self, table: Table) -> bool:
         """Whether the table already holds this batch. Asking Delta takes 0.4 s, so only a replay asks."""
-        return self.is_replay and commits.is_done(self.spark, table, self.paths, self.txn)
+        return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
     def append(self, frame: DataFrame, table: Table) -> None:
         """Append to a table unless it already holds this batch."""
@@ -67,7 +67,7 @@ class Batch:
                 commits.append(frame, table, self.paths, self.txn)
 
     @contextmanager
-    def beside(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
+    def in_background(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
         """Gives a function that makes a call in another thread while the block goes on; at its end all have ended.
 
         A call may append, but nothing may be merged meanwhile: its transaction is named in the session's settings.
@@ -94,7 +94,7 @@ class Batch:
             return commits.merge(frame, table, self.paths, self.txn, **how)
 
     @contextmanager
-    def kept(self, frame: DataFrame) -> Iterator[int]:
+    def cached(self, frame: DataFrame) -> Iterator[int]:
         """Keep what the batch reads for the block, and count its rows."""
         frame.persist()
         try:
@@ -115,7 +115,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What a person may ask of one run, beside the settings.
 
     Args:
@@ -162,7 +162,7 @@ class Query:
     tables: tuple[Table, ...]
     settings: str
     read: Callable[[SparkSession], DataFrame]
-    write: Callable[[DataFrame, Batch], Done]
+    write: Callable[[DataFrame, Batch], BatchResult]
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {}
     shared: tuple[Table, ...] = ()
     follows: Table | None = None
@@ -185,28 +185,28 @@ class _Stopped(Exception):
     """Raised into a query that was asked to stop, before its next batch begins."""
 
 
-class Running:
+class QueryRunner:
     """A started query; knows why it ended."""
 
-    def __init__(self, query: Query, spark: SparkSession, settings: Settings, options: Options) -> None:
+    def __init__(self, query: Query, spark: SparkSession, settings: Settings, options: RunOptions) -> None:
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
         if is_rebuilt := query.stage in options.rebuild:
             self._forget(spark)
-        guards.check_start(
+        startup_checks.check_start(
             spark, query.name, query.tables, query.folder, query.glob, self._checkpoint, settings.paths,
             accept_new_epoch=options.accept_new_epoch or is_rebuilt,
             accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
         if query.follows:
-            guards.check_followed(spark, query.stage, query.follows, self._checkpoint, settings.paths)
+            startup_checks.check_followed(spark, query.stage, query.follows, self._checkpoint, settings.paths)
         self._checkpoint.drop_unbegun_files()
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()
         self.error: BaseException | None = None
         self.batches: dict[int, Batch] = {}
-        self.done: dict[int, Done] = {}
+        self.done: dict[int, BatchResult] = {}
         self._busy = threading.Lock()
         self._stopping = threading.Event()
         self._newest = -1
@@ -270,7 +270,7 @@ class Running:
         txn = Txn(self.query.name, self.epoch, batch_id)
         found = self._checkpoint.plan(batch_id)
         plan = found or self._new_plan(self.query.versions(spark, self._checkpoint, batch_id))
-        batch = Batch(spark, self._paths, txn, plan, is_replay=found is not None)
+        batch = Batch(spark, self._paths, txn, plan, is_retry=found is not None)
         if batch.is_done(self.query.tables[-1]):
             log.info("query=%s epoch=%s batch_id=%s already written", self.query.name, self.epoch, batch_id)
             return
@@ -279,7 +279,7 @@ class Running:
         with commits.states_ready(spark, self.query.tables, self._paths):
             done = self.query.write(frame, batch)
         self.batches[batch_id], self.done[batch_id], self._newest = batch, done, batch_id
-        jvm.let_go()
+        jvm.collect_garbage()
         self.progress.batch_done(done.rows_in, done.files)
         log.info(
             "query=%s epoch=%s batch_id=%s rows_in=%s rows_out=%s seconds=%.2f phases=%s",
@@ -293,7 +293,7 @@ class Running:
 
     def _adopt_plan(self, spark: SparkSession) -> None:
         """Keep to the plan of a batch that was begun and not finished, or begin it anew when that is asked for."""
-        batch_id = guards.unfinished_batch(self._checkpoint)
+        batch_id = startup_checks.unfinished_batch(self._checkpoint)
         plan = None if batch_id is None else self._checkpoint.plan(batch_id)
         if batch_id is None or plan is None:
             return
@@ -310,7 +310,7 @@ class Running:
         written = [
             t.name
             for t in self.query.tables
-            if guards.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)
+            if startup_checks.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)
         ]
         if written and same and not self._options.skip_files:
             return
@@ -327,14 +327,14 @@ class Running:
         if not self.query.folder:
             return None
         seen = self._checkpoint.files_seen()
-        names = guards.same_names(seen)
+        names = startup_checks.same_names(seen)
         # Spark passes over empty files without a word, so they do not count.
         waiting = [
             path
             for path, (size, _) in files.sizes(spark, self.query.folder, self.query.glob).items()
             if size and path not in names
         ]
-        unfinished = guards.unfinished_batch(self._checkpoint)
+        unfinished = startup_checks.unfinished_batch(self._checkpoint)
         return len(waiting) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
 
 
@@ -344,7 +344,7 @@ def checkpoint_path(paths: Paths, name: str) -> str:
 
 
 def run(
-    spark: SparkSession, queries: list[Query], settings: Settings, options: Options, *, together: bool = False
+    spark: SparkSession, queries: list[Query], settings: Settings, options: RunOptions, *, together: bool = False
 ) -> bool:
     """Run queries: one after the other to the end of what is there, or all at once until stopped.
 
@@ -384,7 +384,7 @@ def _run_group(
     spark: SparkSession,
     queries: list[Query],
     settings: Settings,
-    options: Options,
+    options: RunOptions,
     asked: threading.Event,
     is_told: bool,
 ) -> None:
@@ -393,9 +393,9 @@ def _run_group(
             with named(query.stage if is_told else ""):
                 stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
 
-        def checked(query: Query) -> Running:
+        def checked(query: Query) -> QueryRunner:
             with named(query.stage if is_told else ""):
-                return Running(query, spark, settings, options)
+                return QueryRunner(query, spark, settings, options)
 
         # Making and opening a table is planning of half a second, of which the processors do several at once.
         with Threads(spark, len(queries) + 1) as beside:
@@ -421,14 +421,14 @@ def _run_group(
             one.query.told(spark, one.epoch, True)
 
 
-def _forget(running: list[Running]) -> None:
+def _forget(running: list[QueryRunner]) -> None:
     """Let go of queries that have ended: Java's refers to ours and ours to Java's, which no collector sees through."""
     for one in running:
         one.handle = None
-    jvm.let_go()
+    jvm.collect_garbage()
 
 
-def _wait(spark: SparkSession, running: list[Running], asked: threading.Event, told: StageBatches) -> None:
+def _wait(spark: SparkSession, running: list[QueryRunner], asked: threading.Event, told: StageBatches) -> None:
     while any(one.is_active() for one in running):
         for one in running:
             if asked.is_set():
@@ -442,7 +442,7 @@ def _wait(spark: SparkSession, running: list[Running], asked: threading.Event, t
         told.flush_when_due()
 
 
-def _await(one: Running) -> None:
+def _await(one: QueryRunner) -> None:
     assert one.handle is not None
     try:
         one.handle.awaitTermination(1)
@@ -450,7 +450,7 @@ def _await(one: Running) -> None:
         one.error = one.error or error
 
 
-def _raise_with_name(one: Running) -> None:
+def _raise_with_name(one: QueryRunner) -> None:
     failure = one.failure()
     if isinstance(failure, PySparkException):
         raise ProfilestreamError(

@@ -252,7 +252,7 @@ REJECTED_EVENTS = Table(
         ingest_time TIMESTAMP NOT NULL,
         epoch STRING NOT NULL,
         batch_id BIGINT NOT NULL,
-        replay_of STRING
+        reprocessed_from STRING
     """,
     key=("source", "position", "epoch", "batch_id"),
 )
@@ -282,8 +282,8 @@ CAPTURE_BATCHES = Table(
         lateness_seconds_max DOUBLE,
         seconds DOUBLE NOT NULL,
         fingerprint STRING NOT NULL,
-        replayed_up_to MAP<STRING, BIGINT>,
-        replayed_rules ARRAY<STRING>,
+        reprocessed_up_to MAP<STRING, BIGINT>,
+        reprocessed_rules ARRAY<STRING>,
         measures MAP<STRING, STRUCT<{_MEASURE}>>
     """,
     key=("source", "epoch", "batch_id", "kind"),
@@ -308,11 +308,11 @@ CAPTURE_ALARMS = Table(
     key=("source", "epoch", "batch_id", "measure"),
 )
 
-MODEL_QUALITY = Table(
-    name="model_quality",
+MODEL_METRICS = Table(
+    name="model_metrics",
     ddl="""
         learner STRING NOT NULL,
-        candidate STRING NOT NULL,
+        ranker STRING NOT NULL,
         epoch STRING NOT NULL,
         batch_id BIGINT NOT NULL,
         as_of TIMESTAMP NOT NULL,
@@ -326,11 +326,11 @@ MODEL_QUALITY = Table(
         rmse DOUBLE,
         cost DOUBLE
     """,
-    key=("learner", "candidate", "epoch", "batch_id"),
+    key=("learner", "ranker", "epoch", "batch_id"),
     schema_version=2,
 )
 
-# One row a user: fifths (5 is best) by recency, frequency and money, and what they are called (serve/groups.py).
+# One row a user: fifths (5 is best) by recency, frequency and money, and what they are called (serve/tags/rfm.py).
 USER_GROUPS = Table(
     name="user_groups",
     ddl="""
@@ -338,9 +338,9 @@ USER_GROUPS = Table(
         recency_days DOUBLE,
         frequency DOUBLE,
         money DOUBLE,
-        recency_fifth INT,
-        frequency_fifth INT,
-        money_fifth INT,
+        recency_quintile INT,
+        frequency_quintile INT,
+        monetary_quintile INT,
         rfm STRING,
         loyalty STRING,
         loyalty_since TIMESTAMP,
@@ -351,7 +351,7 @@ USER_GROUPS = Table(
     properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
 )
 
-# A row each time that a user had a tag; `until` is null while it holds, and `ended` says why it ended (serve/tags.py).
+# A row each time that a user had a tag; `until` is null while it holds, and `ended` says why it ended (serve/tags/assign_tags.py).
 USER_TAGS = Table(
     name="user_tags",
     ddl="""
@@ -376,7 +376,7 @@ RECOMMENDATIONS = Table(
         rank INT NOT NULL,
         item_id STRING NOT NULL,
         score DOUBLE NOT NULL,
-        candidate STRING NOT NULL,
+        ranker STRING NOT NULL,
         because STRING,
         reason STRING NOT NULL,
         model_version STRING NOT NULL,
@@ -404,7 +404,7 @@ STAGE_BATCHES = Table(
 )
 
 ALL = (
-    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_QUALITY, USER_GROUPS, USER_TAGS, RECOMMENDATIONS,
+    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS,
     STAGE_BATCHES,
 )  # fmt: skip
 

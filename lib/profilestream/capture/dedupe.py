@@ -11,8 +11,8 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
-from profilestream.base.session import computed
-from profilestream.capture.canonical import content_hash
+from profilestream.base.session import materialize
+from profilestream.capture.canonical_columns import content_hash
 
 ID_HASH = "_id_hash"
 _BROADCAST_ROWS = 2_000_000
@@ -45,7 +45,7 @@ def dropped(candidates: DataFrame, stored: DataFrame | None, said: list[str]) ->
     counted = both.groupBy(ID_HASH).agg(F.count(F.lit(1)).alias("n"), F.max("here").alias("here"))
     found = Observation("suspects")
     suspects = counted.where("n > 1 AND here = 1").select(ID_HASH).observe(found, F.count(F.lit(1)).alias("n"))
-    suspects = computed(suspects)
+    suspects = materialize(suspects)
     count = found.get["n"]
     if count == 0:
         return None
@@ -58,7 +58,7 @@ def dropped(candidates: DataFrame, stored: DataFrame | None, said: list[str]) ->
     first = Window.partitionBy("event_id", "event_date").orderBy("here", F.length("position"), "position")
     verdict = F.when(F.first("_content").over(first) == F.col("_content"), "duplicate").otherwise("id_reused")
     told = compared.withColumns({"_rank": F.row_number().over(first), "verdict": verdict})
-    return computed(told.where("_rank > 1 AND here = 1").select("position", "event_id", "warnings", "verdict"))
+    return materialize(told.where("_rank > 1 AND here = 1").select("position", "event_id", "warnings", "verdict"))
 
 
 def survivors(candidates: DataFrame, dropped_rows: DataFrame | None) -> DataFrame:

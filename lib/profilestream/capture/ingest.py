@@ -15,13 +15,21 @@ from pyspark.sql import types as T
 from profilestream.base import tables
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, StateCorrupt, naming
-from profilestream.base.session import computed, made_of
+from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
-from profilestream.base.stream import Batch, Done, Query
-from profilestream.capture import canonical, dedupe, lookups, records, rules, sources, watch
+from profilestream.base.stream import Batch, BatchResult, Query
+from profilestream.capture import (
+    batch_monitor,
+    canonical_columns,
+    cleaning_rules,
+    dedupe,
+    raw_records,
+    side_tables,
+    sources,
+)
 from profilestream.capture import mapping as mappings
+from profilestream.capture.cleaning_rules import BOT_WARNING
 from profilestream.capture.mapping import Mapping
-from profilestream.capture.rules import BOT_WARNING
 
 STAGE = "capture_events"
 _ROWS_A_FILE = 500_000
@@ -41,16 +49,16 @@ class Log:
     source: Source
     mapping: Mapping
     capture: Capture
-    memory: watch.Memory = field(default_factory=watch.Memory, compare=False, repr=False)
+    memory: batch_monitor.Memory = field(default_factory=batch_monitor.Memory, compare=False, repr=False)
     _built: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def expressions(self, records: DataFrame) -> canonical.Expressions:
+    def expressions(self, records: DataFrame) -> canonical_columns.Expressions:
         """The canonical columns, built once."""
-        return self._once("expressions", lambda: canonical.expressions(records, self.mapping))
+        return self._once("expressions", lambda: canonical_columns.expressions(records, self.mapping))
 
-    def verdict(self, columns: list[str]) -> rules.Verdict:
+    def verdict(self, columns: list[str]) -> cleaning_rules.Verdict:
         """The rules as columns, built once."""
-        return self._once("verdict", lambda: rules.verdict(columns, self.mapping, self.capture))
+        return self._once("verdict", lambda: cleaning_rules.verdict(columns, self.mapping, self.capture))
 
     def _once(self, name: str, build: Callable[[], Built]) -> Built:
         if name not in self._built:
@@ -70,7 +78,7 @@ class Log:
 
     @property
     def lock(self) -> str:
-        """Held by capture and by capture_replay of the source."""
+        """Held by capture and by capture_reprocess of the source."""
         return f"capture/{self.name}"
 
 
@@ -96,7 +104,7 @@ def log_of(settings: Settings, name: str) -> Log:
     """The named source of the settings."""
     source = settings.capture.sources[name]
     mapping = mappings.load(source.mapping)
-    rules.check_names(mapping, source.mapping)
+    cleaning_rules.check_names(mapping, source.mapping)
     return Log(name, source, mapping, settings.capture)
 
 
@@ -116,7 +124,7 @@ def query(settings: Settings, name: str) -> Query:
     """The streaming query that captures one source."""
     log = log_of(settings, name)
 
-    def write(frame: DataFrame, batch: Batch) -> Done:
+    def write(frame: DataFrame, batch: Batch) -> BatchResult:
         began = time.monotonic()
         with batch.phase("list"):
             came = sources.arrived(
@@ -133,7 +141,7 @@ def query(settings: Settings, name: str) -> Query:
         settings=log.settings,
         read=lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
         write=write,
-        versions=lambda spark, *_: lookups.versions(spark, log.mapping),
+        versions=lambda spark, *_: side_tables.versions(spark, log.mapping),
         folder="" if log.mapping.input.format == "delta" else log.source.path,
         glob=log.mapping.input.glob,
     )
@@ -142,14 +150,14 @@ def query(settings: Settings, name: str) -> Query:
 def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, int]) -> DataFrame:
     """Exploded records -> canonical rows with rule, reason and warnings, ids in their spaces. Lazy; no action."""
     mapping = log.mapping
-    sides = lookups.side_tables(raw.sparkSession, mapping, versions)
-    whole = canonical.looked_up(raw, mapping, sides)
-    events = canonical.expressed(whole, log.expressions(whole))
+    sides = side_tables.side_tables(raw.sparkSession, mapping, versions)
+    whole = canonical_columns.looked_up(raw, mapping, sides)
+    events = canonical_columns.expressed(whole, log.expressions(whole))
     timed = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
-    judged = rules.judged(timed, log.verdict(events.columns))
+    judged = cleaning_rules.judged(timed, log.verdict(events.columns))
     bad = F.col("rule").isNotNull()
-    return canonical.identified(judged, mapping).select(
-        *canonical.carried(mapping),
+    return canonical_columns.identified(judged, mapping).select(
+        *canonical_columns.carried(mapping),
         "position",
         "rule",
         "reason",
@@ -160,12 +168,12 @@ def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, i
 
 def write_batch(
     came: sources.Arrived, log: Log, batch: Batch, *, kind: str, began: float,
-    replayed_up_to: dict[str, int] | None = None, replayed_rules: list[str] | None = None,
-) -> Done:  # fmt: skip
+    reprocessed_up_to: dict[str, int] | None = None, reprocessed_rules: list[str] | None = None,
+) -> BatchResult:  # fmt: skip
     """Judge the records, find duplicates, and write the three tables, the trusted one last."""
-    if batch.is_replay:
+    if batch.is_retry:
         where = f"{batch.txn.query}, batch {batch.txn.batch_id}"
-        lookups.check_unchanged(batch.spark, log.mapping, batch.plan.versions, where=where)
+        side_tables.check_unchanged(batch.spark, log.mapping, batch.plan.versions, where=where)
     counted = Observation(f"{log.name} rows in")
     raw = _records(came, log)
     judged = judge(
@@ -175,45 +183,45 @@ def write_batch(
     try:
         do = "write try_cast, try_divide, try_to_timestamp, ... which give null instead, and start with --replan"
         told = naming("an expression of the mapping fails on a row", where=log.source.mapping, do=do)
-        with batch.phase("read and judge"), records.reading(batch.spark, came.paths), told:
+        with batch.phase("read and judge"), raw_records.reading(batch.spark, came.paths), told:
             summary = _summary(judged, log.mapping)
         rows_in = int(counted.get["n"]) + len(came.skipped)
         with batch.phase("find duplicates"):
             good = judged.where(F.col("rule").isNull())
-            dropped = dedupe.dropped(good, _stored(batch, log, summary), canonical.said(log.mapping))
+            dropped = dedupe.dropped(good, _stored(batch, log, summary), canonical_columns.said(log.mapping))
             kept = dedupe.survivors(good, dropped)
             busy = _busy_minutes(kept, log.mapping)
         tally = _tally(rows_in, summary, dropped, busy, log.mapping, len(came.skipped))
-        with records.reading(batch.spark, came.paths):
+        with raw_records.reading(batch.spark, came.paths):
             tally = _checked(tally, raw, log, batch)
-        found = _compared(summary, tally, log, came, batch) if kind == "source" else watch.Outcome([], {}, {})
+        found = _compared(summary, tally, log, came, batch) if kind == "source" else batch_monitor.Outcome([], {}, {})
         if tally.clean:
             batch.append(_clean(kept, busy, log, came, batch.txn), tables.EVENTS)
         if tally.rejected:
-            with records.reading(batch.spark, came.paths):
+            with raw_records.reading(batch.spark, came.paths):
                 batch.append(_rejected(judged, dropped, log, came, batch, tally), tables.REJECTED_EVENTS)
     finally:
         judged.unpersist()
-    watch.append(found, _stamp(log, came, batch.txn), tally.event_time_max, batch, log.capture.alarms)
+    batch_monitor.append(found, _stamp(log, came, batch.txn), tally.event_time_max, batch, log.capture.alarms)
     seconds = time.monotonic() - began
-    row = _batch_row(tally, log, came, batch, kind, seconds, replayed_up_to, replayed_rules, found.row)
+    row = _batch_row(tally, log, came, batch, kind, seconds, reprocessed_up_to, reprocessed_rules, found.row)
     batch.append(row, tables.CAPTURE_BATCHES)
     log.memory.keep(batch, found.trends)
-    return Done(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
+    return BatchResult(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
 
 
 def _records(came: sources.Arrived, log: Log) -> DataFrame:
     """The batch's records; of a replayed line only the elements that were rejected."""
-    raw = canonical.exploded(came.records, log.mapping)
+    raw = canonical_columns.exploded(came.records, log.mapping)
     if came.replayed is None:
         return raw
     wanted = F.broadcast(came.replayed.select(F.col("position").alias("_wanted")))
-    line = canonical.line_position()
+    line = canonical_columns.line_position()
     return raw.join(wanted, F.col("_wanted").isin(F.col("position"), line), "left_semi")
 
 
 def _warned(mapping: Mapping) -> list[Column]:
-    _, warns = rules.names(mapping)
+    _, warns = cleaning_rules.names(mapping)
     return [F.count_if(F.array_contains("warnings", name)).alias(f"warned {name}") for name in warns]
 
 
@@ -225,7 +233,7 @@ def _summary(judged: DataFrame, mapping: Mapping) -> list[Any]:
             F.count(F.lit(1)).alias("n"),
             F.unix_micros(F.min("event_time")).alias("first"),
             F.unix_micros(F.max("event_time")).alias("last"),
-            watch.sums(mapping),
+            batch_monitor.sums(mapping),
             *_warned(mapping),
         )
         .collect()
@@ -245,7 +253,7 @@ def _tally(
     if dropped is not None:
         counted = dropped.groupBy("verdict").agg(F.count(F.lit(1)).alias("n"), *_warned(mapping))
         by_verdict = {row["verdict"]: row for row in counted.collect()}
-    reject_names, warn_names = rules.names(mapping)
+    reject_names, warn_names = cleaning_rules.names(mapping)
     rejected: Counter[str] = Counter(dict.fromkeys(reject_names, 0))
     for row in summary:
         if row["rule"] is not None:
@@ -284,12 +292,12 @@ def _checked(tally: Tally, raw: DataFrame, log: Log, batch: Batch) -> Tally:
     return replace(tally, rows_in=parts)
 
 
-def _compared(summary: list[Any], tally: Tally, log: Log, came: sources.Arrived, batch: Batch) -> watch.Outcome:
+def _compared(summary: list[Any], tally: Tally, log: Log, came: sources.Arrived, batch: Batch) -> batch_monitor.Outcome:
     """The batch against the earlier ones of its source; raises when its alarms are to stop it."""
     skipped, alarms = len(came.skipped), log.capture.alarms
     rows, rejected = tally.rows_in - skipped, tally.rejected - skipped
-    seen = watch.measured(summary, rows, rejected, came, log.mapping, alarms.min_rows)
-    return watch.compared(seen, log.name, log.memory, batch, alarms, came)
+    seen = batch_monitor.measured(summary, rows, rejected, came, log.mapping, alarms.min_rows)
+    return batch_monitor.compared(seen, log.name, log.memory, batch, alarms, came)
 
 
 def _busy_minutes(kept: DataFrame, mapping: Mapping) -> DataFrame | None:
@@ -299,7 +307,7 @@ def _busy_minutes(kept: DataFrame, mapping: Mapping) -> DataFrame | None:
     by_minute = kept.where(F.col("user_id").isNotNull()).groupBy(
         F.col("user_id").alias("_user"), F.date_trunc("minute", "event_time").alias("_minute")
     )
-    return computed(by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute))
+    return materialize(by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute))
 
 
 def _clean(kept: DataFrame, busy: DataFrame | None, log: Log, came: sources.Arrived, txn: Txn) -> DataFrame:
@@ -334,12 +342,14 @@ def _rejected(
     if came.skipped:
         skipped = [(path, "file_unreadable", "passed over by --skip-file", path, "utf8", None) for path in came.skipped]
         rows = rows.unionByName(batch.spark.createDataFrame(skipped, ", ".join(f"{name} string" for name in said)))
-    linked = rows.withColumn("replay_of", F.lit(None).cast("string"))
+    linked = rows.withColumn("reprocessed_from", F.lit(None).cast("string"))
     if came.replayed is not None:
-        origins = came.replayed.select(F.col("position").alias("_position"), F.col("replay_of").alias("_replay_of"))
-        line = canonical.line_position()
+        origins = came.replayed.select(
+            F.col("position").alias("_position"), F.col("reprocessed_from").alias("_reprocessed_from")
+        )
+        line = canonical_columns.line_position()
         linked = linked.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
-        linked = linked.withColumn("replay_of", F.col("_replay_of"))
+        linked = linked.withColumn("reprocessed_from", F.col("_reprocessed_from"))
     stamped = linked.withColumns(_stamp(log, came, batch.txn))
     return stamped.select(*tables.REJECTED_EVENTS.columns).coalesce(1 + tally.rejected // _ROWS_A_FILE)
 
@@ -355,7 +365,7 @@ def _stamp(log: Log, came: sources.Arrived, txn: Txn) -> dict[str, Column]:
 
 def _batch_row(
     tally: Tally, log: Log, came: sources.Arrived, batch: Batch, kind: str, seconds: float,
-    replayed_up_to: dict[str, int] | None, replayed_rules: list[str] | None, measures: dict[str, dict[str, Any]],
+    reprocessed_up_to: dict[str, int] | None, reprocessed_rules: list[str] | None, measures: dict[str, dict[str, Any]],
 ) -> DataFrame:  # fmt: skip
     """The row of `capture_batches`."""
     first, last = tally.event_time_min, tally.event_time_max
@@ -374,11 +384,11 @@ def _batch_row(
         "lateness_seconds_max": lateness,
         "seconds": seconds,
         "fingerprint": log.fingerprint,
-        "replayed_up_to": replayed_up_to,
-        "replayed_rules": replayed_rules,
+        "reprocessed_up_to": reprocessed_up_to,
+        "reprocessed_rules": reprocessed_rules,
         "measures": measures or None,
     }
     kinds = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
-    row = made_of(batch.spark, [values], T.StructType([T.StructField(name, kinds[name]) for name in values]))
+    row = frame_of_dicts(batch.spark, [values], T.StructType([T.StructField(name, kinds[name]) for name in values]))
     times = {"event_time_min": F.timestamp_micros("first"), "event_time_max": F.timestamp_micros("last")}
     return row.withColumns({**_stamp(log, came, batch.txn), **times}).select(*tables.CAPTURE_BATCHES.columns)

@@ -15,7 +15,7 @@ from profilestream.base.settings import Frozen, fingerprint, read_toml, validate
 from profilestream.base.tables import EVENTS
 
 EVENT_TYPES = (
-    "view", "click", "cart", "uncart", "favourite", "unfavourite", "purchase", "return", "search", "rate", "review",
+    "view", "click", "cart", "uncart", "favorite", "unfavorite", "purchase", "return", "search", "rate", "review",
     "complaint", "share", "follow", "identify", "exposure",
 )  # fmt: skip
 WRITTEN_BY_US = ("ingest_time", "event_date", "extra", "warnings", "source", "position", "epoch", "batch_id")

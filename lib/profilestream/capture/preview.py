@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
-from profilestream.capture import canonical, check, dedupe, ingest, records
+from profilestream.capture import canonical_columns, capture_checks, dedupe, ingest, raw_records
 from profilestream.capture.ingest import Log
 
 
@@ -35,26 +35,26 @@ def show(spark: SparkSession, log: Log, rows: int, path: str, tell: Callable[[st
     """
     if not files.exists(spark, path):
         raise SourceMissing(f"there is no file {path}", where="--try", do="name a file of the source")
-    check.expressions(spark, log)
+    capture_checks.expressions(spark, log)
     now = int(time.time() * 1e6)
     shape = log.mapping.input
     if shape.format == "delta":
-        raw = records.from_rows(spark.read.format("delta").load(files.qualified(path)), shape, 0)
+        raw = raw_records.from_rows(spark.read.format("delta").load(files.qualified(path)), shape, 0)
     else:
         paths = list(files.sizes(spark, path))
-        raw = records.from_files(spark, paths, path, shape, max_line_bytes=log.capture.max_line_bytes)
-    judged = ingest.judge(canonical.exploded(raw, log.mapping), log, ingest_micros=now, versions={}).persist()
-    with records.reading(spark, [path]):
+        raw = raw_records.from_files(spark, paths, path, shape, max_line_bytes=log.capture.max_line_bytes)
+    judged = ingest.judge(canonical_columns.exploded(raw, log.mapping), log, ingest_micros=now, versions={}).persist()
+    with raw_records.reading(spark, [path]):
         by_rule = {r["rule"]: r["count"] for r in judged.groupBy("rule").count().collect()}
     good = judged.where(F.col("rule").isNull())
-    dropped = dedupe.dropped(good, None, canonical.said(log.mapping))
+    dropped = dedupe.dropped(good, None, canonical_columns.said(log.mapping))
     verdicts = (
         {} if dropped is None else {r["verdict"]: r["count"] for r in dropped.groupBy("verdict").count().collect()}
     )
     clean = by_rule.pop(None, 0)
     duplicate, reused = verdicts.get("duplicate", 0), verdicts.get("id_reused", 0)
     by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
-    mapped = [c for c in canonical.carried(log.mapping) if c not in ("event_date", "extra")]
+    mapped = [c for c in canonical_columns.carried(log.mapping) if c not in ("event_date", "extra")]
     tell(f"first {rows} clean rows of {path} (mapped columns):")
     kept = dedupe.survivors(good, dropped).orderBy(F.length("position"), "position").limit(rows)
     for number, row in enumerate(kept.select(F.to_json(F.struct(*mapped))).collect()):

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import files
 from profilestream.base.settings import Settings, Source
-from profilestream.capture import records
+from profilestream.capture import raw_records
 from profilestream.capture.mapping import Mapping
 
 _FILE = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
@@ -31,7 +31,7 @@ class Arrived:
         ingest_micros: the batch's time, microseconds since 1970 UTC; the same when the batch is replayed.
         paths: input files, without those passed over.
         skipped: input files that the batch passes over because they cannot be read.
-        replayed: rejected rows that are put through again (`position`, `replay_of`); null when they come from a source.
+        replayed: rejected rows that are put through again (`position`, `reprocessed_from`); null when they come from a source.
     """
 
     records: DataFrame
@@ -65,14 +65,14 @@ def arrived(
     micros = F.unix_micros("ingest_time").alias("micros")
     if mapping.input.format == "delta":
         first = batch.select(micros).first()
-        rows = records.from_rows(batch.drop("ingest_time"), mapping.input, batch_id)
+        rows = raw_records.from_rows(batch.drop("ingest_time"), mapping.input, batch_id)
         return Arrived(rows, 0 if first is None else int(first["micros"]), [], [])
     listed: list[Any] = sorted(batch.select("path", micros, "length").collect())
     paths = [row["path"] for row in listed if files.qualified(row["path"]) not in skip_files]
     skipped = [row["path"] for row in listed if row["path"] not in paths]
     cores = spark.sparkContext.defaultParallelism
     tasks = cores * max(1, math.ceil(sum(row["length"] for row in listed) / _BYTES_A_TASK / cores))
-    rows = records.from_files(spark, paths, source.path, mapping.input, max_line_bytes=max_line_bytes, tasks=tasks)
+    rows = raw_records.from_files(spark, paths, source.path, mapping.input, max_line_bytes=max_line_bytes, tasks=tasks)
     return Arrived(rows, max((row["micros"] for row in listed), default=0), paths, skipped)
 
 

@@ -12,9 +12,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from profilestream.derive import decay
-from profilestream.derive.declaration import Derived, Mapped, Statistic
-from profilestream.derive.maps import MapStatistic
+from profilestream.derive.map_statistics import MapStatistic
 from profilestream.derive.statistics import Event
+from profilestream.derive.table_declaration import Derived, Mapped, Statistic
 
 _AS_OF, WAS = "_as_of", "_was"
 

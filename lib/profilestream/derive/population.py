@@ -10,8 +10,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from profilestream.base.commits import Txn
-from profilestream.derive.declaration import Derived
 from profilestream.derive.fold import WAS
+from profilestream.derive.table_declaration import Derived
 
 _EACH = "MAP<STRING, DOUBLE>"
 

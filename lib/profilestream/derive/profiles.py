@@ -6,9 +6,9 @@ from pyspark.sql import functions as F
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Query
-from profilestream.derive import stage
-from profilestream.derive.declaration import Derived
+from profilestream.derive import fold_stage
 from profilestream.derive.fold import Fold
+from profilestream.derive.table_declaration import Derived
 
 STAGE = "derive_profiles"
 CATEGORY_TILES = "category_hours"
@@ -16,12 +16,12 @@ CATEGORY_TILES = "category_hours"
 
 def queries(settings: Settings) -> list[Query]:
     """The one query of the stage; none when no profiles are declared."""
-    return stage.query(STAGE, settings.derive.profiles, settings)
+    return fold_stage.query(STAGE, settings.derive.profiles, settings)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every declared expression against the columns of `events`; writes nothing."""
-    stage.check(spark, settings.derive.profiles, settings)
+    fold_stage.check(spark, settings.derive.profiles, settings)
 
 
 def of_users(settings: Settings) -> Derived:
@@ -30,7 +30,7 @@ def of_users(settings: Settings) -> Derived:
     Raises:
         BadSettings: there is none.
     """
-    for derived in stage.declared(settings).values():
+    for derived in fold_stage.declared(settings).values():
         if derived.write == "merge" and list(derived.keys) == ["user_id"]:
             return derived
     raise BadSettings(

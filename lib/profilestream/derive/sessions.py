@@ -10,11 +10,11 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import sent
+from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
-from profilestream.derive import clusters, stage
+from profilestream.derive import fold_stage, session_spans
 
 STAGE, NAME = "derive_sessions", "sessions"
 
@@ -44,7 +44,7 @@ def table(settings: Settings) -> Table:
             batch_id BIGINT NOT NULL
         """,
         # Two sessions of a user may begin at once only if the log tells them apart.
-        key=("user_id", "session_start", *(["session_id"] if settings.derive.sessions.own_ids else [])),
+        key=("user_id", "session_start", *(["session_id"] if settings.derive.sessions.use_source_session_ids else [])),
         schema_version=2,
         properties={
             "delta.enableDeletionVectors": "true",
@@ -68,9 +68,9 @@ def check(spark: SparkSession, settings: Settings) -> None:
     """
     if not settings.derive.sessions.enabled:
         return
-    stage.check_names(STAGE, (table(settings),), settings)
+    fold_stage.check_names(STAGE, (table(settings),), settings)
     events, where = spark.createDataFrame([], tables.EVENTS.schema), f"{settings.config_file}, derive.sessions.category"
-    kind = stage.understood(events, settings.derive.sessions.category, where, "the columns of the table events")
+    kind = fold_stage.understood(events, settings.derive.sessions.category, where, "the columns of the table events")
     if kind != "string":
         raise BadSettings(f"derive.sessions.category is a {kind}", where=where, do="write SQL that gives a string")
 
@@ -84,18 +84,18 @@ def queries(settings: Settings) -> list[Query]:
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
         return {one.name: commits.version(spark, one, settings.paths) for one in (sessions, tables.EVENTS)}
 
-    def write(events: DataFrame, batch: Batch) -> Done:
+    def write(events: DataFrame, batch: Batch) -> BatchResult:
         stored, log = (
             one.read(batch.spark, batch.paths, version=batch.plan.versions[one.name])
             for one in (sessions, tables.EVENTS)
         )
-        points = clusters.moments(clusters.keyed(events, made))
-        with batch.kept(points) as rows:
-            around = clusters.extent(points)
-            old = clusters.near(stored, points, rows, around, made)
-            with batch.kept(old), batch.kept(spans := clusters.touched(points, old, made)) as count:
+        points = session_spans.moments(session_spans.keyed(events, made))
+        with batch.cached(points) as rows:
+            around = session_spans.extent(points)
+            old = session_spans.near(stored, points, rows, around, made)
+            with batch.cached(old), batch.cached(spans := session_spans.touched(points, old, made)) as count:
                 _merge(log, old, spans, count, batch, settings)
-        return Done(rows_in=rows)
+        return BatchResult(rows_in=rows)
 
     return [
         Query(
@@ -104,7 +104,7 @@ def queries(settings: Settings) -> list[Query]:
             lock=STAGE,
             tables=(sessions,),
             settings=_said(settings),
-            read=lambda spark: stage.new_events(spark, settings, settings.derive.max_files_per_trigger),
+            read=lambda spark: fold_stage.new_events(spark, settings, settings.derive.max_files_per_trigger),
             write=write,
             versions=versions,
         )
@@ -113,11 +113,17 @@ def queries(settings: Settings) -> list[Query]:
 
 def _merge(log: DataFrame, old: DataFrame, spans: DataFrame, count: int, batch: Batch, settings: Settings) -> None:
     """Put the sessions of the touched clusters in place of those that were there."""
-    made, sessions, whole = settings.derive.sessions, table(settings), clusters.extent(spans)
+    made, sessions, whole = settings.derive.sessions, table(settings), session_spans.extent(spans)
 
     # Only folders of the days that a touched cluster covers are read.
-    events = clusters.keyed(log.where(F.col("event_date").isin(whole.days)), made)
-    parts = clusters.cut(sent(spans, count), events, made, has_long=whole.longest >= made.most_micros)
-    found = clusters.summed(clusters.inside(events, sent(parts, count), "session_start", "until"), made)
-    rows = commits.stamped(clusters.changes(found, old, sent(spans, count)), sessions, batch.txn, clusters.GONE)
-    batch.merge(rows, sessions, gone=clusters.GONE, within=whole.sql("t.session_start"))
+    events = session_spans.keyed(log.where(F.col("event_date").isin(whole.days)), made)
+    parts = session_spans.cut(
+        broadcast_if_small(spans, count), events, made, has_long=whole.longest >= made.most_micros
+    )
+    found = session_spans.summed(
+        session_spans.inside(events, broadcast_if_small(parts, count), "session_start", "until"), made
+    )
+    rows = commits.stamped(
+        session_spans.changes(found, old, broadcast_if_small(spans, count)), sessions, batch.txn, session_spans.GONE
+    )
+    batch.merge(rows, sessions, gone=session_spans.GONE, within=whole.sql("t.session_start"))

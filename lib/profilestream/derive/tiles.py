@@ -4,17 +4,17 @@ from pyspark.sql import SparkSession
 
 from profilestream.base.settings import Settings
 from profilestream.base.stream import Query
-from profilestream.derive import stage, windows_check
+from profilestream.derive import feature_checks, fold_stage
 
 STAGE = "derive_features"
 
 
 def queries(settings: Settings) -> list[Query]:
     """The one query of the stage; none when no tiles are declared."""
-    return stage.query(STAGE, settings.derive.features, settings)
+    return fold_stage.query(STAGE, settings.derive.features, settings)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every declared expression against the columns of `events`; writes nothing."""
-    windows_check.check(spark, settings)
-    stage.check(spark, settings.derive.features, settings)
+    feature_checks.check(spark, settings)
+    fold_stage.check(spark, settings.derive.features, settings)

@@ -10,11 +10,11 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch, Done, Query
-from profilestream.derive import sessions, stage
-from profilestream.derive.declaration import Derived
+from profilestream.base.stream import Batch, BatchResult, Query
+from profilestream.derive import fold_stage, sessions
 from profilestream.derive.fold import Fold
-from profilestream.derive.paths import MOVE
+from profilestream.derive.session_paths import MOVE
+from profilestream.derive.table_declaration import Derived
 
 STAGE = "derive_chains"
 USERS, ALL = "user_transitions", "event_transitions"
@@ -46,7 +46,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
         BadSettings: one has.
     """
     if settings.derive.chains.enabled:
-        stage.check_names(STAGE, tuple(declared(settings, name).table for name in (USERS, ALL)), settings)
+        fold_stage.check_names(STAGE, tuple(declared(settings, name).table for name in (USERS, ALL)), settings)
 
 
 def queries(settings: Settings) -> list[Query]:
@@ -56,12 +56,12 @@ def queries(settings: Settings) -> list[Query]:
     files = settings.derive.max_files_per_trigger
     of_users, of_all = (Fold.of(declared(settings, name)) for name in (USERS, ALL))
 
-    def write(changes: DataFrame, batch: Batch) -> Done:
-        with batch.kept(changes) as rows, batch.kept(by_user := of_users.partials(moves(changes))):
+    def write(changes: DataFrame, batch: Batch) -> BatchResult:
+        with batch.cached(changes) as rows, batch.cached(by_user := of_users.partials(moves(changes))):
             # A partial a user first: few pairs of states hold most moves, and each pair is summed by one task.
             for derived, partials in ((of_users.derived, by_user), (of_all.derived, of_all.merged(by_user))):
                 batch.append(commits.stamped(partials, derived.table, batch.txn), derived.table)
-        return Done(rows_in=rows)
+        return BatchResult(rows_in=rows)
 
     return [
         Query(
@@ -70,7 +70,7 @@ def queries(settings: Settings) -> list[Query]:
             lock=STAGE,
             tables=(of_users.derived.table, of_all.derived.table),
             settings="\n".join(fold.derived.settings for fold in (of_users, of_all)),
-            read=lambda spark: stage.changes(spark, sessions.table(settings), sessions.STAGE, settings, files),
+            read=lambda spark: fold_stage.changes(spark, sessions.table(settings), sessions.STAGE, settings, files),
             write=write,
             follows=sessions.table(settings),
         )

@@ -13,12 +13,12 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
-from profilestream.derive import asof, days, pieces, stage
-from profilestream.derive import features as chosen_features
-from profilestream.derive.features import Features
-from profilestream.derive.windows import micros
+from profilestream.derive import compact_tiles, fold_stage, point_in_time, window_parts
+from profilestream.derive import entity_features as chosen_features
+from profilestream.derive.entity_features import Features
+from profilestream.derive.feature_declaration import micros
 
 STAGE, NAME, ENTITY = "derive_windows", "user_features", "user"
 
@@ -65,7 +65,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
     if not settings.derive.windows.enabled:
         return
     chosen_features.chosen(settings, ENTITY)
-    stage.check_names(STAGE, (table(settings),), settings)
+    fold_stage.check_names(STAGE, (table(settings),), settings)
 
 
 def queries(settings: Settings) -> list[Query]:
@@ -79,20 +79,20 @@ def queries(settings: Settings) -> list[Query]:
         return {one.name: commits.version(spark, one, settings.paths) for one in (made, source, tables.EVENTS)}
 
     def read(spark: SparkSession) -> DataFrame:
-        return stage.new_rows(spark, source, settings, settings.derive.max_files_per_trigger)
+        return fold_stage.new_rows(spark, source, settings, settings.derive.max_files_per_trigger)
 
-    def write(rows: DataFrame, batch: Batch) -> Done:
+    def write(rows: DataFrame, batch: Batch) -> BatchResult:
         pinned = replace(features, versions=batch.plan.versions)
-        with batch.kept(rows.select("user_id", "as_of")) as count:
+        with batch.cached(rows.select("user_id", "as_of")) as count:
             before = _newest(pinned.read(batch.spark, made))
             newest = max(filter(None, (before, _newest(rows))), default=None)
             moved = rows.select("user_id")
             if before is not None and newest is not None and before < newest:
                 moved = moved.unionByName(_in_motion(batch.spark, pinned, before, newest))
             asked = moved.distinct().withColumn("at", F.timestamp_micros(F.lit(newest)))
-            found = asof.features_as_of(batch.spark, asked, pinned).withColumnRenamed("at", "as_of")
+            found = point_in_time.features_as_of(batch.spark, asked, pinned).withColumnRenamed("at", "as_of")
             batch.merge(commits.stamped(found, made, batch.txn), made)
-        return Done(rows_in=count)
+        return BatchResult(rows_in=count)
 
     return [
         Query(
@@ -114,8 +114,8 @@ def read(spark: SparkSession, settings: Settings) -> DataFrame:
     stored, told = _still(settings), _read(settings)
     rows = table(settings).read(spark, settings.paths)
     newest = F.broadcast(rows.agg(F.max("as_of").alias("at")))
-    found = rows.select("user_id", *stored.plain).crossJoin(newest).withColumn(asof.KNOWN, F.lit(True))
-    return asof.combined(found, told).select("user_id", "at", *told.columns)
+    found = rows.select("user_id", *stored.plain).crossJoin(newest).withColumn(point_in_time.KNOWN, F.lit(True))
+    return point_in_time.combined(found, told).select("user_id", "at", *told.columns)
 
 
 def types(settings: Settings) -> dict[str, str]:
@@ -137,12 +137,12 @@ def _newest(rows: DataFrame) -> int | None:
 def _in_motion(spark: SparkSession, features: Features, before: int, newest: int) -> DataFrame:
     """Users with a tile that came into a window or left one between two times."""
     rows = features.read(spark, features.tiles.table)
-    until = days.day_tiles_until(spark, features.tiles.table, features.paths)
+    until = compact_tiles.day_tiles_until(spark, features.tiles.table, features.paths)
     ages = [0, *(length for window in features.lengths if (length := micros(window)) is not None)]
-    start, end = pieces.ends(until)
+    start, end = window_parts.ends(until)
 
     def moves(age: int) -> Column:
-        dated = F.col("date").between(pieces.date_of(before - age), pieces.date_of(newest - age))
+        dated = F.col("date").between(window_parts.date_of(before - age), window_parts.date_of(newest - age))
         return dated & (start < newest - age) & (end > before - age)
 
     return rows.where(reduce(Column.__or__, map(moves, ages))).select("user_id")

@@ -29,35 +29,35 @@ class Params:
     Args:
         mode: `implicit` learns from what was done, `explicit` from ratings; then a vector ends in a bias.
         k: length of a vector, without the bias.
-        alpha: implicit: weight of everything that was not seen, all items together; that of one item is at most 1, so
+        unobserved_weight: implicit: weight of everything that was not seen, all items together; that of one item is at most 1, so
             that in a small shop what was done outweighs what was not.
         regularization: pull towards zero, times the weight behind a vector (explicit: times its root).
         bias_regularization: the same of a bias.
         half_life_days: of what an item has been told, in event time; null: for ever.
         popularity_half_life_days: of the decayed count in an item's row.
-        history: newest events kept of a user; what is older counts as a prior.
-        refresh: of a user's newest kept events, how many have their share in the item replaced when the user moves.
-        popularity_share, category_share, neighbour_share: of each ranking in the score of a user and an item.
-        neighbours: kept with an item: the items that its users came from, the most frequent ones.
-        neighbour_history: of a user's items, how many of the newest are neighbours of its next one.
-        judged: users a task and batch whose ranking is judged before it is learned from.
+        max_events_per_user: newest events kept of a user; what is older counts as a prior.
+        reweighted_events: of a user's newest kept events, how many have their share in the item replaced when the user moves.
+        popularity_share, category_share, neighbor_share: of each ranking in the score of a user and an item.
+        neighbors: kept with an item: the items that its users came from, the most frequent ones.
+        neighbor_history: of a user's items, how many of the newest are neighbors of its next one.
+        eval_users: users a task and batch whose ranking is judged before it is learned from.
     """
 
     mode: Literal["implicit", "explicit"] = "implicit"
     k: int = 32
-    alpha: float = 800.0
+    unobserved_weight: float = 800.0
     regularization: float = 0.015
     bias_regularization: float = 0.3
     half_life_days: float | None = 45.0
     popularity_half_life_days: float = 14.0
-    history: int = 100
-    refresh: int = 10
+    max_events_per_user: int = 100
+    reweighted_events: int = 10
     popularity_share: float = 0.15
     category_share: float = 0.0
-    neighbour_share: float = 0.03
-    neighbours: int = 50
-    neighbour_history: int = 20
-    judged: int = 500
+    neighbor_share: float = 0.03
+    neighbors: int = 50
+    neighbor_history: int = 20
+    eval_users: int = 500
 
     @property
     def is_explicit(self) -> bool:
@@ -66,11 +66,11 @@ class Params:
 
     def share(self, items: float) -> float:
         """Implicit: weight of a pair that was not seen, when there are so many items."""
-        return min(self.alpha / max(items, 1.0), 1.0)
+        return min(self.unobserved_weight / max(items, 1.0), 1.0)
 
     def unseen(self, items: float) -> float:
         """Implicit: weight of all pairs of a user that were not seen; `alpha` while no item is known."""
-        return min(self.alpha, items) if items >= 1 else self.alpha
+        return min(self.unobserved_weight, items) if items >= 1 else self.unobserved_weight
 
     @property
     def width(self) -> int:

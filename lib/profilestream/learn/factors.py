@@ -22,21 +22,28 @@ from profilestream.base import commits, locks, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
-from profilestream.base.session import computed, made_of
+from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, Done, Query, checkpoint_path
+from profilestream.base.stream import Batch, BatchResult, Query, checkpoint_path
 from profilestream.base.tables import Table
-from profilestream.derive.stage import new_events
-from profilestream.learn import steps, tracking
+from profilestream.derive.fold_stage import new_events
+from profilestream.learn import als_tasks, tracking
 from profilestream.learn.als import Globals, Params
-from profilestream.learn.quality import Sums, together
+from profilestream.learn.ranking_metrics import Sums, together
 
 STAGE, LEARNER = "learn_factors", "factors"
 log = logging.getLogger(__name__)
 # These change no row of `factors`.
-_JUDGING = ("judged", "popularity_share", "category_share", "neighbour_share")
+_JUDGING = ("eval_users", "popularity_share", "category_share", "neighbor_share")
 # These change how rows come to be, but rows of both kinds go together.
-_COURSE = ("sweeps", "first_sweeps", "refresh", "history", "neighbours", "neighbour_history")
+_COURSE = (
+    "full_passes",
+    "first_full_passes",
+    "reweighted_events",
+    "max_events_per_user",
+    "neighbors",
+    "neighbor_history",
+)
 Step = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
@@ -85,29 +92,29 @@ def queries(settings: Settings) -> list[Query]:
         seen = {} if whole is None else {tables.EVENTS.name: whole}
         return {factors.name: commits.version(spark, factors, settings.paths), **seen}
 
-    def write(events: DataFrame, batch: Batch) -> Done:
+    def write(events: DataFrame, batch: Batch) -> BatchResult:
         known = rated(events, settings)
-        with batch.kept(known) as rows:
+        with batch.cached(known) as rows:
             state = read(batch.spark, settings, batch.plan.versions[factors.name])
             with batch.phase("sweep"):
                 state, is_learned = _swept_when_due(state, known, batch, settings)
             learned = learn(known.limit(0) if is_learned else known, state, batch, settings)
-            batch.append(learned.quality, tables.MODEL_QUALITY)
+            batch.append(learned.quality, tables.MODEL_METRICS)
             batch.merge(commits.stamped(learned.rows, factors, batch.txn), factors)
-        return Done(rows_in=rows)
+        return BatchResult(rows_in=rows)
 
     return [
         Query(
             stage=STAGE,
             source="",
             lock=STAGE,
-            tables=(tables.MODEL_QUALITY, factors),
-            shared=(tables.MODEL_QUALITY,),
+            tables=(tables.MODEL_METRICS, factors),
+            shared=(tables.MODEL_METRICS,),
             settings=_said(settings),
             read=lambda spark: new_events(spark, settings, settings.learn.max_files_per_trigger),
             write=write,
             versions=versions,
-            told=tracking.Teller(settings, LEARNER, settings.learn.factors.known),
+            told=tracking.MetricsReporter(settings, LEARNER, settings.learn.factors.known),
         )
     ]
 
@@ -156,7 +163,7 @@ class Learned:
 
     Args:
         rows: of `factors` that it changes.
-        quality: rows of `model_quality`, judged by the state before it.
+        quality: rows of `model_metrics`, judged by the state before it.
     """
 
     rows: DataFrame
@@ -168,7 +175,7 @@ def read(spark: SparkSession, settings: Settings, version: int | None = None) ->
     rows = table(settings).read(spark, settings.paths, version=version)
     made = params(settings)
     row = rows.where("side = 'global'").select("equations").first()
-    known = Globals.zero(made.width) if row is None else steps.globals_of(bytes(row["equations"]), made.width)
+    known = Globals.zero(made.width) if row is None else als_tasks.globals_of(bytes(row["equations"]), made.width)
     return State(rows.where("side != 'global'"), known)
 
 
@@ -178,15 +185,15 @@ def learn(known: DataFrame, state: State, batch: Batch, settings: Settings) -> L
     before = _with_mean(state.known, known, made)
     with batch.phase("users"):
         users, small = _users(state, known, before, made)
-    gone, came = (_shares(small, kind, made) for kind in (steps.GONE, steps.CAME))
-    after_users = steps.moved(before, gone, came, made)
+    gone, came = (_shares(small, kind, made) for kind in (als_tasks.GONE, als_tasks.CAME))
+    after_users = als_tasks.moved(before, gone, came, made)
     with batch.phase("items"):
         items, after = _items(state, users, after_users, made)
     changed = _rows_of_sides(users, items)
     if state.is_new:
         others = state.rows.join(changed.select("side", "key"), ["side", "key"], "left_anti")
         changed = changed.unionByName(others.select(*changed.columns))
-    quality = commits.stamped(_quality(spark, small, before.now), tables.MODEL_QUALITY, batch.txn)
+    quality = commits.stamped(_quality(spark, small, before.now), tables.MODEL_METRICS, batch.txn)
     return Learned(changed.unionByName(_global_row(spark, after), allowMissingColumns=True), quality)
 
 
@@ -196,14 +203,14 @@ def swept(state: State, known: DataFrame, times: int, settings: Settings) -> Sta
     What history no longer holds is heard again, and items that were solved early hear of what came later. A sweep that
     makes the vectors shrink to half (sums that decay against a pull that does not) is thrown away.
     """
-    whole, found = replace(params(settings), judged=0), state
+    whole, found = replace(params(settings), eval_users=0), state
     for left in reversed(range(times)):
-        # No vector depends on neighbours, so they are looked for in the last sweep only.
-        made = replace(whole, neighbours=0) if left else whole
+        # No vector depends on neighbors, so they are looked for in the last sweep only.
+        made = replace(whole, neighbors=0) if left else whole
         before = _with_mean(found.known, known, made)
         users, small = _users(found, known, before, made, from_nothing=True)
         fresh = replace(Globals.zero(made.width), mean=before.mean)
-        after_users = steps.moved(fresh, [], _shares(small, steps.CAME, made), made)
+        after_users = als_tasks.moved(fresh, [], _shares(small, als_tasks.CAME, made), made)
         items, after = _items(None, users, replace(after_users, items=before.items), made)
         after = replace(after, items=after.items - before.items, swept=after.events)
         found = State(_rows_of_sides(users, items), after, is_new=True)
@@ -222,11 +229,13 @@ def _swept_when_due(state: State, known: DataFrame, batch: Batch, settings: Sett
     """
     made = settings.learn.factors
     if not state.known.events:
-        return (swept(state, known, made.first_sweeps, settings), True) if made.first_sweeps else (state, False)
+        return (
+            (swept(state, known, made.first_full_passes, settings), True) if made.first_full_passes else (state, False)
+        )
     whole = batch.plan.versions.get(tables.EVENTS.name)
-    if whole is None or not made.sweeps or state.known.events < 2 * state.known.swept:
+    if whole is None or not made.full_passes or state.known.events < 2 * state.known.swept:
         return state, False
-    return swept(state, _log(batch.spark, whole, settings), made.sweeps, settings), False
+    return swept(state, _log(batch.spark, whole, settings), made.full_passes, settings), False
 
 
 def _log(spark: SparkSession, version: int, settings: Settings) -> DataFrame:
@@ -234,7 +243,7 @@ def _log(spark: SparkSession, version: int, settings: Settings) -> DataFrame:
     return rated(tables.EVENTS.read(spark, settings.paths, version=version), settings)
 
 
-def sweep_now(spark: SparkSession, settings: Settings) -> int:
+def full_pass_now(spark: SparkSession, settings: Settings) -> int:
     """Sweep over all events that the stage has taken, and put the result in place, in one commit.
 
     Returns:
@@ -256,7 +265,7 @@ def sweep_now(spark: SparkSession, settings: Settings) -> int:
         )
     with locks.held(settings.paths.lock_folder, STAGE):
         state = read(spark, settings)
-        found = swept(state, _log(spark, whole, settings), max(1, settings.learn.factors.sweeps), settings)
+        found = swept(state, _log(spark, whole, settings), max(1, settings.learn.factors.full_passes), settings)
         if found.is_new:
             rows = found.rows.unionByName(_global_row(spark, found.known), allowMissingColumns=True)
             txn = Txn(f"sweep of {STAGE}", str(uuid.uuid4()), last)
@@ -278,27 +287,29 @@ def _users(
     """What the users' step says of the events' users, and its rows that come to the driver."""
     count = tasks(known.sparkSession)
     items = catalogue(state.rows, count, before, made, mend=from_nothing)
-    inputs = [known.withColumn("kind", F.lit(steps.NEW)), items]
+    inputs = [known.withColumn("kind", F.lit(als_tasks.NEW)), items]
     if not from_nothing:
         inputs.append(_rows_of(state.rows, "user", known))
-    users = stepped(inputs, count, partial(steps.users, known=before, params=made))
-    return users, users.where(F.col("kind").isin(steps.GONE, steps.CAME, steps.JUDGED)).collect()
+    users = stepped(inputs, count, partial(als_tasks.users, known=before, params=made))
+    return users, users.where(F.col("kind").isin(als_tasks.GONE, als_tasks.CAME, als_tasks.JUDGED)).collect()
 
 
 def _items(state: State | None, users: DataFrame, after_users: Globals, made: Params) -> tuple[DataFrame, Globals]:
     """What the items' step says of the items that were told something, and the globals after it."""
-    told = users.where(F.col("kind") == steps.CONTRIBUTION)
-    inputs = [told.withColumn("kind", F.lit(steps.NEW))]
+    told = users.where(F.col("kind") == als_tasks.CONTRIBUTION)
+    inputs = [told.withColumn("kind", F.lit(als_tasks.NEW))]
     if state is not None:
         inputs.append(_rows_of(state.rows, "item", told))
-    items = stepped(inputs, tasks(users.sparkSession), partial(steps.items, known=after_users, params=made))
-    came = _shares(items.where(F.col("kind") == steps.CAME).collect(), steps.CAME, made)
+    items = stepped(inputs, tasks(users.sparkSession), partial(als_tasks.items, known=after_users, params=made))
+    came = _shares(items.where(F.col("kind") == als_tasks.CAME).collect(), als_tasks.CAME, made)
     return items, sum(came, after_users)
 
 
 def _rows_of_sides(users: DataFrame, items: DataFrame) -> DataFrame:
     sides = [
-        frame.where(F.col("kind") == steps.ROW).withColumns({"side": F.lit(side), "as_of": F.timestamp_micros("at")})
+        frame.where(F.col("kind") == als_tasks.ROW).withColumns(
+            {"side": F.lit(side), "as_of": F.timestamp_micros("at")}
+        )
         for side, frame in (("user", users), ("item", items))
     ]
     return sides[0].unionByName(sides[1]).drop("kind", "at", "other", "weight", "rating")
@@ -308,36 +319,36 @@ def _global_row(spark: SparkSession, known: Globals) -> DataFrame:
     return spark.range(1).select(
         F.lit("global").alias("side"),
         F.lit("all").alias("key"),
-        F.lit(steps.globals_as_bytes(known)).alias("equations"),
+        F.lit(als_tasks.globals_as_bytes(known)).alias("equations"),
         F.timestamp_micros(F.lit(known.now)).alias("as_of"),
     )
 
 
 def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
-    """A row a candidate; none when nobody could be judged."""
-    judged = [row for row in small if row["kind"] == steps.JUDGED]
+    """A row a ranker; none when nobody could be judged."""
+    judged = [row for row in small if row["kind"] == als_tasks.JUDGED]
     found = together((row["key"], Sums.of_bytes(row["weights"], row["times"])) for row in judged)
-    values = [{"candidate": name, **sums.means()} for name, sums in sorted(found.items())]
+    values = [{"ranker": name, **sums.means()} for name, sums in sorted(found.items())]
     own = {"learner": F.lit(LEARNER), "as_of": F.timestamp_micros(F.lit(as_of))}
-    return made_of(spark, values, tables.MODEL_QUALITY.schema).withColumns(own)
+    return frame_of_dicts(spark, values, tables.MODEL_METRICS.schema).withColumns(own)
 
 
 def _shares(small: list[Row], kind: int, made: Params) -> list[Globals]:
-    return [steps.globals_of(bytes(row["equations"]), made.width) for row in small if row["kind"] == kind]
+    return [als_tasks.globals_of(bytes(row["equations"]), made.width) for row in small if row["kind"] == kind]
 
 
 def _rows_of(state: DataFrame, side: str, touched: DataFrame) -> DataFrame:
     """Rows of a side of the state whose keys stand in the batch."""
     keys = F.broadcast(touched.select("key").distinct())
     rows = state.where(F.col("side") == side).join(keys, "key", "left_semi")
-    return rows.withColumns({"kind": F.lit(steps.STATE), "at": F.unix_micros("as_of")}).drop("side", "as_of")
+    return rows.withColumns({"kind": F.lit(als_tasks.STATE), "at": F.unix_micros("as_of")}).drop("side", "as_of")
 
 
 def catalogue(state: DataFrame, copies: int, before: Globals, made: Params, *, mend: bool = False) -> DataFrame:
     """All items, packed into a few rows, once for each of so many tasks."""
     names = ("key", "vector", "counted", "popular", "category", "others", "weights", "times")
     items = state.where("side = 'item'").select(*names, F.unix_micros("as_of").alias("at"))
-    packed = items.mapInArrow(partial(steps.pack_items, known=before, params=made, mend=mend), steps.COLUMNS)
+    packed = items.mapInArrow(partial(als_tasks.pack_items, known=before, params=made, mend=mend), als_tasks.COLUMNS)
     return packed.crossJoin(F.broadcast(state.sparkSession.range(copies).withColumnRenamed("id", "part")))
 
 
@@ -346,9 +357,9 @@ def tasks(spark: SparkSession) -> int:
     return int(str(spark.conf.get("spark.sql.shuffle.partitions")))
 
 
-def stepped(inputs: list[DataFrame], count: int, step: Step, columns: str = steps.COLUMNS) -> DataFrame:
+def stepped(inputs: list[DataFrame], count: int, step: Step, columns: str = als_tasks.COLUMNS) -> DataFrame:
     """The inputs together, all of a key in one of so many tasks, put through a step; computed once, here."""
-    kinds = dict(column.split() for column in steps.COLUMNS.split(", "))
+    kinds = dict(column.split() for column in als_tasks.COLUMNS.split(", "))
     of_key = F.pmod(F.xxhash64("key"), F.lit(count)).cast("int")
 
     def shaped(frame: DataFrame) -> DataFrame:
@@ -359,4 +370,4 @@ def stepped(inputs: list[DataFrame], count: int, step: Step, columns: str = step
     whole = shaped(inputs[0])
     for frame in inputs[1:]:
         whole = whole.unionByName(shaped(frame))
-    return computed(whole.repartitionById(count, F.col("part")).drop("part").mapInArrow(step, columns))
+    return materialize(whole.repartitionById(count, F.col("part")).drop("part").mapInArrow(step, columns))

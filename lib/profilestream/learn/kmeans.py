@@ -4,15 +4,15 @@ A contribution is what a user last said: a point, its time and the segment that 
 decayed sums over the contributions of its users, always: what is replaced or erased is subtracted as it was added, and
 a move takes all contributions of a segment along. A batch takes these passes over rows; the driver sees sums only:
 
-    once      centres = first_centres(sample, params); state = State.founded(centres)
-    1 pass    delta = batch_delta(state, centres, batch, params) of each part; merge(one, other, params); nearest(...)
+    once      centers = first_centers(sample, params); state = State.founded(centers)
+    1 pass    delta = batch_delta(state, centers, batch, params) of each part; merge(one, other, params); nearest(...)
               says which segment a point goes to. Further passes, if any, take
-              new_centres(state, delta, centres, params) and start from the same state.
+              new_centers(state, delta, centers, params) and start from the same state.
     driver    state = apply(state, delta, params); axes = promising(state, params), often none: then that was all
     1 pass    bins = binned(axes, points, times, ids, params) of each part, over all contributions (kept ones that
               were not replaced, and new ones) of the segments axes.ids; merge_sums(one, other, params)
     driver    state, moves = moved(state, axes, bins, params)
-    writing   relabelled(ids, points, moves) of new contributions, and of kept ones of the segments that moves name
+    writing   relabeled(ids, points, moves) of new contributions, and of kept ones of the segments that moves name
 
 A segment is split by a plane across its longest axis: principal direction divisive partitioning (Boley 1998), with the
 best of the planes between the bins. The largest eigenvalue of a segment's scatter is the most that any split can save.
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.sums import FAINT, Sums, sums_of
+from profilestream.learn.cluster_sums import FAINT, Sums, sums_of
 
 BINS = 32
 # Edges of bins in standard deviations along the axis; a bit off the middle, where points of tidy data lie.
@@ -45,8 +45,8 @@ class Params:
     half_life_days: float | None = 90.0
     first_passes: int = 10
     passes: int = 1
-    moves: int = 2
-    gain: float = 1.1
+    max_split_merges: int = 2
+    min_gain: float = 1.1
     sample: int = 10_000
     seed: int = 0
 
@@ -66,14 +66,14 @@ class State:
     next_id: int
 
     @classmethod
-    def founded(cls, centres: Floats) -> "State":
-        """Before the first batch: ids for its first centres, and nobody there."""
-        return cls(np.arange(len(centres)), Sums.zero(*centres.shape), len(centres))
+    def founded(cls, centers: Floats) -> "State":
+        """Before the first batch: ids for its first centers, and nobody there."""
+        return cls(np.arange(len(centers)), Sums.zero(*centers.shape), len(centers))
 
     @property
-    def centres(self) -> Floats:
+    def centers(self) -> Floats:
         """Means of the segments, (s, d)."""
-        return self.sums.centres
+        return self.sums.centers
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Delta:
     Args:
         sums: by segment, in the order of the state's ids: what came less what went.
         points: how many came.
-        cost: sum of |x - c|^2 to the nearest of the centres that were asked, not weighted.
+        cost: sum of |x - c|^2 to the nearest of the centers that were asked, not weighted.
         cost_of_mean: the same to the mean of all users, before the batch.
     """
 
@@ -146,7 +146,7 @@ class Move:
     into: int | None = None
 
 
-def first_centres(points: Floats, params: Params) -> Floats:
+def first_centers(points: Floats, params: Params) -> Floats:
     """At most k points of a sample, by k-means++ (Arthur and Vassilvitskii 2007), the best of a few tries each.
 
     Fewer when fewer are distinct. The order of the sample is of no matter.
@@ -165,22 +165,22 @@ def first_centres(points: Floats, params: Params) -> Floats:
     return points[chosen]
 
 
-def nearest(points: Floats, centres: Floats) -> tuple[Longs, Floats]:
-    """Of each point: the place of the nearest centre, and the squared distance to it.
+def nearest(points: Floats, centers: Floats) -> tuple[Longs, Floats]:
+    """Of each point: the place of the nearest center, and the squared distance to it.
 
-    Without centres: place 0, distance 0. A row's numbers do not depend on the rows beside it, to the bit.
+    Without centers: place 0, distance 0. A row's numbers do not depend on the rows beside it, to the bit.
     """
     place, least = np.zeros(len(points), np.int64), np.zeros(len(points))
-    for number, centre in enumerate(centres):
-        squared = _squared(points, centre)
+    for number, center in enumerate(centers):
+        squared = _squared(points, center)
         is_closer = squared < least * (1 - _TIE) if number else np.ones(len(points), bool)
         place[is_closer], least[is_closer] = number, squared[is_closer]
     return place, least
 
 
-def batch_delta(state: State, centres: Floats, batch: Batch, params: Params) -> Delta:
-    """What a part of a batch has to say, when its points go to the nearest of the centres; one for each id."""
-    places, squared = nearest(batch.points, centres)
+def batch_delta(state: State, centers: Floats, batch: Batch, params: Params) -> Delta:
+    """What a part of a batch has to say, when its points go to the nearest of the centers; one for each id."""
+    places, squared = nearest(batch.points, centers)
     old = np.searchsorted(state.ids, batch.old_ids)
     sums = sums_of(
         np.vstack([batch.points, batch.old_points]), np.append(batch.times, batch.old_times), np.append(places, old),
@@ -188,7 +188,7 @@ def batch_delta(state: State, centres: Floats, batch: Batch, params: Params) -> 
     )  # fmt: skip
     if not state.sums.now:
         return Delta(sums, len(places), float(squared.sum()))
-    mean = state.sums.total().centres[0]
+    mean = state.sums.total().centers[0]
     return Delta(sums, len(places), float(squared.sum()), float(_squared(batch.points, mean).sum()))
 
 
@@ -208,12 +208,12 @@ def merge(one: Delta, other: Delta, params: Params) -> Delta:
     )
 
 
-def new_centres(state: State, delta: Delta, centres: Floats, params: Params) -> Floats:
-    """Means after a pass, to assign the same batch to once more; where nobody is left, the centre before."""
+def new_centers(state: State, delta: Delta, centers: Floats, params: Params) -> Floats:
+    """Means after a pass, to assign the same batch to once more; where nobody is left, the center before."""
     after = _together(state, delta, params)
     is_there = after.users > 0
-    found = centres.copy()
-    found[is_there] = after.take(is_there).centres
+    found = centers.copy()
+    found[is_there] = after.take(is_there).centers
     return found
 
 
@@ -235,16 +235,16 @@ def promising(state: State, params: Params) -> Axes:
     most[most < _ROUNDING * np.trace(state.sums.scatter, axis1=1, axis2=2)] = 0.0
     cost = _cheapest(_merge_costs(state.sums))[0] if len(most) >= params.k else 0.0
     chosen: dict[int, Floats] = {}
-    while len(chosen) < params.moves and most.any():
+    while len(chosen) < params.max_split_merges and most.any():
         place = _first_least(np.negative(most))
         normal = _longest(spread[place])
         if _pays(most[place], min(cost, _cost_of_half(state, place, normal, most[place])), params):
             chosen[place] = normal
         most[place] = 0.0
     normals = np.array(list(chosen.values())).reshape(-1, d)
-    spread, centres, weight = spread[list(chosen)], state.centres[list(chosen)], state.sums.weight[list(chosen)]
+    spread, centers, weight = spread[list(chosen)], state.centers[list(chosen)], state.sums.weight[list(chosen)]
     deviation = np.sqrt(np.einsum("ci,cij,cj->c", normals, spread, normals) / weight)
-    return Axes(state.ids[list(chosen)], normals, _along(centres, normals)[:, None] + deviation[:, None] * _EDGES)
+    return Axes(state.ids[list(chosen)], normals, _along(centers, normals)[:, None] + deviation[:, None] * _EDGES)
 
 
 def binned(axes: Axes, points: Floats, times: Longs, ids: Longs, params: Params) -> Sums:
@@ -287,7 +287,7 @@ def moved(state: State, axes: Axes, bins: Sums, params: Params) -> tuple[State, 
     return state, moves
 
 
-def relabelled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
+def relabeled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
     """The segments of contributions after moves."""
     ids = ids.copy()
     for move in moves:
@@ -302,7 +302,7 @@ def relabelled(ids: Longs, points: Floats, moves: Sequence[Move]) -> Longs:
 def _together(state: State, delta: Delta, params: Params) -> Sums:
     """The sums after a batch, those of segments that lost their users included.
 
-    Where only rounding is left of a weight, a faint one is kept with the centre and the spread before the batch.
+    Where only rounding is left of a weight, a faint one is kept with the center and the spread before the batch.
     """
     now = max(state.sums.now, delta.sums.now)
     aged = state.sums.aged(now, params.half_life_days)
@@ -317,8 +317,8 @@ def _together(state: State, delta: Delta, params: Params) -> Sums:
     return after
 
 
-def _squared(points: Floats, centre: Floats) -> Floats:
-    away = points - centre
+def _squared(points: Floats, center: Floats) -> Floats:
+    away = points - center
     return np.asarray(np.einsum("ij,ij->i", away, away))
 
 
@@ -334,7 +334,7 @@ def _first_least(values: Floats) -> int:
 
 
 def _pays(saved: float, cost: float, params: Params) -> bool:
-    return bool(saved > params.gain * cost * (1 + _TIE) and saved > 0)
+    return bool(saved > params.min_gain * cost * (1 + _TIE) and saved > 0)
 
 
 def _longest(spread: Floats) -> Floats:
@@ -351,11 +351,11 @@ def _cost_of_half(state: State, place: int, normal: Floats, most: float) -> floa
     """About the least that it costs to make one of a half of a segment and another segment.
 
     Of two halves at s and -v / s along the axis, v the variance along it, the first has the share v / (v + s^2): so
-    much of the mass may lie where another segment's centre falls on the axis, if that is a user at least.
+    much of the mass may lie where another segment's center falls on the axis, if that is a user at least.
     """
     others = np.arange(len(state.ids)) != place
     n, weight = state.sums.weight[others], state.sums.weight[place]
-    apart = state.centres[others] - state.centres[place]
+    apart = state.centers[others] - state.centers[place]
     along = _along(apart, normal)
     variance = most / weight
     half = weight * variance / (variance + along**2)
@@ -366,8 +366,8 @@ def _cost_of_half(state: State, place: int, normal: Floats, most: float) -> floa
 
 def _merge_costs(sums: Sums) -> Floats:
     """What it costs to make one of two segments, (s, s); infinite below and on the diagonal."""
-    n, centres = sums.weight, sums.centres
-    apart = np.array([_squared(centres, centre) for centre in centres]).reshape(len(n), len(n))
+    n, centers = sums.weight, sums.centers
+    apart = np.array([_squared(centers, center) for center in centers]).reshape(len(n), len(n))
     costs = np.asarray(n[:, None] / (n[:, None] + n) * n * apart)
     costs[np.tril_indices(len(n))] = np.inf
     return costs
@@ -387,7 +387,7 @@ def _best_cut(bins: Sums) -> tuple[float, int]:
     if not len(can):
         return 0.0, 1
     below, above = below.take(can), above.take(can)
-    apart = ((below.centres - above.centres) ** 2).sum(axis=1)
+    apart = ((below.centers - above.centers) ** 2).sum(axis=1)
     saved = below.weight / (below.weight + above.weight) * above.weight * apart
     best = _first_least(-saved)
     return float(saved[best]), int(can[best]) + 1

@@ -9,13 +9,13 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import sent
+from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Frozen, Settings
-from profilestream.derive import pieces, windows_check
-from profilestream.derive.declaration import Derived, Key, load_as
-from profilestream.derive.features import Features
+from profilestream.derive import feature_checks, window_parts
+from profilestream.derive.entity_features import Features
+from profilestream.derive.feature_declaration import Question, micros
 from profilestream.derive.fold import Fold
-from profilestream.derive.windows import Question, micros
+from profilestream.derive.table_declaration import Derived, Key, load_as
 
 _AT, _AHEAD = "_at", "_ahead"
 
@@ -100,7 +100,7 @@ def check(spark: SparkSession, settings: Settings, labels: Chosen) -> None:
     """
     events, file = spark.createDataFrame([], tables.EVENTS.schema), settings.learn.examples.file
     for column, (label, horizon) in labels.items():
-        windows_check.check_question(spark, events, label, f"{file}, labels.{column.removesuffix(f'_{horizon}')}")
+        feature_checks.check_question(spark, events, label, f"{file}, labels.{column.removesuffix(f'_{horizon}')}")
 
 
 def outcomes(spark: SparkSession, entity_times: DataFrame, labels: Chosen, features: Features, told: int) -> DataFrame:
@@ -119,10 +119,10 @@ def outcomes(spark: SparkSession, entity_times: DataFrame, labels: Chosen, featu
     asked = entity_times.agg(F.count(F.lit(1)), F.coalesce(F.min(at), F.lit(0)), F.coalesce(F.max(at), F.lit(0))).head()
     assert asked is not None
     count, first, last = asked
-    dates = F.col("event_date").between(pieces.date_of(first), pieces.date_of(last + longest))
-    events = pieces.keyed(features.read(spark, tables.EVENTS).where(dates), features)
+    dates = F.col("event_date").between(window_parts.date_of(first), window_parts.date_of(last + longest))
+    events = window_parts.keyed(features.read(spark, tables.EVENTS).where(dates), features)
     requests = entity_times.select(*[F.col(name).alias(f"_{name}") for name in features.keys], F.col("at").alias(_AT))
-    joined = events.join(sent(requests, count), [f"_{name}" for name in features.keys])
+    joined = events.join(broadcast_if_small(requests, count), [f"_{name}" for name in features.keys])
     ahead = joined.withColumn(_AHEAD, F.unix_micros("event_time") - F.unix_micros(_AT))
     coming = ahead.where(F.col(_AHEAD).between(0, longest - 1))
     # The request itself stands beside its events, as one that counts for no label, so that none is without a row.

@@ -8,11 +8,11 @@ from pyspark.sql import DataFrame, SparkSession
 from profilestream.base.settings import Settings
 from profilestream.learn import factors, publishing
 from profilestream.learn.als import Params
-from profilestream.learn.gate import Measure
+from profilestream.learn.als_tasks import globals_of
+from profilestream.learn.model_registry import Model
+from profilestream.learn.model_versions import CHAMPION, VersionTags
+from profilestream.learn.promotion import Measure
 from profilestream.learn.publishing import Pinned, Publishable
-from profilestream.learn.registry import Model
-from profilestream.learn.steps import globals_of
-from profilestream.learn.versions import CHAMPION, Notes
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,25 @@ class Published:
         model_version: its number in the registry.
         state: of `factors` when it was published.
         params: by which it was learned, with the shares of its ranking.
-        candidate: the ranking that it was judged by, one of catalogue.CANDIDATES.
+        ranker: the ranking that it was judged by, one of catalogue.RANKERS.
     """
 
     model_version: int
     state: factors.State
     params: Params
-    candidate: str
+    ranker: str
 
 
 def publishable(settings: Settings) -> Publishable:
     """`factors`, whole, judged by a ranking."""
     made, params = settings.learn.publish, asdict(factors.params(settings))
     model = Model(
-        code="model_code.py",
+        code="recommender.py",
         inputs={"user_id": "string"},
         outputs={"item_ids": "array<string>", "scores": "array<double>"},
         example={"user_id": ["shop:1"]},
-        config={"params": params, "candidate": made.candidate, "most": made.most},
-        params={"most": made.most},
+        config={"params": params, "ranker": made.ranker, "top_k": made.top_k},
+        params={"top_k": made.top_k},
     )
 
     def pin(rows: DataFrame, epoch: str) -> Pinned | None:
@@ -52,7 +52,7 @@ def publishable(settings: Settings) -> Publishable:
         stage=factors.STAGE,
         name=made.name,
         table=factors.table(settings),
-        measure=Measure(factors.LEARNER, made.metric, made.candidate, made),
+        measure=Measure(factors.LEARNER, made.metric, made.ranker, made),
         known=settings.learn.factors.known,
         params=json.dumps(params),
         pin=pin,
@@ -62,8 +62,8 @@ def publishable(settings: Settings) -> Publishable:
 def read(spark: SparkSession, settings: Settings, which: str | int = CHAMPION) -> Published:
     """The version that an alias names, or that has a number; raises as publishing.read."""
     version, rows = publishing.read(spark, settings, publishable(settings), which)
-    notes = Notes.of(version)
+    notes = VersionTags.of(version)
     params = Params(**json.loads(notes.params))
     (row,) = rows.where("side = 'global'").select("equations").collect()
     known = globals_of(bytes(row["equations"]), params.width)
-    return Published(version.number, factors.State(rows.where("side != 'global'"), known), params, notes.candidate)
+    return Published(version.number, factors.State(rows.where("side != 'global'"), known), params, notes.ranker)

@@ -8,10 +8,10 @@ from pyspark.sql import functions as F
 
 from profilestream.base.settings import Settings
 from profilestream.learn import publishing, segments
-from profilestream.learn.gate import Measure
+from profilestream.learn.model_registry import Model
+from profilestream.learn.model_versions import CHAMPION
+from profilestream.learn.promotion import Measure
 from profilestream.learn.publishing import Pinned, Publishable
-from profilestream.learn.registry import Model
-from profilestream.learn.versions import CHAMPION
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Published:
 
 
 def publishable(settings: Settings) -> Publishable:
-    """The segments of the newest batch, judged by their cost over that of one centre for all."""
+    """The segments of the newest batch, judged by their cost over that of one center for all."""
     made, known = settings.learn.publish_segments, asdict(segments.params(settings))
     return Publishable(
         stage=segments.STAGE,
@@ -53,7 +53,7 @@ def _model(location: dict[str, float]) -> Model:
     """Its input is a user's mean vector, a column a dimension, by name."""
     dimensions = sorted(location)
     return Model(
-        code="segments_model_code.py",
+        code="segment_assigner.py",
         inputs=dict.fromkeys(dimensions, "double"),
         outputs={"segment_id": "long", "distance": "double"},
         example={name: [location[name]] for name in dimensions},

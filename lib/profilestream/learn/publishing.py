@@ -26,10 +26,10 @@ from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.stream import checkpoint_path
 from profilestream.base.tables import Table
-from profilestream.learn import gate, registry, versions
-from profilestream.learn.gate import Measure
-from profilestream.learn.registry import Model, Registry, Version
-from profilestream.learn.versions import CHALLENGER, CHAMPION, KEPT, REMOVED, Notes
+from profilestream.learn import model_registry, model_versions, promotion
+from profilestream.learn.model_registry import Model, Registry, Version
+from profilestream.learn.model_versions import CHALLENGER, CHAMPION, KEPT, REMOVED, VersionTags
+from profilestream.learn.promotion import Measure
 
 STAGE = "learn_publish"
 
@@ -73,7 +73,7 @@ class Publishable:
 
     @property
     def learner(self) -> str:
-        """As `model_quality` and the job name it."""
+        """As `model_metrics` and the job name it."""
         return self.measure.learner
 
     @property
@@ -100,7 +100,7 @@ def publish(spark: SparkSession, settings: Settings, of: Publishable) -> str:
         SourceMissing: nothing was learned yet.
         Refused: the published table holds versions of another registry.
     """
-    with locks.held(settings.paths.lock_folder, STAGE), registry.opened(settings, of.name) as model:
+    with locks.held(settings.paths.lock_folder, STAGE), model_registry.opened(settings, of.name) as model:
         epoch = _epoch(spark, settings, of)
         version = commits.version(spark, of.table, settings.paths)
         pinned = of.pin(of.table.read(spark, settings.paths, version=version), epoch)
@@ -109,16 +109,16 @@ def publish(spark: SparkSession, settings: Settings, of: Publishable) -> str:
                 "nothing was learned yet", where=of.table.path(settings.paths), do="capture events first"
             )
         model.store.catch_up(spark, of.learner, epoch, of.known)
-        found = gate.quality(spark, settings, of.measure, epoch, up_to=pinned.batch_id)
+        found = promotion.quality(spark, settings, of.measure, epoch, up_to=pinned.batch_id)
         value = "" if found.value is None else repr(found.value)
-        notes = Notes(epoch, pinned.batch_id, version, of.measure.candidate, of.measure.name, value, of.params)
+        notes = VersionTags(epoch, pinned.batch_id, version, of.measure.ranker, of.measure.name, value, of.params)
         number = _made(spark, settings, of, model, pinned, notes)
-        champion = versions.by_alias(model.versions(), CHAMPION)
+        champion = model_versions.by_alias(model.versions(), CHAMPION)
         is_better, why = True, "there was none"
         if champion is not None:
-            is_better, why = gate.judge(spark, settings, of.measure, champion, found)
+            is_better, why = promotion.judge(spark, settings, of.measure, champion, found)
         if is_better:
-            versions.make_champion(model, number)
+            model_versions.make_champion(model, number)
         else:
             model.name_version(CHALLENGER, number)
         _prune(spark, settings, of, model)
@@ -137,7 +137,7 @@ def _epoch(spark: SparkSession, settings: Settings, of: Publishable) -> str:
 
 
 def _made(
-    spark: SparkSession, settings: Settings, of: Publishable, model: Registry, pinned: Pinned, notes: Notes
+    spark: SparkSession, settings: Settings, of: Publishable, model: Registry, pinned: Pinned, notes: VersionTags
 ) -> int:
     """The number of a new version whose rows and files are in place; no alias names it yet."""
     paths, copies = settings.paths, of.copies
@@ -160,7 +160,7 @@ def _made(
     commits.append(ordered, copies, paths, Txn(STAGE, str(uuid.uuid4()), number))
     table = files.local_path(copies.uri(paths)) or copies.uri(paths)
     model.put_files(run, folder, pinned.model, {"table": table, "model_version": number})
-    versions.note_rows(model, number, KEPT)
+    model_versions.note_rows(model, number, KEPT)
     return number
 
 
@@ -168,8 +168,8 @@ def _prune(spark: SparkSession, settings: Settings, of: Publishable, model: Regi
     """Remove the rows of versions that no alias names, of anybody's aliases; what was noted of them stays."""
     known = model.versions()
     for version in known:
-        if not version.aliases and Notes.of(version).rows != REMOVED:
-            versions.note_rows(model, version.number, REMOVED)
+        if not version.aliases and VersionTags.of(version).rows != REMOVED:
+            model_versions.note_rows(model, version.number, REMOVED)
     named = ", ".join(str(version.number) for version in known if version.aliases)
     commits.delete(spark, of.copies, settings.paths, where=f"model_version NOT IN ({named})")
 
@@ -181,10 +181,10 @@ def read(spark: SparkSession, settings: Settings, of: Publishable, which: str | 
         SourceMissing: there is no such version, or its rows were removed.
     """
     do = f"publish a new one: jobs/{STAGE}.py --learner {of.learner}"
-    with registry.opened(settings, of.name) as model:
+    with model_registry.opened(settings, of.name) as model:
         known = model.versions()
     found = next((one for one in known if which == one.number or which in one.aliases), None)
-    if found is None or Notes.of(found).rows != KEPT:
+    if found is None or VersionTags.of(found).rows != KEPT:
         raise SourceMissing(f"there is no published version {which!r} of {of.name}", where=model.where, do=do)
     copies = of.copies
     rows = copies.read(spark, settings.paths).where(F.col("model_version") == found.number).drop("model_version")

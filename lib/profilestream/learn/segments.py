@@ -13,17 +13,17 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import made_of, sent
+from profilestream.base.session import broadcast_if_small, frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, Done, Query
+from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
-from profilestream.derive import profiles, stage
-from profilestream.derive.declaration import Derived
-from profilestream.learn import grouping, tracking
-from profilestream.learn.descriptions import Space
-from profilestream.learn.grouping import GONE, Learned
+from profilestream.derive import fold_stage, profiles
+from profilestream.derive.table_declaration import Derived
+from profilestream.learn import segments_batch, tracking
+from profilestream.learn.cluster_sums import Sums
 from profilestream.learn.kmeans import Delta, Params, State
-from profilestream.learn.sums import Sums
+from profilestream.learn.segment_rules import Space
+from profilestream.learn.segments_batch import GONE, Learned
 
 STAGE, LEARNER = "learn_segments", "segments"
 
@@ -31,7 +31,7 @@ STAGE, LEARNER = "learn_segments", "segments"
 def users_table(settings: Settings) -> Table:
     """`user_segments`: a row a user: its segment, and the last contribution, which counts once.
 
-    `point` is the profile vector in the scaling of the model, `distance` that to its segment's centre (an outlier
+    `point` is the profile vector in the scaling of the model, `distance` that to its segment's center (an outlier
     score, in standard deviations), `as_of` the newest event of the profile that it was made of, `since` when the user
     came into the segment.
     """
@@ -57,8 +57,8 @@ def table(settings: Settings) -> Table:
     """`segments`: the segments after every batch, a row each; those of the newest batch are the state.
 
     `users` is how many users are in it; `weight`, `sums` and `scatter` are the decayed sums of 1, x and x xT (by rows)
-    over their points as of `as_of`. `centre` is sums / weight by dimension: how many times `scale` it lies from
-    `location`, which never change within an epoch. `cost` is the mean squared distance to the centre. `parent` names
+    over their points as of `as_of`. `center` is sums / weight by dimension: how many times `scale` it lies from
+    `location`, which never change within an epoch. `cost` is the mean squared distance to the center. `parent` names
     the segment that it was split from in this batch, `absorbed` those that became part of it in this batch; `next_id`
     is an id that no segment has had.
     """
@@ -70,7 +70,7 @@ def table(settings: Settings) -> Table:
             weight DOUBLE NOT NULL,
             sums ARRAY<DOUBLE> NOT NULL,
             scatter ARRAY<DOUBLE> NOT NULL,
-            centre MAP<STRING, DOUBLE> NOT NULL,
+            center MAP<STRING, DOUBLE> NOT NULL,
             location MAP<STRING, DOUBLE> NOT NULL,
             scale MAP<STRING, DOUBLE> NOT NULL,
             cost DOUBLE NOT NULL,
@@ -141,7 +141,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
         BadSettings: there are none, or one has.
     """
     if settings.learn.segments.enabled:
-        stage.check_names(STAGE, (users_table(settings), table(settings), descriptions_table()), settings)
+        fold_stage.check_names(STAGE, (users_table(settings), table(settings), descriptions_table()), settings)
 
 
 def queries(settings: Settings) -> list[Query]:
@@ -154,36 +154,36 @@ def queries(settings: Settings) -> list[Query]:
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
         return {users.name: commits.version(spark, users, settings.paths)}
 
-    def write(changes: DataFrame, batch: Batch) -> Done:
-        with batch.kept(said := grouping.said(changes, derived)) as rows:
+    def write(changes: DataFrame, batch: Batch) -> BatchResult:
+        with batch.cached(said := segments_batch.said(changes, derived)) as rows:
             before = _before(said, batch, segments, derived)
             kept = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
-            changed = grouping.changed_users(said, rows, kept, before.space).persist()
-            others = kept.join(sent(said.select("user_id"), rows), "user_id", "left_anti")
-            found = grouping.assigned(changed, others, before.state, batch, made)
-            with batch.beside() as run:
-                run(batch.append, _quality(before.state, found.judged, batch), tables.MODEL_QUALITY)
-                learned = grouping.learned(changed, found, batch, made)
+            changed = segments_batch.changed_users(said, rows, kept, before.space).persist()
+            others = kept.join(broadcast_if_small(said.select("user_id"), rows), "user_id", "left_anti")
+            found = segments_batch.assigned(changed, others, before.state, batch, made)
+            with batch.in_background() as run:
+                run(batch.append, _quality(before.state, found.judged, batch), tables.MODEL_METRICS)
+                learned = segments_batch.learned(changed, found, batch, made)
             batch.merge(commits.stamped(learned.users, users, batch.txn, GONE), users, gone=GONE)
             batch.append(_rows(learned, before.space, batch, segments), segments)
             changed.unpersist()
-        return Done(rows_in=rows)
+        return BatchResult(rows_in=rows)
 
     return [
         Query(
             stage=STAGE,
             source="",
             lock=STAGE,
-            tables=(tables.MODEL_QUALITY, users, segments),
-            shared=(tables.MODEL_QUALITY,),
+            tables=(tables.MODEL_METRICS, users, segments),
+            shared=(tables.MODEL_METRICS,),
             settings=_course(settings),
-            read=lambda spark: stage.changes(
+            read=lambda spark: fold_stage.changes(
                 spark, derived.table, profiles.STAGE, settings, settings.learn.max_files_per_trigger
             ),
             write=write,
             versions=versions,
             follows=derived.table,
-            told=tracking.Teller(settings, LEARNER, asdict(made)),
+            told=tracking.MetricsReporter(settings, LEARNER, asdict(made)),
         )
     ]
 
@@ -243,7 +243,7 @@ def _before(said: DataFrame, batch: Batch, segments: Table, derived: Derived) ->
     found = _read(rows, derived, batch.txn.epoch, batch.txn.batch_id - 1)
     if found is not None:
         return found
-    space = grouping.space_of(said, weights(derived))
+    space = segments_batch.space_of(said, weights(derived))
     return Model(space, State.founded(np.zeros((0, len(space.names)))))
 
 
@@ -251,10 +251,10 @@ def _quality(before: State, found: Delta | None, batch: Batch) -> DataFrame:
     """What the batch's points cost on average, by the segments before it, and by one mean of all users."""
     costs = {} if found is None or not found.points else {"kmeans": found.cost, "mean": found.cost_of_mean}
     points = 0 if found is None else found.points
-    values = [{"candidate": name, "users": points, "cost": cost / points} for name, cost in costs.items()]
+    values = [{"ranker": name, "users": points, "cost": cost / points} for name, cost in costs.items()]
     own = {"learner": F.lit(LEARNER), "as_of": F.timestamp_micros(F.lit(before.sums.now))}
-    rows = made_of(batch.spark, values, tables.MODEL_QUALITY.schema).withColumns(own)
-    return commits.stamped(rows, tables.MODEL_QUALITY, batch.txn)
+    rows = frame_of_dicts(batch.spark, values, tables.MODEL_METRICS.schema).withColumns(own)
+    return commits.stamped(rows, tables.MODEL_METRICS, batch.txn)
 
 
 def _rows(learned: Learned, space: Space, batch: Batch, segments: Table) -> DataFrame:
@@ -272,7 +272,7 @@ def _rows(learned: Learned, space: Space, batch: Batch, segments: Table) -> Data
             "weight": float(sums.weight[n]),
             "sums": sums.sums[n].tolist(),
             "scatter": sums.scatter[n].ravel().tolist(),
-            "centre": dict(zip(space.names, sums.centres[n].tolist(), strict=True)),
+            "center": dict(zip(space.names, sums.centers[n].tolist(), strict=True)),
             "location": dict(zip(space.names, space.location.tolist(), strict=True)),
             "scale": dict(zip(space.names, space.scale.tolist(), strict=True)),
             "cost": float(sums.cost[n] / sums.weight[n]),
@@ -282,5 +282,5 @@ def _rows(learned: Learned, space: Space, batch: Batch, segments: Table) -> Data
         }
         for n, segment in enumerate(ids.tolist())
     ]
-    rows = made_of(batch.spark, values, segments.schema).withColumn("as_of", F.timestamp_micros(F.lit(sums.now)))
+    rows = frame_of_dicts(batch.spark, values, segments.schema).withColumn("as_of", F.timestamp_micros(F.lit(sums.now)))
     return commits.stamped(rows, segments, batch.txn)

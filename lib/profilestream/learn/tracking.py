@@ -100,7 +100,7 @@ class Store:
         return made
 
     def catch_up(self, spark: SparkSession, learner: str, epoch: str, params: Mapping[str, Any]) -> int:
-        """Tell MLflow the rows of `model_quality` that it does not have, as metrics `<candidate>/<column>`.
+        """Tell MLflow the rows of `model_metrics` that it does not have, as metrics `<ranker>/<column>`.
 
         Step is the batch id, time the event time. The tag that names a run's last batch is written after its metrics;
         the same metrics once more are dropped by MLflow, since step, time and value are the same.
@@ -112,7 +112,7 @@ class Store:
             The number of batches told.
         """
         runs = self.runs(learner)
-        rows = tables.MODEL_QUALITY.read(spark, self.settings.paths).where(F.col("learner") == learner)
+        rows = tables.MODEL_METRICS.read(spark, self.settings.paths).where(F.col("learner") == learner)
         for known, run in runs.items():
             last = int(run.data.tags.get(_LAST, -1))
             rows = rows.where(~((F.col("epoch") == known) & (F.col("batch_id") <= last)))
@@ -139,10 +139,10 @@ def _by_batch(rows: DataFrame) -> Iterator[_Batch]:
     """Batches in order; one sorted partition, which comes to the driver bit by bit."""
     from mlflow.entities import Metric
 
-    ordered = rows.coalesce(1).sortWithinPartitions("epoch", "batch_id", "candidate").toLocalIterator()
+    ordered = rows.coalesce(1).sortWithinPartitions("epoch", "batch_id", "ranker").toLocalIterator()
     for (epoch, batch_id), group in itertools.groupby(ordered, lambda row: (row["epoch"], row["batch_id"])):
         metrics = [
-            Metric(f"{row['candidate']}/{name}", float(row[name]), int(row["as_of"].timestamp() * 1000), batch_id)
+            Metric(f"{row['ranker']}/{name}", float(row[name]), int(row["as_of"].timestamp() * 1000), batch_id)
             for row in group
             for name in METRICS
             if row[name] is not None
@@ -183,7 +183,7 @@ def store(settings: Settings) -> Iterator[Store]:
 
 
 @dataclass
-class Teller:
+class MetricsReporter:
     """Tells MLflow of a stage on a thread of its own (stream.Query.told). A failure is one line; the stage goes on.
 
     What was not told is told the next time, by the next run if need be.

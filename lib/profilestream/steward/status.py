@@ -13,7 +13,7 @@ from profilestream import flow
 from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
-from profilestream.capture import accounts
+from profilestream.capture import row_accounting
 
 Tell = Callable[[str], None]
 
@@ -27,7 +27,7 @@ def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
     if not tables.CAPTURE_BATCHES.exists(spark, paths):
         raise SourceMissing("nothing was captured yet", where=paths.warehouse, do="run jobs/capture_events.py first")
     tell("rows (in = clean + rejected + duplicate)")
-    for row in accounts.conservation(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
+    for row in row_accounting.conservation(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
         batches = "1 batch" if row["batches"] == 1 else f"{row['batches']} batches"
         sign = "=" if row["adds_up"] else "IS NOT"
         replay = " put through again" if row["kind"] == "replay" else ""
@@ -36,7 +36,7 @@ def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
             f"{row['rows_rejected']:,} rejected + {row['rows_duplicate']:,} duplicate, in {batches}"
         )
     tell("\nrejected, by rule")
-    for row in accounts.rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
+    for row in row_accounting.rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
         tell(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
         tell(f"           such as {row['position']}  {row['payload'] or '':.100}")
     show_alarms(spark, paths, tell)

@@ -1,8 +1,8 @@
 """Numbers to what a person reads: title, key figures and sections in order. Pure; page.py makes HTML of it."""
 
-from profilestream.serve.report import told_of_people, told_of_work
-from profilestream.serve.report.numbers import Numbers, utc
-from profilestream.serve.report.parts import Section, Tile
+from profilestream.serve.report import sections_pipeline, sections_users
+from profilestream.serve.report.components import Section, Tile
+from profilestream.serve.report.view_model import Numbers, utc
 
 
 def title(found: Numbers) -> str:
@@ -45,7 +45,7 @@ def tiles(found: Numbers) -> list[Tile]:
         held = sum(one.users for one in found.tags.tags)
         told.append(Tile("tags_held", "tags held", held, note=f"{len(found.tags.tags)} different ones"))
     if found.recall:
-        best, value = told_of_work.best(found.recall)
+        best, value = sections_pipeline.best(found.recall)
         told.append(Tile("recall_20", "recall at 20", value, f"{value:.1%}", best))
     return told
 
@@ -53,15 +53,15 @@ def tiles(found: Numbers) -> list[Tile]:
 def sections(found: Numbers) -> list[Section]:
     """All sections in order, those without numbers too."""
     return [
-        told_of_work.rows(found),
-        told_of_work.work(found),
-        told_of_people.activity(found.users),
-        told_of_people.steps(found.users),
-        told_of_people.retention(found.users),
-        told_of_people.week(found.log),
-        told_of_people.segments(found),
-        told_of_people.tags(found.tags),
-        told_of_people.tastes(found),
-        told_of_work.quality(found),
-        told_of_work.champions(found),
+        sections_pipeline.rows(found),
+        sections_pipeline.work(found),
+        sections_users.activity(found.users),
+        sections_users.steps(found.users),
+        sections_users.retention(found.users),
+        sections_users.week(found.log),
+        sections_users.segments(found),
+        sections_users.tags(found.tags),
+        sections_users.tastes(found),
+        sections_pipeline.quality(found),
+        sections_pipeline.champions(found),
     ]

@@ -1,0 +1,1 @@
+"""Effect of a campaign on its users, by matching."""

@@ -1,0 +1,1 @@
+"""Tags, RFM groups and loyalty tiers of users."""

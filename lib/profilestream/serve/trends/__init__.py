@@ -1,0 +1,1 @@
+"""Trends of prices, shares and spend by group of users."""

@@ -1,0 +1,1 @@
+"""One user's profile in readable form."""

@@ -1,0 +1,146 @@
+"""Builders of what tests need: a shop with a mapping, files and settings, and a way to run its capture."""
+
+import os
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from profilestream.base import settings as settings_module
+from profilestream.base import stream, tables
+from profilestream.base.settings import Settings
+from profilestream.base.tables import Table
+from profilestream.capture import ingest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from tests.log_files import arrive
+
+SHOP = """
+user_space = "shop"
+item_space = "shop"
+
+[input]
+format = "jsonl"
+columns = "id string, kind string, at string, who string, what string, price string, quantity string"
+
+[columns]
+event_id = "id"
+event_type = "kind"
+event_time = "at"
+user_id = "who"
+item_id = "what"
+price = "price"
+quantity = "quantity"
+"""
+# What differs between two runs that ought to be equal.
+RUN_COLUMNS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "reprocessed_from")
+
+
+@dataclass
+class Shop:
+    """A source in a folder of its own, with settings that capture it."""
+
+    home: Path
+    mapping: str = SHOP
+    name: str = "shop"
+    extra_settings: str = ""
+    overrides: list[str] = field(default_factory=list)
+    is_tracked: bool = False  # a new MLflow store takes a second and more
+    written: int = 0
+
+    @property
+    def input(self) -> Path:
+        """Where its files lie."""
+        return self.home / "input" / self.name
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        """Lay a file into the input; files are dated in the order in which they are written."""
+        path = self.input / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        self.written += 1
+        os.utime(path, (1_700_000_000 + self.written, 1_700_000_000 + self.written))
+        return path
+
+    def settings(self) -> Settings:
+        """Settings with this one source, one file a batch."""
+        return settings_module.load(str(self.config()), self.overrides)
+
+    def config(self) -> Path:
+        """The config file; written anew from what the shop holds now."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.input.mkdir(parents=True, exist_ok=True)
+        mapping = self.home / f"{self.name}.toml"
+        mapping.write_text(self.mapping)
+        config = self.home / f"{self.name}_settings.toml"
+        config.write_text(
+            f'[paths]\nwarehouse = "{self.home}/warehouse"\ncheckpoints = "{self.home}/checkpoints"\n'
+            f'[capture.sources.{self.name}]\npath = "{self.input}"\nmapping = "{mapping}"\nmax_files_per_trigger = 1\n'
+            + self.extra_settings
+            + ("" if self.is_tracked else "\n[learn.tracking]\nenabled = false\n")
+        )
+        return config
+
+    def capture(self, spark: SparkSession, **options: Any) -> None:
+        """Run capture_events to the end of what is there."""
+        settings = self.settings()
+        stream.run(spark, [ingest.query(settings, self.name)], settings, stream.RunOptions(**options))
+
+    def arrive(self, spark: SparkSession, events: list[dict[str, Any]], batch_id: int = 0) -> None:
+        """Put raw events into `events` as capture would, without running it: clean ones that come once.
+
+        The mapping names plain columns only, without SQL.
+        """
+        settings, mapping = self.settings(), tomllib.loads(self.mapping)
+        tables.EVENTS.create(spark, settings.paths)
+        names = mapping["columns"]
+        raw = [tuple(one.get(name) for name in names.values()) for one in events]
+        types = {field.name: field.dataType for field in tables.EVENTS.schema}
+        said = {name: F.col(name).cast(types[name]) for name in names}
+        spaces = {"user_id": mapping["user_space"], "item_id": mapping["item_space"]}
+        said |= {name: F.concat(F.lit(f"{space}:"), name) for name, space in spaces.items()}
+        rows = spark.createDataFrame(raw, ", ".join(f"{name} string" for name in names)).withColumns(said)
+        value = {"value": F.col("price") * F.col("quantity"), "batch_id": F.lit(batch_id).cast("bigint")}
+        arrive(rows.withColumns(value), settings)
+
+    def read(self, spark: SparkSession, table: Table) -> DataFrame:
+        """One of its tables."""
+        return table.read(spark, self.settings().paths)
+
+    def counts(self, spark: SparkSession) -> tuple[int, int, int, int]:
+        """Rows in, clean, rejected and duplicate over all batches of the source."""
+        batches = self.read(spark, tables.CAPTURE_BATCHES).where("kind = 'source'").collect()
+        names = ("rows_in", "rows_clean", "rows_rejected", "rows_duplicate")
+        a, b, c, d = (sum(row[name] for row in batches) for name in names)
+        return a, b, c, d
+
+    def content(self, spark: SparkSession, table: Table) -> list[str]:
+        """A table's rows without what differs from run to run, sorted; equal for equal outcomes."""
+        frame = self.read(spark, table)
+        rows = frame.select(F.to_json(F.struct(*[c for c in frame.columns if c not in RUN_COLUMNS]))).collect()
+        return sorted(row[0] for row in rows)
+
+
+def event(number: int, **changes: Any) -> dict[str, Any]:
+    """A good raw event of the shop."""
+    day, minute = divmod(number, 60)
+    return {
+        "id": f"e{number}", "kind": "view", "at": f"2026-01-{1 + day % 28:02d}T10:{minute:02d}:00Z",
+        "who": f"u{number % 7}", "what": f"i{number % 5}", "price": "2.5", "quantity": "1", **changes,
+    }  # fmt: skip
+
+
+def short_lived() -> dict[str, str]:
+    """The environment of a job that ends before the JVM's second compiler pays."""
+    return {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
+
+
+def wait(is_so: Callable[[], bool], what: str, *, seconds: float) -> None:
+    """Wait until it is so; fails when it does not come in time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
+        time.sleep(0.1)
