@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from profilestream.base import settings as settings_module
-from profilestream.base import stream, tables
+from profilestream.base import streaming, tables
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from pyspark.sql import SparkSession
@@ -94,4 +95,4 @@ def _settings(home: Path, source: Path, files_per_batch: int) -> Settings:
 
 
 def _capture(spark: SparkSession, settings: Settings) -> None:
-    stream.run(spark, [ingest.query(settings, "shop")], settings, stream.RunOptions(accept_new_epoch=True))
+    streaming.run(spark, [ingest.query(settings, "shop")], settings, RunOptions(accept_new_epoch=True))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from delta.tables import DeltaTable
 from profilestream.base import settings as settings_module
-from profilestream.base import stream, tables
+from profilestream.base import streaming, tables
+from profilestream.base.queries import Query, RunOptions
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
 from profilestream.derive import fold_stage, profiles, sessions, tiles
@@ -133,7 +134,7 @@ def backfill_rate(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Res
         copied = _settings(_copied(home, work / "run"))
         began = time.monotonic()
         queries = [*tiles.queries(copied), *profiles.queries(copied)]
-        stream.run(spark, queries, copied, stream.RunOptions(accept_new_epoch=True))
+        streaming.run(spark, queries, copied, RunOptions(accept_new_epoch=True))
         return time.monotonic() - began
 
     seconds = in_turn(1, copy, ours)
@@ -270,12 +271,12 @@ def _grown(spark: SparkSession, name: str, few: Path, many: Path, run: Path) -> 
 def _batch_seconds(spark: SparkSession, home: Path, name: str) -> float:
     """Seconds of the newest batch of a stage, once it has run to its end; as stage_batches has them."""
     settings = _settings(home)
-    queries: dict[str, Callable[[Settings], list[stream.Query]]] = {
+    queries: dict[str, Callable[[Settings], list[Query]]] = {
         tiles.STAGE: tiles.queries,
         profiles.STAGE: profiles.queries,
         sessions.STAGE: sessions.queries,
     }
-    stream.run(spark, queries[name](settings), settings, stream.RunOptions(accept_new_epoch=True))
+    streaming.run(spark, queries[name](settings), settings, RunOptions(accept_new_epoch=True))
     batches = tables.STAGE_BATCHES.read(spark, settings.paths).where(F.col("stage") == name)
     (row,) = batches.orderBy(F.desc("batch_id")).limit(1).collect()
     return float(row["seconds"])

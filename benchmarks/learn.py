@@ -11,8 +11,8 @@ from profilestream.base import commits
 from profilestream.base import settings as settings_module
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
+from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch
 from profilestream.learn import factors, segments
 from profilestream.serve.scores import recommend
 from pyspark.ml.clustering import KMeans

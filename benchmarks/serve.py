@@ -4,7 +4,8 @@ import statistics
 from pathlib import Path
 
 from profilestream.base import settings as settings_module
-from profilestream.base import stream, tables
+from profilestream.base import streaming, tables
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import profiles
@@ -25,7 +26,7 @@ def report_seconds(spark: SparkSession, work: Path, rows: int = 1_000_000) -> Re
     log = workloads.json_log(spark, work / "log", first=0, rows=rows, files=20, seed=SEED)
     settings = _settings(emptied(work / "home"), log)
     for queries in ([ingest.query(settings, "shop")], profiles.queries(settings)):
-        stream.run(spark, queries, settings, stream.RunOptions())
+        streaming.run(spark, queries, settings, RunOptions())
 
     def count() -> None:
         # Delta answers count(*), and that of a column without nulls, from its log, without a look at the rows. A frame

@@ -10,8 +10,8 @@ from profilestream.base import settings as settings_module
 from profilestream.base import tables
 from profilestream.base.checkpoints import Plan
 from profilestream.base.commits import Txn
+from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch
 from profilestream.derive import compact_tiles, tiles
 from profilestream.derive.entity_features import chosen
 from profilestream.derive.point_in_time import features_as_of

@@ -7,7 +7,7 @@ writes: events, rejected_events, capture_batches, capture_alarms, stage_batches
 import argparse
 import sys
 
-from profilestream.base import job, stream
+from profilestream.base import job, streaming
 from profilestream.base.session import open_session
 from profilestream.capture import capture_checks, ingest, preview
 
@@ -21,7 +21,7 @@ def body(args: argparse.Namespace) -> None:
     for name in names:
         capture_checks.one_source(spark, settings, name)
     if not args.check:
-        stream.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
+        streaming.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
 
 
 def main(argv: list[str]) -> int:

@@ -4,27 +4,17 @@ reads:  the change feed of sessions
 writes: user_transitions, event_transitions; stage_batches
 """
 
-import argparse
 import sys
 
-from profilestream.base import job, stream
-from profilestream.base.session import open_session
-from profilestream.derive import transitions
+from profilestream import flow
+from profilestream.base import job
 
-
-def body(args: argparse.Namespace) -> None:
-    settings = job.load(args)
-    spark = open_session("derive_chains", settings.spark.properties)
-    transitions.check(spark, settings)
-    if not args.check:
-        stream.run(spark, transitions.queries(settings), settings, job.options(args))
+STAGE = "derive_chains"
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stream_parser(__doc__)
-    again = "empty the tables and derive them from all sessions again"
-    parser.add_argument("--rebuild", action="store_const", const=transitions.STAGE, default="", help=again)
-    return job.run(body, parser, argv)
+    parser = job.stage_parser(__doc__, STAGE)
+    return job.run(lambda args: flow.run_stage(args, STAGE), parser, argv)
 
 
 if __name__ == "__main__":

@@ -4,27 +4,17 @@ reads:  events
 writes: the tables that derive.profiles declares, such as user_profiles; stage_batches
 """
 
-import argparse
 import sys
 
-from profilestream.base import job, stream
-from profilestream.base.session import open_session
-from profilestream.derive import profiles
+from profilestream import flow
+from profilestream.base import job
 
-
-def body(args: argparse.Namespace) -> None:
-    settings = job.load(args)
-    spark = open_session("derive_profiles", settings.spark.properties)
-    profiles.check(spark, settings)
-    if not args.check:
-        stream.run(spark, profiles.queries(settings), settings, job.options(args))
+STAGE = "derive_profiles"
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stream_parser(__doc__)
-    again = "empty the tables and derive them from all events again"
-    parser.add_argument("--rebuild", action="store_const", const=profiles.STAGE, default="", help=again)
-    return job.run(body, parser, argv)
+    parser = job.stage_parser(__doc__, STAGE)
+    return job.run(lambda args: flow.run_stage(args, STAGE), parser, argv)
 
 
 if __name__ == "__main__":

@@ -4,29 +4,17 @@ reads:  events
 writes: sessions; stage_batches
 """
 
-import argparse
 import sys
 
 from profilestream import flow
 from profilestream.base import job
-from profilestream.base.session import open_session
-from profilestream.derive import sessions
 
-
-def body(args: argparse.Namespace) -> None:
-    settings = job.load(args)
-    spark = open_session("derive_sessions", settings.spark.properties)
-    sessions.check(spark, settings)
-    if not args.check:
-        flow.run_stage(spark, sessions.STAGE, settings, job.options(args))
+STAGE = "derive_sessions"
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stream_parser(__doc__)
-    again = "empty the table and derive it from all events again"
-    parser.add_argument("--rebuild", action="store_const", const=sessions.STAGE, default="", help=again)
-    parser.add_argument("--cascade", action="store_true", help="with --rebuild: the stages that follow it too")
-    return job.run(body, parser, argv)
+    parser = job.stage_parser(__doc__, STAGE)
+    return job.run(lambda args: flow.run_stage(args, STAGE), parser, argv)
 
 
 if __name__ == "__main__":

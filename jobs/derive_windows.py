@@ -4,27 +4,17 @@ reads:  user_hours, or what the settings name as the tiles of users; events
 writes: user_features; stage_batches
 """
 
-import argparse
 import sys
 
-from profilestream.base import job, stream
-from profilestream.base.session import open_session
-from profilestream.derive import user_features
+from profilestream import flow
+from profilestream.base import job
 
-
-def body(args: argparse.Namespace) -> None:
-    settings = job.load(args)
-    spark = open_session("derive_windows", settings.spark.properties)
-    user_features.check(spark, settings)
-    if not args.check:
-        stream.run(spark, user_features.queries(settings), settings, job.options(args))
+STAGE = "derive_windows"
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stream_parser(__doc__)
-    again = "empty the table and derive it from all events again"
-    parser.add_argument("--rebuild", action="store_const", const=user_features.STAGE, default="", help=again)
-    return job.run(body, parser, argv)
+    parser = job.stage_parser(__doc__, STAGE)
+    return job.run(lambda args: flow.run_stage(args, STAGE), parser, argv)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,24 @@ writes: factors, model_metrics, stage_batches
 import argparse
 import sys
 
-from profilestream.base import job, stream
-from profilestream.base.session import open_session
+from profilestream import flow
+from profilestream.base import job
+from profilestream.base.settings import Settings
 from profilestream.learn import factors
+from pyspark.sql import SparkSession
 
 
 def body(args: argparse.Namespace) -> None:
-    settings = job.load(args)
-    if not args.check:
-        spark = open_session(factors.STAGE, settings.spark.properties)
-        stream.run(spark, factors.queries(settings), settings, job.options(args))
-        if args.sweep:
-            print(f"swept over {factors.full_pass_now(spark, settings):,} events")
+    def full_pass(spark: SparkSession, settings: Settings) -> None:
+        if args.full_pass:
+            print(f"full pass over {factors.full_pass_now(spark, settings):,} events")
+
+    flow.run_stage(args, factors.STAGE, full_pass)
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stream_parser(__doc__)
-    parser.add_argument("--rebuild", action="store_const", const=factors.STAGE, default="", help="learn all anew")
-    parser.add_argument("--sweep", action="store_true", help="then solve everything anew from the whole log")
+    parser = job.stage_parser(__doc__, factors.STAGE)
+    parser.add_argument("--full-pass", action="store_true", help="then solve all vectors again from the whole log")
     return job.run(body, parser, argv)
 
 

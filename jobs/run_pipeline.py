@@ -15,9 +15,10 @@ from profilestream.base.session import open_session
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     spark = open_session("run_pipeline", settings.spark.properties)
-    flow.check(spark, settings)
+    options = job.options(args)
+    flow.check(spark, settings, options)
     if not args.check:
-        flow.run(spark, settings, job.options(args))
+        flow.run(spark, settings, options)
 
 
 def main(argv: list[str]) -> int:

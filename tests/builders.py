@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from profilestream.base import settings as settings_module
-from profilestream.base import stream, tables
+from profilestream.base import streaming, tables
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.base.tables import Table
 from profilestream.capture import ingest
@@ -87,7 +88,7 @@ class Shop:
     def capture(self, spark: SparkSession, **options: Any) -> None:
         """Run capture_events to the end of what is there."""
         settings = self.settings()
-        stream.run(spark, [ingest.query(settings, self.name)], settings, stream.RunOptions(**options))
+        streaming.run(spark, [ingest.query(settings, self.name)], settings, RunOptions(**options))
 
     def arrive(self, spark: SparkSession, events: list[dict[str, Any]], batch_id: int = 0) -> None:
         """Put raw events into `events` as capture would, without running it: clean ones that come once.

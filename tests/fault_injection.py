@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from profilestream.base import commits, stream
+from profilestream.base import commits, streaming
+from profilestream.base.queries import Query, RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Query, RunOptions
 from pyspark.sql import SparkSession
 
 
@@ -29,8 +29,8 @@ class Crashes:
             with self.monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
                 for write in ("append", "merge"):
                     patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, beside))
-                stream.run(self.spark, queries, settings, RunOptions())
-        stream.run(self.spark, queries, settings, RunOptions())
+                streaming.run(self.spark, queries, settings, RunOptions())
+        streaming.run(self.spark, queries, settings, RunOptions())
         return len(points)
 
 

@@ -1,14 +1,17 @@
 """The stages and steps in flow order. One that comes later adds a line here."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pyspark.sql import SparkSession
 
-from profilestream.base import stream, tables
+from profilestream.base import job, streaming, tables
 from profilestream.base.errors import Refused
+from profilestream.base.queries import Query, RunOptions
+from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Query, RunOptions, named
+from profilestream.base.streaming import named
 from profilestream.base.tables import Table
 from profilestream.capture import capture_checks as capture_check
 from profilestream.capture import ingest
@@ -50,7 +53,7 @@ DERIVED = (
         Stage(user_features.STAGE, user_features.queries, user_features.check),
         Stage(segments.STAGE, segments.queries, segments.check),
         # It follows nothing of the first group: here processors are free.
-        Stage(factors.STAGE, factors.queries, lambda spark, settings: None),
+        Stage(factors.STAGE, factors.queries, factors.check),
     ),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
@@ -109,11 +112,12 @@ def written_tables(settings: Settings) -> list[Table]:
     return list({table.name: table for table in [*found, tables.STAGE_BATCHES]}.values())
 
 
-def check(spark: SparkSession, settings: Settings) -> None:
-    """Check every stage and step; writes nothing."""
+def check(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
+    """Check every stage and step; writes nothing. Stored tables of stages that are rebuilt are not checked."""
+    rebuild = _with_followers(settings, options).rebuild
     for stage in STAGES:
         with named(stage.name):
-            stage.check(spark, settings)
+            check_stage(spark, stage, settings, rebuild)
     for step in _steps(settings):
         with named(step.name):
             step.check(spark, settings)
@@ -134,26 +138,58 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
     options = _with_followers(settings, options)
     if options.continuous is not None:
         every = [query for stage in STAGES for query in stage.queries(settings)]
-        stream.run(spark, every, settings, options, together=True)
+        streaming.run(spark, every, settings, options, together=True)
         return
     with named(CAPTURE.name):
-        goes_on = stream.run(spark, CAPTURE.queries(settings), settings, options)
+        goes_on = streaming.run(spark, CAPTURE.queries(settings), settings, options)
     if not goes_on:
         return
     for group in DERIVED:
         queries = [query for stage in group for query in stage.queries(settings)]
-        if not stream.run(spark, queries, settings, options, together=True):
+        if not streaming.run(spark, queries, settings, options, together=True):
             return
     for step in _steps(settings):
         with named(step.name):
             step.run(spark, settings)
 
 
-def run_stage(spark: SparkSession, name: str, settings: Settings, options: RunOptions) -> None:
-    """Run one stage; when it is rebuilt in a cascade, then those that follow it too."""
+def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: tuple[str, ...]) -> None:
+    """Check a stage's declarations, and its stored tables against them; writes nothing.
+
+    Raises:
+        BadSettings: a setting, mapping, name or expression does not fit.
+        Refused: a stored table was derived by another declaration, or written by newer code.
+    """
+    stage.check(spark, settings)
+    if stage.name not in rebuild:
+        for table in {table for query in stage.queries(settings) for table in query.tables}:
+            if table.exists(spark, settings.paths):
+                table.check_stored(spark, settings.paths)
+
+
+def run_stage(
+    args: argparse.Namespace, name: str, afterwards: Callable[[SparkSession, Settings], None] = lambda *_: None
+) -> None:
+    """The body of the job of a derive or learn stage: check it, then run it with the stages that a rebuild cascades to.
+
+    Args:
+        args: of job.stage_parser; with --check nothing is run.
+        afterwards: called when the stage has run.
+    """
+    settings, options = job.load(args), job.options(args)
     options = _with_followers(settings, options)
     chosen = [stage for stage in STAGES if stage.name in (name, *options.rebuild)]
-    stream.run(spark, [query for stage in chosen for query in stage.queries(settings)], settings, options)
+    spark = open_session(name, settings.spark.properties)
+    for stage in chosen:
+        check_stage(spark, stage, settings, options.rebuild)
+    queries = [query for stage in chosen for query in stage.queries(settings)]
+    if args.check:
+        return
+    if not queries:
+        print(f"{name} is not enabled in {settings.config_file}: nothing to run")  # noqa: T201
+        return
+    streaming.run(spark, queries, settings, options)
+    afterwards(spark, settings)
 
 
 def _with_followers(settings: Settings, options: RunOptions) -> RunOptions:
@@ -165,7 +201,10 @@ def _with_followers(settings: Settings, options: RunOptions) -> RunOptions:
     names, anew = list(options.rebuild), set[str]()
     for stage in STAGES:
         queries = stage.queries(settings)
-        if any(query.follows and query.follows.name in anew for query in queries) and stage.name not in names:
+        if (
+            any(query.reads.follows and query.reads.follows.name in anew for query in queries)
+            and stage.name not in names
+        ):
             names.append(stage.name)
         if stage.name in names:
             anew |= {table.name for query in queries for table in query.tables if table not in query.shared}

@@ -6,7 +6,8 @@ from pathlib import Path
 import mlflow
 import pytest
 from profilestream.base import settings as settings_module
-from profilestream.base import stream
+from profilestream.base import streaming
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import sessions, transitions
@@ -31,7 +32,7 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in sets.items()])
     queries = [ingest.query(settings, "rees46"), *sessions.queries(settings), *transitions.queries(settings)]
-    stream.run(_session, queries, settings, stream.RunOptions())
+    streaming.run(_session, queries, settings, RunOptions())
     return settings
 
 

@@ -22,10 +22,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from profilestream import flow
 from profilestream.base import settings as settings_module
-from profilestream.base import stream, tables
+from profilestream.base import streaming, tables
+from profilestream.base.queries import RunOptions
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
-from profilestream.base.stream import RunOptions
 from profilestream.capture import ingest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -187,7 +187,7 @@ def captured(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) -> 
     """Deliver the log and capture it in so many batches; gives settings that derive it in as many."""
     laid = deliver(log, home / "input", cut, random.Random(seed + cut))
     settings = settings_module.load(str(config_of(log, home, derive_files=1)), [])
-    stream.run(spark, [ingest.query(settings, log.name)], settings, RunOptions())
+    streaming.run(spark, [ingest.query(settings, log.name)], settings, RunOptions())
     _assert_conserved(spark, settings, laid, cut)
     written = len(list((home / "warehouse" / "events").glob("**/*.parquet")))
     return config_of(log, home, derive_files=math.ceil(written / cut))

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profilestream.base import stream
+from profilestream.base import streaming
 from profilestream.base.errors import BadSettings
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.stream import RunOptions
 from profilestream.derive import markov, transitions
 from pyspark.sql import SparkSession
 
@@ -69,7 +69,7 @@ def test_late_events_crashes_and_any_batches_leave_what_a_recount_finds(
     spark.conf.set("spark.sql.shuffle.partitions", 3)  # so that the commit has several files
     stage.take(*FIRST)
     spark.conf.set("spark.sql.shuffle.partitions", 1)
-    stream.run(spark, queries, settings, RunOptions())
+    streaming.run(spark, queries, settings, RunOptions())
     _assert_recounted(spark, settings, FIRST)
     stage.take(*LATE)
     stage.take(*LATER)

@@ -15,7 +15,7 @@ import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
-from profilestream.base.stream import RunOptions
+from profilestream.base.queries import RunOptions
 from pyspark.sql import SparkSession
 
 from tests import table_snapshots

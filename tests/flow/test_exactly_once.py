@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profilestream.base import commits, files, stream, tables
+from profilestream.base import commits, files, tables
 from profilestream.base.errors import Refused, SourceUnreadable
+from profilestream.base.queries import RunOptions
+from profilestream.base.query_runner import QueryRunner
 from profilestream.capture import ingest
 from pyspark.sql import SparkSession
 
@@ -379,7 +381,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(spark: SparkSession, tmp_path:
     _lay_out(shop)
     settings = shop.settings()
     query = ingest.query(settings, "shop")
-    running = stream.QueryRunner(query, spark, settings, stream.RunOptions())
+    running = QueryRunner(query, spark, settings, RunOptions())
     with running.progress:
         running.start(spark)
         running.stop_when_idle()

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from profilestream.base import stream, tables
-from profilestream.base.stream import RunOptions
+from profilestream.base import streaming, tables
+from profilestream.base.queries import RunOptions
 from profilestream.learn import factors
 from profilestream.learn.als import Params
 from profilestream.learn.item_index import RANKERS
@@ -45,7 +45,7 @@ def _arrive(spark: SparkSession, shop: Shop, n: int) -> None:
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
-    stream.run(spark, factors.queries(shop.settings()), shop.settings(), RunOptions())
+    streaming.run(spark, factors.queries(shop.settings()), shop.settings(), RunOptions())
 
 
 def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
@@ -116,7 +116,7 @@ def test_the_log_is_swept_over_at_first_and_when_events_have_doubled_and_when_as
     plain.sweep(first + second)
     plain.learn(third)
     _assert_equal(table_snapshots.learned(spark, shop.settings()), plain)
-    assert learn_factors.main(["--config", str(shop.config()), "--sweep"]) == 0
+    assert learn_factors.main(["--config", str(shop.config()), "--full-pass"]) == 0
     plain.sweep(first + second + third)
     _assert_equal(table_snapshots.learned(spark, shop.settings()), plain)
     assert f"swept over {len(first + second + third)} events" in capsys.readouterr().out

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from profilestream import flow
-from profilestream.base import stream
+from profilestream.base import streaming
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
-from profilestream.base.stream import RunOptions
+from profilestream.base.queries import RunOptions
 from profilestream.derive import fold_stage, table_declaration, tiles
 from profilestream.derive.fold import Fold
 from pyspark.sql import Row, SparkSession
@@ -150,5 +150,5 @@ def test_an_expression_that_spark_does_not_understand_stops_the_start(
 def test_tiles_without_events_say_what_to_run_first(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=1)
     with pytest.raises(SourceMissing) as raised:
-        stream.run(spark, tiles.queries(shop.settings()), shop.settings(), RunOptions())
+        streaming.run(spark, tiles.queries(shop.settings()), shop.settings(), RunOptions())
     assert raised.value.do == "run jobs/capture_events.py first"

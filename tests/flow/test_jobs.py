@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from profilestream import flow
-from profilestream.base import job, stream, tables
+from profilestream.base import job, streaming, tables
 from profilestream.base.errors import Refused
 from pyspark.sql import SparkSession
 
@@ -106,7 +106,7 @@ def test_a_failure_of_another_kind_exits_1_and_names_the_query(
     def breaks(*args: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(stream, "run", breaks)
+    monkeypatch.setattr(streaming, "run", breaks)
     assert capture_events.main(["--config", str(shop.config())]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("  what to do: report the lines above")
 

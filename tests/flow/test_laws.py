@@ -13,8 +13,8 @@ import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.stream import RunOptions
 from profilestream.derive import fold_stage
 from profilestream.derive.fold import Fold
 from pyspark.sql import DataFrame, SparkSession

@@ -9,7 +9,7 @@ import pytest
 from profilestream import flow
 from profilestream.base import tables
 from profilestream.base.errors import BadSettings, SourceMissing
-from profilestream.base.stream import RunOptions
+from profilestream.base.queries import RunOptions
 from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
 from profilestream.serve.users import user_view

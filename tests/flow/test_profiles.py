@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from profilestream import flow
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.stream import RunOptions
 from profilestream.derive import fold_stage, profiles
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import Derived

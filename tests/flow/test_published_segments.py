@@ -14,9 +14,9 @@ from delta.tables import DeltaTable
 from profilestream.base import commits, files, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import PublishSegments
-from profilestream.base.stream import checkpoint_path
 from profilestream.base.tables import Table
 from profilestream.learn import promotion, published_segments, segments
 from profilestream.learn.model_registry import Registry, Version

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from profilestream import flow
 from profilestream.base import tables
-from profilestream.base.stream import RunOptions
+from profilestream.base.queries import RunOptions
 from profilestream.learn import factors
 from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profilestream.base import commits, stream, tables
+from profilestream.base import commits, streaming, tables
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused
+from profilestream.base.queries import Batch, RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch, RunOptions
 from profilestream.derive import profiles
 from profilestream.learn import describe_segments, segments
 from pyspark.sql import Row, SparkSession
@@ -72,7 +72,7 @@ def take(spark: SparkSession, shop: Shop, day: int, people: dict[str, str]) -> N
             one = event(0, who=who, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
             events.append({**one, "id": f"{who}-{day}-{n}"})
     shop.arrive(spark, events)
-    stream.run(spark, profiles.queries(shop.settings()), shop.settings(), RunOptions())
+    streaming.run(spark, profiles.queries(shop.settings()), shop.settings(), RunOptions())
 
 
 def groups_in(people: dict[str, Row], group_of: dict[str, str]) -> dict[str, set[int]]:
@@ -91,7 +91,7 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     queries = segments.queries(settings)
     people = {f"u{n}": "ab"[n % 2] for n in range(20)}
     take(spark, shop, 1, people)
-    stream.run(spark, queries, settings, RunOptions())
+    streaming.run(spark, queries, settings, RunOptions())
     assert_recounted(spark, settings)
     first = users_of(spark, settings)
     assert not shop.read(spark, tables.MODEL_METRICS).count(), "nothing was known that could be evaluated"
@@ -118,7 +118,7 @@ def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_ch
     # The table that is followed is made anew.
     profiles.of_users(settings).table.empty(spark, settings.paths)
     with pytest.raises(Refused, match="user_profiles was made anew"):
-        stream.run(spark, queries, settings, RunOptions())
+        streaming.run(spark, queries, settings, RunOptions())
 
 
 def _costs_by_the_state_before(spark: SparkSession, settings: Settings, after: dict[str, Row]) -> dict[str, float]:

@@ -16,8 +16,8 @@ from profilestream.base import commits, tables
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings
+from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch
 from profilestream.derive import sessions
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F

@@ -10,7 +10,7 @@ import pytest
 from delta.tables import DeltaTable
 from profilestream import flow
 from profilestream.base import commits
-from profilestream.base.stream import RunOptions
+from profilestream.base.queries import RunOptions
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.learn import segments
 from profilestream.serve.users import user_view

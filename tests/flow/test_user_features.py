@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profilestream.base import stream
+from profilestream.base import streaming
 from profilestream.base.errors import Refused
-from profilestream.base.stream import RunOptions
+from profilestream.base.queries import RunOptions
 from profilestream.derive import user_features
 from pyspark.sql import SparkSession
 
@@ -65,10 +65,10 @@ def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through
     assert [name for name in user_features.table(tiled.settings).columns if name.startswith(("fading", "score"))] == []
     leaves = _event("b", HOUR - 3 * DAY)
     tiled.take([_event("a", 0), _event("e", 0, 7.0), leaves, _event("c", -2 * DAY), _event("d", -20 * DAY)])
-    stream.run(spark, queries, tiled.settings, RunOptions())
+    streaming.run(spark, queries, tiled.settings, RunOptions())
     assert _told(spark, tiled)["e", NOON]["events_lifetime"] == 0, "a window ends before its time"
     tiled.take([_event("a", 2 * HOUR), _event(None, 3 * HOUR)])
-    stream.run(spark, queries, tiled.settings, RunOptions())
+    streaming.run(spark, queries, tiled.settings, RunOptions())
     _told(spark, tiled)
     assert _worked_out(spark, tiled) == {"0": "cd", "1": "abe"}
     tiled.take([_event("d", -DAY), _event("d", -30 * DAY)])
@@ -80,6 +80,6 @@ def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through
     (source,) = [table for table in tiled.query.tables if table.name == "user_hours"]
     source.empty(spark, tiled.settings.paths)
     with pytest.raises(Refused, match="table user_hours was made anew"):
-        stream.run(spark, queries, tiled.settings, RunOptions())
+        streaming.run(spark, queries, tiled.settings, RunOptions())
     assert derive_windows.main(["--config", str(shop.config()), "--rebuild"]) == 0
     assert user_features.table(tiled.settings).read(spark, tiled.settings.paths).count() == 0

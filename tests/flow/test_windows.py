@@ -16,8 +16,8 @@ from profilestream.base import commits, tables
 from profilestream.base.checkpoints import Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, Refused
+from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch
 from profilestream.derive import compact_tiles, fold_stage, tiles
 from profilestream.derive.entity_features import Features, chosen
 from profilestream.derive.point_in_time import features_as_of

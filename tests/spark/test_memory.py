@@ -7,8 +7,9 @@ import weakref
 from pathlib import Path
 
 import pytest
-from profilestream.base import stream
+from profilestream.base import streaming
 from profilestream.base.jvm import java_class
+from profilestream.base.query_runner import QueryRunner
 from pyspark.sql import SparkSession
 
 from tests.builders import Shop, event
@@ -17,14 +18,14 @@ from tests.builders import Shop, event
 def test_a_query_that_has_ended_is_forgotten_by_python_and_java(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[weakref.ref[stream.QueryRunner]] = []
+    started: list[weakref.ref[QueryRunner]] = []
 
-    class Watched(stream.QueryRunner):
+    class Watched(QueryRunner):
         def start(self, spark: SparkSession) -> None:
             super().start(spark)
             started.append(weakref.ref(self))
 
-    monkeypatch.setattr(stream, "QueryRunner", Watched)
+    monkeypatch.setattr(streaming, "QueryRunner", Watched)
     shop = Shop(tmp_path)
     shop.write("a.jsonl", json.dumps(event(1)))
     shop.capture(spark)

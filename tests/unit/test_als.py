@@ -203,7 +203,7 @@ def test_a_damaged_vector_is_named_and_a_sweep_passes_over_it() -> None:
         good = zip(whole["key"].to_pylist(), whole["vector"].to_pylist(), strict=True)
         stored = [bad if key == "i3" else data for key, data in good]
         broken = whole.set_column(whole.schema.get_field_index("vector"), "vector", pa.array(stored, pa.binary()))
-        with pytest.raises(ValueError, match=r"damaged vectors in factors: \['i3'\]; mend them: .*--sweep"):
+        with pytest.raises(ValueError, match=r"damaged vectors in factors: \['i3'\]; mend them: .*--full-pass"):
             list(als_tasks.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL))
         packed = list(als_tasks.pack_items(iter(broken.to_batches()), stepped.model.known, SMALL, mend=True))
         names = als_tasks.unpacked_items([row["equations"] for row in packed[0].to_pylist()], SMALL).names

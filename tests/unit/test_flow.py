@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
-from profilestream.base import stream
-from profilestream.base.stream import Query, RunOptions
+from profilestream.base import streaming
+from profilestream.base.queries import Query, RunOptions
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
@@ -16,7 +16,7 @@ NO_SPARK = cast(SparkSession, None)
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The stages of each call of stream.run, which does nothing and says that it was asked to stop in the second."""
+    """The stages of each call of streaming.run, which does nothing and says that it was asked to stop in the second."""
     calls: list[list[str]] = []
 
     def run(spark: Any, queries: list[Query], settings: Any, options: RunOptions, *, together: bool = False) -> bool:
@@ -24,7 +24,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         assert together == (calls[-1] != ["capture_events"])
         return len(calls) < 2
 
-    monkeypatch.setattr(stream, "run", run)
+    monkeypatch.setattr(streaming, "run", run)
     return calls
 
 
@@ -39,4 +39,4 @@ def test_no_stage_runs_beside_one_that_it_follows() -> None:
     for group in flow.DERIVED:
         queries = [query for stage in group for query in stage.queries(settings)]
         written = {table.name for query in queries for table in query.tables}
-        assert not [query.stage for query in queries if query.follows and query.follows.name in written]
+        assert not [query.stage for query in queries if query.reads.follows and query.reads.follows.name in written]

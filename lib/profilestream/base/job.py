@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings, ProfilestreamError
+from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.stream import RunOptions
 
 
 def parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
@@ -38,6 +38,15 @@ def stream_parser(doc: str, config: str | None = None) -> argparse.ArgumentParse
     made.add_argument("--accept-changed-files", action="store_true", help="go on although files changed after reading")
     made.add_argument("--replan", action="store_true", help="begin the unfinished batch anew with today's settings")
     made.add_argument("--skip-file", action="append", default=[], metavar="PATH", help="pass over an unreadable file")
+    return made
+
+
+def stage_parser(doc: str, stage: str) -> argparse.ArgumentParser:
+    """A parser for the job of a derive or learn stage: streaming flags, --rebuild and --cascade."""
+    made = stream_parser(doc)
+    again = "remove the checkpoint, empty the stage's tables, and derive them again from their source"
+    made.add_argument("--rebuild", action="store_const", const=stage, default="", help=again)
+    made.add_argument("--cascade", action="store_true", help="with --rebuild: rebuild the stages that follow it too")
     return made
 
 

@@ -4,16 +4,14 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.listener import StreamingQueryProgress
 
 from profilestream.base import tables
+from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Settings
-
-if TYPE_CHECKING:
-    from profilestream.base.stream import QueryRunner
 
 # Spark keeps the last 100 of a query, those of idle triggers (one in 10 s) among them.
 _HEAR_EVERY_SECONDS = 10.0
@@ -31,7 +29,7 @@ class StageBatches:
     A listener would be told, and keep Spark waiting: PySpark makes some 200 calls into the JVM of every word of it.
     """
 
-    def __init__(self, spark: SparkSession, settings: Settings, running: "Sequence[QueryRunner]") -> None:
+    def __init__(self, spark: SparkSession, settings: Settings, running: Sequence[QueryRunner]) -> None:
         self._spark, self._settings, self._running = spark, settings, running
         self._newest: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
@@ -70,7 +68,7 @@ class StageBatches:
             frame.coalesce(1).write.format("delta").mode("append").save(tables.STAGE_BATCHES.uri(self._settings.paths))
 
 
-def _row(one: "QueryRunner", progress: StreamingQueryProgress) -> tuple[Any, ...]:
+def _row(one: QueryRunner, progress: StreamingQueryProgress) -> tuple[Any, ...]:
     phases = {name: ms / 1000 for name, ms in progress.durationMs.items()}
     batch, done = one.batches.pop(progress.batchId, None), one.done.pop(progress.batchId, None)
     return (

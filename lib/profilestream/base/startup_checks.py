@@ -113,6 +113,7 @@ def _check_table(
             f"remove {checkpoint.path} and start with --accept-new-epoch",
         )
     table.check_stored(spark, paths)
+    table.upgrade(spark, paths)
     written = commits.last_batch(spark, table, paths, Txn(name, checkpoint.epoch(), 0).app_id(table))
     if written is not None and (begun is None or written > begun):
         raise Refused(

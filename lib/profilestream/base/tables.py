@@ -149,11 +149,11 @@ class Table:
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
 
     def check_stored(self, spark: SparkSession, paths: Paths) -> None:
-        """Refuse a stored table that this code does not know how to write.
+        """Refuse a stored table that this code cannot write; writes nothing.
 
         Raises:
             Refused: it was written by newer code, or derived by another declaration.
-            SchemaMismatch: its columns are not those declared here, also with those added that are new.
+            SchemaMismatch: its columns are not those declared here, even after new nullable columns are added.
         """
         path, metadata = self.path(paths), self.metadata(spark, paths)
         stored = int(_property(metadata, VERSION_PROPERTY) or 0)
@@ -169,18 +169,24 @@ class Table:
                 where=path,
                 do="restore the declaration, or derive the table again from all events: --rebuild",
             )
-        if stored < self.schema_version:
-            self._add_columns(spark, paths, _columns(metadata).names)
-            metadata = self.metadata(spark, paths)
-        self.check(_columns(metadata))
+        have = _columns(metadata)
+        new = self._new_columns(have.names) if stored < self.schema_version else []
+        self.check(T.StructType([*have, *new]))
 
-    def _add_columns(self, spark: SparkSession, paths: Paths, have: list[str]) -> None:
-        """Bring a table of an older version up to this one; what columns alone cannot mend is left to the check."""
+    def upgrade(self, spark: SparkSession, paths: Paths) -> None:
+        """Add the columns that a stored table of an older schema version lacks; `check_stored` comes first."""
+        metadata = self.metadata(spark, paths)
+        if int(_property(metadata, VERSION_PROPERTY) or 0) >= self.schema_version:
+            return
         path = f"delta.`{self.uri(paths)}`"
-        lacking = [f"{f.name} {f.dataType.simpleString()}" for f in self.schema if f.nullable and f.name not in have]
-        if lacking:
-            spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(lacking)})")
+        if new := [
+            f"{field.name} {field.dataType.simpleString()}" for field in self._new_columns(_columns(metadata).names)
+        ]:
+            spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(new)})")
         spark.sql(f"ALTER TABLE {path} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{self.schema_version}')")
+
+    def _new_columns(self, have: list[str]) -> list[T.StructField]:
+        return [field for field in self.schema if field.nullable and field.name not in have]
 
     def check(self, got: T.StructType) -> None:
         """Raise SchemaMismatch unless `got` has the declared columns and types (any nullability)."""

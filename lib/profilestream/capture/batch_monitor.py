@@ -14,9 +14,9 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.errors import Refused
+from profilestream.base.queries import Batch
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Alarms
-from profilestream.base.stream import Batch
 from profilestream.capture import alarms
 from profilestream.capture.alarms import Alarm, Measure, Trend
 from profilestream.capture.mapping import Mapping

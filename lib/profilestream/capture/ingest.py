@@ -15,9 +15,9 @@ from pyspark.sql import types as T
 from profilestream.base import tables
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, StateCorrupt, naming
+from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
 from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
-from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.capture import (
     batch_monitor,
     canonical_columns,
@@ -133,17 +133,20 @@ def query(settings: Settings, name: str) -> Query:
             )  # fmt: skip
         return write_batch(came, log, batch, kind="source", began=began)
 
-    return Query(
-        stage=STAGE,
-        source=name,
-        lock=log.lock,
-        tables=TABLES,
-        settings=log.settings,
-        read=lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
-        write=write,
-        versions=lambda spark, *_: side_tables.versions(spark, log.mapping),
+    reads = QueryInput(
+        lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
         folder="" if log.mapping.input.format == "delta" else log.source.path,
         glob=log.mapping.input.glob,
+    )
+    return stage_query(
+        STAGE,
+        reads,
+        TABLES,
+        write,
+        settings=log.settings,
+        source=name,
+        lock=log.lock,
+        versions=lambda spark, *_: side_tables.versions(spark, log.mapping),
     )
 
 

@@ -18,8 +18,8 @@ from profilestream.base import files, locks, startup_checks, tables
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.queries import Batch, BatchResult
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch, BatchResult
 from profilestream.capture import canonical_columns, ingest, raw_records, side_tables
 from profilestream.capture.ingest import Log
 from profilestream.capture.sources import Arrived

@@ -6,9 +6,9 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings, first_words
+from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
 from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import Windows
@@ -84,14 +84,12 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
         return BatchResult(rows_in=rows)
 
     return [
-        Query(
-            stage=stage,
-            source="",
-            lock=stage,
-            tables=tuple(table for fold in folds for table in fold.derived.tables),
+        stage_query(
+            stage,
+            appended_rows(tables.EVENTS, "capture_events", settings.paths, settings.derive.max_files_per_trigger),
+            tuple(table for fold in folds for table in fold.derived.tables),
+            write,
             settings=text,
-            read=lambda spark: new_events(spark, settings, settings.derive.max_files_per_trigger),
-            write=write,
             versions=versions,
         )
     ]
@@ -100,7 +98,7 @@ def query(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]
 def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
     """Two tables at a time: one is planned while the other is computed.
 
-    The last comes alone, after the others: it tells that the batch is whole (stream.Query.tables).
+    The last comes alone, after the others: it tells that the batch is whole (queries.Query.tables).
     """
     *others, last = folds
     with batch.in_background(at_once=2) as run:
@@ -140,40 +138,6 @@ def _count_population(rows: DataFrame, was: DataFrame, count: int, fold: Fold, b
     touched = vectors.onto(before, vectors.narrowed(rows), derived.population.of)
     stored = derived.population_table.read(batch.spark, batch.paths)
     batch.append(population.after_batch(stored, touched, derived, batch.txn), derived.population_table)
-
-
-def new_events(spark: SparkSession, settings: Settings, files: int) -> DataFrame:
-    """The stream of `events`, in the order of its commits; rows that were deleted or rewritten later do not come again.
-
-    Args:
-        files: that a micro-batch takes at most.
-
-    Raises:
-        SourceMissing: nothing was captured yet.
-    """
-    tables.EVENTS.require(spark, settings.paths, do="run jobs/capture_events.py first")
-    return new_rows(spark, tables.EVENTS, settings, files)
-
-
-def new_rows(spark: SparkSession, table: Table, settings: Settings, files: int) -> DataFrame:
-    """The stream of a table that is appended to, as new_events is of `events`."""
-    stream = spark.readStream.format("delta").option("skipChangeCommits", True)
-    return stream.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
-
-
-def changes(spark: SparkSession, table: Table, writer: str, settings: Settings, files: int) -> DataFrame:
-    """The rows of a merged table when the stage that follows it is new, as inserts, then every change of them.
-
-    Args:
-        writer: the stage that writes the table.
-        files: of the change feed that a micro-batch takes at most.
-
-    Raises:
-        SourceMissing: the table is not there yet.
-    """
-    table.require(spark, settings.paths, do=f"run jobs/{writer}.py first")
-    feed = spark.readStream.format("delta").option("readChangeFeed", True)
-    return feed.option("maxFilesPerTrigger", files).load(table.uri(settings.paths))
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:

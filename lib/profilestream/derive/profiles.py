@@ -4,8 +4,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
+from profilestream.base.queries import Query
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Query
 from profilestream.derive import fold_stage
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import Derived

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
+from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
 from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
 from profilestream.derive import fold_stage, session_spans
 
@@ -98,14 +98,12 @@ def queries(settings: Settings) -> list[Query]:
         return BatchResult(rows_in=rows)
 
     return [
-        Query(
-            stage=STAGE,
-            source="",
-            lock=STAGE,
-            tables=(sessions,),
+        stage_query(
+            STAGE,
+            appended_rows(tables.EVENTS, "capture_events", settings.paths, settings.derive.max_files_per_trigger),
+            (sessions,),
+            write,
             settings=_said(settings),
-            read=lambda spark: fold_stage.new_events(spark, settings, settings.derive.max_files_per_trigger),
-            write=write,
             versions=versions,
         )
     ]

@@ -2,8 +2,8 @@
 
 from pyspark.sql import SparkSession
 
+from profilestream.base.queries import Query
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Query
 from profilestream.derive import feature_checks, fold_stage
 
 STAGE = "derive_features"

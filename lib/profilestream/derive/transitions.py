@@ -9,8 +9,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
+from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
 from profilestream.base.settings import Settings
-from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.derive import fold_stage, sessions
 from profilestream.derive.fold import Fold
 from profilestream.derive.session_paths import MOVE
@@ -64,15 +64,12 @@ def queries(settings: Settings) -> list[Query]:
         return BatchResult(rows_in=rows)
 
     return [
-        Query(
-            stage=STAGE,
-            source="",
-            lock=STAGE,
-            tables=(of_users.derived.table, of_all.derived.table),
+        stage_query(
+            STAGE,
+            changed_rows(sessions.table(settings), sessions.STAGE, settings.paths, files),
+            (of_users.derived.table, of_all.derived.table),
+            write,
             settings="\n".join(fold.derived.settings for fold in (of_users, of_all)),
-            read=lambda spark: fold_stage.changes(spark, sessions.table(settings), sessions.STAGE, settings, files),
-            write=write,
-            follows=sessions.table(settings),
         )
     ]
 

@@ -12,10 +12,10 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
+from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
-from profilestream.derive import compact_tiles, fold_stage, point_in_time, window_parts
+from profilestream.derive import compact_tiles, fold_stage, point_in_time, tiles, window_parts
 from profilestream.derive import entity_features as chosen_features
 from profilestream.derive.entity_features import Features
 from profilestream.derive.feature_declaration import micros
@@ -78,9 +78,6 @@ def queries(settings: Settings) -> list[Query]:
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
         return {one.name: commits.version(spark, one, settings.paths) for one in (made, source, tables.EVENTS)}
 
-    def read(spark: SparkSession) -> DataFrame:
-        return fold_stage.new_rows(spark, source, settings, settings.derive.max_files_per_trigger)
-
     def write(rows: DataFrame, batch: Batch) -> BatchResult:
         pinned = replace(features, versions=batch.plan.versions)
         with batch.cached(rows.select("user_id", "as_of")) as count:
@@ -95,16 +92,13 @@ def queries(settings: Settings) -> list[Query]:
         return BatchResult(rows_in=count)
 
     return [
-        Query(
-            stage=STAGE,
-            source="",
-            lock=STAGE,
-            tables=(made,),
+        stage_query(
+            STAGE,
+            appended_rows(source, tiles.STAGE, settings.paths, settings.derive.max_files_per_trigger),
+            (made,),
+            write,
             settings=features.settings,
-            read=read,
-            write=write,
             versions=versions,
-            follows=source,
         )
     ]
 

@@ -486,7 +486,7 @@ def vectors_of(table: pa.Table, params: Params) -> Vectors:
     flat = _joined(table, "vector", np.float32) if _are_whole(table, params) else np.full(1, np.nan, np.float32)
     if not np.isfinite(flat).all():
         names = [str(key)[:200] for key in table.filter(pa.array(damaged(table, params)))["key"].to_pylist()]
-        raise ValueError(f"damaged vectors in factors: {names[:5]}; mend them: jobs/learn_factors.py --sweep")
+        raise ValueError(f"damaged vectors in factors: {names[:5]}; mend them: jobs/learn_factors.py --full-pass")
     return flat.reshape(-1, params.width)
 
 

@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 from profilestream.base import commits
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import checkpoint_path
 from profilestream.derive import profiles
 from profilestream.learn import segment_rules, segments, segments_batch
 from profilestream.learn.als import Floats, Longs

@@ -22,11 +22,12 @@ from profilestream.base import commits, locks, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, BatchResult, Query, checkpoint_path
 from profilestream.base.tables import Table
-from profilestream.derive.fold_stage import new_events
+from profilestream.derive import fold_stage
 from profilestream.learn import als_tasks, tracking
 from profilestream.learn.als import Globals, Params
 from profilestream.learn.ranking_metrics import Sums, together
@@ -81,6 +82,17 @@ def table(settings: Settings) -> Table:
     )
 
 
+def check(spark: SparkSession, settings: Settings) -> None:
+    """Check that no declared table has the name of this one, and that events can be rated; writes nothing.
+
+    Raises:
+        BadSettings: one has.
+    """
+    if settings.learn.factors.enabled:
+        fold_stage.check_names(STAGE, (table(settings),), settings)
+        rated(spark.createDataFrame([], tables.EVENTS.schema), settings)
+
+
 def queries(settings: Settings) -> list[Query]:
     """The one query of the stage; none when it is not enabled."""
     if not settings.learn.factors.enabled:
@@ -104,17 +116,15 @@ def queries(settings: Settings) -> list[Query]:
         return BatchResult(rows_in=rows)
 
     return [
-        Query(
-            stage=STAGE,
-            source="",
-            lock=STAGE,
-            tables=(tables.MODEL_METRICS, factors),
-            shared=(tables.MODEL_METRICS,),
+        stage_query(
+            STAGE,
+            appended_rows(tables.EVENTS, "capture_events", settings.paths, settings.learn.max_files_per_trigger),
+            (tables.MODEL_METRICS, factors),
+            write,
             settings=_said(settings),
-            read=lambda spark: new_events(spark, settings, settings.learn.max_files_per_trigger),
-            write=write,
+            shared=(tables.MODEL_METRICS,),
             versions=versions,
-            told=tracking.MetricsReporter(settings, LEARNER, settings.learn.factors.known),
+            on_progress=tracking.MetricsReporter(settings, LEARNER, settings.learn.factors.known),
         )
     ]
 

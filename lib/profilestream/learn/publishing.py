@@ -23,8 +23,8 @@ from profilestream.base import commits, files, locks
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.base.stream import checkpoint_path
 from profilestream.base.tables import Table
 from profilestream.learn import model_registry, model_versions, promotion
 from profilestream.learn.model_registry import Model, Registry, Version

@@ -13,9 +13,9 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
 from profilestream.base.errors import BadSettings
+from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
 from profilestream.base.session import broadcast_if_small, frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.stream import Batch, BatchResult, Query
 from profilestream.base.tables import Table
 from profilestream.derive import fold_stage, profiles
 from profilestream.derive.table_declaration import Derived
@@ -170,20 +170,15 @@ def queries(settings: Settings) -> list[Query]:
         return BatchResult(rows_in=rows)
 
     return [
-        Query(
-            stage=STAGE,
-            source="",
-            lock=STAGE,
-            tables=(tables.MODEL_METRICS, users, segments),
-            shared=(tables.MODEL_METRICS,),
+        stage_query(
+            STAGE,
+            changed_rows(derived.table, profiles.STAGE, settings.paths, settings.learn.max_files_per_trigger),
+            (tables.MODEL_METRICS, users, segments),
+            write,
             settings=_course(settings),
-            read=lambda spark: fold_stage.changes(
-                spark, derived.table, profiles.STAGE, settings, settings.learn.max_files_per_trigger
-            ),
-            write=write,
+            shared=(tables.MODEL_METRICS,),
             versions=versions,
-            follows=derived.table,
-            told=tracking.MetricsReporter(settings, LEARNER, asdict(made)),
+            on_progress=tracking.MetricsReporter(settings, LEARNER, asdict(made)),
         )
     ]
 

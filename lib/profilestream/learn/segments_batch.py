@@ -10,8 +10,8 @@ import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base.queries import Batch
 from profilestream.base.session import broadcast_if_small
-from profilestream.base.stream import Batch
 from profilestream.derive.table_declaration import Derived
 from profilestream.learn import kmeans, kmeans_tasks
 from profilestream.learn.als import Floats

@@ -184,7 +184,7 @@ def store(settings: Settings) -> Iterator[Store]:
 
 @dataclass
 class MetricsReporter:
-    """Tells MLflow of a stage on a thread of its own (stream.Query.told). A failure is one line; the stage goes on.
+    """Tells MLflow of a stage on a thread of its own (queries.Query.on_progress). A failure is one line; the stage goes on.
 
     What was not told is told the next time, by the next run if need be.
     """
