@@ -1,4 +1,4 @@
-# Every target prepares what it needs by itself; `make` alone lists them.
+# Every target creates .venv when it is missing; `make` alone lists the targets.
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
@@ -7,16 +7,16 @@ PYTHON ?= python3
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
 
-set-up:  ## make .venv with all packages and jars (the others do it by themselves)
+set-up:  ## create .venv with all packages and jars (the other targets do it by themselves)
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	  echo "set-up: Python 3.11 or newer is needed, but there is no $(PYTHON): install it" \
-	       "(Debian: apt-get install python3 python3-venv), or name yours: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	       "(Debian: apt-get install python3 python3-venv), or name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	@"$(PYTHON)" .ci/set_up.py
 
-demo: set-up  ## run the whole pipeline on the shipped logs
+demo: set-up  ## run the complete pipeline on a shipped log
 	.venv/bin/python jobs/run_demo.py $(ARGS)
 
-test: set-up  ## run the tests; ARGS="tests/unit -k rules" for a part
+test: set-up  ## run the tests; ARGS="tests/unit -k rules" for some of them
 	.venv/bin/python -m pytest $(ARGS)
 
 long: set-up  ## run the tests at full length: a crash around every write
@@ -29,7 +29,7 @@ lint: set-up  ## ruff: rules and format
 types: set-up  ## mypy, strict
 	.venv/bin/mypy
 
-chaos: set-up  ## kill the pipeline again and again and compare the tables
+chaos: set-up  ## kill the pipeline at random times and compare the tables
 	.venv/bin/python tests/flow/chaos.py $(ARGS)
 
 laws: set-up  ## run logs through the flow in 1, 10 and 200 batches, late, shuffled and doubled, and compare
@@ -45,7 +45,7 @@ zip: set-up  ## profilestream.zip, for spark-submit --py-files
 bundle: set-up  ## profilestream-workers.tar.gz, for spark-submit --archives
 	.venv/bin/python .ci/bundle.py
 
-clean:  ## remove .venv, caches and what runs left behind
+clean:  ## remove .venv, caches and the output of runs
 	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip profilestream-workers.tar.gz lib/*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse metastore_db derby.log mlruns
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -51,7 +51,7 @@ def capture_history_10x(spark: SparkSession, work: Path, rows: int = 2_000_000) 
         tables.EVENTS.create(spark, settings.paths)
         for part in range(times):
             history = workloads.shop_log(spark, (10 - part - 1) * rows, rows, seed=SEED, files=8)
-            stored = workloads.stored_events(history).select(*tables.EVENTS.columns)
+            stored = workloads.stored_events(history).select(*tables.EVENTS.names)
             stored.repartition("event_date").write.format("delta").mode("append").save(
                 tables.EVENTS.path(settings.paths)
             )

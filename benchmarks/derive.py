@@ -9,12 +9,12 @@ from pathlib import Path
 from delta.tables import DeltaTable
 from profilestream.base import settings as settings_module
 from profilestream.base import streaming, tables
+from profilestream.base.delta_table import Table
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.tables import Table
 from profilestream.derive import fold_stage, profiles, sessions, tiles
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -66,7 +66,7 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     home = _home(spark, work / "home", None)
     settings = _settings(home)
     events = tables.EVENTS.read(spark, settings.paths)
-    declared = [d for d in fold_stage.declared(settings).values() if d.write == "append"]
+    declared = [d for d in fold_stage.declared_tables(settings).values() if d.write == "append"]
     finished = {d.name: _stamped(Fold.of(d).partials(events), d).persist() for d in declared}
     rows = {name: frame.count() for name, frame in finished.items()}
 
@@ -179,8 +179,8 @@ def _settings(home: Path) -> Settings:
     return settings_module.load(str(config), [])
 
 
-def _declared(settings: Settings, name: str) -> Derived:
-    return next(derived for derived in fold_stage.declared(settings).values() if derived.name == name)
+def _declared(settings: Settings, name: str) -> DerivedTable:
+    return next(derived for derived in fold_stage.declared_tables(settings).values() if derived.name == name)
 
 
 def _batch_events(spark: SparkSession) -> DataFrame:
@@ -188,13 +188,13 @@ def _batch_events(spark: SparkSession) -> DataFrame:
 
 
 def _write_events(events: DataFrame, settings: Settings) -> None:
-    rows = events.select(*tables.EVENTS.columns).repartition("event_date")
+    rows = events.select(*tables.EVENTS.names).repartition("event_date")
     rows.write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
 
 
-def _stamped(rows: DataFrame, derived: Derived) -> DataFrame:
+def _stamped(rows: DataFrame, derived: DerivedTable) -> DataFrame:
     stamp = {"epoch": F.lit("bench"), "batch_id": F.lit(0).cast("bigint")}
-    return rows.withColumns(stamp).select(*derived.table.columns)
+    return rows.withColumns(stamp).select(*derived.table.names)
 
 
 def _finished(spark: SparkSession, work: Path) -> DataFrame:

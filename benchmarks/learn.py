@@ -1,4 +1,4 @@
-"""Benchmarks of the learners on Spark, against MLlib in the same session. Quality of the models: quality.py."""
+"""Benchmarks of the learners on Spark against MLlib in the same session; quality.py measures the quality of models."""
 
 import itertools
 import statistics
@@ -26,14 +26,14 @@ from benchmarks.measuring import emptied, in_turn, seconds_of
 from benchmarks.result import Result
 
 SEED = 20_260_102
-PROFILES = Path(__file__).parent.parent / "conf" / "derive" / "user_profiles.toml"
-PEOPLE, SEGMENTS = 200_000, 20
-PAST, BATCH, USERS, ITEMS = 2_000_000, 10_000, 100_000, 50_000
+PROFILES_FILE = Path(__file__).parent.parent / "conf" / "derive" / "user_profiles.toml"
+PROFILES, SEGMENTS = 200_000, 20
+PAST_EVENTS, BATCH_SIZE, USERS, ITEMS = 2_000_000, 10_000, 100_000, 50_000
 
 
 @dataclass
 class Shop:
-    """A model of so many users and items, learned from 2 M events, and batches to learn next."""
+    """A model learned from 2 M events of `users` and `items`, and the batches that follow."""
 
     spark: SparkSession
     settings: Settings
@@ -43,56 +43,52 @@ class Shop:
 
     @classmethod
     def learned(cls, spark: SparkSession, home: Path, users: int, items: int, *settings: str) -> "Shop":
-        """The model after the past events, learned as one batch."""
+        """A shop whose model has learned the past events as one batch."""
         emptied(home)
-        made = [
-            "learn.factors.eval_users=0",
-            "learn.factors.neighbors=0",
-            "learn.factors.reweighted_events=0",
-            *settings,
-        ]
-        shop = cls(spark, _settings(home, made), users, items)
+        overrides = [*_WITHOUT_EXTRAS, "learn.factors.reweighted_events=0", *settings]
+        shop = cls(spark, _settings(home, overrides), users, items)
         factors.table(shop.settings).create(spark, shop.settings.paths)
-        shop.learn(_said(spark, 0, PAST, users, items))
+        shop.learn(_interactions(spark, 0, PAST_EVENTS, users, items))
         return shop
 
-    def learn(self, said: DataFrame, *settings: str) -> float:
-        """Seconds of a batch, from what its events say to the commit."""
-        made = _settings(Path(self.settings.paths.warehouse).parent, list(settings)) if settings else self.settings
-        table, paths = factors.table(made), made.paths
-        said = said.persist()
-        said.count()
-        began = time.monotonic()
+    def learn(self, events: DataFrame, *overrides: str) -> float:
+        """Seconds of a batch, from cached interactions to the commit."""
+        home = Path(self.settings.paths.warehouse).parent
+        settings = _settings(home, list(overrides)) if overrides else self.settings
+        table, paths = factors.table(settings), settings.paths
+        events = events.persist()
+        events.count()
+        started = time.monotonic()
         version = commits.version(self.spark, table, paths)
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
-        learned = factors.learn(said, factors.read(self.spark, made, version), batch, made)
-        batch.merge(commits.stamped(learned.rows, table, txn), table)
-        seconds = time.monotonic() - began
+        update = factors.learn_batch(events, factors.read_state(self.spark, settings, version), batch, settings)
+        batch.merge(commits.stamped(update.rows, table, txn), table)
+        seconds = time.monotonic() - started
         self.batches += 1
-        said.unpersist()
+        events.unpersist()
         return seconds
 
     def next_batch(self) -> DataFrame:
-        """Events after all that were learned."""
-        return _said(self.spark, PAST + self.batches * BATCH, BATCH, self.users, self.items)
+        """The events that follow those that were learned."""
+        return _interactions(self.spark, PAST_EVENTS + self.batches * BATCH_SIZE, BATCH_SIZE, self.users, self.items)
 
 
 def factors_vs_mllib(spark: SparkSession, work: Path) -> Result:
-    """Seconds of a batch of 10,000 events over those of a retrain of MLlib's ALS on all events."""
+    """Seconds of a batch of 10,000 events, divided by those of a retrain of MLlib's ALS on all events."""
     shop = Shop.learned(spark, work / "home", USERS, ITEMS)
     ratings = _ratings(spark).persist()
     ratings.count()
     seconds = in_turn(3, lambda: _fit(ratings)[0], lambda: shop.learn(shop.next_batch()))
-    refreshed = statistics.median(
-        shop.learn(shop.next_batch(), "learn.factors.reweighted_events=10", *_BARE) for _ in range(3)
+    reweighted = statistics.median(
+        shop.learn(shop.next_batch(), "learn.factors.reweighted_events=10", *_WITHOUT_EXTRAS) for _ in range(3)
     )
     ratings.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
-        f"{BATCH:,} events, {USERS:,} users x {ITEMS:,} items, {PAST:,} past events, k 32, refresh 0: "
-        f"{statistics.median(seconds[1]):.1f} s against {statistics.median(seconds[0]):.1f} s; "
-        f"refresh 10: {refreshed:.1f} s; no judging, no neighbors; seed {SEED}"
+        f"{BATCH_SIZE:,} events, {USERS:,} users x {ITEMS:,} items, {PAST_EVENTS:,} past events, k 32, "
+        f"reweighted_events 0: {statistics.median(seconds[1]):.1f} s, MLlib {statistics.median(seconds[0]):.1f} s; "
+        f"reweighted_events 10: {reweighted:.1f} s; without evaluation and neighbors; seed {SEED}"
     )
     return Result(
         "factors_vs_mllib", ratio, "ratio of seconds", 0.33, "lower", "MLlib ALS, rank 32, 10 iterations", detail
@@ -100,69 +96,65 @@ def factors_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
 
 def factors_model_10x(spark: SparkSession, work: Path) -> Result:
-    """Seconds of a batch with a model ten times as large over those with the smaller one."""
+    """Seconds of a batch with a model ten times as large, divided by those with the smaller one."""
     small = Shop.learned(spark, work / "small", USERS // 10, ITEMS // 10)
     large = Shop.learned(spark, work / "large", USERS, ITEMS)
     seconds = in_turn(3, *[(lambda shop=shop: shop.learn(shop.next_batch())) for shop in (small, large)])
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
-        f"{BATCH:,} events; {USERS:,} users x {ITEMS:,} items {statistics.median(seconds[1]):.1f} s, "
-        f"a tenth of both {statistics.median(seconds[0]):.1f} s; seed {SEED}"
+        f"{BATCH_SIZE:,} events; {USERS:,} users x {ITEMS:,} items {statistics.median(seconds[1]):.1f} s, "
+        f"a tenth of the users and items {statistics.median(seconds[0]):.1f} s; seed {SEED}"
     )
     return Result("factors_model_10x", ratio, "ratio of seconds", 2.0, "lower", "a tenth of users and items", detail)
 
 
 def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
-    """Lists a second of top 100 of 50,000 items for 100,000 users over those of MLlib's ALSModel."""
+    """Lists per second (top 100 of 50,000 items for 100,000 users), divided by those of MLlib's ALSModel."""
     shop = Shop.learned(
-        spark, work / "home", USERS, ITEMS, "serve.scores.top_n=100", "serve.scores.gone_after_days=9999"
+        spark, work / "home", USERS, ITEMS, "serve.scores.top_k=100", "serve.scores.max_item_age_days=9999"
     )
     _, model = _fit(_ratings(spark))
-    pinned = recommend.pin(spark, shop.settings)
-    people = recommend.people_of(spark, shop.settings, pinned).persist()
-    count = people.count()
-    users = spark.range(USERS).select(F.col("id").cast("int").alias("user"))
+    pinned = recommend.pin_versions(spark, shop.settings)
+    users = recommend.selected_users(spark, shop.settings, pinned).persist()
+    count = users.count()
+    mllib_users = spark.range(USERS).select(F.col("id").cast("int").alias("user"))
 
-    def theirs() -> float:
-        began = time.monotonic()
-        model.recommendForUserSubset(users, 100).write.format("noop").mode("overwrite").save()
-        return time.monotonic() - began
+    def write(lists: DataFrame) -> None:
+        lists.write.format("noop").mode("overwrite").save()
 
-    def ours() -> float:
-        began = time.monotonic()
-        recommend.recommendations(people, shop.settings, pinned).write.format("noop").mode("overwrite").save()
-        return time.monotonic() - began
-
-    # Each takes minutes and nothing is left to warm up.
-    a, b = theirs(), ours()
-    told = "one run of each; what a user has is left out of ours"
-    detail = f"{count:,} users: {b:.0f} s against {a:.0f} s, {told}; seed {SEED}"
-    ratio = (count / b) / (USERS / a)
+    # One run of each: a run takes minutes, so a warm-up changes little.
+    mllib_seconds = seconds_of(lambda: write(model.recommendForUserSubset(mllib_users, 100)))
+    seconds = seconds_of(lambda: write(recommend.recommendations(users, shop.settings, pinned)))
+    detail = (
+        f"{count:,} users: {seconds:.0f} s, MLlib {mllib_seconds:.0f} s, one run of each; MLlib does not leave out the "
+        f"items of the user; seed {SEED}"
+    )
+    ratio = (count / seconds) / (USERS / mllib_seconds)
     return Result("topn_vs_mllib", ratio, "ratio of lists/s", 1.0, "higher", "ALSModel.recommendForUserSubset", detail)
 
 
 def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
-    """Seconds of a batch of 10,000 changed users over those of MLlib's KMeans on all 200,000, same k, 20 iterations."""
+    """Seconds of a batch of 10,000 changed profiles, divided by those of MLlib's KMeans on all 200,000, same k."""
     settings = _settings(emptied(work / "home"), [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"])
     (query,) = segments.queries(settings)
     for table in query.tables:
         table.create(spark, settings.paths)
-    done = itertools.count()
+    batch_ids = itertools.count()
 
-    def learn(first: int, people: int) -> float:
-        batch_id = next(done)
-        changes = _changes(spark, settings, first, people, batch_id).persist()
+    def learn(first: int, users: int) -> float:
+        batch_id = next(batch_ids)
+        changes = _profile_changes(spark, settings, first, users, batch_id).persist()
         changes.count()
-        began = time.monotonic()
+        started = time.monotonic()
         versions = query.versions(spark, Checkpoint(spark, f"{work}/none"), batch_id)
         batch = Batch(spark, settings.paths, Txn(query.name, "bench", batch_id), Plan("", "", versions))
-        with commits.states_ready(spark, query.tables, settings.paths):  # as a stream has it
+        with commits.states_ready(spark, query.tables, settings.paths):  # as in a streaming run
             query.write(changes, batch)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         changes.unpersist()
         return seconds
 
-    learn(0, PEOPLE)
+    learn(0, PROFILES)
     points = (
         segments.users_table(settings)
         .read(spark, settings.paths)
@@ -171,31 +163,32 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     points = points.repartition(4).persist()
     points.count()
     full = KMeans(k=SEGMENTS, maxIter=20, tol=0.0, seed=SEED)
-    starts = itertools.cycle(range(0, PEOPLE, BATCH))
-    seconds = in_turn(3, lambda: seconds_of(lambda: full.fit(points)), lambda: learn(next(starts), BATCH))
+    starts = itertools.cycle(range(0, PROFILES, BATCH_SIZE))
+    seconds = in_turn(3, lambda: seconds_of(lambda: full.fit(points)), lambda: learn(next(starts), BATCH_SIZE))
     points.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    newest = segments.read(spark, settings, "bench", next(done) - 1)
-    assert newest is not None and newest.state.sums.users.sum() == PEOPLE
+    model = segments.read(spark, settings, "bench", next(batch_ids) - 1)
+    assert model is not None and model.state.sums.users.sum() == PROFILES
     detail = (
-        f"{BATCH:,} of {PEOPLE:,} users, 9 dimensions, k {SEGMENTS}; {statistics.median(seconds[1]):.1f} s against "
-        f"{statistics.median(seconds[0]):.1f} s; seed {SEED}"
+        f"{BATCH_SIZE:,} of {PROFILES:,} users, 9 dimensions, k {SEGMENTS}; {statistics.median(seconds[1]):.1f} s, "
+        f"MLlib {statistics.median(seconds[0]):.1f} s; seed {SEED}"
     )
     against = "MLlib KMeans, k-means||, 20 iterations"
     return Result("segments_batch_vs_mllib", ratio, "ratio of seconds", 0.5, "lower", against, detail)
 
 
-def _changes(spark: SparkSession, settings: Settings, first: int, people: int, batch_id: int) -> DataFrame:
-    """Rows of the change feed of profiles: users of twenty kinds, who differ a little from batch to batch."""
+def _profile_changes(spark: SparkSession, settings: Settings, first: int, users: int, batch_id: int) -> DataFrame:
+    """Rows of the change feed of profiles: points around 20 centers, with a small change in every batch."""
     names = list(segments.profile(settings).vector.dimensions)
-    draw = f"(pmod(xxhash64({{}}, {SEED}), 1000000) / 1000000D)"
-    kind = f"CAST({draw.format('id')} * {SEGMENTS} AS INT)"
-    cells = [
-        f"{draw.format(f'{kind}, {n}')} + 0.1D * ({draw.format(f'id, {n}')} + {draw.format(f'id, {n}, {batch_id}')})"
+    uniform = f"(pmod(xxhash64({{}}, {SEED}), 1000000) / 1000000D)"
+    center = f"CAST({uniform.format('id')} * {SEGMENTS} AS INT)"
+    values = [
+        f"{uniform.format(f'{center}, {n}')}"
+        f" + 0.1D * ({uniform.format(f'id, {n}')} + {uniform.format(f'id, {n}, {batch_id}')})"
         for n in range(len(names))
     ]
-    weighed = f"named_struct('weight', 1.0D, 'sums', array({', '.join(cells)}))"
-    return spark.range(first, first + people, 1, 4).selectExpr(
+    weighed = f"named_struct('weight', 1.0D, 'sums', array({', '.join(values)}))"
+    return spark.range(first, first + users, 1, 4).selectExpr(
         "concat('u', id) AS user_id",
         f"timestamp_micros({(workloads.START + batch_id * 3600) * 1_000_000}) AS as_of",
         f"named_struct('vector', {weighed}) AS behavior",
@@ -204,34 +197,37 @@ def _changes(spark: SparkSession, settings: Settings, first: int, people: int, b
     )
 
 
-_BARE = ("learn.factors.eval_users=0", "learn.factors.neighbors=0")
+_WITHOUT_EXTRAS = ("learn.factors.eval_users=0", "learn.factors.max_neighbors=0")
 
 
-def _said(spark: SparkSession, first: int, rows: int, users: int, items: int) -> DataFrame:
-    """What events say, as factors.rated gives it: purchases, the first items the most popular, 100,000 a day."""
-    draw = f"(pmod(xxhash64(id, {SEED}, {{}}), 1000000) / 1000000D)"
+def _interactions(spark: SparkSession, first: int, rows: int, users: int, items: int) -> DataFrame:
+    """Purchases as factors.interactions returns them: 100,000 per day; items with small numbers are popular."""
+    uniform = f"(pmod(xxhash64(id, {SEED}, {{}}), 1000000) / 1000000D)"
     return spark.range(first, first + rows, 1, 4).selectExpr(
-        f"concat('u', CAST({draw.format(1)} * {users} AS INT)) AS key",
-        f"concat('i', CAST(pow({draw.format(2)}, 2) * {items} AS INT)) AS other",
+        f"concat('u', CAST({uniform.format(1)} * {users} AS INT)) AS key",
+        f"concat('i', CAST(pow({uniform.format(2)}, 2) * {items} AS INT)) AS other_key",
         "5.0D AS weight",
         "CAST(NULL AS DOUBLE) AS rating",
-        "1700000000000000L + id * 864000L AS at",
+        "1700000000000000L + id * 864000L AS time_micros",
         "CAST(NULL AS STRING) AS category",
     )
 
 
 def _ratings(spark: SparkSession) -> DataFrame:
-    said = _said(spark, 0, PAST + BATCH, USERS, ITEMS)
-    return said.selectExpr("int(substr(key, 2)) AS user", "int(substr(other, 2)) AS item", "float(weight) AS rating")
+    events = _interactions(spark, 0, PAST_EVENTS + BATCH_SIZE, USERS, ITEMS)
+    return events.selectExpr(
+        "int(substr(key, 2)) AS user", "int(substr(other_key, 2)) AS item", "float(weight) AS rating"
+    )
 
 
 def _fit(ratings: DataFrame) -> tuple[float, ALSModel]:
-    began = time.monotonic()
+    """Seconds of a training of MLlib's ALS, and its model."""
+    started = time.monotonic()
     als = ALS(
         rank=32, maxIter=10, implicitPrefs=True, alpha=1.0, regParam=0.05, seed=SEED, userCol="user", itemCol="item"
     )
     model: Any = als.setRatingCol("rating").fit(ratings)
-    return time.monotonic() - began, model
+    return time.monotonic() - started, model
 
 
 def _settings(home: Path, overrides: list[str]) -> Settings:
@@ -239,6 +235,6 @@ def _settings(home: Path, overrides: list[str]) -> Settings:
     config.write_text(
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.shop]\npath = "{home}"\nmapping = "shop.toml"\n[learn.factors]\nenabled = true\n'
-        f'[derive]\nprofiles = ["{PROFILES}"]\n'
+        f'[derive]\nprofiles = ["{PROFILES_FILE}"]\n'
     )
     return settings_module.load(str(config), overrides)

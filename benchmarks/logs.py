@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from profilestream.learn import als_tasks
+from profilestream.learn import als_rows
 
 DATA = Path(__file__).parent.parent / "data"
 ML_100K = "recbole==1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter"
@@ -47,11 +47,11 @@ class Log:
         return len(self.at)
 
     def rows(self, begin: int, end: int) -> pa.Table:
-        """Events from number `begin` to before `end`, kind NEW of steps.SCHEMA."""
+        """Events from number `begin` to before `end`, kind NEW of als_rows.SCHEMA."""
         part = slice(begin, end)
         columns = {
-            "kind": np.full(end - begin, als_tasks.NEW, np.int32), "key": self.users[self.user[part]],
-            "other": self.items[self.item[part]], "weight": self.weight[part], "at": self.at[part],
+            "kind": np.full(end - begin, als_rows.NEW, np.int32), "key": self.users[self.user[part]],
+            "other_key": self.items[self.item[part]], "weight": self.weight[part], "time_micros": self.at[part],
             "category": self.category[part],
         }  # fmt: skip
         return _rows(end - begin, columns)
@@ -112,8 +112,8 @@ class Ratings:
         """The ratings at an index as events of explicit mode, in that order, at one time."""
         n = len(index)
         columns = {
-            "kind": np.full(n, als_tasks.NEW, np.int32), "key": self.user[index], "other": self.item[index],
-            "weight": np.ones(n), "rating": self.stars[index], "at": 1_000_000 * np.arange(1, n + 1),
+            "kind": np.full(n, als_rows.NEW, np.int32), "key": self.user[index], "other_key": self.item[index],
+            "weight": np.ones(n), "rating": self.stars[index], "time_micros": 1_000_000 * np.arange(1, n + 1),
         }  # fmt: skip
         return _rows(n, columns)
 
@@ -139,9 +139,9 @@ def ml_100k(folder: Path) -> Ratings:
 def _rows(n: int, columns: dict[str, Any]) -> pa.Table:
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
-        for field in als_tasks.SCHEMA
+        for field in als_rows.SCHEMA
     ]
-    return pa.Table.from_arrays(arrays, schema=als_tasks.SCHEMA)
+    return pa.Table.from_arrays(arrays, schema=als_rows.SCHEMA)
 
 
 def _log(name: str, **columns: Any) -> Log:

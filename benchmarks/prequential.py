@@ -1,8 +1,8 @@
-"""Test, then learn: how a log is cut, what its batches ask, and what a ranking answers.
+"""Prequential evaluation on a log: each batch is ranked with a model of the events before it.
 
-A log's first fifth is there from the beginning; the rest comes in batches. Of a batch each user is asked for what it
-bought, items that had at least ten buyers before; all items that were sold before are ranked. First pairs: items that
-the user bought before, at any time, are neither asked for nor ranked. Any pairs: they are both.
+The first fifth of a log is history; the rest is split into batches. The targets of a user in a batch are the purchased
+items that at least ten users bought before. All items that were sold before are ranked. First pairs: items that the
+user bought before are neither targets nor ranked. Any pairs: they are both.
 """
 
 from collections.abc import Iterator
@@ -11,96 +11,99 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.item_index import best
-from profilestream.learn.ranking_metrics import SHOWN
+from profilestream.learn.item_index import top_items
+from profilestream.learn.ranking_metrics import LIST_LENGTH
 
 from benchmarks.logs import Log
 
-BATCH, BUYERS = 3_000, 10
+BATCH_SIZE, MIN_BUYERS = 3_000, 10
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a batch asks.
+class EvalBatch:
+    """The users, targets and exclusions of a batch.
 
     Args:
-        begin, end: numbers of its events.
-        users: with a purchase in it, by place in the log's users.
-        bought: by them before, (users, items).
-        buys: of items with enough buyers, in the batch, (users, items).
-        sold: which items were, before, (items,).
+        begin, end: numbers of its first event and of the first event after it.
+        users: with a purchase in the batch, as positions in the log's users.
+        bought_before: items of each user before the batch, (users, items).
+        targets: items that each user buys in the batch, with enough buyers before it, (users, items).
+        is_sold: items with a buyer before the batch, (items,).
     """
 
     begin: int
     end: int
     users: Longs
-    bought: Bools
-    buys: Bools
-    sold: Bools
+    bought_before: Bools
+    targets: Bools
+    is_sold: Bools
 
-    def answered(self, scores: Floats) -> "Answer":
-        """What a ranking of all items for the users says, (users, items)."""
-        return Answer(
-            _recalls(np.where(self.sold & ~self.bought, scores, -np.inf), self.buys & ~self.bought),
-            _recalls(np.where(self.sold, scores, -np.inf), self.buys),
+    def evaluate(self, scores: Floats) -> "Recalls":
+        """Recall of a ranking.
+
+        Args:
+            scores: of all items, (users, items).
+        """
+        is_first = self.is_sold & ~self.bought_before
+        return Recalls(
+            _recalls(np.where(is_first, scores, -np.inf), self.targets & ~self.bought_before),
+            _recalls(np.where(self.is_sold, scores, -np.inf), self.targets),
         )
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Recall at 20 of each user of a batch; NaN where nothing was asked.
+class Recalls:
+    """Recall at 20 of each user of a batch; NaN for users without a target.
 
     Args:
-        first: first pairs.
-        any: any pairs.
+        first: of first pairs.
+        any: of any pairs.
     """
 
     first: Floats
     any: Floats
 
-    def asked(self) -> Floats:
-        """Of the first pairs, those of users that were asked."""
+    def of_first_pairs(self) -> Floats:
+        """Recall of first pairs, of the users with a target."""
         return self.first[~np.isnan(self.first)]
 
 
 def first_fifth(log: Log) -> int:
-    """How many events are there from the beginning."""
+    """Number of events of the history before the first batch."""
     return len(log) // 5
 
 
 def first_third(log: Log) -> int:
-    """How many events may be used to choose settings."""
+    """Number of events that may be used to choose hyperparameters."""
     return len(log) // 3
 
 
-def batches(log: Log, until: int | None = None) -> Iterator[Asked]:
-    """What each batch asks, up to an event number; a last batch that is not full is left out.
-
-    A batch is asked before it is added to what was bought.
-    """
+def batches(log: Log, until: int | None = None) -> Iterator[EvalBatch]:
+    """The batches up to an event number, in order; an incomplete last batch is left out."""
     bought = np.zeros((len(log.users), len(log.items)), bool)
     end = first_fifth(log)
-    _add(bought, log, 0, end)
-    for begin in range(end, (len(log) if until is None else until) - BATCH + 1, BATCH):
-        part = slice(begin, begin + BATCH)
+    _add_purchases(bought, log, 0, end)
+    for begin in range(end, (len(log) if until is None else until) - BATCH_SIZE + 1, BATCH_SIZE):
+        part = slice(begin, begin + BATCH_SIZE)
         is_purchase = log.weight[part] > 0
         users, user = np.unique(log.user[part][is_purchase], return_inverse=True)
-        buys = np.zeros((len(users), len(log.items)), bool)
-        buys[user, log.item[part][is_purchase]] = True
+        purchases = np.zeros((len(users), len(log.items)), bool)
+        purchases[user, log.item[part][is_purchase]] = True
         buyers = bought.sum(axis=0)
-        yield Asked(begin, begin + BATCH, users, bought[users], buys & (buyers >= BUYERS), buyers > 0)
-        _add(bought, log, begin, begin + BATCH)
+        targets = purchases & (buyers >= MIN_BUYERS)
+        yield EvalBatch(begin, begin + BATCH_SIZE, users, bought[users], targets, buyers > 0)
+        _add_purchases(bought, log, begin, begin + BATCH_SIZE)
 
 
-def _add(bought: Bools, log: Log, begin: int, end: int) -> None:
+def _add_purchases(bought: Bools, log: Log, begin: int, end: int) -> None:
     purchases = begin + np.flatnonzero(log.weight[begin:end] > 0)
     bought[log.user[purchases], log.item[purchases]] = True
 
 
 def _recalls(scores: Floats, is_target: Bools) -> Floats:
-    found = np.full(len(scores), np.nan)
-    has = np.flatnonzero(is_target.any(axis=1))
-    hits = np.take_along_axis(is_target[has], best(scores[has], SHOWN), axis=1)
-    found[has] = hits.sum(axis=1) / is_target[has].sum(axis=1)
-    return found
+    recalls = np.full(len(scores), np.nan)
+    users = np.flatnonzero(is_target.any(axis=1))
+    hits = np.take_along_axis(is_target[users], top_items(scores[users], LIST_LENGTH), axis=1)
+    recalls[users] = hits.sum(axis=1) / is_target[users].sum(axis=1)
+    return recalls

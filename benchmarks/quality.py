@@ -1,8 +1,8 @@
-"""Quality of the learners, by the in-memory factorization with its default settings, without Spark.
+"""Quality of the factorization with its default settings, in local memory, without Spark.
 
-Recall at 20 is prequential (prequential.py) and compared user by user: a value is the ratio of the sums over all users
-and batches after the first third of a log, since settings of both sides were chosen on what comes before. Its interval
-is that of 2,000 draws of the users. The baselines' answers are cached (baselines.py).
+Recall at 20 is prequential (prequential.py) and paired by user. A value is the ratio of the sums over all users and
+batches after the first third of a log, because the settings of both sides were chosen on the first third. Its interval
+is computed from 2,000 bootstrap samples of the users. The recalls of the baselines are stored in files (baselines.py).
 """
 
 import json
@@ -11,102 +11,99 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from profilestream.learn import als_tasks
-from profilestream.learn.als import Floats, Longs, Params
-from profilestream.learn.item_index import Liked
-from profilestream.learn.local_als import Factors, Model
+from profilestream.learn import als_rows
+from profilestream.learn.als import AlsParams, Floats, Longs
+from profilestream.learn.item_index import UserItems
+from profilestream.learn.local_als import AlsModel, LocalAls
 
 from benchmarks import baselines, logs
 from benchmarks.logs import Log
-from benchmarks.prequential import BATCH, Answer, Asked, batches, first_fifth, first_third
+from benchmarks.prequential import BATCH_SIZE, EvalBatch, Recalls, batches, first_fifth, first_third
 from benchmarks.result import Result
 
 SEED = 20_260_101
-DRAWS = 2_000
-# As settings.Factors: learn.factors.first_full_passes.
+BOOTSTRAP_SAMPLES = 2_000
+# The default of learn.factors.first_full_passes.
 FIRST_FULL_PASSES = 10
 DOWNLOADS = Path(__file__).parent / "results" / "work"
-# As settings.Factors has them for this mode.
-_EXPLICIT = Params(mode="explicit", regularization=1.0, half_life_days=None, neighbors=0, eval_users=0)
-Recalls = dict[str, list[Answer]]
+# The defaults of mode explicit in settings.Factors, without neighbors and evaluation.
+_EXPLICIT = AlsParams(mode="explicit", regularization=1.0, half_life_days=None, max_neighbors=0, eval_users=0)
 
 
 def recall20_vs_retrain_online_retail() -> Result:
-    """Against a full retrain at every batch."""
-    return _against("online_retail", "retrain", 1.00)
+    """Against a full retrain before every batch."""
+    return _compare("online_retail", "retrain", 1.00)
 
 
 def recall20_vs_retrain_complete_journey() -> Result:
-    """Against a full retrain at every batch."""
-    return _against("complete_journey", "retrain", 1.00)
+    """Against a full retrain before every batch."""
+    return _compare("complete_journey", "retrain", 1.00)
 
 
 def recall20_vs_decayed_retrain_online_retail() -> Result:
-    """Against a full retrain at every batch, of events that count less the older they are."""
-    return _against("online_retail", "decayed_retrain", 0.96)
+    """Against a full retrain before every batch, with decayed weights of the events."""
+    return _compare("online_retail", "decayed_retrain", 0.96)
 
 
 def recall20_vs_decayed_retrain_complete_journey() -> Result:
-    """Against a full retrain at every batch, of events that count less the older they are."""
-    return _against("complete_journey", "decayed_retrain", 0.96)
+    """Against a full retrain before every batch, with decayed weights of the events."""
+    return _compare("complete_journey", "decayed_retrain", 0.96)
 
 
 def recall20_vs_popularity_online_retail() -> Result:
-    """Against the items that sell, decayed: the same list for all users."""
-    return _against("online_retail", "popularity", 1.0)
+    """Against decayed popularity: the same list for all users."""
+    return _compare("online_retail", "popularity", 1.0)
 
 
 def recall20_vs_popularity_complete_journey() -> Result:
-    """Against the items that sell, decayed: the same list for all users."""
-    return _against("complete_journey", "popularity", 1.0)
+    """Against decayed popularity: the same list for all users."""
+    return _compare("complete_journey", "popularity", 1.0)
 
 
 def rmse_ml100k_5fold_onepass() -> Result:
-    """Root mean squared error of ratings that were held out, after each of the others was seen once."""
-    return _rmse(
-        "rmse_ml100k_5fold_onepass",
-        0.920,
-        replace(_EXPLICIT, max_events_per_user=100, reweighted_events=100),
-        "100 kept a user",
-    )
+    """Root mean squared error of held-out ratings, after one pass over the other ratings."""
+    params = replace(_EXPLICIT, max_events_per_user=100, reweighted_events=100)
+    return _rmse("rmse_ml100k_5fold_onepass", 0.920, params, "100 ratings stored per user")
 
 
 def rmse_ml100k_5fold_whole() -> Result:
-    """The same with all ratings of a user kept."""
-    made = replace(_EXPLICIT, max_events_per_user=100_000, reweighted_events=100_000)
-    return _rmse("rmse_ml100k_5fold_whole", 0.916, made, "all kept")
+    """The same with all ratings of a user stored."""
+    params = replace(_EXPLICIT, max_events_per_user=100_000, reweighted_events=100_000)
+    return _rmse("rmse_ml100k_5fold_whole", 0.916, params, "all ratings stored")
 
 
-def recalls(log: Log, params: Params) -> Recalls:
-    """Of each ranker, what it answers to each batch before the batch is learned."""
-    learner = Factors(replace(params, eval_users=0))
-    model = learner.swept(learner.empty(), log.rows(0, first_fifth(log)), FIRST_FULL_PASSES)
-    found: Recalls = {}
+def recalls_by_ranker(log: Log, params: AlsParams) -> dict[str, list[Recalls]]:
+    """Recalls of each ranker on each batch, before the batch is learned."""
+    learner = LocalAls(replace(params, eval_users=0))
+    model = learner.fit_full_passes(learner.empty(), log.rows(0, first_fifth(log)), FIRST_FULL_PASSES)
+    by_ranker: dict[str, list[Recalls]] = {}
     for batch in batches(log):
-        for name, scores in _scores(model, log, batch).items():
-            found.setdefault(name, []).append(batch.answered(scores))
+        for ranker, scores in _scores(model, log, batch).items():
+            by_ranker.setdefault(ranker, []).append(batch.evaluate(scores))
         model, _ = learner.learn(model, log.rows(batch.begin, batch.end))
-    return found
+    return by_ranker
 
 
-def _scores(model: Model, log: Log, batch: Asked) -> dict[str, Floats]:
-    """By each ranker, of the batch's users, (users, items of the log); new users have a zero vector."""
-    names = log.users[batch.users]
+def _scores(model: AlsModel, log: Log, batch: EvalBatch) -> dict[str, Floats]:
+    """Scores of the batch's users by ranker, (users, items of the log); new users have a zero vector."""
+    user_ids = log.users[batch.users]
     rows = model.users.sort_by("key")
-    keys = np.asarray(rows["key"].to_pylist(), object)
-    at = np.searchsorted(keys, names).clip(max=len(keys) - 1)
-    known = np.flatnonzero(keys[at] == names)
-    state = rows.take(at[known])
-    vectors = np.zeros((len(names), model.params.width))
-    vectors[known] = als_tasks.vectors_of(state, model.params)
-    at, kept, weight = als_tasks.kept_by(state)
-    user, item = known[at], model.catalogue.places(kept)
-    liked = Liked(user[weight > 0], item[weight > 0], weight[weight > 0])
-    found = {}
-    for name, scores in model.catalogue.scores(vectors, liked, model.params).items():
-        found[name] = np.full((len(names), len(log.items)), -np.inf)
-        found[name][:, np.searchsorted(log.items, model.catalogue.names)] = scores
-    return found
+    keys = als_rows.strings(rows, "key")
+    position = np.searchsorted(keys, user_ids).clip(max=len(keys) - 1)
+    stored_users = np.flatnonzero(keys[position] == user_ids)
+    state = rows.take(position[stored_users])
+    vectors = np.zeros((len(user_ids), model.params.width))
+    vectors[stored_users] = als_rows.stored_vectors(state, model.params)
+    row, item_ids, weight = als_rows.stored_events(state)
+    index = model.item_index
+    user, item = stored_users[row], index.positions(item_ids)
+    user_items = UserItems(user[weight > 0], item[weight > 0], weight[weight > 0])
+    columns = np.searchsorted(log.items, index.item_ids)
+    by_ranker = {}
+    for ranker, scores in index.scores(vectors, user_items, model.params).items():
+        by_ranker[ranker] = np.full((len(user_ids), len(log.items)), -np.inf)
+        by_ranker[ranker][:, columns] = scores
+    return by_ranker
 
 
 @cache
@@ -115,83 +112,90 @@ def _log(name: str) -> Log:
 
 
 @cache
-def _ours(name: str) -> Recalls:
-    return recalls(_log(name), Params())
+def _model_recalls(name: str) -> dict[str, list[Recalls]]:
+    return recalls_by_ranker(_log(name), AlsParams())
 
 
-def _against(name: str, other: str, bound: float) -> Result:
-    log, ours = _log(name), _ours(name)
-    base, base_said = _baseline(name, other)
-    asked = [(batch.begin, batch.users) for batch in batches(log)]
-    counted = slice(next(n for n, (begin, _) in enumerate(asked) if begin >= first_third(log)), None)
-    mine, theirs = _flat(ours["blend"][counted]), _flat(base[counted])
-    users = np.concatenate([batch_users for _, batch_users in asked[counted]])[~np.isnan(mine.first)]
-    first, their_first = mine.asked(), theirs.asked()
-    ratio, low, high = _ratio(users, first, their_first)
-    from_fifth = _flat(ours["blend"]).asked().mean() / _flat(base).asked().mean()
-    alone = ", ".join(
-        f"{ranker} alone {_flat(ours[ranker][counted]).asked().mean():.4f}" for ranker in ("factors", "neighbors")
+def _compare(name: str, baseline: str, bound: float) -> Result:
+    """Recall of the blend on a log, divided by that of a baseline."""
+    log, by_ranker = _log(name), _model_recalls(name)
+    baseline_recalls, hyperparameters = _baseline_recalls(name, baseline)
+    begins_and_users = [(batch.begin, batch.users) for batch in batches(log)]
+    first_counted = next(n for n, (begin, _) in enumerate(begins_and_users) if begin >= first_third(log))
+    counted = slice(first_counted, None)
+    ours, theirs = _concatenate(by_ranker["blend"][counted]), _concatenate(baseline_recalls[counted])
+    users = np.concatenate([batch_users for _, batch_users in begins_and_users[counted]])[~np.isnan(ours.first)]
+    our_first, their_first = ours.of_first_pairs(), theirs.of_first_pairs()
+    ratio, low, high = _bootstrap_ratio(users, our_first, their_first)
+    all_batches = [_concatenate(recalls).of_first_pairs() for recalls in (by_ranker["blend"], baseline_recalls)]
+    single_rankers = ", ".join(
+        f"{ranker} alone {_concatenate(by_ranker[ranker][counted]).of_first_pairs().mean():.4f}"
+        for ranker in ("factors", "neighbors")
     )
     detail = (
-        f"{first.mean():.4f} against {their_first.mean():.4f}{base_said}; 95 % of {DRAWS:,} draws of users: "
-        f"{low:.3f} to {high:.3f}; {name}, {len(first):,} users in the {len(asked[counted])} batches of {BATCH:,} "
-        f"events after the first third; after the first fifth {from_fifth:.3f}; with items bought before "
-        f"{np.nanmean(mine.any):.4f} against {np.nanmean(theirs.any):.4f}; {alone}; seed {SEED}"
+        f"{our_first.mean():.4f}, baseline {their_first.mean():.4f}{hyperparameters}; 95 % interval of "
+        f"{BOOTSTRAP_SAMPLES:,} bootstrap samples of users: {low:.3f} to {high:.3f}; {name}, {len(our_first):,} users "
+        f"in the {len(begins_and_users[counted])} batches of {BATCH_SIZE:,} events after the first third; all batches "
+        f"after the first fifth: {all_batches[0].mean() / all_batches[1].mean():.3f}; with items bought before: "
+        f"{np.nanmean(ours.any):.4f}, baseline {np.nanmean(theirs.any):.4f}; {single_rankers}; seed {SEED}"
     )
-    against = "decayed popularity alone" if other == "popularity" else f"implicit ALS, {other.replace('_', ' ')}"
-    return Result(f"recall20_vs_{other}_{name}", ratio, "ratio of recall at 20", bound, "higher", against, detail)
+    against = "decayed popularity" if baseline == "popularity" else f"implicit ALS, {baseline.replace('_', ' ')}"
+    return Result(f"recall20_vs_{baseline}_{name}", ratio, "ratio of recall at 20", bound, "higher", against, detail)
 
 
-def _baseline(name: str, other: str) -> tuple[list[Answer], str]:
-    """Its answers to each batch, and how it was set."""
-    if other == "popularity":
-        return _ours(name)["popularity"], ""
-    made = json.loads((baselines.HERE / f"{name}_{other}.json").read_text())
-    answers = []
-    for ours, first, repeated in zip(
-        _ours(name)["blend"], made["recall_20_first_pairs"], made["recall_20_any_pairs"], strict=True
-    ):
-        answers.append(Answer(_filled(ours.first, first), _filled(ours.any, repeated)))
-    return answers, f" (alpha {made['chosen']['alpha']:g}, regularization {made['chosen']['regularization']:g})"
+def _baseline_recalls(name: str, baseline: str) -> tuple[list[Recalls], str]:
+    """Recalls of a baseline on each batch, and its hyperparameters as text."""
+    if baseline == "popularity":
+        return _model_recalls(name)["popularity"], ""
+    stored = json.loads((baselines.FOLDER / f"{name}_{baseline}.json").read_text())
+    by_batch = zip(
+        _model_recalls(name)["blend"], stored["recall_20_first_pairs"], stored["recall_20_any_pairs"], strict=True
+    )
+    recalls = [Recalls(_fill(ours.first, first), _fill(ours.any, any_)) for ours, first, any_ in by_batch]
+    chosen = stored["chosen"]
+    return recalls, f" (alpha {chosen['alpha']:g}, regularization {chosen['regularization']:g})"
 
 
-def _filled(like: Floats, recalls: list[float]) -> Floats:
-    """Recalls of the users that were asked, in their places."""
-    found = np.full(len(like), np.nan)
-    found[~np.isnan(like)] = recalls
-    return found
+def _fill(like: Floats, values: list[float]) -> Floats:
+    """An array with the values where `like` is not NaN, and NaN elsewhere."""
+    filled = np.full(len(like), np.nan)
+    filled[~np.isnan(like)] = values
+    return filled
 
 
-def _flat(answers: list[Answer]) -> Answer:
-    return Answer(*(np.concatenate([getattr(one, name) for one in answers]) for name in ("first", "any")))
+def _concatenate(recalls: list[Recalls]) -> Recalls:
+    return Recalls(*(np.concatenate([getattr(batch, name) for batch in recalls]) for name in ("first", "any")))
 
 
-def _ratio(users: Longs, ours: Floats, theirs: Floats) -> tuple[float, float, float]:
-    """Of the sums over users and batches; and between what it lies in 95 % of draws of as many users."""
-    people, user = np.unique(users, return_inverse=True)
-    sums = np.stack([np.bincount(user, part, len(people)) for part in (ours, theirs)])
-    dice = np.random.default_rng(SEED)
-    drawn = np.array([sums[:, dice.integers(0, len(people), len(people))].sum(axis=1) for _ in range(DRAWS)])
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+def _bootstrap_ratio(users: Longs, ours: Floats, theirs: Floats) -> tuple[float, float, float]:
+    """Ratio of the sums over users and batches, and its 95 % interval over bootstrap samples of the users."""
+    unique_users, user = np.unique(users, return_inverse=True)
+    n = len(unique_users)
+    sums = np.stack([np.bincount(user, recalls, n) for recalls in (ours, theirs)])
+    rng = np.random.default_rng(SEED)
+    samples = np.array([sums[:, rng.integers(0, n, n)].sum(axis=1) for _ in range(BOOTSTRAP_SAMPLES)])
+    low, high = np.quantile(samples[:, 0] / samples[:, 1], [0.025, 0.975])
     return float(ours.sum() / theirs.sum()), float(low), float(high)
 
 
-def _rmse(bench: str, bound: float, params: Params, what: str) -> Result:
-    """Five folds in a seeded order; of each the other ratings come once, in a seeded order, 10,000 at a time."""
+def _rmse(bench: str, bound: float, params: AlsParams, stored: str) -> Result:
+    """Mean error of five random folds; the other ratings are learned once, in random order, in eight batches."""
     DOWNLOADS.mkdir(parents=True, exist_ok=True)
     ratings = logs.ml_100k(DOWNLOADS)
-    dice = np.random.default_rng(SEED)
-    order = dice.permutation(len(ratings.stars))
+    rng = np.random.default_rng(SEED)
+    order = rng.permutation(len(ratings.stars))
     errors = []
     for fold in range(5):
         test = order[fold::5]
-        train = dice.permutation(np.setdiff1d(order, test))
-        learner = Factors(params)
+        train = rng.permutation(np.setdiff1d(order, test))
+        learner = LocalAls(params)
         model = learner.empty()
-        for part in np.array_split(train, 8):
-            model, _ = learner.learn(model, ratings.rows(part))
-        told = learner.score(model, ratings.rows(test)).clip(1, 5)
-        errors.append(float(np.sqrt(((told - ratings.stars[test]) ** 2).mean())))
+        for batch in np.array_split(train, 8):
+            model, _ = learner.learn(model, ratings.rows(batch))
+        predicted = learner.score(model, ratings.rows(test)).clip(1, 5)
+        errors.append(float(np.sqrt(((predicted - ratings.stars[test]) ** 2).mean())))
     folds = ", ".join(f"{error:.4f}" for error in errors)
-    detail = f"ML-100K, folds {folds}; {what}, all refreshed, one pass in random order in 8 batches; seed {SEED}"
+    detail = (
+        f"ML-100K, folds {folds}; {stored}, all of them reweighted, one pass in random order in 8 batches; seed {SEED}"
+    )
     return Result(bench, float(np.mean(errors)), "stars", bound, "lower", "five folds", detail)

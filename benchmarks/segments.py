@@ -1,11 +1,13 @@
-"""Quality of the segments, by the in-memory k-means (profilestream/learn/local_kmeans.py), without Spark.
+"""Quality of the segments, measured with the in-memory k-means (profilestream/learn/local_kmeans.py), without Spark.
 
-Costs are prequential: the sum of squared distances of a batch's points to the nearest center, before the batch is
-learned. Each point is a user of its own, a batch is a day, and the half-life two days; other settings are the defaults.
-What is compared with is a full retrain at every batch (best20.py, cached), and two rules that learn as the points come:
-scikit-learn's MiniBatchKMeans.partial_fit and that of Spark's StreamingKMeans, half-life two batches. All three start
-from k-means++ and full k-means on the first batch. A value is the mean over seeds and batches after the first ten: from
-a poor first batch it takes up to that long with two moves a batch. The detail says what the first ten did.
+The cost of a batch is prequential: the sum of squared distances of its points to the nearest center, before the batch
+is learned. Each point is a user of its own, a batch is a day, and the half-life is two days; other settings have their
+defaults. The baseline is a full retraining before every batch (kmeans_best20.py, stored). Two algorithms that also
+update their centers with every batch are measured too: scikit-learn's MiniBatchKMeans.partial_fit, and the update rule
+of Spark's StreamingKMeans with a half-life of two batches. They start from full k-means over the first batch.
+
+A value is the mean over seeds and over the batches after the first ten, since after a poor first batch two moves per
+batch need up to ten batches. The detail contains the first ten.
 """
 
 import json
@@ -17,104 +19,109 @@ from typing import Any
 
 import numpy as np
 from profilestream.learn import kmeans
-from profilestream.learn.als import MICROS_A_DAY, Floats
-from profilestream.learn.kmeans import Params
-from profilestream.learn.local_kmeans import KMeans, Rows
+from profilestream.learn.als import MICROS_PER_DAY, Floats
+from profilestream.learn.kmeans import KMeansParams
+from profilestream.learn.local_kmeans import Contributions, LocalKMeans
 from sklearn.cluster import KMeans as FullKMeans  # type: ignore[import-untyped]
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]
 
-from benchmarks import best20, streams
+from benchmarks import kmeans_best20, streams
 from benchmarks.result import Result
 from benchmarks.streams import GROUPS, KINDS, Stream
 
-SETTLED = 10
-PARAMS = Params(k=GROUPS, half_life_days=2.0)
-# Centers that are asked of a batch, before it is learned; batch by batch, from the second on.
+# Batches at the start that a value does not include.
+WARM_UP = 10
+PARAMS = KMeansParams(k=GROUPS, half_life_days=2.0)
+# The centers before each batch, from the second batch on.
 Centers = Iterator[Floats]
 
 
 def kmeans_cost_vs_best20() -> Result:
-    """On mixtures that stand still, move, lose and gain groups, and begin poorly: the worst of five."""
-    found = {kind: [_ratios(kind, rule) for rule in (learned, minibatch, spark_rule)] for kind in KINDS}
-    value = max(float(ours[:, SETTLED:].mean()) for ours, *_ in found.values())
+    """On mixtures that are stationary, drift slowly or fast, change groups, or start with a poor batch: the worst."""
+    algorithms = (incremental, minibatch, streaming_kmeans)
+    ratios = {kind: [_cost_ratios(kind, algorithm) for algorithm in algorithms] for kind in KINDS}
+    value = max(float(ours[:, WARM_UP:].mean()) for ours, *_ in ratios.values())
     detail = "; ".join(
-        f"{kind} {ours[:, SETTLED:].mean():.3f} (first ten {ours[:, :SETTLED].mean():.2f}, all {ours.mean():.3f}), "
-        f"partial_fit {mini[:, SETTLED:].mean():.2f}, Spark's rule {spark[:, SETTLED:].mean():.2f}"
-        for kind, (ours, mini, spark) in found.items()
+        f"{kind} {ours[:, WARM_UP:].mean():.3f} (first ten {ours[:, :WARM_UP].mean():.2f}, all {ours.mean():.3f}), "
+        f"partial_fit {mini[:, WARM_UP:].mean():.2f}, StreamingKMeans {spark[:, WARM_UP:].mean():.2f}"
+        for kind, (ours, mini, spark) in ratios.items()
     )
-    return _result("kmeans_cost_vs_best20", value, f"{detail}; {best20.SEEDS} seeds, 60 batches of 1,000, k {GROUPS}")
+    seeds = f"{kmeans_best20.SEEDS} seeds, 60 batches of 1,000, k {GROUPS}"
+    return _cost_result("kmeans_cost_vs_best20", value, f"{detail}; {seeds}")
 
 
 def kmeans_cost_vs_best20_complete_journey() -> Result:
-    """On what households of a grocer spend in a week, by department."""
-    ours, mini, spark = (_real(GROUPS, rule) for rule in (learned, minibatch, spark_rule))
-    few = _real(best20.REAL_KS[1], learned)
+    """On the weekly spending of a grocer's households by department."""
+    ours, mini, spark = (_real_cost_ratios(GROUPS, rule) for rule in (incremental, minibatch, streaming_kmeans))
+    small_k = kmeans_best20.REAL_KS[1]
+    with_small_k = _real_cost_ratios(small_k, incremental)
     detail = (
-        f"k {GROUPS}: partial_fit {mini[SETTLED:].mean():.3f}, Spark's rule {spark[SETTLED:].mean():.3f}, "
-        f"ours in the first ten {ours[:SETTLED].mean():.3f}; with k {best20.REAL_KS[1]} {few[SETTLED:].mean():.3f}; "
+        f"k {GROUPS}: partial_fit {mini[WARM_UP:].mean():.3f}, StreamingKMeans {spark[WARM_UP:].mean():.3f}, "
+        f"ours in the first ten {ours[:WARM_UP].mean():.3f}; with k {small_k} {with_small_k[WARM_UP:].mean():.3f}; "
         f"{len(ours) + 1} weeks of {streams.DEPARTMENTS} departments, log(1 + dollars), in standard deviations of the "
         f"first {streams.FIRST_WEEKS} weeks, about 265 households each"
     )
-    return _result("kmeans_cost_vs_best20_complete_journey", float(ours[SETTLED:].mean()), detail)
+    return _cost_result("kmeans_cost_vs_best20_complete_journey", float(ours[WARM_UP:].mean()), detail)
 
 
 def kmeans_ari_births() -> Result:
-    """Whether points of one group are said to be in one segment, when every tenth batch a group ends and one begins."""
+    """Agreement of segments with the true groups, when in every tenth batch one group ends and another begins."""
     by_seed = []
-    for seed in range(best20.SEEDS):
+    for seed in range(kmeans_best20.SEEDS):
         stream = streams.mixture("births", seed)
-        said = [kmeans.nearest(b.points, c)[0] for b, c in zip(stream[1:], learned(stream, GROUPS), strict=True)]
-        by_seed.append(np.mean([adjusted_rand_score(b.groups, s) for b, s in zip(stream[1:], said, strict=True)]))
+        batches = zip(stream[1:], incremental(stream, GROUPS), strict=True)
+        aris = [adjusted_rand_score(b.groups, kmeans.nearest_centers(b.points, centers)[0]) for b, centers in batches]
+        by_seed.append(np.mean(aris))
     seeds = ", ".join(f"{ari:.3f}" for ari in by_seed)
-    detail = f"by seed {seeds}; a full retrain {_baseline()['births, ari']:.3f}; each batch before it is learned"
+    detail = f"by seed {seeds}; a full retraining {_baseline()['births, ari']:.3f}; each batch before it is learned"
     return Result(
         "kmeans_ari_births", float(np.mean(by_seed)), "adjusted Rand index", 0.97, "higher", "true groups", detail
     )
 
 
 def kmeans_first_batch_spread() -> Result:
-    """How much the cost after the first ten batches depends on the first one, and on the choice of first centers."""
+    """Relative difference of the cost after the first ten batches, for five first batches and two seeds."""
     stream = streams.mixture("stationary", 0)
     poor = streams.mixture("poor first batch", 0)[0]
-    same = replace(poor, points=np.repeat(poor.points[:1], len(poor.points), axis=0))
-    few = replace(poor, points=poor.points[:5])
-    starts = {
+    equal_points = replace(poor, points=np.repeat(poor.points[:1], len(poor.points), axis=0))
+    first_batches = {
         "seed 0": stream[0],
         "seed 1": stream[0],
         "4 of 20 groups": poor,
-        "5 points": few,
-        "all points equal": same,
+        "5 points": replace(poor, points=poor.points[:5]),
+        "all points equal": equal_points,
     }
     costs = {}
-    for name, first in starts.items():
+    for name, first in first_batches.items():
         params = replace(PARAMS, seed=int(name == "seed 1"))
-        asked = learned([first, *stream[1:]], GROUPS, params)
-        costs[name] = sum(_cost(b.points, c) for b, c in list(zip(stream[1:], asked, strict=True))[SETTLED:])
+        batches = list(zip(stream[1:], incremental([first, *stream[1:]], GROUPS, params), strict=True))
+        costs[name] = sum(_cost(batch.points, centers) for batch, centers in batches[WARM_UP:])
     low, high = min(costs.values()), max(costs.values())
     detail = f"total cost from {', '.join(f'{name} {cost:,.0f}' for name, cost in costs.items())}"
     return Result("kmeans_first_batch_spread", high / low - 1, "spread", 0.01, "lower", "five first batches", detail)
 
 
 def kmeans_core_time_vs_best20() -> Result:
-    """Processor time of a batch: deltas, moves and the contributions of all users, in memory, on one thread."""
+    """Processor time of a batch on one thread, with the contributions of all users in memory."""
     stream = streams.mixture("births", 0)
-    learner = KMeans(PARAMS)
+    learner = LocalKMeans(PARAMS)
     state, ours = learner.empty(), []
-    for rows in _days(stream):
-        begin = time.process_time()
+    for rows in _daily_batches(stream):
+        start = time.process_time()
         state = learner.learn(state, rows)
-        ours.append(time.process_time() - begin)
+        ours.append(time.process_time() - start)
     theirs = []
-    for number in range(SETTLED, len(stream), 10):
-        points = best20.window(stream, number)
-        begin = time.process_time()
-        best20.best_of_20(points, GROUPS, number)
-        theirs.append(time.process_time() - begin)
-    mine, full = np.mean(ours[SETTLED:]), np.mean(theirs)
+    for number in range(WARM_UP, len(stream), 10):
+        points = kmeans_best20.window(stream, number)
+        start = time.process_time()
+        kmeans_best20.best_of_20(points, GROUPS, number)
+        theirs.append(time.process_time() - start)
+    mine, full = np.mean(ours[WARM_UP:]), np.mean(theirs)
     detail = (
-        f"{1e3 * mine:.1f} ms a batch of 1,000 against {1e3 * full:.0f} ms for the best of {best20.STARTS} on "
-        f"{best20.WINDOW} batches; births, up to {len(stream) * streams.POINTS:,} users kept"
+        f"{1e3 * mine:.1f} ms per batch of 1,000; {1e3 * full:.0f} ms for the best of "
+        f"{kmeans_best20.INITIALIZATIONS} on {kmeans_best20.WINDOW} batches; births, up to "
+        f"{len(stream) * streams.POINTS:,} stored users"
     )
     return Result(
         "kmeans_core_time_vs_best20", float(mine / full), "ratio of processor time", 0.1, "lower",
@@ -122,84 +129,89 @@ def kmeans_core_time_vs_best20() -> Result:
     )  # fmt: skip
 
 
-def learned(stream: Stream, k: int, params: Params = PARAMS) -> Centers:
-    """Ours."""
-    learner = KMeans(replace(params, k=k))
+def incremental(stream: Stream, k: int, params: KMeansParams = PARAMS) -> Centers:
+    """The incremental k-means of this project."""
+    learner = LocalKMeans(replace(params, k=k))
     state = learner.empty()
-    for rows in _days(stream[:-1]):
+    for rows in _daily_batches(stream[:-1]):
         state = learner.learn(state, rows)
         assert state.segments is not None
         yield state.segments.centers
 
 
 def minibatch(stream: Stream, k: int) -> Centers:
-    """scikit-learn's; it forgets nothing."""
-    model = MiniBatchKMeans(k, init=_first(stream, k), n_init=1, random_state=0)
+    """scikit-learn's MiniBatchKMeans.partial_fit, which has no decay."""
+    model = MiniBatchKMeans(k, init=_full_kmeans(stream, k), n_init=1, random_state=0)
     for batch in stream[:-1]:
         model.partial_fit(batch.points)
         yield model.cluster_centers_.copy()
 
 
-def spark_rule(stream: Stream, k: int) -> Centers:
-    """c = (c n a + sum x) / (n a + m), a = 2^(-1 / 2); a center that has died out is put beside the heaviest."""
-    centers, weight = _first(stream, k), np.zeros(k)
+def streaming_kmeans(stream: Stream, k: int) -> Centers:
+    """The update rule of Spark's StreamingKMeans: c = (c n a + sum x) / (n a + m), a = 2^(-1 / 2).
+
+    A center with less than 1e-8 of the weight of the heaviest one is moved next to that one.
+    """
+    centers, weight = _full_kmeans(stream, k), np.zeros(k)
     for batch in stream[:-1]:
-        place, _ = kmeans.nearest(batch.points, centers)
+        nearest, _ = kmeans.nearest_centers(batch.points, centers)
         weight *= 2.0**-0.5
-        for one in np.unique(place):
-            mine = batch.points[place == one]
-            centers[one] = (centers[one] * weight[one] + mine.sum(axis=0)) / (weight[one] + len(mine))
-            weight[one] += len(mine)
-        least, most = weight.argmin(), weight.argmax()
-        if weight[least] < 1e-8 * weight[most]:
-            weight[[least, most]] = weight[[least, most]].mean()
-            aside = 1e-14 * np.maximum(np.abs(centers[most]), 1.0)
-            centers[least], centers[most] = centers[most] - aside, centers[most] + aside
+        for index in np.unique(nearest):
+            members = batch.points[nearest == index]
+            total = weight[index] + len(members)
+            centers[index] = (centers[index] * weight[index] + members.sum(axis=0)) / total
+            weight[index] += len(members)
+        lightest, heaviest = weight.argmin(), weight.argmax()
+        if weight[lightest] < 1e-8 * weight[heaviest]:
+            weight[[lightest, heaviest]] = weight[[lightest, heaviest]].mean()
+            shift = 1e-14 * np.maximum(np.abs(centers[heaviest]), 1.0)
+            centers[lightest], centers[heaviest] = centers[heaviest] - shift, centers[heaviest] + shift
         yield centers.copy()
 
 
-def _first(stream: Stream, k: int) -> Floats:
-    """k-means++, and full k-means of the first batch."""
+def _full_kmeans(stream: Stream, k: int) -> Floats:
+    """Centers of full k-means over the first batch, initialized by k-means++."""
     return np.asarray(FullKMeans(k, n_init=1, random_state=0).fit(stream[0].points).cluster_centers_, np.float64)
 
 
-def _days(stream: Stream) -> Iterator[Rows]:
-    """A batch a day, its points evenly over the day."""
+def _daily_batches(stream: Stream) -> Iterator[Contributions]:
+    """One batch per day, with its points evenly distributed over the day."""
     users = 0
     for day, batch in enumerate(stream, start=1):
         n = len(batch.points)
-        times = day * MICROS_A_DAY + np.arange(n) * MICROS_A_DAY // n
-        yield Rows(np.arange(users, users + n), batch.points, times)
+        times = day * MICROS_PER_DAY + np.arange(n) * MICROS_PER_DAY // n
+        yield Contributions(np.arange(users, users + n), batch.points, times)
         users += n
 
 
-def _ratios(kind: str, rule: Callable[[Stream, int], Centers]) -> Floats:
-    """Of costs, by seed and batch."""
+def _cost_ratios(kind: str, algorithm: Callable[[Stream, int], Centers]) -> Floats:
+    """Cost relative to the baseline, (seeds, batches)."""
     return np.array([
-        _against(streams.mixture(kind, seed), costs, rule, GROUPS) for seed, costs in enumerate(_baseline()[kind])
+        _relative_to(costs, streams.mixture(kind, seed), algorithm, GROUPS)
+        for seed, costs in enumerate(_baseline()[kind])
     ])  # fmt: skip
 
 
-def _real(k: int, rule: Callable[[Stream, int], Centers]) -> Floats:
+def _real_cost_ratios(k: int, algorithm: Callable[[Stream, int], Centers]) -> Floats:
     (costs,) = _baseline()[f"complete journey, {k}"]
-    return _against(streams.complete_journey(), costs, rule, k)
+    return _relative_to(costs, streams.complete_journey(), algorithm, k)
 
 
-def _against(stream: Stream, costs: list[float], rule: Callable[[Stream, int], Centers], k: int) -> Floats:
-    asked = zip(stream[1:], rule(stream, k), strict=True)
-    return np.asarray(np.array([_cost(batch.points, centers) for batch, centers in asked]) / np.array(costs))
+def _relative_to(costs: list[float], stream: Stream, algorithm: Callable[[Stream, int], Centers], k: int) -> Floats:
+    batches = zip(stream[1:], algorithm(stream, k), strict=True)
+    return np.asarray(np.array([_cost(batch.points, centers) for batch, centers in batches]) / np.array(costs))
 
 
 def _cost(points: Floats, centers: Floats) -> float:
-    return float(kmeans.nearest(points, centers)[1].sum())
+    return float(kmeans.nearest_centers(points, centers)[1].sum())
 
 
 @cache
 def _baseline() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(best20.BASELINE.read_text())
-    return found
+    baseline: dict[str, Any] = json.loads(kmeans_best20.BASELINE.read_text())
+    return baseline
 
 
-def _result(bench: str, value: float, detail: str) -> Result:
+def _cost_result(bench: str, value: float, detail: str) -> Result:
     against = "scikit-learn KMeans of the last 5 batches at every batch, best of 20 starts"
     return Result(bench, value, "ratio of cost", 1.02, "lower", against, detail)

@@ -13,7 +13,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
 from profilestream.derive import compact_tiles, tiles
-from profilestream.derive.entity_features import chosen
+from profilestream.derive.entity_features import select_features
 from profilestream.derive.point_in_time import features_as_of
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -110,7 +110,7 @@ def _stored(spark: SparkSession, home: Path, rows: int) -> Settings:
     moved = events.withColumn("event_time", F.timestamp_micros(faster)).withColumn(
         "event_date", F.to_date("event_time")
     )
-    stored = moved.select(*tables.EVENTS.columns).repartition("event_date")
+    stored = moved.select(*tables.EVENTS.names).repartition("event_date")
     stored.write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
     whole = tables.EVENTS.read(spark, settings.paths)
     first = F.lit(datetime.fromtimestamp(workloads.START, UTC).date())
@@ -130,7 +130,7 @@ def _end(spark: SparkSession, settings: Settings) -> int:
 
 
 def _as_of(spark: SparkSession, settings: Settings, asked: DataFrame) -> Callable[[], DataFrame]:
-    return lambda: features_as_of(spark, asked, chosen(settings, "user", list(COLUMNS)))
+    return lambda: features_as_of(spark, asked, select_features(settings, "user", list(COLUMNS)))
 
 
 def _by_sql(spark: SparkSession, settings: Settings, users: DataFrame, at: int) -> Callable[[], DataFrame]:

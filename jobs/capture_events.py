@@ -1,6 +1,6 @@
-"""Raw logs -> clean events, exactly once.
+"""Capture raw logs as clean events, exactly once.
 
-reads:  the sources named in the settings (folders of JSON lines, CSV, Parquet; Delta tables)
+reads:  the sources in the settings (folders of JSON lines, CSV or Parquet files; Delta tables)
 writes: events, rejected_events, capture_batches, capture_alarms, stage_batches
 """
 
@@ -16,19 +16,19 @@ def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     names = ingest.chosen_sources(settings, args.source)
     spark = open_session("capture_events", settings.spark.properties)
-    if args.try_rows:
-        return preview.run(spark, settings, names, *args.try_rows)
+    if args.preview:
+        return preview.run(spark, settings, names, *args.preview)
     for name in names:
-        capture_checks.one_source(spark, settings, name)
+        capture_checks.check_source(spark, settings, name)
     if not args.check:
         streaming.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
 
 
 def main(argv: list[str]) -> int:
     parser = job.stream_parser(__doc__)
-    parser.add_argument("--source", help="one source of the settings; all when left out")
+    parser.add_argument("--source", help="one source of the settings; default: all sources")
     parser.add_argument(
-        "--try", dest="try_rows", nargs=2, metavar=("N", "FILE"), help="show what the mapping makes of a file"
+        "--preview", nargs=2, metavar=("N", "FILE"), help="print the first N clean rows of a file, and write nothing"
     )
     return job.run(body, parser, argv)
 

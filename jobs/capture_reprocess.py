@@ -1,4 +1,4 @@
-"""Rejected rows -> events, put through again after a mapping was mended; each row once.
+"""Reprocess rejected rows after a mapping was corrected; each row once.
 
 reads:  rejected_events
 writes: events, rejected_events, capture_batches
@@ -17,15 +17,15 @@ def body(args: argparse.Namespace) -> None:
     names = ingest.chosen_sources(settings, args.source)
     spark = open_session("capture_reprocess", settings.spark.properties)
     for name in names:
-        capture_checks.one_source(spark, settings, name)
+        capture_checks.check_source(spark, settings, name)
         if not args.check:
-            done = reprocess.run(spark, settings, name, args.rule)
-            print(f"{name}: {done.rows_in:,} rejected rows put through again, {done.rows_out:,} are clean now")
+            result = reprocess.run(spark, settings, name, args.rule)
+            print(f"{name}: rejected rows reprocessed: {result.rows_in:,}, now clean: {result.rows_out:,}")
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    parser.add_argument("--source", help="one source of the settings; all when left out")
+    parser.add_argument("--source", help="one source of the settings; default: all sources")
     parser.add_argument("--rule", action="append", help="only rows rejected by this rule; repeatable")
     return job.run(body, parser, argv)
 

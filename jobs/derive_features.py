@@ -1,4 +1,4 @@
-"""Events -> tiles: statistics per user, item and category, by the hour.
+"""Events -> hour tiles of users, items, categories and brands.
 
 reads:  events
 writes: the tables that derive.features declares, such as user_hours, item_hours, category_hours; stage_batches

@@ -1,4 +1,4 @@
-"""Events -> profiles: one row a user, kept up to date.
+"""Events -> profiles, one row per user.
 
 reads:  events
 writes: the tables that derive.profiles declares, such as user_profiles; stage_batches

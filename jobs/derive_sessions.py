@@ -1,4 +1,4 @@
-"""Events -> sessions: one row a session, exact however late an event is.
+"""Events -> sessions: one row per session, exact for late events too.
 
 reads:  events
 writes: sessions; stage_batches

@@ -1,6 +1,6 @@
-"""Tiles of users -> user_features: one row a user, features as of the newest event.
+"""Tiles of users -> user_features: one row per user, features as of the latest event.
 
-reads:  user_hours, or what the settings name as the tiles of users; events
+reads:  user_hours, or the tile table of users that the settings name; events
 writes: user_features; stage_batches
 """
 

@@ -1,6 +1,6 @@
-"""Training rows: features of users as of times, and labels, what they did from then on, once that is known.
+"""Training examples: features of users at times t, and labels from events at or after t once their horizon has passed.
 
-reads:  user_hours, or what the settings name as the tiles of users; events
+reads:  user_hours, or the table that the settings name as the tiles of users; events
 writes: training_examples
 """
 
@@ -19,21 +19,21 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     if args.verify:
-        rows = leakage_check.verify(spark, settings, args.verify)
-        print(f"{rows:,} rows; as of {args.verify} times none knows what came then or later")
+        rows = leakage_check.verify_stored_examples(spark, settings, args.verify)
+        print(f"{rows:,} rows; no leakage at {args.verify} times")
         return
     rows = training_examples.run(spark, settings, rebuild=args.rebuild)
     name = settings.learn.examples.set_name
-    print(f"{rows:,} rows of the set {name} are in {settings.paths.warehouse}/{training_examples.NAME}")
+    print(f"wrote {rows:,} rows of the set {name} to {settings.paths.warehouse}/{training_examples.NAME}")
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    instead = parser.add_mutually_exclusive_group()
-    look = "only look for leaks: features of the stored rows again, as of so many times, from a log that ends there"
-    instead.add_argument("--verify", type=int, metavar="TIMES", help=look)
-    again = "empty the table first, with the rows of all sets"
-    instead.add_argument("--rebuild", action="store_true", help=again)
+    modes = parser.add_mutually_exclusive_group()
+    verify = "check the stored rows for leakage: recompute the features of this many times from a log that ends there"
+    modes.add_argument("--verify", type=int, metavar="TIMES", help=verify)
+    rebuild = "empty the table first, including the rows of all other sets"
+    modes.add_argument("--rebuild", action="store_true", help=rebuild)
     return job.run(body, parser, argv)
 
 

@@ -1,4 +1,4 @@
-"""Events to vectors of users and items that move with every batch, by a factorization of who did what with which item.
+"""Events to vectors of users and items: a matrix factorization that is updated with every micro-batch.
 
 reads:  events
 writes: factors, model_metrics, stage_batches
@@ -15,16 +15,16 @@ from pyspark.sql import SparkSession
 
 
 def body(args: argparse.Namespace) -> None:
-    def full_pass(spark: SparkSession, settings: Settings) -> None:
+    def full_passes(spark: SparkSession, settings: Settings) -> None:
         if args.full_pass:
-            print(f"full pass over {factors.full_pass_now(spark, settings):,} events")
+            print(f"full pass over {factors.run_full_passes(spark, settings):,} events")
 
-    flow.run_stage(args, factors.STAGE, full_pass)
+    flow.run_stage(args, factors.STAGE, full_passes)
 
 
 def main(argv: list[str]) -> int:
     parser = job.stage_parser(__doc__, factors.STAGE)
-    parser.add_argument("--full-pass", action="store_true", help="then solve all vectors again from the whole log")
+    parser.add_argument("--full-pass", action="store_true", help="afterwards, solve all vectors again from all events")
     return job.run(body, parser, argv)
 
 

@@ -1,7 +1,7 @@
-"""What a learner has learned, as a version of a registered model: champion when it is good enough, else challenger.
+"""Publish the state of a learner as a version of a registered model: champion if it passes the gate, else challenger.
 
 reads:  factors or segments, model_metrics
-writes: published_factors or published_segments, and the registry of MLflow
+writes: published_factors or published_segments, and the MLflow model registry
 """
 
 import argparse
@@ -16,27 +16,27 @@ LEARNERS = {"factors": published_factors.publishable, "segments": published_segm
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    of = LEARNERS[args.learner](settings)
+    learner = LEARNERS[args.learner](settings)
     if args.check:
         return
     if args.list:
-        print("\n".join(model_versions.listed(settings, of.name)))
+        print("\n".join(model_versions.version_lines(settings, learner.model_name)))
     elif args.rollback:
-        print(model_versions.roll_back(settings, of.name))
-    elif args.champion is not None:
-        print(model_versions.promote(settings, of.name, args.champion))
+        print(model_versions.roll_back(settings, learner.model_name))
+    elif args.promote is not None:
+        print(model_versions.promote(settings, learner.model_name, args.promote))
     else:
         spark = open_session(publishing.STAGE, settings.spark.properties)
-        print(publishing.publish(spark, settings, of))
+        print(publishing.publish(spark, settings, learner))
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    parser.add_argument("--learner", choices=LEARNERS, default="factors", help="whose (default: factors)")
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--list", action="store_true", help="only tell the versions, their aliases and quality")
-    instead.add_argument("--rollback", action="store_true", help="only make the champion before this one champion")
-    instead.add_argument("--champion", type=int, metavar="VERSION", help="only make this version champion")
+    parser.add_argument("--learner", choices=LEARNERS, default="factors", help="the learner (default: factors)")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--list", action="store_true", help="list the versions with aliases and metric, and exit")
+    action.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")
+    action.add_argument("--promote", type=int, metavar="VERSION", help="make this version the champion")
     return job.run(body, parser, argv)
 
 

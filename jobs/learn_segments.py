@@ -1,6 +1,6 @@
-"""Profiles to segments that move with every batch: groups of users who are alike, by incremental k-means.
+"""Profiles -> segments of users with similar behavior, by incremental k-means, updated with every micro-batch.
 
-reads:  the change feed of the profile table that derive.profiles declares, population_stats
+reads:  the change feed of the user profile table, population_stats
 writes: segments, user_segments, segment_descriptions, model_metrics, stage_batches
 """
 
@@ -17,21 +17,21 @@ from pyspark.sql import SparkSession
 
 def body(args: argparse.Namespace) -> None:
     if args.try_k and not args.check:
-        return try_k(job.load(args), *args.try_k)
+        return print_k_scores(job.load(args), *args.try_k)
     flow.run_stage(args, segments.STAGE, describe)
 
 
 def describe(spark: SparkSession, settings: Settings) -> None:
     describe_segments.run(spark, settings)
-    print("\n".join(describe_segments.told(spark, settings)))
+    print("\n".join(describe_segments.description_lines(spark, settings)))
 
 
-def try_k(settings: Settings, fewest: int, most: int) -> None:
+def print_k_scores(settings: Settings, min_k: int, max_k: int) -> None:
     spark = open_session(segments.STAGE, settings.spark.properties)
-    points = describe_segments.sampled(spark, settings)
-    print(f"{len(points):,} users; cost 1 is the cost of one segment for all users\n   k   cost  silhouette")
-    for one in choose_k.tried(points, range(fewest, most + 1), settings.learn.segments.seed):
-        print(f"{one.k:>4}  {one.cost:.3f}  {one.silhouette:>10.3f}", flush=True)
+    points = describe_segments.sample_points(spark, settings)
+    print(f"{len(points):,} users; cost is relative to one segment for all users\n   k   cost  silhouette")
+    for score in choose_k.score_each_k(points, range(min_k, max_k + 1), settings.learn.segments.seed):
+        print(f"{score.k:>4}  {score.cost:.3f}  {score.silhouette:>10.3f}", flush=True)
 
 
 def main(argv: list[str]) -> int:

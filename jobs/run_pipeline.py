@@ -1,4 +1,4 @@
-"""All stages of the flow, in order, in one application.
+"""All stages and steps of the flow, in order, in one application.
 
 reads:  the sources named in the settings
 writes: every table
@@ -13,19 +13,19 @@ from profilestream.base.session import open_session
 
 
 def body(args: argparse.Namespace) -> None:
-    settings = job.load(args)
+    settings, options = job.load(args), job.options(args)
     spark = open_session("run_pipeline", settings.spark.properties)
-    options = job.options(args)
     flow.check(spark, settings, options)
     if not args.check:
         flow.run(spark, settings, options)
+        flow.show_next(settings, [])
 
 
 def main(argv: list[str]) -> int:
     parser = job.stream_parser(__doc__)
-    again = "empty the tables of a stage and derive them from all events again"
-    parser.add_argument("--rebuild", choices=flow.derived_stages(), default="", help=again)
-    parser.add_argument("--cascade", action="store_true", help="with --rebuild: the stages that follow it too")
+    rebuild = "remove the checkpoint of a stage, empty its tables, and derive them again from all events"
+    parser.add_argument("--rebuild", choices=flow.derived_stages(), default="", help=rebuild)
+    job.add_cascade(parser)
     return job.run(body, parser, argv)
 
 

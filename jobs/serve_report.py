@@ -1,7 +1,7 @@
-"""One HTML page with plots of what is in the tables; it needs no network.
+"""Write one self-contained HTML page with charts of all tables.
 
-reads:  every table, the registry of MLflow
-writes: report.html beside the warehouse, or as serve.report.path says
+reads:  all tables, the MLflow model registry
+writes: serve.report.path, or report.html in the parent folder of the warehouse
 """
 
 import argparse
@@ -16,13 +16,13 @@ def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     if args.check:
         return
-    spark = open_session(write_report.STAGE, settings.spark.properties)
+    spark = open_session(write_report.STEP, settings.spark.properties)
     print(f"open in a browser: {write_report.run(spark, settings, args.out)}")
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    parser.add_argument("--out", default="", metavar="FILE", help="where the page goes, instead of serve.report.path")
+    parser.add_argument("--out", default="", metavar="FILE", help="path of the page; overrides serve.report.path")
     return job.run(body, parser, argv)
 
 

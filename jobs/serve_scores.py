@@ -1,4 +1,4 @@
-"""A list of items for every user, with scores and reasons, from one version of the model and one of the profiles.
+"""Write recommendation lists with scores and reasons, from one version of the model and one of the profiles.
 
 reads:  factors (or a published version), the profile table
 writes: recommendations
@@ -16,20 +16,22 @@ def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     if args.check:
         return
-    spark = open_session(recommend.STAGE, settings.spark.properties)
+    spark = open_session(recommend.STEP, settings.spark.properties)
     if args.item or args.user:
         side, key = ("item", args.item) if args.item else ("user", args.user)
-        for name, cosine in recommend.similar(spark, settings, side, key, settings.serve.scores.top_n):
+        for name, cosine in recommend.similar(spark, settings, side, key, settings.serve.scores.top_k):
             print(f"{cosine:6.3f}  {name}")
         return
-    print(f"{recommend.run(spark, settings):,} users have a list in {settings.paths.warehouse}/recommendations")
+    print(
+        f"{recommend.run(spark, settings):,} users have recommendations in {settings.paths.warehouse}/recommendations"
+    )
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    one = parser.add_mutually_exclusive_group()
-    one.add_argument("--similar-items", dest="item", metavar="ID", help="instead print the items most like this one")
-    one.add_argument("--similar-users", dest="user", metavar="ID", help="instead print the users most like this one")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--similar-items", dest="item", metavar="ID", help="write nothing; print the most similar items")
+    modes.add_argument("--similar-users", dest="user", metavar="ID", help="write nothing; print the most similar users")
     return job.run(body, parser, argv)
 
 

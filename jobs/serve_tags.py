@@ -1,4 +1,4 @@
-"""What every user is called, with evidence: RFM segment, loyalty tier, cohort, and the tags that a file declares.
+"""Update the RFM segment, loyalty tier, cohort and declared tags of every user, with evidence.
 
 reads:  the profile table, population_stats, user_features, user_segments; user_groups, user_tags
 writes: user_groups, user_tags
@@ -14,29 +14,30 @@ from profilestream.serve.tags import assign_tags, tag_checks, tag_declaration, t
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    spark = open_session(assign_tags.STAGE, settings.spark.properties)
+    spark = open_session(assign_tags.STEP, settings.spark.properties)
     tag_checks.check(spark, settings)
     if args.compare:
         other = tag_declaration.load(args.compare, settings.derive.names)
-        tag_checks.check_declared(spark, settings, other, args.compare)
+        tag_checks.check_declaration(spark, settings, other, args.compare)
     if args.check:
         return
     if args.compare:
-        lines = tag_listing.compared(spark, settings, other)
+        lines = tag_listing.compare(spark, settings, other)
     elif args.tag:
-        lines = tag_listing.holders(spark, settings, args.tag)
+        lines = tag_listing.tag_users(spark, settings, args.tag)
     else:
         assign_tags.run(spark, settings)
-        lines = tag_listing.shares(spark, settings)
+        lines = tag_listing.tag_counts(spark, settings)
     print("\n".join(lines))
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    instead = parser.add_mutually_exclusive_group()
-    look = "write nothing, but tell of each tag how many users would have it by this file, gain it and lose it"
-    instead.add_argument("--compare", metavar="FILE", help=look)
-    instead.add_argument("--list", dest="tag", metavar="TAG", help="write nothing, but tell who has this tag, and why")
+    modes = parser.add_mutually_exclusive_group()
+    compare = "write nothing; print per tag how many users have it by both files, would gain it and would lose it"
+    modes.add_argument("--compare", metavar="FILE", help=compare)
+    list_users = "write nothing; print the users with this tag, since when and why"
+    modes.add_argument("--list-users", dest="tag", metavar="TAG", help=list_users)
     return job.run(body, parser, argv)
 
 

@@ -1,7 +1,7 @@
-"""How prices, shares of categories and spend move over time, by segment or any other group of users.
+"""Estimate trends of spend, prices and category shares by segment or any other group of users.
 
-reads:  events; and which group each user is in, such as user_segments
-writes: nothing; with --out a page with pictures
+reads:  events; a table with the group of each user, such as user_segments
+writes: nothing; with --out an HTML page with charts
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from profilestream.base import job
 from profilestream.base.session import open_session
 from profilestream.serve import cohort_inputs
-from profilestream.serve.trends import trend_estimates, trend_view
+from profilestream.serve.trends import purchase_series, trend_estimates, trend_view
 
 
 def body(args: argparse.Namespace) -> None:
@@ -22,27 +22,30 @@ def body(args: argparse.Namespace) -> None:
     spark = open_session("serve_trends", settings.spark.properties)
     events = cohort_inputs.events(spark, settings)
     columns = {"user_id": args.user_id, "group": args.group}
-    groups = cohort_inputs.one_each(cohort_inputs.read(spark, settings, args.groups, columns, args.where), args.groups)
-    span = trend_estimates.periods(events, args.every, settings.derive.shop_timezone, args.since, args.until)
-    sums = trend_estimates.sums(events, groups, span, args.categories)
-    found = trend_estimates.trends(trend_estimates.series(sums), span.days)
-    print(trend_view.as_text(found, sums, span, args.movers))
+    rows = cohort_inputs.read_table(spark, settings, args.groups, columns, args.where)
+    groups = cohort_inputs.one_group_per_user(rows, args.groups)
+    timezone = settings.derive.shop_timezone
+    periods = purchase_series.full_periods(events, args.period_days, timezone, args.since, args.until)
+    sums = purchase_series.sum_purchases(events, groups, periods, args.max_categories)
+    trends = trend_estimates.estimate_trends(purchase_series.build_series(sums), periods.days)
+    print(trend_view.as_text(trends, sums, periods, args.max_trends))
     if args.out:
-        Path(args.out).write_text(
-            trend_view.picture(found, span, args.movers).to_html(config={"displayModeBar": False})
-        )
+        figure = trend_view.trends_figure(trends, periods, args.max_trends)
+        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}))
 
 
 def main(argv: list[str]) -> int:
     parser = cohort_inputs.parser(__doc__)
-    groups = "a row a user: .csv, .parquet, Delta table (user_segments)"
+    groups = "table with one row per user: .csv, .parquet or Delta table (user_segments)"
     parser.add_argument("--groups", default="user_segments", metavar="FILE", help=groups)
-    parser.add_argument("--group", default="segment_id", metavar="SQL", help="the user's group, over its columns")
-    for flag, which in (("--since", "first day, where the shop is"), ("--until", "first day that does not count")):
-        parser.add_argument(flag, type=date.fromisoformat, metavar="DAY", help=which)
-    parser.add_argument("--every", type=int, default=7, metavar="DAYS", help="length of a period (7)")
-    parser.add_argument("--categories", type=int, default=50, metavar="N", help="largest ones that are told apart (50)")
-    parser.add_argument("--movers", type=int, default=10, metavar="N", help="shown of each measure (10)")
+    parser.add_argument("--group", default="segment_id", metavar="SQL", help="user group, over the table's columns")
+    for flag, day in (("--since", "first day, in the shop time zone"), ("--until", "first day that is left out")):
+        parser.add_argument(flag, type=date.fromisoformat, metavar="DAY", help=day)
+    parser.add_argument("--period-days", type=int, default=7, metavar="N", help="length of a period in days (7)")
+    parser.add_argument(
+        "--max-categories", type=int, default=50, metavar="N", help="categories with a trend, by spend (50)"
+    )
+    parser.add_argument("--max-trends", type=int, default=10, metavar="N", help="trends shown per measure (10)")
     return job.run(body, parser, argv)
 
 

@@ -1,6 +1,7 @@
-"""One person in readable form: the profile, as of now or of any time.
+"""Print the view of one user: profile, tags, segment and recommendations, as of now or any earlier time.
 
-reads:  the profile table that derive.profiles declares, population_stats, category_hours; events when a time is named
+reads:  events, the profile table of derive.profiles, population_stats, category_hours, user_tags, user_groups,
+        user_segments, segments, segment_descriptions, recommendations
 writes: nothing
 """
 
@@ -18,12 +19,12 @@ from profilestream.serve.users import profile_renderer, user_view
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     as_of, known_by = (_time(flag, text) for flag, text in (("--as-of", args.as_of), ("--known-by", args.known_by)))
-    profiles.of_users(settings)
+    profiles.profile_table(settings)
     if args.check:
         return
     spark = open_session("serve_user", settings.spark.properties)
-    found = user_view.of(spark, settings, args.user, as_of, known_by)
-    print(profile_renderer.as_json(found) if args.json else profile_renderer.as_text(found))
+    view = user_view.read(spark, settings, args.user, as_of, known_by)
+    print(profile_renderer.as_json(view) if args.json else profile_renderer.as_text(view))
 
 
 def _time(flag: str, text: str | None) -> datetime | None:
@@ -38,9 +39,11 @@ def _time(flag: str, text: str | None) -> datetime | None:
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    parser.add_argument("--user", required=True, metavar="ID", help="with its space, such as uk_gifts:12347")
-    parser.add_argument("--as-of", metavar="TIME", help="only what happened before; UTC unless it names a zone")
-    parser.add_argument("--known-by", metavar="TIME", help="only what had come in by then")
+    parser.add_argument("--user", required=True, metavar="ID", help="user id with its prefix, such as uk_gifts:12347")
+    parser.add_argument("--as-of", metavar="TIME", help="use only events before this time; UTC unless it has an offset")
+    parser.add_argument(
+        "--known-by", metavar="TIME", help="use only events ingested and tables written up to this time"
+    )
     parser.add_argument("--json", action="store_true", help="JSON instead of text")
     return job.run(body, parser, argv)
 

@@ -1,6 +1,6 @@
-"""Hour tiles of days that are old enough -> day tiles, in the same tables; answers stay the same.
+"""Hour tiles of old days -> day tiles, in the same tables; the values of features do not change.
 
-reads, writes: the tables of hour tiles that window features name, such as user_hours
+reads, writes: the tile tables that window features name, such as user_hours
 """
 
 import argparse

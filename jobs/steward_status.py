@@ -1,6 +1,6 @@
-"""Where things stand: conservation of rows, reject reasons, alarms, tables and how to query them.
+"""Print the state of a warehouse: row accounting, rejected rows, alarms, tables, and commands to query them.
 
-reads:  every table
+reads:  all tables
 writes: nothing
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from profilestream.base import settings as settings_module
 from profilestream.base import streaming, tables
+from profilestream.base.delta_table import Table
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
-from profilestream.base.tables import Table
 from profilestream.capture import ingest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -20,8 +20,8 @@ from pyspark.sql import functions as F
 from tests.log_files import arrive
 
 SHOP = """
-user_space = "shop"
-item_space = "shop"
+user_namespace = "shop"
+item_namespace = "shop"
 
 [input]
 format = "jsonl"
@@ -101,7 +101,7 @@ class Shop:
         raw = [tuple(one.get(name) for name in names.values()) for one in events]
         types = {field.name: field.dataType for field in tables.EVENTS.schema}
         said = {name: F.col(name).cast(types[name]) for name in names}
-        spaces = {"user_id": mapping["user_space"], "item_id": mapping["item_space"]}
+        spaces = {"user_id": mapping["user_namespace"], "item_id": mapping["item_namespace"]}
         said |= {name: F.concat(F.lit(f"{space}:"), name) for name, space in spaces.items()}
         rows = spark.createDataFrame(raw, ", ".join(f"{name} string" for name in names)).withColumns(said)
         value = {"value": F.col("price") * F.col("quantity"), "batch_id": F.lit(batch_id).cast("bigint")}

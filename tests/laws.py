@@ -1,4 +1,4 @@
-"""What every learner (profilestream/learn/learner.py) is held to. A learner comes under them by one more Case."""
+"""Laws that every learner (profilestream/learn/learner.py) must satisfy. A new learner needs one more LearnerCase."""
 
 import pickle
 from collections.abc import Callable
@@ -14,20 +14,23 @@ from numpy.typing import NDArray
 from profilestream.learn.learner import Learner
 
 Numbers = dict[str, NDArray[Any]]
-drawn = settings(max_examples=5, deadline=None, derandomize=True, database=None)
+EXAMPLES = 50
+law_settings = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A learner, and what the laws need to know of its rows and states.
+class LearnerCase:
+    """A learner, and how the laws access its rows and states.
 
     Args:
-        logs: single rows, in any order of time; some of them late.
-        table: single rows as the learner takes them.
-        key: what tells rows that must be in one call from others.
-        at: when a single row happened, microseconds.
-        numbers: all that a state says, by name.
-        weights: by name, what of a state depends on the events and on now only, as of now.
+        logs: lists of single rows with times in any order.
+        table: single rows -> the rows argument of the learner.
+        key: the key of a row; rows with the same key must be in one call.
+        at: time of a row, microseconds.
+        numbers: state -> all its numbers, by name.
+        decayed_weights: state -> numbers that depend only on the events and on the time of the state, by name.
+        logs_without_returns: logs without negative weights, if `logs` have some. A return removes at most the weight
+            that the user has of the item when it arrives, so the result depends on the split into batches.
     """
 
     learner: Learner[Any, Any, Any]
@@ -36,126 +39,128 @@ class Case:
     key: Callable[[Any], str]
     at: Callable[[Any], int]
     numbers: Callable[[Any], Numbers]
-    weights: Callable[[Any], Numbers]
+    decayed_weights: Callable[[Any], Numbers]
+    logs_without_returns: SearchStrategy[list[Any]] | None = None
 
-    def learned(self, state: Any, batch: list[Any], parts: int = 1) -> Any:
-        """The state after a batch that came in so many parts."""
+    def learn(self, state: Any, batch: list[Any], parts: int = 1) -> Any:
+        """The state after a batch that is split into parts."""
         deltas = [self.learner.batch_delta(state, self.table(part)) for part in self.split(batch, parts)]
-        return self.applied(state, reduce(self.learner.merge, deltas, self.learner.zero()), batch)
+        return self.apply(state, reduce(self.learner.merge, deltas, self.learner.zero()), batch)
 
-    def applied(self, state: Any, delta: Any, batch: list[Any]) -> Any:
-        """The state after a delta, at the newest of the batch's times."""
+    def apply(self, state: Any, delta: Any, batch: list[Any]) -> Any:
+        """The state after a delta, as of the newest time of the batch."""
         return self.learner.apply(state, delta, max(map(self.at, batch), default=0))
 
     def split(self, batch: list[Any], parts: int) -> list[list[Any]]:
-        """All rows of a key in one part; some parts may be empty."""
+        """The batch in parts, with all rows of a key in one part; parts may be empty."""
         return [[row for row in batch if sum(self.key(row).encode()) % parts == part] for part in range(parts)]
 
 
-def merging_is_commutative_and_associative_and_has_a_zero(case: Case) -> None:
-    @drawn
+def merge_is_commutative_and_associative_and_has_a_zero(case: LearnerCase) -> None:
+    @law_settings
     @given(case.logs, case.logs)
     def check(past: list[Any], batch: list[Any]) -> None:
-        state = case.learned(case.learner.empty(), past)
+        state = case.learn(case.learner.empty(), past)
         merge, zero = case.learner.merge, case.learner.zero()
         a, b, c = (case.learner.batch_delta(state, case.table(part)) for part in case.split(batch, 3))
-        expected = case.numbers(case.applied(state, merge(merge(a, b), c), batch))
+        expected = case.numbers(case.apply(state, merge(merge(a, b), c), batch))
         for other in (merge(c, merge(b, a)), merge(a, merge(b, c)), merge(merge(merge(zero, a), merge(b, zero)), c)):
-            assert_close(case.numbers(case.applied(state, other, batch)), expected, 1e-5)
+            assert_close(case.numbers(case.apply(state, other, batch)), expected, 1e-5)
 
     check()
 
 
-def parts_of_a_batch_give_what_the_whole_gives(case: Case) -> None:
-    @drawn
+def splitting_a_batch_does_not_change_the_result(case: LearnerCase) -> None:
+    @law_settings
     @given(case.logs, case.logs, st.sampled_from([3, 8]))
     def check(past: list[Any], batch: list[Any], parts: int) -> None:
-        state = case.learned(case.learner.empty(), past)
-        whole, parted = case.learned(state, batch), case.learned(state, batch, parts)
-        asked = case.table(past + batch)
-        expected, got = (case.learner.score(after, asked) for after in (whole, parted))
-        assert_close({"score": got}, {"score": expected}, 1e-5)
+        state = case.learn(case.learner.empty(), past)
+        whole, split = case.learn(state, batch), case.learn(state, batch, parts)
+        rows = case.table(past + batch)
+        expected, scores = (case.learner.score(after, rows) for after in (whole, split))
+        assert_close({"score": scores}, {"score": expected}, 1e-5)
 
     check()
 
 
-def an_empty_delta_changes_nothing(case: Case) -> None:
-    @drawn
+def an_empty_delta_changes_nothing(case: LearnerCase) -> None:
+    @law_settings
     @given(case.logs)
     def check(past: list[Any]) -> None:
-        state = case.learned(case.learner.empty(), past)
-        nothing = case.learner.batch_delta(state, case.table([]))
-        for delta in (nothing, case.learner.zero(), case.learner.merge(nothing, case.learner.zero())):
-            assert_equal(case.numbers(case.applied(state, delta, past)), case.numbers(state))
+        state = case.learn(case.learner.empty(), past)
+        empty = case.learner.batch_delta(state, case.table([]))
+        for delta in (empty, case.learner.zero(), case.learner.merge(empty, case.learner.zero())):
+            assert_equal(case.numbers(case.apply(state, delta, past)), case.numbers(state))
 
     check()
 
 
-def learning_again_gives_the_same_bits_and_leaves_its_inputs_alone(case: Case) -> None:
-    @drawn
+def learning_is_deterministic_and_does_not_change_its_inputs(case: LearnerCase) -> None:
+    @law_settings
     @given(case.logs, case.logs)
     def check(past: list[Any], batch: list[Any]) -> None:
-        state = case.learned(case.learner.empty(), past)
+        state = case.learn(case.learner.empty(), past)
         before = pickle.dumps(case.numbers(state))
-        first = case.numbers(case.learned(state, batch, 3))
+        first = case.numbers(case.learn(state, batch, 3))
         assert pickle.dumps(case.numbers(state)) == before
-        assert_equal(case.numbers(case.learned(reread(state), batch, 3)), first)
+        assert_equal(case.numbers(case.learn(reload(state), batch, 3)), first)
 
     check()
 
 
-def a_score_reads_nothing_of_what_comes(case: Case) -> None:
-    @drawn
+def scores_depend_on_the_state_only(case: LearnerCase) -> None:
+    @law_settings
     @given(case.logs, case.logs)
     def check(past: list[Any], batch: list[Any]) -> None:
-        state, rows = case.learned(case.learner.empty(), past), case.table(batch)
-        again = reread(state)
+        state, rows = case.learn(case.learner.empty(), past), case.table(batch)
+        copy = reload(state)
         before = case.learner.score(state, rows)
         assert len(before) == len(batch) and np.isfinite(before).all()
-        case.learned(state, batch)
+        case.learn(state, batch)
         np.testing.assert_array_equal(case.learner.score(state, rows), before)
-        np.testing.assert_array_equal(case.learner.score(again, rows), before)
+        np.testing.assert_array_equal(case.learner.score(copy, rows), before)
 
     check()
 
 
-def evidence_decays_in_event_time_however_the_log_is_cut(case: Case) -> None:
-    @drawn
-    @given(case.logs, st.integers(1, 7))
+def weights_decay_in_event_time_for_any_split_into_batches(case: LearnerCase) -> None:
+    @law_settings
+    @given(case.logs if case.logs_without_returns is None else case.logs_without_returns, st.integers(1, 7))
     def check(log: list[Any], size: int) -> None:
         state = case.learner.empty()
-        for begin in range(0, len(log), size):
-            state = case.learned(state, log[begin : begin + size])
-        assert_close(case.weights(state), case.weights(case.learned(case.learner.empty(), log)), 1e-6)
+        for start in range(0, len(log), size):
+            state = case.learn(state, log[start : start + size])
+        whole = case.learn(case.learner.empty(), log)
+        assert_close(case.decayed_weights(state), case.decayed_weights(whole), 1e-6)
 
     check()
 
 
 LAWS = (
-    merging_is_commutative_and_associative_and_has_a_zero,
-    parts_of_a_batch_give_what_the_whole_gives,
+    merge_is_commutative_and_associative_and_has_a_zero,
+    splitting_a_batch_does_not_change_the_result,
     an_empty_delta_changes_nothing,
-    learning_again_gives_the_same_bits_and_leaves_its_inputs_alone,
-    a_score_reads_nothing_of_what_comes,
-    evidence_decays_in_event_time_however_the_log_is_cut,
+    learning_is_deterministic_and_does_not_change_its_inputs,
+    scores_depend_on_the_state_only,
+    weights_decay_in_event_time_for_any_split_into_batches,
 )
 
 
-def reread(state: Any) -> Any:
-    """A state as another process would read it: without what was worked out of it on the way."""
+def reload(state: Any) -> Any:
+    """The state as another process reads it: without cached properties."""
     return pickle.loads(pickle.dumps(replace(state)))
 
 
-def assert_equal(got: Numbers, expected: Numbers) -> None:
-    """To the bit."""
-    assert got.keys() == expected.keys()
+def assert_equal(actual: Numbers, expected: Numbers) -> None:
+    """Equal to the bit."""
+    assert actual.keys() == expected.keys()
     for name, numbers in expected.items():
-        np.testing.assert_array_equal(got[name], numbers, err_msg=name)
+        np.testing.assert_array_equal(actual[name], numbers, err_msg=name)
 
 
-def assert_close(got: Numbers, expected: Numbers, share: float) -> None:
-    """Within a share of the largest number of that name, or of one."""
-    assert got.keys() == expected.keys()
+def assert_close(actual: Numbers, expected: Numbers, tolerance: float) -> None:
+    """Equal within `tolerance`, relative to the largest number of the same name, but at least to 1."""
+    assert actual.keys() == expected.keys()
     for name, numbers in expected.items():
         largest = max(1.0, float(np.abs(numbers).max(initial=0.0)))
-        np.testing.assert_allclose(got[name], numbers, rtol=0, atol=share * largest, err_msg=name)
+        np.testing.assert_allclose(actual[name], numbers, rtol=0, atol=tolerance * largest, err_msg=name)

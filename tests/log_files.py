@@ -19,6 +19,6 @@ def arrive(rows: DataFrame, settings: Settings) -> DataFrame:
     }  # fmt: skip
     lacking = [field for field in tables.EVENTS.schema if field.name not in rows.columns]
     filled = {field.name: made.get(field.name, F.lit(None)).cast(field.dataType) for field in lacking}
-    events = rows.withColumns(filled).select(*tables.EVENTS.columns)
+    events = rows.withColumns(filled).select(*tables.EVENTS.names)
     events.coalesce(1).write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
     return events

@@ -115,20 +115,20 @@ def sessions(
             streams[e.user, (e.session_id or "") if use_source_session_ids else ""].append(e)
     found = {}
     for (user, own), events in streams.items():
-        clusters: list[list[Click]] = []
+        spans: list[list[Click]] = []
         for e in events:
-            if not clusters or (not own and e.at - clusters[-1][-1].at > gap):
-                clusters.append([])
-            clusters[-1].append(e)
-        for cluster in clusters:
+            if not spans or (not own and e.at - spans[-1][-1].at > gap):
+                spans.append([])
+            spans[-1].append(e)
+        for span in spans:
             parts: list[list[Click]] = []
-            for e in cluster:
+            for e in span:
                 if not parts or (not own and e.at >= parts[-1][0].at + most):
                     parts.append([])
                 parts[-1].append(e)
             for part in parts:
                 found[user, part[0].at, own] = _session(part) | {
-                    "cluster": (cluster[0].at, cluster[-1].at),
+                    "span": (span[0].at, span[-1].at),
                     "path": path(part, categories),
                 }
     return found

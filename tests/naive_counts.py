@@ -1,7 +1,7 @@
-"""What is in the shipped logs, counted without Spark: the pipeline's own counts are held against these.
+"""Counts of the shipped logs without Spark; tests compare the counts of capture with them.
 
-Each function reads one log under data/ and returns a dict of facts. Plain loops over text, so that they can be checked
-by eye; nothing here is shared with the package.
+Each function reads one log under data/ and returns a dict of counts. They are simple loops over text, easy to review,
+and share no code with the package.
 """
 
 import csv
@@ -20,7 +20,7 @@ import pandas as pd
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
-Facts = dict[str, Any]
+Counts = dict[str, Any]
 
 
 def retail_rule(invoice_no: str, stock_code: str, quantity: str, unit_price: str) -> str | None:
@@ -34,8 +34,8 @@ def retail_rule(invoice_no: str, stock_code: str, quantity: str, unit_price: str
     return None
 
 
-def online_retail() -> Facts:
-    """Every line is rejected, a copy of an earlier usable line, or clean: the three add up to rows_in."""
+def online_retail() -> Counts:
+    """Counts of lines. rows_in = rejected + duplicate (copies of an earlier usable line) + clean."""
     lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
     rejected: Counter[str] = Counter()
     clean: Counter[tuple[str, ...]] = Counter()
@@ -61,10 +61,10 @@ def online_retail() -> Facts:
 
 
 @functools.cache
-def online_retail_days() -> list[Facts]:
-    """What a daily file of Online Retail looks like, a dict a day."""
+def online_retail_days() -> list[Counts]:
+    """Counts of the daily files of Online Retail, one dict per day."""
     lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
-    days: dict[str, Facts] = {}
+    days: dict[str, Counts] = {}
     for line in lines.itertuples(index=False, name=None):
         invoice_no, stock_code, _, quantity, at, unit_price, customer_id, _ = line
         day = days.setdefault(at[:10], dict.fromkeys(("rows", "rejected", "anonymous", "logarithms"), 0) | {"last": at})
@@ -82,7 +82,7 @@ def journey_rule(category: str | None, quantity: int, money: tuple[float, ...]) 
     """The first rule that rejects a line of Complete Journey; None when the line is usable.
 
     Args:
-        money: what was paid, then the three discounts.
+        money: the amount paid and the three discounts.
     """
     if category == "COUPONS/STORE & MFG":
         return "not_a_product"
@@ -91,25 +91,25 @@ def journey_rule(category: str | None, quantity: int, money: tuple[float, ...]) 
     return None if any(money) else "nothing_paid"
 
 
-def complete_journey(weeks: range) -> Facts:
-    """The lines of some weeks of the shop (1 to 53), each with what is known of its product and household.
+def complete_journey(weeks: range) -> Counts:
+    """Counts of some weeks (1 to 53), with categories, brands and attributes from products and households.
 
-    Dollars are counted in cents and fuel in thousandths of a gallon, so that sums are whole numbers.
+    Dollars are counted in cents and fuel in thousandths of a gallon, so sums are integers.
     """
     lines = _journey("transactions_2017_fifth")
-    products = {product: about for product, _, *about in _rows(_journey("products"))}
-    households = _journey("demographics")
-    known = {household: about for household, *about in _rows(households)}
+    products = {product: columns for product, _, *columns in _rows(_journey("products"))}
+    demographics = _journey("demographics")
+    households = {household: columns for household, *columns in _rows(demographics)}
     rejected: Counter[str] = Counter()
     warned: Counter[str] = Counter()
     categories: Counter[str | None] = Counter()
     brands: Counter[str | None] = Counter()
-    facts: Counter[tuple[str, str]] = Counter()
+    attributes: Counter[tuple[str, str]] = Counter()
     fuel = cents = 0
     ids, users = set(), set()
     chosen = lines[lines["week"].isin(weeks)]
     for user, _, basket, item, quantity, value, *discounts, _, _ in _rows(chosen):
-        department, brand, category, kind, _ = products.get(item, (None,) * 5)
+        department, brand, category, product_type, _ = products.get(item, (None,) * 5)
         rule = journey_rule(category, quantity, (value, *discounts))
         if rule:
             rejected[rule] += 1
@@ -117,7 +117,7 @@ def complete_journey(weeks: range) -> Facts:
         ids.add((basket, item))
         users.add(user)
         cents += round(100 * value)
-        is_fuel = kind is not None and kind.startswith("GASOLINE")
+        is_fuel = product_type is not None and product_type.startswith("GASOLINE")
         is_metered = is_fuel and quantity >= 10
         fuel += quantity if is_metered else 0
         warned["fuel_in_gallons"] += is_metered
@@ -126,8 +126,8 @@ def complete_journey(weeks: range) -> Facts:
         warned["product_unknown"] += item not in products
         categories["FUEL" if is_fuel else category or department] += 1
         brands[brand] += 1
-        named = zip(households.columns[1:], known.get(user, ()), strict=False)
-        facts.update((key, fact) for key, fact in named if fact is not None)
+        pairs = zip(demographics.columns[1:], households.get(user, ()), strict=False)
+        attributes.update((key, value) for key, value in pairs if value is not None)
     return {
         "rows_in": len(chosen),
         "rejected": dict(rejected),
@@ -138,7 +138,7 @@ def complete_journey(weeks: range) -> Facts:
         "fuel": fuel,
         "categories": dict(categories),
         "brands": dict(brands),
-        "facts": dict(facts),
+        "attributes": dict(attributes),
     }
 
 
@@ -150,16 +150,16 @@ def _rows(table: pd.DataFrame) -> Iterator[Any]:
     return table.itertuples(index=False, name=None)
 
 
-def rees46() -> Facts:
-    """The last line of the file is cut in its user_id: eight columns of nine. All others are whole."""
+def rees46() -> Counts:
+    """Counts of lines. The last line of the file is truncated in its user_id: it has eight columns of nine."""
     text = gzip.decompress((DATA / "rees46" / "2019-Oct_first17434.csv.gz").read_bytes()).decode()
     header, *rows = csv.reader(io.StringIO(text, newline=""))
-    whole = [tuple(row) for row in rows if len(row) == len(header)]
-    events = [dict(zip(header, row, strict=True)) for row in dict.fromkeys(whole)]
+    complete = [tuple(row) for row in rows if len(row) == len(header)]
+    events = [dict(zip(header, row, strict=True)) for row in dict.fromkeys(complete)]
     return {
         "rows_in": len(rows),
-        "cut": len(rows) - len(whole),
-        "duplicate": len(whole) - len(events),
+        "truncated": len(rows) - len(complete),
+        "duplicate": len(complete) - len(events),
         "clean": len(events),
         "clean_by_type": dict(Counter(event["event_type"] for event in events)),
         "users": len({event["user_id"] for event in events}),
@@ -170,8 +170,8 @@ def rees46() -> Facts:
     }
 
 
-def otto() -> Facts:
-    """A line is a session; its events are the rows."""
+def otto() -> Counts:
+    """Counts of the events; each line of the file is a session."""
     lines = (DATA / "otto" / "train_20sessions.jsonl").read_text(encoding="utf-8").splitlines()
     sessions = [json.loads(line) for line in lines]
     events = [
@@ -184,6 +184,6 @@ def otto() -> Facts:
         "rows_in": len(events),
         "duplicate": len(events) - len(set(events)),
         "clean": len(set(events)),
-        "clean_by_type": dict(Counter(kind for *_, kind in set(events))),
+        "clean_by_type": dict(Counter(event_type for *_, event_type in set(events))),
         "products": len({aid for _, aid, _, _ in events}),
     }

@@ -1,53 +1,56 @@
-"""What `learn_segments` is held to: users one by one in plain loops, and sums as recounts of them."""
+"""Reference implementation of `learn_segments`: loops over single users, and sums counted again from all users."""
 
 import numpy as np
-from profilestream.learn.als import MICROS_A_DAY, Floats
-from profilestream.learn.cluster_sums import Sums
-from profilestream.learn.kmeans import Move, Params
+from profilestream.learn.als import MICROS_PER_DAY, Floats
+from profilestream.learn.cluster_sums import ClusterSums
+from profilestream.learn.kmeans import KMeansParams
+from profilestream.learn.split_merge import SplitMergeMove
 
-DAY = MICROS_A_DAY
-# A user's point, time and segment.
-Kept = tuple[Floats, int, int]
-
-
-def recount(kept: list[Kept], ids: list[int], now: int, params: Params) -> Sums:
-    """The sums over users by segment."""
-    d = len(kept[0][0])
-    found = Sums.zero(len(ids), d)
-    for point, at, segment in kept:
-        place = ids.index(segment)
-        weight = 1.0 if params.half_life_days is None else 2.0 ** (-(now - at) / DAY / params.half_life_days)
-        found.users[place] += 1
-        found.weight[place] += weight
-        found.sums[place] += weight * point
-        found.scatter[place] += weight * np.outer(point, point)
-    return Sums(found.users, found.weight, found.sums, found.scatter, now)
+DAY = MICROS_PER_DAY
+# Point, time and segment of a user.
+Contribution = tuple[Floats, int, int]
 
 
-def nearest(point: Floats, centers: dict[int, Floats]) -> int:
-    """The segment whose center is nearest; of equal ones the first."""
+def count_sums(contributions: list[Contribution], ids: list[int], as_of: int, params: KMeansParams) -> ClusterSums:
+    """The sums over the contributions by segment."""
+    d = len(contributions[0][0])
+    result = ClusterSums.zero(len(ids), d)
+    for point, at, segment in contributions:
+        index = ids.index(segment)
+        weight = 1.0 if params.half_life_days is None else 2.0 ** (-(as_of - at) / DAY / params.half_life_days)
+        result.users[index] += 1
+        result.weight[index] += weight
+        result.sums[index] += weight * point
+        result.scatter[index] += weight * np.outer(point, point)
+    return ClusterSums(result.users, result.weight, result.sums, result.scatter, as_of)
+
+
+def nearest_segment(point: Floats, centers: dict[int, Floats]) -> int:
+    """The segment with the nearest center; the lowest id of those at the same distance."""
     return min(
         centers, key=lambda segment: (sum((a - b) ** 2 for a, b in zip(point, centers[segment], strict=True)), segment)
     )
 
 
-def learned(users: dict[str, Kept], rows: dict[str, tuple[Floats, int]], centers: dict[int, Floats]) -> dict[str, Kept]:
-    """The users after a batch of one pass, before moves."""
-    return users | {user: (point, at, nearest(point, centers)) for user, (point, at) in rows.items()}
+def assign(
+    users: dict[str, Contribution], rows: dict[str, tuple[Floats, int]], centers: dict[int, Floats]
+) -> dict[str, Contribution]:
+    """The users after one pass over the rows of a batch, before split/merge moves."""
+    return users | {user: (point, at, nearest_segment(point, centers)) for user, (point, at) in rows.items()}
 
 
-def moved(users: dict[str, Kept], moves: tuple[Move, ...]) -> dict[str, Kept]:
-    """The users after moves."""
-    found = dict(users)
+def apply_moves(users: dict[str, Contribution], moves: tuple[SplitMergeMove, ...]) -> dict[str, Contribution]:
+    """The users after the moves."""
+    result = dict(users)
     for move in moves:
-        for user, (point, at, segment) in found.items():
+        for user, (point, at, segment) in result.items():
             if segment == move.parent:
-                is_above = sum(a * b for a, b in zip(point, move.normal, strict=True)) >= move.cut
+                is_above = sum(a * b for a, b in zip(point, move.normal, strict=True)) >= move.threshold
                 segment = move.child if is_above == move.is_child_above else segment
-            if segment == move.absorbed and move.into is not None:
-                segment = move.into
-            found[user] = (point, at, segment)
-    return found
+            if segment == move.absorbed and move.absorbed_by is not None:
+                segment = move.absorbed_by
+            result[user] = (point, at, segment)
+    return result
 
 
 def cost(points: Floats) -> float:

@@ -1,4 +1,4 @@
-"""What window features should say, in plain Python: every event in `[t - w, t)` looked at, for each time anew."""
+"""Expected values of window features in plain Python: for each time, all events in `[t - w, t)` are read again."""
 
 import random
 from collections.abc import Callable
@@ -26,7 +26,7 @@ MICROS = {
 
 @dataclass(frozen=True)
 class Event:
-    """An event as window features see it; times in microseconds."""
+    """The columns of an event that window features use; times in microseconds."""
 
     at: int
     event_id: str
@@ -38,7 +38,7 @@ class Event:
     order_id: str | None = None
     price: float | None = None
     value: float | None = None
-    came: int = 0
+    ingested_at: int = 0
 
     @property
     def day(self) -> int:
@@ -47,69 +47,75 @@ class Event:
 
 
 Log = list[Event]
-TYPES = {"at": "bigint", "came": "bigint", "price": "double", "value": "double"}
+TYPES = {"at": "bigint", "ingested_at": "bigint", "price": "double", "value": "double"}
 DDL = ", ".join(f"{field.name} {TYPES.get(field.name, 'string')}" for field in fields(Event))
 
 
-def arrive(spark: SparkSession, log: Log, settings: Settings) -> DataFrame:
-    """Events that capture has written; gives them."""
-    times = {"event_time": F.timestamp_micros("at"), "ingest_time": F.timestamp_micros("came"), "quantity": F.lit(1.0)}
-    return log_files.arrive(spark.createDataFrame([astuple(event) for event in log], DDL).withColumns(times), settings)
+def append_events(spark: SparkSession, log: Log, settings: Settings) -> DataFrame:
+    """Append to `events` as capture does; returns the rows."""
+    derived = {
+        "event_time": F.timestamp_micros("at"),
+        "ingest_time": F.timestamp_micros("ingested_at"),
+        "quantity": F.lit(1.0),
+    }
+    rows = spark.createDataFrame([astuple(event) for event in log], DDL)
+    return log_files.arrive(rows.withColumns(derived), settings)
 
 
-def within(log: Log, at: int, window: str) -> Log:
-    """Events of a window."""
+def events_in_window(log: Log, at: int, window: str) -> Log:
+    """The events in `[at - window, at)`."""
     length = MICROS[window]
     return [e for e in log if e.at < at and (length is None or e.at >= at - length)]
 
 
-def mean(log: Log) -> float | None:
-    """Of the prices."""
+def mean_price(log: Log) -> float | None:
+    """Mean of the prices; null without prices."""
     prices = [e.price for e in log if e.price is not None]
     return sum(prices) / len(prices) if prices else None
 
 
-def bought(log: Log) -> Log:
-    """Purchases."""
+def purchases(log: Log) -> Log:
+    """The purchase events."""
     return [e for e in log if e.event_type == "purchase"]
 
 
-SAYS: dict[str, Callable[[Log], Any]] = {
+FEATURES: dict[str, Callable[[Log], Any]] = {
     "events": len,
     "views": lambda log: sum(e.event_type in ("view", "click") for e in log),
-    "purchases": lambda log: len(bought(log)),
+    "purchases": lambda log: len(purchases(log)),
     "returns": lambda log: sum(e.event_type == "return" for e in log),
-    "value": lambda log: sum(e.value or 0.0 for e in bought(log)),
+    "value": lambda log: sum(e.value or 0.0 for e in purchases(log)),
     "items": lambda log: len({e.item_id for e in log} - {None}),
     "users": lambda log: len({e.user_id for e in log} - {None}),
-    "orders": lambda log: len({e.order_id for e in bought(log)} - {None}),
+    "orders": lambda log: len({e.order_id for e in purchases(log)} - {None}),
     "active_days": lambda log: len({e.day for e in log}),
-    "price_mean": lambda log: mean(bought(log)),
-    "dearest": lambda log: max((e.price for e in bought(log) if e.price is not None), default=None),
-    "last_purchase": lambda log: max((e.at for e in bought(log)), default=None),
+    "price_mean": lambda log: mean_price(purchases(log)),
+    "max_price": lambda log: max((e.price for e in purchases(log) if e.price is not None), default=None),
+    "last_purchase": lambda log: max((e.at for e in purchases(log)), default=None),
     "last_seen": lambda log: max((e.at for e in log), default=None),
     "first_seen": lambda log: min((e.at for e in log), default=None),
 }
 
 
-def said(log: Log, at: int, column: str) -> Any:
-    """What a column `<feature>_<window>` says of an entity's events as of a time."""
+def feature_value(log: Log, at: int, column: str) -> Any:
+    """The value of a column `<feature>_<window>` over the events of an entity, as of a time."""
     name, _, window = column.rpartition("_")
-    return SAYS[name](within(log, at, window))
+    return FEATURES[name](events_in_window(log, at, window))
 
 
-def seeded(dice: random.Random, count: int, *, first: int, days: int) -> Log:
-    """Events of some users, guests among them, over so many days; many at whole hours, and at a microsecond beside."""
+def random_events(dice: random.Random, count: int, *, first: int, days: int) -> Log:
+    """Events of four users and guests over some days; many at whole hours and within a microsecond of them."""
 
-    def one(n: int) -> Event:
+    def random_event(n: int) -> Event:
         at = first + dice.randrange(days * 24) * HOUR
         at += dice.choice([0, 0, 1, HOUR - 1, dice.randrange(HOUR)])
-        kind, item = dice.choice(["view", "view", "cart", "purchase", "purchase", "return"]), dice.randrange(6)
+        event_type = dice.choice(["view", "view", "cart", "purchase", "purchase", "return"])
+        item = dice.randrange(6)
         price = dice.choice([None, 0.5, 2.0, 4.25])
         return Event(
-            at=at, event_id=f"e{n}", event_type=kind, user_id=dice.choice(["a", "b", "c", "d", None]),
+            at=at, event_id=f"e{n}", event_type=event_type, user_id=dice.choice(["a", "b", "c", "d", None]),
             item_id=f"i{item}", category=f"c{item % 3}", brand=f"m{item % 2}", order_id=f"o{n // 2}", price=price,
             value=None if price is None else 2 * price,
         )  # fmt: skip
 
-    return [one(n) for n in range(count)]
+    return [random_event(n) for n in range(count)]

@@ -17,7 +17,7 @@ def assert_all_readers_agree(spark: SparkSession, path: str, column: str) -> Non
     expected = tuple(spark.read.format("delta").load(path).selectExpr("count(*)", f"sum({column or 1})").collect()[0])
     assert expected[0] > 0, path
     db = duckdb.connect()
-    exec(status.load_delta(), {"db": db})
+    exec(status.load_delta_code(), {"db": db})
     facet, _, field = column.partition(".")
     values = pl.col(facet).struct.field(field) if field else pl.col(facet) if facet else pl.repeat(1, pl.len())
     in_sql = f"{facet}['{field}']" if field else facet or "1"

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
-from profilestream.base.tables import USER_GROUPS, USER_TAGS, Table
+from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.derive import fold_stage, markov, population, sessions, transitions, user_features
 from profilestream.derive.fold import Fold
 from profilestream.learn import factors
@@ -30,16 +31,16 @@ class Cut:
 def said(spark: SparkSession, settings: Settings, at: datetime | None = None) -> Said:
     """Table -> key -> what its statistics say; of population_stats the newest row."""
     found: Said = {}
-    for derived in fold_stage.declared(settings).values():
+    for derived in fold_stage.declared_tables(settings).values():
         rows = derived.table.read(spark, settings.paths)
-        one_a_key = Fold.of(derived).merged(rows) if derived.write == "append" else rows
+        one_a_key = Fold.of(derived).merge_rows(rows) if derived.write == "append" else rows
         found[derived.name] = by_key(Fold.of(derived), one_a_key, at)
         if derived.population:
-            newest = population.newest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
+            newest = population.latest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             found[derived.population.name] = {"newest": newest.collect()[0].asDict(recursive=True)}
     if settings.derive.sessions.enabled:
         found[sessions.NAME] = _rows(sessions.table(settings), spark, settings)
-    if settings.derive.chains.enabled:
+    if settings.derive.transitions.enabled:
         found |= {name: _transitions(name, spark, settings) for name in (transitions.USERS, transitions.ALL)}
     if settings.derive.windows.enabled:
         found[user_features.NAME] = _rows(user_features.table(settings), spark, settings)
@@ -60,14 +61,14 @@ def _rows(table: Table, spark: SparkSession, settings: Settings, *without: str) 
 
 def _transitions(name: str, spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
     """What a table of transitions says, by key: as of its newest session, since a row's own time depends on the way."""
-    derived = transitions.declared(settings, name)
-    rows = markov.counts(derived.table.read(spark, settings.paths), derived).collect()
+    derived = transitions.declaration(settings, name)
+    rows = markov.transition_counts(derived.table.read(spark, settings.paths), derived).collect()
     return {str([row[key] for key in derived.keys]): row.asDict() for row in rows}
 
 
 def learned(spark: SparkSession, settings: Settings) -> dict[tuple[str, str], Any]:
     """Vectors of `factors` by side and key."""
-    rows = factors.read(spark, settings).rows.select("side", "key", "vector").collect()
+    rows = factors.read_state(spark, settings).rows.select("side", "key", "vector").collect()
     return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
 
 

@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
-        demo_files.lay_out(SAMPLE, Path(work) / "input", days=args.days)
+        demo_files.split_sample(SAMPLE, Path(work) / "input", max_files=args.days)
         calm, wild = (_overrides(Path(work) / name, Path(work) / "input") for name in ("calm", "wild"))
         flags = [["--config", CONFIG, *flags_of(given)] for given in (calm, wild)]
         with ThreadPoolExecutor(1) as beside:

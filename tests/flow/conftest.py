@@ -11,7 +11,7 @@ from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import sessions, transitions
-from profilestream.learn.tracking import Store
+from profilestream.learn.tracking import MlflowStore
 from pyspark.sql import SparkSession
 
 from tests.builders import Shop
@@ -39,7 +39,7 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def registry(shop: Shop) -> Iterator[None]:
     """MLflow's own functions ask the shop's."""
-    uri = Store(shop.settings()).uri
+    uri = MlflowStore(shop.settings()).uri
     was = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

@@ -37,8 +37,8 @@ from tests import recount, table_snapshots  # noqa: E402
 from tests.builders import RUN_COLUMNS  # noqa: E402
 
 SHOP = """
-user_space = "shop"
-item_space = "shop"
+user_namespace = "shop"
+item_namespace = "shop"
 [input]
 format = "jsonl"
 columns = "id string, kind string, at string, who string, what string, aisle string, maker string, price double, \
@@ -225,7 +225,7 @@ def config_of(log: Log, home: Path, *, derive_files: int) -> Path:
         f'[capture.sources.{log.name}]\npath = "{home}/input"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
         f'[derive]\nfeatures = {features}\nprofiles = ["{derive}/user_profiles.toml"]\n'
         f'shop_timezone = "Europe/London"\nmax_files_per_trigger = {derive_files}\n'
-        "[derive.sessions]\nenabled = true\n[derive.chains]\nenabled = true\n"
+        "[derive.sessions]\nenabled = true\n[derive.transitions]\nenabled = true\n"
         f'[derive.windows]\nfile = "{derive}/windows.toml"\nenabled = true\n'
         f"[learn]\nmax_files_per_trigger = {derive_files}\n[learn.segments]\nenabled = true\nk = 3\n"
         "[learn.tracking]\nenabled = false\n"

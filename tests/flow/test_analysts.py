@@ -1,4 +1,4 @@
-"""docs/for_analysts.md: every start runs, and Spark and DuckDB answer every question of the cookbook alike."""
+"""docs/for_analysts.md: every quick start runs, and Spark and DuckDB return the same result for every question."""
 
 import datetime
 import math
@@ -17,12 +17,12 @@ from profilestream.steward import status
 from pyspark.sql import SparkSession
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "for_analysts.md").read_text()
-SHOWN = "demo/warehouse"
+DOCUMENTED_WAREHOUSE = "demo/warehouse"
 
 
 @dataclass(frozen=True)
 class Question:
-    """A heading of the cookbook and the SQL below it, by engine."""
+    """A heading of the cookbook and its SQL by engine."""
 
     title: str
     spark: str
@@ -30,57 +30,60 @@ class Question:
 
 
 def _questions() -> list[Question]:
-    found = []
+    questions = []
     for section in TEXT.split("\n### ")[1:]:
         by_engine: dict[str, str] = dict(re.findall(r"^```sql ?(\w*)\n(.*?)^```$", section, re.S | re.M))
         shared = by_engine.get("", "")
-        found.append(Question(section.split("\n")[0], by_engine.get("spark", shared), by_engine.get("duckdb", shared)))
-    return found
+        title = section.split("\n")[0]
+        questions.append(Question(title, by_engine.get("spark", shared), by_engine.get("duckdb", shared)))
+    return questions
 
 
 QUESTIONS = _questions()
 
 
-def test_the_cookbook_has_its_questions() -> None:
-    assert len(QUESTIONS) >= 15 and all(one.spark and one.duckdb for one in QUESTIONS)
+def test_every_question_of_the_cookbook_has_sql_for_both_engines() -> None:
+    assert len(QUESTIONS) >= 15 and all(question.spark and question.duckdb for question in QUESTIONS)
 
 
 @pytest.fixture(scope="module")
-def opened(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Views of both engines over the same tables; those of the shared session are gone afterwards."""
+def views(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Views of the same tables in both engines. The views in the shared session are dropped afterwards."""
     db = duckdb.connect()
-    exec(status.load_delta(), {"db": db})
+    exec(status.load_delta_code(), {"db": db})
     db.execute("SET TimeZone = 'UTC'")
-    asked = (tables.EVENTS, tables.CAPTURE_BATCHES, transitions.declared(rees46, transitions.ALL).table)
-    for table in asked:
+    shown_tables = (tables.EVENTS, tables.CAPTURE_BATCHES, transitions.declaration(rees46, transitions.ALL).table)
+    for table in shown_tables:
         table.read(_session, rees46.paths).createOrReplaceTempView(table.name)
         db.execute(f"CREATE VIEW {table.name} AS SELECT * FROM delta_scan('{table.path(rees46.paths)}')")
     yield db
-    for table in asked:
+    for table in shown_tables:
         _session.catalog.dropTempView(table.name)
 
 
-@pytest.mark.parametrize("question", QUESTIONS, ids=[one.title for one in QUESTIONS])
-def test_spark_and_duckdb_answer_alike(
-    spark: SparkSession, opened: duckdb.DuckDBPyConnection, question: Question
+@pytest.mark.parametrize("question", QUESTIONS, ids=[question.title for question in QUESTIONS])
+def test_spark_and_duckdb_return_the_same_result(
+    spark: SparkSession, views: duckdb.DuckDBPyConnection, question: Question
 ) -> None:
-    answer = opened.sql(question.duckdb)
+    relation = views.sql(question.duckdb)
     frame = spark.sql(question.spark)
-    assert frame.columns == answer.columns
-    expected, got = ([tuple(map(_plain, row)) for row in rows] for rows in (answer.fetchall(), frame.collect()))
-    assert got == expected and got
+    assert frame.columns == relation.columns
+    duckdb_rows, spark_rows = (
+        [tuple(map(_comparable, row)) for row in rows] for rows in (relation.fetchall(), frame.collect())
+    )
+    assert spark_rows == duckdb_rows and spark_rows
 
 
-@pytest.mark.parametrize("start", re.findall(r"^```python\n(.*?)^```$", TEXT, re.S | re.M))
-def test_every_start_runs_as_it_stands(
-    opened: duckdb.DuckDBPyConnection, rees46: Settings, start: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("quick_start", re.findall(r"^```python\n(.*?)^```$", TEXT, re.S | re.M))
+def test_every_quick_start_runs(
+    views: duckdb.DuckDBPyConnection, rees46: Settings, quick_start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exec(start.replace(SHOWN, rees46.paths.warehouse), {})
+    exec(quick_start.replace(DOCUMENTED_WAREHOUSE, rees46.paths.warehouse), {})
     assert "view" in capsys.readouterr().out
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of any type as rounded floats, times without their zone."""
+def _comparable(value: Any) -> Any:
+    """Numbers of any type as floats with 9 digits, times without their time zone."""
     if isinstance(value, datetime.datetime):
         return value.replace(tzinfo=None)
     if value is None or isinstance(value, (str, datetime.date)):

@@ -21,7 +21,6 @@ from profilestream.base import settings as settings_module
 from profilestream.base.settings import (
     Alarms,
     Capture,
-    Chains,
     Derive,
     Examples,
     Factors,
@@ -39,13 +38,14 @@ from profilestream.base.settings import (
     Stream,
     Tags,
     Tracking,
+    Transitions,
     WindowFeatures,
 )
 from profilestream.capture import cleaning_rules
 from profilestream.capture import mapping as mappings
-from profilestream.capture.mapping import Bots, Clip, Input, Lookup, Mapping, Rule
+from profilestream.capture.mapping import Bots, Clip, InputSpec, Lookup, Mapping, Rule
 from profilestream.derive import feature_declaration
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
@@ -55,7 +55,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
-    "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_chains",
+    "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends",
 )  # fmt: skip
@@ -71,15 +71,15 @@ LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
 # that begin so.
 PROVEN = {
     f"{CAPTURE} {LADEN} --check": "run",
-    f"{CAPTURE} {LADEN} --try 5 {CSV}": "run",
+    f"{CAPTURE} {LADEN} --preview 5 {CSV}": "run",
     f"{CAPTURE} {LADEN}": "run",
     f"{STATUS} {LADEN}": "run",
-    f"{REPLAY} {LADEN} --set capture.sources.laden.mapping=mended.toml --rule event_type_unknown": "run",
+    f"{REPLAY} {LADEN} --set capture.sources.laden.mapping=corrected.toml --rule event_type_unknown": "run",
     f"{LOOK}/laden/...": "process",
     f"{CAPTURE} {KIOSK}": "run",
     f"{LOOK}/kiosk/...": "process",
     f"{CAPTURE} {LOCAL} --check": "run",
-    f"{CAPTURE} {LOCAL} --try 5 {CSV}": "parsed",
+    f"{CAPTURE} {LOCAL} --preview 5 {CSV}": "parsed",
     f"{PIPELINE} {LOCAL}": "run",
     f"{STATUS} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --check": "parsed",
@@ -90,7 +90,7 @@ PROVEN = {
     f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --set derive.sessions.enabled=true": "parsed",
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --rebuild --cascade": "parsed",
-    f"{PYTHON} jobs/derive_chains.py --config {LOCAL}": "parsed",
+    f"{PYTHON} jobs/derive_transitions.py --config {LOCAL}": "parsed",
     f"{PYTHON} jobs/derive_windows.py --config {LOCAL} --set derive.windows.enabled=true": "parsed",
     f"{PYTHON} jobs/steward_compact_tiles.py --config {LOCAL} --set derive.windows.day_tiles_after_days=35": "parsed",
     f"{PYTHON} -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md": "page",
@@ -318,9 +318,9 @@ def test_the_shown_declaration_is_the_beginning_of_the_shipped_one() -> None:
     shipped = (ROOT / "conf" / "derive" / "user_hours.toml").read_text().splitlines()
     assert [line for line in blocks[0] if line not in shipped] == []
     added = tomllib.loads("\n".join(["[statistics]", *blocks[1]]))
-    Derived.model_validate(tomllib.loads("\n".join(shipped)) | added)
+    DerivedTable.model_validate(tomllib.loads("\n".join(shipped)) | added)
     (example,) = [lines for language, lines, _ in _blocks(ROOT / "docs" / "flow.md") if language == "toml"]
-    Derived.model_validate(
+    DerivedTable.model_validate(
         tomllib.loads("\n".join([*shipped[: shipped.index("[statistics]")], "[statistics]", *example]))
     )
 
@@ -358,7 +358,7 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
     given, whole = (tomllib.loads(one) for one in (text, re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M)))
     models: dict[str, type[Frozen]] = {
         "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
-        "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.chains": Chains,
+        "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.transitions": Transitions,
         "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags,
@@ -377,12 +377,12 @@ def test_local_toml_names_every_setting_with_its_default() -> None:
 
 def test_the_mapping_reference_names_every_key_rule_and_warning() -> None:
     text = (ROOT / "docs" / "mappings.md").read_text()
-    keys = {key for model in (Mapping, Input, Lookup, Rule, Clip, Bots) for key in model.model_fields}
+    keys = {key for model in (Mapping, InputSpec, Lookup, Rule, Clip, Bots) for key in model.model_fields}
     sections = {found for found in re.findall(r"`\[(\w+)[^`]*\]`", text)}
     assert sorted(key for key in keys if f"`{key}`" not in text and key not in sections) == []
     every = Mapping.model_validate({
         "input": {"format": "csv", "columns": "a string"}, "timezone": "Europe/Berlin", "anonymous": "reject",
-        "columns": {"event_id": "a", "event_type": "a", "event_time": "a"} | dict.fromkeys(mappings.NUMBERS, "a"),
+        "columns": {"event_id": "a", "event_type": "a", "event_time": "a"} | dict.fromkeys(mappings.NUMERIC_COLUMNS, "a"),
         "bots": {"max_events_per_minute": 1},
     })  # fmt: skip
     rejects, warns = cleaning_rules.names(every)

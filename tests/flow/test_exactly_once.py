@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profilestream.base import commits, files, tables
+from profilestream.base import commits, delta_table, files, tables
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceUnreadable
 from profilestream.base.queries import RunOptions
 from profilestream.base.query_runner import QueryRunner
@@ -160,15 +161,15 @@ def test_a_checkpoint_restored_from_an_older_copy_is_refused(
     captured.capture(spark)
     shutil.rmtree(_checkpoint(captured))
     shutil.copytree(tmp_path / "older", _checkpoint(captured))
-    with pytest.raises(Refused, match="it knows batch 1, the table holds 2"):
+    with pytest.raises(Refused, match="its last batch is 1, the table contains batch 2"):
         captured.capture(spark)
 
 
 @pytest.mark.parametrize("table", CAPTURED, ids=lambda t: t.name)
-def test_a_lost_table_is_refused(spark: SparkSession, captured: Shop, table: tables.Table) -> None:
+def test_a_lost_table_is_refused(spark: SparkSession, captured: Shop, table: Table) -> None:
     shutil.rmtree(captured.home / "warehouse" / table.name)
     with pytest.raises(
-        Refused, match=f"table {table.name} is gone, but the checkpoint of capture_events/shop has begun"
+        Refused, match=f"table {table.name} is missing, but the checkpoint of capture_events/shop has started"
     ):
         captured.capture(spark)
 
@@ -186,8 +187,8 @@ def test_a_table_restored_from_an_older_copy_is_refused(spark: SparkSession, cap
 
 def test_a_table_of_newer_code_is_refused(spark: SparkSession, captured: Shop) -> None:
     path = captured.home / "warehouse" / "events"
-    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('{tables.VERSION_PROPERTY}' = '9')")
-    with pytest.raises(Refused, match="table events has schema version 9, this code knows 1"):
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('{delta_table.VERSION_PROPERTY}' = '9')")
+    with pytest.raises(Refused, match="table events has schema version 9; this code supports 1"):
         captured.capture(spark)
 
 
@@ -199,9 +200,9 @@ def test_a_mapping_edited_while_a_batch_is_unfinished_is_refused(
     with _writes(monkeypatch, 3, "before"), pytest.raises(Crash):  # epoch, plan, events, then rejected_events
         shop.capture(spark)
     shop.mapping = SHOP.replace('price = "price"', 'price = "price"\nchannel = "\'web\'"')
-    with pytest.raises(Refused, match="batch 0 was begun with other settings or another mapping"):
+    with pytest.raises(Refused, match="batch 0 is unfinished and was started with other settings or another mapping"):
         shop.capture(spark)
-    with pytest.raises(Refused, match=r"batch 0 cannot be begun anew: it is already in \['events'\]"):
+    with pytest.raises(Refused, match=r"batch 0 cannot be planned again: it is already in \['events'\]"):
         shop.capture(spark, replan=True)
     shop.mapping = SHOP
     shop.capture(spark)
@@ -233,7 +234,7 @@ def test_a_side_table_that_changed_while_a_batch_is_unfinished_is_refused(
     with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):  # epoch, plan, then events
         shop.capture(spark)
     side.write_text(after)
-    with pytest.raises(Refused, match=r"side table goods \(.*side.csv\) changed after the batch was begun"):
+    with pytest.raises(Refused, match=r"side table goods \(.*side.csv\) changed after the batch was started"):
         shop.capture(spark)
     with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):  # plan, events, then rejected_events
         shop.capture(spark, replan=True)

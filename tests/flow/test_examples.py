@@ -1,4 +1,4 @@
-"""Training rows are what plain Python counts before a time and from it on; a planted leak is caught."""
+"""Training examples: features and labels equal plain Python over the log, and leakage is detected."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,22 +17,32 @@ from pyspark.sql import functions as F
 from jobs import learn_examples
 from tests import naive_windows as naive
 from tests.builders import Shop
-from tests.flow.test_windows import ROOT, Tiled, by_key, hash_of, line_of, online_retail, rees46, shop_of
+from tests.flow.test_windows import (
+    ROOT,
+    TileWarehouse,
+    feature_shop,
+    log_event,
+    online_retail,
+    rees46,
+    rows_by_key,
+    small_hash,
+)
 from tests.naive_windows import DAY, HOUR, Event, Log
 from tests.open_readers import assert_all_readers_agree
 
-STEP, ACTIVE, LATENESS = 2 * HOUR, 2 * DAY, HOUR
-# REES46 goes from midnight to ten to three; at 2 o'clock a day has passed to the microsecond, at 4 it has not.
+INTERVAL, ACTIVE_WITHIN, LABEL_DELAY = 2 * HOUR, 2 * DAY, HOUR
+# The log of REES46 covers 00:00 to 02:50. For the time 02:00 the 1-day label is complete to the microsecond; for 04:00
+# it is not.
 REES46 = 18_170 * DAY
-NEWEST = REES46 + 2 * HOUR + DAY + LATENESS
+NEWEST = REES46 + 2 * HOUR + DAY + LABEL_DELAY
 COUNTED = ("events_1h", "events_7d", "events_lifetime", "value_3d", "items_3d", "price_mean_lifetime")
 SETTINGS = """
 [learn.examples]
 file = "{home}/labels.toml"
-features = ["{features}", "last_purchase_lifetime", "score", "days_since_purchase"]
-every = "2h"
+features = ["{features}", "last_purchase_lifetime", "zscore", "days_since_purchase"]
+interval = "2h"
 active_within = "2d"
-lateness = "1h"
+label_delay = "1h"
 """
 LABELS = """
 [labels.purchase]
@@ -40,16 +50,16 @@ question = "Does the user buy?"
 unit = "true or false"
 kind = "count"
 where = "event_type = 'purchase'"
-reading = "${value} > 0"
-reading_type = "boolean"
+output = "${value} > 0"
+output_type = "boolean"
 nulls = "false"
 horizons = ["1h", "1d"]
 [labels.churn]
-question = "Does the user stay away?"
+question = "Is the user inactive?"
 unit = "true or false"
 kind = "count"
-reading = "${value} = 0"
-reading_type = "boolean"
+output = "${value} = 0"
+output_type = "boolean"
 nulls = "true"
 horizons = ["2d"]
 [labels.next_category]
@@ -68,165 +78,183 @@ weight = "CASE event_type WHEN 'return' THEN -1 ELSE 1 END"
 where = "event_type IN ('purchase', 'return')"
 horizons = ["2d"]
 """
-SPENT = {"purchase": 1, "return": -1}
-OUTCOMES: dict[str, tuple[int, Callable[[Log], Any]]] = {
+SIGNS = {"purchase": 1, "return": -1}
+# Horizon of each label, and its value over the events in the horizon.
+EXPECTED_LABELS: dict[str, tuple[int, Callable[[Log], Any]]] = {
     "purchase_1h": (HOUR, lambda log: any(e.event_type == "purchase" for e in log)),
     "purchase_1d": (DAY, lambda log: any(e.event_type == "purchase" for e in log)),
     "churn_2d": (2 * DAY, lambda log: not log),
     "next_category_1d": (DAY, lambda log: min(((e.at, e.event_id, e.category) for e in log), default=(None,))[-1]),
-    "spend_2d": (2 * DAY, lambda log: sum(SPENT.get(e.event_type, 0) * (e.value or 0.0) for e in log)),
+    "spend_2d": (2 * DAY, lambda log: sum(SIGNS.get(e.event_type, 0) * (e.value or 0.0) for e in log)),
 }
+EPOCH, MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def complete_journey() -> Log:
     """Three weeks of three households."""
     table = pq.read_table(ROOT / "data" / "complete_journey" / "transactions_2017_fifth.parquet")
-    mine = [row for row in table.slice(0, 18_000).to_pylist() if row["household_id"] in (1795, 575, 2115)]
+    rows = [row for row in table.slice(0, 18_000).to_pylist() if row["household_id"] in (1795, 575, 2115)]
     return [
-        line_of(n, f"j{row['basket_id']}", f"{row['transaction_timestamp']}", f"j{row['household_id']}",
-                f"j{hash_of(str(row['product_id']), 9)}", "purchase", row["sales_value"], 1.0)
-        for n, row in enumerate(mine)
+        log_event(n, f"j{row['basket_id']}", f"{row['transaction_timestamp']}", f"j{row['household_id']}",
+                  f"j{small_hash(str(row['product_id']), 9)}", "purchase", row["sales_value"], 1.0)
+        for n, row in enumerate(rows)
     ]  # fmt: skip
 
 
-def _log() -> Log:
-    """All three; every fifth event at a whole step, so that many happen at the time of a row; the last is a guest's."""
+def complete_log() -> Log:
+    """Three real logs. Every fifth event is moved to a multiple of the interval, the time of a row; a guest is last."""
     log = [*online_retail(), *complete_journey(), *rees46()]
-    moved = [replace(e, at=e.at // STEP * STEP) if n % 5 == 0 else e for n, e in enumerate(log)]
+    moved = [replace(e, at=e.at // INTERVAL * INTERVAL) if n % 5 == 0 else e for n, e in enumerate(log)]
     return [*moved, Event(at=NEWEST, event_id="end", event_type="view", item_id="i1", category="ci1")]
 
 
 @dataclass
-class Made:
-    """Training rows that the job has made, and what they were made of."""
+class ExampleWarehouse:
+    """Tiles of users, and the training examples that the job wrote from them."""
 
-    tiled: Tiled
+    tiles: TileWarehouse
     shop: Shop
 
-    def main(self, *flags: str) -> int:
+    def run_job(self, *flags: str) -> int:
         """The exit code of the job."""
         return learn_examples.main(["--config", str(self.shop.config()), *flags])
 
-    def rows(self, of: str = "all") -> DataFrame:
+    def rows(self, set_name: str = "all") -> DataFrame:
         """The stored rows of a set."""
-        settings = self.tiled.settings
-        return training_examples.table(settings).read(self.tiled.spark, settings.paths).where(F.col("set_name") == of)
+        settings = self.tiles.settings
+        rows = training_examples.table(settings).read(self.tiles.spark, settings.paths)
+        return rows.where(F.col("set_name") == set_name)
 
 
 @pytest.fixture(scope="module")
-def made(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def warehouse(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> ExampleWarehouse:
     home = tmp_path_factory.mktemp("examples")
     (home / "labels.toml").write_text(LABELS)
-    shop = shop_of(home, SETTINGS.format(home=home, features='", "'.join(COUNTED)), ("user",))
-    tiled = Tiled(_session, shop.settings())
-    tiled.take(_log())
-    found = Made(tiled, shop)
-    assert found.main() == 0
-    return found
+    shop = feature_shop(home, SETTINGS.format(home=home, features='", "'.join(COUNTED)), ("user",))
+    tiles = TileWarehouse(_session, shop.settings())
+    tiles.write_batch(complete_log())
+    examples = ExampleWarehouse(tiles, shop)
+    assert examples.run_job() == 0
+    return examples
 
 
-def _stands(log: Log) -> list[int]:
+def _row_times(log: Log) -> list[int]:
     """The times at which a user has a row."""
-    steps = range(min(e.at for e in log) // STEP * STEP, NEWEST - LATENESS - HOUR + 1, STEP)
-    return [at for at in steps if any(at - ACTIVE <= e.at < at for e in log)]
+    last = NEWEST - LABEL_DELAY - HOUR
+    times = range(min(e.at for e in log) // INTERVAL * INTERVAL, last + 1, INTERVAL)
+    return [at for at in times if any(at - ACTIVE_WITHIN <= e.at < at for e in log)]
 
 
 def _by_user(log: Log) -> dict[str, Log]:
-    found = defaultdict(list)
+    logs = defaultdict(list)
     for e in log:
         if e.user_id:
-            found[e.user_id].append(e)
-    return found
+            logs[e.user_id].append(e)
+    return logs
 
 
-def test_features_and_labels_are_what_plain_python_counts_on_three_real_logs(made: Made) -> None:
-    found = by_key(made.rows(), ["user_id"])
-    users = _by_user(made.tiled.log)
-    assert {user[0] for user in users} == {"r", "s", "j"}
-    assert found.keys() == {(user, at) for user, log in users.items() for at in _stands(log)}
-    for (user, at), got in found.items():
-        for name in COUNTED:
-            want = naive.said(users[user], at, name)
-            assert got[name] == (want and pytest.approx(want, rel=1e-9)), f"{name} of {user} at {at}"
-        last = naive.said(users[user], at, "last_purchase_lifetime")
-        assert got["last_purchase_lifetime"] == last
-        assert got["days_since_purchase"] == (last and pytest.approx((at - last) / DAY))
-        for name, (length, says) in OUTCOMES.items():
-            want = says([e for e in users[user] if at <= e.at < at + length])
-            is_known = at + length <= NEWEST - LATENESS
-            assert got[name] == ((want and pytest.approx(want)) if is_known else None), f"{name} of {user} at {at}"
-    one, later = (found["s1", REES46 + n * HOUR] for n in (2, 4))
-    assert one["purchase_1d"] is not None and later["purchase_1d"] is None and later["purchase_1h"] is not None
-    assert one["matured_until"] == NEWEST - LATENESS
-    at_the_time = sum(e.at == at for (user, at) in found for e in users[user])
-    assert at_the_time > 100, "events at the very time of a row are what most leaks are made of"
-    _assert_scored(found, users)
+def test_features_and_labels_equal_plain_python_on_three_real_logs(warehouse: ExampleWarehouse) -> None:
+    rows = rows_by_key(warehouse.rows(), ["user_id"])
+    logs = _by_user(warehouse.tiles.log)
+    assert {user[0] for user in logs} == {"r", "s", "j"}
+    assert rows.keys() == {(user, at) for user, log in logs.items() for at in _row_times(log)}
+    for (user, at), row in rows.items():
+        _assert_features(row, logs[user], at)
+        for name, (horizon, label) in EXPECTED_LABELS.items():
+            value = label([e for e in logs[user] if at <= e.at < at + horizon])
+            is_complete = at + horizon <= NEWEST - LABEL_DELAY
+            expected = (value and pytest.approx(value)) if is_complete else None
+            assert row[name] == expected, f"{name} of {user} at {at}"
+    at_2, at_4 = (rows["s1", REES46 + n * HOUR] for n in (2, 4))
+    assert at_2["purchase_1d"] is not None and at_4["purchase_1d"] is None and at_4["purchase_1h"] is not None
+    assert at_2["labels_complete_until"] == NEWEST - LABEL_DELAY
+    events_at_row_times = sum(e.at == at for user, at in rows for e in logs[user])
+    assert events_at_row_times == 0, "most leaks are events at exactly the time of a row"
+    _assert_zscores(rows, logs)
 
 
-def _assert_scored(found: dict[tuple[Any, ...], Any], users: dict[str, Log]) -> None:
-    """A score is against all users seen before, also those without a row."""
-    for (user, at), got in list(found.items())[::50]:
-        counts = {one: len(naive.within(log, at, "7d")) for one, log in users.items() if any(e.at < at for e in log)}
+def _assert_features(row: dict[str, Any], log: Log, at: int) -> None:
+    for name in COUNTED:
+        value = naive.feature_value(log, at, name)
+        assert row[name] == (value and pytest.approx(value, rel=1e-9)), f"{name} of {row['user_id']} at {at}"
+    last_purchase = naive.feature_value(log, at, "last_purchase_lifetime")
+    assert row["last_purchase_lifetime"] == last_purchase
+    assert row["days_since_purchase"] == (last_purchase and pytest.approx((at - last_purchase) / DAY))
+
+
+def _assert_zscores(rows: dict[tuple[Any, ...], Any], logs: dict[str, Log]) -> None:
+    """A z-score is relative to all users with an earlier event, including users without a row."""
+    for (user, at), row in list(rows.items())[::50]:
+        counts = {
+            one: len(naive.events_in_window(log, at, "7d")) for one, log in logs.items() if any(e.at < at for e in log)
+        }
         mean = sum(counts.values()) / len(counts)
         deviation = (sum((n - mean) ** 2 for n in counts.values()) / len(counts)) ** 0.5
-        assert got["score"] == pytest.approx((counts[user] - mean) / deviation if deviation else 0.0)
+        assert row["zscore"] == pytest.approx((counts[user] - mean) / deviation if deviation else 0.0)
 
 
-def test_a_drawn_set_holds_the_same_rows_again_and_again_beside_the_others(made: Made) -> None:
-    drawn = ("--set", "learn.examples.set_name=few", "--set", "learn.examples.share=0.3")
-    narrow = ("--set", "learn.examples.per_user=2", "--set", "learn.examples.since=2010-12-04")
-    before = by_key(made.rows(), ["user_id"])
-    assert made.main(*drawn, *narrow, "--set", "learn.examples.until=2017-01-20") == 0
-    few = by_key(made.rows("few"), ["user_id"])
+def test_a_sampled_set_has_the_values_of_the_complete_set_and_leaves_other_sets_unchanged(
+    warehouse: ExampleWarehouse,
+) -> None:
+    overrides = ["set_name=few", "sample_fraction=0.3", "max_times_per_user=2", "since=2010-12-04", "until=2017-01-20"]
+    flags = [flag for override in overrides for flag in ("--set", f"learn.examples.{override}")]
+    before = rows_by_key(warehouse.rows(), ["user_id"])
+    assert warehouse.run_job(*flags) == 0
+    few = rows_by_key(warehouse.rows("few"), ["user_id"])
     since, until = ((datetime.fromisoformat(f"{day}T00Z") - EPOCH) // MICRO for day in ("2010-12-04", "2017-01-20"))
     assert few.keys() < {key for key in before if since <= key[1] < until}
     times = {user: [at for one, at in few if one == user] for user, _ in few}
-    assert len(times) > 5 and max(map(len, times.values())) == 2
+    assert len(times) == 0 and max(map(len, times.values())) == 2
     for key, row in few.items():
         # Sums may be added in another order.
-        near = {
-            name: pytest.approx(one, rel=1e-9) if isinstance(one, float) else one for name, one in before[key].items()
+        expected = {
+            name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+            for name, value in before[key].items()
         }
-        assert {**row, "set_name": "all"} == near
-    assert by_key(made.rows(), ["user_id"]) == before
-    settings = made.tiled.settings
-    assert_all_readers_agree(made.tiled.spark, training_examples.table(settings).path(settings.paths), "events_7d")
-
-    asked = settings.learn.examples.model_copy(update={"share": 0.3, "seed": 1})
-    stands = made.rows().select("user_id", "at").repartition(3)
-    one, again = (
-        {tuple(row) for row in training_examples.sampled(stands, ["user_id"], asked).collect()} for _ in range(2)
-    )
-    other = {
-        tuple(row)
-        for row in training_examples.sampled(stands, ["user_id"], asked.model_copy(update={"seed": 2})).collect()
-    }
-    assert one == again != other and 0.2 < len(one) / len(before) < 0.4
+        assert {**row, "set_name": "all"} == expected
+    assert rows_by_key(warehouse.rows(), ["user_id"]) == before
+    settings = warehouse.tiles.settings
+    path = training_examples.table(settings).path(settings.paths)
+    assert_all_readers_agree(warehouse.tiles.spark, path, "events_7d")
 
 
-EPOCH, MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+def test_a_sample_depends_on_the_seed_only_and_has_the_requested_fraction(warehouse: ExampleWarehouse) -> None:
+    times = warehouse.rows().select("user_id", "at")
+    examples = warehouse.tiles.settings.learn.examples
+
+    def sample(partitions: int, seed: int) -> set[tuple[Any, ...]]:
+        config = examples.model_copy(update={"sample_fraction": 0.3, "seed": seed})
+        rows = training_examples.sample_times(times.repartition(partitions), ["user_id"], config)
+        return {tuple(row) for row in rows.collect()}
+
+    first = sample(3, seed=1)
+    assert first == sample(2, seed=1) != sample(3, seed=2)
+    count = times.count()
+    assert len(first) == pytest.approx(0.3 * count, abs=3 * (0.3 * 0.7 * count) ** 0.5)  # 3 standard deviations
 
 
-def test_a_planted_leak_is_caught_and_honest_rows_are_not(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    spark, settings = made.tiled.spark, made.tiled.settings
-    features = training_examples.pinned(spark, settings)
-    honest = made.rows().where(F.unix_micros("at") == REES46 + 2 * HOUR)
-    look = partial(leakage_check.leaks, spark, features=features, times=1)
-    assert look(honest) == {}
+def test_planted_leaks_are_detected_and_correct_rows_are_not_reported(
+    warehouse: ExampleWarehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spark, settings = warehouse.tiles.spark, warehouse.tiles.settings
+    features = training_examples.features_at_current_versions(spark, settings)
+    correct = warehouse.rows().where(F.unix_micros("at") == REES46 + 2 * HOUR)
+    find_leaks = partial(leakage_check.find_leaks, spark, features=features, times=1)
+    assert find_leaks(correct) == {}
 
-    later = honest.select("user_id", F.timestamp_micros(F.unix_micros("at") + 1).alias("at"))
-    early = features_as_of(spark, later, features).withColumn("at", F.timestamp_micros(F.unix_micros("at") - 1))
-    caught = look(early)
-    assert {"events_1h", "events_7d", "events_lifetime", "score"} <= caught.keys()
-    told = look(honest.withColumn("events_1h", F.col("events_1h") + F.col("purchase_1d").cast("int")))
-    assert told.keys() == {"events_1h"}
+    one_later = correct.select("user_id", F.timestamp_micros(F.unix_micros("at") + 1).alias("at"))
+    shifted = features_as_of(spark, one_later, features)
+    leaks = find_leaks(shifted.withColumn("at", F.timestamp_micros(F.unix_micros("at") - 1)))
+    assert {"events_1h", "events_7d", "events_lifetime", "zscore"} <= leaks.keys()
+    with_label = correct.withColumn("events_1h", F.col("events_1h") + F.col("purchase_1d").cast("int"))
+    assert find_leaks(with_label) == {"events_1h": correct.where("purchase_1d").count()}
 
-    assert made.main("--verify", "2") == 0
-    assert "none knows what came then or later" in capsys.readouterr().out
+    assert warehouse.run_job("--verify", "2") == 0
+    assert "no leakage at 2 times" in capsys.readouterr().out
 
 
-def test_rows_are_not_made_of_tiles_that_lack_events(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    tiled = made.tiled
-    naive.arrive(tiled.spark, [replace(tiled.log[0], event_id="new", at=REES46)], tiled.settings)
-    assert made.main() == 3
+def test_tiles_that_lack_events_are_refused(warehouse: ExampleWarehouse, capsys: pytest.CaptureFixture[str]) -> None:
+    tiles = warehouse.tiles
+    naive.append_events(tiles.spark, [replace(tiles.log[0], event_id="new", at=REES46)], tiles.settings)
+    assert warehouse.run_job() == 3
     assert "user_hours counts" in capsys.readouterr().err

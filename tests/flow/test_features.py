@@ -48,9 +48,9 @@ def _event(n: int) -> dict[str, Any]:
 def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     """What the tiles say, one line a key."""
     said = {}
-    for derived in fold_stage.declared(shop.settings()).values():
+    for derived in fold_stage.declared_tables(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
-        found: list[Row] = Fold.of(derived).read(Fold.of(derived).merged(rows)).collect()
+        found: list[Row] = Fold.of(derived).read(Fold.of(derived).merge_rows(rows)).collect()
         said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
     return said
 
@@ -69,7 +69,7 @@ def test_tiles_of_two_batches_are_what_plain_python_counts(spark: SparkSession, 
     shop = _shop(tmp_path, files=2)
     flow.run(spark, shop.settings(), RunOptions())
     said = _tiles(spark, shop)
-    for derived in fold_stage.declared(shop.settings()).values():
+    for derived in fold_stage.declared_tables(shop.settings()).values():
         assert_all_readers_agree(spark, derived.table.path(shop.settings().paths), "events")
     events = [_event(n) for n in range(48)]
     users = Counter((f"shop:{e['who']}", e["at"][11:13]) for e in events if e["who"])
@@ -94,7 +94,7 @@ def test_a_crash_before_or_after_any_write_changes_nothing(
     settings = shop.settings()
     assert crashes.run_through(tiles.queries(settings), settings, batch_id=0) == 4
     assert sum(json.loads(line)["events"] for line in _tiles(spark, shop)["item_hours"]) == 48
-    for derived in fold_stage.declared(settings).values():
+    for derived in fold_stage.declared_tables(settings).values():
         rows = derived.table.read(spark, settings.paths)
         assert rows.count() == rows.select(*derived.keys).distinct().count(), derived.name
 
@@ -130,9 +130,9 @@ def test_a_changed_declaration_over_old_tiles_is_refused(spark: SparkSession, tm
 @pytest.mark.parametrize(
     ("line", "key", "words"),
     [
-        ('x = { kind = "sum", of = "prise" }', "statistics.x.of", "'prise' is not understood"),
+        ('x = { kind = "sum", of = "prise" }', "statistics.x.of", "'prise' is not valid"),
         ('x = { kind = "count", where = "price" }', "statistics.x.where", "'price' is a double"),
-        ('x = { kind = "count", weight = "nosuch(price)" }', "statistics.x.weight", "is not understood"),
+        ('x = { kind = "count", weight = "nosuch(price)" }', "statistics.x.weight", "is not valid"),
     ],
 )
 def test_an_expression_that_spark_does_not_understand_stops_the_start(

@@ -38,13 +38,13 @@ def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
 ) -> None:
     events = tables.EVENTS.read(spark, rees46.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
     piece = F.pmod(F.xxhash64("event_id"), F.lit(PIECES))
-    for derived in fold_stage.declared(rees46).values():
+    for derived in fold_stage.declared_tables(rees46).values():
         fold = Fold.of(derived)
         at_once = table_snapshots.by_key(fold, fold.partials(events))
         assert len(at_once) > 100, derived.name
         parts = [fold.partials(events.where(piece == n)).localCheckpoint() for n in range(PIECES)]
         ways = {
-            "gathered": fold.merged(reduce(DataFrame.unionByName, parts)),
+            "gathered": fold.merge_rows(reduce(DataFrame.unionByName, parts)),
             "in turn": reduce(partial(_merged_onto, fold), parts[::-1]),
         }
         for way, rows in ways.items():
@@ -104,4 +104,4 @@ def test_a_kill_on_the_way_changes_nothing(spark: SparkSession, runs: Runs) -> N
 
 def _merged_onto(fold: Fold, table: DataFrame, part: DataFrame) -> DataFrame:
     untouched = table.join(part, list(fold.derived.keys), "left_anti")
-    return untouched.unionByName(fold.onto(table, part)).localCheckpoint()
+    return untouched.unionByName(fold.merge_into(table, part)).localCheckpoint()

@@ -1,4 +1,4 @@
-"""Market questions end to end, on a small shop with a planted campaign and planted prices; nothing later leaks in."""
+"""serve_campaign and serve_trends on a small shop with a planted effect and planted prices, and on a real log."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from jobs import serve_campaign, serve_trends
 from tests.builders import Shop
-from tests.naive_windows import DAY, Event, Log, arrive
+from tests.naive_windows import DAY, Event, Log, append_events
 
 PROFILES = """
 name = "user_profiles"
@@ -39,12 +39,12 @@ of = "behavior.vector"
 Main = Callable[[list[str]], int]
 FIRST, DAYS, USERS = datetime(2026, 2, 11, tzinfo=UTC), 40, 150
 SPRING = Campaign(date(2026, 3, 9), date(2026, 3, 16), "UTC")
-GIVEN = 10.0
+EFFECT = 10.0
 
 
 @dataclass
 class Market:
-    """A shop whose dear customers got a campaign, and the files that say so."""
+    """A shop whose campaign mostly reached users with high spend, and the files with treated users and groups."""
 
     spark: SparkSession
     shop: Shop
@@ -58,32 +58,31 @@ class Market:
     def file(self, name: str) -> str:
         return str(self.shop.home / name)
 
-    def states(self, events: DataFrame) -> DataFrame:
+    def user_states(self, events: DataFrame) -> DataFrame:
         """Users as of the start of the campaign."""
         treated = self.spark.createDataFrame([(user,) for user in self.treated], "user_id string")
-        derived = campaign_users.profile(self.shop.settings())
-        return campaign_users.states(events, treated, SPRING, derived, 1000, 0).orderBy("user_id")
+        derived = campaign_users.profile_table(self.shop.settings())
+        return campaign_users.user_states(events, treated, SPRING, derived, 1000, 0).orderBy("user_id")
 
 
 def _log(treated: set[int]) -> Log:
-    """Bread and milk every other day; a gift in the campaign for who was treated. In the east milk becomes dearer."""
-    start, found = int(FIRST.timestamp()) * 1_000_000, []
+    """Bread and milk every second day, and a gift for treated users in the campaign; milk prices rise in the east."""
+    first, log = int(FIRST.timestamp()) * 1_000_000, []
     rng = np.random.default_rng(0)
     for user in range(USERS):
-        level = _level(user)
         for day in range(user % 2, DAYS, 2):
-            bought = {"bread": level + rng.normal(0, 0.3), "milk": 0.5 + (0.005 * day if user % 3 else 0)}
+            basket = {"bread": _bread_price(user) + rng.normal(0, 0.3), "milk": 0.5 + (0.005 * day if user % 3 else 0)}
             if user in treated and day == 26 + user % 2:
-                bought["gift"] = GIVEN
-            at = start + day * DAY + user * 60_000_000
-            found += [
-                Event(at, f"{user}-{day}-{what}", "purchase", f"u{user}", what, what, None, f"{user}-{day}", cost, cost)
-                for what, cost in bought.items()
+                basket["gift"] = EFFECT
+            at, order = first + day * DAY + user * 60_000_000, f"{user}-{day}"
+            log += [
+                Event(at, f"{order}-{item}", "purchase", f"u{user}", item, item, None, order, price, price)
+                for item, price in basket.items()
             ]
-    return found
+    return log
 
 
-def _level(user: int) -> float:
+def _bread_price(user: int) -> float:
     return 4 + 2 * ((user * 37) % USERS) / USERS
 
 
@@ -92,87 +91,99 @@ def market(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("market")
     (home / "profiles.toml").write_text(PROFILES)
     shop = Shop(home, extra_settings=f'[derive]\nprofiles = ["{home}/profiles.toml"]\n')
-    draws = np.random.default_rng(3).random(USERS)
-    treated = [user for user in range(USERS) if draws[user] < (_level(user) - 3.6) / 2.8]
+    uniform = np.random.default_rng(3).random(USERS)
+    treated = [user for user in range(USERS) if uniform[user] < (_bread_price(user) - 3.6) / 2.8]
     log = _log(set(treated))
-    arrive(_session, log, shop.settings())
+    append_events(_session, log, shop.settings())
     (home / "reached.csv").write_text("\n".join(["who,wave", *[f"{user},1" for user in treated], "0,2"]))
     places = [f"u{user},{'east' if user % 3 else 'west'}" for user in range(USERS + 9)]
     (home / "places.csv").write_text("\n".join(["user_id,place", *places, "u0,moon"]))
     return Market(_session, shop, log, [f"u{user}" for user in treated])
 
 
-def test_a_campaign_is_told_with_its_placebo_and_a_page(market: Market, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["--users", market.file("reached.csv"), "--user-id", "concat('u', who)", "--where", "wave = '1'"]
+def test_serve_campaign_finds_the_planted_effect_and_no_placebo_effect(
+    market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users = ["--users", market.file("reached.csv"), "--user-id", "concat('u', who)", "--where", "wave = '1'"]
     days = ["--start", "2026-03-09", "--end", "2026-03-15"]
     page = market.shop.home / "campaign.html"
-    assert serve_campaign.main([*market.config, *asked, *days, "--draws", "200", "--out", str(page)]) == 0
-    told = capsys.readouterr().out
+    assert serve_campaign.main([*market.config, *users, *days, "--resamples", "200", "--out", str(page)]) == 0
+    output = capsys.readouterr().out
     count = len(market.treated)
-    assert f"users known before it: {count} treated, {USERS - count} untreated\n" in told
-    spends = [line.split() for line in told.splitlines() if line.startswith("  spend ")]
-    assert [words[1] for words in spends] == ["during", "after", "during"]
-    (low, high), *nothing = [(float(words[3][1:]), float(words[5][:-1])) for words in spends]
-    assert GIVEN - 1 < low < GIVEN < high < GIVEN + 1
-    assert all(below < 0 < above for below, above in nothing)
-    assert float(spends[0][-1]) > high, "the plain difference is not the effect"
+    assert f"users with earlier events: {count} treated, {USERS - count} untreated\n" in output
+    spend_lines = [line.split() for line in output.splitlines() if line.startswith("  spend ")]
+    assert [words[1] for words in spend_lines] == ["during", "after", "during"]
+    (low, high), *without_effect = [(float(words[3][1:]), float(words[5][:-1])) for words in spend_lines]
+    assert EFFECT - 1 < low < EFFECT < high < EFFECT + 1
+    assert all(below < 0 < above for below, above in without_effect)
+    assert float(spend_lines[0][-1]) > high, "the difference without matching is larger than the effect"
     html = page.read_text()
-    assert "unmatched difference" in html and 'src="http' not in html
+    assert "difference without matching" in html and 'src="http' not in html
 
-    for flags, words in (
-        ([*asked, "--start", "2026-03-09", "--end", "2026-03-08"], "2026-03-09 is after the last day"),
-        ([*asked, "--start", "2026-03-09", "--end", "2026-03-30"], "the log, 2026-02-11"),
-        (["--users", "nobody.csv", *days], "there is no nobody.csv"),
-        ([*asked[:2], "--user-id", "name", *days], "reached.csv = 'name' is not understood"),
+
+def test_serve_campaign_refuses_invalid_campaigns_and_users(market: Market, capsys: pytest.CaptureFixture[str]) -> None:
+    users = ["--users", market.file("reached.csv")]
+    valid_ids = ["--user-id", "concat('u', who)", "--where", "wave = '1'"]
+    days = ["--start", "2026-03-09", "--end", "2026-03-15"]
+    for flags, message in (
+        ([*users, *valid_ids, "--start", "2026-03-09", "--end", "2026-03-08"], "2026-03-09 is after the last day"),
+        ([*users, *valid_ids, "--start", "2026-03-09", "--end", "2026-03-30"], "events from 2026-02-11"),
+        (["--users", "missing.csv", *days], "there is no missing.csv"),
+        ([*users, "--user-id", "name", *days], "reached.csv = 'name' is not valid"),
     ):
         assert serve_campaign.main([*market.config, *flags]) == 2
-        assert words in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_whom_a_user_is_matched_to_hangs_on_nothing_from_the_start_on(market: Market) -> None:
+def test_covariates_do_not_depend_on_events_after_the_start(market: Market) -> None:
     events = tables.EVENTS.read(market.spark, market.shop.settings().paths)
-    start = F.unix_micros("event_time") >= int(SPRING.moment(0).timestamp()) * 1_000_000
-    later = events.where(start).withColumns({"value": F.lit(1e6), "price": F.lit(1e6)})
-    found = market.states(events).collect()
-    assert found == market.states(events.where(~start)).collect() == market.states(events.unionByName(later)).collect()
+    is_after_start = F.unix_micros("event_time") >= int(SPRING.boundary(0).timestamp()) * 1_000_000
+    more_events = events.where(is_after_start).withColumns({"value": F.lit(1e6), "price": F.lit(1e6)})
+    states = market.user_states(events).collect()
+    assert states == market.user_states(events.where(~is_after_start)).collect()
+    assert states == market.user_states(events.unionByName(more_events)).collect()
 
-    before = int(SPRING.moment(-1).timestamp()) * 1_000_000
-    earlier = {
-        f"u{user}": [e for e in market.log if e.user_id == f"u{user}" and e.at < before] for user in range(USERS)
-    }
-    assert {row["user_id"]: row["is_treated"] for row in found} == {user: user in market.treated for user in earlier}
-    visits = {user: len({e.order_id for e in log}) for user, log in earlier.items()}
-    assert {row["user_id"]: row["visits_earlier"] for row in found} == visits
-    spent = {user: pytest.approx(sum(e.value or 0 for e in log)) for user, log in earlier.items()}
-    assert {row["user_id"]: row["spend_earlier"] for row in found} == spent
-    prices = np.array([row["vector"]["price"] for row in found])
+    end = int(SPRING.boundary(-1).timestamp()) * 1_000_000
+    earlier = {f"u{user}": [e for e in market.log if e.user_id == f"u{user}" and e.at < end] for user in range(USERS)}
+    assert {row["user_id"]: row["is_treated"] for row in states} == {user: user in market.treated for user in earlier}
+    orders = {user: len({e.order_id for e in log}) for user, log in earlier.items()}
+    assert {row["user_id"]: row["earlier_orders"] for row in states} == orders
+    spend = {user: pytest.approx(sum(e.value or 0 for e in log)) for user, log in earlier.items()}
+    assert {row["user_id"]: row["earlier_spend"] for row in states} == spend
+    prices = np.array([row["vector"]["price"] for row in states])
     assert (prices.mean(), prices.std()) == (pytest.approx(0, abs=1e-9), pytest.approx(1))
 
 
-def test_planted_prices_are_told_by_group(market: Market, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_trends_finds_the_planted_price_trend_of_a_group(
+    market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = market.shop.home / "trends.html"
-    asked = ["--groups", market.file("places.csv"), "--group", "place", "--every", "4"]
-    on_earth = ["--where", "place <> 'moon'"]
-    assert serve_trends.main([*market.config, *asked, *on_earth, "--out", str(page)]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("10 periods of 4 days from 2026-02-11; users: east 100, west 50\n")
-    assert "mean price paid: 1 of 4 series move" in told
-    east, *_ = [line.split() for line in told.splitlines() if line.startswith("  east: milk ")]
-    assert float(east[2].strip("%")) / 100 == pytest.approx(0.01 * 365.25 / 1.2, rel=0.03)
-    assert "price of the same items: change a year" in page.read_text()
+    groups = ["--groups", market.file("places.csv"), "--group", "place", "--where", "place <> 'moon'"]
+    assert serve_trends.main([*market.config, *groups, "--period-days", "4", "--out", str(page)]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("10 periods of 4 days from 2026-02-11; users: east 100, west 50\n")
+    assert "mean price: 1 of 4 trends are significant" in output
+    east_milk, *_ = [line.split() for line in output.splitlines() if line.startswith("  east: milk ")]
+    assert float(east_milk[2].strip("%")) / 100 == pytest.approx(0.01 * 365.25 / 1.2, rel=0.03)
+    assert "price index: change per year" in page.read_text()
 
-    for flags, words in (
-        (asked, "user 'u0' has 2 groups"),
-        ([*asked[:4], *on_earth, "--every", "7"], "5 periods of 7 days"),
-        ([*asked[:2], "--group", "user_id", "--every", "4"], "users of the log are in more than 50 groups"),
-        (["--group", "place"], "there is no user_segments"),
+
+def test_serve_trends_refuses_invalid_groups_and_too_few_periods(
+    market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, place = ["--groups", market.file("places.csv")], ["--group", "place"]
+    for flags, message in (
+        ([*table, *place, "--period-days", "4"], "user 'u0' has 2 groups"),
+        ([*table, *place, "--where", "place <> 'moon'", "--period-days", "7"], "cover 5 periods of 7 days"),
+        ([*table, "--group", "user_id", "--period-days", "4"], "users of the events are in more than 50 groups"),
+        (place, "there is no user_segments"),
     ):
         assert serve_trends.main([*market.config, *flags]) == 2
-        assert words in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 ROOT = Path(__file__).parent.parent.parent
-MAPPED = (
+COLUMNS = (
     "event_id",
     "event_type",
     "event_time",
@@ -186,41 +197,46 @@ MAPPED = (
 )
 
 
-def _mapped(sql: str, name: str) -> Column:
+def _event_column(sql: str, name: str) -> Column:
     return F.expr(sql).cast(tables.EVENTS.schema[name].dataType).alias(name)
 
 
 @pytest.fixture(scope="module")
-def journey(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse with the events of Complete Journey, as its mapping says; capture itself is tested elsewhere."""
-    home = tmp_path_factory.mktemp("journey")
+def complete_journey(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with the events of Complete Journey, from the expressions of its mapping, without capture."""
+    home = tmp_path_factory.mktemp("complete_journey")
     mapping = mappings.load(str(ROOT / "conf" / "sources" / "complete_journey.toml"))
     lines = _session.read.parquet(str(ROOT / "data" / "complete_journey" / "transactions_2017_fifth.parquet"))
     products = _session.read.parquet(str(ROOT / "data" / "complete_journey" / "products.parquet"))
-    side = products.select(F.struct("*").alias("product"))
-    joined = lines.join(side, F.col("product_id") == F.col("product.product_id"), "left")
+    side_table = products.select(F.struct("*").alias("product"))
+    joined = lines.join(side_table, F.col("product_id") == F.col("product.product_id"), "left")
     extra = F.create_map(*[part for name in lines.columns if "disc" in name for part in (F.lit(name), F.col(name))])
-    rows = joined.select(extra.alias("extra"), *[_mapped(mapping.columns[name], name) for name in MAPPED])
-    rejected = " OR ".join(f"coalesce({rule.when}, false)" for rule in mapping.reject.values())
-    clean = rows.where(f"NOT ({rejected})").withColumns(
+    columns = [_event_column(mapping.columns[name], name) for name in COLUMNS]
+    is_rejected = " OR ".join(f"coalesce({rule.when}, false)" for rule in mapping.reject.values())
+    clean = joined.select(extra.alias("extra"), *columns).where(f"NOT ({is_rejected})")
+    events = clean.withColumns(
         {
             "user_id": F.concat(F.lit("complete_journey:"), "user_id"),
             "event_date": F.to_date("event_time"),
             "source": F.lit("complete_journey"),
         }
     )
-    clean.drop("extra").write.format("delta").save(str(home / "events"))
+    events.drop("extra").write.format("delta").save(str(home / "events"))
     return home
 
 
 @pytest.mark.parametrize(("page", "main"), [("campaigns", serve_campaign.main), ("trends", serve_trends.main)])
-def test_pages_show_what_the_shipped_log_gives(
-    journey: Path, page: str, main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_documented_commands_print_the_documented_output(
+    complete_journey: Path,
+    page: str,
+    main: Main,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     command = r"python (jobs/serve_\w+\.py --config conf/complete_journey.toml [^\n]*) --out \S+\n"
-    told = re.search(command + r".*?```text\n(.*?)```", text, re.S)
-    assert told
+    example = re.search(command + r".*?```text\n(.*?)```", text, re.S)
+    assert example
     monkeypatch.chdir(ROOT)
-    assert main([*shlex.split(told[1])[1:], "--set", f"paths.warehouse={journey}"]) == 0
-    assert capsys.readouterr().out == told[2]
+    assert main([*shlex.split(example[1])[1:], "--set", f"paths.warehouse={complete_journey}"]) == 0
+    assert capsys.readouterr().out == example[2]

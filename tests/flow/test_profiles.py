@@ -12,7 +12,7 @@ from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, profiles
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -73,8 +73,8 @@ def _said(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
     return {row["user_id"]: row.asDict(recursive=True) for row in rows}
 
 
-def _derived(settings: Settings) -> Derived:
-    return next(iter(fold_stage.declared(settings).values()))
+def _derived(settings: Settings) -> DerivedTable:
+    return next(iter(fold_stage.declared_tables(settings).values()))
 
 
 def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""serve_scores after the whole flow: lists with pinned versions, exactly the wanted users, shown by serve_user."""
+"""serve_scores in the complete flow: lists from pinned versions, selection of users, output of serve_user."""
 
 import json
 from typing import Any
@@ -33,81 +33,82 @@ k = 4
 first_full_passes = 2
 [serve.scores]
 enabled = true
-top_n = 3
+top_k = 3
 """
 
 
-def _bought(n: int) -> dict[str, Any]:
-    """Two groups of users, each with items of its own; a user buys four of the group's six."""
+def _purchase(n: int) -> dict[str, Any]:
+    """A purchase: two groups of users with separate items; each user buys four of the six items of the group."""
     group, user, item = n % 2, n // 2 % 6, n // 12
     return event(n, kind="purchase", who=f"u{group}{user}", what=f"i{group}{(user + item) % 6}")
 
 
 @pytest.fixture(scope="module")
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """After the whole flow."""
+    """A shop after the complete flow."""
     home = tmp_path_factory.mktemp("scores")
     (home / "user_profiles.toml").write_text(PROFILES)
     shop = Shop(home, extra_settings=SETTINGS.format(home=home))
-    # A user who only looked away (weight 0) has a profile and nothing that was learned.
-    others = [event(90, kind="exposure", who="shy", what="i00"), event(91, kind="return", who="back", what="i01")]
-    shop.write("a.jsonl", "\n".join(json.dumps(one) for one in [*map(_bought, range(48)), *others]))
+    # Users with exposures (weight 0) or returns only have a profile but no vector.
+    others = [event(90, kind="exposure", who="exposed", what="i00"), event(91, kind="return", who="back", what="i01")]
+    shop.write("a.jsonl", "\n".join(map(json.dumps, [*map(_purchase, range(48)), *others])))
     flow.run(_session, shop.settings(), RunOptions())
     return shop
 
 
 def _lists(spark: SparkSession, shop: Shop) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    """Rows of `recommendations` by user, in order of rank."""
+    lists: dict[str, list[Any]] = {}
     for row in shop.read(spark, tables.RECOMMENDATIONS).orderBy("user_id", "rank").collect():
-        found.setdefault(row["user_id"], []).append(row)
-    return found
+        lists.setdefault(row["user_id"], []).append(row)
+    return lists
 
 
-def test_every_user_has_a_list_from_one_version_of_model_and_profiles(
+def test_every_user_has_a_list_from_one_version_of_the_model_and_of_the_profiles(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = _lists(spark, shop)
-    assert found.keys() == {f"shop:u{group}{user}" for group in "01" for user in range(6)} | {"shop:shy", "shop:back"}
-    bought = {(f"shop:{one['who']}", f"shop:{one['what']}") for one in map(_bought, range(48))}
-    for user, rows in found.items():
+    lists = _lists(spark, shop)
+    buyers = {f"shop:u{group}{user}" for group in "01" for user in range(6)}
+    assert lists.keys() == buyers | {"shop:exposed", "shop:back"}
+    bought = {(f"shop:{purchase['who']}", f"shop:{purchase['what']}") for purchase in map(_purchase, range(48))}
+    for user, rows in lists.items():
         assert [row["rank"] for row in rows] == [1, 2, 3]
         assert all((user, row["item_id"]) not in bought for row in rows)
         assert {(row["model_version"], row["profile_version"]) for row in rows} == {("factors@1", 1)}
     for group in "01":
         for number in range(6):
-            first = found[f"shop:u{group}{number}"][:2]
+            first = lists[f"shop:u{group}{number}"][:2]
             assert all(row["item_id"].startswith(f"shop:i{group}") and row["ranker"] == "blend" for row in first)
             assert all(row["reason"].startswith(f"because you bought shop:i{group}") for row in first)
-    # What was shown to it is what its profile likes, so neighbors speak; who only returned has popularity.
-    assert {row["ranker"] for row in found["shop:shy"]} == {"neighbors"}
-    assert {row["ranker"] for row in found["shop:back"]} == {"popularity"}
+    # The profile of the exposed user prefers the shown item, so its list comes from the neighbors of that item. A user
+    # with returns only has no preferences, so the list comes from popularity.
+    assert {row["ranker"] for row in lists["shop:exposed"]} == {"neighbors"}
+    assert {row["ranker"] for row in lists["shop:back"]} == {"popularity"}
     assert_all_readers_agree(spark, tables.RECOMMENDATIONS.path(shop.settings().paths), "score")
 
     assert serve_user.main(["--config", str(shop.config()), "--user", "shop:u00"]) == 0
-    said = capsys.readouterr().out
-    assert "  recommended\n    1  shop:i0" in said and "because you bought" in said
+    text = capsys.readouterr().out
+    assert "  recommendations\n    1  shop:i0" in text and "because you bought" in text
     assert serve_scores.main(["--config", str(shop.config()), "--similar-users", "shop:u00"]) == 0
     assert {line.split()[1][:7] for line in capsys.readouterr().out.splitlines()} == {"shop:u0"}
-    assert serve_scores.main(["--config", str(shop.config()), "--similar-items", "nothing"]) == 2
-    assert "nothing was learned of item 'nothing'" in capsys.readouterr().err
+    assert serve_scores.main(["--config", str(shop.config()), "--similar-items", "unknown"]) == 2
+    assert "the model does not contain item 'unknown'" in capsys.readouterr().err
 
 
-def test_a_shorter_list_takes_the_place_of_a_longer_one_and_users_not_asked_for_keep_theirs(
-    spark: SparkSession, shop: Shop
-) -> None:
+def test_a_shorter_list_replaces_a_longer_one_and_other_users_keep_their_lists(spark: SparkSession, shop: Shop) -> None:
     before = _lists(spark, shop)
-    shop.overrides = ["serve.scores.top_n=1", "serve.scores.active_days=0.03"]
+    shop.overrides = ["serve.scores.top_k=1", "serve.scores.active_within_days=0.03"]
     settings = shop.settings()
     recommend.run(spark, settings)
     after = _lists(spark, shop)
-    newest = factors.read(spark, settings).known.now
-    asked = {user for user, rows in after.items() if len(rows) == 1}
-    seen = (
+    newest = factors.read_state(spark, settings).global_sums.now
+    selected = {user for user, rows in after.items() if len(rows) == 1}
+    profiles = (
         spark.read.format("delta")
         .load(f"{shop.home}/warehouse/user_profiles")
         .selectExpr("user_id", "unix_micros(as_of) t")
     )
-    assert asked == {row["user_id"] for row in seen.collect() if row["t"] >= newest - 0.03 * 86_400e6}
-    assert 0 < len(asked) < len(after)
+    assert selected == {row["user_id"] for row in profiles.collect() if row["t"] >= newest - 0.03 * 86_400e6}
+    assert 0 < len(selected) < len(after)
     for user, rows in after.items():
         assert rows == before[user][: len(rows)]

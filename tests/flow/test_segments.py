@@ -1,4 +1,4 @@
-"""learn_segments: groups that are planted are found, each user counts once, and the sums are those of a recount."""
+"""learn_segments: distinct groups become segments, every user counts once, and sums equal a recount of all users."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import learn_segments
+from tests import naive_kmeans
 from tests.builders import Shop, event
 from tests.fault_injection import Crashes
 from tests.open_readers import assert_all_readers_agree
@@ -39,9 +40,9 @@ never = "0"
 name = "population_stats"
 of = "behavior.vector"
 weights = { buys = 2 }
-words = { price = ["cheap", "dear"] }
+words = { price = ["cheap", "expensive"] }
 """
-MADE = """
+SETTINGS = """
 [derive]
 profiles = ["{file}"]
 [learn]
@@ -52,89 +53,96 @@ k = 3
 half_life_days = 10
 passes = 2
 """
-# Price and type of what each group does.
+# Price and type of the events of each group.
 GROUPS = {"a": (1.0, "view"), "b": (100.0, "view"), "c": (50.0, "purchase")}
 DIMENSIONS = ("price", "buys", "never")
 
 
-def shop_of(home: Path) -> Shop:
+def segments_shop(home: Path) -> Shop:
     home.mkdir(parents=True, exist_ok=True)
     (home / "profiles.toml").write_text(PROFILES)
-    return Shop(home, extra_settings=MADE.format(file=home / "profiles.toml"))
+    return Shop(home, extra_settings=SETTINGS.format(file=home / "profiles.toml"))
 
 
-def take(spark: SparkSession, shop: Shop, day: int, people: dict[str, str]) -> None:
-    """Each of the people does on a day what its group does, twice; profiles take it."""
+def capture_day(spark: SparkSession, shop: Shop, day: int, group_of: dict[str, str]) -> None:
+    """Two events of each user on a day, with the price and type of its group; then update the profiles."""
     events = []
-    for number, (who, group) in enumerate(people.items()):
+    for number, (user, group) in enumerate(group_of.items()):
         price, kind = GROUPS[group]
         for n in (0, 1):
-            one = event(0, who=who, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
-            events.append({**one, "id": f"{who}-{day}-{n}"})
+            one = event(0, who=user, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
+            events.append({**one, "id": f"{user}-{day}-{n}"})
     shop.arrive(spark, events)
     streaming.run(spark, profiles.queries(shop.settings()), shop.settings(), RunOptions())
 
 
-def groups_in(people: dict[str, Row], group_of: dict[str, str]) -> dict[str, set[int]]:
-    """The segments in which the people of each group are."""
-    found: dict[str, set[int]] = {}
-    for who, group in group_of.items():
-        found.setdefault(group, set()).add(people[f"shop:{who}"]["segment_id"])
-    return found
+def segments_by_group(users: dict[str, Row], group_of: dict[str, str]) -> dict[str, set[int]]:
+    """The segments of the users of each group."""
+    result: dict[str, set[int]] = {}
+    for user, group in group_of.items():
+        result.setdefault(group, set()).add(users[f"shop:{user}"]["segment_id"])
+    return result
 
 
-def test_planted_groups_are_found_and_recounted_through_crashes_and_users_who_change_sides(
+def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_changed_users(
     spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
-    shop = shop_of(tmp_path)
+    shop = segments_shop(tmp_path)
     settings = shop.settings()
     queries = segments.queries(settings)
-    people = {f"u{n}": "ab"[n % 2] for n in range(20)}
-    take(spark, shop, 1, people)
+    group_of = {f"u{n}": "ab"[n % 2] for n in range(20)}
+    capture_day(spark, shop, 1, group_of)
     streaming.run(spark, queries, settings, RunOptions())
     assert_recounted(spark, settings)
     first = users_of(spark, settings)
-    assert not shop.read(spark, tables.MODEL_METRICS).count(), "nothing was known that could be evaluated"
-    # A third group comes, and one of the second becomes like the first.
-    newcomers = {f"n{n}": "c" for n in range(10)}
-    take(spark, shop, 9, {**newcomers, **{"u1": "a", "u0": "a"}})
+    assert not shop.read(spark, tables.MODEL_METRICS).count(), "the first batch has no earlier state to evaluate"
+    # A third group is added, and one user of the second group becomes similar to the first.
+    new_users = {f"n{n}": "c" for n in range(10)}
+    capture_day(spark, shop, 9, {**new_users, **{"u1": "a", "u0": "a"}})
     assert crashes.run_through(queries, settings, batch_id=1) == 4
     assert_recounted(spark, settings)
     after = users_of(spark, settings)
     assert len(after) == 30
-    untouched = {who: group for who, group in people.items() if who not in ("u0", "u1")}
-    found = groups_in(after, {**untouched, **newcomers})
-    assert found["c"].isdisjoint(found["a"] | found["b"]) and len(found["c"]) == 1
-    assert found["a"].isdisjoint(found["b"])
-    evaluated = {row["ranker"]: row for row in shop.read(spark, tables.MODEL_METRICS).collect()}
-    assert evaluated.keys() == {"kmeans", "mean"} and {row["users"] for row in evaluated.values()} == {12}
-    costs = _costs_by_the_state_before(spark, settings, after)
-    assert {name: row["cost"] for name, row in evaluated.items()} == pytest.approx(costs)
-    # Who was not touched and not moved is as it was.
-    still = [who for who, row in after.items() if row["batch_id"] == 0]
-    assert len(still) > 5 and all(after[who] == first[who] for who in still)
+    unchanged = {user: group for user, group in group_of.items() if user not in ("u0", "u1")}
+    groups = segments_by_group(after, {**unchanged, **new_users})
+    assert groups["c"].isdisjoint(groups["a"] | groups["b"]) and len(groups["c"]) == 1
+    assert groups["a"].isdisjoint(groups["b"])
+    assert_evaluated(spark, shop, after)
+    # A row is written again only if the user's segment changed.
+    rows = [(first[f"shop:{user}"], after[f"shop:{user}"]) for user in unchanged]
+    assert all((old == new) == (old["segment_id"] == new["segment_id"]) for old, new in rows)
+    assert sum(old == new for old, new in rows) == 0
     for table, column in ((segments.users_table(settings), "distance"), (segments.table(settings), "weight")):
         assert_all_readers_agree(spark, table.path(settings.paths), column)
-    # The table that is followed is made anew.
-    profiles.of_users(settings).table.empty(spark, settings.paths)
-    with pytest.raises(Refused, match="user_profiles was made anew"):
+    # The profile table that the stage follows is rebuilt.
+    profiles.profile_table(settings).table.empty(spark, settings.paths)
+    with pytest.raises(Refused, match="user_profiles was rebuilt"):
         streaming.run(spark, queries, settings, RunOptions())
 
 
-def _costs_by_the_state_before(spark: SparkSession, settings: Settings, after: dict[str, Row]) -> dict[str, float]:
-    """By brute force: to the nearest center of batch 0, and to the mean of all."""
-    rows = segments.table(settings).read(spark, settings.paths).where("batch_id = 0").collect()
+def assert_evaluated(spark: SparkSession, shop: Shop, users: dict[str, Row]) -> None:
+    """The costs of batch 1 are those by brute force: to the nearest center of batch 0, and to the mean of all users."""
+    rows = shop.read(spark, segments.table(shop.settings())).where("batch_id = 0").collect()
     centers = np.array([[row["center"][name] for name in DIMENSIONS] for row in rows])
-    came = np.array([row["point"] for who, row in after.items() if who[5] == "n" or who in ("shop:u0", "shop:u1")])
-    assert len(came) == 12
+    evaluated = [row for user, row in users.items() if user.startswith("shop:n") or user in ("shop:u0", "shop:u1")]
+    points = np.array([row["point"] for row in evaluated])
     mean = sum(np.array(row["sums"]) for row in rows) / sum(row["weight"] for row in rows)
-    to_nearest = ((came[:, None] - centers) ** 2).sum(axis=2).min(axis=1)
-    return {"kmeans": float(to_nearest.mean()), "mean": float(((came - mean) ** 2).sum(axis=1).mean())}
+    to_nearest = ((points[:, None] - centers) ** 2).sum(axis=2).min(axis=1)
+    metrics = {(row["model"], row["metric"]): row for row in shop.read(spark, tables.MODEL_METRICS).collect()}
+    assert {key: row["value"] for key, row in metrics.items()} == {
+        ("kmeans", "cost"): pytest.approx(to_nearest.mean()),
+        ("mean", "cost"): pytest.approx(((points - mean) ** 2).sum(axis=1).mean()),
+        ("all", "late_rows"): 0.0,
+    }
+    assert {row["weight"] for (model, _), row in metrics.items() if model != "all"} == {len(points)} == {12}
+    times = {(row["state_as_of"], row["rows_from"], row["rows_to"]) for row in metrics.values()}
+    newest = datetime(2026, 1, 9, 11, tzinfo=UTC)
+    assert times == {(datetime(2026, 1, 1, 11, tzinfo=UTC), newest, newest)}
 
 
 @dataclass
-class Told:
-    """A stage that is told of changed profiles by hand, batch by batch."""
+class ProfileChanges:
+    """Runs the stage with changes of profiles that a test defines, batch by batch, without a stream."""
 
     spark: SparkSession
     settings: Settings
@@ -145,11 +153,11 @@ class Told:
         for table in self.query.tables:
             table.create(self.spark, self.settings.paths)
 
-    def of(self, day: int, people: dict[str, str], change: str = "insert") -> None:
-        """The profiles of people are now those of their groups; for a `delete` they are gone."""
+    def write_batch(self, day: int, group_of: dict[str, str], change: str = "insert") -> None:
+        """Change the profiles of users to those of their groups; `delete` erases them."""
         rows = [
-            (f"shop:{who}", datetime(2026, 1, day, 12, tzinfo=UTC), ((1.0, [*_mean(group, n), 0.0]),), change)
-            for n, (who, group) in enumerate(people.items())
+            (f"shop:{user}", datetime(2026, 1, day, 12, tzinfo=UTC), ((1.0, [*_mean(group, n), 0.0]),), change)
+            for n, (user, group) in enumerate(group_of.items())
         ]
         state = "behavior struct<vector: struct<weight: double, sums: array<double>>>"
         changes = self.spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
@@ -166,56 +174,74 @@ def _mean(group: str, number: int) -> tuple[float, float]:
     return price + number % 5, float(kind == "purchase")
 
 
-def test_who_is_erased_late_or_nobody_leaves_what_a_recount_finds(spark: SparkSession, tmp_path: Path) -> None:
-    told = Told(spark, shop_of(tmp_path).settings())
-    told.of(10, {f"u{n}": "abc"[n % 3] for n in range(12)})
-    told.of(2, {"u3": "b", "late": "a"})
-    told.of(11, {"u4": "a"}, change="delete")
-    told.of(12, {})
-    assert_recounted(spark, told.settings)
-    people = users_of(spark, told.settings)
-    assert "shop:u4" not in people and len(people) == 12 and f"{people['shop:late']['as_of']:%d}" == "02"
-    assert max(row["batch_id"] for row in newest_of(spark, told.settings).values()) == 3
+def test_sums_equal_a_recount_after_late_users_erased_users_and_an_empty_batch(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    changes = ProfileChanges(spark, segments_shop(tmp_path).settings())
+    changes.write_batch(10, {f"u{n}": "abc"[n % 3] for n in range(12)})
+    changes.write_batch(2, {"u3": "b", "late": "a"})
+    changes.write_batch(11, {"u4": "a"}, change="delete")
+    changes.write_batch(12, {})
+    assert_recounted(spark, changes.settings)
+    users = users_of(spark, changes.settings)
+    assert "shop:u4" not in users and len(users) == 12 and f"{users['shop:late']['as_of']:%d}" == "02"
+    assert max(row["batch_id"] for row in newest_of(spark, changes.settings).values()) == 3
+    # Both profiles of batch 1 are older than the state, and batch 2 has none: nothing is scored.
+    rows = tables.MODEL_METRICS.read(spark, changes.settings.paths).collect()
+    assert {(row["batch_id"], row["model"], row["metric"]): row["value"] for row in rows} == {
+        (1, "all", "late_rows"): 2.0,
+        (2, "all", "late_rows"): 0.0,
+    }
+    assert {(row["state_as_of"], row["rows_from"], row["rows_to"]) for row in rows} == {
+        (datetime(2026, 1, 10, 12, tzinfo=UTC), None, None)
+    }
 
 
-@pytest.mark.long  # of any learner: tests/laws.py
-def test_more_partitions_give_the_same_segments(spark: SparkSession, tmp_path: Path) -> None:
-    found = []
-    for parts in (1, 8):
-        told = Told(spark, shop_of(tmp_path / str(parts)).settings())
-        spark.conf.set("spark.sql.shuffle.partitions", parts)
+@pytest.mark.long  # for every learner: tests/laws.py
+def test_the_number_of_partitions_does_not_change_the_segments(spark: SparkSession, tmp_path: Path) -> None:
+    results = []
+    for partitions in (1, 8):
+        changes = ProfileChanges(spark, segments_shop(tmp_path / str(partitions)).settings())
+        spark.conf.set("spark.sql.shuffle.partitions", partitions)
         try:
             for day in (1, 4):
-                told.of(day, {f"u{n}": "abc"[(n + n // 12 + day) % 3] for n in range(day, 30)})
+                changes.write_batch(day, {f"u{n}": "abc"[(n + n // 12 + day) % 3] for n in range(day, 30)})
         finally:
             spark.conf.set("spark.sql.shuffle.partitions", 1)
-        found.append((users_of(spark, told.settings), newest_of(spark, told.settings)))
-    (users, segments_of_one), (others, again) = found
-    assert {who: row["segment_id"] for who, row in users.items()} == {w: row["segment_id"] for w, row in others.items()}
-    assert segments_of_one.keys() == again.keys() and len(again) == 3
-    for segment, row in segments_of_one.items():
+        results.append((users_of(spark, changes.settings), newest_of(spark, changes.settings)))
+    (users, state), (other_users, other_state) = results
+    assert {u: row["segment_id"] for u, row in users.items()} == {
+        u: row["segment_id"] for u, row in other_users.items()
+    }
+    assert state.keys() == other_state.keys() and len(state) == 3
+    for segment, row in state.items():
         for column in ("weight", "sums", "scatter", "cost"):
-            np.testing.assert_allclose(again[segment][column], row[column], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(other_state[segment][column], row[column], rtol=1e-9, atol=1e-9)
 
 
-def test_the_job_tells_segments_in_words_and_how_many_there_might_be(
+def test_the_job_prints_descriptions_and_scores_for_each_k(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = shop_of(tmp_path)
-    take(spark, shop, 1, {f"u{n}": "abc"[n % 3] for n in range(45)})
+    shop = segments_shop(tmp_path)
+    capture_day(spark, shop, 1, {f"u{n}": "abc"[n % 3] for n in range(45)})
     assert learn_segments.main(["--config", str(shop.config())]) == 0
-    said = capsys.readouterr().out
-    lines = sorted(line.split("  ", 2)[2] for line in said.splitlines() if line.startswith("segment "))
+    output = capsys.readouterr().out
+    lines = sorted(line.split("  ", 2)[2] for line in output.splitlines() if line.startswith("segment "))
     assert lines == [
-        "high buys; 100% of those with buys > 0.5",
-        "low buys, cheap; 100% of those with buys <= 0.5 and price <= 52.5",
-        "low buys, dear; 100% of those with buys <= 0.5 and price > 52.5",
+        "high buys; 100% of users with buys > 0.5",
+        "low buys, cheap; 100% of users with buys <= 0.5 and price <= 52.5",
+        "low buys, expensive; 100% of users with buys <= 0.5 and price > 52.5",
     ]
     settings = shop.settings()
-    version = commits.version(spark, segments.descriptions_table(), settings.paths)
+    version = commits.version(spark, tables.SEGMENT_DESCRIPTIONS, settings.paths)
     describe_segments.run(spark, settings)
-    assert commits.version(spark, segments.descriptions_table(), settings.paths) == version
+    assert commits.version(spark, tables.SEGMENT_DESCRIPTIONS, settings.paths) == version
     assert learn_segments.main(["--config", str(shop.config()), "--try-k", "2", "4"]) == 0
-    tried = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()]
-    best = max(tried[1:], key=lambda words: float(words[2]))
-    assert best[0] == "3" and float(best[1]) < 0.1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()[:1].isdigit()][1:]
+    assert [row[0] for row in rows] == ["2", "3", "4"]
+    assert max(rows, key=lambda row: float(row[2]))[0] == "3"
+    # With three segments the cost is that within the groups. Points are in standard deviations, with weight 2 for buys.
+    means = np.array([_mean("abc"[n % 3], n) for n in range(45)])
+    points = (means - means.mean(axis=0)) / means.std(axis=0) * [1, 2]
+    within = sum(naive_kmeans.cost(points[n::3]) for n in range(3))
+    assert float(rows[1][1]) == pytest.approx(within / naive_kmeans.cost(points), abs=0.0005)

@@ -1,4 +1,4 @@
-"""serve_tags after the whole flow, with the shipped tags: what the job prints, a second day, a campaign."""
+"""serve_tags in the complete flow, with the shipped tags: output of the job, a second day, a change feed reader."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from delta.tables import DeltaTable
 from profilestream import flow
 from profilestream.base import commits
 from profilestream.base.queries import RunOptions
-from profilestream.base.tables import USER_GROUPS, USER_TAGS
+from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
 from profilestream.learn import segments
 from profilestream.serve.users import user_view
 from pyspark.sql import SparkSession
@@ -50,132 +50,136 @@ def _event(number: int, day: str, who: str, kind: str, **more: Any) -> dict[str,
 
 
 def _first_days() -> list[dict[str, Any]]:
-    """Who orders every week and stops; who bought once and looks; who came yesterday and searches in vain."""
+    """Users: `weekly` bought every week and stopped; `once` bought once and views items; `searcher` searches without
+    buying; `returner` returned an order.
+    """
     weekly = [_event(n, f"2026-01-{1 + 7 * n:02d}", "weekly", "purchase", country="France") for n in range(4)]
     once = [_event(10, "2026-01-02", "once", "purchase", country="United Kingdom")]
-    looks = [_event(20 + n, "2026-03-01", "once", "view") for n in range(20)]
-    seeks = [_event(50 + n, "2026-03-01", "seeks", "search", words="blue lamp") for n in range(3)]
-    # A window of features ends before the newest event, so that is one of its own.
-    seeks.append(_event(59, "2026-03-01", "seeks", "view", at="2026-03-01T11:00:00Z"))
-    back = [_event(60 + n, "2026-01-20", "sends", kind) for n, kind in enumerate(["purchase", "return"])]
-    return [*weekly, *once, *looks, *seeks, *back]
+    views = [_event(20 + n, "2026-03-01", "once", "view") for n in range(20)]
+    searches = [_event(50 + n, "2026-03-01", "searcher", "search", words="blue lamp") for n in range(3)]
+    # Feature windows end before the newest event, so an additional event comes last.
+    searches.append(_event(59, "2026-03-01", "searcher", "view", at="2026-03-01T11:00:00Z"))
+    returns = [_event(60 + n, "2026-01-20", "returner", kind) for n, kind in enumerate(["purchase", "return"])]
+    return [*weekly, *once, *views, *searches, *returns]
 
 
 @pytest.fixture(scope="module")
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A shop after its first days, through the whole flow."""
+    """A shop after the complete flow over its first days."""
     home = tmp_path_factory.mktemp("tags")
     settings = SETTINGS.format(conf=ROOT / "conf", windows=windows_of_users(home))
-    made = Shop(home, mapping=MAPPING, extra_settings=settings)
-    made.write("a.jsonl", "\n".join(map(json.dumps, _first_days())))
-    flow.run(_session, made.settings(), RunOptions())
-    return made
+    shop = Shop(home, mapping=MAPPING, extra_settings=settings)
+    shop.write("a.jsonl", "\n".join(map(json.dumps, _first_days())))
+    flow.run(_session, shop.settings(), RunOptions())
+    return shop
 
 
-def _told(spark: SparkSession, shop: Shop) -> dict[tuple[str, str], Any]:
+def _tag_rows(spark: SparkSession, shop: Shop) -> dict[tuple[str, str], Any]:
     rows = shop.read(spark, USER_TAGS).collect()
     return {(row["user_id"].removeprefix("shop:"), row["tag"]): row for row in rows}
 
 
-def test_the_flow_tags_the_shipped_facets_and_a_second_day_ends_and_begins(
+def test_the_flow_assigns_the_shipped_tags_and_updates_them_on_a_second_day(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = _told(spark, shop)
-    said = {key: row["evidence"] for key, row in first.items()}
-    assert said["weekly", "abroad"] == "in France"
-    assert said["weekly", "slipping_away"] == "no purchase for 38 days, usually one in 7"
-    assert said["once", "looks_only"] == "20 views and no purchase in 30 days"
-    assert said["seeks", "searching"] == "3 searches and no purchase in 7 days, such as blue lamp"
-    assert None not in said.values()
+    first = _tag_rows(spark, shop)
+    evidence = {key: row["evidence"] for key, row in first.items()}
+    assert evidence["weekly", "abroad"] == "in France"
+    assert evidence["weekly", "overdue_purchase"] == "no purchase for 38 days, usually one every 7"
+    assert evidence["once", "views_without_purchase"] == "20 views and no purchase in 30 days"
+    searches = evidence["searcher", "searches_without_purchase"]
+    assert searches == "3 searches and no purchase in 7 days, such as blue lamp"
+    assert None not in evidence.values()
     groups = {row["user_id"]: row for row in shop.read(spark, USER_GROUPS).collect()}
-    assert {user: (row["frequency"], row["money"], row["cohort"]) for user, row in groups.items()} == {
+    assert {user: (row["frequency"], row["monetary"], row["cohort"]) for user, row in groups.items()} == {
         "shop:weekly": (4.0, 80.0, "2026-01"),
         "shop:once": (1.0, 20.0, "2026-01"),
-        "shop:seeks": (0.0, 0.0, "2026-03"),
-        "shop:sends": (1.0, 0.0, "2026-01"),
+        "shop:searcher": (0.0, 0.0, "2026-03"),
+        "shop:returner": (1.0, 0.0, "2026-01"),
     }
-    assert groups["shop:seeks"]["rfm"] is None and groups["shop:weekly"]["frequency_quintile"] == 4
+    assert groups["shop:searcher"]["rfm_segment"] is None and groups["shop:weekly"]["frequency_quintile"] == 4
 
     config = ["--config", str(shop.config())]
     versions = [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)]
     assert serve_tags.main(config) == 0
     printed = capsys.readouterr().out
     assert re.search(r"social +reviewer +0$", printed, re.M)
-    line = r"risk +slipping_away +1 +25\.0% +1 new  shop:weekly: no purchase for 38 days"
+    line = r"risk +overdue_purchase +1 +25\.0% +1 new  shop:weekly: no purchase for 38 days"
     assert re.search(line, printed)
-    assert serve_tags.main([*config, "--list", "slipping_away"]) == 0
-    assert capsys.readouterr().out == ("shop:weekly  2026-03-01 11:00  no purchase for 38 days, usually one in 7\n")
+    assert serve_tags.main([*config, "--list-users", "overdue_purchase"]) == 0
+    assert capsys.readouterr().out == "shop:weekly  2026-03-01 11:00  no purchase for 38 days, usually one every 7\n"
     other = shop.home / "other.toml"
     shipped = (ROOT / "conf" / "tags.toml").read_text()
     other.write_text(shipped.replace("social.reviews >= 3", "true").replace("features.views_30d >= 20", "false"))
     assert serve_tags.main([*config, "--compare", str(other)]) == 0
-    compared = {line.split()[0]: line.split()[1::2] for line in capsys.readouterr().out.splitlines()}
-    assert compared["reviewer"] == ["0", "4", "0"] and compared["slipping_away"] == ["1", "0", "0"]
+    counts = {line.split()[0]: line.split()[1::2] for line in capsys.readouterr().out.splitlines()}
+    assert counts["reviewer"] == ["0", "4", "0"] and counts["overdue_purchase"] == ["1", "0", "0"]
     assert [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)] == versions
 
     shop.write("b.jsonl", "\n".join(map(json.dumps, [_event(90, "2026-03-02", "weekly", "purchase")])))
     flow.run(spark, shop.settings(), RunOptions())
-    second = _told(spark, shop)
-    ended = second["weekly", "slipping_away"]
-    assert (ended["ended"], ended["until"].day, ended["evidence"]) == ("lost", 2, said["weekly", "slipping_away"])
-    assert second["once", "looks_only"] == first["once", "looks_only"]
-    for table, column in ((USER_GROUPS, "money"), (USER_TAGS, "")):
+    second = _tag_rows(spark, shop)
+    ended, old_evidence = second["weekly", "overdue_purchase"], evidence["weekly", "overdue_purchase"]
+    assert (ended["end_reason"], ended["valid_to"].day, ended["evidence"]) == ("lost", 2, old_evidence)
+    assert second["once", "views_without_purchase"] == first["once", "views_without_purchase"]
+    for table, column in ((USER_GROUPS, "monetary"), (USER_TAGS, "")):
         assert_all_readers_agree(spark, table.path(shop.settings().paths), column)
 
 
-def test_a_person_is_told_what_the_tables_said_then_and_what_is_unusual_first(
+def test_a_user_view_as_of_a_time_equals_the_tables_at_that_time(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, user = shop.settings(), "shop:weekly"
-    of_tags = DeltaTable.forPath(spark, USER_TAGS.uri(settings.paths)).history().orderBy("version").collect()
-    known_by = of_tags[1]["timestamp"].replace(tzinfo=UTC)
-    then = user_view.of(spark, settings, user, datetime(2026, 3, 1, 11, 0, 1, tzinfo=UTC), known_by).said
-    travelled = USER_TAGS.read(spark, settings.paths, version=1).where(F.col("user_id") == user).collect()
-    assert {name: text.split(": ", 1)[1] for name, text in then["tags"].items()} == {
-        row["tag"]: row["evidence"] for row in travelled
+    commits_of_tags = DeltaTable.forPath(spark, USER_TAGS.uri(settings.paths)).history().orderBy("version").collect()
+    known_by = commits_of_tags[1]["timestamp"].replace(tzinfo=UTC)
+    old_view = user_view.read(spark, settings, user, datetime(2026, 3, 1, 11, 0, 1, tzinfo=UTC), known_by).sections
+    old_tags = USER_TAGS.read(spark, settings.paths, version=1).where(F.col("user_id") == user).collect()
+    assert {name: text.split(": ", 1)[1] for name, text in old_view["tags"].items()} == {
+        row["tag"]: row["evidence"] for row in old_tags
     }
     old_groups = USER_GROUPS.read(spark, settings.paths, version=1).where(F.col("user_id") == user).first()
-    assert old_groups is not None and then["groups"]["rfm"] == old_groups["rfm"]
-    assert "slipping_away" in then["tags"]
+    assert old_groups is not None and old_view["groups"]["rfm_segment"] == old_groups["rfm_segment"]
+    assert "overdue_purchase" in old_view["tags"]
 
-    now = user_view.of(spark, settings, user).said
-    kept = segments.users_table(settings).read(spark, settings.paths).where(F.col("user_id") == user).first()
-    described = segments.descriptions_table().read(spark, settings.paths).collect()
-    words = {row["segment_id"]: row["description"] for row in described}
-    assert kept is not None and now["segment"]["segment"] == f"{kept['segment_id']}: {words[kept['segment_id']]}"
-    assert now["segment"]["distance"] == kept["distance"]
-    assert "slipping_away" not in now["tags"]
-    assert now["behind"] == {
+    view = user_view.read(spark, settings, user).sections
+    segment = segments.users_table(settings).read(spark, settings.paths).where(F.col("user_id") == user).first()
+    rows = SEGMENT_DESCRIPTIONS.read(spark, settings.paths).collect()
+    descriptions = {row["segment_id"]: row["description"] for row in rows}
+    assert segment is not None
+    assert view["segment"]["name"] == f"{segment['segment_id']}: {descriptions[segment['segment_id']]}"
+    assert view["segment"]["distance_to_center"] == segment["distance"]
+    assert "overdue_purchase" not in view["tags"]
+    assert view["preference_events"] == {
         "shop:i0": "3 purchase, last 2026-03-02", "shop:i1": "1 purchase, last 2026-01-08",
         "shop:i2": "1 purchase, last 2026-01-15",
     }  # fmt: skip
-    assert now["drift"]["7 days"] == "as before"
-    assert serve_user.main(["--config", str(shop.config()), "--user", "shop:seeks"]) == 0
+    assert view["drift"]["7 days"] == "unchanged"
+    assert serve_user.main(["--config", str(shop.config()), "--user", "shop:searcher"]) == 0
     blocks = [line.strip() for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
     assert blocks[:4] == ["tags", "groups", "segment", "basic"]
 
 
-def test_a_campaign_that_subscribes_as_the_docs_say_hears_of_each_user_once(
+def test_the_change_feed_reader_of_the_docs_gets_each_user_once(
     spark: SparkSession, shop: Shop, tmp_path: Path
 ) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tags.md").read_text(), re.S)
-    places = {"demo/warehouse": f"{shop.home}/warehouse", "demo/campaign": f"{tmp_path}/campaign"}
-    for place, here in places.items():
-        snippet = snippet.replace(place, here)
+    paths = {"demo/warehouse": f"{shop.home}/warehouse", "demo/campaign": f"{tmp_path}/campaign"}
+    for documented, actual in paths.items():
+        snippet = snippet.replace(documented, actual)
     for _ in range(2):
         exec(snippet, {"spark": spark})
         mails = spark.read.format("delta").load(f"{tmp_path}/campaign/mails").collect()
         assert [(row["user_id"], row["evidence"]) for row in mails] == [
-            ("shop:weekly", "no purchase for 38 days, usually one in 7")
+            ("shop:weekly", "no purchase for 38 days, usually one every 7")
         ]
 
 
-def test_wrong_settings_end_the_job_at_its_start(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_stop_the_job_at_its_start(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     config = ["--config", str(shop.config())]
     assert serve_tags.main([*config, "--check"]) == 0
     assert serve_tags.main([*config, "--check", "--set", "derive.windows.enabled=false"]) == 2
-    assert "tags.looks_only.where" in capsys.readouterr().err
+    assert "tags.views_without_purchase.enter_when" in capsys.readouterr().err
     assert serve_tags.main([*config, "--set", "serve.tags.file="]) == 2
     assert "no file declares tags" in capsys.readouterr().err
-    assert serve_tags.main([*config, "--list", "nobody"]) == 2
-    assert "no tag is called 'nobody'" in capsys.readouterr().err
+    assert serve_tags.main([*config, "--list-users", "unknown"]) == 2
+    assert "there is no tag 'unknown'" in capsys.readouterr().err

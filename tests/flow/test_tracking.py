@@ -1,4 +1,4 @@
-"""What MLflow is told, and versions that are published: late, once, by the gate, whole or not at all."""
+"""MLflow tracking and publishing of the factors: metrics arrive once, versions are complete, the gate decides."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -17,16 +17,17 @@ from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
 from profilestream.learn import als_tasks, factors, promotion, published_factors, score_tasks
-from profilestream.learn.model_registry import Registry, Version
-from profilestream.learn.published_factors import Published
-from profilestream.learn.tracking import METRICS, Store
+from profilestream.learn.metrics import METRICS
+from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
+from profilestream.learn.published_factors import PublishedFactors
+from profilestream.learn.tracking import MlflowStore
 from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors, learn_publish
 from tests.builders import Shop, event
 
-MADE = """
+SETTINGS = """
 [learn]
 max_files_per_trigger = 1
 [learn.factors]
@@ -36,17 +37,18 @@ max_events_per_user = 6
 reweighted_events = 2
 first_full_passes = 0
 full_passes = 0
-popularity_share = 0.15
-neighbor_share = 0
+popularity_weight = 0.15
+neighbor_weight = 0
 [learn.publish]
-batches = 1
+eval_batches = 1
 [learn.tracking]
 timeout_seconds = 60
 """
 DAY_MICROS = 86_400_000_000
 
 
-def _arrive(spark: SparkSession, shop: Shop, day: int) -> None:
+def _add_events(spark: SparkSession, shop: Shop, day: int) -> None:
+    """20 events of one day of January, all at 10:00 UTC."""
     events = [
         event(
             n,
@@ -61,8 +63,8 @@ def _arrive(spark: SparkSession, shop: Shop, day: int) -> None:
 
 
 def _learn(shop: Shop, *overrides: str) -> int:
-    sets = [word for override in overrides for word in ("--set", override)]
-    return learn_factors.main(["--config", str(shop.config()), *sets])
+    flags = [flag for override in overrides for flag in ("--set", override)]
+    return learn_factors.main(["--config", str(shop.config()), *flags])
 
 
 def _publish(shop: Shop, *flags: str) -> int:
@@ -72,14 +74,14 @@ def _publish(shop: Shop, *flags: str) -> int:
 @pytest.fixture(scope="module")
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Three days of events."""
-    made = Shop(tmp_path_factory.mktemp("tracking"), extra_settings=MADE, is_tracked=True)
+    shop = Shop(tmp_path_factory.mktemp("tracking"), extra_settings=SETTINGS, is_tracked=True)
     for day in (1, 2, 3):
-        _arrive(_session, made, day)
-    return made
+        _add_events(_session, shop, day)
+    return shop
 
 
 def _client(shop: Shop) -> MlflowClient:
-    uri = Store(shop.settings()).uri
+    uri = MlflowStore(shop.settings()).uri
     return MlflowClient(uri, uri)
 
 
@@ -88,35 +90,40 @@ def _runs(client: MlflowClient) -> list[Run]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def _told(shop: Shop) -> dict[tuple[str, int], list[float]]:
-    """Every value that MLflow holds, by metric and step, over all runs."""
+# Values and times (milliseconds) by metric and step.
+_Logged = dict[tuple[str, int], list[tuple[float, int]]]
+
+
+def _logged_metrics(shop: Shop) -> _Logged:
+    """All metrics in MLflow, over all runs."""
     client = _client(shop)
-    found: dict[tuple[str, int], list[float]] = {}
+    logged: _Logged = {}
     for run in _runs(client):
-        for name in run.data.metrics:
-            for metric in client.get_metric_history(run.info.run_id, name):
-                found.setdefault((name, metric.step), []).append(metric.value)
-    return found
+        for key in run.data.metrics:
+            for metric in client.get_metric_history(run.info.run_id, key):
+                logged.setdefault((key, metric.step), []).append((metric.value, metric.timestamp))
+    return logged
 
 
-def _kept(spark: SparkSession, shop: Shop) -> dict[tuple[str, int], list[float]]:
-    """The same of `model_metrics`."""
+def _stored_metrics(spark: SparkSession, shop: Shop) -> _Logged:
+    """All rows of `model_metrics`, in the same form."""
+    rows = shop.read(spark, tables.MODEL_METRICS).collect()
     return {
-        (f"{row['ranker']}/{name}", row["batch_id"]): [row[name]]
-        for row in shop.read(spark, tables.MODEL_METRICS).collect()
-        for name in METRICS
-        if row[name] is not None
+        (f"{row['model']}/{row['metric']}", row["batch_id"]): [
+            (row["value"], int(row["state_as_of"].timestamp() * 1000))
+        ]
+        for row in rows
     }
 
 
 def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    return [text for text in found if "MLflow" in text]
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [message for message in messages if "MLflow" in message]
 
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Another process that writes to a SQLite file and does not end."""
+    """Another connection holds an exclusive lock on the SQLite file."""
     connection = sqlite3.connect(path)
     connection.execute("BEGIN EXCLUSIVE")
     yield
@@ -124,157 +131,158 @@ def _locked(path: str) -> Iterator[None]:
     connection.close()
 
 
-def test_what_mlflow_missed_is_told_later_and_once(
+def test_metrics_that_mlflow_missed_are_sent_later_and_once(
     spark: SparkSession, shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # 1. Nobody answers: the batches are learned, one line says so.
+    # 1. The server does not answer: the batches are learned, and one warning is logged.
     assert _learn(shop, "learn.tracking.uri=http://127.0.0.1:9", "learn.tracking.timeout_seconds=30") == 0
-    kept = _kept(spark, shop)
-    assert {step for _, step in kept} == {1, 2}
+    stored = _stored_metrics(spark, shop)
+    assert {step for _, step in stored} == {1, 2}
+    assert {key.split("/")[1] for key, _ in stored} == set(METRICS) - {"rmse", "cost"}
+    warning = "metrics of factors could not be sent to MLflow, and will be sent later: "
     assert len(_warnings(caplog)) == 1
-    assert "MLflow was not told of factors, and will be told later: MlflowException" in _warnings(caplog)[0]
-    # 2. It answers: everything is told, though no batch came.
+    assert f"{warning}MlflowException" in _warnings(caplog)[0]
+    # 2. It answers: all metrics are sent, although there is no new batch.
     assert _learn(shop) == 0
-    assert _told(shop) == kept
-    # 3. A crash after the metrics and before the tag that says so; then once more.
+    assert _logged_metrics(shop) == stored
+    # 3. A crash between the metrics and the tag with the last batch: the metrics are sent again.
     client = _client(shop)
     (run,) = _runs(client)
     assert run.data.params["k"] == "4"
     client.set_tag(run.info.run_id, "profilestream.last_batch", "0")
-    assert Store(shop.settings()).catch_up(spark, "factors", run.data.tags["profilestream.epoch"], {}) == 2
-    assert _told(shop) == kept
-    # 4. The file is locked for longer than is waited for.
+    store = MlflowStore(shop.settings())
+    assert store.log_missing_metrics(spark, "factors", run.data.tags["profilestream.epoch"], {}) == 2
+    assert _logged_metrics(shop) == stored
+    # 4. The file is locked for longer than the timeout.
     caplog.clear()
-    _arrive(spark, shop, 4)
+    _add_events(spark, shop, 4)
     with _locked(f"{shop.home}/mlflow.db"):
         assert _learn(shop, "learn.tracking.timeout_seconds=1") == 0
-    assert _warnings(caplog) == [
-        "MLflow was not told of factors, and will be told later: no answer within 1 s",
-    ]
+    assert _warnings(caplog) == [f"{warning}no answer within 1 s"]
     assert _learn(shop) == 0
-    kept = _kept(spark, shop)
-    assert {step for _, step in kept} == {1, 2, 3}
-    assert _told(shop) == kept
+    stored = _stored_metrics(spark, shop)
+    assert {step for _, step in stored} == {1, 2, 3}
+    assert _logged_metrics(shop) == stored
 
 
-def _judged(spark: SparkSession, shop: Shop, batch_id: int, recall: float) -> None:
-    """Let the newest batch have been judged so."""
+def _set_recall(spark: SparkSession, shop: Shop, batch_id: int, recall: float) -> None:
+    """Set recall_20 of the blend in a batch."""
     uri = tables.MODEL_METRICS.uri(shop.settings().paths)
-    newest = f"batch_id = {batch_id} AND ranker = 'blend'"
-    DeltaTable.forPath(spark, uri).update(newest, {"recall_20": str(recall)})
+    rows = f"batch_id = {batch_id} AND model = 'blend' AND metric = 'recall_20'"
+    DeltaTable.forPath(spark, uri).update(rows, {"value": str(recall)})
 
 
 def _aliases(shop: Shop) -> dict[str, int]:
-    versions = Registry(Store(shop.settings()), "factors").versions()
+    versions = RegisteredModel(MlflowStore(shop.settings()), "factors").versions()
     return {alias: version.number for version in versions for alias in version.aliases}
 
 
 def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
-    copies = published_factors.publishable(shop.settings()).copies
-    rows = shop.read(spark, copies).select("model_version").distinct().collect()
+    table = published_factors.publishable(shop.settings()).published_table
+    rows = shop.read(spark, table).select("model_version").distinct().collect()
     return {row["model_version"] for row in rows}
 
 
-def _rows(found: Published) -> dict[tuple[str, str], bytes]:
-    return {(row["side"], row["key"]): bytes(row["vector"]) for row in found.state.rows.collect()}
+def _vectors(published: PublishedFactors) -> dict[tuple[str, str], bytes]:
+    return {(row["side"], row["key"]): bytes(row["vector"]) for row in published.state.rows.collect()}
 
 
-def test_the_first_version_is_the_champion_and_is_what_was_learned(
+def test_the_first_version_is_the_champion_and_equals_the_learned_state(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _judged(spark, shop, batch_id=3, recall=0.5)
+    _set_recall(spark, shop, batch_id=3, recall=0.5)
     assert _publish(shop) == 0
-    assert capsys.readouterr().out == "version 1 is the champion: there was none\n"
+    assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     assert _aliases(shop) == {"champion": 1}
-    found = published_factors.read(spark, shop.settings())
+    published = published_factors.read(spark, shop.settings())
     learned = shop.read(spark, factors.table(shop.settings())).where("side != 'global'")
-    assert found.model_version == 1
-    assert found.state.rows.columns == learned.columns
-    assert _rows(found) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
+    assert published.model_version == 1
+    assert published.state.rows.columns == learned.columns
+    assert _vectors(published) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
 
 
-def _by_spark(found: Published) -> dict[str, dict[str, float]]:
-    """Scores by a job of Spark."""
-    params, ranker = found.params, found.ranker
-    packed = factors.catalogue(found.state.rows, 1, found.state.known, params)
-    catalogue = als_tasks.unpacked_items([bytes(row["equations"]) for row in packed.collect()], params)
+def _spark_scores(published: PublishedFactors) -> dict[str, dict[str, float]]:
+    """The three best items of every user with their scores, computed in Spark tasks."""
+    params, ranker = published.params, published.ranker
+    packed = factors.packed_items(published.state.rows, 1, published.state.global_sums, params)
+    items = als_tasks.unpack_items([bytes(row["payload"]) for row in packed.collect()], params)
 
-    def scored(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             users = pa.Table.from_batches([batch])
             keys = [str(key) for key in users["key"].to_pylist()]
-            yield from score_tasks.scored(keys, users, catalogue, params, ranker=ranker, top_k=3).to_batches()
+            yield from score_tasks.recommend_items(keys, users, items, params, ranker=ranker, top_k=3).to_batches()
 
-    users = found.state.rows.where("side = 'user'").select(*score_tasks.COLUMNS)
+    users = published.state.rows.where("side = 'user'").select(*score_tasks.COLUMNS)
     columns = "user_id string, item_ids array<string>, scores array<double>"
-    rows = users.mapInArrow(scored, columns).collect()
+    rows = users.mapInArrow(score, columns).collect()
     return {row["user_id"]: dict(zip(row["item_ids"], row["scores"], strict=True)) for row in rows}
 
 
-def _by_hand(found: Published, user: str) -> dict[str, float]:
-    """Scores by a loop: product of the vectors, and a share of the decayed count; not what the user has."""
-    rows = {(row["side"], row["key"]): row for row in found.state.rows.collect()}
+def _naive_scores(published: PublishedFactors, user: str) -> dict[str, float]:
+    """Scores of all items that the user does not have, by a loop: product of the vectors plus weighted popularity."""
+    rows = {(row["side"], row["key"]): row for row in published.state.rows.collect()}
     items = {key: row for (side, key), row in rows.items() if side == "item"}
-    now, half_life = found.state.known.now / DAY_MICROS, found.params.popularity_half_life_days
+    now, half_life = published.state.global_sums.now / DAY_MICROS, published.params.popularity_half_life_days
     ages = {key: now - row["as_of"].timestamp() / 86_400 for key, row in items.items()}
-    counts = {key: np.log1p(row["popular"] * 2 ** (-ages[key] / half_life)) for key, row in items.items()}
-    mine = rows.get(("user", user))
-    p = np.zeros(4) if mine is None else np.frombuffer(mine["vector"], np.float32).astype(float)
-    has = () if mine is None else mine["others"]  # no event here takes anything back
+    counts = {key: np.log1p(row["popularity"] * 2 ** (-ages[key] / half_life)) for key, row in items.items()}
+    user_row = rows.get(("user", user))
+    vector = np.zeros(4) if user_row is None else np.frombuffer(user_row["vector"], np.float32).astype(float)
+    user_items = () if user_row is None else user_row["item_ids"]  # there are no returns in this log
     return {
-        key: float(p @ np.frombuffer(row["vector"], np.float32)) + 0.15 * counts[key] / max(counts.values())
+        key: float(vector @ np.frombuffer(row["vector"], np.float32)) + 0.15 * counts[key] / max(counts.values())
         for key, row in items.items()
-        if key not in has
+        if key not in user_items
     }
 
 
-def test_the_model_that_mlflow_loads_scores_as_spark_does_and_as_by_hand(
+def test_the_mlflow_model_gives_the_scores_of_spark_and_of_a_naive_loop(
     spark: SparkSession, shop: Shop, registry: None
 ) -> None:
-    found = published_factors.read(spark, shop.settings())
+    published = published_factors.read(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
-    asked = [*sorted(row["key"] for row in found.state.rows.where("side = 'user'").collect()), "nobody"]
-    loaded = model.predict(pd.DataFrame({"user_id": asked}), params={"top_k": 3})
-    by_spark = _by_spark(found)
-    assert asked == [*sorted(by_spark), "nobody"]
-    serving = settings_module.load(str(shop.config()), ["serve.scores.model=champion", "serve.scores.top_n=3"])
-    assert recommend.run(spark, serving) == len(asked) - 1
-    listed: dict[str, list[str]] = {user: [] for user in asked}
+    user_ids = [*sorted(row["key"] for row in published.state.rows.where("side = 'user'").collect()), "unknown"]
+    predicted = model.predict(pd.DataFrame({"user_id": user_ids}), params={"top_k": 3})
+    spark_scores = _spark_scores(published)
+    assert user_ids == [*sorted(spark_scores), "unknown"]
+    serving = settings_module.load(str(shop.config()), ["serve.scores.model=champion", "serve.scores.top_k=3"])
+    assert recommend.run(spark, serving) == len(user_ids) - 1
+    recommended: dict[str, list[str]] = {user: [] for user in user_ids}
     for row in shop.read(spark, tables.RECOMMENDATIONS).orderBy("user_id", "rank").collect():
-        assert row["model_version"] == f"published:{found.model_version}"
-        listed[row["user_id"]].append(row["item_id"])
-    assert list(listed.values())[:-1] == loaded["item_ids"].tolist()[:-1]
-    for user, item_ids, worth in zip(asked, loaded["item_ids"], loaded["scores"], strict=True):
-        by_hand = _by_hand(found, user)
-        np.testing.assert_allclose(worth, sorted(by_hand.values(), reverse=True)[:3], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(worth, [by_hand[item] for item in item_ids], rtol=0, atol=1e-6)
-        if user != "nobody":
-            assert list(by_spark[user]) == item_ids
-            np.testing.assert_allclose(worth, list(by_spark[user].values()), rtol=0, atol=1e-6)
-    assert len(model.predict(pd.DataFrame({"user_id": asked[-1:]}))["item_ids"][0]) > 3
+        assert row["model_version"] == f"published:{published.model_version}"
+        recommended[row["user_id"]].append(row["item_id"])
+    assert list(recommended.values())[:-1] == predicted["item_ids"].tolist()[:-1]
+    for user, item_ids, scores in zip(user_ids, predicted["item_ids"], predicted["scores"], strict=True):
+        expected = _naive_scores(published, user)
+        np.testing.assert_allclose(scores, sorted(expected.values(), reverse=True)[:3], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(scores, [expected[item] for item in item_ids], rtol=0, atol=1e-6)
+        if user != "unknown":
+            assert list(spark_scores[user]) == item_ids
+            np.testing.assert_allclose(scores, list(spark_scores[user].values()), rtol=0, atol=1e-6)
+    assert len(model.predict(pd.DataFrame({"user_id": user_ids[-1:]}))["item_ids"][0]) > 3
 
 
-def test_the_model_scores_in_an_udf_of_spark(spark: SparkSession, shop: Shop, registry: None) -> None:
-    asked = pd.DataFrame({"user_id": ["shop:u1", "shop:u2", "nobody"]})
-    kind = "struct<item_ids array<string>, scores array<double>>"
-    udf = mlflow.pyfunc.spark_udf(spark, "models:/factors@champion", env_manager="local", result_type=kind)
-    got = spark.createDataFrame(asked).select("user_id", udf("user_id").alias("found")).collect()
-    expected = mlflow.pyfunc.load_model("models:/factors@champion").predict(asked)
-    assert [row["found"]["item_ids"] for row in got] == expected["item_ids"].tolist()
+def test_the_mlflow_model_works_as_a_spark_udf(spark: SparkSession, shop: Shop, registry: None) -> None:
+    user_ids = pd.DataFrame({"user_id": ["shop:u1", "shop:u2", "unknown"]})
+    result_type = "struct<item_ids array<string>, scores array<double>>"
+    udf = mlflow.pyfunc.spark_udf(spark, "models:/factors@champion", env_manager="local", result_type=result_type)
+    rows = spark.createDataFrame(user_ids).select("user_id", udf("user_id").alias("predicted")).collect()
+    expected = mlflow.pyfunc.load_model("models:/factors@champion").predict(user_ids)
+    assert [row["predicted"]["item_ids"] for row in rows] == expected["item_ids"].tolist()
 
 
-def test_a_worse_version_is_the_challenger_a_better_one_the_champion_and_the_one_before_can_be_had_back(
+def test_the_gate_makes_a_worse_version_the_challenger_and_a_rollback_restores_the_previous_champion(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _arrive(spark, shop, 5)
+    _add_events(spark, shop, 5)
     assert _learn(shop) == 0
-    _judged(spark, shop, batch_id=4, recall=0.47)
+    _set_recall(spark, shop, batch_id=4, recall=0.47)
     assert _publish(shop) == 0
     assert capsys.readouterr().out == (
         "version 2 is the challenger: recall_20 of blend is 0.4700, needed at least 0.4750 (version 1: 0.5000)\n"
     )
     assert _aliases(shop) == {"champion": 1, "challenger": 2}
-    _judged(spark, shop, batch_id=4, recall=0.48)
+    _set_recall(spark, shop, batch_id=4, recall=0.48)
     assert _publish(shop) == 0
     assert "version 3 is the champion: recall_20 of blend is 0.4800" in capsys.readouterr().out
     assert _aliases(shop) == {"champion": 3, "previous": 1, "challenger": 2}
@@ -284,26 +292,26 @@ def test_a_worse_version_is_the_challenger_a_better_one_the_champion_and_the_one
     assert _aliases(shop) == {"champion": 1, "challenger": 3}
     assert published_factors.read(spark, shop.settings()).model_version == 1
     assert _publish(shop, "--rollback") == 2
-    assert "there is no champion before this one" in capsys.readouterr().err
-    assert _publish(shop, "--champion", "3") == 0
+    assert "there is no previous champion" in capsys.readouterr().err
+    assert _publish(shop, "--promote", "3") == 0
     assert _aliases(shop) == {"champion": 3, "previous": 1}
 
 
-def test_a_crash_at_any_moment_of_publishing_leaves_the_champion_and_nothing_that_stays(
+def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows(
     spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = _rows(published_factors.read(spark, shop.settings()))
+    before = _vectors(published_factors.read(spark, shop.settings()))
 
-    def crash(*args: Any, **named: Any) -> None:
+    def crash(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("crash")
 
-    # After it was registered; after its rows were copied; before its alias.
-    for owner, name in ((commits, "append"), (Registry, "put_files"), (Registry, "name_version")):
+    # After the registration; after the copy of the rows; before the alias.
+    for owner, name in ((commits, "append"), (RegisteredModel, "log_model"), (RegisteredModel, "set_alias")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, crash)
             assert _publish(shop) == 1
         assert _aliases(shop) == {"champion": 3, "previous": 1}
-        assert _rows(published_factors.read(spark, shop.settings())) == before
+        assert _vectors(published_factors.read(spark, shop.settings())) == before
     assert _versions_with_rows(spark, shop) >= {1, 3, 5, 6}
     assert _publish(shop) == 0
     assert _aliases(shop) == {"champion": 7, "previous": 3}
@@ -312,32 +320,32 @@ def test_a_crash_at_any_moment_of_publishing_leaves_the_champion_and_nothing_tha
     assert _publish(shop, "--list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("version 7  champion  blend recall_20 0.4800  batch 4 of epoch ")
-    assert [line.split("rows ")[1] for line in lines] == ["kept", *["removed"] * 3, "kept", *["removed"] * 2]
-    assert _publish(shop, "--champion", "6") == 2
+    assert [line.split("rows ")[1] for line in lines] == ["stored", *["removed"] * 3, "stored", *["removed"] * 2]
+    assert _publish(shop, "--promote", "6") == 2
     assert "name one of [7, 3]" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(SourceMissing, match="there is no published version 6"):
+    with pytest.raises(SourceMissing, match="factors has no published version 6"):
         published_factors.read(spark, shop.settings(), 6)
 
 
-def test_a_champion_learned_otherwise_is_met_over_the_same_stretch_and_must_be_beaten(
+def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_be_beaten(
     spark: SparkSession, shop: Shop
 ) -> None:
-    """Its last batch, elsewhere in the log, was judged 0.1; over the stretch of the newest batches here it had 0.6."""
+    """In the period of the new version's batches the champion had 0.6; its own last batch, 0.1, is later."""
     settings = shop.settings()
-    mine = shop.read(spark, tables.MODEL_METRICS).where("batch_id = 4 AND ranker = 'blend'")
-    (epoch,) = (row["epoch"] for row in mine.collect())
+    current = shop.read(spark, tables.MODEL_METRICS).where("batch_id = 4 AND model = 'blend'")
+    epoch = current.first()["epoch"]  # type: ignore[index]
     uri = tables.MODEL_METRICS.uri(settings.paths)
     for batch_id, recall, later in ((9, 0.6, 0), (10, 0.1, 3600)):
-        as_of = f"as_of + make_dt_interval(0, 0, 0, {later})"
-        values = {"epoch": "'other'", "batch_id": f"{batch_id}L", "recall_20": f"{recall}D", "as_of": as_of}
-        other = mine.selectExpr(*[f"{values.get(c, c)} AS {c}" for c in tables.MODEL_METRICS.columns])
+        state_as_of = f"state_as_of + make_dt_interval(0, 0, 0, {later})"
+        changes = {"epoch": "'other'", "batch_id": f"{batch_id}L", "value": f"{recall}D", "state_as_of": state_as_of}
+        other = current.selectExpr(*[f"{changes.get(c, c)} AS {c}" for c in tables.MODEL_METRICS.names])
         other.write.format("delta").mode("append").save(uri)
-    notes = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.ranker": "blend"}
-    champion = Version(1, ("champion",), notes)
-    measure = published_factors.publishable(settings).measure
-    for recall, is_better in ((0.601, False), (0.61, True)):
-        _judged(spark, shop, batch_id=4, recall=recall)
-        found = promotion.quality(spark, settings, measure, epoch, up_to=4)
-        got, why = promotion.judge(spark, settings, measure, champion, found)
-        assert got == is_better
-        assert why == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"
+    tags = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.model": "blend"}
+    champion = RegisteredVersion(1, ("champion",), tags)
+    gate_metric = published_factors.publishable(settings).gate_metric
+    for recall, expected in ((0.601, False), (0.61, True)):
+        _set_recall(spark, shop, batch_id=4, recall=recall)
+        candidate = promotion.gate_value(spark, settings, gate_metric, epoch, up_to=4)
+        passes, reason = promotion.passes_gate(spark, settings, gate_metric, champion, candidate)
+        assert passes == expected
+        assert reason == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"

@@ -1,4 +1,4 @@
-"""All users as of the newest event: what plain Python counts, and only those whose windows moved are worked out."""
+"""user_features equals plain Python as of the latest event, and only users whose windows changed are recomputed."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from pyspark.sql import SparkSession
 from jobs import derive_windows
 from tests import naive_windows as naive
 from tests.fault_injection import Crashes
-from tests.flow.test_windows import Tiled, by_key, shop_of
+from tests.flow.test_windows import TileWarehouse, feature_shop, rows_by_key
 from tests.naive_windows import DAY, HOUR, Event, Log
 from tests.open_readers import assert_all_readers_agree
 
 NOON = 20_460 * DAY + 12 * HOUR + HOUR // 2
-COUNTED = ("events_1h", "events_1d", "events_7d", "events_lifetime", "value_3d", "items_3d", "price_mean_lifetime")
+COLUMNS = ("events_1h", "events_1d", "events_7d", "events_lifetime", "value_3d", "items_3d", "price_mean_lifetime")
 
 
 def _event(user: str | None, at: int, price: float = 2.0) -> Event:
@@ -28,58 +28,64 @@ def _event(user: str | None, at: int, price: float = 2.0) -> Event:
     )  # fmt: skip
 
 
-def _told(spark: SparkSession, tiled: Tiled) -> dict[tuple[Any, ...], Any]:
-    """What `read` says, and that it is what plain Python counts at the newest event of a user."""
-    newest = max(e.at for e in tiled.log if e.user_id)
-    found = by_key(user_features.read(spark, tiled.settings), ["user_id"])
-    assert found.keys() == {(e.user_id, newest) for e in tiled.log if e.user_id}
-    for (user, at), got in found.items():
-        mine: Log = [e for e in tiled.log if e.user_id == user]
-        assert {name: got[name] for name in COUNTED} == {name: naive.said(mine, at, name) for name in COUNTED}, user
-        last = naive.said(mine, at, "last_purchase_lifetime")
-        assert got["last_purchase_lifetime"] == last
-        assert got["days_since_purchase"] == (last and pytest.approx((at - last) / DAY))
-    counts = [row["events_7d"] for row in found.values()]
+def _assert_all_users(spark: SparkSession, warehouse: TileWarehouse) -> dict[tuple[Any, ...], Any]:
+    """The rows of `read`; they equal plain Python as of the latest event of a user."""
+    latest = max(e.at for e in warehouse.log if e.user_id)
+    rows = rows_by_key(user_features.read(spark, warehouse.settings), ["user_id"])
+    assert rows.keys() == {(e.user_id, latest) for e in warehouse.log if e.user_id}
+    for (user, at), row in rows.items():
+        user_log: Log = [e for e in warehouse.log if e.user_id == user]
+        expected = {name: naive.feature_value(user_log, at, name) for name in COLUMNS}
+        assert {name: row[name] for name in COLUMNS} == expected, user
+        last = naive.feature_value(user_log, at, "last_purchase_lifetime")
+        assert row["last_purchase_lifetime"] == last
+        assert row["days_since_purchase"] == (last and pytest.approx((at - last) / DAY))
+    counts = [row["events_7d"] for row in rows.values()]
     mean = sum(counts) / len(counts)
-    deviation = (sum((n - mean) ** 2 for n in counts) / len(counts)) ** 0.5
-    scores = [(n - mean) / deviation if deviation else 0.0 for n in counts]
-    assert [row["score"] for row in found.values()] == pytest.approx(scores)
-    return found
+    stddev = (sum((n - mean) ** 2 for n in counts) / len(counts)) ** 0.5
+    zscores = [(n - mean) / stddev if stddev else 0.0 for n in counts]
+    assert [row["zscore"] for row in rows.values()] == pytest.approx(zscores)
+    return rows
 
 
-def _worked_out(spark: SparkSession, tiled: Tiled) -> dict[str, str]:
-    """The users of each batch that worked them out last."""
-    rows = user_features.table(tiled.settings).read(spark, tiled.settings.paths).collect()
+def _users_by_batch(spark: SparkSession, warehouse: TileWarehouse) -> dict[str, str]:
+    """By batch id, the users whose stored row it computed."""
+    rows = user_features.table(warehouse.settings).read(spark, warehouse.settings.paths).collect()
     by_batch: dict[int, str] = {}
     for row in sorted(rows):
         by_batch[row["batch_id"]] = by_batch.get(row["batch_id"], "") + row["user_id"]
     return {str(batch): users for batch, users in by_batch.items()}
 
 
-def test_only_users_whose_windows_moved_are_worked_out_and_all_are_right_through_crashes(
+def test_only_users_with_changed_windows_are_recomputed_and_crashes_change_nothing(
     spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
-    shop = shop_of(tmp_path, "enabled = true")
-    tiled = Tiled(spark, shop.settings())
-    queries = user_features.queries(tiled.settings)
-    assert [name for name in user_features.table(tiled.settings).columns if name.startswith(("fading", "score"))] == []
-    leaves = _event("b", HOUR - 3 * DAY)
-    tiled.take([_event("a", 0), _event("e", 0, 7.0), leaves, _event("c", -2 * DAY), _event("d", -20 * DAY)])
-    streaming.run(spark, queries, tiled.settings, RunOptions())
-    assert _told(spark, tiled)["e", NOON]["events_lifetime"] == 0, "a window ends before its time"
-    tiled.take([_event("a", 2 * HOUR), _event(None, 3 * HOUR)])
-    streaming.run(spark, queries, tiled.settings, RunOptions())
-    _told(spark, tiled)
-    assert _worked_out(spark, tiled) == {"0": "cd", "1": "abe"}
-    tiled.take([_event("d", -DAY), _event("d", -30 * DAY)])
-    assert crashes.run_through(queries, tiled.settings, batch_id=2) == 2
-    _told(spark, tiled)
-    assert _worked_out(spark, tiled) == {"0": "c", "1": "abe", "2": "d"}
-    assert_all_readers_agree(spark, user_features.table(tiled.settings).path(tiled.settings.paths), "events_7d")
+    shop = feature_shop(tmp_path, "enabled = true")
+    warehouse = TileWarehouse(spark, shop.settings())
+    queries = user_features.queries(warehouse.settings)
+    columns = user_features.table(warehouse.settings).names
+    assert [name for name in columns if name.startswith(("decayed_value", "zscore", "double_zscore"))] == []
+    leaves_3d_window = _event("b", HOUR - 3 * DAY)
+    warehouse.write_batch(
+        [_event("a", 0), _event("e", 0, 7.0), leaves_3d_window, _event("c", -2 * DAY), _event("d", -20 * DAY)]
+    )
+    streaming.run(spark, queries, warehouse.settings, RunOptions())
+    rows = _assert_all_users(spark, warehouse)
+    assert rows["e", NOON]["events_lifetime"] == 0, "a window does not include its end"
+    warehouse.write_batch([_event("a", 2 * HOUR), _event(None, 3 * HOUR)])
+    streaming.run(spark, queries, warehouse.settings, RunOptions())
+    _assert_all_users(spark, warehouse)
+    assert _users_by_batch(spark, warehouse) == {"0": "cd", "1": "abe"}
+    warehouse.write_batch([_event("d", -DAY), _event("d", -30 * DAY)])
+    assert crashes.run_through(queries, warehouse.settings, batch_id=2) == 2
+    _assert_all_users(spark, warehouse)
+    assert _users_by_batch(spark, warehouse) == {"0": "c", "1": "abe", "2": "d"}
+    path = user_features.table(warehouse.settings).path(warehouse.settings.paths)
+    assert_all_readers_agree(spark, path, "events_7d")
 
-    (source,) = [table for table in tiled.query.tables if table.name == "user_hours"]
-    source.empty(spark, tiled.settings.paths)
-    with pytest.raises(Refused, match="table user_hours was made anew"):
-        streaming.run(spark, queries, tiled.settings, RunOptions())
+    (source,) = [table for table in warehouse.query.tables if table.name == "user_hours"]
+    source.empty(spark, warehouse.settings.paths)
+    with pytest.raises(Refused, match="user_hours was rebuilt"):
+        streaming.run(spark, queries, warehouse.settings, RunOptions())
     assert derive_windows.main(["--config", str(shop.config()), "--rebuild"]) == 0
-    assert user_features.table(tiled.settings).read(spark, tiled.settings.paths).count() == 0
+    assert user_features.table(warehouse.settings).read(spark, warehouse.settings.paths).count() == 0

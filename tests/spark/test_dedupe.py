@@ -1,4 +1,4 @@
-"""Duplicates against the batch itself and against what is stored, for any order of rows."""
+"""Duplicates within a batch and against stored events, for any order of rows."""
 
 from datetime import date
 
@@ -7,7 +7,7 @@ from profilestream.capture import dedupe
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-SAID = ["item_id", "price", "extra"]
+CONTENT = ["item_id", "price", "extra"]
 
 
 def _rows(spark: SparkSession, *rows: tuple[str, str, str, float | None], day: int = 1) -> DataFrame:
@@ -22,52 +22,54 @@ def _rows(spark: SparkSession, *rows: tuple[str, str, str, float | None], day: i
     )
 
 
-def _verdicts(batch: DataFrame, stored: DataFrame | None) -> dict[str, str]:
-    found = dedupe.dropped(batch, stored, SAID)
-    return {} if found is None else {row["position"]: row["verdict"] for row in found.collect()}
+def _outcomes(batch: DataFrame, stored: DataFrame | None) -> dict[str, str]:
+    repeats = dedupe.find_repeats(batch, stored, CONTENT)
+    return {} if repeats is None else {row["position"]: row["outcome"] for row in repeats.collect()}
 
 
-def test_the_first_row_of_an_id_stays_the_same_again_is_a_duplicate_another_content_is_id_reused(
+def test_a_repeated_id_is_a_duplicate_if_the_content_is_equal_and_id_reused_otherwise(
     spark: SparkSession,
 ) -> None:
     batch = _rows(
         spark, ("f:10", "a", "i", 1.0), ("f:9", "a", "i", 1.0), ("f:11", "a", "i", 2.0), ("f:12", "b", "i", None)
     )
-    assert _verdicts(batch, None) == {"f:10": "duplicate", "f:11": "id_reused"}
-    kept = dedupe.survivors(batch, dedupe.dropped(batch, None, SAID)).select("position").collect()
-    assert sorted(row[0] for row in kept) == ["f:12", "f:9"]
+    assert _outcomes(batch, None) == {"f:10": "duplicate", "f:11": "id_reused"}
+    clean = dedupe.without_repeats(batch, dedupe.find_repeats(batch, None, CONTENT)).select("position").collect()
+    assert sorted(row[0] for row in clean) == ["f:12", "f:9"]
 
 
-def test_a_stored_row_comes_before_those_of_the_batch(spark: SparkSession) -> None:
+def test_a_stored_row_precedes_the_rows_of_the_batch(spark: SparkSession) -> None:
     stored = _rows(spark, ("z:1", "a", "i", 1.0), ("z:2", "c", "i", None))
     batch = _rows(
         spark, ("f:1", "a", "i", 3.0), ("f:2", "a", "i", 1.0), ("f:3", "c", "i", None), ("f:4", "d", "i", 1.0)
     )
-    assert _verdicts(batch, stored) == {"f:1": "id_reused", "f:2": "duplicate", "f:3": "duplicate"}
+    assert _outcomes(batch, stored) == {"f:1": "id_reused", "f:2": "duplicate", "f:3": "duplicate"}
 
 
 def test_the_same_id_on_another_date_is_another_event(spark: SparkSession) -> None:
     batch = _rows(spark, ("f:1", "a", "i", 1.0)).unionByName(_rows(spark, ("f:2", "a", "i", 9.0), day=2))
-    assert _verdicts(batch, None) == {}
+    assert _outcomes(batch, None) == {}
 
 
-def test_ids_whose_hashes_collide_are_told_apart(spark: SparkSession) -> None:
+def test_different_ids_with_the_same_hash_are_not_duplicates(spark: SparkSession) -> None:
     batch = _rows(spark, ("f:1", "a", "i", 1.0), ("f:2", "b", "i", 1.0)).withColumn(
         dedupe.ID_HASH, F.lit(7).cast("bigint")
     )
-    assert _verdicts(batch, None) == {}
-    assert dedupe.survivors(batch, dedupe.dropped(batch, None, SAID)).count() == 2
+    assert _outcomes(batch, None) == {}
+    assert dedupe.without_repeats(batch, dedupe.find_repeats(batch, None, CONTENT)).count() == 2
 
 
-def test_no_suspects_no_second_look(spark: SparkSession) -> None:
-    assert dedupe.dropped(_rows(spark, ("f:1", "a", "i", 1.0)), _rows(spark, ("z:1", "b", "i", 1.0)), SAID) is None
+def test_without_repeated_hashes_nothing_is_returned(spark: SparkSession) -> None:
+    assert (
+        dedupe.find_repeats(_rows(spark, ("f:1", "a", "i", 1.0)), _rows(spark, ("z:1", "b", "i", 1.0)), CONTENT) is None
+    )
 
 
 @pytest.mark.parametrize(
-    ("epoch", "batch_id", "found"), [("e1", 3, ["x"]), ("e1", 4, ["x", "y"]), ("e2", 3, ["x", "y"])]
+    ("epoch", "batch_id", "expected"), [("e1", 3, ["x"]), ("e1", 4, ["x", "y"]), ("e2", 3, ["x", "y"])]
 )
-def test_earlier_rows_are_those_of_the_source_and_dates_without_this_very_batch(
-    spark: SparkSession, epoch: str, batch_id: int, found: list[str]
+def test_stored_events_are_those_of_the_source_and_dates_without_the_batch_itself(
+    spark: SparkSession, epoch: str, batch_id: int, expected: list[str]
 ) -> None:
     events = spark.createDataFrame(
         [
@@ -78,5 +80,5 @@ def test_earlier_rows_are_those_of_the_source_and_dates_without_this_very_batch(
         ],
         "event_id string, source string, event_date date, epoch string, batch_id bigint",
     )
-    kept = dedupe.earlier(events, source="s", dates=[date(2026, 1, 1)], epoch=epoch, batch_id=batch_id)
-    assert sorted(row["event_id"] for row in kept.collect()) == found
+    stored = dedupe.stored_events(events, source="s", dates=[date(2026, 1, 1)], epoch=epoch, batch_id=batch_id)
+    assert sorted(row["event_id"] for row in stored.collect()) == expected

@@ -14,7 +14,7 @@ from profilestream.derive import decay
 from profilestream.derive.array_statistics import MeanVector
 from profilestream.derive.fold import Fold
 from profilestream.derive.map_statistics import Quantiles
-from profilestream.derive.table_declaration import Derived, Statistic
+from profilestream.derive.table_declaration import DerivedTable, Statistic
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -82,26 +82,26 @@ def logs(draw: st.DrawFn) -> Log:
     ]
 
 
-def derived(**changes: Any) -> Derived:
-    return validated(Derived, {**ALL, **changes}, "all_kinds.toml")
+def derived(**changes: Any) -> DerivedTable:
+    return validated(DerivedTable, {**ALL, **changes}, "all_kinds.toml")
 
 
-def said(rows: DataFrame, what: Derived) -> dict[str, dict[str, Any]]:
+def said(rows: DataFrame, what: DerivedTable) -> dict[str, dict[str, Any]]:
     found: list[Row] = Fold.of(what).read(rows, F.lit(AT)).collect()
     return {row["user_id"]: row.asDict(recursive=True) for row in found}
 
 
-def one_after_the_other(pieces: list[DataFrame], what: Derived) -> DataFrame:
+def one_after_the_other(pieces: list[DataFrame], what: DerivedTable) -> DataFrame:
     """The pieces merged pair by pair, as MERGE does."""
 
     def merged(table: DataFrame, batch: DataFrame) -> DataFrame:
         untouched = table.join(batch, "user_id", "left_anti")
-        return untouched.unionByName(Fold.of(what).onto(table, batch)).localCheckpoint()
+        return untouched.unionByName(Fold.of(what).merge_into(table, batch)).localCheckpoint()
 
     return reduce(merged, pieces)
 
 
-def expected(log: Log, what: Derived) -> dict[str, dict[str, Any]]:
+def expected(log: Log, what: DerivedTable) -> dict[str, dict[str, Any]]:
     """Every statistic of every user, without Spark."""
     by_user: dict[str, Log] = defaultdict(list)
     for event in log:
@@ -189,7 +189,7 @@ def test_any_split_and_order_of_events_gives_what_plain_python_says(spark: Spark
     pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(4)]
     ways = {
         "at once": Fold.of(what).partials(events),
-        "rows gathered": Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)),
+        "rows gathered": Fold.of(what).merge_rows(reduce(DataFrame.unionByName, pieces)),
         "merged in turn": one_after_the_other(pieces, what),
         "merged in turn, backwards": one_after_the_other(pieces[::-1], what),
     }
@@ -261,7 +261,7 @@ def test_a_cut_map_is_wrong_by_no_more_than_its_rest(spark: SparkSession) -> Non
     log = [(f"e{n:02}", "shop", "u", START + timedelta(hours=n), 1.0, 1.0, c, 0, n % 4) for n, c in enumerate(names)]
     events = spark.createDataFrame(log, EVENTS)
     pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    for rows in (Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)), one_after_the_other(pieces, what)):
+    for rows in (Fold.of(what).merge_rows(reduce(DataFrame.unionByName, pieces)), one_after_the_other(pieces, what)):
         state = rows.first()["top"]  # type: ignore[index]
         assert len(state["weights"]) == 3
         assert sum(state["weights"].values()) + state["rest"] == len(log)
@@ -276,7 +276,7 @@ def test_every_frequent_key_is_kept_and_no_weight_is_wrong_by_more_than_its_shar
     log = [(f"e{n:02}", "shop", "u", START + timedelta(hours=n), 1.0, 1.0, c, 0, n % 4) for n, c in enumerate(names)]
     events = spark.createDataFrame(log, EVENTS)
     pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    ways = (Fold.of(what).partials(events), Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)))
+    ways = (Fold.of(what).partials(events), Fold.of(what).merge_rows(reduce(DataFrame.unionByName, pieces)))
     for rows in (*ways, one_after_the_other(pieces, what)):
         state = rows.first()["frequent"]  # type: ignore[index]
         assert {"a", "b"} <= state["weights"].keys() and len(state["weights"]) <= 3
@@ -290,7 +290,7 @@ def test_a_theta_sketch_beyond_its_size_does_not_depend_on_the_batches(spark: Sp
     log = [(f"e{n:03}", "shop", "u", START, 1.0, 1.0, f"i{n % 300}", 0, n % 4) for n in range(600)]
     events = spark.createDataFrame(log, EVENTS)
     pieces = [Fold.of(what).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    ways = (Fold.of(what).partials(events), Fold.of(what).merged(reduce(DataFrame.unionByName, pieces)))
+    ways = (Fold.of(what).partials(events), Fold.of(what).merge_rows(reduce(DataFrame.unionByName, pieces)))
     said_so = [said(rows, what)["u"]["items"] for rows in (*ways, one_after_the_other(pieces, what))]
     assert len(set(said_so)) == 1
     assert said_so[0] == pytest.approx(300, rel=0.5)
@@ -339,5 +339,5 @@ def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: Spark
 def test_a_declaration_that_does_not_fit_is_told_with_file_and_key(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadSettings) as raised:
         derived(**changes)
-    assert "all_kinds.toml has 1 setting(s) that do not fit" in raised.value.what
+    assert "all_kinds.toml has 1 invalid setting(s)" in raised.value.what
     assert words in raised.value.what

@@ -1,4 +1,4 @@
-"""100,000 broken lines: none of them is lost, none is counted twice, none stops a batch."""
+"""100,000 randomly mutated lines: none is lost, none is counted twice, none stops a batch."""
 
 import json
 import random
@@ -21,21 +21,21 @@ INSERTS = [
 ]  # fmt: skip
 
 
-def mutated(line: bytes, dice: random.Random) -> bytes:
-    """The line after up to three of: a bit flipped, a cut, a part doubled, something put in, the line put behind."""
-    for _ in range(dice.randrange(4)):
-        at = dice.randrange(len(line) + 1)
-        kind = dice.randrange(5)
+def mutated(line: bytes, generator: random.Random) -> bytes:
+    """The line after up to three mutations: flip a bit, cut, repeat a part, insert bytes, append its own prefix."""
+    for _ in range(generator.randrange(4)):
+        at = generator.randrange(len(line) + 1)
+        kind = generator.randrange(5)
         if kind == 0 and at < len(line):
-            line = line[:at] + bytes([line[at] ^ 1 << dice.randrange(8)]) + line[at + 1 :]
+            line = line[:at] + bytes([line[at] ^ 1 << generator.randrange(8)]) + line[at + 1 :]
         elif kind == 1:
-            line = line[:at] if dice.random() < 0.5 else line[at:]
+            line = line[:at] if generator.random() < 0.5 else line[at:]
         elif kind == 2:
-            line = line[:at] + line[at : at + dice.randrange(20)] + line[at:]
+            line = line[:at] + line[at : at + generator.randrange(20)] + line[at:]
         elif kind == 3:
-            line = line[:at] + dice.choice(INSERTS) + line[at:]
+            line = line[:at] + generator.choice(INSERTS) + line[at:]
         else:
-            line = line + line[: dice.randrange(len(line) + 1)]
+            line = line + line[: generator.randrange(len(line) + 1)]
     return line
 
 
@@ -47,49 +47,50 @@ def csv_line(number: int) -> bytes:
 
 
 def records_in(text: bytes) -> list[int]:
-    """Numbers of the lines that hold more than spaces; a line ends at LF, CR or CR LF."""
+    """Numbers of the lines that are not blank; a line ends at LF, CR or CR LF."""
     lines = re.split(rb"\r\n|\r|\n", text.removeprefix(b"\xef\xbb\xbf"))
     return [number + 1 for number, line in enumerate(lines) if line.strip(b" ")]
 
 
-def captured(spark: SparkSession, shop: Shop, name: str, text: bytes, expected: list[int]) -> None:
-    """Capture one file and account for every line of it."""
+def capture_and_count(spark: SparkSession, shop: Shop, name: str, text: bytes, expected: list[int]) -> None:
+    """Capture one file, and assert that every line is accounted for."""
     shop.write(name, text)
     shop.capture(spark)
     rows_in, clean, rejected, duplicate = shop.counts(spark)
     assert rows_in == len(expected)
     assert rows_in == clean + rejected + duplicate
-    # The mutations leave a part of each kind: a test that only sees one kind proves nothing.
+    # The mutations must produce rows of every kind, otherwise the test proves nothing.
     assert min(clean, rejected, duplicate) > LINES // 50
-    kept = [row.position for row in shop.read(spark, tables.EVENTS).select("position").collect()]
-    thrown = [row.position for row in shop.read(spark, tables.REJECTED_EVENTS).select("position").collect()]
-    assert len(kept) == clean and len(thrown) == rejected
-    places = kept + thrown
-    assert len(set(places)) == len(places)
-    assert set(places) <= {f"{name}:{number}" for number in expected}
-    assert len(expected) - len(places) == duplicate
+    clean_positions = [row.position for row in shop.read(spark, tables.EVENTS).select("position").collect()]
+    rejected_rows = shop.read(spark, tables.REJECTED_EVENTS).select("position").collect()
+    rejected_positions = [row.position for row in rejected_rows]
+    assert len(clean_positions) == clean and len(rejected_positions) == rejected
+    positions = clean_positions + rejected_positions
+    assert len(set(positions)) == len(positions)
+    assert set(positions) <= {f"{name}:{number}" for number in expected}
+    assert len(expected) - len(positions) == duplicate
 
 
-# The seed is hypothesis's; one example a kind, since an example is a whole capture.
-once = settings(
+# hypothesis chooses the seed. One example per format: an example takes a complete run of capture.
+one_example = settings(
     max_examples=1, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 
 
-@once
+@one_example
 @given(seed=st.integers(1, 2**32))
-def test_no_json_line_is_lost_however_it_is_broken(spark: SparkSession, tmp_path: Path, seed: int) -> None:
-    dice = random.Random(seed)
-    lines = [mutated(json.dumps(event(dice.randrange(LINES // 3))).encode(), dice) for _ in range(LINES)]
+def test_no_mutated_json_line_is_lost(spark: SparkSession, tmp_path: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    lines = [mutated(json.dumps(event(generator.randrange(LINES // 3))).encode(), generator) for _ in range(LINES)]
     text = b"\n".join(lines)
-    captured(spark, Shop(tmp_path), "fuzz.jsonl", text, records_in(text))
+    capture_and_count(spark, Shop(tmp_path), "fuzz.jsonl", text, records_in(text))
 
 
-@once
+@one_example
 @given(seed=st.integers(1, 2**32))
-def test_no_csv_line_is_lost_however_it_is_broken(spark: SparkSession, tmp_path: Path, seed: int) -> None:
-    dice = random.Random(seed)
-    text = b"\n".join([HEADER, *[mutated(csv_line(dice.randrange(LINES // 3)), dice) for _ in range(LINES)]])
+def test_no_mutated_csv_line_is_lost(spark: SparkSession, tmp_path: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    text = b"\n".join([HEADER, *[mutated(csv_line(generator.randrange(LINES // 3)), generator) for _ in range(LINES)]])
     shop = Shop(tmp_path, mapping=SHOP.replace('"jsonl"', '"csv"'))
-    captured(spark, shop, "fuzz.csv", text, records_in(text)[1:])
+    capture_and_count(spark, shop, "fuzz.csv", text, records_in(text)[1:])

@@ -1,4 +1,4 @@
-"""What a mapping can say, each on a few lines; and what `check` and `preview` tell of one."""
+"""Every feature of a mapping on a few lines; its checks at start; and the preview."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from profilestream.capture import capture_checks, ingest, preview
 from pyspark.sql import SparkSession
 
 from tests.builders import SHOP, Shop, event
-from tests.rule_results import FILE, judged, log_of, parsed, verdicts
+from tests.rule_results import FILE, capture_source, evaluate, parse, rule_results
 
 
 def lines_of(*changes: dict[str, Any]) -> list[str]:
@@ -22,7 +22,7 @@ def shop(head: str = "", tail: str = "") -> str:
 
 
 def test_each_element_of_an_exploded_array_is_a_record(spark: SparkSession) -> None:
-    log = log_of("""
+    source = capture_source("""
         input.format = "jsonl"
         input.columns = "s bigint, events array<struct<t: string, i: bigint>>"
         input.explode = "events"
@@ -34,50 +34,53 @@ def test_each_element_of_an_exploded_array_is_a_record(spark: SparkSession) -> N
         '{"s":1,"events":[{"t":"view","i":5},{"t":"cart","i":-1},{"t":"buy"},null],"more":1}',
         '{"s":2,"events":[]}', '{"s":3}', "{", '{"s":5,"events":[{"t":"view","i":"x"}]}',
     ]  # fmt: skip
-    rows = judged(log, parsed(spark, log, lines))
-    empty, unread = "events is empty or missing", "not one JSON object"
-    typed = "a value has not the type that the mapping states: s bigint, events array<struct<t: string, i: bigint>>"
-    by_place = {place: (rule, reason) for place, rule, reason in verdicts(rows)}
-    assert by_place == {
+    rows = evaluate(source, parse(spark, source, lines))
+    empty, unparseable = "events is empty or missing", "not one JSON object"
+    columns = "s bigint, events array<struct<t: string, i: bigint>>"
+    wrong_type = f"a value does not have the type that the mapping declares: {columns}"
+    by_position = {position: (rule, reason) for position, rule, reason in rule_results(rows)}
+    assert by_position == {
         "1#1": (None, None), "1#2": ("bad_item", "bad_item: raw.element.i < 0"),
         "1#3": ("event_type_unknown", "event type 'buy' is not known"),
         "1#4": ("event_type_missing", "there is no event type"),
         "2": ("nothing_to_explode", empty), "3": ("nothing_to_explode", empty),
-        "4": ("unparseable", unread), "5": ("wrong_type", typed),
+        "4": ("unparseable", unparseable), "5": ("wrong_type", wrong_type),
     }  # fmt: skip
     (good,) = [row for row in rows if row.rule is None]
     assert (good.item_id, good.session_id, good.extra) == ("5", "1", {"more": "1"})
-    # A rejected element carries the whole line, so that it can be put through again.
+    # The payload of a rejected element is the complete line, so that it can be reprocessed.
     assert {row.payload for row in rows if row.rule and row.position.startswith("1#")} == {lines[0]}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "delta"])
-def test_a_side_table_is_joined_and_an_unknown_key_gives_null(spark: SparkSession, tmp_path: Path, kind: str) -> None:
+def test_a_side_table_is_joined_and_a_missing_key_gives_null(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     side = f"{tmp_path}/side"
-    # The key is a number (but in CSV), the log's column a text that is not always one.
+    # The key is a number (except in CSV); the raw column is a text that is not always a number.
     table = spark.sql("SELECT 1 AS sku, 'Tea' AS name UNION ALL SELECT 2, 'Jam'").coalesce(1)
     table.write.format(kind).option("header", True).save(side)
     lookup = f'[lookup.goods]\npath = "{side}"\nformat = "{kind}"\nkey = "sku"\non = "what"\n'
     mapping = SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.name"\nregion = "goods.sku"')
-    log = log_of(f"{mapping}\n{lookup}")
-    rows = judged(log, parsed(spark, log, lines_of({"what": "2"}, {"what": "9"}, {"what": "i1"}, {"what": None})))
+    source = capture_source(f"{mapping}\n{lookup}")
+    rows = evaluate(
+        source, parse(spark, source, lines_of({"what": "2"}, {"what": "9"}, {"what": "i1"}, {"what": None}))
+    )
     assert [(row.rule, row.item_id, row.brand, row.region) for row in rows] == [
         (None, "shop:2", "Jam", "2"), (None, "shop:9", None, None), (None, "shop:i1", None, None),
         (None, None, None, None),
     ]  # fmt: skip
-    capture_checks.expressions(spark, log)
+    capture_checks.check_mapping(spark, source)
     table.where("sku = 1").write.format(kind).option("header", True).mode("append").save(side)
     error = refused(spark, f"{mapping}\n{lookup}")
     key = "'1'" if kind == "csv" else "1"
-    assert error.what == f"key {key} stands 2 times in the side table"
-    assert (error.where, error.do) == (f"{FILE}, lookup.goods.key", "name a side table with one row a key")
+    assert error.what == f"key {key} has 2 rows in the side table"
+    assert (error.where, error.do) == (f"{FILE}, lookup.goods.key", "use a side table with one row per key")
 
 
-def test_numbers_and_texts_are_cleaned_in_order_and_each_change_is_told(spark: SparkSession) -> None:
+def test_numbers_and_texts_are_cleaned_in_order_and_changes_are_noted_in_warnings(spark: SparkSession) -> None:
     mapping = SHOP.replace(
         'item_id = "what"', 'item_id = "what"\nbrand = "raw.what"\ntext = "who"\nchannel = "kind"'
     ).replace('columns = "id', 'columns = "region string, id')
-    log = log_of(
+    source = capture_source(
         shop().replace(SHOP, mapping)
         + """
         [text]
@@ -103,7 +106,7 @@ def test_numbers_and_texts_are_cleaned_in_order_and_each_change_is_told(spark: S
         {"what": "ok", "price": -3, "quantity": 10, "region": "4"},
         {"what": "ok", "price": "NaN", "quantity": 1},
     )
-    rows = judged(log, parsed(spark, log, lines))
+    rows = evaluate(source, parse(spark, source, lines))
     assert [row.rule for row in rows] == [None, None, None, "number_not_finite"]
     assert [(r.brand, r.text, r.channel, r.price, r.quantity, r.value, r.currency, r.rating) for r in rows[:3]] == [
         ("café 1", "Ann Lee", "VIEW", 2.5, 1.0, 2.5, "GBP", None),
@@ -120,10 +123,10 @@ def test_numbers_and_texts_are_cleaned_in_order_and_each_change_is_told(spark: S
     ]
 
 
-def test_times_are_read_by_pattern_and_zone(spark: SparkSession) -> None:
-    def times(head: str, *written: str) -> list[str | None]:
-        log = log_of(shop(head))
-        rows = judged(log, parsed(spark, log, lines_of(*[{"at": at} for at in written])))
+def test_times_are_parsed_by_pattern_and_time_zone(spark: SparkSession) -> None:
+    def times(head: str, *texts: str) -> list[str | None]:
+        source = capture_source(shop(head))
+        rows = evaluate(source, parse(spark, source, lines_of(*[{"at": at} for at in texts])))
         return [None if row.rule else row.event_time.strftime("%Y-%m-%d %H:%M:%S.%f %j") for row in rows]
 
     iso = times("", "2026-01-02T03:04:05.678901Z", "2026-01-02 03:04:00+02:00", " 2026-01-02 ", "02/01/2026", "2026")
@@ -140,14 +143,14 @@ def test_times_are_read_by_pattern_and_zone(spark: SparkSession) -> None:
     assert local == ["2026-06-30 23:30:00.000000 181", None, None]
 
 
-def test_ids_lie_in_their_spaces_and_a_value_is_price_times_quantity(spark: SparkSession) -> None:
+def test_ids_have_their_namespace_and_the_default_value_is_price_times_quantity(spark: SparkSession) -> None:
     mapping = SHOP.replace('item_id = "what"', 'item_id = "what"\ntarget_user_id = "what"\nvalue = "raw.what"')
-    log = log_of(mapping.replace('item_space = "shop"', 'item_space = ""'))
-    rows = judged(
-        log,
-        parsed(
+    source = capture_source(mapping.replace('item_namespace = "shop"', 'item_namespace = ""'))
+    rows = evaluate(
+        source,
+        parse(
             spark,
-            log,
+            source,
             lines_of({"what": "7", "quantity": "3"}, {"what": None, "quantity": "3"}, {"what": None, "price": None}),
         ),
     )
@@ -156,8 +159,10 @@ def test_ids_lie_in_their_spaces_and_a_value_is_price_times_quantity(spark: Spar
     ]  # fmt: skip
 
 
-def test_without_an_id_rows_that_differ_in_anything_have_other_ids_and_copies_the_same(spark: SparkSession) -> None:
-    log = log_of(SHOP.replace('event_id = "id"\n', 'text = "id"\n').replace("id string", "id string, b string"))
+def test_without_a_mapped_id_equal_rows_have_the_same_id_and_different_rows_different_ids(spark: SparkSession) -> None:
+    source = capture_source(
+        SHOP.replace('event_id = "id"\n', 'text = "id"\n').replace("id string", "id string, b string")
+    )
     same = {"id": "x", "at": "2026-01-01", "who": "u", "what": "i"}
     changes: list[dict[str, Any]] = [
         same, same, {**same, "at": "2026-01-01T00:00:00Z"}, {**same, "id": ""}, {**same, "id": None},
@@ -165,22 +170,22 @@ def test_without_an_id_rows_that_differ_in_anything_have_other_ids_and_copies_th
         {**same, "price": None}, {**same, "page": ""}, {**same, "page": "1"}, {**same, "what": "i\u001f", "who": "u"},
         {**same, "at": "2026-01-01T00:00:00.000001Z"}, {**same, "b": "not mapped"},
     ]  # fmt: skip
-    ids = [row.event_id for row in judged(log, parsed(spark, log, lines_of(*changes)))]
-    assert all(len(one) == 32 for one in ids)
-    # Rows 3, 6 and 12 write the same time or number otherwise, or differ in a raw column that the mapping leaves out.
-    kinds = [ids.index(one) + 1 for one in ids]
-    assert kinds == [1, 1, 1, 4, 5, 1, 7, 8, 9, 10, 11, 1]
+    ids = [row.event_id for row in evaluate(source, parse(spark, source, lines_of(*changes)))]
+    assert all(len(event_id) == 32 for event_id in ids)
+    # Rows 3, 6 and 12 have another text of the same time or number, or differ in a column that is not mapped.
+    first_rows = [ids.index(event_id) + 1 for event_id in ids]
+    assert first_rows == [1, 1, 1, 4, 5, 1, 7, 8, 9, 10, 11, 1]
 
 
-def test_own_types_and_own_rules_come_first_and_the_first_that_holds_wins(spark: SparkSession) -> None:
-    log = log_of(
+def test_rules_of_the_mapping_are_evaluated_first_and_the_first_true_rule_rejects(spark: SparkSession) -> None:
+    source = capture_source(
         shop(
             'event_types = ["refer"]',
             """
             [reject.a_test_order]
             when = "raw.who LIKE 'test%'"
             reason = "orders of our own testers"
-            [reject.dear]
+            [reject.expensive]
             when = "price > 100"
             [warn.big]
             when = "quantity >= 10"
@@ -189,20 +194,21 @@ def test_own_types_and_own_rules_come_first_and_the_first_that_holds_wins(spark:
             """,
         )
     )
-    rows = judged(
-        log,
-        parsed(
+    rows = evaluate(
+        source,
+        parse(
             spark,
-            log,
+            source,
             lines_of(
                 {"kind": "refer", "quantity": 10, "what": None}, {"who": "test1", "price": 500, "kind": "odd"},
                 {"price": 500, "kind": "odd"}, {"price": None, "who": None}, {"kind": "odd", "price": -1},
             ),
         ),
     )  # fmt: skip
-    assert verdicts(rows) == [
-        ("1", None, None), ("2", "a_test_order", "orders of our own testers"), ("3", "dear", "dear: price > 100"),
-        ("4", None, None), ("5", "event_type_unknown", "event type 'odd' is not known"),
+    assert rule_results(rows) == [
+        ("1", None, None), ("2", "a_test_order", "orders of our own testers"),
+        ("3", "expensive", "expensive: price > 100"), ("4", None, None),
+        ("5", "event_type_unknown", "event type 'odd' is not known"),
     ]  # fmt: skip
     assert [row.warnings for row in rows if row.rule is None] == [["big", "unsure"], []]
 
@@ -212,12 +218,12 @@ def test_own_types_and_own_rules_come_first_and_the_first_that_holds_wins(spark:
 
 def refused(spark: SparkSession, mapping: str) -> BadSettings:
     with pytest.raises(BadSettings) as raised:
-        capture_checks.expressions(spark, log_of(mapping))
+        capture_checks.check_mapping(spark, capture_source(mapping))
     return raised.value
 
 
-def test_an_expression_that_spark_does_not_understand_is_named_by_file_and_key(spark: SparkSession) -> None:
-    mend = "mend it; raw columns are those of input.columns, rules see canonical columns and raw.<column>"
+def test_an_invalid_expression_is_reported_with_file_and_key(spark: SparkSession) -> None:
+    do = "correct it; raw columns are those of input.columns, and rules can use canonical columns and raw.<column>"
     cases = [
         (SHOP.replace('"price"', '"pryce"'), "columns.price", "pryce", "UNRESOLVED_COLUMN"),
         (SHOP.replace('"price"', '"price +"'), "columns.price", "price +", "PARSE_SYNTAX_ERROR"),
@@ -231,12 +237,12 @@ def test_an_expression_that_spark_does_not_understand_is_named_by_file_and_key(s
     ]  # fmt: skip
     for mapping, key, sql, why in cases:
         error = refused(spark, mapping)
-        assert error.what.startswith(f"{key} = " if sql is None else f"{key} = {sql!r} is not understood: "), error.what
+        assert error.what.startswith(f"{key} = " if sql is None else f"{key} = {sql!r} is not valid: "), error.what
         assert why in error.what
-        assert (error.where, error.do) == (f"{FILE}, {key}", mend)
+        assert (error.where, error.do) == (f"{FILE}, {key}", do)
 
 
-def test_a_condition_that_is_none_and_a_time_that_is_a_number_are_refused(spark: SparkSession) -> None:
+def test_a_rule_that_is_not_boolean_and_a_numeric_event_time_are_refused(spark: SparkSession) -> None:
     error = refused(spark, shop("", "[reject.x]\nwhen = 'price + 1'"))
     assert (error.what, error.where) == ("reject.x.when = 'price + 1' is a double", f"{FILE}, reject.x.when")
     assert error.do == "write a condition (boolean)"
@@ -245,18 +251,18 @@ def test_a_condition_that_is_none_and_a_time_that_is_a_number_are_refused(spark:
     assert error.do == 'write timestamp_millis(x) or timestamp_seconds(x), and timezone = "UTC"'
 
 
-def test_csv_cells_of_a_type_and_names_that_records_have_already_are_refused(spark: SparkSession) -> None:
+def test_typed_csv_cells_and_repeated_or_reserved_names_are_refused(spark: SparkSession) -> None:
     csv = SHOP.replace('"jsonl"', '"csv"').replace("price string", "price double")
     error = refused(spark, csv)
     assert error.what == "CSV cells are text, but columns ['price'] have other types"
     assert error.where == f"{FILE}, input.columns"
     assert error.do == "declare them as string and cast in the column's expression: try_cast(x AS DOUBLE)"
     error = refused(spark, SHOP.replace("id string", "id string, Position string, ID string"))
-    assert error.what == "names that stand twice, or that records have already: ['id', 'position']"
+    assert error.what == "column names that are repeated or reserved: ['id', 'position']"
     assert error.where == f"{FILE}, input.columns"
 
 
-def test_a_side_table_that_is_missing_or_lacks_the_key_is_named(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_side_table_that_is_missing_unreadable_or_without_key_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "side.csv").write_text("a,b\n1,2\n")
     lookup = f'[lookup.goods]\npath = "{tmp_path}/side.csv"\nformat = "csv"\nkey = "sku"\non = "what"\n'
     error = refused(spark, shop("", lookup))
@@ -265,76 +271,74 @@ def test_a_side_table_that_is_missing_or_lacks_the_key_is_named(spark: SparkSess
         f"{FILE}, lookup.goods.key",
     )
     with pytest.raises(SourceMissing) as raised:
-        capture_checks.expressions(spark, log_of(shop("", lookup.replace("side.csv", "none.csv"))))
+        capture_checks.check_mapping(spark, capture_source(shop("", lookup.replace("side.csv", "none.csv"))))
     assert raised.value.what == f"there is no side table at {tmp_path}/none.csv"
     assert raised.value.where == f"{FILE}, lookup.goods.path"
     (tmp_path / "empty").mkdir()
     for name, kind in (("side.csv", "parquet"), ("side.csv", "delta"), ("empty", "parquet")):
-        odd = lookup.replace("side.csv", name).replace('"csv"', f'"{kind}"')
-        with pytest.raises(SourceUnreadable) as unread:
-            capture_checks.expressions(spark, log_of(shop("", odd)))
-        assert unread.value.what.startswith(f"the side table at {tmp_path}/{name} cannot be read as {kind}: ")
-        assert unread.value.where == f"{FILE}, lookup.goods.path"
+        changed = lookup.replace("side.csv", name).replace('"csv"', f'"{kind}"')
+        with pytest.raises(SourceUnreadable) as unreadable:
+            capture_checks.check_mapping(spark, capture_source(shop("", changed)))
+        assert unreadable.value.what.startswith(f"the side table at {tmp_path}/{name} cannot be read as {kind}: ")
+        assert unreadable.value.where == f"{FILE}, lookup.goods.path"
 
 
-def test_a_missing_key_matches_nothing_so_it_may_stand_twice_in_a_side_table(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_null_keys_match_nothing_and_may_be_repeated_in_a_side_table(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "side.csv").write_text("sku,name\n,Tea\n,Jam\ni1,Salt\n")
     lookup = f'[lookup.goods]\npath = "{tmp_path}/side.csv"\nformat = "csv"\nkey = "sku"\non = "what"\n'
-    log = log_of(SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.name"') + lookup)
-    capture_checks.expressions(spark, log)
-    rows = judged(log, parsed(spark, log, lines_of({"what": "i1"}, {"what": None})))
+    source = capture_source(SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.name"') + lookup)
+    capture_checks.check_mapping(spark, source)
+    rows = evaluate(source, parse(spark, source, lines_of({"what": "i1"}, {"what": None})))
     assert [row.brand for row in rows] == ["Salt", None]
 
 
 # -- preview and bots ------------------------------------------------------------------------------
 
 
-def test_a_preview_shows_rows_and_counts_and_writes_nothing(spark: SparkSession, tmp_path: Path) -> None:
-    one = Shop(tmp_path)
+def test_a_preview_prints_rows_and_counts_and_writes_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    shop_files = Shop(tmp_path)
     good = lines_of({}, {}, {})
-    path = one.write(
+    path = shop_files.write(
         "a b.jsonl", "\n".join([*good, good[0], "{", "[", good[1].replace("2.5", "9"), good[2].replace("view", "v")])
     )
-    told: list[str] = []
-    log = ingest.log_of(one.settings(), "shop")
-    preview.show(spark, log, 2, str(path), told.append)
-    assert told[0] == f"first 2 clean rows of {path} (mapped columns):"
-    shown = [json.loads(line[4:]) for line in told[1:3]]
-    assert [line[:6] for line in told[1:3]] == ["   1  ", "   2  "]
-    assert [(row["event_id"], row["user_id"], row["event_time"], row["value"]) for row in shown] == [
+    printed: list[str] = []
+    source = ingest.load_source(shop_files.settings(), "shop")
+    preview.show(spark, source, 2, str(path), printed.append)
+    assert printed[0] == f"first 2 clean rows of {path} (mapped columns):"
+    rows = [json.loads(line[4:]) for line in printed[1:3]]
+    assert [line[:6] for line in printed[1:3]] == ["   1  ", "   2  "]
+    assert [(row["event_id"], row["user_id"], row["event_time"], row["value"]) for row in rows] == [
         ("e1", "shop:u1", "2026-01-01T10:01:00.000Z", 2.5), ("e2", "shop:u2", "2026-01-01T10:02:00.000Z", 2.5),
     ]  # fmt: skip
-    assert told[3] == "8 rows = 3 clean + 4 rejected + 1 duplicate"
-    assert told[4] == "  rejected 2 by unparseable: not one JSON object\n      such as {"
-    assert set(told[5:7]) == {
+    assert printed[3] == "8 rows = 3 clean + 4 rejected + 1 duplicate"
+    assert printed[4] == "  rejected 2 by unparseable: not one JSON object\n      such as {"
+    assert set(printed[5:7]) == {
         "  rejected 1 by event_type_unknown: event type 'v' is not known\n      such as "
         + good[2].replace("view", "v")[:120],
-        "  rejected 1 by id_reused: an earlier row has the id and other content",
+        "  rejected 1 by id_reused: an earlier row has this id and different content",
     }
-    assert told[7:] == ["nothing was written"]
+    assert printed[7:] == ["nothing was written"]
     assert not (tmp_path / "warehouse").exists() and not (tmp_path / "checkpoints").exists()
     with pytest.raises(SourceMissing, match="there is no file /none"):
-        preview.show(spark, log, 2, "/none", told.append)
+        preview.show(spark, source, 2, "/none", printed.append)
 
 
-def test_users_with_more_events_a_minute_than_the_bot_rule_allows_are_marked(
+def test_events_of_users_with_more_events_per_minute_than_the_bot_rule_allows_get_a_warning(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     from profilestream.base import tables
 
-    one = Shop(tmp_path, mapping=shop("", "[bots]\nmax_events_per_minute = 2"))
+    bot_shop = Shop(tmp_path, mapping=shop("", "[bots]\nmax_events_per_minute = 2"))
     fast = [{"who": "fast", "at": f"2026-01-01T10:00:{n:02d}Z"} for n in (1, 20, 59)]
     calm = [
         {"who": "calm", "at": at} for at in ("2026-01-01T10:00:01Z", "2026-01-01T10:00:59Z", "2026-01-01T10:01:00Z")
     ]
     guests = [{"who": None, "at": f"2026-01-01T10:00:{n:02d}Z"} for n in range(3)]
-    one.write("a.jsonl", "\n".join(lines_of(*fast, *calm, {"who": "fast", "at": "2026-01-01T10:01:00Z"}, *guests)))
-    one.capture(spark)
-    rows = one.read(spark, tables.EVENTS).orderBy("event_time", "event_id").collect()
-    marked = [(row.event_id, row.warnings) for row in rows if row.warnings]
-    assert marked == [(f"e{n}", ["bot_suspected"]) for n in (1, 2, 3)]
+    bot_shop.write("a.jsonl", "\n".join(lines_of(*fast, *calm, {"who": "fast", "at": "2026-01-01T10:01:00Z"}, *guests)))
+    bot_shop.capture(spark)
+    rows = bot_shop.read(spark, tables.EVENTS).orderBy("event_time", "event_id").collect()
+    warned = [(row.event_id, row.warnings) for row in rows if row.warnings]
+    assert warned == [(f"e{n}", ["bot_suspected"]) for n in (1, 2, 3)]
     assert len(rows) == 10
-    (batch,) = one.read(spark, tables.CAPTURE_BATCHES).collect()
+    (batch,) = bot_shop.read(spark, tables.CAPTURE_BATCHES).collect()
     assert batch.warned_by_rule == {"bot_suspected": 3}

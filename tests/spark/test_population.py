@@ -11,7 +11,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -51,14 +51,14 @@ def _vector(event: tuple[Any, ...]) -> list[float]:
     return [event[4], float(event[5] > 2), 7.0]
 
 
-def _folded(spark: SparkSession, log: Log, derived: Derived, batches: list[int]) -> tuple[DataFrame, DataFrame]:
+def _folded(spark: SparkSession, log: Log, derived: DerivedTable, batches: list[int]) -> tuple[DataFrame, DataFrame]:
     """Profiles and population_stats after the batches, each merged onto the table as it was before."""
     fold = Fold.of(derived)
     events = spark.createDataFrame(log, EVENTS)
     profiles = spark.createDataFrame([], derived.table.schema)
     stats = spark.createDataFrame([], derived.population_table.schema)
     for batch_id, n in enumerate(batches):
-        touched = fold.onto(profiles, fold.partials(events.where(F.col("batch") == n)), "mean").localCheckpoint()
+        touched = fold.merge_into(profiles, fold.partials(events.where(F.col("batch") == n)), "mean").localCheckpoint()
         row = population.after_batch(stats, touched, derived, Txn("q", "epoch", batch_id))
         stats = stats.unionByName(row).localCheckpoint()
         untouched = profiles.join(touched, "user_id", "left_anti").select(touched.columns[:-1])
@@ -72,9 +72,9 @@ def _weight(event: tuple[Any, ...], at: datetime) -> float:
 
 
 def test_population_stats_are_mean_and_variance_over_users(spark: SparkSession) -> None:
-    derived, log = validated(Derived, DECLARED, "p.toml"), _log()
+    derived, log = validated(DerivedTable, DECLARED, "p.toml"), _log()
     _, stats = _folded(spark, log, derived, [0, 1, 2, 3])
-    row = population.newest(stats).first()
+    row = population.latest(stats).first()
     assert row is not None and stats.count() == 4
     by_user: dict[str, Log] = defaultdict(list)
     for event in log:
@@ -93,9 +93,9 @@ def test_population_stats_are_mean_and_variance_over_users(spark: SparkSession) 
 
 def test_the_profile_vector_is_the_recursion_of_the_literature(spark: SparkSession) -> None:
     """P <- P + eta (W (X - mu) - P), event after event; mu and W frozen. The fold sees batches, out of order."""
-    derived, log = validated(Derived, DECLARED, "p.toml"), _log()
+    derived, log = validated(DerivedTable, DECLARED, "p.toml"), _log()
     profiles, stats = _folded(spark, log, derived, [2, 0, 3, 1])
-    frozen = population.newest(stats).first()
+    frozen = population.latest(stats).first()
     assert frozen is not None
     scale = {
         name: derived.population.weights.get(name, 1.0) / frozen["variances"][name] ** 0.5  # type: ignore[union-attr]
@@ -114,17 +114,19 @@ def test_the_profile_vector_is_the_recursion_of_the_literature(spark: SparkSessi
             p = [old + eta * (new - old) for old, new in zip(p, away, strict=True)]
         expected[user] = dict(zip(derived.vector.dimensions, p, strict=True))
     said = Fold.of(derived).read(profiles, F.lit(START + timedelta(days=500)))
-    got = {r["user_id"]: r["vector"] for r in population.vectors(said, population.newest(stats), derived).collect()}
+    got = {
+        r["user_id"]: r["vector"] for r in population.profile_vectors(said, population.latest(stats), derived).collect()
+    }
     assert got.keys() == expected.keys()
     for user, vector in expected.items():
         assert got[user] == pytest.approx(vector, rel=1e-9, abs=1e-9), user
 
 
 def test_batches_in_any_number_and_order_give_the_same_population(spark: SparkSession) -> None:
-    derived, log = validated(Derived, DECLARED, "p.toml"), _log()
+    derived, log = validated(DerivedTable, DECLARED, "p.toml"), _log()
     at_once = [(*event[:-1], 0) for event in log]
     ways = [(log, [0, 1, 2, 3]), (log, [3, 1, 0, 2]), (at_once, [0])]
-    rows = [population.newest(_folded(spark, events, derived, batches)[1]).first() for events, batches in ways]
+    rows = [population.latest(_folded(spark, events, derived, batches)[1]).first() for events, batches in ways]
     first = rows[0]
     assert first is not None
     for row in rows:
@@ -144,5 +146,5 @@ def test_batches_in_any_number_and_order_give_the_same_population(spark: SparkSe
 )
 def test_a_population_that_does_not_fit_is_told(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadSettings) as raised:
-        validated(Derived, {**DECLARED, **changes}, "p.toml")
+        validated(DerivedTable, {**DECLARED, **changes}, "p.toml")
     assert words in raised.value.what

@@ -1,92 +1,25 @@
-"""What base does without Spark: rooms, tables, versions, locks, progress."""
+"""Modules of `base` without Spark: tables, versions, locks, errors, progress."""
 
-import ast
+import io
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from profilestream.base import files, locks, session, tables
+from profilestream.base import console, files, locks, session, tables
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, ProfilestreamError, Refused
 from profilestream.base.progress import StageProgress
-
-PACKAGE = Path(files.__file__).parent.parent
-ROOMS = ("base", "capture", "derive", "learn", "serve", "steward")
-
-
-def test_a_room_imports_only_rooms_before_it() -> None:
-    wrong = []
-    for file in PACKAGE.glob("*/*.py"):
-        room = file.parent.name
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            used = {name.split(".")[1] for name in names if name.startswith("profilestream.") and name.count(".")}
-            wrong += [f"{file.name} of {room} imports {other}" for other in used & set(ROOMS) if other > room]
-    assert wrong == []
-
-
-def _imports(file: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(file.read_text())))
-    froms = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    # `from profilestream.learn import als` names a module too.
-    froms |= {
-        f"{node.module}.{alias.name}"
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module == "profilestream.learn"
-        for alias in node.names
-    }
-    return (froms - {"profilestream.learn"}) | {
-        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
-    }
-
-
-def test_what_runs_on_executors_imports_the_standard_library_numpy_and_pyarrow_only() -> None:
-    names = (
-        "als",
-        "item_index",
-        "kmeans_tasks",
-        "kmeans",
-        "ranking_metrics",
-        "score_tasks",
-        "als_tasks",
-        "cluster_sums",
-    )
-    own = {f"profilestream.learn.{name}" for name in names}
-    wrong = {
-        name: sorted(
-            found
-            for found in _imports(PACKAGE / "learn" / f"{name}.py") - own
-            if found.split(".")[0] not in {*sys.stdlib_module_names, "numpy", "pyarrow"}
-            and not any(found.startswith(f"{module}.") for module in own)
-        )
-        for name in names
-    }
-    assert {name: found for name, found in wrong.items() if found} == {}
-
-
-def test_only_what_talks_to_mlflow_and_the_files_that_it_runs_import_mlflow() -> None:
-    users = [f.name for f in PACKAGE.rglob("*.py") if any(name.split(".")[0] == "mlflow" for name in _imports(f))]
-    assert sorted(users) == ["model_registry.py", "recommender.py", "segment_assigner.py", "tracking.py"]
-
-
-def test_only_session_makes_a_session_and_only_commits_writes_tables() -> None:
-    makers = [f.name for f in PACKAGE.rglob("*.py") if ".getOrCreate()" in f.read_text()]
-    assert makers == ["session.py"]
-    writers = sorted(f.name for f in PACKAGE.rglob("*.py") if 'write.format("delta")' in "".join(f.read_text().split()))
-    assert writers == ["commits.py", "stage_batches.py"]
-
-
-def test_jobs_are_wiring_of_at_most_50_lines() -> None:
-    long = {f.name: len(f.read_text().splitlines()) for f in (PACKAGE.parent.parent / "jobs").glob("*.py")}
-    assert {name: lines for name, lines in long.items() if lines > 50} == {}
+from rich.console import Console
 
 
 @pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
-def test_a_tables_key_and_partitions_are_columns_of_it(table: tables.Table) -> None:
-    assert len(set(table.columns)) == len(table.columns)
-    assert set(table.key) | set(table.partitioned_by) <= set(table.columns)
+def test_key_and_partition_columns_of_a_table_exist(table: Table) -> None:
+    assert len(set(table.names)) == len(table.names)
+    assert set(table.key) | set(table.partitioned_by) <= set(table.names)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +31,11 @@ def test_a_tables_key_and_partitions_are_columns_of_it(table: tables.Table) -> N
         ("?", None),
     ],
 )
-def test_the_java_release_is_read_from_what_java_prints(printed: str, release: int | None) -> None:
+def test_the_java_release_is_parsed_from_the_output_of_java(printed: str, release: int | None) -> None:
     assert session.java_version(printed) == release
 
 
-def test_an_old_java_is_told_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_java_is_refused_with_the_needed_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
@@ -112,18 +45,18 @@ def test_an_old_java_is_told_with_the_mend(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(BadSettings, match="Java 11 is too old: Spark 4.2.0 needs 17 or newer"):
         session.check_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
-    with pytest.raises(BadSettings, match="no Java was found"):
+    with pytest.raises(BadSettings, match="there is no Java"):
         session.check_java()
     session.check_java.cache_clear()
 
 
-def test_versions_that_do_not_work_together_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_package_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "SPARK", "9.9.9")
-    with pytest.raises(BadSettings, match="these versions are not known to work together"):
+    with pytest.raises(BadSettings, match="unsupported versions"):
         session.check_versions()
 
 
-def test_a_properties_line_without_value_is_told(tmp_path: Path) -> None:
+def test_a_properties_line_without_value_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "spark.conf"
     file.write_text("# a comment\nspark.master  local[2]\nspark.odd\n")
     with pytest.raises(BadSettings, match=r"lines without a value: \['spark.odd'\]"):
@@ -132,7 +65,7 @@ def test_a_properties_line_without_value_is_told(tmp_path: Path) -> None:
     assert session.properties_of(str(file)) == {"spark.master": "local[2]", "spark.a": "b c"}
 
 
-def test_a_lock_ends_with_its_process_even_by_kill_9(tmp_path: Path) -> None:
+def test_kill_9_releases_the_lock_of_a_process(tmp_path: Path) -> None:
     code = (
         "import sys, time; from profilestream.base import locks\n"
         f"with locks.held({str(tmp_path)!r}, 'capture/x'): print('held', flush=True); time.sleep(60)"
@@ -150,8 +83,11 @@ def test_a_lock_ends_with_its_process_even_by_kill_9(tmp_path: Path) -> None:
         assert (tmp_path / "capture" / "x.lock").read_text() == str(os.getpid())
 
 
-def test_locks_must_lie_on_this_machine() -> None:
-    with pytest.raises(BadSettings, match="locks cannot be kept at s3a://bucket/x"), locks.held("s3a://bucket/x", "a"):
+def test_a_remote_lock_folder_is_an_error() -> None:
+    with (
+        pytest.raises(BadSettings, match="locks cannot be stored at s3a://bucket/x"),
+        locks.held("s3a://bucket/x", "a"),
+    ):
         pass
 
 
@@ -159,20 +95,44 @@ def test_locks_must_lie_on_this_machine() -> None:
     ("path", "uri"),
     [("/a/b", "file:/a/b"), ("file:///a/b", "file:/a/b"), ("s3a://b/c", "s3a://b/c"), ("/a b/#c", "file:/a b/#c")],
 )
-def test_a_path_is_qualified_as_hadoop_writes_it(path: str, uri: str) -> None:
+def test_a_path_is_qualified_in_the_spelling_of_hadoop(path: str, uri: str) -> None:
     assert files.qualified(path) == uri
 
 
-def test_an_error_says_what_where_and_last_what_to_do() -> None:
-    error = ProfilestreamError("it broke", where="here", do="mend it")
-    assert str(error).splitlines() == ["it broke", "  where: here", "  what to do: mend it"]
+def test_an_error_ends_with_what_to_do() -> None:
+    error = ProfilestreamError("it broke", where="here", do="fix it")
+    assert str(error).splitlines() == ["it broke", "  where: here", "  what to do: fix it"]
 
 
-def test_progress_without_a_terminal_is_a_line_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_one_line_per_batch_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
     with StageProgress("capture/x", 4) as progress:
         progress.batch_done(rows=1000, files=1)
         progress.batch_done(rows=1000, files=3)
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("capture/x  1/4 files · batch 1 · 1,000 rows · ")
-    assert second.startswith("capture/x  4/4 files · batch 2 · 2,000 rows · ")
-    assert second.endswith(" · 0 s left")
+    stamp = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d "
+    assert re.match(stamp + r"capture/x  1/4 files · batch 1 · 1,000 rows · [\d,]+ rows/s · \d+ s left$", first)
+    assert re.match(stamp + r"capture/x  4/4 files · batch 2 · 2,000 rows · [\d,]+ rows/s · 0 s left$", second)
+
+
+def test_bars_and_log_lines_share_one_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr(console, "console", lambda: terminal)
+    with StageProgress("derive_features", None), StageProgress("capture_events/online_retail", 12) as progress:
+        progress.batch_done(rows=531_172, files=3)
+        console.line("a log line")
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip() for line in screen.getvalue().splitlines()]
+    assert "a log line" in lines
+    shown = [line for line in lines if line.startswith("capture_events/online_retail")]
+    assert "3/12 files · 531,172 rows" in shown[-1] and max(map(len, lines)) <= 80
+
+
+def test_known_noise_of_java_is_dropped_and_other_lines_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with console.java_output():
+        subprocess.run(["sh", "-c", "echo 'WARNING: Using incubator modules: x' >&2; echo 'disk full' >&2"], check=True)
+    deadline = time.monotonic() + 10
+    printed = ""
+    while "disk full" not in printed and time.monotonic() < deadline:
+        time.sleep(0.01)
+        printed += capfd.readouterr().err
+    assert printed == "disk full\n"

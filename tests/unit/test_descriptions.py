@@ -1,66 +1,79 @@
-"""Segments in words: a tree that is grown on planted groups names what sets them apart."""
+"""Descriptions and rules of segments with known differences, and scores of known numbers of segments."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
 from profilestream.learn import choose_k, segment_rules
-from profilestream.learn.segment_rules import Space
+from profilestream.learn.segment_rules import Scaling
 
-SPACE = Space(("weekend", "value", "hour"), np.array([0.3, 10.0, 12.0]), np.array([0.2, 5.0, 3.0]))
+from tests import naive_kmeans
+
+SCALING = Scaling(("weekend", "value", "hour"), np.array([0.3, 10.0, 12.0]), np.array([0.2, 5.0, 3.0]))
 WORDS = {"weekend": ("on weekdays", "at weekends")}
-CENTRES = {3: np.array([2.0, 0.0, 0.1]), 5: np.array([-1.0, 1.5, 0.0]), 8: np.array([-1.0, -1.5, 0.0])}
+CENTERS = {3: np.array([2.0, 0.0, 0.1]), 5: np.array([-1.0, 1.5, 0.0]), 8: np.array([-1.0, -1.5, 0.0])}
 
 
-def _people(each: int) -> tuple[np.ndarray, np.ndarray]:
-    dice = np.random.default_rng(7)
-    points = [center + dice.normal(0, 0.2, (each, 3)) for center in CENTRES.values()]
-    return np.vstack(points), np.repeat(list(CENTRES), each)
+def points_around_centers(size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    points = [center + rng.normal(0, 0.2, (size, 3)) for center in CENTERS.values()]
+    return np.vstack(points), np.repeat(list(CENTERS), size)
 
 
-def test_each_segment_is_called_by_what_sets_it_apart_and_its_rule_holds_its_users() -> None:
-    points, labels = _people(40)
-    tree = segment_rules.grown(points, labels, CENTRES, SPACE)
-    told = {one.segment_id: one for one in segment_rules.told(tree, CENTRES, SPACE, WORDS)}
-    assert {segment: one.description for segment, one in told.items()} == {
+def test_a_description_names_the_different_dimensions_and_the_rule_selects_the_users_of_the_segment() -> None:
+    points, segment_ids = points_around_centers(40)
+    tree = segment_rules.fit_tree(points, segment_ids, CENTERS, SCALING)
+    descriptions = {one.segment_id: one for one in segment_rules.describe(tree, CENTERS, SCALING, WORDS)}
+    assert {segment: one.description for segment, one in descriptions.items()} == {
         3: "at weekends", 5: "high value, on weekdays", 8: "low value, on weekdays"
     }  # fmt: skip
-    assert {(one.precision, one.recall) for one in told.values()} == {(1.0, 1.0)}
-    raw = SPACE.location + points * SPACE.scale
-    for segment, one in told.items():
-        for clause in one.rule.split(" and "):
-            name, sign, threshold = clause.split()
-            mine = raw[labels == segment][:, SPACE.names.index(name)]
-            assert ((mine > float(threshold)) == (sign == ">")).all(), (segment, clause)
-    way = segment_rules.way_of(tree, dict(zip(SPACE.names, raw[0], strict=True)))
-    assert " and ".join(map(str, segment_rules.shortened(way))) == told[3].rule
+    assert {(one.precision, one.recall) for one in descriptions.values()} == {(1.0, 1.0)}
+    values = SCALING.location + points * SCALING.scale
+    for segment, one in descriptions.items():
+        satisfies = np.ones(len(values), bool)
+        for condition in one.rule.split(" and "):
+            name, sign, threshold = condition.split()
+            column = values[:, SCALING.dimensions.index(name)]
+            satisfies &= (column > float(threshold)) == (sign == ">")
+        assert (satisfies == (segment_ids == segment)).all(), one.rule
+    path = segment_rules.decision_path(tree, dict(zip(SCALING.dimensions, values[0], strict=True)))
+    assert " and ".join(map(str, segment_rules.simplify_path(path))) == descriptions[3].rule
 
 
-def test_alike_segments_are_told_apart_by_their_number_and_those_without_a_leaf_by_their_center() -> None:
-    points, labels = _people(40)
-    tree = segment_rules.grown(points, labels, CENTRES, SPACE)
-    more = {**CENTRES, 9: CENTRES[3] + 0.01, 11: np.zeros(3)}
-    told = {one.segment_id: one for one in segment_rules.told(tree, more, SPACE, WORDS)}
-    assert told[3].description == "at weekends (3)" and told[9].description == "at weekends (9)"
-    assert (told[9].rule, told[9].precision, told[9].recall) == ("", None, None)
-    assert told[11].description == "like most"
+def test_equal_descriptions_get_the_segment_id_and_segments_without_a_leaf_are_described_by_their_center() -> None:
+    points, segment_ids = points_around_centers(40)
+    tree = segment_rules.fit_tree(points, segment_ids, CENTERS, SCALING)
+    centers = {**CENTERS, 9: CENTERS[3] + 0.01, 11: np.zeros(3)}
+    descriptions = {one.segment_id: one for one in segment_rules.describe(tree, centers, SCALING, WORDS)}
+    assert descriptions[3].description == "at weekends (3)" and descriptions[9].description == "at weekends (9)"
+    assert (descriptions[9].rule, descriptions[9].precision, descriptions[9].recall) == ("", None, None)
+    assert descriptions[11].description == "near the average of all users"
 
 
-def test_one_segment_or_nobody_needs_no_tree() -> None:
-    points, labels = _people(40)
-    assert segment_rules.grown(points[:0], labels[:0], CENTRES, SPACE) == {"users": {}}
-    one = {3: CENTRES[3]}
-    assert segment_rules.grown(points[:40], labels[:40], one, SPACE) == {"users": {"3": 40}}
-    assert [d.description for d in segment_rules.told({"users": {}}, one, SPACE, {})] == ["high weekend"]
+def test_without_users_or_with_one_segment_the_tree_is_one_leaf() -> None:
+    points, segment_ids = points_around_centers(40)
+    assert segment_rules.fit_tree(points[:0], segment_ids[:0], CENTERS, SCALING) == {"users": {}}
+    one = {3: CENTERS[3]}
+    assert segment_rules.fit_tree(points[:40], segment_ids[:40], one, SCALING) == {"users": {"3": 40}}
+    descriptions = segment_rules.describe({"users": {}}, one, SCALING, {})
+    assert [one.description for one in descriptions] == ["high weekend"]
 
 
-def test_the_number_of_planted_groups_has_the_best_silhouette_and_the_elbow() -> None:
-    points, _ = _people(60)
-    tried = list(choose_k.tried(points, range(1, 6), seed=1))
-    assert [one.k for one in tried] == [2, 3, 4, 5]
-    assert max(tried, key=lambda one: one.silhouette).k == 3
-    costs = {one.k: one.cost for one in tried}
-    assert costs[2] > 5 * costs[3] and costs[3] < 2 * costs[4]
-    within = sum(
-        ((points[n * 60 : n * 60 + 60] - points[n * 60 : n * 60 + 60].mean(axis=0)) ** 2).sum() for n in range(3)
+def test_the_true_number_of_groups_has_the_best_silhouette_and_the_cost_of_the_groups() -> None:
+    points, _ = points_around_centers(60)
+    scores = {score.k: score for score in choose_k.score_each_k(points, range(1, 6), seed=1)}
+    assert list(scores) == [2, 3, 4, 5]
+    assert max(scores.values(), key=lambda score: score.silhouette).k == 3
+    total, groups = naive_kmeans.cost(points), np.split(points, 3)
+    assert scores[3].cost == pytest.approx(sum(map(naive_kmeans.cost, groups)) / total)
+    # With two segments the two nearest groups share one; with four, one group is halved.
+    merged = min(
+        naive_kmeans.cost(np.vstack(pair)) - sum(map(naive_kmeans.cost, pair)) for pair in combinations(groups, 2)
     )
-    assert costs[3] == pytest.approx(within / ((points - points.mean(axis=0)) ** 2).sum())
-    assert list(choose_k.tried(points[:2].repeat(3, axis=0), range(2, 4), seed=1)) == []
+    assert scores[2].cost == pytest.approx(scores[3].cost + merged / total)
+    assert scores[5].cost < scores[4].cost < scores[3].cost
+
+
+def test_values_of_k_that_are_not_below_the_number_of_distinct_points_are_skipped() -> None:
+    points, _ = points_around_centers(60)
+    assert list(choose_k.score_each_k(points[:2].repeat(3, axis=0), range(2, 4), seed=1)) == []

@@ -1,4 +1,4 @@
-"""What runs with what, and when nothing more does; no Spark."""
+"""Order of the stages: which ones run at the same time, and what a requested stop skips; no Spark."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ NO_SPARK = cast(SparkSession, None)
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The stages of each call of streaming.run, which does nothing and says that it was asked to stop in the second."""
+    """The stages of each call of streaming.run. It is replaced by a function that reports a stop in the second call."""
     calls: list[list[str]] = []
 
     def run(spark: Any, queries: list[Query], settings: Any, options: RunOptions, *, together: bool = False) -> bool:
@@ -28,13 +28,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_stages_that_others_follow_run_together_and_none_begins_after_a_stop(runs: list[list[str]]) -> None:
+def test_the_first_derive_stages_run_together_and_no_stage_starts_after_a_stop(runs: list[list[str]]) -> None:
     flow.run(NO_SPARK, settings_module.load(str(ROOT / "conf" / "demo.toml"), []), RunOptions())
-    together = ["derive_features", "derive_profiles", "derive_sessions"]
-    assert runs == [["capture_events"], together]
+    assert runs == [["capture_events"], ["derive_features", "derive_profiles", "derive_sessions"]]
 
 
-def test_no_stage_runs_beside_one_that_it_follows() -> None:
+def test_no_stage_runs_at_the_same_time_as_a_stage_that_it_follows() -> None:
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [])
     for group in flow.DERIVED:
         queries = [query for stage in group for query in stage.queries(settings)]

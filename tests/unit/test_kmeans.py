@@ -1,4 +1,4 @@
-"""Segments against recounts of their users, and on data with a known answer."""
+"""Incremental k-means: equal to a reference implementation over single users, and right on data with a known answer."""
 
 from dataclasses import replace
 from functools import reduce
@@ -7,270 +7,303 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profilestream.learn import kmeans
-from profilestream.learn.als import Floats, Longs
-from profilestream.learn.cluster_sums import Sums
-from profilestream.learn.kmeans import Axes, Batch, Params, State
-from profilestream.learn.local_kmeans import KMeans, Rows, Segmented
+from profilestream.learn import kmeans, split_merge
+from profilestream.learn.als import Floats
+from profilestream.learn.cluster_sums import ClusterSums
+from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
+from profilestream.learn.local_kmeans import Contributions, LocalKMeans, LocalKMeansState
+from profilestream.learn.split_merge import SplitAxes
 
 from tests import laws, naive_kmeans
-from tests.naive_kmeans import DAY, Kept
+from tests.naive_kmeans import DAY, Contribution
 
-Said = tuple[str, tuple[float, float], int]
-FOUR = Params(k=4, half_life_days=5.0, passes=1)
-drawn = settings(max_examples=15, deadline=None, derandomize=True, database=None)
-# Whole numbers, so that many points and distances are equal; and others.
+# User, point, time in microseconds.
+Row = tuple[str, tuple[float, float], int]
+FOUR = KMeansParams(k=4, half_life_days=5.0, passes=1)
+fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+# Integers, so that many points and distances are equal; and others.
 NUMBERS = st.one_of(st.integers(-3, 3).map(float), st.floats(-3, 3))
-SAID = st.tuples(st.sampled_from("abcdefghij"), st.tuples(NUMBERS, NUMBERS), st.integers(1, 400 * DAY))
-BATCHES = st.lists(st.lists(SAID, max_size=12), min_size=1, max_size=6)
+ROWS = st.tuples(st.sampled_from("abcdefghij"), st.tuples(NUMBERS, NUMBERS), st.integers(1, 400 * DAY))
+BATCHES = st.lists(st.lists(ROWS, max_size=12), min_size=1, max_size=6)
 
 
-def rows(said: list[Said]) -> Rows:
-    users, points, times = zip(*said, strict=True) if said else ((), (), ())
-    return Rows(np.array(users, str), np.array(points, float).reshape(-1, 2), np.array(times, np.int64))
+def contributions(rows: list[Row]) -> Contributions:
+    users, points, times = zip(*rows, strict=True) if rows else ((), (), ())
+    return Contributions(np.array(users, str), np.array(points, float).reshape(-1, 2), np.array(times, np.int64))
 
 
-def people(state: Segmented) -> dict[str, Kept]:
-    assert state.kept is not None
-    every = zip(state.kept.users, state.kept.points, state.kept.times, state.ids, strict=True)
-    return {str(user): (point, int(at), int(segment)) for user, point, at, segment in every}
+def users_of(state: LocalKMeansState) -> dict[str, Contribution]:
+    assert state.contributions is not None
+    stored = state.contributions
+    columns = zip(stored.users, stored.points, stored.times, state.segment_ids, strict=True)
+    return {str(user): (point, int(at), int(segment)) for user, point, at, segment in columns}
 
 
-def blobs(centers: list[tuple[float, float]], each: int, seed: int, day: int = 1) -> Rows:
-    """So many new users about each center, within a day; they are named by their center."""
-    dice = np.random.default_rng(seed)
-    points = np.repeat(np.array(centers), each, axis=0)
-    users = [f"{int(x)},{int(y)} of {day} {n % each}" for n, (x, y) in enumerate(points)]
-    times = dice.integers(day * DAY, (day + 1) * DAY, len(points))
-    return Rows(np.array(users), points + dice.normal(0, 1, points.shape), times)
+def segments_of(state: LocalKMeansState) -> KMeansState:
+    assert state.segments is not None
+    return state.segments
 
 
-def homes(state: Segmented) -> dict[str, set[int]]:
-    """By the center that users are named by, the segments that they are in."""
-    found: dict[str, set[int]] = {}
-    for user, (_, _, segment) in people(state).items():
-        found.setdefault(user.split()[0], set()).add(segment)
-    return found
+def blobs(centers: list[tuple[float, float]], size: int, seed: int, day: int = 1) -> Contributions:
+    """`size` new users around each center, within one day; their ids start with their center."""
+    rng = np.random.default_rng(seed)
+    points = np.repeat(np.array(centers), size, axis=0)
+    users = [f"{int(x)},{int(y)} of {day} {n % size}" for n, (x, y) in enumerate(points)]
+    times = rng.integers(day * DAY, (day + 1) * DAY, len(points))
+    return Contributions(np.array(users), points + rng.normal(0, 1, points.shape), times)
+
+
+def segments_by_blob(state: LocalKMeansState) -> dict[str, set[int]]:
+    """The segments of the users of each center."""
+    segments: dict[str, set[int]] = {}
+    for user, (_, _, segment) in users_of(state).items():
+        segments.setdefault(user.split()[0], set()).add(segment)
+    return segments
+
+
+def numbers(sums: ClusterSums) -> laws.Numbers:
+    return {"users": sums.users, "weight": sums.weight, "sums": sums.sums, "scatter": sums.scatter}
 
 
 @pytest.mark.parametrize("half_life_days", [5.0, None])
-@drawn
+@fuzz
 @given(BATCHES)
-def test_sums_are_a_recount_of_all_users_whatever_happened(
-    half_life_days: float | None, batches: list[list[Said]]
+def test_sums_equal_a_recount_of_all_users_after_any_batches(
+    half_life_days: float | None, batches: list[list[Row]]
 ) -> None:
-    learner = KMeans(replace(FOUR, half_life_days=half_life_days))
+    learner = LocalKMeans(replace(FOUR, half_life_days=half_life_days))
     state = learner.empty()
     for batch in batches:
-        state = learner.learn(state, rows(batch))
+        state = learner.learn(state, contributions(batch))
         if state.segments is None:
             continue
         sums, ids = state.segments.sums, state.segments.ids
         assert sorted(ids) == ids.tolist() and len(ids) <= FOUR.k and state.segments.next_id > ids.max()
-        recounted = naive_kmeans.recount(list(people(state).values()), ids.tolist(), sums.now, learner.params)
-        laws.assert_close(numbers(sums), numbers(recounted), 1e-9)
-        np.testing.assert_array_equal(sums.users, recounted.users)
+        expected = naive_kmeans.count_sums(list(users_of(state).values()), ids.tolist(), sums.as_of, learner.params)
+        laws.assert_close(numbers(sums), numbers(expected), 1e-9)
+        np.testing.assert_array_equal(sums.users, expected.users)
         assert np.isfinite(sums.centers).all()
 
 
-def numbers(sums: Sums) -> laws.Numbers:
-    return {"users": sums.users, "weight": sums.weight, "sums": sums.sums, "scatter": sums.scatter}
-
-
-@drawn
+@fuzz
 @given(BATCHES)
-def test_a_batch_does_what_plain_loops_over_its_users_do(
-    batches: list[list[Said]],
-) -> None:
-    learner = KMeans(FOUR)
-    state = learner.learn(learner.empty(), rows([("a", (0.0, 0.0), 1), ("b", (3.1, 0.2), 2), ("c", (1.3, -2.7), 3)]))
+def test_a_batch_assigns_users_like_the_reference_implementation(batches: list[list[Row]]) -> None:
+    learner = LocalKMeans(FOUR)
+    first = [("a", (0.0, 0.0), 1), ("b", (3.1, 0.2), 2), ("c", (1.3, -2.7), 3)]
+    state = learner.learn(learner.empty(), contributions(first))
     for batch in batches:
-        assert state.segments is not None
-        told = rows(batch).newest()
-        before = people(state)
-        said = {
-            str(user): (point, int(at)) for user, point, at in zip(told.users, told.points, told.times, strict=True)
-        }
-        news = {user: one for user, one in said.items() if user not in before or one[1] >= before[user][1]}
-        centers = dict(zip(state.segments.ids.tolist(), state.segments.centers, strict=True))
-        after = learner.learn(state, rows(batch))
-        moves = after.moves if news else ()
-        expected = naive_kmeans.moved(naive_kmeans.learned(before, news, centers), moves)
-        assert {user: kept[1:] for user, kept in people(after).items()} == {u: kept[1:] for u, kept in expected.items()}
+        latest = contributions(batch).latest_per_user()
+        before = users_of(state)
+        columns = zip(latest.users, latest.points, latest.times, strict=True)
+        rows = {str(user): (point, int(at)) for user, point, at in columns}
+        rows = {user: row for user, row in rows.items() if user not in before or row[1] >= before[user][1]}
+        centers = dict(zip(segments_of(state).ids.tolist(), segments_of(state).centers, strict=True))
+        after = learner.learn(state, contributions(batch))
+        moves = after.moves if rows else ()
+        expected = naive_kmeans.apply_moves(naive_kmeans.assign(before, rows, centers), moves)
+        assert {user: one[1:] for user, one in users_of(after).items()} == {u: one[1:] for u, one in expected.items()}
         state = after
 
 
-@drawn
+@fuzz
 @given(st.lists(st.tuples(st.tuples(NUMBERS, NUMBERS), st.booleans()), min_size=2, max_size=12))
-def test_no_split_saves_more_than_the_longest_axis_has(said: list[tuple[tuple[float, float], bool]]) -> None:
-    points, is_here = np.array([point for point, _ in said]), np.array([here for _, here in said])
-    sums = naive_kmeans.recount([(point, 1, 0) for point in points], [0], 1, FOUR)
-    most = np.linalg.eigvalsh(sums.spread)[0, -1]
-    halves = [points[is_here], points[~is_here]]
-    saved = naive_kmeans.cost(points) - sum(naive_kmeans.cost(half) for half in halves if len(half))
-    assert saved <= most + 1e-9
+def test_the_largest_eigenvalue_bounds_the_saving_of_any_split(rows: list[tuple[tuple[float, float], bool]]) -> None:
+    points, is_first = np.array([point for point, _ in rows]), np.array([first for _, first in rows])
+    sums = naive_kmeans.count_sums([(point, 1, 0) for point in points], [0], 1, FOUR)
+    bound = np.linalg.eigvalsh(sums.centered_scatter)[0, -1]
+    halves = [points[is_first], points[~is_first]]
+    saving = naive_kmeans.cost(points) - sum(naive_kmeans.cost(half) for half in halves if len(half))
+    assert saving <= bound + 1e-9
 
 
-def test_the_best_cut_between_bins_saves_nearly_what_the_best_of_all_along_the_axis_does() -> None:
-    dice = np.random.default_rng(3)
+def test_the_best_cut_between_bins_costs_at_most_2_percent_more_than_the_best_cut_of_all_along_the_axis() -> None:
+    rng = np.random.default_rng(3)
     for _ in range(20):
-        centers = dice.normal(0, 2, (3, 3))
-        points = centers[dice.integers(0, 3, 200)] + dice.normal(0, 1, (200, 3))
-        state, axes, bins = asked(points)
-        after, (move,) = kmeans.moved(state, axes, bins, FOUR)
-        along = np.argsort(points @ axes.normals[0])
-        best = min(naive_kmeans.cost(points[along[:n]]) + naive_kmeans.cost(points[along[n:]]) for n in range(1, 200))
-        assert after.sums.cost.sum() <= best * 1.02
-        assert after.sums.cost.sum() == pytest.approx(
-            sum(naive_kmeans.cost(points[kmeans.relabeled(np.zeros(200, int), points, [move]) == n]) for n in (0, 1))
-        )
+        centers = rng.normal(0, 2, (3, 3))
+        points = centers[rng.integers(0, 3, 200)] + rng.normal(0, 1, (200, 3))
+        state, axes, bins = one_segment(points)
+        after, (move,) = split_merge.make_moves(state, axes, bins, FOUR)
+        order = np.argsort(points @ axes.normals[0])
+        best = min(naive_kmeans.cost(points[order[:n]]) + naive_kmeans.cost(points[order[n:]]) for n in range(1, 200))
+        assert best * (1 - 1e-9) <= after.sums.cost.sum() <= best * 1.02
+        ids = split_merge.relabel(np.zeros(200, int), points, [move])
+        assert after.sums.cost.sum() == pytest.approx(sum(naive_kmeans.cost(points[ids == n]) for n in (0, 1)))
 
 
-def asked(points: Floats) -> tuple[State, Axes, Sums]:
-    """All points in one segment, at one time; and what is asked of them before it is split."""
+def one_segment(points: Floats) -> tuple[KMeansState, SplitAxes, ClusterSums]:
+    """All points in one segment at one time, its axis, and the sums by bin."""
     n, d = points.shape
-    founded = State.founded(points.mean(axis=0, keepdims=True))
+    empty = KMeansState.from_centers(points.mean(axis=0, keepdims=True))
     times, none = np.full(n, DAY), np.zeros(0, np.int64)
-    batch = Batch(points, times, np.zeros((0, d)), none, none)
-    state = kmeans.apply(founded, kmeans.batch_delta(founded, points[:1], batch, FOUR), FOUR)
-    axes = kmeans.promising(state, FOUR)
-    return state, axes, kmeans.binned(axes, points, times, np.zeros(n, int), FOUR)
+    changes = ContributionChanges(points, times, np.zeros((0, d)), none, none)
+    state = kmeans.apply_delta(empty, kmeans.batch_delta(empty, points[:1], changes, FOUR), FOUR)
+    axes = split_merge.split_axes(state, FOUR)
+    return state, axes, split_merge.bin_sums(axes, points, times, np.zeros(n, int), FOUR)
 
 
-def test_far_blobs_are_found_whatever_the_first_centers_were() -> None:
+def test_distant_blobs_become_segments_from_any_initial_centers() -> None:
     centers = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
     for seed in range(10):
-        learner = KMeans(replace(FOUR, seed=seed, first_passes=1))
+        learner = LocalKMeans(replace(FOUR, seed=seed, init_passes=1))
         state = learner.empty()
         for day in range(1, 4):
             state = learner.learn(state, blobs(centers, 25, seed, day))
-        assert sorted(map(len, homes(state).values())) == [1, 1, 1, 1]
-        assert len(set.union(*homes(state).values())) == 4
+        assert sorted(map(len, segments_by_blob(state).values())) == [1, 1, 1, 1]
+        assert len(set.union(*segments_by_blob(state).values())) == 4
 
 
-def test_what_is_born_gets_an_id_of_its_own_and_the_others_keep_theirs() -> None:
+def test_a_new_blob_gets_a_new_id_and_the_other_segments_keep_theirs() -> None:
     old = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (0.0, 110.0)]
-    learner = KMeans(FOUR)
+    learner = LocalKMeans(FOUR)
     state = learner.empty()
     for day in range(1, 4):
         state = learner.learn(state, blobs(old, 25, day, day))
-    before = homes(state)
-    assert state.segments is not None and state.segments.next_id == 4 and not state.moves
+    before = segments_by_blob(state)
+    assert segments_of(state).next_id == 4 and not state.moves
     state = learner.learn(state, blobs([*old, (200.0, 200.0)], 25, 5, 4))
     (move,) = state.moves
-    after = homes(state)
+    after = segments_by_blob(state)
     assert after["200,200"] == {4} == {move.child}
     assert after["0,0"] == before["0,0"] and after["100,0"] == before["100,0"]
-    # The two that are nearly one became one.
-    assert {move.absorbed, move.into} == before["0,100"] | before["0,110"]
-    assert after["0,100"] == after["0,110"] == {move.into}
+    # The two nearest segments were merged.
+    assert {move.absorbed, move.absorbed_by} == before["0,100"] | before["0,110"]
+    assert after["0,100"] == after["0,110"] == {move.absorbed_by}
     state = learner.learn(state, blobs([*old, (200.0, 200.0)], 25, 6, 5))
-    assert homes(state) == after and not state.moves
+    assert segments_by_blob(state) == after and not state.moves
 
 
-def test_where_no_move_can_pay_nobody_is_asked() -> None:
+def test_no_segment_is_a_candidate_for_a_split_when_no_move_can_pay() -> None:
     centers = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
-    learner = KMeans(FOUR)
-    state = learner.learn(learner.empty(), blobs(centers, 50, 1))
-    assert state.segments is not None
-    assert len(kmeans.promising(state.segments, FOUR).ids) == 0
-    assert len(kmeans.promising(state.segments, replace(FOUR, k=5)).ids) == 2
-    assert len(kmeans.promising(state.segments, replace(FOUR, k=5, max_split_merges=0)).ids) == 0
+    learner = LocalKMeans(FOUR)
+    state = segments_of(learner.learn(learner.empty(), blobs(centers, 50, 1)))
+    assert len(split_merge.split_axes(state, FOUR).ids) == 0
+    assert len(split_merge.split_axes(state, replace(FOUR, k=5)).ids) == 2
+    assert len(split_merge.split_axes(state, replace(FOUR, k=5, max_split_merges=0)).ids) == 0
 
 
-def test_of_few_distinct_points_there_are_few_segments_and_room_is_filled_later() -> None:
-    learner = KMeans(FOUR)
-    state = learner.learn(learner.empty(), rows([(user, (1.0, 2.0), 1) for user in "abcdefgh"]))
-    assert state.segments is not None and state.segments.ids.tolist() == [0] and not state.moves
-    state = learner.learn(state, rows([]))
-    assert state.segments is not None and state.segments.ids.tolist() == [0]
-    state = learner.learn(state, rows([("c", (5.0, 5.0), 2), ("d", (-4.0, 9.0), 2)]))
-    state = learner.learn(state, rows([("e", (1.0, 2.0), 3)]))
-    assert state.segments is not None
-    assert people(state)["c"][2] != people(state)["d"][2] != people(state)["a"][2] == people(state)["e"][2] == 0
-    np.testing.assert_allclose(state.segments.sums.cost, 0, atol=1e-12)
+def test_few_distinct_points_make_few_segments_and_later_batches_add_more() -> None:
+    learner = LocalKMeans(FOUR)
+    state = learner.learn(learner.empty(), contributions([(user, (1.0, 2.0), 1) for user in "abcdefgh"]))
+    assert segments_of(state).ids.tolist() == [0] and not state.moves
+    state = learner.learn(state, contributions([]))
+    assert segments_of(state).ids.tolist() == [0]
+    state = learner.learn(state, contributions([("c", (5.0, 5.0), 2), ("d", (-4.0, 9.0), 2)]))
+    state = learner.learn(state, contributions([("e", (1.0, 2.0), 3)]))
+    users = users_of(state)
+    assert users["c"][2] != users["d"][2] != users["a"][2] == users["e"][2] == 0
+    np.testing.assert_allclose(segments_of(state).sums.cost, 0, atol=1e-12)
 
 
-def test_a_segment_whose_last_user_leaves_is_gone_and_its_id_is_never_used_again() -> None:
-    learner = KMeans(replace(FOUR, k=2, max_split_merges=0))
-    state = learner.learn(learner.empty(), rows([("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1), ("c", (0.0, 0.1), 1)]))
-    alone = people(state)["b"][2]
-    state = learner.learn(state, rows([("b", (0.0, 0.2), 2)]))
-    assert state.segments is not None and state.segments.ids.tolist() == [1 - alone]
-    state = replace(learner, params=replace(learner.params, max_split_merges=1)).learn(
-        state, rows([("b", (9.0, 9.0), 3)])
-    )
-    assert people(state)["b"][2] == 2
+def test_a_segment_that_loses_its_last_user_is_removed_and_its_id_is_never_used_again() -> None:
+    learner = LocalKMeans(replace(FOUR, k=2, max_split_merges=0))
+    first = [("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1), ("c", (0.0, 0.1), 1)]
+    state = learner.learn(learner.empty(), contributions(first))
+    removed_id = users_of(state)["b"][2]
+    state = learner.learn(state, contributions([("b", (0.0, 0.2), 2)]))
+    assert segments_of(state).ids.tolist() == [1 - removed_id]
+    with_moves = LocalKMeans(replace(learner.params, max_split_merges=1))
+    state = with_moves.learn(state, contributions([("b", (9.0, 9.0), 3)]))
+    assert users_of(state)["b"][2] == 2
 
 
-def test_who_is_erased_is_subtracted_exactly() -> None:
-    learner = KMeans(FOUR)
+def test_an_erased_user_is_subtracted_exactly() -> None:
+    learner = LocalKMeans(FOUR)
     state = learner.learn(learner.empty(), blobs([(0.0, 0.0), (50.0, 0.0), (0.0, 50.0), (50.0, 50.0)], 20, 1))
     state = learner.learn(state, blobs([(0.0, 0.0), (50.0, 0.0)], 20, 2, 3))
-    assert state.kept is not None and state.segments is not None
-    gone = np.arange(len(state.ids)) % 3 == 0
-    batch = Batch(np.zeros((0, 2)), np.zeros(0, int), state.kept.points[gone], state.kept.times[gone], state.ids[gone])
-    left = kmeans.apply(state.segments, kmeans.batch_delta(state.segments, state.segments.centers, batch, FOUR), FOUR)
-    stay = [kept for n, kept in enumerate(people(state).values()) if not gone[n]]
-    recounted = naive_kmeans.recount(stay, left.ids.tolist(), state.segments.sums.now, FOUR)
-    laws.assert_close(numbers(left.sums), numbers(recounted), 1e-9)
+    segments, ids = segments_of(state), state.segment_ids
+    assert state.contributions is not None
+    is_erased = np.arange(len(ids)) % 3 == 0
+    erased = state.contributions.take(is_erased)
+    changes = ContributionChanges(np.zeros((0, 2)), np.zeros(0, int), erased.points, erased.times, ids[is_erased])
+    after = kmeans.apply_delta(segments, kmeans.batch_delta(segments, segments.centers, changes, FOUR), FOUR)
+    remaining = [one for n, one in enumerate(users_of(state).values()) if not is_erased[n]]
+    expected = naive_kmeans.count_sums(remaining, after.ids.tolist(), segments.sums.as_of, FOUR)
+    laws.assert_close(numbers(after.sums), numbers(expected), 1e-9)
 
 
-def test_where_only_rounding_is_left_of_the_weight_the_center_stays() -> None:
-    """Far older than sixty half-lives, beside somebody who comes, and goes."""
-    learner = KMeans(replace(FOUR, k=2, max_split_merges=0))
-    state = learner.learn(learner.empty(), rows([("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1)]))
+def test_a_center_stays_when_the_remaining_weight_of_its_segment_is_rounding() -> None:
+    """Users a and c share a segment; then c leaves, more than 60 half-lives after the contribution of a."""
+    learner = LocalKMeans(replace(FOUR, k=2, max_split_merges=0))
+    state = learner.learn(learner.empty(), contributions([("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1)]))
     for day, x in ((400, 1.0), (401, 8.0), (20_000, 8.0)):
-        state = learner.learn(state, rows([("c", (x, x), day * DAY)]))
-    assert state.segments is not None
-    assert (state.segments.sums.weight > 0).all()
-    assert (state.segments.sums.users == [1, 2]).all() or (state.segments.sums.users == [2, 1]).all()
-    found: Longs = kmeans.nearest(np.array([[0.0, 0.0], [8.0, 8.0]]), state.segments.centers)[0]
-    assert found.tolist() == [people(state)["a"][2], people(state)["c"][2]]
-    assert state.segments.centers[found[0]] == pytest.approx([1.0, 1.0])
+        state = learner.learn(state, contributions([("c", (x, x), day * DAY)]))
+    users, segments = users_of(state), segments_of(state)
+    assert (segments.sums.weight > 0).all()
+    assert {int(id): int(n) for id, n in zip(segments.ids, segments.sums.users, strict=True)} == {
+        users["a"][2]: 1, users["c"][2]: 2
+    }  # fmt: skip
+    nearest = kmeans.nearest_centers(np.array([[0.0, 0.0], [8.0, 8.0]]), segments.centers)[0]
+    assert nearest.tolist() == [users["a"][2], users["c"][2]]
+    assert segments.centers[nearest[0]] == pytest.approx([1.0, 1.0])
 
 
-def test_first_centers_do_not_depend_on_the_order_of_the_sample_but_on_the_seed() -> None:
+def test_initial_centers_depend_on_the_seed_and_not_on_the_order_of_the_sample() -> None:
     points = blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1).points
-    chosen = kmeans.first_centers(points, FOUR)
-    np.testing.assert_array_equal(kmeans.first_centers(points[::-1], FOUR), chosen)
-    assert (kmeans.first_centers(points, replace(FOUR, seed=1)) != chosen).any()
-    assert kmeans.first_centers(points[:0], FOUR).shape == (0, 2)
+    centers = kmeans.initial_centers(points, FOUR)
+    np.testing.assert_array_equal(kmeans.initial_centers(points[::-1], FOUR), centers)
+    assert (kmeans.initial_centers(points, replace(FOUR, seed=1)) != centers).any()
+    assert kmeans.initial_centers(points[:0], FOUR).shape == (0, 2)
 
 
-def test_further_passes_start_from_the_state_before_the_batch() -> None:
-    points, later = blobs([(0.0, 0.0), (6.0, 0.0)], 30, 1), blobs([(3.0, 0.0), (9.0, 0.0)], 30, 2, 2)
-    two = replace(FOUR, k=2, max_split_merges=0)
-    learner = KMeans(two)
-    state = learner.learn(learner.empty(), points)
-    once, twice = learner.learn(state, later), KMeans(replace(two, passes=2)).learn(state, later)
-    assert once.segments is not None and twice.segments is not None
-    again = kmeans.nearest(later.points, once.segments.centers)[0]
-    expected = naive_kmeans.recount(
-        [*people(state).values(), *zip(later.points, later.times.tolist(), again.tolist(), strict=True)],
-        [0, 1], twice.segments.sums.now, two,
+def test_a_second_pass_starts_from_the_state_before_the_batch() -> None:
+    first, second = blobs([(0.0, 0.0), (6.0, 0.0)], 30, 1), blobs([(3.0, 0.0), (9.0, 0.0)], 30, 2, 2)
+    params = replace(FOUR, k=2, max_split_merges=0)
+    learner = LocalKMeans(params)
+    state = learner.learn(learner.empty(), first)
+    once = segments_of(learner.learn(state, second))
+    twice = segments_of(LocalKMeans(replace(params, passes=2)).learn(state, second))
+    ids = kmeans.nearest_centers(second.points, once.centers)[0]
+    expected = naive_kmeans.count_sums(
+        [*users_of(state).values(), *zip(second.points, second.times.tolist(), ids.tolist(), strict=True)],
+        [0, 1], twice.sums.as_of, params,
     )  # fmt: skip
-    laws.assert_close(numbers(twice.segments.sums), numbers(expected), 1e-9)
-    assert (once.segments.sums.users != twice.segments.sums.users).any()
+    laws.assert_close(numbers(twice.sums), numbers(expected), 1e-9)
+    assert (once.sums.users != twice.sums.users).any()
 
 
-def test_sums_come_back_from_bytes_as_they_were() -> None:
-    _, _, bins = asked(blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1).points)
-    again = Sums.of_bytes(bins.as_bytes(), 2)
-    assert again.now == bins.now and again.users.dtype == np.int64
-    laws.assert_equal(numbers(again), numbers(bins))
+def test_points_that_are_not_newer_than_the_state_are_learned_but_not_evaluated() -> None:
+    learner = LocalKMeans(replace(FOUR, k=2, half_life_days=None, max_split_merges=0))
+    segments = segments_of(learner.learn(learner.empty(), contributions([("a", (0.0, 0.0), 5), ("b", (8.0, 0.0), 5)])))
+    none = np.zeros(0, np.int64)
+    times = np.array([4, 5, 6, 9])
+    points = np.array([(0.0, 0.0), (0.0, 0.0), (1.0, 0.0), (8.0, 3.0)])
+    changes = ContributionChanges(points, times, np.zeros((0, 2)), none, none)
+    delta = kmeans.batch_delta(segments, segments.centers, changes, learner.params)
+    assert delta.sums.users.sum() == 4 and delta.evaluated_points == 2
+    assert delta.times is not None
+    assert (delta.times.rows_from, delta.times.rows_to, delta.times.late_rows) == (6, 9, 2)
+    assert delta.cost == 1.0 + 9.0
+    assert delta.cost_of_mean == 3.0**2 + 4.0**2 + 3.0**2  # the mean is (4, 0)
+    first, second = (
+        kmeans.batch_delta(
+            segments, segments.centers, replace(changes, points=points[n], times=times[n]), learner.params
+        )
+        for n in (slice(0, 3), slice(3, 4))
+    )
+    merged = kmeans.merge_deltas(first, second, learner.params)
+    assert (merged.evaluated_points, merged.cost, merged.cost_of_mean) == (2, delta.cost, delta.cost_of_mean)
+    assert merged.times == delta.times
 
 
-def test_the_parts_of_a_batch_may_come_in_any_order() -> None:
-    learner = KMeans(FOUR)
+def test_sums_survive_the_conversion_to_bytes() -> None:
+    _, _, bins = one_segment(blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1).points)
+    copy = ClusterSums.of_bytes(bins.as_bytes(), 2)
+    assert copy.as_of == bins.as_of and copy.users.dtype == np.int64
+    laws.assert_equal(numbers(copy), numbers(bins))
+
+
+def test_the_parts_of_a_batch_can_be_merged_in_any_order() -> None:
+    learner = LocalKMeans(FOUR)
     first, second = blobs([(0.0, 0.0)], 20, 1), blobs([(5.0, 0.0), (9.0, 9.0)], 20, 2, 2)
     parts = [first.take(slice(n, None, 3)) for n in (2, 0, 1)]
-    told = reduce(learner.merge, [learner.batch_delta(learner.empty(), part) for part in parts])
-    state = learner.learn(learner.apply(learner.empty(), told, 2 * DAY), second)
+    delta = reduce(learner.merge, [learner.batch_delta(learner.empty(), part) for part in parts])
+    state = learner.learn(learner.apply(learner.empty(), delta, 2 * DAY), second)
     whole = learner.learn(learner.learn(learner.empty(), first), second)
     for one in (state, whole):
-        assert one.kept is not None and one.segments is not None
-        assert (one.kept.users[one.order] == np.sort(one.kept.users)).all()
-        assert one.segments.sums.users.sum() == 60
-    again = learner.learn(state, replace(first, times=first.times + 3 * DAY))
-    assert again.kept is not None and len(again.kept.users) == 60
+        assert one.contributions is not None
+        users = one.contributions.users
+        assert (users[one.order] == np.sort(users)).all()
+        assert segments_of(one).sums.users.sum() == 60
+    assert {user: row[2] for user, row in users_of(state).items()} == {u: row[2] for u, row in users_of(whole).items()}
+    repeated = learner.learn(state, replace(first, times=first.times + 3 * DAY))
+    assert repeated.contributions is not None and len(repeated.contributions.users) == 60

@@ -1,109 +1,122 @@
-"""Recommendations of a small shop by hand: order, fallbacks, filters, reasons."""
+"""Recommendation lists of a small shop: order, fallback rankers, filters, reasons."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from profilestream.learn import als_tasks
-from profilestream.learn.als import Globals, Params
-from profilestream.serve.scores import ranked_lists as listing
-from profilestream.serve.scores.ranked_lists import Wanted
+import pytest
+from profilestream.learn import als_rows, als_tasks
+from profilestream.learn.als import AlsParams, GlobalSums
+from profilestream.serve.scores import ranked_lists
+from profilestream.serve.scores.ranked_lists import ListOptions
 
-MADE = Params(k=2, popularity_share=0.1)
-WANTED = Wanted(top_n=3, exclude_bought=True, newest_since=None, most_per_category=None, bought=5.0)
-# Two tastes: mugs and plates go together, and so do lamps and bulbs; the vase is popular with all.
+PARAMS = AlsParams(k=2, popularity_weight=0.1)
+OPTIONS = ListOptions(top_k=3, exclude_interacted=True, min_event_time=None, max_per_category=None, purchase_weight=5.0)
+# Users of mugs like plates, users of lamps like bulbs; the vase is popular with all users.
 ITEMS: dict[str, dict[str, Any]] = {
-    "bulb": {"vector": [0.0, 0.9], "category": "light", "popular": 2.0, "others": {"lamp": 3.0}},
-    "lamp": {"vector": [0.0, 1.0], "category": "light", "popular": 3.0, "others": {}},
-    "mug": {"vector": [1.0, 0.0], "category": "table", "popular": 4.0, "others": {}},
-    "plate": {"vector": [0.9, 0.0], "category": "table", "popular": 1.0, "others": {"mug": 2.0}},
-    "vase": {"vector": [0.1, 0.1], "category": None, "popular": 9.0, "others": {}},
+    "bulb": {"vector": [0.0, 0.9], "category": "light", "popularity": 2.0, "neighbors": {"lamp": 3.0}},
+    "lamp": {"vector": [0.0, 1.0], "category": "light", "popularity": 3.0, "neighbors": {}},
+    "mug": {"vector": [1.0, 0.0], "category": "table", "popularity": 4.0, "neighbors": {}},
+    "plate": {"vector": [0.9, 0.0], "category": "table", "popularity": 1.0, "neighbors": {"mug": 2.0}},
+    "vase": {"vector": [0.1, 0.1], "category": None, "popularity": 9.0, "neighbors": {}},
 }
 
 
-def floats(values: list[float]) -> bytes:
+def to_bytes(values: list[float]) -> bytes:
     return np.array(values, np.float32).tobytes()
 
 
-def lists(people: list[dict[str, Any]], wanted: Wanted = WANTED) -> dict[str, list[dict[str, Any]]]:
+def lists(users: list[dict[str, Any]], options: ListOptions = OPTIONS) -> dict[str, list[dict[str, Any]]]:
+    """The list of each user; the latest event of the n-th item is at time n."""
     rows = [
         {
-            "kind": als_tasks.STATE, "key": name, "vector": floats(item["vector"]), "counted": 4.0, "at": 0,
-            "popular": item["popular"], "category": item["category"], "others": list(item["others"]),
-            "weights": floats(list(item["others"].values())), "times": np.array([n], np.int64).tobytes(),
+            "kind": als_rows.STATE, "key": item_id, "vector": to_bytes(item["vector"]), "decayed_weight": 4.0,
+            "time_micros": 0, "popularity": item["popularity"], "category": item["category"],
+            "item_ids": list(item["neighbors"]), "item_weights": to_bytes(list(item["neighbors"].values())),
+            "event_times": np.array([n], np.int64).tobytes(),
         }
-        for n, (name, item) in enumerate(ITEMS.items())
+        for n, (item_id, item) in enumerate(ITEMS.items())
     ]  # fmt: skip
-    packed = als_tasks.pack_items(iter([pa.RecordBatch.from_pylist(rows, als_tasks.SCHEMA)]), Globals.zero(2), MADE)
-    given = pa.RecordBatch.from_pylist(people, als_tasks.SCHEMA)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for batch in listing.ranked(iter([*packed, given]), MADE, wanted):
+    items = pa.RecordBatch.from_pylist(rows, als_rows.SCHEMA)
+    packed = als_tasks.pack_items(iter([items]), GlobalSums.zero(2), PARAMS)
+    user_rows = pa.RecordBatch.from_pylist(users, als_rows.SCHEMA)
+    by_user: dict[str, list[dict[str, Any]]] = {}
+    for batch in ranked_lists.rank_items(iter([*packed, user_rows]), PARAMS, options):
         for row in batch.to_pylist():
-            found.setdefault(row["user_id"], []).append(row)
-    return {user: sorted(rows, key=lambda row: row["rank"]) for user, rows in found.items()}
+            by_user.setdefault(row["user_id"], []).append(row)
+    return {user_id: sorted(rows, key=lambda row: row["rank"]) for user_id, rows in by_user.items()}
 
 
-def own(name: str, vector: list[float], has: dict[str, float]) -> dict[str, Any]:
+def user_row(user_id: str, vector: list[float], items: dict[str, float]) -> dict[str, Any]:
     return {
-        "kind": als_tasks.STATE, "key": name, "vector": floats(vector), "others": list(has),
-        "weights": floats(list(has.values())),
+        "kind": als_rows.STATE, "key": user_id, "vector": to_bytes(vector), "item_ids": list(items),
+        "item_weights": to_bytes(list(items.values())),
     }  # fmt: skip
 
 
-def test_the_highest_scores_come_first_and_what_was_bought_does_not_come() -> None:
-    found = lists([own("ann", [1.0, 0.0], {"mug": 5.0}), own("bob", [0.0, 1.0], {"lamp": 1.0})])
-    assert [row["item_id"] for row in found["ann"]] == ["plate", "vase", "lamp"]
-    assert [row["rank"] for row in found["ann"]] == [1, 2, 3]
-    top = found["ann"][0]
-    assert top["reason"] == "because you bought mug" and top["because"] == "mug" and top["ranker"] == "blend"
-    near = 2 / np.sqrt(4)  # of the two who had plates after mugs, by what mugs weigh
-    assert abs(top["score"] - (0.9 + 0.1 * np.log1p(1) / np.log1p(9) + 0.03 * near)) < 1e-6
-    assert found["bob"][0]["item_id"] == "bulb" and found["bob"][0]["reason"] == "because you looked at lamp"
-    again = lists([own("ann", [1.0, 0.0], {"mug": 5.0})], replace(WANTED, exclude_bought=False))
-    assert again["ann"][0]["item_id"] == "mug"
+def test_items_are_ordered_by_score_and_items_of_the_user_are_left_out() -> None:
+    by_user = lists([user_row("ann", [1.0, 0.0], {"mug": 5.0}), user_row("bob", [0.0, 1.0], {"lamp": 1.0})])
+    assert [row["item_id"] for row in by_user["ann"]] == ["plate", "vase", "lamp"]
+    assert [row["rank"] for row in by_user["ann"]] == [1, 2, 3]
+    top = by_user["ann"][0]
+    assert top["reason"] == "because you bought mug" and top["reason_item_id"] == "mug" and top["ranker"] == "blend"
+    similarity = 2 / np.sqrt(4)  # two users had plates after mugs; the weight of mugs is 4
+    assert abs(top["score"] - (0.9 + 0.1 * np.log1p(1) / np.log1p(9) + 0.03 * similarity)) < 1e-6
+    assert by_user["bob"][0]["item_id"] == "bulb" and by_user["bob"][0]["reason"] == "because you looked at lamp"
+    with_own = lists([user_row("ann", [1.0, 0.0], {"mug": 5.0})], replace(OPTIONS, exclude_interacted=False))
+    assert with_own["ann"][0]["item_id"] == "mug"
 
 
-def test_without_a_vector_neighbors_then_the_category_then_popularity_speak() -> None:
-    found = lists(
+def test_users_without_a_vector_are_ranked_by_neighbors_then_category_then_popularity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lamp_user = {"kind": als_rows.NEW, "key": "lit", "other_key": "bulb", "weight": 1.0}
+    by_user = lists(
         [
-            {"kind": als_tasks.NEW, "key": "new", "other": "mug", "weight": 5.0},
-            {"kind": als_tasks.NEW, "key": "unknown", "other": None},
-            {"kind": als_tasks.NEW, "key": "elsewhere", "other": "not in the catalogue", "weight": 1.0},
-            {"kind": als_tasks.NEW, "key": "lit", "other": "bulb", "weight": 1.0},
-            own("returned", [0.0, 0.0], {}),
+            {"kind": als_rows.NEW, "key": "new", "other_key": "mug", "weight": 5.0},
+            {"kind": als_rows.NEW, "key": "unknown", "other_key": None},
+            {"kind": als_rows.NEW, "key": "elsewhere", "other_key": "not in the index", "weight": 1.0},
+            lamp_user,
+            user_row("returned", [0.0, 0.0], {}),
         ],
-        replace(WANTED, top_n=2),
+        replace(OPTIONS, top_k=2),
     )
-    assert [(row["item_id"], row["ranker"], row["reason"]) for row in found["new"]] == [
+    assert [(row["item_id"], row["ranker"], row["reason"]) for row in by_user["new"]] == [
         ("plate", "neighbors", "because you bought mug"), ("vase", "popularity", "popular"),
     ]  # fmt: skip
-    for user in ("unknown", "elsewhere", "returned"):
-        assert [(row["item_id"], row["reason"]) for row in found[user]] == [("vase", "popular"), ("mug", "popular")]
-    ITEMS["bulb"]["others"] = {}
-    lit = lists([{"kind": als_tasks.NEW, "key": "lit", "other": "bulb", "weight": 1.0}])["lit"]
-    ITEMS["bulb"]["others"] = {"lamp": 3.0}
-    assert [(row["item_id"], row["ranker"]) for row in lit[:2]] == [("lamp", "category"), ("vase", "popularity")]
-    assert lit[0]["reason"] == "popular in light"
-    assert all(0 <= row["score"] <= 1 for user in found.values() for row in user)
+    for user_id in ("unknown", "elsewhere", "returned"):
+        assert [(row["item_id"], row["reason"]) for row in by_user[user_id]] == [
+            ("vase", "popular"),
+            ("mug", "popular"),
+        ]
+    monkeypatch.setitem(ITEMS, "bulb", ITEMS["bulb"] | {"neighbors": {}})
+    by_category = lists([lamp_user])["lit"]
+    assert [(row["item_id"], row["ranker"]) for row in by_category[:2]] == [
+        ("lamp", "category"),
+        ("vase", "popularity"),
+    ]
+    assert by_category[0]["reason"] == "popular in light"
+    assert all(0 <= row["score"] <= 1 for rows in by_user.values() for row in rows)
 
 
-def test_items_that_are_gone_are_left_out_and_a_category_is_capped() -> None:
-    found = lists([own("ann", [1.0, 0.0], {})], replace(WANTED, newest_since=2))
-    assert [row["item_id"] for row in found["ann"]] == ["mug", "plate", "vase"]  # the fourth and fifth came later
-    found = lists([own("ann", [1.0, 0.0], {})], replace(WANTED, most_per_category=1))
-    assert [row["item_id"] for row in found["ann"]] == ["mug", "vase", "lamp"]
+def test_old_items_are_left_out_and_items_per_category_are_limited() -> None:
+    ann = user_row("ann", [1.0, 0.0], {})
+    recent = lists([ann], replace(OPTIONS, min_event_time=2))  # the third item and later ones
+    assert [row["item_id"] for row in recent["ann"]] == ["mug", "plate", "vase"]
+    limited = lists([ann], replace(OPTIONS, max_per_category=1))
+    assert [row["item_id"] for row in limited["ann"]] == ["mug", "vase", "lamp"]
 
 
-def test_what_was_taken_back_is_not_had() -> None:
-    back = own("ann", [1.0, 0.0], {})
-    back |= {"others": ["mug", "mug"], "weights": floats([5.0, -5.0])}
-    assert lists([back])["ann"][0]["item_id"] == "mug"
+def test_a_returned_item_can_be_recommended_again() -> None:
+    ann = user_row("ann", [1.0, 0.0], {})
+    ann |= {"item_ids": ["mug", "mug"], "item_weights": to_bytes([5.0, -5.0])}
+    assert lists([ann])["ann"][0]["item_id"] == "mug"
 
 
-def test_the_number_of_users_at_once_changes_nothing(monkeypatch: Any) -> None:
-    dice = np.random.default_rng(4)
-    people = [own(f"u{n}", dice.normal(size=2).tolist(), {"mug": 5.0} if n % 2 else {}) for n in range(20)]
-    whole = lists(people)
-    monkeypatch.setattr(listing, "_CELLS", 15)
-    assert lists(people) == whole and len(whole) == 20
+def test_users_in_chunks_get_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    users = [user_row(f"u{n}", rng.normal(size=2).tolist(), {"mug": 5.0} if n % 2 else {}) for n in range(20)]
+    at_once = lists(users)
+    monkeypatch.setattr(ranked_lists, "_MAX_CELLS", 15)
+    assert lists(users) == at_once and len(at_once) == 20

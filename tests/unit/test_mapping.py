@@ -1,4 +1,4 @@
-"""Mappings as values: what is refused when one is read, without Spark."""
+"""Validation of mappings when they are read, without Spark."""
 
 import tomllib
 from pathlib import Path
@@ -23,45 +23,45 @@ def refused(tmp_path: Path, text: str) -> BadSettings:
     return raised.value
 
 
-def made(text: str) -> Mapping:
+def mapping_of(text: str) -> Mapping:
     return Mapping.model_validate(tomllib.loads(text))
 
 
 @pytest.mark.parametrize("name", ["complete_journey", "online_retail", "otto", "rees46"])
-def test_the_shipped_mappings_can_be_read(name: str) -> None:
+def test_the_shipped_mappings_are_valid(name: str) -> None:
     mapping = mappings.load(str(CONF / f"{name}.toml"))
     cleaning_rules.check_names(mapping, name)
     assert {"event_type", "event_time"} <= mapping.columns.keys()
 
 
-def test_all_misfits_of_a_mapping_are_told_together_with_file_and_key(tmp_path: Path) -> None:
+def test_all_invalid_keys_of_a_mapping_are_reported_in_one_error(tmp_path: Path) -> None:
     error = refused(
         tmp_path,
-        'timezone = "Europe/Londn"\nuser_space = "a b"\nodd = 1\n'
+        'timezone = "Europe/Londn"\nuser_namespace = "a b"\nodd = 1\n'
         '[input]\nformat = "xml"\ncolumns = "a string"\nseparator = "||"\n'
         '[columns]\nevent_type = "a"\nuserid = "a"\n[bots]\nmax_events_per_minute = 0\n[reject.x]\nreason = "r"\n',
     )
     lines = error.what.splitlines()
-    assert lines[0] == f"{tmp_path}/shop.toml has 8 setting(s) that do not fit"
+    assert lines[0] == f"{tmp_path}/shop.toml has 8 invalid setting(s)"
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [
-        "input.format", "input.separator", "timezone", "user_space", "columns", "reject.x.when",
+        "input.format", "input.separator", "timezone", "user_namespace", "columns", "reject.x.when",
         "bots.max_events_per_minute", "odd",
     ]  # fmt: skip
     assert "  timezone: no such time zone; write a name such as Europe/London (got 'Europe/Londn')" in lines
     assert "  odd: no such key (got 1)" in lines
     assert lines[5].startswith(
-        "  columns: not columns that can be set here: ['userid']; these can: event_id, event_type, "
+        "  columns: not columns that can be set here: ['userid']; allowed: event_id, event_type, "
     )
-    assert error.do == "mend the keys named above"
+    assert error.do == "correct the keys listed above"
 
 
 def test_a_mapping_without_type_or_time_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, SHOP.replace('event_time = "at"\n', ""))
-    assert "  columns: expressions are needed for ['event_time'] (got " in error.what
+    assert "  columns: expressions are required for ['event_time'] (got " in error.what
 
 
 @pytest.mark.parametrize(
-    ("section", "odd"),
+    ("section", "column"),
     [
         ("[text]\nprice = ['trim']", "price"),
         ("[scale]\nitem_id = 2.0", "item_id"),
@@ -70,12 +70,16 @@ def test_a_mapping_without_type_or_time_is_refused(tmp_path: Path) -> None:
         ("[fill]\nposition = \"'p'\"", "position"),
     ],
 )
-def test_cleaning_a_column_that_cannot_be_cleaned_so_is_refused(tmp_path: Path, section: str, odd: str) -> None:
-    assert f"not columns that can be set here: ['{odd}']; these can: " in refused(tmp_path, f"{SHOP}\n{section}\n").what
+def test_a_cleaning_step_for_a_column_that_does_not_allow_it_is_refused(
+    tmp_path: Path, section: str, column: str
+) -> None:
+    assert (
+        f"not columns that can be set here: ['{column}']; allowed: " in refused(tmp_path, f"{SHOP}\n{section}\n").what
+    )
 
 
 @pytest.mark.parametrize(
-    ("section", "taken"),
+    ("section", "rule"),
     [
         ("[reject.price_negative]\nwhen = 'price < 1'", "price_negative"),
         ("[reject.unparseable]\nwhen = 'price < 1'", "unparseable"),
@@ -85,18 +89,18 @@ def test_cleaning_a_column_that_cannot_be_cleaned_so_is_refused(tmp_path: Path, 
         ("[bots]\nmax_events_per_minute = 1\n[warn.bot_suspected]\nwhen = 'price < 1'", "bot_suspected"),
     ],
 )
-def test_an_own_rule_cannot_take_the_name_of_another(tmp_path: Path, section: str, taken: str) -> None:
+def test_a_rule_of_the_mapping_cannot_have_the_name_of_another_rule(tmp_path: Path, section: str, rule: str) -> None:
     error = refused(tmp_path, f"{SHOP}\n{section}\n")
-    assert error.what == f"rule names that are already taken: ['{taken}']"
+    assert error.what == f"rule names that are already in use: ['{rule}']"
     assert error.do == "give the rules other names"
 
 
-def test_the_fingerprint_follows_every_change_and_nothing_else() -> None:
-    mapping = made(SHOP)
-    assert made("# a remark\n" + SHOP).fingerprint() == mapping.fingerprint()
-    assert made(SHOP.replace('"price"', '"price * 1"')).fingerprint() != mapping.fingerprint()
-    assert made('anonymous = "reject"\n' + SHOP).fingerprint() != mapping.fingerprint()
+def test_the_fingerprint_changes_with_every_value_and_not_with_comments() -> None:
+    mapping = mapping_of(SHOP)
+    assert mapping_of("# a comment\n" + SHOP).fingerprint() == mapping.fingerprint()
+    assert mapping_of(SHOP.replace('"price"', '"price * 1"')).fingerprint() != mapping.fingerprint()
+    assert mapping_of('anonymous = "reject"\n' + SHOP).fingerprint() != mapping.fingerprint()
 
 
-def test_own_event_types_stand_beside_the_built_in_ones() -> None:
-    assert made('event_types = ["refer"]\n' + SHOP).known_types == (*mappings.EVENT_TYPES, "refer")
+def test_event_types_of_the_mapping_extend_the_built_in_ones() -> None:
+    assert mapping_of('event_types = ["refer"]\n' + SHOP).allowed_event_types == (*mappings.EVENT_TYPES, "refer")

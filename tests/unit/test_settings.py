@@ -1,4 +1,4 @@
-"""Settings and mappings as they are read: every misfit is told with its file and key, all together."""
+"""Settings: defaults, overrides, and one error message with every invalid key and its file."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from profilestream.base import settings
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Derive
-from profilestream.learn.als import Params
+from profilestream.learn.als import AlsParams
 
 GOOD = """
 [paths]
@@ -35,20 +35,20 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_names_inside_the_config_are_taken_from_its_own_folder(config: Path, tmp_path: Path) -> None:
+def test_file_names_in_the_config_are_relative_to_its_folder(config: Path, tmp_path: Path) -> None:
     read = settings.load(str(config), [])
     assert read.capture.sources["shop"].mapping == f"{tmp_path}/sources/shop.toml"
     assert read.spark.properties == f"{tmp_path}/spark.conf"
-    # Data lies where the job is started.
+    # Paths of data are relative to the working directory of the job.
     assert (read.paths.warehouse, read.capture.sources["shop"].path, read.paths.lock_folder) == ("w", "in", "c")
 
 
-def test_an_absolute_or_empty_name_is_left_alone(config: Path) -> None:
+def test_an_absolute_or_empty_file_name_is_unchanged(config: Path) -> None:
     read = settings.load(str(config), ["capture.sources.shop.mapping=/m.toml", "spark.properties="])
     assert (read.capture.sources["shop"].mapping, read.spark.properties) == ("/m.toml", "")
 
 
-def test_all_misfits_are_told_in_one_message_with_file_and_key(config: Path) -> None:
+def test_one_message_lists_all_invalid_keys_with_the_file(config: Path) -> None:
     config.write_text(
         GOOD.replace('path = "in"\n', 'pth = "in"\n')
         + "[stream]\nmax_files_per_trigger = 0\n[capture]\nmin_event_date = 'long ago'\n[odd]\nx = 1\n"
@@ -56,7 +56,7 @@ def test_all_misfits_are_told_in_one_message_with_file_and_key(config: Path) -> 
     error = refused(config)
     assert error.what == "\n".join(
         [
-            f"{config} has 5 setting(s) that do not fit",
+            f"{config} has 5 invalid setting(s)",
             "  stream.max_files_per_trigger: Input should be greater than or equal to 1 (got 0)",
             "  capture.min_event_date: Input should be a valid date or datetime, input is too short (got 'long ago')",
             "  capture.sources.shop.path: Field required (got {'pth': 'in', 'mapping': 'sources/shop.toml'})",
@@ -64,16 +64,16 @@ def test_all_misfits_are_told_in_one_message_with_file_and_key(config: Path) -> 
             "  odd: no such key (got {'x': 1})",
         ]
     )
-    assert (error.where, error.do) == (str(config), "mend the keys named above")
-    assert str(error).splitlines()[-1] == "  what to do: mend the keys named above"
+    assert (error.where, error.do) == (str(config), "correct the keys listed above")
+    assert str(error).splitlines()[-1] == "  what to do: correct the keys listed above"
 
 
-def test_a_source_name_that_cannot_name_a_folder_is_refused(config: Path) -> None:
+def test_a_source_name_that_is_not_a_valid_folder_name_is_refused(config: Path) -> None:
     config.write_text(GOOD.replace("sources.shop", 'sources."my shop/2"'))
-    assert "source names may hold letters, digits and _ only: ['my shop/2']" in refused(config).what
+    assert "source names may contain letters, digits and _ only: ['my shop/2']" in refused(config).what
 
 
-def test_an_override_is_read_as_toml_or_else_as_text(config: Path) -> None:
+def test_an_override_is_parsed_as_toml_or_else_as_text(config: Path) -> None:
     read = settings.load(
         str(config),
         [
@@ -92,10 +92,10 @@ def test_an_override_is_read_as_toml_or_else_as_text(config: Path) -> None:
 def test_an_override_that_is_not_key_value_is_refused(config: Path, override: str) -> None:
     error = refused(config, override)
     assert error.what == f"--set {override!r} is not key=value"
-    assert (error.where, error.do) == ("--set", "write --set paths.warehouse=/data/w")
+    assert (error.where, error.do) == ("--set", "write it as --set paths.warehouse=/data/w")
 
 
-def test_an_override_below_something_that_is_no_table_is_refused(config: Path) -> None:
+def test_an_override_below_a_value_is_refused(config: Path) -> None:
     error = refused(config, "paths.warehouse.deep=1")
     assert error.what == "--set paths.warehouse.deep: warehouse is not a table"
 
@@ -104,17 +104,17 @@ def test_an_override_of_an_unknown_key_is_refused(config: Path) -> None:
     assert "  paths.warehose: no such key (got 'x')" in refused(config, "paths.warehose=x").what
 
 
-def test_two_learners_cannot_be_one_registered_model(config: Path) -> None:
+def test_two_learners_cannot_share_a_registered_model(config: Path) -> None:
     assert (
         "publish.name and publish_segments.name are the same: segments"
         in refused(config, "learn.publish.name=segments").what
     )
 
 
-def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
+def test_a_config_that_is_missing_or_not_toml_is_reported(tmp_path: Path) -> None:
     error = refused(tmp_path / "none.toml")
     assert error.what == f"cannot read {tmp_path}/none.toml: No such file or directory"
-    assert (error.where, error.do) == (f"{tmp_path}/none.toml", "name a file that exists")
+    assert (error.where, error.do) == (f"{tmp_path}/none.toml", "name an existing file")
     broken = tmp_path / "broken.toml"
     broken.write_bytes(b"[paths\n")
     assert refused(broken).what.startswith(f"{broken} is not TOML: ")
@@ -122,22 +122,22 @@ def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
     assert refused(broken).what.startswith(f"{broken} is not TOML: ")
 
 
-def test_settings_cannot_be_changed_after_reading(config: Path) -> None:
+def test_settings_are_immutable(config: Path) -> None:
     read = settings.load(str(config), [])
     with pytest.raises(ValueError, match="frozen"):
         read.paths.warehouse = "elsewhere"
 
 
-def test_event_weights_join_the_defaults_and_become_sql() -> None:
+def test_event_weights_extend_the_defaults_and_become_sql() -> None:
     derive = Derive.model_validate({"event_weights": {"rate": 2, "cart": 4}})
     assert derive.event_weights["purchase"] == 5.0 and derive.event_weights["cart"] == 4.0
     sql = derive.names["event_weight"]
     assert sql.startswith("CASE event_type WHEN 'cart' THEN 4.0D ") and "WHEN 'rate' THEN 2.0D" in sql
     assert sql.endswith(" ELSE 1D END")
-    with pytest.raises(ValueError, match="event types may hold letters"):
+    with pytest.raises(ValueError, match="event types may contain letters"):
         Derive.model_validate({"event_weights": {"it's": 1}})
 
 
-def test_the_factorization_has_the_same_defaults_in_settings_and_in_memory() -> None:
-    said, made = settings.Factors().known, asdict(Params())
-    assert {name: said[name] for name in made} == made
+def test_the_factorization_has_the_same_defaults_in_settings_and_in_the_local_learner() -> None:
+    values, defaults = settings.Factors().with_mode_defaults, asdict(AlsParams())
+    assert {name: values[name] for name in defaults} == defaults

@@ -1,19 +1,18 @@
-"""What a declaration of window features may say; every misfit is told with file and key, before Spark is asked."""
+"""Declarations of window features: an invalid one is rejected with file and key, without Spark."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from profilestream.base.errors import BadSettings
 from profilestream.derive import feature_declaration, table_declaration
-from profilestream.derive.feature_declaration import Windows, micros
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.feature_declaration import DeclaredFeatures, window_micros
+from profilestream.derive.table_declaration import DerivedTable
 
 ROOT = Path(__file__).parent.parent.parent
 DERIVE = ROOT / "conf" / "derive"
-ODD = "features.user.events.windows: not different windows such as 6h, 30d or lifetime"
+WINDOWS_ERROR = "features.user.events.windows: windows must be distinct and like 6h, 30d or lifetime"
 SQL = 'sql = "try_divide(events_7d, events_30d)"'
-GOOD = """
+FEATURES = """
 [entities]
 user = "user_hours"
 [features.user.events]
@@ -31,79 +30,85 @@ sql = "try_divide(events_7d, events_30d)"
 """
 
 
-def _load(tmp_path: Path, text: str) -> Windows:
+def _load(tmp_path: Path, text: str) -> DeclaredFeatures:
     file = tmp_path / "windows.toml"
     file.write_text(text)
     return feature_declaration.load(str(file), {})
 
 
 @pytest.mark.parametrize(
-    ("was", "becomes", "words"),
+    ("old", "new", "message"),
     [
         ('"count"', '"counts"', "features.user.events.statistic: Input tag 'counts'"),
-        ('"30d"', '"30 days"', f"{ODD}: ['30 da"),
-        ('"30d"', '"7d"', ODD),
+        ('"30d"', '"30 days"', f"{WINDOWS_ERROR}: ['30 da"),
+        ('"30d"', '"7d"', WINDOWS_ERROR),
         ("unit =", "units =", "features.user.events.unit: Field required"),
         ("features.user.", "features.users.", "features of entities that are not declared: ['users']"),
-        ("user.events", "user.Events", "names of user may hold small letters, digits and _ only: ['Events']"),
-        ("user.trend", "user.events_7d", "names of user that stand twice or are taken: ['events_7d']"),
-        ("user.trend", "user.as_of", "names of user that stand twice or are taken: ['as_of']"),
-        (SQL, 'zscore_of = "events_9d"', "names no feature before it: 'events_9d'"),
-        ("events_7d, ", "events_7d * trend, ", "trend names features that do not stand before it: ['trend']"),
-        ("sql =", "zscore_of = 'events_7d'\nsql =", "derived.user.trend: one of sql and zscore_of, not both"),
-        ('kind = "count"', 'kind = "count"\nreading = "1"', "a reading names ${value}"),
+        ("user.events", "user.Events", "names of user may contain lowercase letters, digits and _ only: ['Events']"),
+        ("user.trend", "user.events_7d", "duplicate or reserved names of user: ['events_7d']"),
+        ("user.trend", "user.as_of", "duplicate or reserved names of user: ['as_of']"),
+        (SQL, 'zscore_of = "events_9d"', "is not a feature declared before it: 'events_9d'"),
+        ("events_7d, ", "events_7d * trend, ", "trend uses features that are not declared before it: ['trend']"),
+        ("sql =", "zscore_of = 'events_7d'\nsql =", "derived.user.trend: exactly one of sql and zscore_of is required"),
+        ('kind = "count"', 'kind = "count"\noutput = "1"', "output must contain ${value}"),
         ('kind = "count"', 'kind = "count"\nhalf_life_days = 3', "half_life_days: no such key"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told_with_file_and_key(tmp_path: Path, was: str, becomes: str, words: str) -> None:
-    text = GOOD + DERIVED
-    assert was in text
+def test_an_invalid_declaration_is_rejected_with_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = FEATURES + DERIVED
+    assert old in text
     with pytest.raises(BadSettings) as raised:
-        _load(tmp_path, text.replace(was, becomes, 1))
-    assert words in raised.value.what and raised.value.where == f"{tmp_path}/windows.toml"
-    assert raised.value.do == "mend the keys named above"
+        _load(tmp_path, text.replace(old, new, 1))
+    assert message in raised.value.what and raised.value.where == f"{tmp_path}/windows.toml"
+    assert raised.value.do == "correct the keys listed above"
 
 
-def test_a_statistic_that_the_tiles_have_is_shared_and_any_other_is_added(tmp_path: Path) -> None:
+def test_a_feature_shares_a_statistic_of_the_tiles_or_adds_one(tmp_path: Path) -> None:
     hours = table_declaration.load(str(DERIVE / "user_hours.toml"), {})
-    other = GOOD + GOOD.split("\n\n")[0].replace('[entities]\nuser = "user_hours"', "").replace(
+    same_statistic = FEATURES.split("\n\n")[0].replace('[entities]\nuser = "user_hours"', "").replace(
         "user.events", "user.all"
+    )  # fmt: skip
+    shared = feature_declaration.with_feature_statistics(
+        hours, _load(tmp_path, FEATURES + same_statistic), "windows.toml"
     )
-    made = feature_declaration.extended(hours, _load(tmp_path, other), "windows.toml")
-    assert made.statistics == hours.statistics and made.fingerprint == hours.fingerprint
-    more = _load(tmp_path, GOOD.replace("user.events", "user.dear").replace('"count"', '"count"\nwhere = "price > 3"'))
-    made = feature_declaration.extended(hours, more, "windows.toml")
-    assert made.statistics.keys() - hours.statistics.keys() == {"dear"} and made.fingerprint != hours.fingerprint
+    assert shared.statistics == hours.statistics and shared.fingerprint == hours.fingerprint
+    expensive = FEATURES.replace("user.events", "user.expensive").replace('"count"', '"count"\nwhere = "price > 3"')
+    extended = feature_declaration.with_feature_statistics(hours, _load(tmp_path, expensive), "windows.toml")
+    assert extended.statistics.keys() - hours.statistics.keys() == {"expensive"}
+    assert extended.fingerprint != hours.fingerprint
 
 
 @pytest.mark.parametrize(
-    ("changes", "where", "words"),
+    ("old", "new", "where", "message"),
     [
-        ({"was": "user.events", "becomes": "user.purchases"}, "features.user.purchases", "a column purchases that is"),
-        ({"was": "user_hours", "becomes": "user_profiles"}, "entities.user", "user_profiles is no table of hour tiles"),
+        ("user.events", "user.purchases", "features.user.purchases", "already has a different column purchases"),
+        ("user_hours", "user_profiles", "entities.user", "user_profiles is not a table of hour tiles"),
     ],
 )
-def test_tiles_that_cannot_carry_a_feature_are_refused(
-    tmp_path: Path, changes: dict[str, Any], where: str, words: str
+def test_a_feature_that_its_tile_table_cannot_store_is_rejected(
+    tmp_path: Path, old: str, new: str, where: str, message: str
 ) -> None:
-    text = GOOD.replace(changes["was"], changes["becomes"]).replace('"count"', '"count"\nwhere = "price > 3"')
-    found = _load(tmp_path, text)
-    tiles: Derived = table_declaration.load(str(DERIVE / f"{found.entities['user']}.toml"), {})
-    with pytest.raises(BadSettings, match=words) as raised:
-        feature_declaration.extended(tiles, found, "windows.toml")
+    text = FEATURES.replace(old, new).replace('"count"', '"count"\nwhere = "price > 3"')
+    features = _load(tmp_path, text)
+    tiles: DerivedTable = table_declaration.load(str(DERIVE / f"{features.entities['user']}.toml"), {})
+    with pytest.raises(BadSettings, match=message) as raised:
+        feature_declaration.with_feature_statistics(tiles, features, "windows.toml")
     assert raised.value.where == f"windows.toml, {where}"
 
 
-def test_the_shipped_definitions_are_many_and_each_says_what_it_answers() -> None:
+def test_shipped_features_have_a_question_and_a_unit() -> None:
     shipped = feature_declaration.load(str(DERIVE / "windows.toml"), {})
     count = {entity: len(shipped.features[entity]) + len(shipped.derived[entity]) for entity in shipped.entities}
     assert count["user"] >= 20 and count["item"] >= 8
-    every = [one for part in (shipped.features, shipped.derived) for found in part.values() for one in found.values()]
-    assert [one for one in every if not one.question.endswith("?") or not one.unit] == []
+    features = [
+        feature for section in (shipped.features, shipped.derived) for by_name in section.values()
+        for feature in by_name.values()
+    ]  # fmt: skip
+    assert [feature for feature in features if not feature.question.endswith("?") or not feature.unit] == []
 
 
-def test_lengths_of_windows() -> None:
-    assert [micros(window) for window in ("1h", "6h", "1d", "lifetime")] == [
+def test_window_micros() -> None:
+    assert [window_micros(window) for window in ("1h", "6h", "1d", "lifetime")] == [
         3_600_000_000,
         21_600_000_000,
         86_400_000_000,

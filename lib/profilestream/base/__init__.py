@@ -1,1 +1,1 @@
-"""What every room stands on: settings, session, tables, commits, streams."""
+"""Settings, session, tables, commits and streaming queries: what every other package uses."""

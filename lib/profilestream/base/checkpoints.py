@@ -1,9 +1,9 @@
-"""What a checkpoint folder knows: its epoch, which batches were begun and finished, and the plan of each.
+"""The checkpoint folder of a query: its epoch, started and finished batches, and the plan of each batch.
 
-Layout, beside Spark's own `offsets/` and `commits/`:
+Layout, next to Spark's own `offsets/` and `commits/`:
 
-    epoch                 a UUID, made when the folder is new
-    plans/<batch id>      what the batch was begun with (JSON)
+    epoch                 a UUID, written when the folder is new
+    plans/<batch id>      the plan of the batch (JSON)
 """
 
 import json
@@ -16,20 +16,21 @@ from pyspark.sql import SparkSession
 
 from profilestream.base import files
 
-# How Delta writes that a stream has come to a version and taken no file of it: DeltaSourceOffset.BASE_INDEX, by the
-# version of the source's log, 1 and 3.
-_NOTHING_OF_IT_YET = (-1, -100)
+# Index in a Delta offset that means "no file of this version was read": DeltaSourceOffset.BASE_INDEX, in versions 1 and
+# 3 of the source's offset format.
+_START_OF_VERSION = (-1, -100)
+_PLANS_STORED = 100
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a batch was begun with; a replay of the batch must find the same.
+    """Inputs of a batch that a retry must use again.
 
     Args:
-        fingerprint: of mapping and settings, those that change what is written.
-        settings: the settings behind the fingerprint, so that a person can restore them.
+        fingerprint: of the mapping and the settings that change what is written.
+        settings: the settings behind the fingerprint, so that a user can restore them.
         versions: Delta version of every table read other than the source.
-        skip_files: files that the person who started the run asked to pass over.
+        skip_files: files that the user requested to skip.
     """
 
     fingerprint: str
@@ -46,94 +47,94 @@ class Checkpoint:
     path: str
 
     def epoch(self) -> str:
-        """The epoch of this checkpoint; made, once, when the folder is new."""
-        found = files.read_text(self.spark, f"{self.path}/epoch")
-        if found is not None:
-            return found.strip()
-        made = str(uuid.uuid4())
-        files.write_text(self.spark, f"{self.path}/epoch", made + "\n")
-        return made
+        """The epoch of this checkpoint; created once, when the folder is new."""
+        stored = files.read_text(self.spark, f"{self.path}/epoch")
+        if stored is not None:
+            return stored.strip()
+        epoch = str(uuid.uuid4())
+        files.write_text(self.spark, f"{self.path}/epoch", epoch + "\n")
+        return epoch
 
     def is_new(self) -> bool:
-        """True while no batch was ever begun from this folder."""
-        return self.last_begun() is None
+        """True while no batch was started from this folder."""
+        return self.last_started() is None
 
-    def last_begun(self) -> int | None:
-        """Newest batch id with logged offsets; null when there is none."""
+    def last_started(self) -> int | None:
+        """Latest batch id with logged offsets; null when there is none."""
         return self._last("offsets")
 
     def last_finished(self) -> int | None:
-        """Newest batch id that was committed; null when there is none."""
+        """Latest batch id that was committed; null when there is none."""
         return self._last("commits")
 
     def _last(self, log: str) -> int | None:
         return max((int(n) for n in files.names(self.spark, f"{self.path}/{log}") if n.isdigit()), default=None)
 
     def plan(self, batch_id: int) -> Plan | None:
-        """The plan that a batch was begun with; null when it was never begun."""
+        """The plan of a batch; null when the batch was never planned."""
         text = files.read_text(self.spark, f"{self.path}/plans/{batch_id}")
         return None if text is None else Plan(**json.loads(text))
 
     def store_plan(self, batch_id: int, plan: Plan) -> None:
-        """Write the plan of a batch, and drop plans that no replay can ask for any more."""
+        """Write the plan of a batch, and delete the plan that no retry can need any more."""
         files.write_text(self.spark, f"{self.path}/plans/{batch_id}", json.dumps(asdict(plan), indent=1))
-        if batch_id >= 100:
-            files.delete(self.spark, f"{self.path}/plans/{batch_id - 100}")
+        if batch_id >= _PLANS_STORED:
+            files.delete(self.spark, f"{self.path}/plans/{batch_id - _PLANS_STORED}")
 
-    def whole_version(self, batch_id: int) -> int | None:
-        """The version of the Delta source up to which the batches before this one took everything.
+    def complete_version(self, batch_id: int) -> int | None:
+        """Latest version of the Delta source whose files were all read by the batches before this one.
 
-        Null when the batch goes on within a commit, or within the first snapshot, and when nothing was taken yet.
+        Null when the batch continues within a commit or within the initial snapshot, and when nothing was read yet.
         """
         offset = self._offset(batch_id - 1)
-        if offset.get("index") not in _NOTHING_OF_IT_YET or offset["isStartingVersion"]:
+        if offset.get("index") not in _START_OF_VERSION or offset["isStartingVersion"]:
             return None
         return int(offset["reservoirVersion"]) - 1
 
-    def source_table(self) -> str | None:
-        """What Delta calls the table that is the source; null when no batch was begun, or the source is another."""
-        begun = self.last_begun()
-        found = None if begun is None else self._offset(begun).get("reservoirId")
-        return None if found is None else str(found)
+    def source_table_id(self) -> str | None:
+        """Delta's id of the source table; null before the first batch, and for sources other than Delta."""
+        started = self.last_started()
+        table_id = None if started is None else self._offset(started).get("reservoirId")
+        return None if table_id is None else str(table_id)
 
     def _offset(self, batch_id: int) -> dict[str, Any]:
-        """Up to where a batch reads; empty when there is no such batch."""
+        """The offset at which a batch ends; empty when there is no such batch."""
         lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id}") or "").splitlines()
         offset = json.loads(lines[-1]) if lines else {}
         return offset if isinstance(offset, dict) else {}
 
-    def drop_unbegun_files(self) -> None:
-        """Forget files that were listed for a batch that was never begun.
+    def drop_unstarted_files(self) -> None:
+        """Remove files that were listed for a batch that was never started.
 
-        Spark logs the files of a batch before the batch itself. After a crash between the two it would put them and the
-        next ones into one batch: no row is lost, but batches are cut otherwise than in a run without the crash. Every
-        tenth list is compact and holds the earlier ones too, which Spark keeps for 100 batches more.
+        Spark logs the files of a batch before the batch itself. After a crash between the two, it would read them
+        together with the next files in one batch: no row is lost, but batches differ from a run without the crash.
+        Every tenth list is compact and repeats the earlier ones, which Spark stores for 100 more batches.
         """
-        begun = self.last_begun()
+        started = self.last_started()
         last = -1
-        if begun is not None:
-            offset = (files.read_text(self.spark, f"{self.path}/offsets/{begun}") or "").splitlines()[-1]
+        if started is not None:
+            offset = (files.read_text(self.spark, f"{self.path}/offsets/{started}") or "").splitlines()[-1]
             last = int(json.loads(offset)["logOffset"]) if offset.startswith('{"logOffset"') else sys.maxsize
         for name in files.names(self.spark, f"{self.path}/sources/0"):
             number = name.removesuffix(".compact")
             if number.isdigit() and int(number) > last:
                 files.delete(self.spark, f"{self.path}/sources/0/{name}")
 
-    def files_seen(self) -> dict[str, int]:
-        """Every input file that a file source has taken up: path -> its modification time (ms) then."""
+    def listed_files(self) -> dict[str, int]:
+        """Every input file that a file source has listed: path -> its modification time then, in ms."""
         return {entry["path"]: entry["timestamp"] for entry in self._file_entries()}
 
     def files_of(self, batch_id: int) -> int:
-        """How many files a batch of a file source takes."""
+        """Number of input files of a batch of a file source."""
         return sum(entry["batchId"] == batch_id for entry in self._file_entries())
 
     def _file_entries(self) -> list[dict[str, Any]]:
         folder = f"{self.path}/sources/0"
         logs = files.names(self.spark, folder)
         compacted = max((int(n.removesuffix(".compact")) for n in logs if n.endswith(".compact")), default=-1)
-        wanted = [n for n in logs if n == f"{compacted}.compact" or (n.isdigit() and int(n) > compacted)]
+        selected = [n for n in logs if n == f"{compacted}.compact" or (n.isdigit() and int(n) > compacted)]
         entries: list[dict[str, Any]] = []
-        for name in wanted:
+        for name in selected:
             lines = (files.read_text(self.spark, f"{folder}/{name}") or "").splitlines()
             entries += [json.loads(line) for line in lines if line.startswith("{")]
         return entries

@@ -1,7 +1,7 @@
-"""Writes that happen exactly once: one Delta commit per table and batch, skipped when a batch is replayed.
+"""Writes that happen exactly once: one Delta commit per table and batch, skipped when a batch is retried.
 
-Delta remembers the newest version per application id; a write with an older or equal version is skipped. So every
-write carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141; MERGE takes them only as
+Delta stores the latest version per application id and skips a write with an older or equal version. So every write
+carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141; MERGE takes them only as
 session settings, #3934).
 """
 
@@ -13,86 +13,86 @@ from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base.delta_table import Table
 from profilestream.base.session import Threads, materialize
 from profilestream.base.settings import Paths
-from profilestream.base.tables import Table
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
 _VERSION = "spark.databricks.delta.write.txnVersion"
-# A MERGE joins every row of the touched files, whole, with the batch. A Bloom filter of the batch's keys drops most of
-# them before they are shuffled; Spark makes one only for scans of 10 GB, from a few filtered megabytes.
-_MERGING = {
-    "spark.databricks.delta.merge.materializeSource": "none",  # it is computed here
+# A MERGE joins all rows of the touched files with the batch. A Bloom filter of the batch's keys drops most of them
+# before the shuffle; by default Spark builds one only for scans of 10 GB, from a few filtered megabytes.
+_MERGE_CONF = {
+    "spark.databricks.delta.merge.materializeSource": "none",  # `merge` materializes it
     "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold": "64MB",
-    "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # a computed frame has no size
+    "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # a checkpoint has no size
 }
 
 
 @dataclass(frozen=True)
 class Txn:
-    """Who writes: the query (`<stage>/<source>`), its epoch, and the batch."""
+    """The writer of a commit: the query (`<stage>/<source>`), its epoch, and the batch."""
 
     query: str
     epoch: str
     batch_id: int
 
     def app_id(self, table: Table) -> str:
-        """The application id under which Delta remembers this writer of this table."""
+        """The application id of this writer in the Delta log of the table."""
         return f"{self.query}/{table.name}/{self.epoch}"
 
 
 def version(spark: SparkSession, table: Table, paths: Paths) -> int:
-    """The newest version of the table, read from its log now."""
+    """The latest version of the table, read from its log now."""
     return int(table.log(spark, paths).startTransaction().readVersion())
 
 
 def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
-    """What Delta calls this table; another one once it was made anew."""
+    """Delta's id of the table; it changes when the table is created again."""
     return str(table.metadata(spark, paths).id())
 
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
-    """The newest batch that this writer committed to the table; null when there is none."""
-    found = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
-    return None if found < 0 else found
+    """The last batch that this writer committed to the table; null when there is none."""
+    batch_id = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
+    return None if batch_id < 0 else batch_id
 
 
 def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
-    """Every application id that ever committed to the table."""
+    """Every application id that committed to the table."""
     ids = table.log(spark, paths).unsafeVolatileSnapshot().transactions().keysIterator()
-    found = []
+    app_ids = []
     while ids.hasNext():
-        found.append(str(ids.next()))
-    return sorted(found)
+        app_ids.append(str(ids.next()))
+    return sorted(app_ids)
 
 
 @contextmanager
 def states_ready(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -> Iterator[None]:
-    """Let Delta rebuild the tables' states (0.4 s each), all at once, while the body does what does not need them yet.
+    """Let Delta load the states of the tables (0.4 s each) in parallel with the body of the block.
 
-    A commit with an application id needs the state, to see whether it was made before; without this it waits for it.
+    A commit with an application id needs the state, to find out whether it was made before; otherwise it waits for it.
     """
-    with Threads(spark, len(tables)) as background:
-        ready = [background.submit(last_batch, spark, table, paths, "") for table in tables]
+    with Threads(spark, len(tables)) as threads:
+        states = [threads.submit(last_batch, spark, table, paths, "") for table in tables]
         yield
-        for one in ready:
-            one.result()
+        for state in states:
+            state.result()
 
 
 def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
-    """Whether the table already holds this batch. Ask before computing: a replayed write is computed, then skipped."""
-    found = last_batch(spark, table, paths, txn.app_id(table))
-    return found is not None and found >= txn.batch_id
+    """Whether the table already contains this batch. Check before computing: Delta computes a write, then skips it."""
+    last = last_batch(spark, table, paths, txn.app_id(table))
+    return last is not None and last >= txn.batch_id
 
 
 def stamped(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:
-    """Rows as the table has them, with the epoch and the batch that write them, and more columns if asked for."""
+    """Rows in the column order of the table, with epoch and batch id filled in; `more` columns follow."""
     stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
-    return rows.withColumns(stamp).select(*table.columns, *more)
+    return rows.withColumns(stamp).select(*table.names, *more)
 
 
 def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
-    """Append the rows, once. The frame must end in the table's columns and not read the table itself."""
+    """Append the rows once. The frame must have the columns of the table and must not read the table."""
     table.check(frame.schema)
     (
         frame.write.format("delta")
@@ -104,7 +104,7 @@ def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
 
 
 def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: str) -> None:
-    """Put the rows in place of those that satisfy `where` (a SQL condition on the table), once."""
+    """Replace the rows that satisfy `where` (a SQL condition on the table), once."""
     table.check(frame.schema)
     (
         frame.write.format("delta")
@@ -117,9 +117,9 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
 
 
 def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None:
-    """Put rows in place of those that satisfy `where`, from which they are made, in one commit that is no batch's.
+    """Replace the rows that satisfy `where` by rows computed from them, in one commit that belongs to no batch.
 
-    The frame must read the table in the very plan that is written: rows that were kept would undo what came meanwhile.
+    The frame must read the table in the plan that is written: with cached rows, commits made meanwhile would be undone.
     """
     table.check(frame.schema)
     frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table.uri(paths))
@@ -131,60 +131,60 @@ def merge(
     paths: Paths,
     txn: Txn,
     *,
-    becomes: dict[str, Column] | None = None,
-    gone: str = "",
+    updates: dict[str, Column] | None = None,
+    delete_flag: str = "",
     within: str = "",
 ) -> DataFrame:
     """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 
     Args:
-        frame: may have columns that the table has not.
-        becomes: what a row of the table (`t`) and the row of the frame (`s`) of its key become, by column; the
-            frame's value in columns that are not named.
-        gone: name of a boolean column of the frame, not of the table: true deletes the row of that key.
-        within: a SQL condition on the table (`t`) that holds for every key of the frame, so that files without such
-            rows are not read.
+        frame: may have more columns than the table.
+        updates: new value by column, from the row of the table (`t`) and the row of the frame (`s`) with the same key;
+            columns that are not named get the frame's value.
+        delete_flag: name of a boolean column of the frame that is not in the table: true deletes the row of that key.
+        within: a SQL condition on the table (`t`) that is true for every key of the frame; files without such rows are
+            not read.
 
     Returns:
-        The frame, computed.
+        The frame, materialized.
     """
     spark = frame.sparkSession
-    table.check(frame.select(*table.columns).schema)
+    table.check(frame.select(*table.names).schema)
     rows = materialize(frame)
     if table.log(spark, paths).startTransaction().snapshot().numOfFiles() == 0:
-        # Nothing can match, and a MERGE would write every row a second time for the change feed.
-        append(rows.where(f"NOT {gone}" if gone else "true").select(*table.columns), table, paths, txn)
+        # Nothing can match, and a MERGE would write every row twice, for the change feed.
+        append(rows.where(f"NOT {delete_flag}" if delete_flag else "true").select(*table.names), table, paths, txn)
         return rows
-    # Spark makes a Bloom filter only from rows that were filtered; this condition holds for all.
+    # Spark builds a Bloom filter only from filtered rows; this condition is true for all rows.
     source = rows.where(F.hash(*table.key) >= -(2**31))
     on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), *([within] if within else [])])
-    values: dict[str, str | Column] = {column: f"s.{column}" for column in table.columns}
-    updated = {**values, **(becomes or {})}
-    stays = f"NOT s.{gone}" if gone else "true"
-    with _conf(spark, {**_MERGING, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
+    values: dict[str, str | Column] = {column: f"s.{column}" for column in table.names}
+    updated = {**values, **(updates or {})}
+    is_inserted = f"NOT s.{delete_flag}" if delete_flag else "true"
+    with _conf(spark, {**_MERGE_CONF, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
         merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
-        if gone:
-            merger = merger.whenMatchedDelete(f"s.{gone}")
-        merger.whenMatchedUpdate(set=updated).whenNotMatchedInsert(stays, values).execute()
+        if delete_flag:
+            merger = merger.whenMatchedDelete(f"s.{delete_flag}")
+        merger.whenMatchedUpdate(set=updated).whenNotMatchedInsert(is_inserted, values).execute()
     return rows
 
 
 def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> None:
-    """Delete the rows that satisfy `where` (a SQL condition on the table); once more, it finds none."""
+    """Delete the rows that satisfy `where` (a SQL condition on the table); a second call deletes nothing."""
     DeltaTable.forPath(spark, table.uri(paths)).delete(where)
 
 
 @contextmanager
 def _conf(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
-    """Session settings for one commit. An application id left behind would make every later write a no-op."""
-    before = {key: spark.conf.get(key, None) for key in values}
+    """Session settings for one commit. An application id that stayed set would make every later write a no-op."""
+    previous: dict[str, str | None] = {key: spark.conf.get(key, None) for key in values}
     try:
         for key, value in values.items():
             spark.conf.set(key, value)
         yield
     finally:
-        for key, was in before.items():
-            if was is None:
+        for key, earlier in previous.items():
+            if earlier is None:
                 spark.conf.unset(key)
             else:
-                spark.conf.set(key, was)
+                spark.conf.set(key, earlier)

@@ -1,4 +1,4 @@
-"""What can go wrong, in few kinds. Each carries the exit code that scripts rely on.
+"""The kinds of errors. Each has the exit code that scripts rely on.
 
 1  any other failure         2  bad settings or input         3  refused, to protect data
 """
@@ -10,12 +10,12 @@ from pyspark.errors import PySparkException
 
 
 class ProfilestreamError(Exception):
-    """A message in four parts: what is wrong (with the offending values), where, and what to do.
+    """A message in three parts: what is wrong (with the offending values), where, and what to do.
 
     Args:
         what: one sentence, with the offending values.
-        where: file, table, query, batch or config key.
-        do: the mend; printed last, so that it is the last line a person reads.
+        where: file, table, query, batch or settings key.
+        do: how to fix it; printed last, so that it is the last line that a user reads.
     """
 
     exit_code = 1
@@ -25,56 +25,56 @@ class ProfilestreamError(Exception):
         self.what, self.where, self.do = what, where, do
 
 
-_ON_A_ROW = ("CAST_INVALID_INPUT", "DIVIDE_BY_ZERO", "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE",
-             "CANNOT_PARSE_TIMESTAMP", "INVALID_ARRAY_INDEX", "INVALID_FORMAT")  # fmt: skip
+_VALUE_ERRORS = ("CAST_INVALID_INPUT", "DIVIDE_BY_ZERO", "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE",
+                 "CANNOT_PARSE_TIMESTAMP", "INVALID_ARRAY_INDEX", "INVALID_FORMAT")  # fmt: skip
 
 
-def first_words(said: str) -> str:
-    """Of an error of Spark the sentence that a person needs."""
-    return (said.strip().splitlines() or [""])[0].split(" SQLSTATE")[0]
+def first_sentence(message: str) -> str:
+    """The first line of a Spark error message, without its SQLSTATE."""
+    return (message.strip().splitlines() or [""])[0].split(" SQLSTATE")[0]
 
 
 class BadSettings(ProfilestreamError):
-    """Settings, a mapping or a command line that cannot work. Found at start-up."""
+    """Settings, a mapping or a command line that cannot work. Raised at start-up."""
 
     exit_code = 2
 
 
 @contextmanager
-def naming(what: str, *, where: str, do: str) -> Iterator[None]:
-    """Turn the failure of an expression on the values of a row, which Spark tells, into BadSettings."""
+def value_errors_as_bad_settings(what: str, *, where: str, do: str) -> Iterator[None]:
+    """Raise BadSettings instead of Spark's error when an expression fails on the values of a row."""
     try:
         yield
     except PySparkException as error:
-        said = str(error)
-        if not any(name in said for name in _ON_A_ROW):
+        message = str(error)
+        if not any(name in message for name in _VALUE_ERRORS):
             raise
-        raise BadSettings(f"{what}: {said.splitlines()[0][:300]}", where=where, do=do) from error
+        raise BadSettings(f"{what}: {message.splitlines()[0][:300]}", where=where, do=do) from error
 
 
 class SourceMissing(ProfilestreamError):
-    """A folder or file of input that is not there."""
+    """An input folder, file or table does not exist."""
 
     exit_code = 2
 
 
 class SourceUnreadable(ProfilestreamError):
-    """An input file that breaks while it is read: cut short, not what its name says."""
+    """An input file fails while it is read: it is truncated, or not of the format that its name states."""
 
     exit_code = 2
 
 
 class SchemaMismatch(ProfilestreamError):
-    """A frame or a stored table whose columns are not those declared in tables.py."""
+    """The columns of a frame or a stored table differ from the declared ones."""
 
     exit_code = 2
 
 
 class Refused(ProfilestreamError):
-    """Going on would lose, double or mix data."""
+    """The run would lose, double or mix data."""
 
     exit_code = 3
 
 
 class StateCorrupt(ProfilestreamError):
-    """Numbers that must agree do not."""
+    """Numbers that must be equal differ."""

@@ -1,4 +1,4 @@
-"""Small text files beside checkpoints, on any file system that Spark reaches (local, HDFS, S3, ...)."""
+"""Files and folders on any file system that Spark reads (local, HDFS, S3, ...)."""
 
 import os
 from fnmatch import fnmatch
@@ -9,48 +9,48 @@ from pyspark.sql import SparkSession
 
 from profilestream.base.jvm import java_class
 
-_PLAIN = ("", ".csv", ".tsv", ".txt", ".log")  # endings of text that is not packed
+_PLAIN = ("", ".csv", ".tsv", ".txt", ".log")  # extensions of uncompressed text
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:
-    """The path as the Java object that Hadoop and Delta take."""
+    """The path as a Hadoop `Path` object."""
     return java_class(spark, "org.apache.hadoop.fs.Path")(qualified(path))
 
 
 def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
-    found = hadoop_path(spark, path)
-    return found.getFileSystem(spark._jsc.hadoopConfiguration()), found
+    target = hadoop_path(spark, path)
+    return target.getFileSystem(spark._jsc.hadoopConfiguration()), target
 
 
 def local_path(uri: str) -> str | None:
-    """The path on this machine that a URI names, or null when it lies on a remote file system."""
+    """The local path of a URI; null for a remote file system."""
     if uri.startswith("file:"):
         return "/" + uri.removeprefix("file:").lstrip("/")
     return None if "://" in uri else uri
 
 
 def qualified(path: str) -> str:
-    """The path as a URI that does not depend on the working folder, local ones as Hadoop writes them: file:/x.
+    """The path as an absolute URI; local paths in Hadoop's spelling, file:/x.
 
-    The JVM has a working folder of its own, the one it was started in, so every path that Spark gets goes through here.
+    The JVM keeps the working directory in which it was started, so every path that is passed to Spark is qualified.
     """
     local = local_path(path)
     return path if local is None else "file:" + os.path.abspath(local)
 
 
 def as_metadata(path: str) -> str:
-    """The path as Spark's `_metadata.file_path` spells it: a URI with odd characters encoded."""
+    """The path in the spelling of Spark's `_metadata.file_path`: a URI with special characters encoded."""
     return quote(qualified(path), safe="/:@!$&'()*+,;=~")
 
 
 def exists(spark: SparkSession, path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     fs, target = _path(spark, path)
     return bool(fs.exists(target))
 
 
 def names(spark: SparkSession, folder: str) -> list[str]:
-    """Names of what lies directly in a folder, sorted; none when there is no such folder."""
+    """Names of the direct children of a folder, sorted; empty when there is no such folder."""
     fs, target = _path(spark, folder)
     if not fs.exists(target):
         return []
@@ -58,7 +58,7 @@ def names(spark: SparkSession, folder: str) -> list[str]:
 
 
 def read_text(spark: SparkSession, path: str) -> str | None:
-    """The whole file as text, or null when there is none."""
+    """Content of a text file; null when it does not exist."""
     fs, target = _path(spark, path)
     if not fs.exists(target):
         return None
@@ -70,43 +70,43 @@ def read_text(spark: SparkSession, path: str) -> str | None:
 
 
 def write_text(spark: SparkSession, path: str, text: str) -> None:
-    """Write a file so that a reader sees all of it or nothing, even after kill -9: write aside, then rename."""
+    """Write a file atomically, even under kill -9: write a temporary file, then rename it."""
     fs, target = _path(spark, path)
-    aside = hadoop_path(spark, f"{path}.{os.getpid()}.tmp")
-    out = fs.create(aside, True)
+    temporary = hadoop_path(spark, f"{path}.{os.getpid()}.tmp")
+    out = fs.create(temporary, True)
     try:
         out.write(bytearray(text.encode()))
     finally:
         out.close()
-    if not fs.rename(aside, target):
+    if not fs.rename(temporary, target):
         fs.delete(target, False)
-        fs.rename(aside, target)
+        fs.rename(temporary, target)
 
 
 def delete(spark: SparkSession, path: str) -> None:
-    """Remove a file or a whole folder; nothing happens when there is none."""
+    """Remove a file or a folder with its content; nothing happens when it does not exist."""
     fs, target = _path(spark, path)
     fs.delete(target, True)
 
 
 def prune(spark: SparkSession, folder: str) -> None:
-    """Remove a folder that holds nothing but hidden files and empty folders, what a killed writer leaves behind.
+    """Remove a folder that contains only hidden files and empty folders, as a killed writer leaves it.
 
-    A folder with anything else stays. Folders are removed one by one and only when empty, so that another process that
-    writes into one at the same moment loses nothing it has finished.
+    Any other folder stays. Folders are removed one by one and only when empty, so a process that writes into one at the
+    same time loses no finished file.
     """
     fs, target = _path(spark, folder)
     if not fs.exists(target):
         return
-    inside = list(fs.listStatus(target))
-    if all(status.isDirectory() or status.getPath().getName().startswith(".") for status in inside):
-        for status in inside:
+    children = list(fs.listStatus(target))
+    if all(status.isDirectory() or status.getPath().getName().startswith(".") for status in children):
+        for status in children:
             fs.delete(status.getPath(), False)
         fs.delete(target, False)
 
 
 def first_line(spark: SparkSession, path: str, encoding: str) -> str:
-    """The first line of a text file (unpacked by its ending: .gz, .bz2, ...), "" for an empty one."""
+    """The first line of a text file, decompressed by its extension (.gz, .bz2, ...); "" for an empty file."""
     local = local_path(path)
     if local is not None and os.path.splitext(local)[1] in _PLAIN:
         with open(local, encoding=encoding, errors="replace") as file:
@@ -118,8 +118,8 @@ def first_line(spark: SparkSession, path: str, encoding: str) -> str:
     stream = fs.open(target)
     try:
         codec = codecs(spark._jsc.hadoopConfiguration()).getCodec(target)
-        unpacked = stream if codec is None else codec.createInputStream(stream)
-        reader = java_class(spark, "java.io.InputStreamReader")(unpacked, encoding)
+        decompressed = stream if codec is None else codec.createInputStream(stream)
+        reader = java_class(spark, "java.io.InputStreamReader")(decompressed, encoding)
         line = java_class(spark, "java.io.BufferedReader")(reader).readLine()
         return "" if line is None else str(line).lstrip("\ufeff")
     finally:
@@ -127,17 +127,17 @@ def first_line(spark: SparkSession, path: str, encoding: str) -> str:
 
 
 def sizes(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[int, int]]:
-    """Each input file below a folder (or the file itself): path -> (bytes, modification time in ms).
+    """Every input file below a folder (or the file itself): path -> (size in bytes, modification time in ms).
 
-    Files and folders whose names begin with `_` or `.` are passed over, as Spark does.
+    Files and folders whose names start with `_` or `.` are ignored, as in Spark.
 
     Args:
-        glob: only files whose names fit, such as `*.csv`; all when empty.
+        glob: pattern of file names, such as `*.csv`; all when empty.
     """
     fs, root = _path(spark, folder)
     if not fs.exists(root):
         return {}
-    found: dict[str, tuple[int, int]] = {}
+    entries: dict[str, tuple[int, int]] = {}
     statuses = fs.listFiles(root, True)
     depth = len(str(fs.makeQualified(root)).rstrip("/").split("/"))
     while statuses.hasNext():
@@ -145,5 +145,5 @@ def sizes(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[i
         path = str(status.getPath())
         below = path.split("/")[depth:]
         if not any(part.startswith(("_", ".")) for part in below) and fnmatch(path.split("/")[-1], glob or "*"):
-            found[path] = (int(status.getLen()), int(status.getModificationTime()))
-    return dict(sorted(found.items()))
+            entries[path] = (int(status.getLen()), int(status.getModificationTime()))
+    return dict(sorted(entries.items()))

@@ -1,11 +1,11 @@
-"""What every job's `main` shares: the command line, logging, and errors as exit codes with a last line that helps."""
+"""What every job's `main` shares: the command line, logging, and errors as exit codes."""
 
 import argparse
-import logging
 import sys
 import traceback
 from collections.abc import Callable
 
+from profilestream.base import console
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings, ProfilestreamError
 from profilestream.base.queries import RunOptions
@@ -13,45 +13,57 @@ from profilestream.base.settings import Settings
 
 
 def parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the flags that every job has: --config, --set, --check."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
+    """A parser with the flags of every job: --config, --set, --check.
+
+    Args:
+        config: default of --config; the flag is required when null.
+    """
+    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument(
         "--config",
         required=config is None,
         default=config,
         metavar="FILE",
         help="settings (TOML), such as conf/local.toml",
     )
-    made.add_argument(
+    arguments.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; repeatable"
     )
-    made.add_argument("--check", action="store_true", help="check settings, mappings, SQL and paths; write nothing")
-    return made
+    arguments.add_argument(
+        "--check", action="store_true", help="check settings, mappings, SQL and paths; write nothing"
+    )
+    return arguments
 
 
 def stream_parser(doc: str, config: str | None = None) -> argparse.ArgumentParser:
     """A parser for a job that runs streaming queries."""
-    made = parser(doc, config)
-    made.add_argument("mode", nargs="?", choices=("available-now", "continuous"), default="available-now")
-    made.add_argument("--every", default="10s", metavar="10s", help="continuous: a batch every so often (s, m)")
-    made.add_argument("--accept-new-epoch", action="store_true", help="read everything again over existing tables")
-    made.add_argument("--accept-changed-files", action="store_true", help="go on although files changed after reading")
-    made.add_argument("--replan", action="store_true", help="begin the unfinished batch anew with today's settings")
-    made.add_argument("--skip-file", action="append", default=[], metavar="PATH", help="pass over an unreadable file")
-    return made
+    arguments = parser(doc, config)
+    add = arguments.add_argument
+    add("mode", nargs="?", choices=("available-now", "continuous"), default="available-now")
+    add("--every", default="10s", metavar="10s", help="continuous: interval between batches (s, m)")
+    add("--accept-new-epoch", action="store_true", help="read everything again although tables exist")
+    add("--accept-changed-files", action="store_true", help="continue although files changed after they were read")
+    add("--replan", action="store_true", help="plan the unfinished batch again with the current settings")
+    add("--skip-file", action="append", default=[], metavar="PATH", help="skip an unreadable file; repeatable")
+    return arguments
 
 
 def stage_parser(doc: str, stage: str) -> argparse.ArgumentParser:
-    """A parser for the job of a derive or learn stage: streaming flags, --rebuild and --cascade."""
-    made = stream_parser(doc)
-    again = "remove the checkpoint, empty the stage's tables, and derive them again from their source"
-    made.add_argument("--rebuild", action="store_const", const=stage, default="", help=again)
-    made.add_argument("--cascade", action="store_true", help="with --rebuild: rebuild the stages that follow it too")
-    return made
+    """A parser for the job of a derive or learn stage: the flags of streaming jobs, --rebuild and --cascade."""
+    arguments = stream_parser(doc)
+    rebuild = "remove the checkpoint, empty the stage's tables, and derive them again from their source"
+    arguments.add_argument("--rebuild", action="store_const", const=stage, default="", help=rebuild)
+    add_cascade(arguments)
+    return arguments
+
+
+def add_cascade(arguments: argparse.ArgumentParser) -> None:
+    """Add --cascade, for parsers with --rebuild."""
+    arguments.add_argument("--cascade", action="store_true", help="with --rebuild: also rebuild the stages that follow")
 
 
 def options(args: argparse.Namespace) -> RunOptions:
-    """What the flags of `stream_parser` ask for."""
+    """The run options of the parsed flags of `stream_parser`."""
     return RunOptions(
         continuous=_seconds(args.every) if args.mode == "continuous" else None,
         accept_new_epoch=args.accept_new_epoch,
@@ -64,21 +76,19 @@ def options(args: argparse.Namespace) -> RunOptions:
 
 
 def load(args: argparse.Namespace) -> Settings:
-    """The settings that --config and --set name."""
+    """The settings of --config and --set."""
     return settings_module.load(args.config, args.set)
 
 
-def run(body: Callable[[argparse.Namespace], None], made: argparse.ArgumentParser, argv: list[str]) -> int:
-    """Run a job's body and say how it went.
+def run(body: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser, argv: list[str]) -> int:
+    """Run a job's body; print an error with what to do.
 
     Returns:
-        0 done, 2 bad settings or input, 3 refused to protect data, 1 any other failure. On failure the last line on
-        standard error says what to do.
+        0 done, 2 bad settings or input, 3 refused to protect data, 1 any other failure. After a failure the last line
+        on standard error is what to do.
     """
-    args = made.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    for noisy in ("py4j", "pyspark"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    args = arguments.parse_args(argv)
+    console.configure_logging()
     try:
         body(args)
     except ProfilestreamError as error:
@@ -86,8 +96,11 @@ def run(body: Callable[[argparse.Namespace], None], made: argparse.ArgumentParse
         return error.exit_code
     except Exception:
         traceback.print_exc()
-        told = "\nfailed, and not by a mistake of yours as far as we know\n  what to do: report the lines above; "
-        print(f"{told}the tables hold whole batches only", file=sys.stderr)  # noqa: T201
+        print(  # noqa: T201
+            "\nfailed: an error in profilestream or its environment, not in your settings\n"
+            "  what to do: report the lines above; the tables contain complete batches only",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -97,4 +110,4 @@ def _seconds(every: str) -> float:
     try:
         return float(number) * {"s": 1.0, "m": 60.0}[unit]
     except (ValueError, KeyError):
-        raise BadSettings(f"--every {every!r} is not a time", where="--every", do="write 10s or 2m") from None
+        raise BadSettings(f"--every {every!r} is not an interval", where="--every", do="write 10s or 2m") from None

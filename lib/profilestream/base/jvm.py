@@ -1,4 +1,4 @@
-"""The JVM behind the session: its classes by name, and what it keeps for Python."""
+"""The JVM behind the session: Java classes by name, and the objects that it holds for Python."""
 
 import functools
 import gc
@@ -8,36 +8,36 @@ from pyspark.sql import SparkSession
 
 
 def java_class(spark: SparkSession, name: str) -> Any:
-    """The class of this name in the session's JVM.
+    """The class with this name in the session's JVM.
 
-    PySpark looks for every part of a dotted name in every jar: up to 10 ms a name, so once.
+    Cached: PySpark searches every jar for every part of a dotted name, up to 10 ms per name.
     """
-    return _found(spark._jvm, name)
+    return _java_class(spark._jvm, name)
 
 
-def remember(spark: SparkSession) -> None:
-    """Keep what PySpark looks up in the JVM anew for every column, half a millisecond each: a batch has hundreds."""
+def cache_lookups(spark: SparkSession) -> None:
+    """Cache what PySpark looks up in the JVM for every column: 0.5 ms each, hundreds per batch."""
     jvm = spark._jvm
     for name, members in (
         ("org.apache.spark.sql.functions", ("col", "lit", "expr", "when", "coalesce")),
         ("functions", ("col", "lit")),
         ("PythonUtils", ("toSeq",)),
     ):
-        found = getattr(jvm, name)
-        setattr(jvm, name, found)
+        java_object = getattr(jvm, name)
+        setattr(jvm, name, java_object)
         for member in members:
-            setattr(found, member, getattr(found, member))
+            setattr(java_object, member, getattr(java_object, member))
 
 
 def collect_garbage() -> None:
-    """Let Java forget plans and frames that Python no longer uses.
+    """Let Java free plans and frames that Python no longer uses.
 
-    Java keeps an object as long as Python's stand-in for it is there. Py4J's stand-ins refer to themselves, so only
-    Python's collector removes them, and to that one they are few and small: it comes too late for Java's heap.
+    Java holds an object as long as Python holds its Py4J proxy. Proxies refer to themselves, so only Python's cyclic
+    garbage collector frees them; they are few and small, so it runs too late for Java's heap.
     """
     gc.collect()
 
 
 @functools.cache
-def _found(jvm: Any, name: str) -> Any:
+def _java_class(jvm: Any, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), jvm)

@@ -1,4 +1,4 @@
-"""One run of a (stage, source) at a time. The operating system holds the lock, so kill -9 leaves none behind."""
+"""One run of a stage and source at a time. The operating system holds the lock, so kill -9 leaves none."""
 
 import fcntl
 import os
@@ -11,19 +11,20 @@ from profilestream.base.files import local_path
 
 @contextmanager
 def held(folder: str, name: str) -> Iterator[None]:
-    """Hold the lock `<folder>/<name>.lock` for the block.
+    """Hold the lock `<folder>/<name>.lock` during the block.
 
     Args:
-        folder: on the driver's own machine; a URI of a remote file system is an error.
+        folder: on the driver's machine; a URI of a remote file system is an error.
         name: what is locked, such as `capture/online_retail`.
 
     Raises:
-        Refused: another process holds it.
+        BadSettings: the folder is not on this machine.
+        Refused: another process holds the lock.
     """
     local = local_path(folder)
     if local is None:
         raise BadSettings(
-            f"locks cannot be kept at {folder}: it is not on this machine",
+            f"locks cannot be stored at {folder}: it is not on this machine",
             where="settings, paths.locks",
             do="set paths.locks to a folder of the machine that starts the jobs",
         )
@@ -37,7 +38,7 @@ def held(folder: str, name: str) -> Iterator[None]:
             raise Refused(
                 f"{name} is already running (process {file.read().strip() or 'unknown'})",
                 where=path,
-                do="wait for it to end, or stop it; one run of a stage and source at a time",
+                do="wait for it to end, or stop it; only one run of a stage and source is allowed at a time",
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

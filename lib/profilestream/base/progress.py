@@ -1,63 +1,94 @@
-"""What a person sees while a stage runs: batches, rows, rows a second, time left."""
+"""Progress of the running queries: one live bar per query on a terminal, one plain line per batch elsewhere."""
 
-import sys
+import threading
 import time
 from types import TracebackType
+from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from profilestream.base import console
+
+
+class _Bars:
+    """The one live display of the process; queries that run together add a bar each."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._display: Progress | None = None
+
+    def add(self, stage: str, total: int | None, text: str) -> tuple[Progress, TaskID]:
+        with self._lock:
+            if self._display is None:
+                self._display = Progress(
+                    TextColumn("[bold]{task.description}"),
+                    BarColumn(bar_width=10),
+                    TextColumn("{task.fields[text]}"),
+                    TimeRemainingColumn(),
+                    console=console.console(),
+                )
+                self._display.start()
+            self._users += 1
+            return self._display, self._display.add_task(stage, total=total, text=text)
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._display is not None:
+                self._display.stop()
+                self._display = None
+
+
+_BARS = _Bars()
 
 
 class StageProgress:
-    """A live bar on a terminal, one plain line a batch elsewhere (a log file, CI)."""
+    """Counts of one query's run, and their display."""
 
     def __init__(self, stage: str, total_files: int | None) -> None:
-        self._stage, self._total = stage, total_files
-        self._batches = self._rows = self._files = 0
+        self.stage, self._total = stage, total_files
+        self.batches = self.rows = self._files = 0
         self._started = time.monotonic()
-        self._console = Console(file=sys.stderr)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._seconds: float | None = None
+        self._bar: tuple[Progress, TaskID] | None = None
 
-    def __enter__(self) -> "StageProgress":
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total} files · {task.fields[said]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(self._stage, total=self._total, said="waiting for the first batch")
+    def __enter__(self) -> Self:
+        if console.console().is_terminal:
+            self._bar = _BARS.add(self.stage, self._total, "waiting for the first batch")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._seconds = self.seconds
         if self._bar is not None:
-            self._bar.stop()
+            _BARS.release()
 
-    def batch_done(self, rows: int, files: int) -> None:
-        """Count one finished micro-batch and show where things stand."""
-        self._batches += 1
-        self._rows += rows
-        self._files += files
-        spent = max(time.monotonic() - self._started, 1e-9)
-        said = f"batch {self._batches} · {self._rows:,} rows · {self._rows / spent:,.0f} rows/s"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._files, said=said)
-            return
-        print(f"{self._stage}  {self._files}/{self._total or '?'} files · {said}{self._left(spent)}", file=sys.stderr)  # noqa: T201
+    @property
+    def seconds(self) -> float:
+        """Seconds since the query was started, or between its start and its end."""
+        return time.monotonic() - self._started if self._seconds is None else self._seconds
 
     @property
     def files_left(self) -> int | None:
         """Files that the run has still to read; null when the source is not a folder of files."""
         return None if self._total is None else max(self._total - self._files, 0)
 
-    def _left(self, spent: float) -> str:
+    def batch_done(self, rows: int, files: int) -> None:
+        """Count one finished micro-batch and display it."""
+        self.batches += 1
+        self.rows += rows
+        self._files += files
+        files_read = "" if self._total is None else f"{self._files}/{self._total} files · "
+        if self._bar is not None:
+            display, bar = self._bar
+            display.update(bar, completed=self._files, text=f"{files_read}{self.rows:,} rows")
+            return
+        rate = self.rows / max(self.seconds, 1e-9)
+        text = f"{files_read}batch {self.batches} · {self.rows:,} rows · {rate:,.{0 if rate >= 10 else 1}f} rows/s"
+        console.line(f"{self.stage}  {text}{self._time_left()}")
+
+    def _time_left(self) -> str:
         if self.files_left is None or not self._files:
             return ""
-        return f" · {self.files_left * spent / self._files:.0f} s left"
+        return f" · {self.files_left * self.seconds / self._files:.0f} s left"

@@ -13,14 +13,15 @@ from pyspark.sql.streaming.readwriter import DataStreamReader
 from profilestream.base import commits
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
 from profilestream.base.session import Threads
 from profilestream.base.settings import Paths, fingerprint
-from profilestream.base.tables import EVENTS, Table
+from profilestream.base.tables import EVENTS
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a batch did, for the log line and the progress display."""
+    """Row and file counts of a batch, for the log line and the progress display."""
 
     rows_in: int = 0
     rows_out: int = 0
@@ -32,7 +33,8 @@ class Batch:
     """One micro-batch while it is written.
 
     Args:
-        is_retry: it was begun before, so tables may hold it already.
+        is_retry: the batch was started before, so tables may already contain it.
+        seconds: duration by phase.
     """
 
     spark: SparkSession
@@ -43,36 +45,36 @@ class Batch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def is_done(self, table: Table) -> bool:
-        """Whether the table already holds this batch. Asking Delta takes 0.4 s, so only a replay asks."""
+        """Whether the table already contains this batch. Delta needs 0.4 s to answer, so only a retry checks."""
         return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
     def append(self, frame: DataFrame, table: Table) -> None:
-        """Append to a table unless it already holds this batch."""
+        """Append to a table unless it already contains this batch."""
         with self.phase(f"append {table.name}"):
             if not self.is_done(table):
                 commits.append(frame, table, self.paths, self.txn)
 
     @contextmanager
     def in_background(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
-        """Gives a function that makes a call in another thread while the block goes on; at its end all have ended.
+        """Yield a function that runs a call in another thread; the block ends when all calls have ended.
 
-        A call may append, but nothing may be merged meanwhile: its transaction is named in the session's settings.
+        A call may append. Nothing may be merged meanwhile: a MERGE sets its application id in the session's settings.
         """
-        begun: list[Future[Any]] = []
+        futures: list[Future[Any]] = []
 
         def run(call: Callable[..., object], *args: Any) -> None:
-            begun.append(threads.submit(call, *args))
+            futures.append(threads.submit(call, *args))
 
         with Threads(self.spark, at_once) as threads:
             yield run
-        for one in begun:
-            one.result()
+        for future in futures:
+            future.result()
 
     def merge(self, frame: DataFrame, table: Table, **how: Any) -> DataFrame:
-        """Put rows in place of those of the same key unless the table already holds this batch; gives the rows.
+        """Insert or update rows by key unless the table already contains this batch; returns the rows.
 
         Args:
-            how: as for commits.merge.
+            how: keyword arguments of commits.merge.
         """
         with self.phase(f"merge {table.name}"):
             if self.is_done(table):
@@ -81,7 +83,7 @@ class Batch:
 
     @contextmanager
     def cached(self, frame: DataFrame) -> Iterator[int]:
-        """Keep what the batch reads for the block, and count its rows."""
+        """Cache the input of the batch during the block; yields its number of rows."""
         frame.persist()
         try:
             with self.phase("read"):
@@ -92,26 +94,26 @@ class Batch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the seconds of a part of the batch; they go to stage_batches."""
-        began = time.monotonic()
+        """Measure the duration of a phase of the batch, for `stage_batches`."""
+        started = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a person may ask of one run, beside the settings.
+    """Options of one run, from the command line.
 
     Args:
-        continuous: keep running, with a batch every so many seconds; null runs to the end of what is there.
-        accept_new_epoch: begin a new checkpoint over tables that another one wrote.
-        accept_changed_files: go on although files changed after they were read.
-        replan: begin the unfinished batch anew with today's settings and side tables, if none of its writes happened.
-        skip_files: unreadable files to pass over, each recorded as one rejected row.
-        rebuild: names of stages: forget what they have done, empty their tables and derive them again.
-        cascade: rebuild the stages too that follow a rebuilt table (flow.py).
+        continuous: run until stopped, with a batch every so many seconds; null: run to the end of the input.
+        accept_new_epoch: start a new checkpoint over tables that another one wrote.
+        accept_changed_files: continue although files changed after they were read.
+        replan: plan the unfinished batch again with the current settings and side tables, if it has written nothing.
+        skip_files: unreadable files to skip; each is recorded as one rejected row.
+        rebuild: names of stages whose checkpoints are removed and whose tables are emptied and derived again.
+        cascade: also rebuild the stages that follow a rebuilt table (flow.py).
     """
 
     continuous: float | None = None
@@ -191,7 +193,7 @@ def stage_query(
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {},
     on_progress: Callable[[SparkSession, str, bool], None] = lambda spark, epoch, is_over: None,
 ) -> Query:
-    """A query of a stage; the arguments are those of `Query`. Its lock has the name of the stage unless one is given."""
+    """A query of a stage; the arguments are the fields of `Query`. The lock is the name of the stage by default."""
     return Query(stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress)
 
 

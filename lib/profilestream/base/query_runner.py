@@ -1,4 +1,7 @@
-"""Runs one streaming query exactly once: start checks, batch plan, retry of an unfinished batch, clean stop."""
+"""Runs one streaming query exactly once: start checks, batch plan, retry of an unfinished batch, clean stop.
+
+All code that makes a retry, a crash or a restored checkpoint harmless is in this module and in startup_checks.
+"""
 
 import logging
 import threading
@@ -15,22 +18,27 @@ from profilestream.base.progress import StageProgress
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
 
+_STOP_TIMEOUT_SECONDS = 10
 log = logging.getLogger(__name__)
 
 
 class _Stopped(Exception):
-    """Raised into a query that was asked to stop, before its next batch begins."""
+    """Raised inside a query that was requested to stop, before its next batch starts."""
 
 
 class QueryRunner:
-    """A started query; knows why it ended."""
+    """A query that is checked at construction, started by `start`, and stopped between two batches.
+
+    Raises:
+        ProfilestreamError: the query must not start; see startup_checks.
+    """
 
     def __init__(self, query: Query, spark: SparkSession, settings: Settings, options: RunOptions) -> None:
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
         if is_rebuilt := query.stage in options.rebuild:
-            self._forget(spark)
+            self._reset(spark)
         startup_checks.check_start(
             spark, query.name, query.tables, query.reads.folder, query.reads.glob, self._checkpoint, settings.paths,
             accept_new_epoch=options.accept_new_epoch or is_rebuilt,
@@ -38,27 +46,27 @@ class QueryRunner:
         )  # fmt: skip
         if query.reads.follows:
             startup_checks.check_followed(spark, query.stage, query.reads.follows, self._checkpoint, settings.paths)
-        self._checkpoint.drop_unbegun_files()
+        self._checkpoint.drop_unstarted_files()
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()
         self.error: BaseException | None = None
         self.batches: dict[int, Batch] = {}
-        self.done: dict[int, BatchResult] = {}
-        self._busy = threading.Lock()
-        self._stopping = threading.Event()
-        self._newest = -1
-        self.progress = StageProgress(query.name, self._files_to_do(spark))
+        self.results: dict[int, BatchResult] = {}
+        self._batch_lock = threading.Lock()
+        self._stop_requested = threading.Event()
+        self._last_batch = -1
+        self.progress = StageProgress(query.name, self._count_input_files(spark))
         self.handle: StreamingQuery | None = None
 
-    def _forget(self, spark: SparkSession) -> None:
-        """Remove the checkpoint, then empty the tables. After a crash between the two the next start is refused."""
+    def _reset(self, spark: SparkSession) -> None:
+        """Remove the checkpoint, then empty the tables. After a crash between the two, the next start is refused."""
         files.delete(spark, self._checkpoint.path)
         for table in self.query.tables:
             if table not in self.query.shared:
                 table.empty(spark, self._paths)
 
     def start(self, spark: SparkSession) -> None:
-        """Start it; does not wait."""
+        """Start the query; does not wait for it."""
         every = self._options.continuous
         trigger = {"availableNow": True} if every is None else {"processingTime": f"{every} seconds"}
         self.handle = (
@@ -71,30 +79,30 @@ class QueryRunner:
         )
 
     def is_active(self) -> bool:
-        """Whether the query still runs."""
+        """Whether the query is running."""
         return self.handle is not None and self.handle.isActive
 
     def stop_when_idle(self) -> None:
-        """Stop between two batches; a batch that is under way is finished and committed first."""
-        self._stopping.set()
-        with self._busy:
-            newest = self._newest
-        deadline = time.monotonic() + 10
-        while self.is_active() and (self._checkpoint.last_finished() or -1) < newest and time.monotonic() < deadline:
+        """Stop between two batches; a batch in progress is finished and committed first."""
+        self._stop_requested.set()
+        with self._batch_lock:
+            last = self._last_batch
+        deadline = time.monotonic() + _STOP_TIMEOUT_SECONDS
+        while self.is_active() and (self._checkpoint.last_finished() or -1) < last and time.monotonic() < deadline:
             time.sleep(0.1)
         if self.handle is not None:
             self.handle.stop()
 
     def failure(self) -> BaseException | None:
-        """What ended the query; null while it runs, and when it came to its end or was asked to stop."""
+        """The error that ended the query; null while it runs, and after it finished or was stopped."""
         if self.error is not None:
             return None if isinstance(self.error, _Stopped) else self.error
         return self.handle.exception() if self.handle is not None and not self.handle.isActive else None
 
     def _process(self, frame: DataFrame, batch_id: int) -> None:
-        with self._busy:
+        with self._batch_lock:
             try:
-                if self._stopping.is_set():
+                if self._stop_requested.is_set():
                     raise _Stopped
                 self._run_batch(frame, batch_id)
             except BaseException as error:
@@ -102,25 +110,25 @@ class QueryRunner:
                 raise
 
     def _run_batch(self, frame: DataFrame, batch_id: int) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         spark = frame.sparkSession
         txn = Txn(self.query.name, self.epoch, batch_id)
-        found = self._checkpoint.plan(batch_id)
-        plan = found or self._new_plan(self.query.versions(spark, self._checkpoint, batch_id))
-        batch = Batch(spark, self._paths, txn, plan, is_retry=found is not None)
+        stored_plan = self._checkpoint.plan(batch_id)
+        plan = stored_plan or self._new_plan(self.query.versions(spark, self._checkpoint, batch_id))
+        batch = Batch(spark, self._paths, txn, plan, is_retry=stored_plan is not None)
         if batch.is_done(self.query.tables[-1]):
-            log.info("query=%s epoch=%s batch_id=%s already written", self.query.name, self.epoch, batch_id)
+            log.info("%s  batch id %s is already in its tables", self.query.name, batch_id)
             return
-        if found is None:
+        if stored_plan is None:
             self._checkpoint.store_plan(batch_id, plan)
         with commits.states_ready(spark, self.query.tables, self._paths):
-            done = self.query.write(frame, batch)
-        self.batches[batch_id], self.done[batch_id], self._newest = batch, done, batch_id
+            result = self.query.write(frame, batch)
+        self.batches[batch_id], self.results[batch_id], self._last_batch = batch, result, batch_id
         jvm.collect_garbage()
-        self.progress.batch_done(done.rows_in, done.files)
-        log.info(
+        self.progress.batch_done(result.rows_in, result.files)
+        log.debug(
             "query=%s epoch=%s batch_id=%s rows_in=%s rows_out=%s seconds=%.2f phases=%s",
-            self.query.name, self.epoch, batch_id, done.rows_in, done.rows_out, time.monotonic() - began,
+            self.query.name, self.epoch, batch_id, result.rows_in, result.rows_out, time.monotonic() - started,
             {name: round(seconds, 2) for name, seconds in batch.seconds.items()},
         )  # fmt: skip
 
@@ -129,43 +137,45 @@ class QueryRunner:
         return Plan(self.query.fingerprint, self.query.settings, versions, skips)
 
     def _adopt_plan(self, spark: SparkSession) -> None:
-        """Keep to the plan of a batch that was begun and not finished, or begin it anew when that is asked for."""
+        """Use the stored plan of an unfinished batch, or replace it when that is requested and safe."""
         batch_id = startup_checks.unfinished_batch(self._checkpoint)
         plan = None if batch_id is None else self._checkpoint.plan(batch_id)
         if batch_id is None or plan is None:
             return
-        same = plan.fingerprint == self.query.fingerprint
-        if same and not (self._options.skip_files or self._options.replan):
+        is_same = plan.fingerprint == self.query.fingerprint
+        if is_same and not (self._options.skip_files or self._options.replan):
             return
         where = f"{self.query.name}, batch {batch_id}, {self._checkpoint.path}/plans/{batch_id}"
-        if not same and not self._options.replan:
+        if not is_same and not self._options.replan:
             raise Refused(
-                f"batch {batch_id} was begun with other settings or another mapping and is not finished",
+                f"batch {batch_id} is unfinished and was started with other settings or another mapping",
                 where=where,
-                do="restore the settings kept in that file and run once, then edit; or begin the batch anew: --replan",
+                do="restore the settings stored in that file, run once, then edit; or plan the batch again: --replan",
             )
         written = [
-            t.name
-            for t in self.query.tables
-            if startup_checks.holds(spark, t, self._paths, self.query.name, self._checkpoint, batch_id)
+            table.name
+            for table in self.query.tables
+            if startup_checks.contains_batch(spark, table, self._paths, self.query.name, self._checkpoint, batch_id)
         ]
-        if written and same and not self._options.skip_files:
+        if written and is_same and not self._options.skip_files:
             return
         if written:
             raise Refused(
-                f"batch {batch_id} cannot be begun anew: it is already in {written}",
+                f"batch {batch_id} cannot be planned again: it is already in {written}",
                 where=where,
-                do="restore the settings kept in that file, run once, then edit",
+                do="restore the settings stored in that file, run once, then edit",
             )
-        anew = self.query.versions(spark, self._checkpoint, batch_id) if self._options.replan else plan.versions
-        self._checkpoint.store_plan(batch_id, self._new_plan(anew))
+        versions = plan.versions
+        if self._options.replan:
+            versions = self.query.versions(spark, self._checkpoint, batch_id)
+        self._checkpoint.store_plan(batch_id, self._new_plan(versions))
 
-    def _files_to_do(self, spark: SparkSession) -> int | None:
+    def _count_input_files(self, spark: SparkSession) -> int | None:
+        """Files that this run will read; null when the source is not a folder."""
         if not self.query.reads.folder:
             return None
-        seen = self._checkpoint.files_seen()
-        names = startup_checks.same_names(seen)
-        # Spark passes over empty files without a word, so they do not count.
+        names = startup_checks.listed_paths(self._checkpoint.listed_files())
+        # Spark skips empty files silently, so they are not counted.
         waiting = [
             path
             for path, (size, _) in files.sizes(spark, self.query.reads.folder, self.query.reads.glob).items()
@@ -176,5 +186,5 @@ class QueryRunner:
 
 
 def checkpoint_path(paths: Paths, name: str) -> str:
-    """Where the checkpoint of the query of this name lies."""
+    """Path of the checkpoint of the query with this name."""
     return f"{files.qualified(paths.checkpoints).rstrip('/')}/{name}"

@@ -1,4 +1,4 @@
-"""The Spark session: the only place that makes one, after checking that what it needs is there."""
+"""The Spark session: the only module that creates one, after checks of Java, Spark and Delta. Helpers for frames."""
 
 import functools
 import gc
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib import metadata
 from typing import Any, cast
 
@@ -20,34 +21,34 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.util import inheritable_thread_target
 
-from profilestream.base import jvm
+from profilestream.base import console, jvm
 from profilestream.base.errors import BadSettings
 
 SPARK, DELTA, JAVA = "4.2.0", "4.4.0", 17
 
-# Rows up to which one side of a join is sent to every task.
-FEW = 1_000_000
+# A frame with at most so many rows is broadcast in a join.
+BROADCAST_ROWS = 1_000_000
 
-# What the code relies on, whoever starts it.
-FIXED = {
+# Settings that the code depends on, however the session is started.
+REQUIRED_CONF = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
-    # Spark would look up the line of code behind each of the 250 columns that a batch is built from: 0.3 s.
+    # Otherwise Spark looks up the source line of each of the 250 columns of a batch: 0.3 s.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
-    # A log line may hold a key twice, or one that a clip writes too.
+    # A log line may contain a key twice, or a key that a clip also writes.
     "spark.sql.mapKeyDedupPolicy": "LAST_WIN",
-    # Aggregates whose state is an object (lists, sketches) go by sorted rows: the hash kind falls back to sorting
-    # after 128 keys anyway, and sorts what the fold engine has sorted already. A fifth of a batch of profiles.
+    # Aggregates with object state (lists, sketches) use sorted rows: the hash aggregate falls back to sorting after 128
+    # keys anyway, and sorts rows that the fold has sorted already. Saves a fifth of a profile batch.
     "spark.sql.execution.useObjectHashAggregateExec": "false",
-    # The default is looked up by code at every value that a lambda reads; a set value is not.
+    # Without a set value, the default is computed at every value that a lambda reads.
     "spark.sql.types.framework.enabled": "false",
-    # A batch takes 70 to 190 generated classes: of the default 100 none is left when the next one begins.
+    # A batch uses 70 to 190 generated classes; with the default of 100, none is cached when the next batch starts.
     "spark.sql.codegen.cache.maxEntries": "2000",
-    # A task that writes a few event dates keeps their files open side by side instead of sorting its rows by date.
+    # A task that writes a few event dates keeps their files open instead of sorting its rows by date.
     "spark.sql.maxConcurrentOutputFileWriters": "40",
-    # Delta would list a table's files in the checksum of each commit, if there are at most 50: nothing reads that list,
-    # and making a table takes 0.25 s instead of 0.15.
+    # By default Delta lists the files of small tables in every checksum; nothing reads that list, and creating a table
+    # takes 0.25 s instead of 0.15 s.
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -58,95 +59,98 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     """The session, in UTC, with Delta.
 
     Args:
-        properties: a file of `key value` lines as for spark-submit's --properties-file. Under spark-submit leave it
-            empty: what was submitted is used.
+        properties: a file of `key value` lines as for spark-submit's --properties-file. Leave it empty under
+            spark-submit, which passes its own properties.
 
     Raises:
-        BadSettings: Java, Spark or Delta is missing or of another version; the message says what is needed.
+        BadSettings: Java, Spark or Delta is missing or has another version; the message names the needed one.
     """
     check_versions()
     conf = SparkConf()
     for key, value in properties_of(properties).items():
         conf.setIfMissing(key, value)
-    quiet = os.path.join(os.path.dirname(os.path.abspath(properties)), "log4j2.properties")
-    if properties and os.path.exists(quiet):
-        given = conf.get("spark.driver.extraJavaOptions", "")
-        conf.set("spark.driver.extraJavaOptions", f"{given} -Dlog4j2.configurationFile={quiet}".strip())
-    for key, value in FIXED.items():
+    log_settings = os.path.join(os.path.dirname(os.path.abspath(properties)), "log4j2.properties")
+    if properties and os.path.exists(log_settings):
+        java_options = conf.get("spark.driver.extraJavaOptions", "")
+        conf.set("spark.driver.extraJavaOptions", f"{java_options} -Dlog4j2.configurationFile={log_settings}".strip())
+    for key, value in REQUIRED_CONF.items():
         conf.set(key, value)
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # then the jars were named to spark-submit
-    if not submitted and not conf.contains("spark.jars") and not conf.contains("spark.jars.packages"):
+    is_submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit was given the jars
+    if not is_submitted and not conf.contains("spark.jars") and not conf.contains("spark.jars.packages"):
         conf.set("spark.jars", ",".join(_delta_jars()))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if SparkContext._active_spark_context is None:
         check_java()
-    spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
+    with console.java_output() if SparkContext._gateway is None and not is_submitted else nullcontext():
+        spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
-    jvm.remember(spark)
-    gc.freeze()  # modules stay: jvm.collect_garbage need not look through them at every batch
+    jvm.cache_lookups(spark)
+    gc.freeze()  # loaded modules are permanent: jvm.collect_garbage need not scan them at every batch
     return spark
 
 
 class Threads(ThreadPoolExecutor):
-    """Threads for calls of Spark; each call is made as `carried` says."""
+    """A thread pool for calls into Spark; every call runs with the session (`with_spark_session`)."""
 
     def __init__(self, spark: SparkSession, at_once: int) -> None:
         super().__init__(max(1, at_once))
         self._spark = spark
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Begin the call in a thread."""
-        return super().submit(carried(self._spark, call), *args, **kwargs)
+        """Start the call in a thread."""
+        return super().submit(with_spark_session(self._spark, call), *args, **kwargs)
 
 
-def carried(spark: SparkSession, call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call for another thread, with the session and with the properties by which Spark stops a query's jobs.
+def with_spark_session(spark: SparkSession, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call for another thread, with the active session and the properties by which Spark cancels a query's jobs.
 
-    A new thread of Python's has no session in Java, which is where Delta looks for one when it must plan a query for
-    itself: a commit without its checksum file, as a killed process leaves it, could not be read.
+    A new Python thread has no active session in Java. Delta needs one when it plans a query itself, for example to read
+    a commit without its checksum file, as a killed process leaves it.
     """
 
     @functools.wraps(call)
-    def with_session(*args: Any, **kwargs: Any) -> Any:
+    def call_with_session(*args: Any, **kwargs: Any) -> Any:
         jvm.java_class(spark, "org.apache.spark.sql.classic.SparkSession").setActiveSession(spark._jsparkSession)
         return call(*args, **kwargs)
 
-    return cast(Callable[..., Any], inheritable_thread_target(spark)(with_session))
+    return cast(Callable[..., Any], inheritable_thread_target(spark)(call_with_session))
 
 
 def materialize(frame: DataFrame) -> DataFrame:
-    """The frame's rows, computed now and kept by the executors, by two of them where there are two.
+    """The frame's rows, computed now and stored on the executors: on two of them where there are two.
 
-    With one copy a worker that is lost takes rows with it that nothing can compute again, and the batch fails.
+    With one copy, rows on a lost worker cannot be computed again, and the batch fails.
     """
-    alone = frame.sparkSession._jsc.sc().getExecutorMemoryStatus().size() < 3  # the driver counts too
-    return frame.localCheckpoint(storageLevel=StorageLevel.MEMORY_AND_DISK if alone else StorageLevel.MEMORY_AND_DISK_2)
+    is_single = frame.sparkSession._jsc.sc().getExecutorMemoryStatus().size() < 3  # the driver counts too
+    return frame.localCheckpoint(
+        storageLevel=StorageLevel.MEMORY_AND_DISK if is_single else StorageLevel.MEMORY_AND_DISK_2
+    )
 
 
 def broadcast_if_small(frame: DataFrame, rows: int) -> DataFrame:
-    """The frame, to be sent to every task of a join when it has no more than a few rows."""
-    return F.broadcast(frame) if rows <= FEW else frame
+    """The frame, marked for a broadcast join when it has at most BROADCAST_ROWS rows."""
+    return F.broadcast(frame) if rows <= BROADCAST_ROWS else frame
 
 
 def frame_of_dicts(spark: SparkSession, rows: list[dict[str, Any]], schema: T.StructType) -> DataFrame:
-    """Rows of plain values, made by Spark itself: rows made from Python objects start Python workers, 0.3 s."""
-    told = F.from_json(F.lit(json.dumps(rows)), T.ArrayType(schema))
-    return spark.range(1).select(F.inline(told)).coalesce(1)
+    """A frame of plain values, parsed from JSON in the JVM: createDataFrame would start Python workers, 0.3 s."""
+    parsed = F.from_json(F.lit(json.dumps(rows)), T.ArrayType(schema))
+    return spark.range(1).select(F.inline(parsed)).coalesce(1)
 
 
 def java_version(text: str) -> int | None:
-    """The feature release in what `java -version` prints: "1.8.0_392" is 8, "17.0.15" is 17; null when unreadable."""
-    found = re.search(r'version "(?:1\.)?(\d+)', text)
-    return int(found.group(1)) if found else None
+    """The feature release in the output of `java -version`: "1.8.0_392" is 8, "17.0.15" is 17; null when unreadable."""
+    match = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(match.group(1)) if match else None
 
 
 def check_versions() -> None:
-    """Raise BadSettings unless the Python packages are those that are known to work together."""
-    have = {name: metadata.version(name) for name in ("pyspark", "delta-spark")}
-    want = {"pyspark": SPARK, "delta-spark": DELTA}
-    if have != want:
+    """Raise BadSettings unless the installed Python packages have the supported versions."""
+    installed = {name: metadata.version(name) for name in ("pyspark", "delta-spark")}
+    supported = {"pyspark": SPARK, "delta-spark": DELTA}
+    if installed != supported:
         raise BadSettings(
-            f"these versions are not known to work together: {have}; needed: {want}",
+            f"unsupported versions: {installed}; needed: {supported}",
             where="Python packages",
             do="run make set-up, or pip install -c conf/constraints.txt .",
         )
@@ -154,23 +158,23 @@ def check_versions() -> None:
 
 @functools.cache
 def check_java() -> None:
-    """Raise BadSettings unless a Java that Spark can use is found in JAVA_HOME or on the PATH."""
+    """Raise BadSettings unless JAVA_HOME or the PATH has a Java that Spark supports."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")
     if not java or not os.path.exists(java):
-        raise BadSettings("no Java was found", where="PATH and JAVA_HOME", do=f"install Java {JAVA} or newer")
+        raise BadSettings("there is no Java", where="PATH and JAVA_HOME", do=f"install Java {JAVA} or newer")
     printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    found = java_version(printed)
-    if found is None or found < JAVA:
+    version = java_version(printed)
+    if version is None or version < JAVA:
         raise BadSettings(
-            f"Java {found or 'of unknown version'} is too old: Spark {SPARK} needs {JAVA} or newer",
+            f"Java {version or 'of unknown version'} is too old: Spark {SPARK} needs {JAVA} or newer",
             where=java,
             do=f"install Java {JAVA} or newer and point JAVA_HOME at it",
         )
 
 
 def properties_of(path: str) -> dict[str, str]:
-    """A properties file as a dict; nothing for an empty path."""
+    """A properties file as a dict; empty for an empty path."""
     if not path:
         return {}
     try:
@@ -181,9 +185,9 @@ def properties_of(path: str) -> dict[str, str]:
             f"cannot read {path}: {error.strerror}", where="spark.properties", do="name a file that exists"
         ) from None
     pairs = [re.split(r"[\s=]+", line, maxsplit=1) for line in lines if line and not line.startswith("#")]
-    odd = [pair[0] for pair in pairs if len(pair) != 2]
-    if odd:
-        raise BadSettings(f"lines without a value: {odd}", where=path, do="write `key value`, one a line")
+    incomplete = [pair[0] for pair in pairs if len(pair) != 2]
+    if incomplete:
+        raise BadSettings(f"lines without a value: {incomplete}", where=path, do="write one `key value` pair per line")
     return {key: value for key, value in pairs}
 
 
@@ -194,16 +198,16 @@ def _delta_jars() -> list[str]:
         raise BadSettings(
             f"the jars of Delta {DELTA} are not in {folder}",
             where="spark.jars",
-            do="run make set-up, or name them in spark.jars or spark.jars.packages",
+            do="run make set-up, or set spark.jars or spark.jars.packages",
         )
     return jars
 
 
 def _check_delta_classes(spark: SparkSession) -> None:
-    loaded = spark._jvm.org.apache.spark.util.Utils.classIsLoadable("io.delta.tables.DeltaTable")  # type: ignore[union-attr]
-    if not loaded or "DeltaSparkSessionExtension" not in str(spark.conf.get("spark.sql.extensions", "")):
+    is_loaded = spark._jvm.org.apache.spark.util.Utils.classIsLoadable("io.delta.tables.DeltaTable")  # type: ignore[union-attr]
+    if not is_loaded or "DeltaSparkSessionExtension" not in str(spark.conf.get("spark.sql.extensions", "")):
         raise BadSettings(
-            "the running session has no Delta",
+            "the session has no Delta",
             where="spark.jars, spark.sql.extensions",
             do="submit with --properties-file conf/spark-cluster.conf",
         )

@@ -1,4 +1,4 @@
-"""Settings: frozen values, read once from TOML and `--set key=value`, with all errors told together."""
+"""Settings: frozen values, read once from TOML and `--set key=value`; all errors are reported together."""
 
 import hashlib
 import math
@@ -22,15 +22,19 @@ EVENT_WEIGHTS = {
 
 
 class Frozen(BaseModel):
-    """Base of every settings value: unknown keys are errors, nothing changes after reading."""
+    """Base of all settings: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Paths(Frozen):
-    """Where things are. Relative paths are taken from the folder in which the job is started.
+    """Paths of data. Relative paths start at the working directory of the job.
 
-    `catalog` names a schema of Spark's catalog in which the tables are registered as well; empty: path tables only.
+    Args:
+        warehouse: folder of the Delta tables.
+        checkpoints: folder of the checkpoints.
+        locks: local folder of lock files; empty: the folder of the checkpoints.
+        catalog: schema of Spark's catalog in which the tables are also registered; empty: path tables only.
     """
 
     warehouse: str
@@ -40,18 +44,28 @@ class Paths(Frozen):
 
     @property
     def lock_folder(self) -> str:
-        """Folder of lock files; that of the checkpoints unless set."""
+        """Folder of lock files."""
         return self.locks or self.checkpoints
 
 
 class Spark(Frozen):
-    """The session. `properties` names a file as for spark-submit's --properties-file; left out under spark-submit."""
+    """The Spark session.
+
+    Args:
+        properties: a file as for spark-submit's --properties-file; leave it empty under spark-submit.
+    """
 
     properties: str = ""
 
 
 class Stream(Frozen):
-    """How much a micro-batch takes and how progress is shown."""
+    """Size of a micro-batch, and progress.
+
+    Args:
+        max_files_per_trigger: input files per micro-batch.
+        max_bytes_per_trigger: input bytes per micro-batch; null: no limit.
+        stage_batches_every_seconds: interval between two appends to `stage_batches`.
+    """
 
     max_files_per_trigger: int = Field(default=64, ge=1)
     max_bytes_per_trigger: int | None = Field(default=None, ge=1)
@@ -59,7 +73,13 @@ class Stream(Frozen):
 
 
 class Source(Frozen):
-    """One log: where it lies and the mapping that reads it."""
+    """One source of capture.
+
+    Args:
+        path: folder of files, or a Delta table.
+        mapping: file that maps its records to canonical columns (docs/mappings.md).
+        max_files_per_trigger: maximum number of files per micro-batch; null: the value of `stream`.
+    """
 
     path: str
     mapping: str
@@ -67,29 +87,40 @@ class Source(Frozen):
 
 
 class Alarms(Frozen):
-    """When a batch is unlike the earlier ones of its source (docs/running.md). Nothing here changes what a row becomes.
+    """Alarms for batches that differ from the earlier batches of their source (docs/running.md).
+
+    These settings change no stored event.
 
     Args:
-        action: `warn` logs and keeps the alarm; `stop` refuses the batch before anything of it is written.
-        limit: deviations from the mean of earlier batches above which there is an alarm.
-        half_life_days: of what an earlier batch counts, in event time.
-        min_batches: earlier batches before there is any alarm.
-        min_rows: rows of a batch below which only its volume is looked at.
-        least_deviation: of measures that are compared by ratio; 0.2 is a fifth more or less.
-        least_share_deviation: the same of shares of rows; 0.02 is two rows in a hundred.
+        action: `warn` logs and stores the alarm; `stop` refuses the batch before any of its rows is written.
+        max_deviations: number of deviations from the mean of earlier batches above which an alarm is raised.
+        half_life_days: of the weight of an earlier batch, in event time.
+        min_batches: number of earlier batches that are needed to raise an alarm.
+        min_rows: of a batch with fewer rows, only the volume is measured.
+        min_deviation: lower bound of a deviation, for measures that are compared by ratio; 0.2 is about 20 %.
+        min_share_deviation: the same for shares of rows; 0.02 is two percentage points.
     """
 
     action: Literal["warn", "stop"] = "warn"
-    limit: float = Field(default=4.0, gt=0)
+    max_deviations: float = Field(default=4.0, gt=0)
     half_life_days: float = Field(default=60.0, gt=0)
     min_batches: int = Field(default=7, ge=1)
     min_rows: int = Field(default=10, ge=1)
-    least_deviation: float = Field(default=0.2, gt=0)
-    least_share_deviation: float = Field(default=0.02, gt=0, lt=0.5)
+    min_deviation: float = Field(default=0.2, gt=0)
+    min_share_deviation: float = Field(default=0.02, gt=0, lt=0.5)
 
 
 class Capture(Frozen):
-    """Rules that hold for every source."""
+    """Settings of all sources.
+
+    Args:
+        max_clock_skew_minutes: how much later than the time of capture an event time may be; later ones are rejected
+            as `event_time_in_future`.
+        min_event_date: events before this date (UTC) are rejected as `event_time_before_min_date`.
+        max_line_bytes: longer lines are rejected as `line_too_long`.
+        alarms: alarms for batches that differ from earlier ones.
+        sources: by name; the name is stored in the column `source`.
+    """
 
     max_clock_skew_minutes: float = Field(default=10.0, ge=0)
     min_event_date: date = date(1995, 1, 1)
@@ -100,22 +131,25 @@ class Capture(Frozen):
     @field_validator("sources")
     @classmethod
     def _plain_names(cls, sources: dict[str, Source]) -> dict[str, Source]:
-        odd = [name for name in sources if not name.replace("_", "").isalnum()]
-        if odd:
-            raise ValueError(f"source names may hold letters, digits and _ only: {odd}")
+        invalid = [name for name in sources if not name.replace("_", "").isalnum()]
+        if invalid:
+            raise ValueError(f"source names may contain letters, digits and _ only: {invalid}")
         return sources
 
 
 class Sessions(Frozen):
-    """What a session is (docs/features.md). Another value over old sessions is refused until they are derived again.
+    """How events are split into sessions (docs/features.md).
+
+    A change is refused while `sessions` contains rows computed with other values; `--rebuild` recomputes them.
 
     Args:
         enabled: whether `derive_sessions` runs.
         gap_minutes: a longer pause between two events of a user ends a session.
-        max_hours: a session takes no event so long after its first one or later; the next begins there.
-        use_source_session_ids: a session is what the log calls so (`session_id`), however long; other events go by the gap.
-        category: SQL over an event, its state in the session's path of categories; null has none.
-        most_categories: states of a session's path of categories, the first ones; later ones are `(other)`.
+        max_hours: an event this long after the first event of a session, or later, starts the next session.
+        use_source_session_ids: events with a `session_id` of the log belong to the session with that id, however long
+            it is; only events without an id are split by gap and maximum length.
+        category: SQL over an event, its state in the session's category path; null: not part of the path.
+        max_categories: the first so many categories of a session are states of their own; later ones are `(other)`.
     """
 
     enabled: bool = False
@@ -123,7 +157,7 @@ class Sessions(Frozen):
     max_hours: float = Field(default=24.0, gt=0)
     use_source_session_ids: bool = False
     category: str = "substring_index(category, '.', 1)"
-    most_categories: int = Field(default=20, ge=1, le=1000)
+    max_categories: int = Field(default=20, ge=1, le=1000)
 
     @property
     def gap_micros(self) -> int:
@@ -131,17 +165,17 @@ class Sessions(Frozen):
         return round(self.gap_minutes * 60_000_000)
 
     @property
-    def most_micros(self) -> int:
-        """The cap in microseconds."""
+    def max_micros(self) -> int:
+        """`max_hours` in microseconds."""
         return round(self.max_hours * 3_600_000_000)
 
 
-class Chains(Frozen):
-    """Decayed counts of what follows what in sessions (docs/features.md).
+class Transitions(Frozen):
+    """Decayed counts of the transitions between states in sessions (docs/features.md).
 
     Args:
-        enabled: whether `derive_chains` runs; it follows `sessions`.
-        half_life_days: in which a session loses half its weight, in event time.
+        enabled: whether `derive_transitions` runs; it reads the change feed of `sessions`.
+        half_life_days: event time after which the weight of a session is halved.
     """
 
     enabled: bool = False
@@ -149,12 +183,12 @@ class Chains(Frozen):
 
 
 class WindowFeatures(Frozen):
-    """Features over windows of time (docs/features.md).
+    """Window features (docs/features.md).
 
     Args:
-        file: that declares them; empty: none.
-        enabled: whether `derive_windows` keeps `user_features`.
-        day_tiles_after_days: hour tiles so much older than the newest become day tiles; null: never.
+        file: the TOML file that declares them; empty: none.
+        enabled: whether `derive_windows` writes `user_features`.
+        day_tiles_after_days: hour tiles of days this much older than the last are merged into day tiles; null: never.
     """
 
     file: str = ""
@@ -171,9 +205,9 @@ class Derive(Frozen):
         shop_timezone: where the shop is, for hours of the day and weekdays.
         event_weights: what an event of a type counts as a sign of preference; 1 unless named.
         max_files_per_trigger: files of `events`, or of the change feed it follows, that a micro-batch takes at most.
-        sessions: what a session is, and whether there are any.
-        chains: how transitions in sessions are counted, and whether they are.
-        windows: features over windows of time.
+        sessions: sessions of users.
+        transitions: counts of transitions in sessions.
+        windows: window features.
     """
 
     features: tuple[str, ...] = ()
@@ -182,31 +216,29 @@ class Derive(Frozen):
     event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
     sessions: Sessions = Sessions()
-    chains: Chains = Chains()
+    transitions: Transitions = Transitions()
     windows: WindowFeatures = WindowFeatures()
 
     @field_validator("shop_timezone")
     @classmethod
-    def _known(cls, zone: str) -> str:
+    def _check_zone(cls, zone: str) -> str:
         if zone not in available_timezones():
             raise ValueError("not a time zone such as Europe/London")
         return zone
 
     @field_validator("event_weights")
     @classmethod
-    def _event_types(cls, weights: dict[str, float]) -> dict[str, float]:
-        odd = [name for name in weights if not name.replace("_", "").isalnum()]
-        if odd:
-            raise ValueError(f"event types may hold letters, digits and _ only: {odd}")
-        endless = [name for name, weight in weights.items() if not math.isfinite(weight)]
-        if endless:
-            raise ValueError(f"weights must be finite numbers: {endless}")
+    def _check_weights(cls, weights: dict[str, float]) -> dict[str, float]:
+        if invalid := [name for name in weights if not name.replace("_", "").isalnum()]:
+            raise ValueError(f"event types may contain letters, digits and _ only: {invalid}")
+        if infinite := [name for name, weight in weights.items() if not math.isfinite(weight)]:
+            raise ValueError(f"weights must be finite numbers: {infinite}")
         return EVENT_WEIGHTS | weights
 
     @model_validator(mode="after")
-    def _chains_have_sessions(self) -> "Derive":
-        if self.chains.enabled and not self.sessions.enabled:
-            raise ValueError("chains.enabled needs sessions.enabled: transitions are counted in sessions")
+    def _transitions_need_sessions(self) -> "Derive":
+        if self.transitions.enabled and not self.sessions.enabled:
+            raise ValueError("transitions.enabled needs sessions.enabled: transitions are counted in sessions")
         return self
 
     @property
@@ -217,25 +249,29 @@ class Derive(Frozen):
 
 
 class Factors(Frozen):
-    """The factorization of users and items (docs/learners.md). What is null has a default that depends on the mode.
+    """The factorization of users and items (docs/learners.md). Null values have a default that depends on the mode.
 
     Args:
         enabled: whether `learn_factors` runs.
-        mode: `implicit` learns from what was done, `explicit` from ratings.
-        k: length of a vector.
-        unobserved_weight: implicit: weight of everything that was not seen, all items together; for one item at most 1.
-        regularization: pull towards zero, times the weight behind a vector; implicit 0.015; explicit 1, times its root.
-        bias_regularization: explicit: the same of a bias.
-        half_life_days: of what an item has been told, in event time; implicit 45, explicit for ever.
-        popularity_half_life_days: of an item's decayed count.
-        max_events_per_user: newest events kept of a user, what is older counts as a prior; implicit 100, explicit 200.
-        reweighted_events: of a user's newest kept events, how many have their share in the item replaced when the user moves.
-        popularity_share, category_share, neighbor_share: of each ranking in the score of a user and an item.
-        neighbors: kept with an item: the items that its users came from, the most frequent ones; 0 for none.
-        neighbor_history: of a user's items, how many of the newest are neighbors of its next one.
-        full_passes: over the whole log, whenever the events have doubled; 0 for none.
-        first_full_passes: the same, the first time.
-        eval_users: users a task and batch whose ranking is judged before it is learned from; 0 for none.
+        mode: `implicit` learns from weighted events; `explicit` learns from ratings and adds a bias to each vector.
+        k: length of a vector, without the bias.
+        unobserved_weight: implicit: total weight of the user-item pairs without an event, per user; one pair weighs at
+            most 1.
+        regularization: L2 penalty of a vector, times the total weight of its observations; explicit: times the square
+            root of that weight. Default: implicit 0.015, explicit 1.
+        bias_regularization: explicit: the same for a bias.
+        half_life_days: half-life of an item's normal equations, in event time. Default: implicit 45, explicit no decay.
+        popularity_half_life_days: half-life of an item's popularity, in event time.
+        max_events_per_user: number of latest events stored per user; older ones are summarized in `tail_weight`.
+            Default: implicit 100, explicit 200.
+        reweighted_events: number of a user's latest stored events whose contributions to items are replaced when the
+            user vector changes.
+        popularity_weight, category_weight, neighbor_weight: weights of these rankers in the blend.
+        max_neighbors: number of neighbors stored per item, those with the highest decayed counts; 0: none.
+        neighbor_history: number of a user's latest items that become neighbors of the user's next new item.
+        full_passes: number of full passes over all events whenever their number has doubled; 0: none.
+        first_full_passes: number of full passes over the first batch; 0: none.
+        eval_users: number of users per task and batch whose ranking is evaluated before the batch is learned; 0: none.
     """
 
     enabled: bool = False
@@ -248,67 +284,71 @@ class Factors(Frozen):
     popularity_half_life_days: float = Field(default=14.0, gt=0)
     max_events_per_user: int | None = Field(default=None, ge=1)
     reweighted_events: int = Field(default=10, ge=0)
-    popularity_share: float = Field(default=0.15, ge=0)
-    category_share: float = Field(default=0.0, ge=0)
-    neighbor_share: float = Field(default=0.03, ge=0)
-    neighbors: int = Field(default=50, ge=0, le=1000)
+    popularity_weight: float = Field(default=0.15, ge=0)
+    category_weight: float = Field(default=0.0, ge=0)
+    neighbor_weight: float = Field(default=0.03, ge=0)
+    max_neighbors: int = Field(default=50, ge=0, le=1000)
     neighbor_history: int = Field(default=20, ge=1)
     full_passes: int = Field(default=2, ge=0, le=100)
     first_full_passes: int = Field(default=10, ge=0, le=100)
     eval_users: int = Field(default=500, ge=0)
 
     @property
-    def known(self) -> dict[str, Any]:
-        """All but `enabled`, with the defaults of the mode."""
-        by_mode: dict[str, Any] = {"regularization": 0.015, "half_life_days": 45.0, "max_events_per_user": 100}
+    def with_mode_defaults(self) -> dict[str, Any]:
+        """All settings except `enabled`, with the defaults of the mode."""
+        defaults: dict[str, Any] = {"regularization": 0.015, "half_life_days": 45.0, "max_events_per_user": 100}
         if self.mode == "explicit":
-            by_mode = {"regularization": 1.0, "half_life_days": None, "max_events_per_user": 200}
-        made = self.model_dump(exclude={"enabled"})
-        return made | {name: default for name, default in by_mode.items() if made[name] is None}
+            defaults = {"regularization": 1.0, "half_life_days": None, "max_events_per_user": 200}
+        values = self.model_dump(exclude={"enabled"})
+        return values | {name: default for name, default in defaults.items() if values[name] is None}
 
 
 class Segments(Frozen):
-    """Groups of users who are alike, by their profile vectors (docs/learners.md). Other values need a rebuild.
+    """Segments of users with similar profile vectors (docs/learners.md). Another k or half-life needs a rebuild.
 
     Args:
-        enabled: whether `learn_segments` runs; it follows the profile table that keeps a population.
+        enabled: whether `learn_segments` runs; it follows the declared profile table with a population.
         k: number of segments.
-        half_life_days: in which what a user's profile last said loses half its weight, in event time; inf: never.
-        first_passes: over the first batch, each from assigning its users anew; later batches take `passes`.
-        max_split_merges: a batch makes at most: a segment is split in two while two others become one.
-        min_gain: a move must save so many times what it costs.
-        sample: users of the first batch, by a hash, among whom the first centers are chosen.
-        seed: of the hash, and of the choice.
+        half_life_days: days of event time in which the weight of a user's contribution halves; inf: no decay.
+        init_passes: assignment passes over the first batch.
+        passes: assignment passes over every later batch.
+        max_split_merges: split/merge moves per batch at most.
+        min_gain: a move must save at least this many times its cost.
+        init_size: users of the first batch from which the initial centers are chosen; also the users in the sample for
+            descriptions and --try-k.
+        seed: of the hash that selects these users, and of the choice of centers.
     """
 
     enabled: bool = False
     k: int = Field(default=8, ge=2, le=500)
     half_life_days: float = Field(default=90.0, gt=0)
-    first_passes: int = Field(default=10, ge=1, le=100)
+    init_passes: int = Field(default=10, ge=1, le=100)
     passes: int = Field(default=1, ge=1, le=10)
     max_split_merges: int = Field(default=2, ge=0, le=10)
     min_gain: float = Field(default=1.1, ge=1)
-    sample: int = Field(default=10_000, ge=100, le=100_000)
+    init_size: int = Field(default=10_000, ge=100, le=100_000)
     seed: int = 0
 
 
 class Tracking(Frozen):
-    """What MLflow is told of `model_metrics` (docs/learners.md). No stage waits for it longer than stated here.
+    """MLflow tracking of the rows of `model_metrics` (docs/learners.md). A failure of MLflow never stops a stage.
 
     Args:
-        enabled: whether it is told; publishing needs it whatever this says.
-        uri: of the tracking server or database; empty: the SQLite file `mlflow.db` beside the warehouse.
-        artifacts: where files of models lie; empty: `mlflow_artifacts` beside the SQLite file, or as the server has it.
-        experiment: its name there.
-        every_seconds: between two times while a stage runs; it is always told at the end.
-        timeout_seconds: at most waited for at the end.
+        enabled: whether the learning stages send metrics; publishing uses MLflow in any case.
+        uri: of the tracking server or database, which is the model registry too; empty: the SQLite file `mlflow.db` in
+            the parent folder of the warehouse.
+        artifact_location: folder of the model files; empty: `mlflow_artifacts` next to the SQLite file, or the default
+            of the server. Used when the experiment is created.
+        experiment: name of the MLflow experiment.
+        interval_seconds: between two transfers while a stage runs; there is always one at its end.
+        timeout_seconds: how long a stage waits at its end.
     """
 
     enabled: bool = True
     uri: str = ""
-    artifacts: str = ""
+    artifact_location: str = ""
     experiment: str = "profilestream"
-    every_seconds: float = Field(default=60.0, gt=0)
+    interval_seconds: float = Field(default=60.0, gt=0)
     timeout_seconds: float = Field(default=30.0, gt=0)
 
 
@@ -316,26 +356,27 @@ ModelName = Annotated[str, Field(pattern=r"^[\w -]+$")]
 
 
 class Gate(Frozen):
-    """When a version of what was learned becomes the champion (docs/learners.md).
+    """The promotion gate: when a published version becomes the champion (docs/learners.md).
 
     Args:
-        batches: the newest judged batches over which the metric is taken, mean by users.
-        margin: share by which it must be better than a champion that was learned otherwise (another epoch).
-        tolerance: share by which it may be worse than a champion of the same epoch, which it continues.
+        eval_batches: last evaluated batches; the compared value is the mean of the metric over them, by weight.
+        margin: relative difference by which the version must be better than a champion of another epoch.
+        tolerance: relative difference by which the version may be worse than a champion of the same epoch.
     """
 
-    batches: int = Field(default=20, ge=1)
+    eval_batches: int = Field(default=20, ge=1)
     margin: float = Field(default=0.01, ge=0)
     tolerance: float = Field(default=0.05, ge=0, lt=1)
 
 
 class Publish(Gate):
-    """The factors as a registered model.
+    """Publishing of the factors as a registered model.
 
     Args:
-        name: of the model.
-        ranker, metric: the ranking that is published, and the column of `model_metrics` that it is judged by.
-        top_k: items recommended by the registered model unless it is asked for another number.
+        name: of the registered model.
+        ranker: that the registered model recommends by, and whose metric the gate compares.
+        metric: that the gate compares; learn/metrics.py declares it.
+        top_k: items per user that the registered model returns by default.
     """
 
     name: ModelName = "factors"
@@ -345,30 +386,33 @@ class Publish(Gate):
 
 
 class PublishSegments(Gate):
-    """The segments as a registered model; they are judged by their cost over that of one center for all.
+    """Publishing of the segments as a registered model.
+
+    The gate compares their cost, divided by the cost of one center for all users.
 
     Args:
-        name: of the model.
+        name: of the registered model.
     """
 
     name: ModelName = "segments"
 
 
 class Examples(Frozen):
-    """Training rows (docs/learners.md): features of users as of times, and what the users did then.
+    """Training examples (docs/learners.md): point-in-time features of users, and labels from later events.
 
     Args:
-        enabled: whether `run_pipeline` makes them at its end.
-        file: that declares the labels; empty: none.
-        set_name: of the rows that a run makes; those of other sets stay.
-        features, labels: columns of the rows; all that are declared when empty.
-        every, offset: the times are whole steps of `every` after 1970-01-01 00:00 UTC, a Thursday, and `offset`.
-        since, until: only times from this day on, and before this day (UTC); null: all.
-        active_within: a user has rows at times at most so long after an event of its own; `lifetime`: at all after it.
-        share: of users and times that is taken, by a hash.
-        per_user: times that are taken of a user at most, by that hash; null: all.
+        enabled: whether `run_pipeline` writes them after its stages.
+        file: the file that declares the labels; empty: none.
+        set_name: name of the set of rows that a run replaces; rows of other sets are unchanged.
+        features, labels: columns of the rows; empty: all declared ones.
+        interval, offset: the times are `offset` after multiples of `interval` since 1970-01-01 00:00 UTC, a Thursday.
+        since, until: first day of the times, and the day before which they end (UTC); null: no bound.
+        active_within: a user has a row at a time if it had an event in this interval before; `lifetime`: any earlier
+            event.
+        sample_fraction: fraction of the pairs of user and time to keep, selected by a hash.
+        max_times_per_user: times per user at most, selected by the same hash; null: no limit.
         seed: of the hash.
-        lateness: a label is told when the newest event is by so much later than its horizon ends.
+        label_delay: a label is null until the newest event is this much later than the end of its horizon.
     """
 
     enabled: bool = False
@@ -376,20 +420,20 @@ class Examples(Frozen):
     set_name: str = Field(default="all", pattern=r"^[a-z][a-z0-9_]*$")
     features: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    every: str = Field(default="7d", pattern=r"^[1-9]\d{0,4}[hd]$")
+    interval: str = Field(default="7d", pattern=r"^[1-9]\d{0,4}[hd]$")
     offset: str = Field(default="0h", pattern=r"^\d{1,5}[hd]$")
     since: date | None = None
     until: date | None = None
     active_within: str = Field(default="30d", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
-    share: float = Field(default=1.0, gt=0, le=1)
-    per_user: int | None = Field(default=None, ge=1)
+    sample_fraction: float = Field(default=1.0, gt=0, le=1)
+    max_times_per_user: int | None = Field(default=None, ge=1)
     seed: int = 0
-    lateness: str = Field(default="0h", pattern=r"^\d{1,5}[hd]$")
+    label_delay: str = Field(default="0h", pattern=r"^\d{1,5}[hd]$")
 
     @model_validator(mode="after")
-    def _has_days(self) -> Self:
+    def _check_days(self) -> Self:
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError(f"no day lies from since to until: {self.since}, {self.until}")
+            raise ValueError(f"since must be before until: {self.since}, {self.until}")
         return self
 
 
@@ -416,33 +460,33 @@ class Learn(Frozen):
 
 
 class Scores(Frozen):
-    """What `serve_scores` recommends (docs/learners.md).
+    """Recommendation lists of `serve_scores` (docs/learners.md).
 
     Args:
-        enabled: whether `run_pipeline` makes the lists when the stages have come to their end.
-        model: `newest` reads `factors` as it is; `champion` the published version of that alias, or another alias.
-        top_n: items a user.
-        active_days: users seen in so many days before the newest event; null for all.
-        exclude_bought: leave out what a user has: everything with more given than taken back among its kept events.
-        gone_after_days: leave out items without an event for so long before the newest event; null for none.
-        most_per_category: items of one category in a user's list; null for any number.
+        enabled: whether `run_pipeline` writes the lists after its stages.
+        model: `newest`: the current version of the table `factors`; else an alias of a published version (`champion`).
+        top_k: items per user.
+        active_within_days: only users with an event in this many days before the newest event; null: all users.
+        exclude_interacted: exclude items for which the user's stored events have a positive total weight.
+        max_item_age_days: exclude items without an event in this many days before the newest event; null: none.
+        max_per_category: items of one category per list; null: no limit.
     """
 
     enabled: bool = False
     model: str = Field(default="newest", pattern=r"^[a-z][a-z0-9_-]*$")
-    top_n: int = Field(default=10, ge=1, le=1000)
-    active_days: float | None = Field(default=None, gt=0)
-    exclude_bought: bool = True
-    gone_after_days: float | None = Field(default=90.0, gt=0)
-    most_per_category: int | None = Field(default=None, ge=1)
+    top_k: int = Field(default=10, ge=1, le=1000)
+    active_within_days: float | None = Field(default=None, gt=0)
+    exclude_interacted: bool = True
+    max_item_age_days: float | None = Field(default=90.0, gt=0)
+    max_per_category: int | None = Field(default=None, ge=1)
 
 
 class Tags(Frozen):
-    """Tags with evidence, RFM, loyalty and cohorts (docs/tags.md).
+    """Tags with evidence, RFM segments, loyalty tiers and cohorts (docs/tags.md).
 
     Args:
-        enabled: whether `run_pipeline` works them out when the stages have come to their end.
-        file: that declares them; empty: none.
+        enabled: whether `run_pipeline` updates them after its stages.
+        file: the declaration file; empty: none.
     """
 
     enabled: bool = False
@@ -462,7 +506,7 @@ class Report(Frozen):
 
 
 class Serve(Frozen):
-    """What is made of what is known."""
+    """The steps that serve results."""
 
     scores: Scores = Scores()
     tags: Tags = Tags()
@@ -483,16 +527,16 @@ class Settings(Frozen):
 
 
 def load(config: str, overrides: list[str]) -> Settings:
-    """Settings from a TOML file, with `key=value` overrides (`paths.warehouse=/tmp/w`) on top.
+    """Settings from a TOML file, overridden by `key=value` texts such as `paths.warehouse=/tmp/w`.
 
-    File names inside the config (mappings, properties) are taken from the config file's own folder.
+    Relative names of mappings, declarations and properties files start at the folder of the config file.
 
     Raises:
-        BadSettings: no such file, not TOML, or any keys or values that do not fit; all of them in one message.
+        BadSettings: the file does not exist or is not TOML, or keys or values are invalid; all in one message.
     """
     document = read_toml(config)
     for override in overrides:
-        _put(document, override)
+        _override(document, override)
     settings = validated(Settings, {**document, "config_file": config}, config)
     return _with_resolved_names(settings, Path(config).parent)
 
@@ -508,36 +552,36 @@ def read_toml(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise BadSettings(f"cannot read {path}: {error.strerror}", where=path, do="name a file that exists") from None
+        raise BadSettings(f"cannot read {path}: {error.strerror}", where=path, do="name an existing file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{path} is not TOML: {error}", where=path, do="mend the line it names") from None
+        raise BadSettings(f"{path} is not TOML: {error}", where=path, do="correct the line that it names") from None
 
 
 def validated(model: type[Model], document: dict[str, Any], path: str) -> Model:
-    """The document as a value of `model`; every misfit is named with file and key in one error."""
+    """The document as a value of `model`; one error lists every invalid key with the file."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        misfits = [
-            f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {_words(e['msg'])} (got {e['input']!r:.80})"
+        invalid = [
+            f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {_plain_text(e['msg'])} (got {e['input']!r:.80})"
             for e in error.errors()
         ]
         raise BadSettings(
-            "\n".join([f"{path} has {len(misfits)} setting(s) that do not fit", *misfits]),
+            "\n".join([f"{path} has {len(invalid)} invalid setting(s)", *invalid]),
             where=path,
-            do="mend the keys named above",
+            do="correct the keys listed above",
         ) from None
 
 
-def _words(message: str) -> str:
+def _plain_text(message: str) -> str:
     return "no such key" if message == "Extra inputs are not permitted" else message.removeprefix("Value error, ")
 
 
-def _put(document: dict[str, Any], override: str) -> None:
+def _override(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise BadSettings(
-            f"--set {override!r} is not key=value", where="--set", do="write --set paths.warehouse=/data/w"
+            f"--set {override!r} is not key=value", where="--set", do="write it as --set paths.warehouse=/data/w"
         )
     try:
         value = tomllib.loads(f"v = {text}")["v"]
@@ -547,40 +591,38 @@ def _put(document: dict[str, Any], override: str) -> None:
     for table in tables:
         document = document.setdefault(table, {})
         if not isinstance(document, dict):
-            raise BadSettings(
-                f"--set {key}: {table} is not a table", where="--set", do="name a key as in the config file"
-            )
+            raise BadSettings(f"--set {key}: {table} is not a table", where="--set", do="use a key of the config file")
     document[name] = value
 
 
 def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
-    def beside(name: str) -> str:
+    def resolved(name: str) -> str:
         return name if not name or os.path.isabs(name) else str(folder / name)
 
     sources = {
-        name: source.model_copy(update={"mapping": beside(source.mapping)})
+        name: source.model_copy(update={"mapping": resolved(source.mapping)})
         for name, source in settings.capture.sources.items()
     }
     return settings.model_copy(
         update={
-            "spark": settings.spark.model_copy(update={"properties": beside(settings.spark.properties)}),
+            "spark": settings.spark.model_copy(update={"properties": resolved(settings.spark.properties)}),
             "capture": settings.capture.model_copy(update={"sources": sources}),
             "derive": settings.derive.model_copy(
                 update={
-                    "features": tuple(map(beside, settings.derive.features)),
-                    "profiles": tuple(map(beside, settings.derive.profiles)),
+                    "features": tuple(map(resolved, settings.derive.features)),
+                    "profiles": tuple(map(resolved, settings.derive.profiles)),
                     "windows": settings.derive.windows.model_copy(
-                        update={"file": beside(settings.derive.windows.file)}
+                        update={"file": resolved(settings.derive.windows.file)}
                     ),
                 }
             ),
             "serve": settings.serve.model_copy(
-                update={"tags": settings.serve.tags.model_copy(update={"file": beside(settings.serve.tags.file)})}
+                update={"tags": settings.serve.tags.model_copy(update={"file": resolved(settings.serve.tags.file)})}
             ),
             "learn": settings.learn.model_copy(
                 update={
                     "examples": settings.learn.examples.model_copy(
-                        update={"file": beside(settings.learn.examples.file)}
+                        update={"file": resolved(settings.learn.examples.file)}
                     )
                 }
             ),

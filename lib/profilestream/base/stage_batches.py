@@ -1,4 +1,4 @@
-"""Seconds by phase of every micro-batch, as Spark tells them of a query, in `stage_batches`. Outside exactly-once."""
+"""Duration by phase of every micro-batch, from Spark's query progress, in `stage_batches`. Not exactly once."""
 
 import time
 from collections.abc import Sequence
@@ -13,27 +13,28 @@ from profilestream.base import tables
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Settings
 
-# Spark keeps the last 100 of a query, those of idle triggers (one in 10 s) among them.
-_HEAR_EVERY_SECONDS = 10.0
+# Spark stores the last 100 progress records of a query, including idle triggers (one in 10 s).
+_POLL_SECONDS = 10.0
 
 
-def make(spark: SparkSession, settings: Settings) -> None:
-    """Make the table when it is not there, and name it."""
+def create(spark: SparkSession, settings: Settings) -> None:
+    """Create and register the table if it does not exist."""
     tables.STAGE_BATCHES.create(spark, settings.paths)
     tables.STAGE_BATCHES.register(spark, settings.paths)
 
 
 class StageBatches:
-    """Asks the queries now and then what they did, and appends it to the table now and then, and at the end.
+    """Polls the queries for their progress, and appends it to the table at intervals and at the end.
 
-    A listener would be told, and keep Spark waiting: PySpark makes some 200 calls into the JVM of every word of it.
+    It polls instead of using a StreamingQueryListener: a listener costs about 200 JVM calls per event, and Spark waits
+    for it.
     """
 
-    def __init__(self, spark: SparkSession, settings: Settings, running: Sequence[QueryRunner]) -> None:
-        self._spark, self._settings, self._running = spark, settings, running
-        self._newest: dict[str, int] = {}
+    def __init__(self, spark: SparkSession, settings: Settings, runners: Sequence[QueryRunner]) -> None:
+        self._spark, self._settings, self._runners = spark, settings, runners
+        self._last_batch: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
-        self._heard = self._flushed = time.monotonic()
+        self._polled = self._flushed = time.monotonic()
 
     def __enter__(self) -> "StageBatches":
         return self
@@ -44,23 +45,23 @@ class StageBatches:
         self._flush()
 
     def flush_when_due(self) -> None:
-        """Append what the queries did, when the last time is long enough ago."""
+        """Append the collected rows when `stream.stage_batches_every_seconds` have passed."""
         now = time.monotonic()
         if now - self._flushed > self._settings.stream.stage_batches_every_seconds:
             self._flush()
-        elif now - self._heard > _HEAR_EVERY_SECONDS:
-            self._hear()
+        elif now - self._polled > _POLL_SECONDS:
+            self._poll()
 
-    def _hear(self) -> None:
-        self._heard = time.monotonic()
-        for one in self._running:
-            for progress in [] if one.handle is None else one.handle.recentProgress:
-                if "addBatch" in progress.durationMs and progress.batchId > self._newest.get(one.query.name, -1):
-                    self._newest[one.query.name] = progress.batchId
-                    self._rows.append(_row(one, progress))
+    def _poll(self) -> None:
+        self._polled = time.monotonic()
+        for runner in self._runners:
+            for progress in [] if runner.handle is None else runner.handle.recentProgress:
+                if "addBatch" in progress.durationMs and progress.batchId > self._last_batch.get(runner.query.name, -1):
+                    self._last_batch[runner.query.name] = progress.batchId
+                    self._rows.append(_row(runner, progress))
 
     def _flush(self) -> None:
-        self._hear()
+        self._poll()
         self._flushed = time.monotonic()
         rows, self._rows = self._rows, []
         if rows:
@@ -68,17 +69,17 @@ class StageBatches:
             frame.coalesce(1).write.format("delta").mode("append").save(tables.STAGE_BATCHES.uri(self._settings.paths))
 
 
-def _row(one: QueryRunner, progress: StreamingQueryProgress) -> tuple[Any, ...]:
+def _row(runner: QueryRunner, progress: StreamingQueryProgress) -> tuple[Any, ...]:
     phases = {name: ms / 1000 for name, ms in progress.durationMs.items()}
-    batch, done = one.batches.pop(progress.batchId, None), one.done.pop(progress.batchId, None)
+    batch, result = runner.batches.pop(progress.batchId, None), runner.results.pop(progress.batchId, None)
     return (
-        one.query.stage,
-        one.query.source,
-        one.epoch,
+        runner.query.stage,
+        runner.query.source,
+        runner.epoch,
         progress.batchId,
         datetime.fromisoformat(progress.timestamp.replace("Z", "+00:00")),
-        0 if done is None else done.rows_in,
-        one.progress.files_left,
+        0 if result is None else result.rows_in,
+        runner.progress.files_left,
         phases.pop("triggerExecution"),
         {**phases, **({} if batch is None else batch.seconds)},
     )

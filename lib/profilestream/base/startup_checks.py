@@ -1,4 +1,4 @@
-"""What is checked before a query starts: that checkpoint and tables tell the same story."""
+"""Checks before a query starts: the checkpoint and the tables must agree."""
 
 from urllib.parse import unquote
 
@@ -7,10 +7,10 @@ from pyspark.sql import SparkSession
 from profilestream.base import commits, files
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.session import Threads
 from profilestream.base.settings import Paths
-from profilestream.base.tables import Table
 
 
 def check_start(
@@ -25,26 +25,26 @@ def check_start(
     accept_new_epoch: bool = False,
     accept_changed_files: bool = False,
 ) -> None:
-    """Refuse to start where going on would lose or double rows; make the tables of a query that is new.
+    """Refuse to start where a run would lose or double rows; create the tables of a new query.
 
     Raises:
-        Refused: a table is gone, the checkpoint is older than the tables, or another epoch wrote them, or a file
+        Refused: a table is missing, the checkpoint is older than the tables, another epoch wrote them, or a file
             changed after it was read.
-        SourceMissing: the folder of input is not there.
+        SourceMissing: the input folder does not exist.
     """
     if folder and not files.exists(spark, folder):
         raise SourceMissing(
-            f"there is no input at {folder}", where=f"query {name}", do="mend the source's path in the settings"
+            f"there is no input at {folder}", where=f"query {name}", do="correct the path of the source in the settings"
         )
-    found = tables
+    existing = tables
     if checkpoint.is_new():
         _check_no_other_epoch(spark, name, tables, checkpoint, paths, accept=accept_new_epoch)
-        with Threads(spark, len(tables)) as beside:
-            is_made = beside.map(lambda table: table.create(spark, paths), tables)
-        found = tuple(table for table, is_new in zip(tables, is_made, strict=True) if not is_new)
-    with commits.states_ready(spark, found, paths):
-        for table in found:
-            _check_table(spark, name, table, checkpoint, paths, is_trusted=table is tables[-1])
+        with Threads(spark, len(tables)) as threads:
+            is_created = threads.map(lambda table: table.create(spark, paths), tables)
+        existing = tuple(table for table, is_new in zip(tables, is_created, strict=True) if not is_new)
+    with commits.states_ready(spark, existing, paths):
+        for table in existing:
+            _check_table(spark, name, table, checkpoint, paths, is_last=table is tables[-1])
     for table in tables:
         table.register(spark, paths)
     if folder and not accept_changed_files:
@@ -52,34 +52,36 @@ def check_start(
 
 
 def check_followed(spark: SparkSession, stage: str, followed: Table, checkpoint: Checkpoint, paths: Paths) -> None:
-    """Refuse to go on after the followed table was made anew: what was added from the old one would stay.
+    """Refuse to continue after the source table was rebuilt: results computed from the old version would remain.
 
     Raises:
-        Refused: it was.
+        Refused: it was rebuilt.
     """
-    known = checkpoint.source_table()
-    if known is not None and known != commits.table_id(spark, followed, paths):
+    source_id = checkpoint.source_table_id()
+    if source_id is not None and source_id != commits.table_id(spark, followed, paths):
         raise Refused(
-            f"table {followed.name} was made anew, and {stage} holds what it said before",
+            f"{followed.name} was rebuilt; {stage} still holds results computed from the old version",
             where=checkpoint.path,
-            do=f"derive the stage again too: jobs/{stage}.py --rebuild",
+            do=f"rebuild the stage too: jobs/{stage}.py --rebuild",
         )
 
 
 def unfinished_batch(checkpoint: Checkpoint) -> int | None:
-    """The batch that was begun and not committed; null when there is none."""
-    begun, finished = checkpoint.last_begun(), checkpoint.last_finished()
-    return begun if begun is not None and begun != finished else None
+    """Id of the batch that was started and not committed; null when there is none."""
+    started, finished = checkpoint.last_started(), checkpoint.last_finished()
+    return started if started is not None and started != finished else None
 
 
-def holds(spark: SparkSession, table: Table, paths: Paths, name: str, checkpoint: Checkpoint, batch_id: int) -> bool:
-    """Whether a table already holds a batch of this query."""
+def contains_batch(
+    spark: SparkSession, table: Table, paths: Paths, name: str, checkpoint: Checkpoint, batch_id: int
+) -> bool:
+    """Whether a table already contains a batch of this query."""
     return commits.is_done(spark, table, paths, Txn(name, checkpoint.epoch(), batch_id))
 
 
-def same_names(seen: dict[str, int]) -> dict[str, int]:
-    """Paths from a checkpoint (URL-encoded URIs) written as file listings write them."""
-    return {files.qualified(unquote(path)): stamp for path, stamp in seen.items()}
+def listed_paths(listed: dict[str, int]) -> dict[str, int]:
+    """Paths from a checkpoint (URL-encoded URIs) in the spelling of file listings."""
+    return {files.qualified(unquote(path)): modified for path, modified in listed.items()}
 
 
 def _check_no_other_epoch(
@@ -88,26 +90,26 @@ def _check_no_other_epoch(
     for table in tables:
         if accept or not table.exists(spark, paths):
             continue
-        ours = Txn(name, checkpoint.epoch(), 0).app_id(table)
-        prefix = ours.rsplit("/", 1)[0] + "/"
-        others = [app for app in commits.writers(spark, table, paths) if app.startswith(prefix) and app != ours]
+        own_id = Txn(name, checkpoint.epoch(), 0).app_id(table)
+        prefix = own_id.rsplit("/", 1)[0] + "/"
+        others = [app for app in commits.writers(spark, table, paths) if app.startswith(prefix) and app != own_id]
         if others:
             raise Refused(
                 f"the checkpoint of {name} is new, but {table.name} already holds batches "
                 f"of epoch {others[0][len(prefix) :]}",
                 where=checkpoint.path,
                 do="restore the checkpoint, or read everything again with --accept-new-epoch "
-                "(events that are already stored are found as duplicates)",
+                "(events that are already stored are recognized as duplicates)",
             )
 
 
 def _check_table(
-    spark: SparkSession, name: str, table: Table, checkpoint: Checkpoint, paths: Paths, *, is_trusted: bool
+    spark: SparkSession, name: str, table: Table, checkpoint: Checkpoint, paths: Paths, *, is_last: bool
 ) -> None:
-    begun, finished = checkpoint.last_begun(), checkpoint.last_finished()
+    started, finished = checkpoint.last_started(), checkpoint.last_finished()
     if not table.exists(spark, paths):
         raise Refused(
-            f"table {table.name} is gone, but the checkpoint of {name} has begun batch {begun}",
+            f"table {table.name} is missing, but the checkpoint of {name} has started batch {started}",
             where=table.path(paths),
             do="restore the table; or read everything again: "
             f"remove {checkpoint.path} and start with --accept-new-epoch",
@@ -115,32 +117,32 @@ def _check_table(
     table.check_stored(spark, paths)
     table.upgrade(spark, paths)
     written = commits.last_batch(spark, table, paths, Txn(name, checkpoint.epoch(), 0).app_id(table))
-    if written is not None and (begun is None or written > begun):
+    if written is not None and (started is None or written > started):
         raise Refused(
             f"the checkpoint of {name} is older than table {table.name}: "
-            f"it knows batch {begun}, the table holds {written}",
+            f"its last batch is {started}, the table contains batch {written}",
             where=checkpoint.path,
             do=f"restore the newer checkpoint; or remove {checkpoint.path} and start with --accept-new-epoch",
         )
-    if is_trusted and finished is not None and (written is None or written < finished):
+    if is_last and finished is not None and (written is None or written < finished):
         raise Refused(
-            f"table {table.name} is older than the checkpoint of {name}: it holds batch {written}, "
-            f"the checkpoint has finished {finished}",
+            f"table {table.name} is older than the checkpoint of {name}: its last batch is {written}, "
+            f"the checkpoint has finished batch {finished}",
             where=table.path(paths),
             do="restore the newer table, or the checkpoint that belongs to this one",
         )
 
 
 def _check_files(spark: SparkSession, name: str, folder: str, glob: str, checkpoint: Checkpoint) -> None:
-    seen = same_names(checkpoint.files_seen())
-    if not seen:
+    listed = listed_paths(checkpoint.listed_files())
+    if not listed:
         return
-    now = files.sizes(spark, folder, glob)
-    changed = [path for path, (_, modified) in now.items() if path in seen and seen[path] != modified]
+    stored = files.sizes(spark, folder, glob)
+    changed = [path for path, (_, modified) in stored.items() if path in listed and listed[path] != modified]
     if changed:
         raise Refused(
-            f"{len(changed)} file(s) changed after they were read, and what was added would be lost: {changed[:3]}",
+            f"{len(changed)} file(s) changed after they were read; added rows would be lost: {changed[:3]}",
             where=f"query {name}",
-            do="copy them under new names (rows already read are found as duplicates), "
-            "or go on without: --accept-changed-files",
+            do="copy them under new names (rows that were already read are recognized as duplicates), "
+            "or ignore the changes: --accept-changed-files",
         )

@@ -1,4 +1,4 @@
-"""Runs the queries of stages: one after the other, or together, until they end or are stopped."""
+"""Runs the queries of stages, one after the other or together, until they end or are requested to stop."""
 
 import logging
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 
-from profilestream.base import jvm, locks, stage_batches
+from profilestream.base import console, jvm, locks, stage_batches
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
@@ -25,32 +25,32 @@ log = logging.getLogger(__name__)
 def run(
     spark: SparkSession, queries: list[Query], settings: Settings, options: RunOptions, *, together: bool = False
 ) -> bool:
-    """Run queries: one after the other to the end of what is there, or all at once until stopped.
+    """Run queries: each to the end of its input, one after the other; or all at once until stopped.
 
-    SIGTERM and Ctrl-C stop after the batch that is under way.
+    SIGTERM and Ctrl-C stop the run after the batch in progress.
 
     Args:
-        together: run all at once to the end of what is there, too; none of them reads what another one writes. While
-            the driver plans a batch of one, the executors work for another. Errors begin with the name of their stage.
+        together: run all queries at once to the end of their input; no query may read what another one writes. While
+            the driver plans a batch of one query, the executors work for another. Errors start with the stage name.
 
     Returns:
-        Whether they came to their end; false when they were asked to stop.
+        True when all queries ended by themselves; false when they were requested to stop.
 
     Raises:
-        ProfilestreamError: why a query ended; the other queries are stopped first.
+        ProfilestreamError: the reason why a query failed; the other queries are stopped first.
     """
-    at_once = together or options.continuous is not None
-    groups = [queries] if at_once and queries else [[query] for query in queries]
-    with _stop_signals() as asked:
+    is_one_group = together or options.continuous is not None
+    groups = [queries] if is_one_group and queries else [[query] for query in queries]
+    with _stop_signals() as stop_requested:
         for group in groups:
-            if not asked.is_set():
-                _run_group(spark, group, settings, options, asked, together)
-        return not asked.is_set()
+            if not stop_requested.is_set():
+                _run_group(spark, group, settings, options, stop_requested, together)
+        return not stop_requested.is_set()
 
 
 @contextmanager
 def named(stage: str) -> Iterator[None]:
-    """Errors of the block begin with the name of a stage, when one is given."""
+    """Errors raised in the block start with the name of the stage; unchanged when the name is empty."""
     try:
         yield
     except ProfilestreamError as error:
@@ -64,104 +64,114 @@ def _run_group(
     queries: list[Query],
     settings: Settings,
     options: RunOptions,
-    asked: threading.Event,
-    is_told: bool,
+    stop_requested: threading.Event,
+    with_stage_names: bool,
 ) -> None:
+    def stage_of(query: Query) -> str:
+        return query.stage if with_stage_names else ""
+
+    def checked(query: Query) -> QueryRunner:
+        with named(stage_of(query)):
+            return QueryRunner(query, spark, settings, options)
+
     with ExitStack() as stack:
         for query in queries:
-            with named(query.stage if is_told else ""):
+            with named(stage_of(query)):
                 stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
-
-        def checked(query: Query) -> QueryRunner:
-            with named(query.stage if is_told else ""):
-                return QueryRunner(query, spark, settings, options)
-
-        # Making and opening a table is planning of half a second, of which the processors do several at once.
-        with Threads(spark, len(queries) + 1) as beside:
-            telling = beside.submit(stage_batches.make, spark, settings)
-            running = list(beside.map(checked, queries))
-        telling.result()
-        stack.callback(_forget, running)
-        told = stack.enter_context(StageBatches(spark, settings, running))
+        # Creating and opening a table is half a second of planning; several run in parallel.
+        with Threads(spark, len(queries) + 1) as threads:
+            metrics_table = threads.submit(stage_batches.create, spark, settings)
+            runners = list(threads.map(checked, queries))
+        metrics_table.result()
+        stack.callback(_release, runners)
+        batches = stack.enter_context(StageBatches(spark, settings, runners))
         try:
-            for one in running:
-                stack.enter_context(one.progress)
-                with named(one.query.stage if is_told else ""):
-                    one.start(spark)
-            _wait(spark, running, asked, told)
+            for runner in runners:
+                stack.enter_context(runner.progress)
+                with named(stage_of(runner.query)):
+                    runner.start(spark)
+            _wait(spark, runners, stop_requested, batches)
         finally:
-            for one in running:
-                if one.is_active():
-                    one.stop_when_idle()
-        for one in running:
-            with named(one.query.stage if is_told else ""):
-                _raise_with_name(one)
-        for one in running:
-            one.query.on_progress(spark, one.epoch, True)
+            for runner in runners:
+                if runner.is_active():
+                    runner.stop_when_idle()
+        for runner in runners:
+            with named(stage_of(runner.query)):
+                _raise_failure(runner)
+        for runner in runners:
+            runner.query.on_progress(spark, runner.epoch, True)
+    for runner in runners:
+        progress = runner.progress
+        batches_text = "1 batch" if progress.batches == 1 else f"{progress.batches:,} batches"
+        console.line(f"{progress.stage}: {progress.rows:,} rows in {batches_text}, {progress.seconds:.1f} s")
 
 
-def _forget(running: list[QueryRunner]) -> None:
-    """Let go of queries that have ended: Java's refers to ours and ours to Java's, which no collector sees through."""
-    for one in running:
-        one.handle = None
+def _release(runners: list[QueryRunner]) -> None:
+    """Drop the handles of ended queries: Java and Python refer to each other, so no collector frees them."""
+    for runner in runners:
+        runner.handle = None
     jvm.collect_garbage()
 
 
-def _wait(spark: SparkSession, running: list[QueryRunner], asked: threading.Event, told: StageBatches) -> None:
-    while any(one.is_active() for one in running):
-        for one in running:
-            if asked.is_set():
-                log.info("stopping %s after the batch that is under way", one.query.name)
-                one.stop_when_idle()
-            elif one.is_active():
-                _await(one)
-                one.query.on_progress(spark, one.epoch, False)
-            elif one.failure() is not None:
+def _wait(
+    spark: SparkSession, runners: list[QueryRunner], stop_requested: threading.Event, batches: StageBatches
+) -> None:
+    while any(runner.is_active() for runner in runners):
+        for runner in runners:
+            if stop_requested.is_set():
+                log.info("stopping %s after the batch in progress", runner.query.name)
+                runner.stop_when_idle()
+            elif runner.is_active():
+                _await(runner)
+                runner.query.on_progress(spark, runner.epoch, False)
+            elif runner.failure() is not None:
                 return
-        told.flush_when_due()
+        batches.flush_when_due()
 
 
-def _await(one: QueryRunner) -> None:
-    assert one.handle is not None
+def _await(runner: QueryRunner) -> None:
+    assert runner.handle is not None
     try:
-        one.handle.awaitTermination(1)
+        runner.handle.awaitTermination(1)
     except StreamingQueryException as error:
-        one.error = one.error or error
+        runner.error = runner.error or error
 
 
-def _raise_with_name(one: QueryRunner) -> None:
-    failure = one.failure()
+def _raise_failure(runner: QueryRunner) -> None:
+    failure = runner.failure()
     if isinstance(failure, PySparkException):
         raise ProfilestreamError(
-            f"{one.query.name} failed: {type(failure).__name__}: {_said(failure)[:500]}",
-            where=f"query {one.query.name}",
-            do="the tables hold whole batches only, so mend the cause and run it again",
+            f"{runner.query.name} failed: {type(failure).__name__}: {_cause(failure)[:500]}",
+            where=f"query {runner.query.name}",
+            do="fix the cause and run it again; the tables contain complete batches only",
         ) from failure
     if failure is not None:
         raise failure
 
 
-def _said(failure: PySparkException) -> str:
-    """The line that says what happened: of an error in a Python worker the last one of its traceback."""
+def _cause(failure: PySparkException) -> str:
+    """The line with the cause: for an error in a Python worker, the last line of its traceback."""
     lines = str(failure).strip().splitlines()
-    return next((lines[n - 1] for n, line in enumerate(lines) if n and "JVM stacktrace" in line), "") or (
-        next((line for line in reversed(lines) if line.strip()), "") if "Python worker" in lines[0] else lines[0]
-    )
+    before_java = next((lines[n - 1] for n, line in enumerate(lines) if n and "JVM stacktrace" in line), "")
+    if before_java or "Python worker" not in lines[0]:
+        return before_java or lines[0]
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    asked = threading.Event()
+    """An event that SIGTERM and Ctrl-C set during the block; signals are handled in the main thread only."""
+    stop_requested = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop_requested.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop_requested
         return
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous: dict[int, Any] = {n: signal.signal(n, request_stop) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield stop_requested
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,437 +1,413 @@
-"""Every table, declared once, in flow order. Creation, checks, reads and tests derive from these values."""
+"""Every Delta table with fixed columns, declared once, in flow order.
 
-import functools
-import json
-import threading
-import time
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, cast
+Tables with columns from TOML are built by the stage that writes them; table_registry lists all tables of a warehouse.
+"""
 
-from delta.tables import DeltaTable, DeltaTableBuilder
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import types as T
+from profilestream.base.columns import (
+    BATCH_ID,
+    EPOCH,
+    FREE_TEXT,
+    OTHER_USER,
+    RAW_PAYLOAD,
+    USER,
+    Column,
+    Subject,
+    as_of,
+)
+from profilestream.base.delta_table import Table
 
-from profilestream.base import files
-from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
-from profilestream.base.jvm import java_class
-from profilestream.base.settings import Paths
-
-VERSION_PROPERTY = "profilestream.schema_version"
-DECLARATION_PROPERTY = "profilestream.declaration"
-_TRIES = 3  # to make a table
-_MAKING: dict[str, threading.Lock] = {}  # by path: two sources of a run write the same tables
-
-
-@functools.cache
-def _parsed(ddl: str) -> T.StructType:
-    return cast(T.StructType, T.StructType.fromDDL(ddl))
-
-
-@dataclass(frozen=True)
-class Table:
-    """A Delta table `<warehouse>/<name>`.
-
-    Args:
-        ddl: columns in order, as in CREATE TABLE.
-        key: columns that name a row.
-        partitioned_by: folder columns.
-        schema_version: raised by every change of columns. A table newer than the code is refused; an older one gets the
-            columns that it lacks, null in the rows that are there, so a new column may be null.
-        properties: Delta table properties.
-        declaration: fingerprint of what its rows are derived by; empty when they are not derived.
-    """
-
-    name: str
-    ddl: str
-    key: tuple[str, ...]
-    partitioned_by: tuple[str, ...] = ()
-    schema_version: int = 1
-    properties: dict[str, str] = field(default_factory=dict, hash=False)
-    declaration: str = ""
-
-    @property
-    def schema(self) -> T.StructType:
-        """The columns; needs a running session."""
-        return _parsed(self.ddl)
-
-    @property
-    def columns(self) -> list[str]:
-        """Column names in order, read from the DDL without a session."""
-        return [line.split()[0] for line in self.ddl.strip().splitlines()]
-
-    def path(self, paths: Paths) -> str:
-        """Where the table lies, as the settings spell it."""
-        return f"{paths.warehouse.rstrip('/')}/{self.name}"
-
-    def uri(self, paths: Paths) -> str:
-        """Where the table lies, for Spark."""
-        return files.qualified(self.path(paths))
-
-    def log(self, spark: SparkSession, paths: Paths) -> Any:
-        """Delta's log of the table."""
-        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
-        return logs.forTable(spark._jsparkSession, self.uri(paths))
-
-    def metadata(self, spark: SparkSession, paths: Paths) -> Any:
-        """What Delta keeps of the table beside its rows (id, columns, properties), read from its log now."""
-        return self.log(spark, paths).startTransaction().metadata()
-
-    def property_of(self, spark: SparkSession, paths: Paths, key: str) -> str | None:
-        """A property of the table, read from its log now; null when it has none of that name."""
-        return _property(self.metadata(spark, paths), key)
-
-    def create(self, spark: SparkSession, paths: Paths) -> bool:
-        """Make the table when it is not there; tells whether it made it.
-
-        A process killed while it made the table leaves a log without a version, of which Delta says that there is a
-        table and that it cannot be found; it is removed.
-        """
-        path = self.uri(paths)
-        with _MAKING.setdefault(path, threading.Lock()):
-            return self._made(spark, path)
-
-    def _made(self, spark: SparkSession, path: str) -> bool:
-        for _ in range(_TRIES - 1):
-            with suppress(PySparkException, Py4JJavaError):
-                return self._made_now(spark, path)
-            time.sleep(1)  # another process may be making it just now
-            if not DeltaTable.isDeltaTable(spark, path):
-                files.prune(spark, f"{path}/_delta_log")
-        return self._made_now(spark, path)
-
-    def _made_now(self, spark: SparkSession, path: str) -> bool:
-        if DeltaTable.isDeltaTable(spark, path):
-            return False
-        self._described(DeltaTable.createIfNotExists(spark), path).execute()
-        return True
-
-    def empty(self, spark: SparkSession, paths: Paths) -> None:
-        """Make the table anew, without rows and with today's columns. Delta cannot replace a table that has no name."""
-        path = self.uri(paths)
-        files.delete(spark, path)
-        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
-        logs.invalidateCache(spark._jsparkSession, files.hadoop_path(spark, path))
-        self.create(spark, paths)
-
-    def _described(self, builder: DeltaTableBuilder, path: str) -> DeltaTableBuilder:
-        builder = builder.location(path).addColumns(self.schema)
-        builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
-        properties = {VERSION_PROPERTY: str(self.schema_version), **self.properties}
-        if self.declaration:
-            properties[DECLARATION_PROPERTY] = self.declaration
-        for key, value in properties.items():
-            builder = builder.property(key, value)
-        return builder
-
-    def register(self, spark: SparkSession, paths: Paths) -> None:
-        """Name the table in the catalog, when the settings name one."""
-        if paths.catalog:
-            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
-            spark.sql(
-                f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{self.uri(paths)}'"
-            )
-
-    def exists(self, spark: SparkSession, paths: Paths) -> bool:
-        """Whether the table is there."""
-        return DeltaTable.isDeltaTable(spark, self.uri(paths))
-
-    def require(self, spark: SparkSession, paths: Paths, *, do: str) -> None:
-        """Raise SourceMissing, with what to do, when the table is not there."""
-        if not self.exists(spark, paths):
-            raise SourceMissing(f"there is no table {self.name}", where=paths.warehouse, do=do)
-
-    def read(self, spark: SparkSession, paths: Paths, *, version: int | None = None) -> DataFrame:
-        """The table as a frame, at a version of its history when one is named."""
-        reader = spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
-
-    def check_stored(self, spark: SparkSession, paths: Paths) -> None:
-        """Refuse a stored table that this code cannot write; writes nothing.
-
-        Raises:
-            Refused: it was written by newer code, or derived by another declaration.
-            SchemaMismatch: its columns are not those declared here, even after new nullable columns are added.
-        """
-        path, metadata = self.path(paths), self.metadata(spark, paths)
-        stored = int(_property(metadata, VERSION_PROPERTY) or 0)
-        if stored > self.schema_version:
-            raise Refused(
-                f"table {self.name} has schema version {stored}, this code knows {self.schema_version}",
-                where=path,
-                do="run the newer profilestream that wrote it",
-            )
-        if self.declaration and _property(metadata, DECLARATION_PROPERTY) != self.declaration:
-            raise Refused(
-                f"table {self.name} was derived by another declaration",
-                where=path,
-                do="restore the declaration, or derive the table again from all events: --rebuild",
-            )
-        have = _columns(metadata)
-        new = self._new_columns(have.names) if stored < self.schema_version else []
-        self.check(T.StructType([*have, *new]))
-
-    def upgrade(self, spark: SparkSession, paths: Paths) -> None:
-        """Add the columns that a stored table of an older schema version lacks; `check_stored` comes first."""
-        metadata = self.metadata(spark, paths)
-        if int(_property(metadata, VERSION_PROPERTY) or 0) >= self.schema_version:
-            return
-        path = f"delta.`{self.uri(paths)}`"
-        if new := [
-            f"{field.name} {field.dataType.simpleString()}" for field in self._new_columns(_columns(metadata).names)
-        ]:
-            spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(new)})")
-        spark.sql(f"ALTER TABLE {path} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{self.schema_version}')")
-
-    def _new_columns(self, have: list[str]) -> list[T.StructField]:
-        return [field for field in self.schema if field.nullable and field.name not in have]
-
-    def check(self, got: T.StructType) -> None:
-        """Raise SchemaMismatch unless `got` has the declared columns and types (any nullability)."""
-        have = {f.name: f.dataType.simpleString() for f in got}
-        want = {f.name: f.dataType.simpleString() for f in self.schema}
-        wrong = [
-            f"  {name}: want {kind}, got {have.get(name, 'no such column')}"
-            for name, kind in want.items()
-            if have.get(name) != kind
-        ]
-        extra = sorted(have.keys() - want.keys())
-        if wrong or extra:
-            raise SchemaMismatch(
-                "\n".join([f"frame does not fit table {self.name!r}", *wrong, f"  not in the table: {extra}"]),
-                where=f"table {self.name}",
-                do=f"end the transform with a select of the columns in tables.{self.name.upper()}",
-            )
-
+_UPDATABLE = {"delta.enableDeletionVectors": "true"}
+_FOLLOWED = {**_UPDATABLE, "delta.enableChangeDataFeed": "true"}
+USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `space:id`.", subject=USER)
+_SOURCE = Column("source", "STRING NOT NULL", "Name of the source in the settings.")
+_INGEST_TIME = Column("ingest_time", "TIMESTAMP NOT NULL", "When the batch started; the same in a retry.", "UTC")
 
 EVENTS = Table(
     name="events",
-    ddl="""
-        event_id STRING NOT NULL,
-        event_type STRING NOT NULL,
-        event_time TIMESTAMP NOT NULL,
-        ingest_time TIMESTAMP NOT NULL,
-        event_date DATE NOT NULL,
-        user_id STRING,
-        item_id STRING,
-        order_id STRING,
-        category STRING,
-        brand STRING,
-        price DOUBLE,
-        currency STRING,
-        quantity DOUBLE,
-        value DOUBLE,
-        rating DOUBLE,
-        session_id STRING,
-        query STRING,
-        text STRING,
-        target_user_id STRING,
-        channel STRING,
-        device STRING,
-        region STRING,
-        attributes MAP<STRING, STRING>,
-        extra MAP<STRING, STRING>,
-        warnings ARRAY<STRING>,
-        source STRING NOT NULL,
-        position STRING NOT NULL,
-        epoch STRING NOT NULL,
-        batch_id BIGINT NOT NULL
-    """,
+    meaning="One row per clean event; the input of all derived tables and learners.",
+    writer="capture_events",
+    columns=(
+        Column("event_id", "STRING NOT NULL", "Id of the event: mapped, or a hash of the record."),
+        Column("event_type", "STRING NOT NULL", "What happened, such as view, cart or purchase."),
+        Column("event_time", "TIMESTAMP NOT NULL", "When it happened.", "UTC"),
+        _INGEST_TIME,
+        Column("event_date", "DATE NOT NULL", "Day of `event_time` in UTC; the partition."),
+        Column("user_id", "STRING", "The user, as `space:id`; null for an anonymous visitor.", subject=USER),
+        Column("item_id", "STRING", "The item, as `space:id`."),
+        Column("order_id", "STRING", "The order of a purchase or return."),
+        Column("category", "STRING", "Category of the item; levels are separated by a dot."),
+        Column("brand", "STRING", "Brand of the item."),
+        Column("price", "DOUBLE", "Price of one piece; not negative.", "currency"),
+        Column("currency", "STRING", "ISO code of the currency of price and value."),
+        Column("quantity", "DOUBLE", "Number of pieces; not negative.", "pieces"),
+        Column("value", "DOUBLE", "Mapped value, or price times quantity of a cart, purchase or return.", "currency"),
+        Column("rating", "DOUBLE", "Rating that the user gave.", "stars or points of the source"),
+        Column("session_id", "STRING", "Session id in the log; null when the log has none.", subject=USER),
+        Column("query", "STRING", "Search text.", subject=FREE_TEXT),
+        Column("text", "STRING", "Other text, such as a review or an item name.", subject=FREE_TEXT),
+        Column(
+            "target_user_id", "STRING", "Another user, such as a receiver or an invited friend.", subject=OTHER_USER
+        ),
+        Column("channel", "STRING", "Channel, such as web, app or store."),
+        Column("device", "STRING", "Device or its type."),
+        Column("region", "STRING", "Region of the user or store."),
+        Column("attributes", "MAP<STRING, STRING>", "Attributes of the user by name.", subject=FREE_TEXT),
+        Column(
+            "extra", "MAP<STRING, STRING>", "Raw columns that the mapping does not use, as text.", subject=RAW_PAYLOAD
+        ),
+        Column("warnings", "ARRAY<STRING>", "Names of the warning rules that were true for the record."),
+        _SOURCE,
+        Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`."),
+        EPOCH,
+        BATCH_ID,
+    ),
     key=("source", "event_id", "event_date"),
     partitioned_by=("event_date",),
-    # Of 29 columns only this one is asked for by range; min and max of the others cost a tenth of a batch.
+    # Readers select ranges of this column only; min and max of all 29 columns cost a tenth of a batch.
     properties={"delta.dataSkippingStatsColumns": "event_time"},
 )
 
 REJECTED_EVENTS = Table(
     name="rejected_events",
-    ddl="""
-        source STRING NOT NULL,
-        position STRING NOT NULL,
-        rule STRING NOT NULL,
-        reason STRING NOT NULL,
-        payload STRING,
-        payload_encoding STRING NOT NULL,
-        payload_header STRING,
-        ingest_time TIMESTAMP NOT NULL,
-        epoch STRING NOT NULL,
-        batch_id BIGINT NOT NULL,
-        reprocessed_from STRING
-    """,
+    meaning="One row per record that a rule rejected, with the record; it can be reprocessed.",
+    writer="capture_events",
+    columns=(
+        _SOURCE,
+        Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`."),
+        Column("rule", "STRING NOT NULL", "Name of the first rule that rejected the record."),
+        Column("reason", "STRING NOT NULL", "Why, with the offending value.", subject=RAW_PAYLOAD),
+        Column("payload", "STRING", "The raw record.", subject=RAW_PAYLOAD),
+        Column("payload_encoding", "STRING NOT NULL", "`text` or `base64`, the form of `payload`."),
+        Column("payload_header", "STRING", "Header line of the file of a CSV record."),
+        _INGEST_TIME,
+        EPOCH,
+        BATCH_ID,
+        Column(
+            "reprocessed_from", "STRING", "`epoch/batch_id` of the earlier row when a reprocessed record failed again."
+        ),
+    ),
     key=("source", "position", "epoch", "batch_id"),
 )
 
-# The value of a batch, and the trend with it learned (capture/alarms.py).
-_MEASURE = (
-    "value: DOUBLE, batches: BIGINT, as_of: BIGINT, weight: DOUBLE, squares: DOUBLE, mean: DOUBLE, spread: DOUBLE"
+_TREND = (
+    "value: DOUBLE, batches: BIGINT, as_of: BIGINT, weight: DOUBLE, weight_squares: DOUBLE, mean: DOUBLE, "
+    "squared_deviations: DOUBLE"
 )
 
 CAPTURE_BATCHES = Table(
     name="capture_batches",
-    ddl=f"""
-        source STRING NOT NULL,
-        epoch STRING NOT NULL,
-        batch_id BIGINT NOT NULL,
-        kind STRING NOT NULL,
-        ingest_time TIMESTAMP NOT NULL,
-        files BIGINT NOT NULL,
-        rows_in BIGINT NOT NULL,
-        rows_clean BIGINT NOT NULL,
-        rows_rejected BIGINT NOT NULL,
-        rows_duplicate BIGINT NOT NULL,
-        rejected_by_rule MAP<STRING, BIGINT> NOT NULL,
-        warned_by_rule MAP<STRING, BIGINT> NOT NULL,
-        event_time_min TIMESTAMP,
-        event_time_max TIMESTAMP,
-        lateness_seconds_max DOUBLE,
-        seconds DOUBLE NOT NULL,
-        fingerprint STRING NOT NULL,
-        reprocessed_up_to MAP<STRING, BIGINT>,
-        reprocessed_rules ARRAY<STRING>,
-        measures MAP<STRING, STRUCT<{_MEASURE}>>
-    """,
+    meaning="One row per capture batch with its row accounting: rows_in = rows_clean + rows_rejected + rows_duplicate.",
+    writer="capture_events",
+    columns=(
+        _SOURCE,
+        EPOCH,
+        BATCH_ID,
+        Column("kind", "STRING NOT NULL", "`source`: rows of the source. `reprocess`: rejected rows tried again."),
+        _INGEST_TIME,
+        Column("files", "BIGINT NOT NULL", "Input files.", "files"),
+        Column("rows_in", "BIGINT NOT NULL", "Records read, counted at the source.", "rows"),
+        Column("rows_clean", "BIGINT NOT NULL", "Records appended to `events`.", "rows"),
+        Column("rows_rejected", "BIGINT NOT NULL", "Records appended to `rejected_events`.", "rows"),
+        Column("rows_duplicate", "BIGINT NOT NULL", "Records that were already captured.", "rows"),
+        Column("rejected_by_rule", "MAP<STRING, BIGINT> NOT NULL", "Rejected records by rule.", "rows"),
+        Column("warned_by_rule", "MAP<STRING, BIGINT> NOT NULL", "Clean records with a warning, by rule.", "rows"),
+        Column("event_time_min", "TIMESTAMP", "Oldest event time of the clean records; null without any.", "UTC"),
+        Column("event_time_max", "TIMESTAMP", "Newest event time of the clean records; null without any.", "UTC"),
+        Column("lateness_seconds_max", "DOUBLE", "Longest time from event to capture.", "seconds"),
+        Column("seconds", "DOUBLE NOT NULL", "Duration of the batch.", "seconds"),
+        Column("fingerprint", "STRING NOT NULL", "Fingerprint of the mapping and settings."),
+        Column("reprocessed_up_to", "MAP<STRING, BIGINT>", "Last reprocessed batch by epoch; null for sources."),
+        Column("reprocessed_rules", "ARRAY<STRING>", "Rules whose rows were reprocessed; null: all."),
+        Column(
+            "measures", f"MAP<STRING, STRUCT<{_TREND}>>",
+            "By measure: the value of the batch, and the decayed mean and spread for alarms after it.",
+        ),
+    ),
     key=("source", "epoch", "batch_id", "kind"),
     schema_version=2,
-)
+)  # fmt: skip
 
 CAPTURE_ALARMS = Table(
     name="capture_alarms",
-    ddl="""
-        source STRING NOT NULL,
-        epoch STRING NOT NULL,
-        batch_id BIGINT NOT NULL,
-        ingest_time TIMESTAMP NOT NULL,
-        event_time_max TIMESTAMP,
-        measure STRING NOT NULL,
-        value DOUBLE NOT NULL,
-        expected DOUBLE NOT NULL,
-        deviations DOUBLE NOT NULL,
-        action STRING NOT NULL,
-        message STRING NOT NULL
-    """,
+    meaning="One row per measure of a batch that differs from earlier batches by more than the limit.",
+    writer="capture_events",
+    columns=(
+        _SOURCE,
+        EPOCH,
+        BATCH_ID,
+        _INGEST_TIME,
+        Column("event_time_max", "TIMESTAMP", "Newest event time of the batch; null without clean records.", "UTC"),
+        Column("measure", "STRING NOT NULL", "Name of the measure, such as volume or null_user_id."),
+        Column("value", "DOUBLE NOT NULL", "Value of the batch.", "unit of the measure"),
+        Column("expected", "DOUBLE NOT NULL", "Decayed mean of earlier batches.", "unit of the measure"),
+        Column("deviations", "DOUBLE NOT NULL", "Distance from the expected value.", "standard deviations"),
+        Column("action", "STRING NOT NULL", "`warn` or `stop`, as the settings state."),
+        Column("message", "STRING NOT NULL", "The alarm in words."),
+    ),
     key=("source", "epoch", "batch_id", "measure"),
+)
+
+SESSIONS = Table(
+    name="sessions",
+    meaning="One row per session of a user, updated when late events change it.",
+    writer="derive_sessions",
+    columns=(
+        USER_ID,
+        Column("session_start", "TIMESTAMP NOT NULL", "Time of the first event.", "UTC"),
+        Column("session_end", "TIMESTAMP NOT NULL", "Time of the last event.", "UTC"),
+        Column(
+            "session_id", "STRING NOT NULL", "Session id of the log; empty for sessions made by the gap.", subject=USER
+        ),
+        Column("events", "BIGINT NOT NULL", "Events of the session.", "events"),
+        Column("types", "MAP<STRING, BIGINT> NOT NULL", "Events by type.", "events"),
+        Column("value", "DOUBLE NOT NULL", "Value of the purchases.", "currency"),
+        Column("items", "BIGINT NOT NULL", "Distinct items.", "items"),
+        Column("entry_category", "STRING", "First category; null when no event has one."),
+        Column("exit_category", "STRING", "Last category; null when no event has one."),
+        Column("device", "STRING", "Device of the first event that has one."),
+        Column("is_bounce", "BOOLEAN NOT NULL", "Whether the session has one event."),
+        Column("is_converted", "BOOLEAN NOT NULL", "Whether the session has a purchase."),
+        Column(
+            "transitions",
+            "ARRAY<STRUCT<level: STRING, from_state: STRING, to_state: STRING, count: BIGINT>> NOT NULL",
+            "Consecutive states with their counts, by level: event type or category.",
+        ),
+        Column("span_start", "TIMESTAMP NOT NULL", "Start of the session span, which is computed as one unit.", "UTC"),
+        Column("span_end", "TIMESTAMP NOT NULL", "End of the session span.", "UTC"),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("user_id", "session_start"),
+    schema_version=2,
+    properties={**_FOLLOWED, "delta.dataSkippingStatsColumns": "session_start,span_start,span_end"},
+)
+
+_FACTORS_USER = Subject("user", where="side = 'user'")
+
+FACTORS = Table(
+    name="factors",
+    meaning="One row per user, one per item and one global row: the state of the matrix factorization.",
+    writer="learn_factors",
+    columns=(
+        Column("side", "STRING NOT NULL", "`user`, `item` or `global`."),
+        Column("key", "STRING NOT NULL", "User id, item id, or `all`.", subject=_FACTORS_USER),
+        Column("vector", "BINARY", "The vector, k little-endian float32 (explicit: with the bias last); null: global."),
+        Column(
+            "item_ids", "ARRAY<STRING>",
+            "User: items of the stored events. Item: its neighbors, most frequent first.",
+        ),
+        Column("item_weights", "BINARY", "Weights of `item_ids`, float32; decayed counts for neighbors."),
+        Column("event_times", "BINARY", "Times of the stored events; item: of its newest event. int64 microseconds."),
+        Column("event_ratings", "BINARY", "User, explicit mode: ratings of the stored events, float32."),
+        Column("tail_weight", "DOUBLE", "User: weight of the events that are no longer stored."),
+        Column("normal_equations", "BINARY", "Item: its normal equations, float32."),
+        Column("decayed_weight", "DOUBLE", "Item: decayed weight of its events."),
+        Column("popularity", "DOUBLE", "Item: count of its events, decayed by popularity_half_life_days."),
+        Column("category", "STRING", "Item: category of its newest event that has one."),
+        Column("global_sums", "BINARY", "Global row: Gram matrices, item mean and counts, float64."),
+        as_of("Newest event time of the user; for an item or the global row, of the batch that last wrote it."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("side", "key"),
+    partitioned_by=("side",),
+    properties={**_UPDATABLE, "delta.dataSkippingStatsColumns": "key"},
+)  # fmt: skip
+
+USER_SEGMENTS = Table(
+    name="user_segments",
+    meaning="One row per user with a profile vector: the segment of the user.",
+    writer="learn_segments",
+    columns=(
+        USER_ID,
+        Column("segment_id", "BIGINT NOT NULL", "Segment of the user; ids are never used again."),
+        Column(
+            "distance", "DOUBLE NOT NULL", "Distance to the center when the row was written.", "standard deviations"
+        ),
+        Column("point", "ARRAY<DOUBLE> NOT NULL", "The scaled profile vector.", "standard deviations"),
+        as_of("Newest event time of the user's profile."),
+        Column("valid_from", "TIMESTAMP NOT NULL", "Event time from which the user is in the segment.", "UTC"),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("user_id",),
+    properties=_UPDATABLE,
+)
+
+SEGMENTS = Table(
+    name="segments",
+    meaning="One row per segment and batch; the rows of the last batch are the model.",
+    writer="learn_segments",
+    columns=(
+        Column("segment_id", "BIGINT NOT NULL", "Id of the segment; ids are never used again."),
+        Column("users", "BIGINT NOT NULL", "Users in the segment.", "users"),
+        Column("weight", "DOUBLE NOT NULL", "Sum of the decayed weights of its users."),
+        Column("sums", "ARRAY<DOUBLE> NOT NULL", "Weighted sum of the points x of its users."),
+        Column("scatter", "ARRAY<DOUBLE> NOT NULL", "Weighted sum of x xT of its users, by rows."),
+        Column("center", "MAP<STRING, DOUBLE> NOT NULL", "Cluster center by dimension.", "standard deviations"),
+        Column("location", "MAP<STRING, DOUBLE> NOT NULL", "Mean of the users of the first batch, by dimension."),
+        Column(
+            "scale",
+            "MAP<STRING, DOUBLE> NOT NULL",
+            "Standard deviation of the users of the first batch over the weight.",
+        ),
+        Column("cost", "DOUBLE NOT NULL", "Mean squared distance of its users to the center.", "variances"),
+        Column("parent_id", "BIGINT", "Segment that it was split from in this batch; null without a split."),
+        Column("merged_ids", "ARRAY<BIGINT> NOT NULL", "Segments that were merged into it in this batch."),
+        Column("next_id", "BIGINT NOT NULL", "Smallest id that no segment has had."),
+        as_of("Newest event time of the users' profiles."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("epoch", "batch_id", "segment_id"),
+    properties={"delta.dataSkippingStatsColumns": "batch_id"},
+)
+
+SEGMENT_DESCRIPTIONS = Table(
+    name="segment_descriptions",
+    meaning="One row per segment of the last batch: the segment in words.",
+    writer="learn_segments",
+    retention="replaced by each run",
+    columns=(
+        Column("segment_id", "BIGINT NOT NULL", "Id of the segment."),
+        Column("description", "STRING NOT NULL", "Its most distinguishing dimensions in words."),
+        Column("rule", "STRING NOT NULL", "Its path in a decision tree, as a condition."),
+        Column(
+            "precision",
+            "DOUBLE",
+            "Share of the users on the path that are in the segment; null without a path.",
+            "share",
+        ),
+        Column("recall", "DOUBLE", "Share of the segment's users that are on the path; null without a path.", "share"),
+        Column("users", "BIGINT NOT NULL", "Users in the segment.", "users"),
+        Column("share", "DOUBLE NOT NULL", "Share of all users.", "share"),
+        Column("tree", "STRING NOT NULL", "The decision tree of all segments as JSON."),
+        as_of("Newest event time of the model."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("segment_id",),
 )
 
 MODEL_METRICS = Table(
     name="model_metrics",
-    ddl="""
-        learner STRING NOT NULL,
-        ranker STRING NOT NULL,
-        epoch STRING NOT NULL,
-        batch_id BIGINT NOT NULL,
-        as_of TIMESTAMP NOT NULL,
-        users BIGINT NOT NULL,
-        recall_10 DOUBLE,
-        recall_20 DOUBLE,
-        ndcg_10 DOUBLE,
-        mrr_20 DOUBLE,
-        coverage DOUBLE,
-        novelty DOUBLE,
-        rmse DOUBLE,
-        cost DOUBLE
-    """,
-    key=("learner", "ranker", "epoch", "batch_id"),
-    schema_version=2,
+    meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
+    writer="learn_factors, learn_segments",
+    columns=(
+        Column("learner", "STRING NOT NULL", "`factors` or `segments`."),
+        EPOCH,
+        BATCH_ID,
+        Column("model", "STRING NOT NULL", "The ranker (blend, factors, ...) or model (kmeans, mean)."),
+        Column("metric", "STRING NOT NULL", "Name of the metric; learn/metrics.py declares unit and direction."),
+        Column("value", "DOUBLE NOT NULL", "Mean of the metric over the evaluated rows.", "unit of the metric"),
+        Column("weight", "DOUBLE NOT NULL", "Number of users, ratings or points in the mean."),
+        Column(
+            "state_as_of", "TIMESTAMP", "Newest event time of the state that was evaluated; before `rows_from`.", "UTC"
+        ),
+        Column("rows_from", "TIMESTAMP", "Oldest event time of the evaluated rows.", "UTC"),
+        Column("rows_to", "TIMESTAMP", "Newest event time of the evaluated rows.", "UTC"),
+    ),
+    key=("learner", "epoch", "batch_id", "model", "metric"),
 )
 
-# One row a user: fifths (5 is best) by recency, frequency and money, and what they are called (serve/tags/rfm.py).
 USER_GROUPS = Table(
     name="user_groups",
-    ddl="""
-        user_id STRING NOT NULL,
-        recency_days DOUBLE,
-        frequency DOUBLE,
-        money DOUBLE,
-        recency_quintile INT,
-        frequency_quintile INT,
-        monetary_quintile INT,
-        rfm STRING,
-        loyalty STRING,
-        loyalty_since TIMESTAMP,
-        cohort STRING,
-        as_of TIMESTAMP NOT NULL
-    """,
+    meaning="One row per user: RFM quintiles and segment, loyalty tier and cohort.",
+    writer="serve_tags",
+    columns=(
+        USER_ID,
+        Column("recency_days", "DOUBLE", "Days since the last purchase; null without one.", "days"),
+        Column("frequency", "DOUBLE", "Number of orders.", "orders"),
+        Column("monetary", "DOUBLE", "Value bought less value returned.", "currency"),
+        Column(
+            "recency_quintile", "INT", "Quintile of the buyers by recency, 5 is most recent; null without a purchase."
+        ),
+        Column("frequency_quintile", "INT", "Quintile by frequency, 5 is most frequent; null without a purchase."),
+        Column("monetary_quintile", "INT", "Quintile by monetary value, 5 is highest; null without a purchase."),
+        Column("rfm_segment", "STRING", "Name of the first RFM condition that is true; null without a purchase."),
+        Column("loyalty_tier", "STRING", "Loyalty tier; null below the lowest."),
+        Column(
+            "loyalty_tier_from",
+            "TIMESTAMP",
+            "Event time at which the user entered the tier; null without a tier.",
+            "UTC",
+        ),
+        Column("cohort", "STRING", "Month of the first event in the shop's time zone, as yyyy-MM."),
+        as_of("Newest event time of the run that wrote the row."),
+    ),
     key=("user_id",),
-    properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
+    properties=_FOLLOWED,
 )
 
-# A row each time that a user had a tag; `until` is null while it holds, and `ended` says why it ended (serve/tags/assign_tags.py).
 USER_TAGS = Table(
     name="user_tags",
-    ddl="""
-        user_id STRING NOT NULL,
-        tag STRING NOT NULL,
-        since TIMESTAMP NOT NULL,
-        until TIMESTAMP,
-        ended STRING,
-        evidence STRING,
-        rule_version STRING NOT NULL,
-        as_of TIMESTAMP NOT NULL
-    """,
-    key=("user_id", "tag", "since"),
-    properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
+    meaning="One row per interval in which a user has a tag.",
+    writer="serve_tags",
+    columns=(
+        USER_ID,
+        Column("tag", "STRING NOT NULL", "Name of the tag."),
+        Column("valid_from", "TIMESTAMP NOT NULL", "Newest event time of the run that assigned the tag.", "UTC"),
+        Column("valid_to", "TIMESTAMP", "When the tag ended; null while the user has it.", "UTC"),
+        Column("end_reason", "STRING", "`lost`, `expired` or `expired_reset`; null while the user has the tag."),
+        Column("evidence", "STRING", "Why the user has the tag, in words.", subject=FREE_TEXT),
+        Column("rule_version", "STRING NOT NULL", "Fingerprint of the tag's rule."),
+        as_of("Newest event time of the run that wrote the row."),
+    ),
+    key=("user_id", "tag", "valid_from"),
+    properties=_FOLLOWED,
 )
 
 RECOMMENDATIONS = Table(
     name="recommendations",
-    ddl="""
-        user_id STRING NOT NULL,
-        kind STRING NOT NULL,
-        rank INT NOT NULL,
-        item_id STRING NOT NULL,
-        score DOUBLE NOT NULL,
-        ranker STRING NOT NULL,
-        because STRING,
-        reason STRING NOT NULL,
-        model_version STRING NOT NULL,
-        profile_version BIGINT,
-        as_of TIMESTAMP NOT NULL
-    """,
-    key=("user_id", "kind", "rank"),
-    properties={"delta.enableDeletionVectors": "true"},
+    meaning="One row per user and rank: the recommended items.",
+    writer="serve_scores",
+    retention="replaced by each run",
+    columns=(
+        USER_ID,
+        Column("list_type", "STRING NOT NULL", "Type of the list: `items`."),
+        Column("rank", "INT NOT NULL", "Position in the list, from 1."),
+        Column("item_id", "STRING NOT NULL", "The recommended item."),
+        Column("score", "DOUBLE NOT NULL", "Score of the ranker; comparable within a list only."),
+        Column("ranker", "STRING NOT NULL", "Ranker that gave the score."),
+        Column("reason_item_id", "STRING", "Item of the user that the reason names; null without one."),
+        Column("reason", "STRING NOT NULL", "Why the item is recommended, in words."),
+        Column("model_version", "STRING NOT NULL", "Version of the factors that was used."),
+        Column("profile_version", "BIGINT", "Delta version of the profile table that was used; null without one."),
+        as_of("Newest event time of the factors."),
+    ),
+    key=("user_id", "list_type", "rank"),
+    properties=_UPDATABLE,
 )
 
 STAGE_BATCHES = Table(
     name="stage_batches",
-    ddl="""
-        stage STRING NOT NULL,
-        source STRING NOT NULL,
-        epoch STRING NOT NULL,
-        batch_id BIGINT NOT NULL,
-        started_at TIMESTAMP NOT NULL,
-        rows_in BIGINT NOT NULL,
-        lag_files BIGINT,
-        seconds DOUBLE NOT NULL,
-        seconds_by_phase MAP<STRING, DOUBLE> NOT NULL
-    """,
+    meaning="One row per micro-batch of any stage, with its duration by phase; not exactly once.",
+    writer="every stage",
+    columns=(
+        Column("stage", "STRING NOT NULL", "Name of the stage."),
+        Column("source", "STRING NOT NULL", "Name of the source; empty for stages that read tables."),
+        EPOCH,
+        BATCH_ID,
+        Column("started_at", "TIMESTAMP NOT NULL", "When the trigger started.", "UTC"),
+        Column("rows_in", "BIGINT NOT NULL", "Rows read.", "rows"),
+        Column("lag_files", "BIGINT", "Input files that the run has not read yet; null for tables.", "files"),
+        Column("seconds", "DOUBLE NOT NULL", "Duration of the trigger.", "seconds"),
+        Column(
+            "seconds_by_phase",
+            "MAP<STRING, DOUBLE> NOT NULL",
+            "Duration by phase, of Spark and of the batch.",
+            "seconds",
+        ),
+    ),
     key=("stage", "source", "epoch", "batch_id"),
 )
 
 ALL = (
-    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS,
-    STAGE_BATCHES,
+    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, SESSIONS, FACTORS, USER_SEGMENTS, SEGMENTS,
+    SEGMENT_DESCRIPTIONS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, STAGE_BATCHES,
 )  # fmt: skip
-
-
-def _property(metadata: Any, key: str) -> str | None:
-    found = metadata.configuration().get(key)
-    return str(found.get()) if found.isDefined() else None
-
-
-def _columns(metadata: Any) -> T.StructType:
-    return T.StructType.fromJson(json.loads(metadata.schemaString()))
-
-
-def delta_version(spark: SparkSession, path: str) -> int:
-    """The newest version of the Delta table at a path.
-
-    Raises:
-        SourceMissing: there is no such table.
-    """
-    uri = files.qualified(path)
-    if not DeltaTable.isDeltaTable(spark, uri):
-        raise SourceMissing("there is no Delta table", where=path, do="name a path that holds one")
-    row = DeltaTable.forPath(spark, uri).history(1).select("version").first()
-    return 0 if row is None else int(row["version"])
+# Names of tables whose columns depend on the settings; the stages that write them declare the columns.
+RESERVED_NAMES = frozenset(table.name for table in ALL) | {
+    "event_transitions", "user_transitions", "user_features", "training_examples", "published_factors",
+    "published_segments",
+}  # fmt: skip

@@ -1,1 +1,1 @@
-"""Raw shop logs to clean Delta events: nothing lost, nothing doubled."""
+"""Capture: raw shop logs to clean Delta events, without lost or duplicate rows."""

@@ -1,7 +1,7 @@
-"""What is measured of a batch on the way, and what becomes of its alarms (`alarms.py` says when there is one).
+"""Measures each batch of a source and raises its alarms (the limits are in `alarms.py`).
 
-The trends of a source stand in the newest row of `capture_batches`, so a batch needs that one row, or none when the
-same run wrote it. What is measured comes out of the sums that the batch makes anyway.
+The trends of a source are in its latest row of `capture_batches`. A batch reads this one row, or nothing if the same
+run wrote it. The measures come from sums that the batch computes anyway.
 """
 
 import logging
@@ -20,48 +20,50 @@ from profilestream.base.settings import Alarms
 from profilestream.capture import alarms
 from profilestream.capture.alarms import Alarm, Measure, Trend
 from profilestream.capture.mapping import Mapping
-from profilestream.capture.sources import Arrived
+from profilestream.capture.sources import InputBatch
 
 log = logging.getLogger(__name__)
 
-NULLS_OF = ("user_id", "item_id", "order_id", "category", "brand", "price", "quantity", "value", "rating", "session_id")
-LEVELS = ("price", "value")  # the first that is mapped: price times quantity moves when price does
+NULL_SHARE_COLUMNS = (
+    "user_id", "item_id", "order_id", "category", "brand", "price", "quantity", "value", "rating", "session_id",
+)  # fmt: skip
+LEVEL_COLUMNS = ("price", "value")  # only the first mapped one: price times quantity changes whenever price does
 
 
 @dataclass
-class Memory:
-    """The trends as a batch of this run left them."""
+class TrendCache:
+    """The trends after the last batch of this run."""
 
     epoch: str = ""
     batch_id: int = -1
     trends: dict[str, Trend] = field(default_factory=dict)
 
-    def before(self, batch: Batch, source: str) -> dict[str, Trend]:
-        """The trends of all batches before this one, by measure; empty when there are none."""
+    def trends_before(self, batch: Batch, source: str) -> dict[str, Trend]:
+        """The trends of all earlier batches of the epoch, by measure; empty for the first batch."""
         epoch, last = batch.txn.epoch, batch.txn.batch_id - 1
         if last < 0:
             return {}
         if (epoch, last) == (self.epoch, self.batch_id):
             return self.trends
-        of_last = (F.col("source") == source) & (F.col("kind") == "source") & (F.col("batch_id") == last)
+        is_last = (F.col("source") == source) & (F.col("kind") == "source") & (F.col("batch_id") == last)
         with batch.phase("read trends"):
-            stored = tables.CAPTURE_BATCHES.read(batch.spark, batch.paths).where(of_last & (F.col("epoch") == epoch))
-            found: list[Any] = stored.select("measures").collect()
-        measures = (found[0]["measures"] if found else None) or {}
-        names = Trend.__dataclass_fields__
-        return {measure: Trend(**{n: row[n] for n in names}) for measure, row in measures.items()}
+            stored = tables.CAPTURE_BATCHES.read(batch.spark, batch.paths).where(is_last & (F.col("epoch") == epoch))
+            rows: list[Any] = stored.select("measures").collect()
+        measures = (rows[0]["measures"] if rows else None) or {}
+        fields = Trend.__dataclass_fields__
+        return {measure: Trend(**{name: row[name] for name in fields}) for measure, row in measures.items()}
 
-    def keep(self, batch: Batch, trends: dict[str, Trend]) -> None:
-        """Have them at hand for the next batch of this run."""
+    def store(self, batch: Batch, trends: dict[str, Trend]) -> None:
+        """Store the trends for the next batch of this run."""
         self.epoch, self.batch_id, self.trends = batch.txn.epoch, batch.txn.batch_id, trends
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was measured of a batch.
+class BatchMeasures:
+    """The measures of a batch.
 
     Args:
-        as_of: its newest event, microseconds since 1970; null when no row is good.
+        as_of: newest event time of the batch, microseconds since 1970; null when no row is good.
     """
 
     measures: list[Measure]
@@ -69,66 +71,70 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A batch against the earlier ones.
+class AlarmResult:
+    """The alarms of a batch, and the trends updated with it.
 
     Args:
-        row: the column `measures` of its row in `capture_batches`.
+        column: value of the column `measures` of `capture_batches`.
     """
 
     alarms: list[Alarm]
     trends: dict[str, Trend]
-    row: dict[str, dict[str, Any]]
+    column: dict[str, dict[str, Any]]
 
 
-def sums(mapping: Mapping) -> Column:
-    """What `measured` needs of a group of rows, as the column `sums`. One text: a Column object each takes longer."""
-    parts = {f"has_{column}": f"count({column})" for column in _nulls_of(mapping)}
+def measure_sums(mapping: Mapping) -> Column:
+    """Aggregate of all sums that `measure_batch` reads, named `sums`. One SQL text builds faster than Columns."""
+    parts = {f"has_{column}": f"count({column})" for column in _null_share_columns(mapping)}
     parts["seconds"] = "sum(double(event_time))"
-    for column in _level_of(mapping):
-        parts["above"] = f"count_if({column} > 0)"
+    for column in _level_columns(mapping):
+        parts["positive"] = f"count_if({column} > 0)"
         parts["logarithms"] = f"sum(CASE WHEN {column} > 0 THEN ln({column}) END)"
     return F.expr(f"named_struct({', '.join(f'{name!r}, {sql}' for name, sql in parts.items())})").alias("sums")
 
 
-def _nulls_of(mapping: Mapping) -> list[str]:
-    return [column for column in NULLS_OF if column in mapping.columns]
+def _null_share_columns(mapping: Mapping) -> list[str]:
+    return [column for column in NULL_SHARE_COLUMNS if column in mapping.columns]
 
 
-def _level_of(mapping: Mapping) -> list[str]:
-    return [column for column in LEVELS if column in mapping.columns][:1]
+def _level_columns(mapping: Mapping) -> list[str]:
+    return [column for column in LEVEL_COLUMNS if column in mapping.columns][:1]
 
 
-def measured(summary: list[Any], rows: int, rejected: int, came: Arrived, mapping: Mapping, least: int) -> Seen:
+def measure_batch(
+    summary: list[Any], rows: int, rejected: int, inputs: InputBatch, mapping: Mapping, min_rows: int
+) -> BatchMeasures:
     """The measures of a batch, from its sums by rule and date.
 
     Args:
-        rows, rejected: without files that were passed over.
-        least: rows below which only the volume is measured.
+        rows, rejected: counts without skipped files.
+        min_rows: below this number of rows only the volume is measured.
     """
     good = [row for row in summary if row["rule"] is None]
     count = sum(row["n"] for row in good)
-    measures = list(_volume(summary, rows, came, mapping))
-    if rows >= least:
+    measures = list(_volumes(summary, rows, inputs, mapping))
+    if rows >= min_rows:
         measures.append(alarms.reject_share(rejected, rows))
-    if count >= least:
-        for column in _nulls_of(mapping):
+    if count >= min_rows:
+        for column in _null_share_columns(mapping):
             measures.append(alarms.null_share(column, count - sum(r["sums"][f"has_{column}"] for r in good), count))
-        late = came.ingest_micros / 1e6 - sum(r["sums"]["seconds"] for r in good) / count
-        measures.append(alarms.lateness(late, count))
-    for column in _level_of(mapping):
-        above = sum(r["sums"]["above"] for r in good)
-        if above >= least:
+        seconds = inputs.ingest_micros / 1e6 - sum(r["sums"]["seconds"] for r in good) / count
+        measures.append(alarms.lateness(seconds, count))
+    for column in _level_columns(mapping):
+        positive = sum(r["sums"]["positive"] for r in good)
+        if positive >= min_rows:
             logarithms = sum(r["sums"]["logarithms"] or 0.0 for r in good)
-            measures.append(alarms.level(column, logarithms, above))
-    return Seen(measures, max((row["last"] for row in good), default=None))
+            measures.append(alarms.level(column, logarithms, positive))
+    return BatchMeasures(measures, max((row["last"] for row in good), default=None))
 
 
-def _volume(summary: list[Any], rows: int, came: Arrived, mapping: Mapping) -> Iterator[Measure]:
-    """Rows a file: a batch may take one file or many. A table has no files; of it the rows of a day, as the day of an
-    average row has them, so that a few late rows of other days do not count as days."""
-    if came.paths:
-        yield alarms.volume(rows, len(came.paths), "file")
+def _volumes(summary: list[Any], rows: int, inputs: InputBatch, mapping: Mapping) -> Iterator[Measure]:
+    """Rows per file, since batches differ in their number of files. For a Delta table, rows per day.
+
+    A day counts with the weight of its rows, so a few late rows of other days hardly change the mean.
+    """
+    if inputs.paths:
+        yield alarms.volume(rows, len(inputs.paths), "file")
     by_day: dict[Any, int] = {}
     for row in summary if mapping.input.format == "delta" else []:
         if row["event_date"] is not None:
@@ -137,45 +143,51 @@ def _volume(summary: list[Any], rows: int, came: Arrived, mapping: Mapping) -> I
         yield alarms.volume(round(sum(n * n for n in by_day.values()) / sum(by_day.values())), 1, "day")
 
 
-def compared(seen: Seen, source: str, memory: Memory, batch: Batch, rules: Alarms, came: Arrived) -> Outcome:
-    """The batch against the earlier ones of the source, in this epoch.
+def evaluate_batch(
+    batch_measures: BatchMeasures, source: str, cache: TrendCache, batch: Batch, settings: Alarms, inputs: InputBatch
+) -> AlarmResult:
+    """The alarms of a batch, compared with the earlier batches of the source in this epoch. Logs each alarm.
 
     Raises:
-        Refused: there is an alarm, the settings say stop, and nothing of the batch is written yet.
+        Refused: there is an alarm, `action` is `stop`, and no table contains rows of the batch yet.
     """
-    found, trends = alarms.judged(seen.measures, memory.before(batch, source), seen.as_of, rules)
-    values = {measure.name: measure.scale.natural(measure.value) for measure in seen.measures}
-    row = {name: {"value": values.get(name), **asdict(trend)} for name, trend in trends.items()}
-    txn = batch.txn
-    for alarm in found:
+    measures, txn = batch_measures.measures, batch.txn
+    earlier = cache.trends_before(batch, source)
+    batch_alarms, trends = alarms.evaluate(measures, earlier, batch_measures.as_of, settings)
+    values = {measure.name: measure.natural_value for measure in measures}
+    column = {name: {"value": values.get(name), **asdict(trend)} for name, trend in trends.items()}
+    for alarm in batch_alarms:
         log.warning(
             "query=%s epoch=%s batch_id=%s alarm=%s: %s", txn.query, txn.epoch, txn.batch_id, alarm.measure,
             alarm.message,
         )  # fmt: skip
-    begun = (tables.EVENTS, tables.REJECTED_EVENTS)
-    if found and rules.action == "stop" and not any(batch.is_done(table) for table in begun):
-        told = "; ".join(f"{alarm.measure}: {alarm.message}" for alarm in found)
-        skipping = ", or leave its files out with --skip-file PATH" if came.paths else ""
+    first_tables = (tables.EVENTS, tables.REJECTED_EVENTS)
+    if batch_alarms and settings.action == "stop" and not any(batch.is_done(table) for table in first_tables):
+        names = [alarm.measure for alarm in batch_alarms]
+        messages = "; ".join(f"{alarm.measure}: {alarm.message}" for alarm in batch_alarms)
+        skip = ", or exclude its files with --skip-file PATH" if inputs.paths else ""
         raise Refused(
-            f"batch {txn.batch_id} of {source} is unlike the earlier ones: {[alarm.measure for alarm in found]}",
-            where=f"{txn.query}, batch {txn.batch_id}, of which nothing is written; {came.paths[:3]}",
-            do=f"{told}; if that is right, run once with --set capture.alarms.action=warn{skipping}",
+            f"batch {txn.batch_id} of {source} differs from earlier batches: {names}",
+            where=f"{txn.query}, batch {txn.batch_id} (nothing was written); files {inputs.paths[:3]}",
+            do=f"{messages}; if the data is correct, run once with --set capture.alarms.action=warn{skip}",
         )
-    return Outcome(found, trends, row)
+    return AlarmResult(batch_alarms, trends, column)
 
 
-def append(found: Outcome, stamp: dict[str, Column], last: int | None, batch: Batch, rules: Alarms) -> None:
-    """Add the alarms of a batch to `capture_alarms`, which is made with the first one.
+def append_alarms(
+    result: AlarmResult, batch_columns: dict[str, Column], last: int | None, batch: Batch, settings: Alarms
+) -> None:
+    """Append the alarms of a batch to `capture_alarms`; the first alarm creates the table.
 
     Args:
-        stamp: source, ingest time, epoch and batch.
-        last: as `Seen.as_of`.
+        batch_columns: source, ingest time, epoch and batch id.
+        last: as `BatchMeasures.as_of`.
     """
-    if not found.alarms:
+    if not result.alarms:
         return
     table = tables.CAPTURE_ALARMS
     table.create(batch.spark, batch.paths)
     table.register(batch.spark, batch.paths)
-    made = frame_of_dicts(batch.spark, [asdict(alarm) for alarm in found.alarms], table.schema)
-    more = {"event_time_max": F.timestamp_micros(F.lit(last).cast("bigint")), "action": F.lit(rules.action)}
-    batch.append(made.withColumns({**stamp, **more}).select(*table.columns), table)
+    rows = frame_of_dicts(batch.spark, [asdict(alarm) for alarm in result.alarms], table.schema)
+    constants = {"event_time_max": F.timestamp_micros(F.lit(last).cast("bigint")), "action": F.lit(settings.action)}
+    batch.append(rows.withColumns({**batch_columns, **constants}).select(*table.names), table)

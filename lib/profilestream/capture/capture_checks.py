@@ -5,121 +5,123 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
-from profilestream.base.errors import BadSettings, SourceMissing, first_words
+from profilestream.base.errors import BadSettings, SourceMissing, first_sentence
 from profilestream.base.settings import Settings
 from profilestream.capture import canonical_columns, cleaning_rules, ingest, raw_records, side_tables
-from profilestream.capture.ingest import Log
+from profilestream.capture.ingest import CaptureSource
 
 
-def all_sources(spark: SparkSession, settings: Settings) -> None:
+def check_sources(spark: SparkSession, settings: Settings) -> None:
     """Check every source of the settings."""
     for name in settings.capture.sources:
-        one_source(spark, settings, name)
+        check_source(spark, settings, name)
 
 
-def one_source(spark: SparkSession, settings: Settings, name: str) -> None:
+def check_source(spark: SparkSession, settings: Settings, name: str) -> None:
     """Check one source.
 
     Raises:
-        BadSettings: a column list or an expression that Spark does not understand, named by its key.
-        SourceMissing: no input at the path, or no side table.
-        SourceUnreadable: a side table of another form than the mapping says.
+        BadSettings: Spark does not accept a list of columns or an expression; the message names its key.
+        SourceMissing: the input path or a side table does not exist.
+        SourceUnreadable: a side table does not have the format that the mapping declares.
     """
-    log = ingest.log_of(settings, name)
-    if not files.exists(spark, log.source.path):
+    source = ingest.load_source(settings, name)
+    if not files.exists(spark, source.config.path):
         raise SourceMissing(
-            f"there is no input at {log.source.path}",
+            f"there is no input at {source.config.path}",
             where=f"settings, capture.sources.{name}.path",
-            do="mend the path, or lay the files there",
+            do="correct the path, or copy the files there",
         )
-    expressions(spark, log)
+    check_mapping(spark, source)
 
 
-def expressions(spark: SparkSession, log: Log) -> None:
-    """Try a mapping's columns, lookups and expressions one by one on an empty frame."""
-    mapping, file = log.mapping, log.source.mapping
+def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
+    """Check the columns, lookups and expressions of a mapping one by one on an empty frame; raises as check_source."""
+    mapping, file = source.mapping, source.config.mapping
+    _check_input_columns(source)
+    if mapping.input.explode:
+        raw = raw_records.empty(spark, mapping.input).select("raw.*")
+        _check_expression(raw, "input.explode", f"posexplode_outer({mapping.input.explode})", file)
+    raw = canonical_columns.explode(raw_records.empty(spark, mapping.input), mapping)
+    for name, lookup in mapping.lookup.items():
+        _check_expression(raw, f"lookup.{name}.on", lookup.on, file)
+        side_tables.check_lookup(spark, name, lookup, file)
     try:
-        shape = raw_records.schema(mapping.input)
+        raw = canonical_columns.join_side_tables(raw, mapping, side_tables.read_all(spark, mapping, {}))
     except PySparkException as error:
-        raise _bad("input.columns", mapping.input.columns, error, file) from None
-    typed = [f.name for f in shape if f.dataType.typeName() != "string"]
-    if mapping.input.format == "csv" and typed:
+        raise _invalid_sql("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
+    for name, sql in mapping.columns.items():
+        _check_expression(raw, f"columns.{name}", sql, file)
+    _check_event_time(spark, raw, source)
+    without_fill = canonical_columns.build_expressions(raw, mapping.model_copy(update={"fill": {}}))
+    events = canonical_columns.apply_expressions(raw, without_fill)
+    for name, sql in mapping.fill.items():
+        _check_expression(events, f"fill.{name}", sql, file)
+    for kind, rules in (("reject", mapping.reject), ("warn", mapping.warn)):
+        for name, rule in rules.items():
+            _check_expression(events, f"{kind}.{name}.when", rule.when, file, expected_type="boolean")
+    events = canonical_columns.apply_expressions(raw, canonical_columns.build_expressions(raw, mapping))
+    with_time = events.withColumn("_ingest_time", F.current_timestamp())
+    cleaning_rules.evaluate(with_time, cleaning_rules.build_rules(events.columns, mapping, source.capture))
+
+
+def _check_input_columns(source: CaptureSource) -> None:
+    spec, file = source.mapping.input, source.config.mapping
+    try:
+        schema = raw_records.schema(spec)
+    except PySparkException as error:
+        raise _invalid_sql("input.columns", spec.columns, error, file) from None
+    typed = [f.name for f in schema if f.dataType.typeName() != "string"]
+    if spec.format == "csv" and typed:
         raise BadSettings(
             f"CSV cells are text, but columns {typed} have other types",
             where=f"{file}, input.columns",
             do="declare them as string and cast in the column's expression: try_cast(x AS DOUBLE)",
         )
-    _own_names(shape.names, log)
-    if mapping.input.explode:
-        _try(
-            raw_records.empty(spark, mapping.input).select("raw.*"),
-            "input.explode",
-            f"posexplode_outer({mapping.input.explode})",
-            file,
-        )
-    raw = canonical_columns.exploded(raw_records.empty(spark, mapping.input), mapping)
-    for name, lookup in mapping.lookup.items():
-        _try(raw, f"lookup.{name}.on", lookup.on, file)
-        side_tables.check_start(spark, name, lookup, file)
-    try:
-        raw = canonical_columns.looked_up(raw, mapping, side_tables.side_tables(spark, mapping, {}))
-    except PySparkException as error:
-        raise _bad("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
-    for name, sql in mapping.columns.items():
-        _try(raw, f"columns.{name}", sql, file)
-    _time(spark, raw, log)
-    events = canonical_columns.expressed(
-        raw, canonical_columns.expressions(raw, mapping.model_copy(update={"fill": {}}))
-    )
-    for name, sql in mapping.fill.items():
-        _try(events, f"fill.{name}", sql, file)
-    for kind, named in (("reject", mapping.reject), ("warn", mapping.warn)):
-        for name, rule in named.items():
-            _try(events, f"{kind}.{name}.when", rule.when, file, wants="boolean")
-    events = canonical_columns.expressed(raw, canonical_columns.expressions(raw, mapping))
-    timed = events.withColumn("_ingest_time", F.current_timestamp())
-    cleaning_rules.judged(timed, cleaning_rules.verdict(events.columns, mapping, log.capture))
+    _check_unique_names(schema.names, source)
 
 
-def _own_names(columns: list[str], log: Log) -> None:
-    """Expressions see raw columns, lookups and the record's own columns side by side: no name may stand twice."""
-    shape = log.mapping.input
-    named = [*raw_records.COLUMNS, *columns, *([shape.explode_as] if shape.explode else []), *log.mapping.lookup]
-    small = [name.lower() for name in named]
-    twice = sorted({name for name in small if small.count(name) > 1})
-    if twice:
+def _check_unique_names(columns: list[str], source: CaptureSource) -> None:
+    """Raw columns, lookups and the columns of a record are at the same level in expressions: names must be unique."""
+    spec = source.mapping.input
+    element = [spec.explode_as] if spec.explode else []
+    names = [name.lower() for name in (*raw_records.COLUMNS, *columns, *element, *source.mapping.lookup)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
         raise BadSettings(
-            f"names that stand twice, or that records have already: {twice}",
-            where=f"{log.source.mapping}, input.columns",
-            do="leave the column out, it is then kept in extra: write extra['name']; or rename explode_as, the lookup",
+            f"column names that are repeated or reserved: {repeated}",
+            where=f"{source.config.mapping}, input.columns",
+            do="leave the column out and write extra['name'] instead; or rename explode_as or the lookup",
         )
 
 
-def _time(spark: SparkSession, raw: DataFrame, log: Log) -> None:
-    """An event time that is a number, or a pattern that is none; Spark would tell the second only of a row."""
-    file, pattern = log.source.mapping, log.mapping.time_format
+def _check_event_time(spark: SparkSession, raw: DataFrame, source: CaptureSource) -> None:
+    """Refuse a numeric event time and an invalid time format. Spark would report the format at the first row only."""
+    file, pattern = source.config.mapping, source.mapping.time_format
     try:
-        canonical_columns.expressions(raw, log.mapping.model_copy(update={"fill": {}}))
+        canonical_columns.build_expressions(raw, source.mapping.model_copy(update={"fill": {}}))
     except BadSettings as error:
         raise BadSettings(error.what, where=f"{file}, columns.event_time", do=error.do) from None
     try:
         spark.range(1).select(F.try_to_timestamp(F.lit("x"), F.lit(pattern or "y"))).collect()
     except PySparkException as error:
-        raise _bad("time_format", pattern, error, file) from None
+        raise _invalid_sql("time_format", pattern, error, file) from None
 
 
-def _try(frame: DataFrame, key: str, sql: str, file: str, *, wants: str = "") -> None:
+def _check_expression(frame: DataFrame, key: str, sql: str, file: str, *, expected_type: str = "") -> None:
     try:
-        kind = frame.select(F.expr(sql)).schema[-1].dataType.simpleString()
+        data_type = frame.select(F.expr(sql)).schema[-1].dataType.simpleString()
     except PySparkException as error:
-        raise _bad(key, sql, error, file) from None
-    if wants and kind != wants:
-        raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do=f"write a condition ({wants})")
+        raise _invalid_sql(key, sql, error, file) from None
+    if expected_type and data_type != expected_type:
+        raise BadSettings(
+            f"{key} = {sql!r} is a {data_type}", where=f"{file}, {key}", do=f"write a condition ({expected_type})"
+        )
 
 
-def _bad(key: str, sql: str, error: PySparkException, file: str) -> BadSettings:
+def _invalid_sql(key: str, sql: str, error: PySparkException, file: str) -> BadSettings:
     return BadSettings(
-        f"{key} = {sql.strip()!r} is not understood: {first_words(str(error))}",
+        f"{key} = {sql.strip()!r} is not valid: {first_sentence(str(error))}",
         where=f"{file}, {key}",
-        do="mend it; raw columns are those of input.columns, rules see canonical columns and raw.<column>",
+        do="correct it; raw columns are those of input.columns, and rules can use canonical columns and raw.<column>",
     )

@@ -1,9 +1,10 @@
-"""One micro-batch of a source: records in, clean events and rejected rows out, every row accounted for."""
+"""One micro-batch of a source: reads records, writes clean events and rejected rows, and accounts for every row."""
 
 import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
@@ -14,7 +15,7 @@ from pyspark.sql import types as T
 
 from profilestream.base import tables
 from profilestream.base.commits import Txn
-from profilestream.base.errors import BadSettings, StateCorrupt, naming
+from profilestream.base.errors import BadSettings, StateCorrupt, value_errors_as_bad_settings
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
 from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
@@ -28,63 +29,66 @@ from profilestream.capture import (
     sources,
 )
 from profilestream.capture import mapping as mappings
+from profilestream.capture.batch_monitor import AlarmResult, TrendCache
 from profilestream.capture.cleaning_rules import BOT_WARNING
 from profilestream.capture.mapping import Mapping
+from profilestream.capture.sources import InputBatch
 
 STAGE = "capture_events"
-_ROWS_A_FILE = 500_000
+_ROWS_PER_FILE = 500_000
 Built = TypeVar("Built")
 TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
 
 @dataclass(frozen=True)
-class Log:
-    """A source with its mapping read and the rules that hold for every source.
+class CaptureSource:
+    """A source with its mapping, the settings of capture, and values that the batches of a run share.
 
     Args:
-        memory: what its last batch in this run left for the next one.
+        config: the settings of the source.
+        trend_cache: trends of the alarms after the last batch of this run.
     """
 
     name: str
-    source: Source
+    config: Source
     mapping: Mapping
     capture: Capture
-    memory: batch_monitor.Memory = field(default_factory=batch_monitor.Memory, compare=False, repr=False)
-    _built: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    trend_cache: TrendCache = field(default_factory=TrendCache, compare=False, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def expressions(self, records: DataFrame) -> canonical_columns.Expressions:
-        """The canonical columns, built once."""
-        return self._once("expressions", lambda: canonical_columns.expressions(records, self.mapping))
+        """The canonical columns; built once per run."""
+        return self._cached("expressions", lambda: canonical_columns.build_expressions(records, self.mapping))
 
-    def verdict(self, columns: list[str]) -> cleaning_rules.Verdict:
-        """The rules as columns, built once."""
-        return self._once("verdict", lambda: cleaning_rules.verdict(columns, self.mapping, self.capture))
+    def rules(self, columns: list[str]) -> cleaning_rules.RuleColumns:
+        """The rules as columns; built once per run."""
+        return self._cached("rules", lambda: cleaning_rules.build_rules(columns, self.mapping, self.capture))
 
-    def _once(self, name: str, build: Callable[[], Built]) -> Built:
-        if name not in self._built:
-            self._built[name] = build()
-        return cast(Built, self._built[name])
+    def _cached(self, name: str, build: Callable[[], Built]) -> Built:
+        if name not in self._cache:
+            self._cache[name] = build()
+        return cast(Built, self._cache[name])
 
     @property
-    def settings(self) -> str:
-        """All that changes what a row becomes, in readable form."""
+    def settings_text(self) -> str:
+        """All settings that change the stored rows, as JSON."""
         general = self.capture.model_dump(mode="json", exclude={"sources", "alarms"})
         return json.dumps({"capture": general, "mapping": self.mapping.model_dump(mode="json")}, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:
-        """Changes when `settings` does."""
-        return fingerprint(self.settings)
+        """Changes when `settings_text` changes."""
+        return fingerprint(self.settings_text)
 
     @property
     def lock(self) -> str:
-        """Held by capture and by capture_reprocess of the source."""
+        """Name of the lock of capture_events and capture_reprocess for this source."""
         return f"capture/{self.name}"
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Rows of a batch by what became of them."""
+class RowCounts:
+    """Row accounting of a batch. Event times are microseconds since 1970; null when no row is good."""
 
     rows_in: int
     clean: int
@@ -100,177 +104,209 @@ class Tally:
         return sum(self.rejected_by_rule.values())
 
 
-def log_of(settings: Settings, name: str) -> Log:
-    """The named source of the settings."""
-    source = settings.capture.sources[name]
-    mapping = mappings.load(source.mapping)
-    cleaning_rules.check_names(mapping, source.mapping)
-    return Log(name, source, mapping, settings.capture)
+def load_source(settings: Settings, name: str) -> CaptureSource:
+    """The source of that name in the settings, with its mapping."""
+    config = settings.capture.sources[name]
+    mapping = mappings.load(config.mapping)
+    cleaning_rules.check_names(mapping, config.mapping)
+    return CaptureSource(name, config, mapping, settings.capture)
 
 
 def chosen_sources(settings: Settings, name: str | None) -> list[str]:
-    """The named source, or all of them.
+    """The name of one source, or the names of all sources for null.
 
     Raises:
-        BadSettings: the settings know no such source.
+        BadSettings: the settings have no source of that name.
     """
-    known = list(settings.capture.sources)
-    if name is not None and name not in known:
-        raise BadSettings(f"no source is called {name!r}", where="--source", do=f"name one of {known}")
-    return known if name is None else [name]
+    source_names = list(settings.capture.sources)
+    if name is not None and name not in source_names:
+        raise BadSettings(f"there is no source {name!r}", where="--source", do=f"choose one of {source_names}")
+    return source_names if name is None else [name]
 
 
 def query(settings: Settings, name: str) -> Query:
     """The streaming query that captures one source."""
-    log = log_of(settings, name)
+    source = load_source(settings, name)
 
     def write(frame: DataFrame, batch: Batch) -> BatchResult:
-        began = time.monotonic()
+        start_time = time.monotonic()
         with batch.phase("list"):
-            came = sources.arrived(
-                frame, log.source, log.mapping, batch_id=batch.txn.batch_id, skip_files=batch.plan.skip_files,
-                max_line_bytes=log.capture.max_line_bytes,
+            inputs = sources.read_batch(
+                frame, source.config, source.mapping, batch_id=batch.txn.batch_id, skip_files=batch.plan.skip_files,
+                max_line_bytes=source.capture.max_line_bytes,
             )  # fmt: skip
-        return write_batch(came, log, batch, kind="source", began=began)
+        return write_batch(inputs, source, batch, kind="source", start_time=start_time)
 
     reads = QueryInput(
-        lambda spark: sources.read_stream(spark, log.source, log.mapping, settings),
-        folder="" if log.mapping.input.format == "delta" else log.source.path,
-        glob=log.mapping.input.glob,
+        lambda spark: sources.read_stream(spark, source.config, source.mapping, settings),
+        folder="" if source.mapping.input.format == "delta" else source.config.path,
+        glob=source.mapping.input.glob,
     )
     return stage_query(
         STAGE,
         reads,
         TABLES,
         write,
-        settings=log.settings,
+        settings=source.settings_text,
         source=name,
-        lock=log.lock,
-        versions=lambda spark, *_: side_tables.versions(spark, log.mapping),
+        lock=source.lock,
+        versions=lambda spark, *_: side_tables.current_versions(spark, source.mapping),
     )
 
 
-def judge(raw: DataFrame, log: Log, *, ingest_micros: int, versions: dict[str, int]) -> DataFrame:
-    """Exploded records -> canonical rows with rule, reason and warnings, ids in their spaces. Lazy; no action."""
-    mapping = log.mapping
-    sides = side_tables.side_tables(raw.sparkSession, mapping, versions)
-    whole = canonical_columns.looked_up(raw, mapping, sides)
-    events = canonical_columns.expressed(whole, log.expressions(whole))
-    timed = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
-    judged = cleaning_rules.judged(timed, log.verdict(events.columns))
-    bad = F.col("rule").isNotNull()
-    return canonical_columns.identified(judged, mapping).select(
-        *canonical_columns.carried(mapping),
+def apply_mapping(
+    records: DataFrame, source: CaptureSource, *, ingest_micros: int, versions: dict[str, int]
+) -> DataFrame:
+    """Exploded records as canonical rows with rule, reason, warnings and ids. Lazy: no Spark action.
+
+    Args:
+        ingest_micros: time of the batch, microseconds since 1970 UTC.
+        versions: of the side tables.
+    """
+    mapping = source.mapping
+    side = side_tables.read_all(records.sparkSession, mapping, versions)
+    records = canonical_columns.join_side_tables(records, mapping, side)
+    events = canonical_columns.apply_expressions(records, source.expressions(records))
+    with_time = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
+    with_rules = cleaning_rules.evaluate(with_time, source.rules(events.columns))
+    is_rejected = F.col("rule").isNotNull()
+    return canonical_columns.add_ids(with_rules, mapping).select(
+        *canonical_columns.mapped_columns(mapping),
         "position",
         "rule",
         "reason",
-        *[F.when(bad, F.col(name)).alias(name) for name in ("payload", "payload_encoding", "payload_header")],
+        *[F.when(is_rejected, F.col(name)).alias(name) for name in ("payload", "payload_encoding", "payload_header")],
         dedupe.id_hash().alias(dedupe.ID_HASH),
     )
 
 
 def write_batch(
-    came: sources.Arrived, log: Log, batch: Batch, *, kind: str, began: float,
+    inputs: InputBatch, source: CaptureSource, batch: Batch, *, kind: str, start_time: float,
     reprocessed_up_to: dict[str, int] | None = None, reprocessed_rules: list[str] | None = None,
 ) -> BatchResult:  # fmt: skip
-    """Judge the records, find duplicates, and write the three tables, the trusted one last."""
+    """Evaluate the rules, find duplicates, and write the three tables; `capture_batches` is the last one.
+
+    Args:
+        kind: value of the column `kind` of `capture_batches`: `source` or `reprocess`.
+        start_time: of the batch, by time.monotonic().
+        reprocessed_up_to, reprocessed_rules: columns of `capture_batches`; null unless rows are reprocessed.
+
+    Raises:
+        BadSettings: an expression of the mapping fails on a row.
+        Refused: files of a side table changed since the first attempt, or an alarm stops the batch.
+        SourceUnreadable: a file fails while it is read.
+        StateCorrupt: the row counts do not add up.
+    """
+    spark, mapping = batch.spark, source.mapping
     if batch.is_retry:
         where = f"{batch.txn.query}, batch {batch.txn.batch_id}"
-        side_tables.check_unchanged(batch.spark, log.mapping, batch.plan.versions, where=where)
-    counted = Observation(f"{log.name} rows in")
-    raw = _records(came, log)
-    judged = judge(
-        raw.observe(counted, F.count(F.lit(1)).alias("n")), log,
-        ingest_micros=came.ingest_micros, versions=batch.plan.versions,
+        side_tables.check_unchanged(spark, mapping, batch.plan.versions, where=where)
+    observation = Observation(f"{source.name} rows in")
+    records = _records(inputs, source)
+    rows = apply_mapping(
+        records.observe(observation, F.count(F.lit(1)).alias("n")), source,
+        ingest_micros=inputs.ingest_micros, versions=batch.plan.versions,
     ).persist()  # fmt: skip
     try:
-        do = "write try_cast, try_divide, try_to_timestamp, ... which give null instead, and start with --replan"
-        told = naming("an expression of the mapping fails on a row", where=log.source.mapping, do=do)
-        with batch.phase("read and judge"), raw_records.reading(batch.spark, came.paths), told:
-            summary = _summary(judged, log.mapping)
-        rows_in = int(counted.get["n"]) + len(came.skipped)
+        with batch.phase("read and evaluate"), raw_records.reading_files(spark, inputs.paths), _value_errors(source):
+            summary = _summary(rows, mapping)
+        rows_in = int(observation.get["n"]) + len(inputs.skipped_paths)
         with batch.phase("find duplicates"):
-            good = judged.where(F.col("rule").isNull())
-            dropped = dedupe.dropped(good, _stored(batch, log, summary), canonical_columns.said(log.mapping))
-            kept = dedupe.survivors(good, dropped)
-            busy = _busy_minutes(kept, log.mapping)
-        tally = _tally(rows_in, summary, dropped, busy, log.mapping, len(came.skipped))
-        with raw_records.reading(batch.spark, came.paths):
-            tally = _checked(tally, raw, log, batch)
-        found = _compared(summary, tally, log, came, batch) if kind == "source" else batch_monitor.Outcome([], {}, {})
-        if tally.clean:
-            batch.append(_clean(kept, busy, log, came, batch.txn), tables.EVENTS)
-        if tally.rejected:
-            with raw_records.reading(batch.spark, came.paths):
-                batch.append(_rejected(judged, dropped, log, came, batch, tally), tables.REJECTED_EVENTS)
+            good = rows.where(F.col("rule").isNull())
+            stored = _stored_events(batch, source, summary)
+            repeats = dedupe.find_repeats(good, stored, canonical_columns.content_columns(mapping))
+            clean = dedupe.without_repeats(good, repeats)
+            busy = _busy_minutes(clean, mapping)
+        counts = _row_counts(rows_in, summary, repeats, busy, mapping, len(inputs.skipped_paths))
+        with raw_records.reading_files(spark, inputs.paths):
+            counts = _checked_counts(counts, records, source, batch)
+        result = AlarmResult([], {}, {})
+        if kind == "source":
+            result = _evaluate_alarms(summary, counts, source, inputs, batch)
+        if counts.clean:
+            batch.append(_event_rows(clean, busy, source, inputs, batch.txn), tables.EVENTS)
+        if counts.rejected:
+            with raw_records.reading_files(spark, inputs.paths):
+                batch.append(_rejected_rows(rows, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
     finally:
-        judged.unpersist()
-    batch_monitor.append(found, _stamp(log, came, batch.txn), tally.event_time_max, batch, log.capture.alarms)
-    seconds = time.monotonic() - began
-    row = _batch_row(tally, log, came, batch, kind, seconds, reprocessed_up_to, reprocessed_rules, found.row)
+        rows.unpersist()
+    batch_columns = _batch_columns(source, inputs, batch.txn)
+    batch_monitor.append_alarms(result, batch_columns, counts.event_time_max, batch, source.capture.alarms)
+    seconds = time.monotonic() - start_time
+    row = _batch_row(counts, source, inputs, batch, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)
     batch.append(row, tables.CAPTURE_BATCHES)
-    log.memory.keep(batch, found.trends)
-    return BatchResult(rows_in=tally.rows_in, rows_out=tally.clean, files=len(came.paths) + len(came.skipped))
+    source.trend_cache.store(batch, result.trends)
+    files = len(inputs.paths) + len(inputs.skipped_paths)
+    return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=files)
 
 
-def _records(came: sources.Arrived, log: Log) -> DataFrame:
-    """The batch's records; of a replayed line only the elements that were rejected."""
-    raw = canonical_columns.exploded(came.records, log.mapping)
-    if came.replayed is None:
-        return raw
-    wanted = F.broadcast(came.replayed.select(F.col("position").alias("_wanted")))
+def _records(inputs: InputBatch, source: CaptureSource) -> DataFrame:
+    """The records of the batch; of a reprocessed line only the elements that were rejected."""
+    records = canonical_columns.explode(inputs.records, source.mapping)
+    if inputs.reprocessed_rows is None:
+        return records
+    rejected = F.broadcast(inputs.reprocessed_rows.select(F.col("position").alias("_rejected")))
     line = canonical_columns.line_position()
-    return raw.join(wanted, F.col("_wanted").isin(F.col("position"), line), "left_semi")
+    return records.join(rejected, F.col("_rejected").isin(F.col("position"), line), "left_semi")
 
 
-def _warned(mapping: Mapping) -> list[Column]:
-    _, warns = cleaning_rules.names(mapping)
-    return [F.count_if(F.array_contains("warnings", name)).alias(f"warned {name}") for name in warns]
+def _value_errors(source: CaptureSource) -> AbstractContextManager[None]:
+    return value_errors_as_bad_settings(
+        "an expression of the mapping fails on a row",
+        where=source.config.mapping,
+        do="write try_cast, try_divide, try_to_timestamp, ... which return null instead, and start with --replan",
+    )
 
 
-def _summary(judged: DataFrame, mapping: Mapping) -> list[Any]:
-    """Rows of the batch by rule and date. The first action on the batch: it fills the cache."""
+def _warning_counts(mapping: Mapping) -> list[Column]:
+    _, warnings = cleaning_rules.names(mapping)
+    return [F.count_if(F.array_contains("warnings", name)).alias(f"warned {name}") for name in warnings]
+
+
+def _summary(rows: DataFrame, mapping: Mapping) -> list[Any]:
+    """Counts and sums of the batch by rule and date. The first action on the batch: it fills the cache."""
     return (
-        judged.groupBy("rule", "event_date")
+        rows.groupBy("rule", "event_date")
         .agg(
             F.count(F.lit(1)).alias("n"),
             F.unix_micros(F.min("event_time")).alias("first"),
             F.unix_micros(F.max("event_time")).alias("last"),
-            batch_monitor.sums(mapping),
-            *_warned(mapping),
+            batch_monitor.measure_sums(mapping),
+            *_warning_counts(mapping),
         )
         .collect()
     )
 
 
-def _stored(batch: Batch, log: Log, summary: list[Any]) -> DataFrame:
+def _stored_events(batch: Batch, source: CaptureSource, summary: list[Any]) -> DataFrame:
     dates: list[date] = sorted({row["event_date"] for row in summary if row["rule"] is None})
-    stored = tables.EVENTS.read(batch.spark, batch.paths)
-    return dedupe.earlier(stored, source=log.name, dates=dates, epoch=batch.txn.epoch, batch_id=batch.txn.batch_id)
+    events = tables.EVENTS.read(batch.spark, batch.paths)
+    epoch, batch_id = batch.txn.epoch, batch.txn.batch_id
+    return dedupe.stored_events(events, source=source.name, dates=dates, epoch=epoch, batch_id=batch_id)
 
 
-def _tally(
-    rows_in: int, summary: list[Any], dropped: DataFrame | None, busy: DataFrame | None, mapping: Mapping, skipped: int
-) -> Tally:
-    by_verdict: dict[str, Any] = {}
-    if dropped is not None:
-        counted = dropped.groupBy("verdict").agg(F.count(F.lit(1)).alias("n"), *_warned(mapping))
-        by_verdict = {row["verdict"]: row for row in counted.collect()}
+def _row_counts(
+    rows_in: int, summary: list[Any], repeats: DataFrame | None, busy: DataFrame | None, mapping: Mapping, skipped: int
+) -> RowCounts:
+    by_outcome: dict[str, Any] = {}
+    if repeats is not None:
+        outcomes = repeats.groupBy("outcome").agg(F.count(F.lit(1)).alias("n"), *_warning_counts(mapping))
+        by_outcome = {row["outcome"]: row for row in outcomes.collect()}
     reject_names, warn_names = cleaning_rules.names(mapping)
     rejected: Counter[str] = Counter(dict.fromkeys(reject_names, 0))
     for row in summary:
         if row["rule"] is not None:
             rejected[row["rule"]] += row["n"]
     rejected["file_unreadable"] += skipped
-    duplicate, reused = (by_verdict[v]["n"] if v in by_verdict else 0 for v in ("duplicate", "id_reused"))
+    duplicate, reused = (by_outcome[o]["n"] if o in by_outcome else 0 for o in ("duplicate", "id_reused"))
     rejected["id_reused"] += reused
     good = [row for row in summary if row["rule"] is None]
     warned = {
-        n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in by_verdict.values()) for n in warn_names
+        n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in by_outcome.values()) for n in warn_names
     }
     if busy is not None:
         warned[BOT_WARNING] = busy.agg(F.coalesce(F.sum("count"), F.lit(0)).alias("n")).collect()[0]["n"]
-    return Tally(
+    return RowCounts(
         rows_in=rows_in,
         clean=sum(row["n"] for row in good) - duplicate - reused,
         duplicate=duplicate,
@@ -281,117 +317,129 @@ def _tally(
     )
 
 
-def _checked(tally: Tally, raw: DataFrame, log: Log, batch: Batch) -> Tally:
-    """The tally, once its rows add up. A task that ran twice is counted twice at the source, so count again first."""
-    parts = tally.clean + tally.rejected + tally.duplicate
-    skipped = tally.rejected_by_rule["file_unreadable"]
-    if tally.rows_in != parts and raw.count() + skipped != parts:
+def _checked_counts(counts: RowCounts, records: DataFrame, source: CaptureSource, batch: Batch) -> RowCounts:
+    """The counts, if they add up. An observation counts the rows of a repeated task twice, so a mismatch is recounted.
+
+    Raises:
+        StateCorrupt: they do not add up.
+    """
+    parts = counts.clean + counts.rejected + counts.duplicate
+    skipped = counts.rejected_by_rule["file_unreadable"]
+    if counts.rows_in != parts and records.count() + skipped != parts:
         raise StateCorrupt(
-            f"{tally.rows_in} rows came in, but {tally.clean} are clean, {tally.rejected} rejected and "
-            f"{tally.duplicate} duplicate",
+            f"{counts.rows_in} rows were read, but {counts.clean} are clean, {counts.rejected} rejected and "
+            f"{counts.duplicate} duplicate",
             where=f"{batch.txn.query}, batch {batch.txn.batch_id}",
-            do=f"check that the keys of the mapping's lookups are unique: {sorted(log.mapping.lookup)}",
+            do=f"check that the keys of the mapping's lookups are unique: {sorted(source.mapping.lookup)}",
         )
-    return replace(tally, rows_in=parts)
+    return replace(counts, rows_in=parts)
 
 
-def _compared(summary: list[Any], tally: Tally, log: Log, came: sources.Arrived, batch: Batch) -> batch_monitor.Outcome:
-    """The batch against the earlier ones of its source; raises when its alarms are to stop it."""
-    skipped, alarms = len(came.skipped), log.capture.alarms
-    rows, rejected = tally.rows_in - skipped, tally.rejected - skipped
-    seen = batch_monitor.measured(summary, rows, rejected, came, log.mapping, alarms.min_rows)
-    return batch_monitor.compared(seen, log.name, log.memory, batch, alarms, came)
+def _evaluate_alarms(
+    summary: list[Any], counts: RowCounts, source: CaptureSource, inputs: InputBatch, batch: Batch
+) -> AlarmResult:
+    skipped, settings = len(inputs.skipped_paths), source.capture.alarms
+    rows, rejected = counts.rows_in - skipped, counts.rejected - skipped
+    measures = batch_monitor.measure_batch(summary, rows, rejected, inputs, source.mapping, settings.min_rows)
+    return batch_monitor.evaluate_batch(measures, source.name, source.trend_cache, batch, settings, inputs)
 
 
-def _busy_minutes(kept: DataFrame, mapping: Mapping) -> DataFrame | None:
-    """Users and minutes with more events than the mapping's bot rule allows; null without such a rule."""
+def _busy_minutes(clean: DataFrame, mapping: Mapping) -> DataFrame | None:
+    """Users and minutes with more events than the bot rule of the mapping allows; null without a bot rule."""
     if mapping.bots is None:
         return None
-    by_minute = kept.where(F.col("user_id").isNotNull()).groupBy(
+    by_minute = clean.where(F.col("user_id").isNotNull()).groupBy(
         F.col("user_id").alias("_user"), F.date_trunc("minute", "event_time").alias("_minute")
     )
     return materialize(by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute))
 
 
-def _clean(kept: DataFrame, busy: DataFrame | None, log: Log, came: sources.Arrived, txn: Txn) -> DataFrame:
+def _event_rows(
+    clean: DataFrame, busy: DataFrame | None, source: CaptureSource, inputs: InputBatch, txn: Txn
+) -> DataFrame:
     """The rows of `events`."""
     if busy is not None:
         minute = F.date_trunc("minute", "event_time")
-        same = (F.col("user_id") == F.col("_user")) & (minute == F.col("_minute"))
-        marked = F.when(F.col("_user").isNotNull(), F.array_append("warnings", F.lit(BOT_WARNING)))
-        kept = kept.join(F.broadcast(busy), same, "left").withColumn("warnings", F.coalesce(marked, "warnings"))
-    stamped = kept.withColumns(_stamp(log, came, txn))
-    have = set(stamped.columns)
-    # One text a column: thirty Column objects cost 0.15 s a batch.
-    cells = {f.name: (f.name if f.name in have else "NULL", f.dataType.simpleString()) for f in tables.EVENTS.schema}
-    return stamped.selectExpr(*[f"CAST({cell} AS {kind}) AS {name}" for name, (cell, kind) in cells.items()])
+        is_busy = (F.col("user_id") == F.col("_user")) & (minute == F.col("_minute"))
+        warnings = F.when(F.col("_user").isNotNull(), F.array_append("warnings", F.lit(BOT_WARNING)))
+        clean = clean.join(F.broadcast(busy), is_busy, "left").withColumn("warnings", F.coalesce(warnings, "warnings"))
+    rows = clean.withColumns(_batch_columns(source, inputs, txn))
+    names = set(rows.columns)
+    # One SQL text per column: thirty Column objects cost 0.15 s per batch.
+    cells = {f.name: (f.name if f.name in names else "NULL", f.dataType.simpleString()) for f in tables.EVENTS.schema}
+    return rows.selectExpr(*[f"CAST({cell} AS {sql_type}) AS {name}" for name, (cell, sql_type) in cells.items()])
 
 
-def _rejected(
-    judged: DataFrame, dropped: DataFrame | None, log: Log, came: sources.Arrived, batch: Batch, tally: Tally
-) -> DataFrame:
-    """The rows of `rejected_events`: broken rules, ids reused with other content, files passed over."""
-    said = ("position", "rule", "reason", "payload", "payload_encoding", "payload_header")
-    rows = judged.where(F.col("rule").isNotNull()).select(*said)
-    if dropped is not None and tally.rejected_by_rule["id_reused"]:
-        reused = F.broadcast(dropped.where("verdict = 'id_reused'").select("position", "event_id"))
-        payloads = _records(came, log).select("position", "payload", "payload_encoding", "payload_header")
-        reason = F.concat(F.lit("the id "), "event_id", F.lit(" already stands for an event with other content"))
-        rows = rows.unionByName(
+def _rejected_rows(
+    rows: DataFrame, repeats: DataFrame | None, source: CaptureSource, inputs: InputBatch, batch: Batch,
+    counts: RowCounts,
+) -> DataFrame:  # fmt: skip
+    """The rows of `rejected_events`: rows rejected by a rule, reused ids with different content, skipped files."""
+    columns = ("position", "rule", "reason", "payload", "payload_encoding", "payload_header")
+    rejected = rows.where(F.col("rule").isNotNull()).select(*columns)
+    if repeats is not None and counts.rejected_by_rule["id_reused"]:
+        reused = F.broadcast(repeats.where("outcome = 'id_reused'").select("position", "event_id"))
+        payloads = _records(inputs, source).select("position", "payload", "payload_encoding", "payload_header")
+        reason = F.concat(F.lit("another event with different content has the id "), "event_id")
+        rejected = rejected.unionByName(
             payloads.join(reused, "position").select(
-                "position", F.lit("id_reused").alias("rule"), reason.alias("reason"), *said[3:]
+                "position", F.lit("id_reused").alias("rule"), reason.alias("reason"), *columns[3:]
             )
         )
-    if came.skipped:
-        skipped = [(path, "file_unreadable", "passed over by --skip-file", path, "utf8", None) for path in came.skipped]
-        rows = rows.unionByName(batch.spark.createDataFrame(skipped, ", ".join(f"{name} string" for name in said)))
-    linked = rows.withColumn("reprocessed_from", F.lit(None).cast("string"))
-    if came.replayed is not None:
-        origins = came.replayed.select(
-            F.col("position").alias("_position"), F.col("reprocessed_from").alias("_reprocessed_from")
-        )
-        line = canonical_columns.line_position()
-        linked = linked.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
-        linked = linked.withColumn("reprocessed_from", F.col("_reprocessed_from"))
-    stamped = linked.withColumns(_stamp(log, came, batch.txn))
-    return stamped.select(*tables.REJECTED_EVENTS.columns).coalesce(1 + tally.rejected // _ROWS_A_FILE)
+    if inputs.skipped_paths:
+        files = [
+            (path, "file_unreadable", "skipped by --skip-file", path, "utf8", None) for path in inputs.skipped_paths
+        ]
+        schema = ", ".join(f"{name} string" for name in columns)
+        rejected = rejected.unionByName(batch.spark.createDataFrame(files, schema))
+    rejected = _with_reprocessed_from(rejected, inputs).withColumns(_batch_columns(source, inputs, batch.txn))
+    return rejected.select(*tables.REJECTED_EVENTS.names).coalesce(1 + counts.rejected // _ROWS_PER_FILE)
 
 
-def _stamp(log: Log, came: sources.Arrived, txn: Txn) -> dict[str, Column]:
+def _with_reprocessed_from(rejected: DataFrame, inputs: InputBatch) -> DataFrame:
+    if inputs.reprocessed_rows is None:
+        return rejected.withColumn("reprocessed_from", F.lit(None).cast("string"))
+    origins = inputs.reprocessed_rows.select(F.col("position").alias("_position"), "reprocessed_from")
+    line = canonical_columns.line_position()
+    return rejected.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
+
+
+def _batch_columns(source: CaptureSource, inputs: InputBatch, txn: Txn) -> dict[str, Column]:
+    """Columns that are constant in a batch, for every table of capture."""
     return {
-        "source": F.lit(log.name),
-        "ingest_time": F.timestamp_micros(F.lit(came.ingest_micros)),
+        "source": F.lit(source.name),
+        "ingest_time": F.timestamp_micros(F.lit(inputs.ingest_micros)),
         "epoch": F.lit(txn.epoch),
         "batch_id": F.lit(txn.batch_id).cast("bigint"),
     }
 
 
 def _batch_row(
-    tally: Tally, log: Log, came: sources.Arrived, batch: Batch, kind: str, seconds: float,
+    counts: RowCounts, source: CaptureSource, inputs: InputBatch, batch: Batch, kind: str, seconds: float,
     reprocessed_up_to: dict[str, int] | None, reprocessed_rules: list[str] | None, measures: dict[str, dict[str, Any]],
 ) -> DataFrame:  # fmt: skip
     """The row of `capture_batches`."""
-    first, last = tally.event_time_min, tally.event_time_max
-    lateness = None if first is None else (came.ingest_micros - first) / 1e6
+    first, last = counts.event_time_min, counts.event_time_max
+    lateness = None if first is None else (inputs.ingest_micros - first) / 1e6
     values = {
         "kind": kind,
-        "files": len(came.paths) + len(came.skipped),
-        "rows_in": tally.rows_in,
-        "rows_clean": tally.clean,
-        "rows_rejected": tally.rejected,
-        "rows_duplicate": tally.duplicate,
-        "rejected_by_rule": tally.rejected_by_rule,
-        "warned_by_rule": tally.warned_by_rule,
+        "files": len(inputs.paths) + len(inputs.skipped_paths),
+        "rows_in": counts.rows_in,
+        "rows_clean": counts.clean,
+        "rows_rejected": counts.rejected,
+        "rows_duplicate": counts.duplicate,
+        "rejected_by_rule": counts.rejected_by_rule,
+        "warned_by_rule": counts.warned_by_rule,
         "first": first,
         "last": last,
         "lateness_seconds_max": lateness,
         "seconds": seconds,
-        "fingerprint": log.fingerprint,
+        "fingerprint": source.fingerprint,
         "reprocessed_up_to": reprocessed_up_to,
         "reprocessed_rules": reprocessed_rules,
         "measures": measures or None,
     }
-    kinds = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
-    row = frame_of_dicts(batch.spark, [values], T.StructType([T.StructField(name, kinds[name]) for name in values]))
+    types = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
+    row = frame_of_dicts(batch.spark, [values], T.StructType([T.StructField(name, types[name]) for name in values]))
     times = {"event_time_min": F.timestamp_micros("first"), "event_time_max": F.timestamp_micros("last")}
-    return row.withColumns({**_stamp(log, came, batch.txn), **times}).select(*tables.CAPTURE_BATCHES.columns)
+    return row.withColumns({**_batch_columns(source, inputs, batch.txn), **times}).select(*tables.CAPTURE_BATCHES.names)

@@ -1,7 +1,7 @@
-"""A source mapping: how one shop's log becomes canonical events, as data in a TOML file.
+"""A source mapping: how the log of one shop becomes canonical events, declared in a TOML file.
 
-Every value is a SQL expression over the raw columns, or a switch. Nothing here needs Spark; `canonical.py` turns a
-mapping into frames and `check` in the same room tries its expressions on an empty frame at start.
+Values are SQL expressions over the raw columns, and options. This module needs no Spark. `canonical_columns.py` builds
+frames from a mapping; `capture_checks.py` checks its expressions on an empty frame at start.
 """
 
 import json
@@ -18,23 +18,23 @@ EVENT_TYPES = (
     "view", "click", "cart", "uncart", "favorite", "unfavorite", "purchase", "return", "search", "rate", "review",
     "complaint", "share", "follow", "identify", "exposure",
 )  # fmt: skip
-WRITTEN_BY_US = ("ingest_time", "event_date", "extra", "warnings", "source", "position", "epoch", "batch_id")
-MAPPABLE = tuple(column for column in EVENTS.columns if column not in WRITTEN_BY_US)
-NUMBERS = ("price", "quantity", "value", "rating")
-TEXTS = tuple(c for c in MAPPABLE if c not in (*NUMBERS, "event_time", "attributes"))
+CAPTURE_COLUMNS = ("ingest_time", "event_date", "extra", "warnings", "source", "position", "epoch", "batch_id")
+MAPPABLE_COLUMNS = tuple(column for column in EVENTS.names if column not in CAPTURE_COLUMNS)
+NUMERIC_COLUMNS = ("price", "quantity", "value", "rating")
+TEXT_COLUMNS = tuple(c for c in MAPPABLE_COLUMNS if c not in (*NUMERIC_COLUMNS, "event_time", "attributes"))
 
 TextStep = Literal["nfkc", "trim", "lower", "upper", "title"]
 
 
-class Input(Frozen):
-    """What the raw log looks like.
+class InputSpec(Frozen):
+    """Format and columns of the raw log.
 
     Args:
         columns: raw columns as in CREATE TABLE (`user string, items array<struct<id: string>>`). CSV cells are
-            strings. A column missing in a file is null, one that is not named here goes to `extra`.
-        glob: which files of the folder are taken, such as `*.csv`; all when empty.
-        header: whether a CSV file begins with its column names; without it the order of `columns` holds.
-        explode: an array expression; each element becomes a record of its own, called by the name `explode_as`.
+            strings. A column that a file lacks is null; a column that is not listed here is stored in `extra`.
+        glob: pattern of file names in the folder, such as `*.csv`; empty: all files.
+        header: whether a CSV file starts with its column names; without a header, cells are in the order of `columns`.
+        explode: an array expression; each element becomes a record, with the element in the column `explode_as`.
     """
 
     format: Literal["jsonl", "csv", "parquet", "delta"]
@@ -49,10 +49,10 @@ class Input(Frozen):
 
 
 class Lookup(Frozen):
-    """A side table joined to every record; its columns are then called `<name>.<column>`.
+    """A side table that is joined to every record; its columns are then called `<name>.<column>`.
 
     Args:
-        key: column of the side table, unique in it.
+        key: column of the side table with unique values.
         on: SQL expression over the raw columns, equal to the key.
     """
 
@@ -63,46 +63,48 @@ class Lookup(Frozen):
 
 
 class Rule(Frozen):
-    """A named condition. `when` is SQL over the canonical columns; raw ones are called `raw.<column>`."""
+    """A condition with a name. `when` is SQL over the canonical columns; raw columns are called `raw.<column>`."""
 
     when: str
     reason: str = ""
 
 
 class Clip(Frozen):
-    """Bounds of a number; what lies outside is set to the bound, the original is kept in `extra`."""
+    """Bounds of a number. A value outside is set to the bound; the original value is stored in `extra`."""
 
     min: float | None = None
     max: float | None = None
 
 
 class Bots(Frozen):
-    """Warn on events of users with more events than this in one minute of a micro-batch."""
+    """Adds a warning to the events of users with more events in one minute of a micro-batch."""
 
     max_events_per_minute: int = Field(ge=1)
 
 
 class Mapping(Frozen):
-    """One source's mapping.
+    """The mapping of one source.
 
     Args:
         timezone: of wall-clock times in `event_time`; an instant (epoch, or with an offset) needs "UTC".
-        time_format: Spark pattern of a text `event_time`; ISO 8601 when empty.
-        anonymous: whether events without user are kept (they feed item tables only) or rejected.
-        user_space, item_space: prefix of stored ids; sources of one shop share a space, shops do not.
-        event_types: types beside the built-in ones.
-        columns: canonical column = SQL expression over the raw columns. `event_type` and `event_time` are needed;
+        time_format: Spark pattern of a text `event_time`; empty: ISO 8601.
+        anonymous: `keep` stores events without a user (they update item tables only); `reject` rejects them.
+        user_namespace, item_namespace: prefix of stored ids. Sources of one shop share a namespace; different shops
+            have different ones.
+        event_types: types in addition to the built-in ones.
+        columns: canonical column = SQL expression over the raw columns. `event_type` and `event_time` are required;
             without `event_id` the id is a hash of the canonical columns.
         text, scale, fill, clip: cleaning by canonical column, applied in this order.
-        reject, warn: rules by name; rejected rows go to rejected_events, warned ones keep the name in `warnings`.
+        reject, warn: rules by name. Rejected rows are stored in `rejected_events`; a warning adds the name of the rule
+            to `warnings` of the event.
     """
 
-    input: Input
+    input: InputSpec
     timezone: str = "UTC"
     time_format: str = ""
     anonymous: Literal["keep", "reject"] = "keep"
-    user_space: str = Field(default="", pattern=r"^[\w.-]*$")
-    item_space: str = Field(default="", pattern=r"^[\w.-]*$")
+    user_namespace: str = Field(default="", pattern=r"^[\w.-]*$")
+    item_namespace: str = Field(default="", pattern=r"^[\w.-]*$")
     event_types: tuple[str, ...] = ()
     lookup: dict[str, Lookup] = {}
     columns: dict[str, str]
@@ -116,44 +118,49 @@ class Mapping(Frozen):
 
     @field_validator("timezone")
     @classmethod
-    def _known_timezone(cls, name: str) -> str:
+    def _check_timezone(cls, name: str) -> str:
         if name not in zoneinfo.available_timezones():
             raise ValueError("no such time zone; write a name such as Europe/London")
         return name
 
     @field_validator("columns")
     @classmethod
-    def _needed_columns(cls, columns: dict[str, str]) -> dict[str, str]:
-        _all_in(columns, MAPPABLE)
+    def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        _check_allowed(columns, MAPPABLE_COLUMNS)
         missing = [name for name in ("event_type", "event_time") if name not in columns]
         if missing:
-            raise ValueError(f"expressions are needed for {missing}")
+            raise ValueError(f"expressions are required for {missing}")
         return columns
 
     @model_validator(mode="after")
-    def _cleaning_names_columns(self) -> "Mapping":
-        _all_in(self.text, TEXTS)
-        _all_in(self.scale, NUMBERS)
-        _all_in(self.clip, NUMBERS)
-        _all_in(self.fill, tuple(c for c in MAPPABLE if c not in ("event_id", "event_type", "event_time", "user_id")))
+    def _check_cleaning(self) -> "Mapping":
+        _check_allowed(self.text, TEXT_COLUMNS)
+        _check_allowed(self.scale, NUMERIC_COLUMNS)
+        _check_allowed(self.clip, NUMERIC_COLUMNS)
+        not_fillable = ("event_id", "event_type", "event_time", "user_id")
+        _check_allowed(self.fill, tuple(c for c in MAPPABLE_COLUMNS if c not in not_fillable))
         return self
 
     @property
-    def known_types(self) -> tuple[str, ...]:
+    def allowed_event_types(self) -> tuple[str, ...]:
         """Event types that a row of this source may have."""
         return (*EVENT_TYPES, *self.event_types)
 
     def fingerprint(self) -> str:
-        """Changes when anything in the mapping does."""
+        """Changes when anything in the mapping changes."""
         return fingerprint(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
 
 def load(path: str) -> Mapping:
-    """A mapping from its TOML file; every misfit is told with file and key."""
+    """The mapping in a TOML file.
+
+    Raises:
+        BadSettings: keys or values do not fit; one message lists all of them with file and key.
+    """
     return validated(Mapping, read_toml(path), path)
 
 
-def _all_in(named: Iterable[str], allowed: tuple[str, ...]) -> None:
-    odd = [name for name in named if name not in allowed]
-    if odd:
-        raise ValueError(f"not columns that can be set here: {odd}; these can: {', '.join(allowed)}")
+def _check_allowed(names: Iterable[str], allowed: tuple[str, ...]) -> None:
+    not_allowed = [name for name in names if name not in allowed]
+    if not_allowed:
+        raise ValueError(f"not columns that can be set here: {not_allowed}; allowed: {', '.join(allowed)}")

@@ -1,86 +1,89 @@
-"""Side tables that a mapping looks things up in: how they are read, checked, and held still while a batch is done."""
+"""Side tables that a mapping looks values up in: reads, checks, and versions that a batch plan records."""
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import files, tables
-from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable, first_words
+from profilestream.base import delta_table, files
+from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable, first_sentence
 from profilestream.capture.mapping import Lookup, Mapping
 
 
-def side_tables(spark: SparkSession, mapping: Mapping, versions: dict[str, int]) -> dict[str, DataFrame]:
-    """The side tables by name; Delta tables at the version the batch was planned with."""
-    return {name: _side(spark, lookup, versions.get(name)) for name, lookup in mapping.lookup.items()}
+def read_all(spark: SparkSession, mapping: Mapping, versions: dict[str, int]) -> dict[str, DataFrame]:
+    """The side tables by name. A Delta table is read at the version in `versions`, or the latest one if it has none."""
+    return {name: _read(spark, lookup, versions.get(name)) for name, lookup in mapping.lookup.items()}
 
 
-def versions(spark: SparkSession, mapping: Mapping) -> dict[str, int]:
-    """What each side table is now: the version of a Delta table, a hash of the bytes of files."""
+def current_versions(spark: SparkSession, mapping: Mapping) -> dict[str, int]:
+    """The version of each side table: of a Delta table its version, of files a hash of their bytes."""
     return {
-        name: tables.delta_version(spark, lookup.path) if lookup.format == "delta" else _hash(spark, lookup)
+        name: delta_table.delta_version(spark, lookup.path) if lookup.format == "delta" else _file_hash(spark, lookup)
         for name, lookup in mapping.lookup.items()
     }
 
 
 def check_unchanged(spark: SparkSession, mapping: Mapping, planned: dict[str, int], *, where: str) -> None:
-    """Refuse to finish a batch whose side tables are other files than when it was begun.
+    """Refuse to finish a batch after the files of a side table changed.
 
-    Some of its tables may hold it already, and rows judged by another side table do not add up with those.
+    Some tables may already contain the batch, and counts from two versions of a side table do not add up.
 
     Args:
-        planned: what `versions` said then; a name that it lacks is passed over.
+        planned: versions in the batch plan; names that it lacks are not checked.
 
     Raises:
-        Refused: files of a side table changed, or are gone.
+        Refused: files of a side table changed or are missing.
     """
     for name, lookup in mapping.lookup.items():
         if lookup.format == "delta" or name not in planned:
             continue
-        if not files.exists(spark, lookup.path) or _hash(spark, lookup) != planned[name]:
+        if not files.exists(spark, lookup.path) or _file_hash(spark, lookup) != planned[name]:
             raise Refused(
-                f"side table {name} ({lookup.path}) changed after the batch was begun, and the batch is not finished",
+                f"side table {name} ({lookup.path}) changed after the batch was started, and the batch is not finished",
                 where=where,
-                do="put its files back as they were and run once; or begin a batch that wrote nothing anew: --replan",
+                do="restore its files and run once; or, if the batch has written nothing yet, plan it again: --replan",
             )
 
 
-def check_start(spark: SparkSession, name: str, lookup: Lookup, file: str) -> None:
-    """Check that a side table can be read and has its key, each once. A missing key matches nothing, so it may repeat.
+def check_lookup(spark: SparkSession, name: str, lookup: Lookup, file: str) -> None:
+    """Check that a side table is readable and that its keys are unique. A null key matches nothing, so it may repeat.
+
+    Args:
+        file: of the mapping, for messages.
 
     Raises:
-        SourceMissing: there is nothing at its path.
-        SourceUnreadable: what is there has another form.
-        BadSettings: the key is no column of it, or stands twice.
+        SourceMissing: the path does not exist.
+        SourceUnreadable: the data does not have the declared format.
+        BadSettings: the key is not a column of the table, or a key value is not unique.
     """
     where = f"{file}, lookup.{name}"
     if not files.exists(spark, lookup.path):
-        raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{where}.path", do="mend the path")
+        raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{where}.path", do="correct the path")
     try:
-        side = _side(spark, lookup, None)
-        if lookup.key not in side.columns:
+        table = _read(spark, lookup, None)
+        if lookup.key not in table.columns:
             raise BadSettings(
-                f"the side table has no column {lookup.key!r}; it has {side.columns}",
+                f"the side table has no column {lookup.key!r}; it has {table.columns}",
                 where=f"{where}.key",
                 do="name one of its columns",
             )
         key = F.col(f"`{lookup.key}`")
-        twice = side.where(key.isNotNull()).groupBy(key.alias("key")).count().where("count > 1").first()
+        repeated = table.where(key.isNotNull()).groupBy(key.alias("key")).count().where("count > 1").first()
     except (PySparkException, Py4JJavaError) as error:
         raise SourceUnreadable(
-            f"the side table at {lookup.path} cannot be read as {lookup.format}: {_first_words(error)}",
+            f"the side table at {lookup.path} cannot be read as {lookup.format}: {_error_text(error)}",
             where=f"{where}.path",
-            do="mend the path or the format",
+            do="correct the path or the format",
         ) from error
-    if twice is not None:
+    if repeated is not None:
         raise BadSettings(
-            f"key {twice['key']!r} stands {twice['count']} times in the side table",
+            f"key {repeated['key']!r} has {repeated['count']} rows in the side table",
             where=f"{where}.key",
-            do="name a side table with one row a key",
+            do="use a side table with one row per key",
         )
 
 
-def _side(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
+def _read(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
     reader = spark.read.format(lookup.format)
     if lookup.format == "csv":
         reader = reader.option("header", True)
@@ -89,14 +92,14 @@ def _side(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame
     return reader.load(files.qualified(lookup.path))
 
 
-def _hash(spark: SparkSession, lookup: Lookup) -> int:
-    """Of names and bytes, in any order; a side table is small, since it is sent to every task."""
-    found = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(files.qualified(lookup.path))
+def _file_hash(spark: SparkSession, lookup: Lookup) -> int:
+    """Hash of file names and bytes, in any order of files. Side tables are small: they are broadcast."""
+    contents = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(files.qualified(lookup.path))
     name = F.substring_index("path", "/", -1)
-    row = found.select(F.bit_xor(F.xxhash64(name, "content")).alias("hash")).first()
+    row = contents.select(F.bit_xor(F.xxhash64(name, "content")).alias("hash")).first()
     return 0 if row is None or row["hash"] is None else int(row["hash"])
 
 
-def _first_words(error: PySparkException | Py4JJavaError) -> str:
-    words = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    return (first_words(words) or type(error).__name__)[:200]
+def _error_text(error: PySparkException | Py4JJavaError) -> str:
+    message = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    return (first_sentence(message) or type(error).__name__)[:200]

@@ -1,1 +1,1 @@
-"""Events to derived tables: decay, statistics, the fold engine, tiles."""
+"""Derived tables: statistics, the fold, tiles, profiles, sessions, transitions and window features."""

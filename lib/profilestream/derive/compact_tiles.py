@@ -1,67 +1,90 @@
-"""Hour tiles become day tiles: one row an entity and day, in the same table, whose `hour` is midnight.
+"""Merges hour tiles into day tiles: one row per entity and day, in the same table, with midnight as its `hour`.
 
-The table's property says up to which day; readers take whole days up to there and tell parts of them from `events`. It
-is set before the rows are put together, so a reader between the two, or after a crash, finds the same answers.
+A property of the table contains the last day with day tiles. Up to that day, readers use tiles of complete days only,
+and read parts of a day from `events`. The property is set before the rows are rewritten. So readers get the same
+results between the two commits, and after a crash between them.
 """
 
 from datetime import date, timedelta
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, locks
+from profilestream.base.delta_table import Table
 from profilestream.base.settings import Paths, Settings
-from profilestream.base.tables import Table
 from profilestream.derive import feature_declaration, fold_stage, tiles
+from profilestream.derive.feature_declaration import DAY, HOUR
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 
 STEP, PROPERTY = "steward_compact_tiles", "profilestream.day_tiles_until"
-_EPOCH = "days"  # of the rows that stand for a day; a batch's epoch is a UUID
+_DAY_TILE_EPOCH = "days"  # `epoch` of day tiles; the epoch of hour tiles is a UUID
+_EPOCH = date(1970, 1, 1)
 
 
 def day_tiles_until(spark: SparkSession, table: Table, paths: Paths) -> date | None:
-    """The newest day that is told by day tiles; null when there is none."""
-    found = table.property_of(spark, paths, PROPERTY)
-    return None if found is None else date.fromisoformat(found)
+    """The last day with day tiles; null if there are no day tiles."""
+    value = table.property_of(spark, paths, PROPERTY)
+    return None if value is None else date.fromisoformat(value)
+
+
+def tile_length(time: Column, until: date | None) -> Column:
+    """Length in microseconds of the tile that contains a time.
+
+    Args:
+        time: microseconds.
+        until: the last day with day tiles.
+    """
+    if until is None:
+        return F.lit(HOUR).cast("bigint")
+    first_hour_tiles = ((until - _EPOCH).days + 1) * DAY
+    return F.when(time < first_hour_tiles, F.lit(DAY)).otherwise(F.lit(HOUR)).cast("bigint")
+
+
+def tile_bounds(until: date | None) -> tuple[Column, Column]:
+    """Start and end of a tile in microseconds. On a day with day tiles, hour tiles have the bounds of the day too."""
+    hour = F.unix_micros("hour")
+    length = tile_length(hour, until)
+    start = hour - F.pmod(hour, length)
+    return start, start + length
 
 
 def run(spark: SparkSession, settings: Settings) -> None:
-    """Put together the hours of days that are old enough, table by table; nothing when the settings name no age.
+    """Compact the days that are old enough in every tile table of an entity; does nothing without an age limit.
 
-    A day's age is counted from the newest day of the table. The stage that appends tiles must not run meanwhile: its
-    lock is held. A second run finds nothing to do, but for days to which late events have come since.
+    The age of a day is its distance to the last day of the table. The lock of the stage that appends tiles is held
+    meanwhile. A second run rewrites only days for which late events added hour tiles.
     """
     age = settings.derive.windows.day_tiles_after_days
-    features = feature_declaration.declared(settings)
+    features = feature_declaration.declared_features(settings)
     if age is None or features is None:
         return
     with locks.held(settings.paths.lock_folder, tiles.STAGE):
-        for derived in fold_stage.declared(settings).values():
+        for derived in fold_stage.declared_tables(settings).values():
             if derived.name in features.entities.values() and derived.table.exists(spark, settings.paths):
-                _put_together(spark, derived, age, settings.paths)
+                _compact(spark, derived, age, settings.paths)
 
 
-def _put_together(spark: SparkSession, derived: Derived, age: int, paths: Paths) -> None:
+def _compact(spark: SparkSession, derived: DerivedTable, age: int, paths: Paths) -> None:
     table = derived.table
     table.check_stored(spark, paths)
     rows = table.read(spark, paths)
-    newest = rows.agg(F.max("date")).head()
-    if newest is None or newest[0] is None:
+    last_day = rows.agg(F.max("date")).head()
+    if last_day is None or last_day[0] is None:
         return
-    until = newest[0] - timedelta(days=age + 1)
-    apart = rows.where((F.col("date") <= until) & (F.col("epoch") != _EPOCH)).select("date").distinct().collect()
-    if not apart:
+    until = last_day[0] - timedelta(days=age + 1)
+    is_old_hour_tile = (F.col("date") <= until) & (F.col("epoch") != _DAY_TILE_EPOCH)
+    days = [row["date"] for row in rows.where(is_old_hour_tile).select("date").distinct().collect()]
+    if not days:
         return
     before = day_tiles_until(spark, table, paths)
     if before is None or before < until:
         spark.sql(f"ALTER TABLE delta.`{table.uri(paths)}` SET TBLPROPERTIES ('{PROPERTY}' = '{until}')")
-    in_days = F.col("date").isin([day["date"] for day in apart])
-    by_day = Fold.of(derived).merged(
-        table.read(spark, paths).where(in_days).withColumn("hour", F.col("date").cast("timestamp"))
-    )
-    stamp = {"epoch": F.lit(_EPOCH), "batch_id": F.lit(0).cast("bigint")}
-    told = fold_stage.by_folder(by_day.withColumns(stamp).select(*table.columns), derived)
-    # Day after day brings the entities in the same order, so their sums lie side by side: a twentieth less to merge.
-    told = told.sortWithinPartitions(*derived.partitioned_by, *derived.keys)
-    commits.rewrite(told, table, paths, where=f"date IN ({', '.join(repr(str(day['date'])) for day in apart)})")
+    old_tiles = table.read(spark, paths).where(F.col("date").isin(days))
+    by_day = Fold.of(derived).merge_rows(old_tiles.withColumn("hour", F.col("date").cast("timestamp")))
+    batch_columns = {"epoch": F.lit(_DAY_TILE_EPOCH), "batch_id": F.lit(0).cast("bigint")}
+    day_tiles = fold_stage.repartition_by_folder(by_day.withColumns(batch_columns).select(*table.names), derived)
+    # The same order of entities in every day: a reader then merges the tiles of an entity in a row, 5 % faster.
+    day_tiles = day_tiles.sortWithinPartitions(*derived.partitioned_by, *derived.keys)
+    commits.rewrite(day_tiles, table, paths, where=f"date IN ({', '.join(repr(str(day)) for day in days)})")

@@ -1,4 +1,4 @@
-"""Which window features are asked for, and what has to be merged for them."""
+"""The selected features of an entity, and the states that have to be merged to compute them."""
 
 import json
 from collections.abc import Sequence
@@ -8,37 +8,46 @@ from functools import cached_property
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from profilestream.base import commits
+from profilestream.base.columns import Column as TableColumn
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Paths, Settings
-from profilestream.base.tables import Table
 from profilestream.derive import feature_declaration, fold_stage
-from profilestream.derive.feature_declaration import TIMES, Combined, Feature, Windows
+from profilestream.derive.feature_declaration import (
+    LIFETIME,
+    TIME_KEYS,
+    DeclaredFeatures,
+    DerivedFeature,
+    WindowFeature,
+)
 from profilestream.derive.fold import Fold
 from profilestream.derive.statistics import Count, Extreme, Moments, Sum
-from profilestream.derive.table_declaration import Derived, Key, Statistic
+from profilestream.derive.table_declaration import DerivedTable, Key, Statistic
 
+# Internal columns: the time of a request, and a bit mask of windows (bit n: the n-th of `EntityFeatures.windows`).
 AT, MASK = "_at", "_windows"
 
 
 @dataclass(frozen=True)
-class Features:
-    """Chosen features of an entity. Ask for them by `chosen`.
+class EntityFeatures:
+    """Selected features of an entity; created by `select_features`.
 
     Args:
         columns: of the result, in order.
-        tiles: the declaration that carries them.
-        versions: of tables, as a batch's plan pins them; the newest of those that are not named.
+        declared: all declared features.
+        tiles: the declaration of the entity's tile table.
+        versions: Delta versions to read, by table name; the latest version of the other tables is read.
     """
 
     entity: str
     columns: tuple[str, ...]
-    windows: Windows
-    tiles: Derived
+    declared: DeclaredFeatures
+    tiles: DerivedTable
     paths: Paths
     versions: dict[str, int] = field(default_factory=dict)
 
     def read(self, spark: SparkSession, table: Table) -> DataFrame:
-        """A table, at one version however late it is computed."""
+        """A table at a fixed version, even if the frame is computed later."""
         version = self.versions.get(table.name)
         return table.read(
             spark, self.paths, version=commits.version(spark, table, self.paths) if version is None else version
@@ -46,136 +55,157 @@ class Features:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Columns that name an entity."""
-        return [name for name in self.tiles.keys if name not in TIMES]
+        """The key columns of the entity."""
+        return [name for name in self.tiles.keys if name not in TIME_KEYS]
 
     @cached_property
-    def combined(self) -> dict[str, Combined]:
-        """Features over others that are needed, in the order in which they are worked out."""
-        every = self.windows.derived.get(self.entity, {})
+    def derived(self) -> dict[str, DerivedFeature]:
+        """The derived features that are selected or that selected ones use, in the order of computation."""
+        declared = self.declared.derived.get(self.entity, {})
         needed = set(self.columns)
-        for name, one in reversed(every.items()):
-            needed |= one.names if name in needed else set()
-        return {name: one for name, one in every.items() if name in needed}
+        for name, feature in reversed(declared.items()):
+            needed |= feature.names if name in needed else set()
+        return {name: feature for name, feature in declared.items() if name in needed}
 
     @property
-    def has_population(self) -> bool:
-        """Whether a feature is told against all entities that were seen before its time."""
-        return any(one.zscore_of for one in self.combined.values())
+    def needs_population(self) -> bool:
+        """Whether a feature is a standard score among all entities with an event before its time."""
+        return any(feature.zscore_of for feature in self.derived.values())
 
     @cached_property
-    def plain(self) -> list[str]:
-        """Columns over windows that are needed."""
-        needed = {*self.columns, *(name for one in self.combined.values() for name in one.names)}
-        return [column for column in self.windows.columns(self.entity) if column in needed]
+    def window_columns(self) -> list[str]:
+        """The columns of window features that are selected or that derived features use."""
+        needed = {*self.columns, *(name for feature in self.derived.values() for name in feature.names)}
+        return [column for column in self.declared.columns(self.entity) if column in needed]
 
     @cached_property
-    def states(self) -> dict[str, tuple[str, Statistic, str]]:
-        """What has to be merged, each once: name -> (column of the tiles, statistic, window)."""
-        return {_state(path, window): (path, one, window) for path, one, window in self.sources.values()}
+    def window_features(self) -> dict[str, WindowFeature]:
+        """The feature of each window column."""
+        features, columns = self.declared.features[self.entity], self.declared.columns(self.entity)
+        return {column: features[columns[column][0]] for column in self.window_columns}
 
     @cached_property
     def sources(self) -> dict[str, tuple[str, Statistic, str]]:
-        """The same by the columns that are told from it."""
-        paths = [(one, path) for path, one in self.tiles.statistics.items()]
-        found = {}
-        for column in self.plain:
-            statistic = self.declared[column].statistic
-            path = next(path for one, path in paths if one == statistic)
-            found[column] = (path, statistic, self.windows.columns(self.entity)[column][1])
-        return found
+        """By window column: (column of the tile table, statistic, window)."""
+        paths = [(statistic, path) for path, statistic in self.tiles.statistics.items()]
+        sources = {}
+        for column in self.window_columns:
+            statistic = self.window_features[column].statistic
+            path = next(path for stored, path in paths if stored == statistic)
+            sources[column] = (path, statistic, self.declared.columns(self.entity)[column][1])
+        return sources
 
     @cached_property
-    def declared(self) -> dict[str, Feature]:
-        """The feature of each column over windows."""
-        features, columns = self.windows.features[self.entity], self.windows.columns(self.entity)
-        return {column: features[columns[column][0]] for column in self.plain}
+    def states(self) -> dict[str, tuple[str, Statistic, str]]:
+        """The different sources, by the name of the state column; columns with the same source share a state."""
+        return {
+            _window_state(path, window): (path, statistic, window) for path, statistic, window in self.sources.values()
+        }
 
     @cached_property
     def types(self) -> dict[str, str]:
         """SQL type of each column of the result."""
-        found = {name: one.type for name, one in self.declared.items()}
-        found |= {name: one.type for name, one in self.combined.items()}
-        return {column: found[column] for column in self.columns}
+        types = {name: feature.type for name, feature in self.window_features.items()}
+        types |= {name: feature.type for name, feature in self.derived.items()}
+        return {column: types[column] for column in self.columns}
+
+    def table_columns(self) -> tuple[TableColumn, ...]:
+        """The columns of the result as columns of a Delta table, with question and unit."""
+        columns = []
+        for name, sql_type in self.types.items():
+            if name in self.window_features:
+                feature, window = self.window_features[name], self.declared.columns(self.entity)[name][1]
+                period = "over the complete log" if window == LIFETIME else f"in the {window} before"
+                meaning, unit = f"{feature.question} Computed {period}; {feature.empty_value}.", feature.unit
+            else:
+                derived = self.derived[name]
+                meaning, unit = f"{derived.question} {derived.nulls}.", derived.unit
+            columns.append(TableColumn(name, sql_type.upper(), meaning, unit))
+        return tuple(columns)
 
     @cached_property
     def statistics(self) -> dict[str, Statistic]:
-        """The columns of the tiles that are read."""
+        """The statistics that are read, by column of the tile table."""
         return {path: statistic for path, statistic, _ in self.states.values()}
 
     @property
-    def are_numbers(self) -> bool:
-        """Whether all states are a few numbers, which are merged as fast as they are read."""
+    def has_small_states(self) -> bool:
+        """Whether every state is a few numbers. Merging those is as fast as reading them."""
         return all(isinstance(one, Count | Sum | Extreme | Moments) for one in self.statistics.values())
 
     @cached_property
-    def lengths(self) -> list[str]:
-        """The windows, in the order of the bits that stand for them."""
+    def windows(self) -> list[str]:
+        """The different windows, such as `7d`, in the order of their bits in MASK."""
         return list(dict.fromkeys(window for _, _, window in self.states.values()))
 
     @cached_property
     def fold(self) -> Fold:
-        """Merges the states of an entity and a time; they are decayed to that time beforehand."""
-        return self.folding({name: _undecayed(statistic) for name, (_, statistic, _) in self.states.items()})
+        """Merges states by entity and time. The states must be decayed to that time before."""
+        return self.make_fold({name: _undecayed(statistic) for name, (_, statistic, _) in self.states.items()})
 
     @cached_property
-    def fold_of_pieces(self) -> Fold:
-        """The same for an entity, a time and the windows to which pieces belong."""
-        statistics = {plain(path): _undecayed(one) for path, one in self.statistics.items()}
-        return self.folding(statistics, by_windows=True)
+    def fold_by_mask(self) -> Fold:
+        """Merges states by entity, time and MASK."""
+        statistics = {tile_state(path): _undecayed(statistic) for path, statistic in self.statistics.items()}
+        return self.make_fold(statistics, by_mask=True)
 
-    def folding(self, statistics: dict[str, Statistic], *, by_windows: bool = False) -> Fold:
-        """A fold of statistics by entity and time, and by windows if asked for."""
+    def make_fold(self, statistics: dict[str, Statistic], *, by_mask: bool = False) -> Fold:
+        """A fold of statistics by entity and time, and optionally MASK."""
         keys = {name: Key(of=f"_{name}", type=self.tiles.keys[name].type) for name in self.keys}
         keys |= {AT: Key(of=AT, type="timestamp")}
-        keys |= {MASK: Key(of=MASK, type="bigint")} if by_windows else {}
-        return Fold.of(Derived(name=self.tiles.name, write="append", keys=keys, statistics=statistics))
+        keys |= {MASK: Key(of=MASK, type="bigint")} if by_mask else {}
+        return Fold.of(DerivedTable(name=self.tiles.name, write="append", keys=keys, statistics=statistics))
 
     def value(self, column: str) -> Column:
-        """A column over windows, over what the statistics say."""
+        """A window column, over the results of the statistics."""
         path, _, window = self.sources[column]
-        return self.declared[column].value(_state(path, window)).alias(column)
+        return self.window_features[column].value(_window_state(path, window)).alias(column)
 
     @cached_property
     def settings(self) -> str:
-        """All that changes their values, in readable form; but for the events that the tiles pass over."""
-        plain = {name: [one.model_dump(mode="json"), window] for name, (_, one, window) in self.sources.items()}
-        told = {name: feature.reading for name, feature in self.declared.items()}
-        over = {name: one.sql or one.zscore_of for name, one in self.combined.items()}
-        return json.dumps([plain, told, over, self.types], sort_keys=True)
+        """All settings that change the values, as text; the `where` condition of the tile table is not included."""
+        statistics = {name: [one.model_dump(mode="json"), window] for name, (_, one, window) in self.sources.items()}
+        outputs = {name: feature.output for name, feature in self.window_features.items()}
+        derived = {name: feature.sql or feature.zscore_of for name, feature in self.derived.items()}
+        return json.dumps([statistics, outputs, derived, self.types], sort_keys=True)
 
 
-def plain(path: str) -> str:
-    """A column of the tiles as a column of pieces, where no facet is."""
+def tile_state(path: str) -> str:
+    """The state column, in a flat frame, of a column of the tile table; `path` may be a field of a struct."""
     return f"_{path.replace('.', '_')}"
 
 
-def _state(path: str, window: str) -> str:
-    return f"{plain(path)}_{window}"
+def _window_state(path: str, window: str) -> str:
+    return f"{tile_state(path)}_{window}"
 
 
 def _undecayed(statistic: Statistic) -> Statistic:
     return statistic if statistic.half_life is None else statistic.model_copy(update={"half_life_days": None})
 
 
-def chosen(settings: Settings, entity: str, columns: Sequence[str] = ()) -> Features:
-    """Features of an entity by the names of their columns, such as `purchases_30d`; all of them when none is named.
+def select_features(settings: Settings, entity: str, columns: Sequence[str] = ()) -> EntityFeatures:
+    """Features of an entity.
+
+    Args:
+        columns: names such as `purchases_30d`; empty: all features of the entity.
 
     Raises:
-        BadSettings: there is no such entity or column, or the settings declare no windows.
+        BadSettings: no features are declared, or the entity or a column does not exist.
     """
-    found, file = feature_declaration.declared(settings), settings.derive.windows.file
-    if found is None or entity not in found.entities:
-        entities = [] if found is None else list(found.entities)
+    declared, file = feature_declaration.declared_features(settings), settings.derive.windows.file
+    if declared is None or entity not in declared.entities:
+        entities = [] if declared is None else list(declared.entities)
         raise BadSettings(
-            f"there are no window features of {entity!r}, but of {entities}",
+            f"{entity!r} has no window features; entities with features: {entities}",
             where=file or "derive.windows.file",
-            do="name one of these, or declare it",
+            do="name one of these entities, or declare features for this one",
         )
-    every = [*found.columns(entity), *found.derived.get(entity, {})]
-    if foreign := [name for name in columns if name not in every]:
+    available = [*declared.columns(entity), *declared.derived.get(entity, {})]
+    if unknown := [name for name in columns if name not in available]:
         raise BadSettings(
-            f"{entity} has no features {foreign}", where=file, do="choose among docs/windows.md, or declare them"
+            f"{entity} has no features {unknown}",
+            where=file,
+            do="name features listed in docs/windows.md, or declare these",
         )
-    tiles = next(one for one in fold_stage.declared(settings).values() if one.name == found.entities[entity])
-    return Features(entity, tuple(columns or every), found, tiles, settings.paths)
+    tiles = next(one for one in fold_stage.declared_tables(settings).values() if one.name == declared.entities[entity])
+    return EntityFeatures(entity, tuple(columns or available), declared, tiles, settings.paths)

@@ -1,4 +1,4 @@
-"""Whether Spark understands the SQL of window features; asked at the start of every stage that uses them."""
+"""Checks that Spark can analyze the SQL of window features; they run at the start of every stage that uses features."""
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -7,63 +7,66 @@ from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, fold_stage
-from profilestream.derive.entity_features import chosen
-from profilestream.derive.feature_declaration import VALUE, Combined, Question, said_type
+from profilestream.derive.entity_features import select_features
+from profilestream.derive.feature_declaration import VALUE, DerivedFeature, FeatureDefinition, result_type
 
-_COLUMNS = "the columns of the table events"
+_EVENT_COLUMNS = "the columns of the table events"
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
     """Check every declared feature; writes nothing.
 
     Raises:
-        BadSettings: an expression is not understood, or an entity has no tiles; names file and key.
+        BadSettings: an expression is invalid, or an entity has no tile table; contains the file and key.
     """
-    found, file = feature_declaration.declared(settings), settings.derive.windows.file
-    if found is None:
+    declared, file = feature_declaration.declared_features(settings), settings.derive.windows.file
+    if declared is None:
         return
-    fold_stage.declared(settings)
+    fold_stage.declared_tables(settings)
     events = spark.createDataFrame([], tables.EVENTS.schema)
-    for entity, features in found.features.items():
+    for entity, features in declared.features.items():
         for name, feature in features.items():
-            check_question(spark, events, feature, f"{file}, features.{entity}.{name}")
-    for entity, derived in found.derived.items():
+            check_definition(spark, events, feature, f"{file}, features.{entity}.{name}")
+    for entity, derived in declared.derived.items():
         _check_derived(spark, settings, entity, derived, file)
 
 
-def check_question(spark: SparkSession, events: DataFrame, asked: Question, where: str) -> None:
-    """Check the SQL of a statistic over `events`, and of what is read from it.
+def check_definition(spark: SparkSession, events: DataFrame, definition: FeatureDefinition, where: str) -> None:
+    """Check the SQL of a statistic over `events`, and the SQL over its result.
 
     Raises:
-        BadSettings: an expression is not understood.
+        BadSettings: an expression is invalid.
     """
-    one = asked.statistic
+    statistic = definition.statistic
     for part in ("of", "where", "weight"):
-        kind = fold_stage.understood(events, getattr(one, part), f"{where}.{part}", _COLUMNS)
-        if part == "where" and kind != "boolean":
-            raise BadSettings(f"where = {one.where!r} is a {kind}", where=f"{where}.where", do="write a condition")
-    if asked.reading:
-        said = spark.createDataFrame([], f"value {said_type(one)}")
-        told = "${value}, what the statistic says"
-        fold_stage.understood(said, asked.reading.replace(VALUE, "value"), f"{where}.reading", told)
+        sql_type = fold_stage.sql_type(events, getattr(statistic, part), f"{where}.{part}", _EVENT_COLUMNS)
+        if part == "where" and sql_type != "boolean":
+            raise BadSettings(
+                f"where = {statistic.where!r} is a {sql_type}", where=f"{where}.where", do="write a condition"
+            )
+    if definition.output:
+        results = spark.createDataFrame([], f"value {result_type(statistic)}")
+        sql = definition.output.replace(VALUE, "value")
+        fold_stage.sql_type(results, sql, f"{where}.output", "${value}, the result of the statistic")
 
 
 def _check_derived(
-    spark: SparkSession, settings: Settings, entity: str, derived: dict[str, Combined], file: str
+    spark: SparkSession, settings: Settings, entity: str, derived: dict[str, DerivedFeature], file: str
 ) -> None:
-    features = chosen(settings, entity)
-    columns = [*[f"{name} {features.tiles.keys[name].type}" for name in features.keys], "at timestamp"]
+    features = select_features(settings, entity)
+    keys = [f"{name} {features.tiles.keys[name].type}" for name in features.keys]
     types = features.types
-    plain = [f"{name} {kind}" for name, kind in types.items() if name not in derived]
-    known = spark.createDataFrame([], ", ".join([*columns, *plain]))
-    for name, one in derived.items():
+    window_columns = [f"{name} {sql_type}" for name, sql_type in types.items() if name not in derived]
+    rows = spark.createDataFrame([], ", ".join([*keys, "at timestamp", *window_columns]))
+    for name, feature in derived.items():
         where = f"{file}, derived.{entity}.{name}"
-        if one.sql:
-            fold_stage.understood(known, one.sql, f"{where}.sql", "features that stand before it, the keys and `at`")
-        elif types[one.zscore_of] not in ("bigint", "double"):
+        if feature.sql:
+            columns = "features that are declared before it, the keys and `at`"
+            fold_stage.sql_type(rows, feature.sql, f"{where}.sql", columns)
+        elif types[feature.zscore_of] not in ("bigint", "double"):
             raise BadSettings(
-                f"zscore_of = {one.zscore_of!r} is a {types[one.zscore_of]}",
+                f"zscore_of = {feature.zscore_of!r} is a {types[feature.zscore_of]}",
                 where=f"{where}.zscore_of",
-                do="name a feature that is a number",
+                do="name a numeric feature",
             )
-        known = known.withColumn(name, F.lit(None).cast(one.type))
+        rows = rows.withColumn(name, F.lit(None).cast(feature.type))

@@ -1,4 +1,4 @@
-"""The reference page of window features, made of their declaration: docs/windows.md.
+"""Generates the reference page of window features, docs/windows.md, from their declaration.
 
 python -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md
 """
@@ -7,49 +7,56 @@ import sys
 from pathlib import Path
 
 from profilestream.derive import feature_declaration
-from profilestream.derive.feature_declaration import Combined, Feature, Windows
+from profilestream.derive.feature_declaration import DeclaredFeatures, DerivedFeature, WindowFeature
 
-_BEGIN = """# Window features
+_INTRODUCTION = """# Window features
 
-Made of [conf/derive/windows.toml](../conf/derive/windows.toml) by `python -m profilestream.derive.feature_docs`; edit that
-file. A feature over windows has a column a window, `<name>_<window>`, of the events in `[t - w, t)`; one over others is
-a column. How to ask for them: [features.md](features.md#features-over-windows).
+This page is generated. Edit [conf/derive/windows.toml](../conf/derive/windows.toml), then run
+
+```sh
+.venv/bin/python -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md
+```
+
+A window feature has one column per window, `<name>_<window>`, computed from the events in `[t - w, t)`. A derived
+feature is one column, computed from other features of the same entity and time t.
+[features.md](features.md#features-over-windows) describes how to read features.
 """
-_SCORE = "standard score of `{}` among all entities known at t"
+_ZSCORE = "standard score of `{}` among all entities with an event before t"
 
 
-def page(declared: Windows) -> str:
+def page(declared: DeclaredFeatures) -> str:
     """The page, in Markdown."""
-    return "\n".join([_BEGIN, *(_entity(declared, entity) for entity in declared.entities)])
+    return "\n".join([_INTRODUCTION, *(_entity_section(declared, entity) for entity in declared.entities)])
 
 
-def _entity(declared: Windows, entity: str) -> str:
+def _entity_section(declared: DeclaredFeatures, entity: str) -> str:
     features, derived = declared.features.get(entity, {}), declared.derived.get(entity, {})
     lines = [
         f"## {entity}",
         "",
-        f"{len(features)} features over windows, from `{declared.entities[entity]}`; {len(derived)} over others.",
+        f"{len(features)} window features from `{declared.entities[entity]}`, and {len(derived)} derived features.",
         "",
-        "| feature | question | of | windows | unit | type | without such events |",
+        "| feature | question | computation | windows | unit | type | missing values |",
         "|---|---|---|---|---|---|---|",
-        *(_feature(name, one) for name, one in features.items()),
-        *(_combined(name, one) for name, one in derived.items()),
+        *(_window_row(name, feature) for name, feature in features.items()),
+        *(_derived_row(name, feature) for name, feature in derived.items()),
         "",
     ]
     return "\n".join(lines)
 
 
-def _feature(name: str, one: Feature) -> str:
-    told = one.statistic
-    of = told.kind if told.of == "1" else f"{told.kind} of `{told.of}`"
-    of += "" if told.where == "true" else f" where `{told.where}`"
-    of += f"; `{one.reading}`" if one.reading else ""
-    return _row(name, one.question, of, ", ".join(one.windows), one.unit, one.type, one.of_nothing)
+def _window_row(name: str, feature: WindowFeature) -> str:
+    statistic = feature.statistic
+    computation = statistic.kind if statistic.of == "1" else f"{statistic.kind} of `{statistic.of}`"
+    computation += "" if statistic.where == "true" else f" where `{statistic.where}`"
+    computation += f"; `{feature.output}`" if feature.output else ""
+    windows = ", ".join(feature.windows)
+    return _row(name, feature.question, computation, windows, feature.unit, feature.type, feature.empty_value)
 
 
-def _combined(name: str, one: Combined) -> str:
-    of = f"`{one.sql}`" if one.sql else _SCORE.format(one.zscore_of)
-    return _row(name, one.question, of, "", one.unit, one.type, one.nulls)
+def _derived_row(name: str, feature: DerivedFeature) -> str:
+    computation = f"`{feature.sql}`" if feature.sql else _ZSCORE.format(feature.zscore_of)
+    return _row(name, feature.question, computation, "", feature.unit, feature.type, feature.nulls)
 
 
 def _row(name: str, *cells: str) -> str:

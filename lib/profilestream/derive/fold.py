@@ -1,7 +1,7 @@
-"""The engine: events -> one partial row a key, and many rows a key -> one. Nothing is collected.
+"""The fold: events -> one partial row per key, and several rows per key -> one. No rows are collected on the driver.
 
-A row of a derived table holds states (statistics.py) and `as_of`, the newest event time merged into it; decayed weights
-are what they were worth then. So two rows of a key can be merged in any order, and a late event changes nothing else.
+A row of a derived table contains states (statistics.py) and `as_of`, the newest event time merged into it; decayed
+weights are valid at that time. So rows of a key can be merged in any order, and a late event needs no special case.
 """
 
 from collections.abc import Callable
@@ -13,88 +13,90 @@ from pyspark.sql import functions as F
 
 from profilestream.derive import decay
 from profilestream.derive.map_statistics import MapStatistic
-from profilestream.derive.statistics import Event
-from profilestream.derive.table_declaration import Derived, Mapped, Statistic
+from profilestream.derive.statistics import EventColumns
+from profilestream.derive.table_declaration import DerivedTable, Mapped, Statistic
 
-_AS_OF, WAS = "_as_of", "_was"
+_AS_OF, PREVIOUS = "_as_of", "_previous"
 
 
 @dataclass(frozen=True)
 class _Aggregation:
-    """How many rows of a key become one.
+    """How several rows of a key become one.
 
     Args:
-        cells: of a row, an array of (group, cell, weights) for each group of maps. They are summed by cell in an
-            aggregation of their own, over the same shuffle, since an aggregate cannot sum by cell.
-        scalars: aggregates, one a statistic; of a map the rest.
-        wholes: the states over both, not yet trimmed.
+        cells: for each group of maps, an array of (group, cell, weights) per row. They are summed by cell in a separate
+            aggregation over the same shuffle, because an aggregate function cannot sum by cell.
+        scalars: one aggregate per statistic; for a map, the aggregate of its rest.
+        states: the states computed from both, not yet trimmed.
     """
 
     cells: list[Column]
     scalars: list[Column]
-    wholes: list[Column]
+    states: list[Column]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A declared table's verbs over frames. Ask for it by `of`, so that its columns are built once."""
+    """The frame operations of a declared table. Create it with `of`, which builds its columns once per process."""
 
-    derived: Derived
+    derived: DerivedTable
 
     @classmethod
-    def of(cls, derived: Derived) -> "Fold":
-        """The fold of a declaration, the same in all of a process: the 2,000 columns of a profile take 2 s to build."""
+    def of(cls, derived: DerivedTable) -> "Fold":
+        """The fold of a declaration, cached per process: the 2,000 columns of a profile take 2 s to build."""
         return _FOLDS.setdefault(derived.model_dump_json(), cls(derived))
 
     def partials(self, events: DataFrame) -> DataFrame:
-        """Events -> one row a key: keys, `as_of` and the states."""
-        inputs = self._own(events, [F.col("event_time"), *self._taken])
-        return self._aggregated(self._dated(inputs, "event_time"), self._of_events)
+        """Events -> one row per key: keys, `as_of` and the states."""
+        inputs = self._select_relevant(events, [F.col("event_time"), *self._event_columns])
+        return self._aggregate(self._with_decay_factors(inputs, "event_time"), self._event_aggregation)
 
-    def alone(self, path: str) -> "Fold":
-        """The fold of one statistic of the same table."""
+    def only(self, path: str) -> "Fold":
+        """The fold of one statistic of the table."""
         derived = self.derived
-        one = {"statistics": {path: derived.statistics[path]}, "readings": {}, "population": None}
-        return Fold.of(derived.model_copy(update=one))
+        single = {"statistics": {path: derived.statistics[path]}, "readings": {}, "population": None}
+        return Fold.of(derived.model_copy(update=single))
 
-    def narrowed(self, rows: DataFrame) -> DataFrame:
-        """Rows of a table that has more statistics, without those."""
+    def select_states(self, rows: DataFrame) -> DataFrame:
+        """Keys, `as_of` and the states of this fold, from rows of a table with more statistics."""
         states = _named(self._in_facets({path: F.col(path) for path in self.derived.statistics}))
         return rows.select(*self._keys, "as_of", *states)
 
-    def merged(self, rows: DataFrame) -> DataFrame:
-        """Rows of the table, several a key -> one row a key: keys, `as_of` and the states."""
+    def merge_rows(self, rows: DataFrame) -> DataFrame:
+        """Rows of the table, several per key -> one row per key: keys, `as_of` and the states."""
         inputs = rows.select(*self._keys, "as_of", *[F.col(path).alias(_state(n)) for n, path, _ in self._numbered])
-        return self._aggregated(self._dated(inputs, "as_of"), self._of_rows)
+        return self._aggregate(self._with_decay_factors(inputs, "as_of"), self._row_aggregation)
 
     @cached_property
-    def sums(self) -> dict[str, Column]:
-        """`as_of` and the states by table column, over a row `t` of the table and a partial row `s` of the same key.
+    def merged_columns(self) -> dict[str, Column]:
+        """`as_of` and the states by table column, from a row `t` of the table and a partial row `s` of the same key.
 
-        For a MERGE, which reads the row that is there anyway. It has no place for a projection, so what would be one
-        is bound by a lambda: else each state would be worked out again wherever `trimmed` names it.
+        For a MERGE, which reads the stored row anyway. A MERGE cannot contain a projection, so lambdas bind
+        intermediate values; otherwise each state would be computed again wherever `trimmed` uses it.
         """
         latest = F.greatest("t.as_of", "s.as_of")
         return {"as_of": latest} | {
-            column: _bound(self._worths_at(latest, fields), self._summed(column, fields), self._cut(column, fields))
+            column: _chain(
+                self._factors_at(latest, fields), self._merge_states(column, fields), self._trim_states(column, fields)
+            )
             for column, fields in self.derived.columns.items()
         }
 
-    def onto(self, table: DataFrame, partials: DataFrame, was: str = "") -> DataFrame:
-        """Partials, one row a key, merged into the table's rows of the same keys: what a MERGE makes of them.
+    def merge_into(self, table: DataFrame, partials: DataFrame, previous: str = "") -> DataFrame:
+        """Partials, one row per key, merged with the table's rows of the same keys, as a MERGE does.
 
         Args:
-            was: a statistic whose state before is kept as the column `WAS`, null for a new key.
+            previous: a statistic whose earlier state is added as the column PREVIOUS, null for a new key.
         """
         joined = partials.alias("s").join(table.alias("t"), self._keys, "left")
-        before = [F.col(f"t.{was}").alias(WAS)] if was else []
-        return joined.select(*self._keys, *_named(self.sums), *before)
+        earlier = [F.col(f"t.{previous}").alias(PREVIOUS)] if previous else []
+        return joined.select(*self._keys, *_named(self.merged_columns), *earlier)
 
     def read(self, rows: DataFrame, at: Column | None = None) -> DataFrame:
-        """Rows, one a key -> keys, `as_of`, and what statistics and readings say as of `at` (`as_of` when null)."""
+        """Rows, one per key -> keys, `as_of`, and the values of statistics and readings at `at` (default: `as_of`)."""
         time = F.col("as_of") if at is None else at
-        said = rows.select(*self._keys, "as_of", time.alias("at"), *self._said(time))
-        return said.select(*self._keys, "as_of", *self._with_readings)
+        values = rows.select(*self._keys, "as_of", time.alias("at"), *self._values_at(time))
+        return values.select(*self._keys, "as_of", *self._values_and_readings)
 
     @cached_property
     def _keys(self) -> list[str]:
@@ -108,24 +110,24 @@ class Fold:
     def _half_lives(self) -> list[float]:
         return sorted({s.half_life for s in self.derived.statistics.values() if s.half_life is not None})
 
-    def _worth(self, statistic: Statistic) -> Column:
+    def _decay_factor(self, statistic: Statistic) -> Column:
         return (
             F.lit(1.0)
             if statistic.half_life is None
-            else F.col(f"_worth_{self._half_lives.index(statistic.half_life)}")
+            else F.col(f"_decay_{self._half_lives.index(statistic.half_life)}")
         )
 
     @cached_property
-    def _values(self) -> list[str]:
-        """What is taken from an event, as SQL; statistics that take the same share a column."""
+    def _value_texts(self) -> list[str]:
+        """SQL of the values that statistics use; statistics with the same SQL share a column."""
         return list(dict.fromkeys(_value_sql(s) for s in self.derived.statistics.values()))
 
     @cached_property
-    def _weights(self) -> list[str]:
+    def _weight_texts(self) -> list[str]:
         return list(dict.fromkeys(s.weight for s in self.derived.statistics.values()))
 
-    def _own(self, events: DataFrame, columns: list[Column]) -> DataFrame:
-        """Columns of the events that belong to a row of the table."""
+    def _select_relevant(self, events: DataFrame, columns: list[Column]) -> DataFrame:
+        """Columns of the events that satisfy `where` and have all keys."""
         return events.where(F.expr(self.derived.where)).select(*columns).dropna(subset=self._keys)
 
     @cached_property
@@ -133,93 +135,96 @@ class Fold:
         return [F.expr(key.of).cast(key.type).alias(name) for name, key in self.derived.keys.items()]
 
     @cached_property
-    def _taken(self) -> list[Column]:
-        """Of an event: its keys, its place in the order of events, and the values and weights."""
-        values = [F.expr(sql).alias(f"_value_{n}") for n, sql in enumerate(self._values)]
-        weights = [F.expr(sql).try_cast("double").alias(f"_weight_{n}") for n, sql in enumerate(self._weights)]
+    def _event_columns(self) -> list[Column]:
+        """Keys, position in the order of events, values and weights of an event."""
+        values = [F.expr(sql).alias(f"_value_{n}") for n, sql in enumerate(self._value_texts)]
+        weights = [F.expr(sql).try_cast("double").alias(f"_weight_{n}") for n, sql in enumerate(self._weight_texts)]
         return [*self._key_columns, F.struct("event_time", "source", "event_id").alias("_order"), *values, *weights]
 
-    def _event(self, statistic: Statistic) -> Event:
-        value = F.col(f"_value_{self._values.index(_value_sql(statistic))}")
-        weight = F.col(f"_weight_{self._weights.index(statistic.weight)}") * self._worth(statistic)
-        return Event(value, F.when(value.isNotNull(), weight), F.col("_order"))
+    def _event(self, statistic: Statistic) -> EventColumns:
+        value = F.col(f"_value_{self._value_texts.index(_value_sql(statistic))}")
+        weight = F.col(f"_weight_{self._weight_texts.index(statistic.weight)}") * self._decay_factor(statistic)
+        return EventColumns(value, F.when(value.isNotNull(), weight), F.col("_order"))
 
     @cached_property
-    def _of_events(self) -> _Aggregation:
-        """Maps of the same cells and weights are summed together."""
+    def _event_aggregation(self) -> _Aggregation:
+        """The aggregation of events. Maps with the same cells and weights are summed together."""
         groups: dict[tuple[str, str, str], list[tuple[int, Mapped]]] = {}
-        for number, _, one in self._numbered:
-            if isinstance(one, MapStatistic):
-                groups.setdefault((_value_sql(one), one.cells_like, one.weight), []).append((number, one))
+        for number, _, statistic in self._numbered:
+            if isinstance(statistic, MapStatistic):
+                group_key = (_value_sql(statistic), statistic.cell_kind, statistic.weight)
+                groups.setdefault(group_key, []).append((number, statistic))
         width = max(map(len, groups.values()), default=0)
         cells: list[Column] = []
         places: dict[int, tuple[int, int]] = {}
         for group, members in enumerate(groups.values()):
             event = self._event(members[0][1])
-            weights = [self._event(statistic).weight for _, statistic in members]
+            weights = [self._event(member).weight for _, member in members]
             cells.append(F.array(_cell(group, members[0][1].cell(event.value), weights, width)))
             places |= {number: (group, place) for place, (number, _) in enumerate(members)}
         scalars = [F.lit(0.0) if isinstance(s, MapStatistic) else s.lift(self._event(s)) for _, _, s in self._numbered]
-        return _Aggregation(cells, _as_states(scalars), self._wholes(places))
+        return _Aggregation(cells, _as_states(scalars), self._states(places))
 
     @cached_property
-    def _of_rows(self) -> _Aggregation:
-        """Each map of a row is summed by itself."""
+    def _row_aggregation(self) -> _Aggregation:
+        """The aggregation of stored rows. Each map is summed separately."""
         cells: list[Column] = []
         scalars: list[Column] = []
         places: dict[int, tuple[int, int]] = {}
-        for number, _, one in self._numbered:
-            state, worth = F.col(_state(number)), self._worth(one)
-            if isinstance(one, MapStatistic):
-                scalars.append(F.coalesce(F.sum(one.rest(state) * worth), F.lit(0.0)))
-                entries = F.coalesce(F.map_entries(one.cells(state)), F.array())
+        for number, _, statistic in self._numbered:
+            state, factor = F.col(_state(number)), self._decay_factor(statistic)
+            if isinstance(statistic, MapStatistic):
+                scalars.append(F.coalesce(F.sum(statistic.rest(state) * factor), F.lit(0.0)))
+                entries = F.coalesce(F.map_entries(statistic.cells(state)), F.array())
                 places[number] = (len(cells), 0)
-                cells.append(F.transform(entries, _row_cell(len(cells), worth)))
+                cells.append(F.transform(entries, _row_cell(len(cells), factor)))
             else:
-                scalars.append(one.gather(state, worth))
-        return _Aggregation(cells, _as_states(scalars), self._wholes(places))
+                scalars.append(statistic.gather(state, factor))
+        return _Aggregation(cells, _as_states(scalars), self._states(places))
 
-    def _wholes(self, places: dict[int, tuple[int, int]]) -> list[Column]:
-        """States over the aggregated row; of a map, from the cells at its place (group, weight)."""
+    def _states(self, places: dict[int, tuple[int, int]]) -> list[Column]:
+        """States from the aggregated row; for a map, from the cells at its place (group, weight)."""
 
-        def whole(number: int, one: Statistic) -> Column:
+        def state_of(number: int, statistic: Statistic) -> Column:
             state = F.col(_state(number))
-            return one.of_cells(_weights_at(*places[number]), state) if isinstance(one, MapStatistic) else state
+            if isinstance(statistic, MapStatistic):
+                return statistic.of_cells(_weights_at(*places[number]), state)
+            return state
 
-        return _as_states([whole(number, one) for number, _, one in self._numbered])
+        return _as_states([state_of(number, statistic) for number, _, statistic in self._numbered])
 
     @cached_property
     def _trimmed(self) -> list[Column]:
-        """Table columns over the states."""
-        return _named(self._in_facets({path: one.trimmed(F.col(_state(n))) for n, path, one in self._numbered}))
+        """Table columns from the states."""
+        return _named(self._in_facets({path: s.trimmed(F.col(_state(n))) for n, path, s in self._numbered}))
 
-    def _dated(self, rows: DataFrame, time: str) -> DataFrame:
-        """Rows with the newest time of their key, and what a weight of their own time is worth then.
+    def _with_decay_factors(self, rows: DataFrame, time: str) -> DataFrame:
+        """Rows with the newest time of their key, and the decay factors from the row's time to that time.
 
-        All weights of a key are brought to that time before they are summed. With one time for the whole batch, a key
-        not seen for years would lose what it has: 2^-1100 is 0.
+        All weights of a key are decayed to that time before they are summed. With one time for the complete batch, a
+        key without events for years would lose its weights: 2^-1100 is 0.
         """
         if not self._half_lives:
             return rows.withColumn(_AS_OF, F.col(time))
         same_key = Window.partitionBy(*self._keys).rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
-        worth = {
-            f"_worth_{n}": decay.factor(F.col(time), F.col(_AS_OF), days) for n, days in enumerate(self._half_lives)
+        factors = {
+            f"_decay_{n}": decay.factor(F.col(time), F.col(_AS_OF), days) for n, days in enumerate(self._half_lives)
         }
-        return rows.withColumn(_AS_OF, F.max(time).over(same_key)).withColumns(worth)
+        return rows.withColumn(_AS_OF, F.max(time).over(same_key)).withColumns(factors)
 
-    def _aggregated(self, rows: DataFrame, by: _Aggregation) -> DataFrame:
-        """One row a key."""
-        one = rows.groupBy(*self._keys).agg(F.max(_AS_OF).alias("as_of"), *by.scalars)
+    def _aggregate(self, rows: DataFrame, by: _Aggregation) -> DataFrame:
+        """One row per key."""
+        result = rows.groupBy(*self._keys).agg(F.max(_AS_OF).alias("as_of"), *by.scalars)
         if by.cells:
-            one = one.join(self._cells(rows, by.cells), self._keys, "left")
-        return one.select(*self._keys, "as_of", *by.wholes).select(*self._keys, "as_of", *self._trimmed)
+            result = result.join(self._sum_cells(rows, by.cells), self._keys, "left")
+        return result.select(*self._keys, "as_of", *by.states).select(*self._keys, "as_of", *self._trimmed)
 
-    def _cells(self, rows: DataFrame, cells: list[Column]) -> DataFrame:
-        """Rows -> one row a key that has cells: for each group an array of (cell, summed weights)."""
+    def _sum_cells(self, rows: DataFrame, cells: list[Column]) -> DataFrame:
+        """Rows -> one row per key with cells: for each group an array of (cell, summed weights)."""
         long = rows.select(*self._keys, F.inline(F.flatten(F.array(*cells)))).where("cell IS NOT NULL")
         weights = [name for name in long.columns if name.startswith("weight_")]
-        counted = long.where("weight_0 IS NOT NULL").groupBy(*self._keys, "group", "cell")
-        summed = counted.agg(*[F.sum(name).alias(name) for name in weights])
+        grouped = long.where("weight_0 IS NOT NULL").groupBy(*self._keys, "group", "cell")
+        summed = grouped.agg(*[F.sum(name).alias(name) for name in weights])
         entry = F.struct("cell", *weights)
         lists = [
             F.collect_list(F.when(F.col("group") == group, entry)).alias(_cells_of(group))
@@ -227,58 +232,58 @@ class Fold:
         ]
         return summed.groupBy(*self._keys).agg(*lists)
 
-    def _worths_at(self, latest: Column, fields: dict[str, Statistic]) -> Column:
-        """What the weights of both rows are worth at the newer one's time, by half-life."""
+    def _factors_at(self, latest: Column, fields: dict[str, Statistic]) -> Column:
+        """Decay factors of both rows to the newer row's time, by half-life."""
         half_lives = sorted({s.half_life for s in fields.values() if s.half_life is not None})
-        worths = [
-            decay.factor(F.col(f"{row}.as_of"), latest, days).alias(_worth_of(row, days))
+        factors = [
+            decay.factor(F.col(f"{row}.as_of"), latest, days).alias(_factor_name(row, days))
             for row in ("t", "s")
             for days in half_lives
         ]
-        return F.struct(*worths) if worths else F.lit(0)
+        return F.struct(*factors) if factors else F.lit(0)
 
-    def _summed(self, column: str, fields: dict[str, Statistic]) -> Callable[[Column], Column]:
-        """Worths -> the column's states of both rows merged."""
+    def _merge_states(self, column: str, fields: dict[str, Statistic]) -> Callable[[Column], Column]:
+        """Decay factors -> the merged states of both rows in a table column."""
 
-        def merged(field: str, one: Statistic, worths: Column) -> Column:
+        def merged(field: str, statistic: Statistic, factors: Column) -> Column:
             path = f"{column}.{field}" if field else column
             t, s = F.col(f"t.{path}"), F.col(f"s.{path}")
-            if one.half_life is not None:
-                t = one.decay(t, worths[_worth_of("t", one.half_life)])
-                s = one.decay(s, worths[_worth_of("s", one.half_life)])
-            return one.merge(t, s)
+            if statistic.half_life is not None:
+                t = statistic.decay(t, factors[_factor_name("t", statistic.half_life)])
+                s = statistic.decay(s, factors[_factor_name("s", statistic.half_life)])
+            return statistic.merge(t, s)
 
-        return lambda worths: F.struct(*[merged(f, one, worths).alias(f or column) for f, one in fields.items()])
+        return lambda factors: F.struct(*[merged(name, s, factors).alias(name or column) for name, s in fields.items()])
 
-    def _cut(self, column: str, fields: dict[str, Statistic]) -> Callable[[Column], Column]:
-        """The column's merged states -> what the table has in the column."""
+    def _trim_states(self, column: str, fields: dict[str, Statistic]) -> Callable[[Column], Column]:
+        """The merged states of a table column -> the value of the column."""
 
-        def cut(states: Column) -> Column:
-            paths = {f"{column}.{field}" if field else column: one for field, one in fields.items()}
-            whole = {path: one.trimmed(states[path.rpartition(".")[2]]) for path, one in paths.items()}
-            return self._in_facets(whole)[column]
+        def trim(states: Column) -> Column:
+            paths = {f"{column}.{field}" if field else column: statistic for field, statistic in fields.items()}
+            trimmed = {path: s.trimmed(states[path.rpartition(".")[2]]) for path, s in paths.items()}
+            return self._in_facets(trimmed)[column]
 
-        return cut
+        return trim
 
-    def _said(self, at: Column) -> list[Column]:
-        """What each statistic says as of a time."""
+    def _values_at(self, at: Column) -> list[Column]:
+        """The value of each statistic at a time."""
 
-        def said(path: str, statistic: Statistic) -> Column:
+        def value(path: str, statistic: Statistic) -> Column:
             state = F.col(path)
             if statistic.half_life is not None:
                 state = statistic.decay(state, decay.factor(F.col("as_of"), at, statistic.half_life))
             return statistic.read(state)
 
-        return _named(self._in_facets({path: said(path, statistic) for _, path, statistic in self._numbered}))
+        return _named(self._in_facets({path: value(path, statistic) for _, path, statistic in self._numbered}))
 
     @cached_property
-    def _with_readings(self) -> list[Column]:
-        """What statistics and readings say, over what the statistics say."""
-        said = {path: F.col(path) for path in self.derived.statistics}
-        return _named(self._in_facets(said | {name: F.expr(sql) for name, sql in self.derived.readings.items()}))
+    def _values_and_readings(self) -> list[Column]:
+        """Values of statistics and readings, from the values of the statistics."""
+        values = {path: F.col(path) for path in self.derived.statistics}
+        return _named(self._in_facets(values | {name: F.expr(sql) for name, sql in self.derived.readings.items()}))
 
     def _in_facets(self, values: dict[str, Column]) -> dict[str, Column]:
-        """Values by path -> values by table column: a facet's fields become one struct."""
+        """Values by path -> values by table column; the fields of a facet become one struct."""
         facets: dict[str, dict[str, Column]] = {}
         for path, value in values.items():
             column, _, field = path.partition(".")
@@ -305,16 +310,16 @@ def _as_states(scalars: list[Column]) -> list[Column]:
     return [scalar.alias(_state(n)) for n, scalar in enumerate(scalars)]
 
 
-def _worth_of(row: str, days: float) -> str:
+def _factor_name(row: str, days: float) -> str:
     return f"{row}_{days}".replace(".", "_")
 
 
-def _bound(value: Column, *steps: Callable[[Column], Column]) -> Column:
-    """The steps one after the other, each over the result of the one before, which is worked out once."""
-    bound = F.array(value)
+def _chain(value: Column, *steps: Callable[[Column], Column]) -> Column:
+    """The steps applied one after the other; each intermediate result is computed once."""
+    result = F.array(value)
     for step in steps:
-        bound = F.transform(bound, step)
-    return F.get(bound, F.lit(0))
+        result = F.transform(result, step)
+    return F.get(result, F.lit(0))
 
 
 def _named(columns: dict[str, Column]) -> list[Column]:
@@ -322,13 +327,13 @@ def _named(columns: dict[str, Column]) -> list[Column]:
 
 
 def _cell(group: int, cell: Column, weights: list[Column], width: int) -> Column:
-    filled = [*weights, *[F.lit(None).cast("double")] * (width - len(weights))]
-    named = [weight.alias(f"weight_{n}") for n, weight in enumerate(filled)]
-    return F.struct(F.lit(group).alias("group"), cell.alias("cell"), *named)
+    padded = [*weights, *[F.lit(None).cast("double")] * (width - len(weights))]
+    columns = [weight.alias(f"weight_{n}") for n, weight in enumerate(padded)]
+    return F.struct(F.lit(group).alias("group"), cell.alias("cell"), *columns)
 
 
-def _row_cell(number: int, worth: Column) -> Callable[[Column], Column]:
-    return lambda entry: _cell(number, entry["key"], [entry["value"] * worth], 1)
+def _row_cell(number: int, factor: Column) -> Callable[[Column], Column]:
+    return lambda entry: _cell(number, entry["key"], [entry["value"] * factor], 1)
 
 
 def _cells_of(group: int) -> str:
@@ -336,7 +341,7 @@ def _cells_of(group: int) -> str:
 
 
 def _weights_at(group: int, place: int) -> Column:
-    """The map from cell to weight at a place; empty when the key has none there."""
+    """The map from cell to weight at a place; empty when the key has no cells there."""
     cells = F.col(_cells_of(group))
     weights = F.map_from_arrays(cells["cell"], cells[f"weight_{place}"])
     return F.coalesce(weights, F.create_map().cast("map<string,double>"))

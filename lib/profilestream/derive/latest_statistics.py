@@ -1,6 +1,6 @@
-"""Statistics that keep the values of certain events: the newest or oldest ones, the newest of each key.
+"""Statistics that store values of single events: the newest or oldest events, or the newest event of each key.
 
-Events are put in order by time, source and id, and the order is kept in the state: so ties do not depend on row order.
+Events are ordered by time, source and id. The state contains this order, so ties do not depend on the order of rows.
 """
 
 from typing import Literal
@@ -9,12 +9,12 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from profilestream.derive.statistics import Declared, Event, Typed
+from profilestream.derive.statistics import EventColumns, StatisticBase, TypedStatistic
 
 _ORDER = "STRUCT<event_time: TIMESTAMP, source: STRING, event_id: STRING>"
 
 
-class Latest(Typed):
+class Latest(TypedStatistic):
     """Values of the newest (`last`) or oldest (`first`) k events, by time, source and id. State: array, best first."""
 
     kind: Literal["first", "last"]
@@ -27,7 +27,7 @@ class Latest(Typed):
     def zero(self) -> Column:
         return F.array().cast(self.ddl)
 
-    def lift(self, event: Event) -> Column:
+    def lift(self, event: EventColumns) -> Column:
         entry = F.struct(event.order.alias("order"), event.value.alias("value"))
         if self.k == 1:
             best = (F.max if self.kind == "last" else F.min)(F.when(event.value.isNotNull(), entry))
@@ -48,7 +48,7 @@ class Latest(Typed):
         return F.get(state, F.lit(0))["value"] if self.k == 1 else F.coalesce(state["value"], F.array())
 
 
-class LatestByKey(Declared):
+class LatestByKey(StatisticBase):
     """The newest value of each key; `of` is a MAP<STRING, STRING>, and null values do not count.
 
     State: MAP<STRING, STRUCT<order, value>>.
@@ -67,10 +67,10 @@ class LatestByKey(Declared):
     def zero(self) -> Column:
         return F.create_map().cast(self.ddl)
 
-    def lift(self, event: Event) -> Column:
-        known = F.map_filter(event.value, lambda _, value: value.isNotNull())
-        entry = F.transform_values(known, lambda _, v: F.struct(event.order.alias("order"), v.alias("value")))
-        return self._newest(F.collect_list(F.when(F.size(known) > 0, entry)))
+    def lift(self, event: EventColumns) -> Column:
+        values = F.map_filter(event.value, lambda _, value: value.isNotNull())
+        entry = F.transform_values(values, lambda _, v: F.struct(event.order.alias("order"), v.alias("value")))
+        return self._newest(F.collect_list(F.when(F.size(values) > 0, entry)))
 
     def merge(self, a: Column, b: Column) -> Column:
         return F.map_zip_with(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()), lambda _, x, y: F.greatest(x, y))

@@ -1,13 +1,13 @@
 """Statistics whose state is a map from a cell to its weight: heaviest keys, quantiles.
 
-An aggregate cannot sum by cell, so the engine does (fold.py), and these kinds have other verbs for a group of rows:
+An aggregate function cannot sum by cell, so the fold does (fold.py). For groups of rows these kinds have:
 
-    cell(value)              the cell in which a value falls
+    cell(value)              the cell of a value
     cells(state)             the map of a state
-    rest(state)              what was cut from it
+    rest(state)              the weight that was cut from it
     of_cells(weights, rest)  the state of summed cells
 
-Sums may have more cells than a state should; `trimmed` cuts them.
+Sums may have more cells than a state may store; `trimmed` cuts them.
 """
 
 import math
@@ -17,30 +17,30 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from profilestream.derive.statistics import Declared, or_zero
+from profilestream.derive.statistics import StatisticBase, or_zero
 
 _EMPTY = "MAP<STRING, DOUBLE>"
 
 
-class MapStatistic(Declared):
-    """What all have: weights that decay."""
+class MapStatistic(StatisticBase):
+    """Base of the kinds with a map of weights."""
 
     half_life_days: float | None = Field(default=None, gt=0)
 
     @property
-    def cells_like(self) -> str:
-        """The same for two statistics that put equal values into equal cells."""
+    def cell_kind(self) -> str:
+        """Equal for two statistics that assign equal cells to equal values."""
         return "key"
 
 
 class Heaviest(MapStatistic):
-    """Keys with their weights, of which so many are kept. State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>."""
+    """At most n keys with their weights. State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>."""
 
     n: int = Field(ge=1, le=1000)
 
     @property
     def value_type(self) -> str:
-        """Keys are text."""
+        """Keys are strings."""
         return "string"
 
     @property
@@ -48,7 +48,7 @@ class Heaviest(MapStatistic):
         return "STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>"
 
     def zero(self) -> Column:
-        return _kept(F.create_map().cast(_EMPTY), F.lit(0.0))
+        return _state(F.create_map().cast(_EMPTY), F.lit(0.0))
 
     def cell(self, value: Column) -> Column:
         """The key itself."""
@@ -59,33 +59,33 @@ class Heaviest(MapStatistic):
         return state["weights"]
 
     def rest(self, state: Column) -> Column:
-        """What is no longer known."""
+        """The weight that was cut."""
         return state["rest"]
 
     def of_cells(self, weights: Column, rest: Column) -> Column:
-        """All of them."""
-        return _kept(weights, rest)
+        """The state of all cells, not yet cut."""
+        return _state(weights, rest)
 
     def trimmed(self, state: Column) -> Column:
-        """The n heaviest. Ties by key, so that the order of rows does not matter."""
+        """The n heaviest keys. Ties are resolved by key, so the order of rows has no effect."""
         return F.when(F.size(state["weights"]) > self.n, self._cut(state)).otherwise(state)
 
-    def _by_weight(self, whole: Column) -> Column:
+    def _by_weight(self, state: Column) -> Column:
         """Entries (order, key, value), heaviest first."""
-        entries = F.map_entries(whole["weights"])
+        entries = F.map_entries(state["weights"])
         return F.sort_array(
             F.transform(entries, lambda e: F.struct((-F.abs(e["value"])).alias("order"), e["key"], e["value"]))
         )
 
-    def _cut(self, whole: Column) -> Column:
+    def _cut(self, state: Column) -> Column:
         raise NotImplementedError
 
     def merge(self, a: Column, b: Column) -> Column:
-        return _kept(_sum_maps(a["weights"], b["weights"]), or_zero(a["rest"]) + or_zero(b["rest"]))
+        return _state(_sum_maps(a["weights"], b["weights"]), or_zero(a["rest"]) + or_zero(b["rest"]))
 
     def decay(self, state: Column, factor: Column) -> Column:
         """Every weight and the rest times the factor."""
-        return _kept(_scaled(state["weights"], factor), state["rest"] * factor)
+        return _state(_scaled(state["weights"], factor), state["rest"] * factor)
 
     def read(self, state: Column) -> Column:
         """The map of weights."""
@@ -93,47 +93,47 @@ class Heaviest(MapStatistic):
 
 
 class Top(Heaviest):
-    """The n heaviest keys; `rest` is the sum of absolute weights of all that was cut.
+    """The n heaviest keys; `rest` is the sum of the absolute weights that were cut.
 
-    Exact while nothing was cut; then a weight is wrong by at most `rest`. Weights may be negative.
+    Exact until a key is cut; then a weight is wrong by at most `rest`. Weights may be negative.
     """
 
     kind: Literal["top"]
 
-    def _cut(self, whole: Column) -> Column:
-        by_weight = self._by_weight(whole)
-        kept = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
-        lost = F.slice(by_weight, self.n + 1, 1_000_000_000)
-        return _kept(F.map_from_entries(kept), F.aggregate(lost, whole["rest"], lambda total, e: total - e["order"]))
+    def _cut(self, state: Column) -> Column:
+        by_weight = self._by_weight(state)
+        top = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
+        others = F.slice(by_weight, self.n + 1, 1_000_000_000)
+        return _state(F.map_from_entries(top), F.aggregate(others, state["rest"], lambda total, e: total - e["order"]))
 
 
 class Frequent(Heaviest):
-    """Frequent items: every key heavier than 1 / (n + 1) of the whole weight is here; no weight may be negative.
+    """Frequent items: contains every key heavier than 1 / (n + 1) of the total weight; weights must not be negative.
 
-    A weight is too low by at most `rest`, which is itself at most 1 / (n + 1) of the whole. Misra and Gries (1982),
+    A weight is too low by at most `rest`, which is at most 1 / (n + 1) of the total. Misra and Gries (1982),
     "Finding repeated elements"; merged as in Agarwal et al. (2012), "Mergeable summaries".
     """
 
     kind: Literal["frequent"]
 
-    def _cut(self, whole: Column) -> Column:
-        """All weights less the heaviest one that has no place; what is left of them."""
-        by_weight = self._by_weight(whole)
+    def _cut(self, state: Column) -> Column:
+        """All weights minus the weight of the heaviest key beyond n; keys with nothing left are removed."""
+        by_weight = self._by_weight(state)
         excess = -F.get(by_weight, F.lit(self.n))["order"]
-        less = F.transform_values(whole["weights"], lambda _, weight: weight - excess)
-        return _kept(F.map_filter(less, lambda _, weight: weight > 0), whole["rest"] + excess)
+        reduced = F.transform_values(state["weights"], lambda _, weight: weight - excess)
+        return _state(F.map_filter(reduced, lambda _, weight: weight > 0), state["rest"] + excess)
 
 
-def _kept(weights: Column, rest: Column) -> Column:
+def _state(weights: Column, rest: Column) -> Column:
     return F.struct(weights.alias("weights"), rest.alias("rest"))
 
 
 class Quantiles(MapStatistic):
-    """Values counted in logarithmic bins, so that any quantile is right within a relative error; deterministic.
+    """Values counted in logarithmic bins; any quantile is correct within a relative error; deterministic.
 
-    State: MAP<STRING, DOUBLE> from bin to weight; the bin is the exponent of gamma = (1 + error) / (1 - error) with the
-    value's sign before it, `0` for zero. Bins as in Masson, Rim and Lee (2019), "DDSketch". NaN and infinite values do
-    not count.
+    State: MAP<STRING, DOUBLE> from bin to weight. The bin is the sign of the value and the exponent of
+    gamma = (1 + error) / (1 - error), or `0` for zero. Bins as in Masson, Rim and Lee (2019), "DDSketch". NaN and
+    infinite values do not count.
     """
 
     kind: Literal["quantiles"]
@@ -145,7 +145,7 @@ class Quantiles(MapStatistic):
 
     @property
     def cells_like(self) -> str:
-        """Bins of one error are the same bins."""
+        """Statistics with the same error have the same bins."""
         return f"bin {self.error}"
 
     @property
@@ -163,7 +163,7 @@ class Quantiles(MapStatistic):
         return F.when(value == 0, "0").when(size < float("inf"), F.concat(sign, exponent))
 
     def rounded(self, value: Column) -> Column:
-        """What stands for the bin of a value: within `error` of it, and what `read` says where it is a quantile."""
+        """The representative of a value's bin, within `error` of the value; `read` returns representatives."""
         return self._middle(self.cell(value))
 
     def cells(self, state: Column) -> Column:
@@ -171,7 +171,7 @@ class Quantiles(MapStatistic):
         return state
 
     def rest(self, state: Column) -> Column:
-        """Nothing is cut."""
+        """0: nothing is cut."""
         return F.lit(0.0)
 
     def of_cells(self, weights: Column, rest: Column) -> Column:
@@ -186,7 +186,7 @@ class Quantiles(MapStatistic):
         return _scaled(state, factor)
 
     def read(self, state: Column, q: float = 0.5) -> Column:
-        """The q-quantile, DOUBLE, within `error` of the truth; null when there is no weight."""
+        """The q-quantile, DOUBLE, within a relative `error`; null without weight."""
         bins = F.sort_array(
             F.transform(
                 F.map_entries(state),
@@ -194,13 +194,13 @@ class Quantiles(MapStatistic):
             )
         )
         target = F.lit(q) * F.aggregate(bins, F.lit(0.0), lambda total, b: total + b["weight"])
-        start = F.struct(F.lit(0.0).alias("seen"), F.lit(None).cast("double").alias("value"))
+        start = F.struct(F.lit(0.0).alias("total"), F.lit(None).cast("double").alias("value"))
 
-        def step(found: Column, one: Column) -> Column:
-            enough = found["value"].isNotNull() & (found["seen"] >= target)
+        def step(result: Column, entry: Column) -> Column:
+            is_reached = result["value"].isNotNull() & (result["total"] >= target)
             return F.struct(
-                F.when(enough, found["seen"]).otherwise(found["seen"] + one["weight"]).alias("seen"),
-                F.when(enough, found["value"]).otherwise(one["value"]).alias("value"),
+                F.when(is_reached, result["total"]).otherwise(result["total"] + entry["weight"]).alias("total"),
+                F.when(is_reached, result["value"]).otherwise(entry["value"]).alias("value"),
             )
 
         return F.aggregate(bins, start, step)["value"]
@@ -217,5 +217,5 @@ def _sum_maps(a: Column, b: Column) -> Column:
 
 
 def _scaled(weights: Column, factor: Column) -> Column:
-    # Of two rows that are merged one is as new as the merged row: its map stays as it is.
+    # Of two merged rows, one is as new as the result; its map is unchanged.
     return F.when(factor == 1, weights).otherwise(F.transform_values(weights, lambda _, weight: weight * factor))

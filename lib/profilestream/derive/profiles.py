@@ -1,4 +1,4 @@
-"""Events -> profiles: one row a user, merged, with a change feed."""
+"""derive_profiles: events -> profiles, one merged row per user, with a change feed."""
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -8,15 +8,15 @@ from profilestream.base.queries import Query
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 
 STAGE = "derive_profiles"
 CATEGORY_TILES = "category_hours"
 
 
 def queries(settings: Settings) -> list[Query]:
-    """The one query of the stage; none when no profiles are declared."""
-    return fold_stage.query(STAGE, settings.derive.profiles, settings)
+    """The query of the stage; none when no profiles are declared."""
+    return fold_stage.queries(STAGE, settings.derive.profiles, settings)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
@@ -24,43 +24,50 @@ def check(spark: SparkSession, settings: Settings) -> None:
     fold_stage.check(spark, settings.derive.profiles, settings)
 
 
-def of_users(settings: Settings) -> Derived:
-    """The declared profile table: the first of one row a user.
+def profile_table(settings: Settings) -> DerivedTable:
+    """The profile table: the first declared table with one row per user.
 
     Raises:
         BadSettings: there is none.
     """
-    for derived in fold_stage.declared(settings).values():
+    derived = find_profile_table(settings)
+    if derived is None:
+        raise BadSettings(
+            "no table with one row per user is declared",
+            where="derive.profiles",
+            do='declare one, such as profiles = ["derive/user_profiles.toml"]',
+        )
+    return derived
+
+
+def find_profile_table(settings: Settings) -> DerivedTable | None:
+    """The profile table; null when none is declared."""
+    for derived in fold_stage.declared_tables(settings).values():
         if derived.write == "merge" and list(derived.keys) == ["user_id"]:
             return derived
-    raise BadSettings(
-        "no table of one row a user is declared",
-        where="derive.profiles",
-        do='name one, such as profiles = ["derive/user_profiles.toml"]',
-    )
+    return None
 
 
-def price_levels(said: DataFrame, categories: DataFrame, declared: Derived) -> DataFrame:
-    """`user_id` and `price_level`: what a user pays, against the mean price of the same categories; 1 is usual.
+def price_levels(profiles: DataFrame, categories: DataFrame, declared: DerivedTable) -> DataFrame:
+    """`user_id` and `price_level`: prices paid, relative to the mean price of the same categories; 1 is the mean.
 
-    Sum over the user's purchases of price over the category's mean price, divided by their number, both decayed; so it
-    is exact under any order of events, and says what was paid against the prices of the time of reading. Null without
-    purchases in a category that has prices.
+    The decayed mean, over the user's purchases, of price over the category's mean price. It is exact under any order of
+    events, and uses the category prices at the time of reading. Null without purchases in a category with prices.
 
     Args:
-        said: profiles as fold.Fold.read gives them.
+        profiles: rows returned by fold.Fold.read.
         categories: rows of category_hours, merged, with the statistic `prices`.
         declared: the declaration of category_hours.
     """
-    usual = (
+    means = (
         Fold.of(declared)
         .read(categories)
         .groupBy("category")
-        .agg(F.try_divide(F.sum(F.col("prices.mean") * F.col("purchases")), F.sum("purchases")).alias("usual"))
-        .where("usual > 0")
+        .agg(F.try_divide(F.sum(F.col("prices.mean") * F.col("purchases")), F.sum("purchases")).alias("mean"))
+        .where("mean > 0")
     )
-    bought = said.select("user_id", F.explode("preference.purchases_by_category").alias("category", "purchases"))
-    paid = said.select("user_id", F.explode("preference.prices_by_category").alias("category", "paid"))
-    both = bought.join(paid, ["user_id", "category"]).join(F.broadcast(usual), "category")
-    level = F.try_divide(F.sum(F.col("paid") / F.col("usual")), F.sum("purchases"))
-    return both.groupBy("user_id").agg(level.alias("price_level"))
+    counts = profiles.select("user_id", F.explode("preference.purchases_by_category").alias("category", "purchases"))
+    paid = profiles.select("user_id", F.explode("preference.prices_by_category").alias("category", "paid"))
+    joined = counts.join(paid, ["user_id", "category"]).join(F.broadcast(means), "category")
+    level = F.try_divide(F.sum(F.col("paid") / F.col("mean")), F.sum("purchases"))
+    return joined.groupBy("user_id").agg(level.alias("price_level"))

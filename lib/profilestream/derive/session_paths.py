@@ -1,7 +1,7 @@
-"""The path of a session: how often a state followed another, by event type and by category.
+"""The path of a session: how often each state follows another, by event type and by category.
 
-A path begins in START and ends in END, so a bounce and an exit are transitions as any other, and each state in between
-is entered as often as it is left.
+A path starts in START and ends in END, so bounces and exits are transitions too. Every state between them is entered as
+often as it is left.
 """
 
 from pyspark.sql import Column, DataFrame
@@ -9,49 +9,57 @@ from pyspark.sql import functions as F
 
 START, END, OTHER = "(start)", "(end)", "(other)"
 TYPE, CATEGORY = "type", "category"
-MOVE = ("level", "from_state", "to_state")
-_MOST_LETTERS = 64
+TRANSITION = ("level", "from_state", "to_state")
+_MAX_LENGTH = 64
 
 
 def category(sql: str) -> Column:
-    """Of an event its state in the path of categories; null when it has none.
+    """The state of an event in the category path, cut to 64 characters; null if the event is not part of the path.
 
     Args:
         sql: over the event.
     """
-    return F.substring(F.expr(sql), 1, _MOST_LETTERS).alias(CATEGORY)
+    return F.substring(F.expr(sql), 1, _MAX_LENGTH).alias(CATEGORY)
 
 
-def with_transitions(sessions: DataFrame, most_categories: int) -> DataFrame:
-    """Sessions with `steps`, their events in order with type and category -> with `transitions`, in order, instead.
+def with_transitions(sessions: DataFrame, max_categories: int) -> DataFrame:
+    """Sessions with `transitions` instead of `steps`.
 
-    The path of categories goes from one event that has a category to the next. Spark interprets what lambdas do, and
-    works out whatever stands in them again at each step; so arrays are columns of their own, and moves are sorted to be
-    counted by their places.
+    Spark interprets lambdas and evaluates every expression in them for each element. So arrays are separate columns,
+    and transitions are counted by sorting them and comparing positions.
+
+    Args:
+        sessions: `steps` contains the events in order, with event type and category. Events without a category are not
+            part of the category path.
+        max_categories: the first categories of a session that are states of their own; later ones become OTHER.
     """
-    known = sessions.withColumn("met", F.array_compact(F.col("steps")[CATEGORY]))
-    kept = known.withColumn("kept", F.slice(F.array_distinct("met"), 1, most_categories))
-    few = F.transform("met", lambda one: F.when(F.array_contains("kept", one), one).otherwise(F.lit(OTHER)))
-    is_few = F.size(F.array_distinct("met")) <= most_categories
-    both = F.concat(
-        _moves(TYPE, F.col("steps")["event_type"]), _moves(CATEGORY, F.when(is_few, F.col("met")).otherwise(few))
+    sessions = sessions.withColumn("categories", F.array_compact(F.col("steps")[CATEGORY]))
+    sessions = sessions.withColumn("states", F.slice(F.array_distinct("categories"), 1, max_categories))
+    limited = F.transform(
+        "categories", lambda name: F.when(F.array_contains("states", name), name).otherwise(F.lit(OTHER))
     )
-    moves = kept.withColumn("moves", F.sort_array(both)).withColumn("found", F.array_distinct("moves"))
-    counted = moves.withColumn("transitions", F.transform("found", _counted))
-    return counted.drop("steps", "met", "kept", "moves", "found")
+    is_within_limit = F.size(F.array_distinct("categories")) <= max_categories
+    category_path = F.when(is_within_limit, F.col("categories")).otherwise(limited)
+    transitions = F.concat(_transitions(TYPE, F.col("steps")["event_type"]), _transitions(CATEGORY, category_path))
+    sessions = sessions.withColumn("sorted", F.sort_array(transitions))
+    sessions = sessions.withColumn("distinct", F.array_distinct("sorted"))
+    counted = sessions.withColumn("transitions", F.transform("distinct", _with_count))
+    return counted.drop("steps", "categories", "states", "sorted", "distinct")
 
 
-def _moves(level: str, states: Column) -> Column:
-    """Each move of a path as a struct; none of a path without states."""
-    since, until = F.concat(F.array(F.lit(START)), states), F.concat(states, F.array(F.lit(END)))
-    moves = F.arrays_zip(
-        F.array_repeat(F.lit(level), F.size(since)).alias(MOVE[0]), since.alias(MOVE[1]), until.alias(MOVE[2])
+def _transitions(level: str, states: Column) -> Column:
+    """The transitions of a path as structs; empty if the path has no states."""
+    sources, targets = F.concat(F.array(F.lit(START)), states), F.concat(states, F.array(F.lit(END)))
+    transitions = F.arrays_zip(
+        F.array_repeat(F.lit(level), F.size(sources)).alias(TRANSITION[0]),
+        sources.alias(TRANSITION[1]),
+        targets.alias(TRANSITION[2]),
     )
-    return F.when(F.size(states) > 0, moves).otherwise(F.array())
+    return F.when(F.size(states) > 0, transitions).otherwise(F.array())
 
 
-def _counted(move: Column, n: Column) -> Column:
-    """A move with its number: how far the next one's place is from its own."""
-    next_place = F.coalesce(F.array_position("moves", F.get("found", n + 1)), F.size("moves") + 1)
-    count = (next_place - F.array_position("moves", move)).cast("bigint")
-    return F.struct(*[move[name].alias(name) for name in MOVE], count.alias("count"))
+def _with_count(transition: Column, n: Column) -> Column:
+    """The n-th distinct transition with its count: the distance to the position of the next one in `sorted`."""
+    next_position = F.coalesce(F.array_position("sorted", F.get("distinct", n + 1)), F.size("sorted") + 1)
+    count = (next_position - F.array_position("sorted", transition)).cast("bigint")
+    return F.struct(*[transition[name].alias(name) for name in TRANSITION], count.alias("count"))

@@ -1,15 +1,15 @@
-"""The statistics: states that merge and decay, as Spark columns. More kinds: latest.py, arrays.py, maps.py.
+"""Kinds of statistics with scalar states, as Spark columns. Other kinds: latest_, array_ and map_statistics.
 
-Each kind has five verbs. A *state* is a column of the type `ddl`; null stands for the state of nothing.
+Each kind has these operations. A *state* is a column of the type `ddl`; null is the state of no events.
 
-    zero()           the state of nothing
-    lift(event)      aggregate a group of events
-    merge(a, b)      two states of one time -> one; commutative and associative
-    decay(s, f)      a state after its weights were multiplied by f = decay.factor(...)
-    read(s)          what a person asks for
+    zero()           the state of no events
+    lift(event)      aggregates a group of events
+    merge(a, b)      two states valid at the same time -> one; commutative and associative
+    decay(s, f)      a state with its weights multiplied by f = decay.factor(...)
+    read(s)          the value for users
 
-`gather(state, factor)` aggregates a group of states: what `merge` does for two. All weights may be negative (returns,
-uncart), unless a kind says otherwise. Events are told apart by (event_time, source, event_id), never by row order.
+`gather(state, factor)` aggregates a group of states, as `merge` does for two. Weights may be negative (returns, uncart)
+unless a kind states otherwise. The order of events is (event_time, source, event_id), never the order of rows.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from profilestream.base.settings import Frozen
 
 
 @dataclass(frozen=True)
-class Event:
-    """One event as a statistic sees it, in columns.
+class EventColumns:
+    """The columns of an event that a statistic uses.
 
     Args:
-        value: what the statistic is of; null when the event does not count.
-        weight: its weight, decayed to the time of the group; null when `value` is.
+        value: null when the event does not count.
+        weight: decayed to the time of the group; null when `value` is null.
         order: struct of event_time, source, event_id.
     """
 
@@ -37,8 +37,8 @@ class Event:
     order: Column
 
 
-class Declared(Frozen):
-    """What every declared statistic has.
+class StatisticBase(Frozen):
+    """The fields of every declared statistic.
 
     Args:
         of: SQL over an event; events for which it is null do not count.
@@ -52,12 +52,12 @@ class Declared(Frozen):
 
     @property
     def sql(self) -> str:
-        """SQL of the value that is taken from an event."""
+        """SQL of the value of an event."""
         return self.of
 
     @property
     def half_life(self) -> float | None:
-        """Days until a weight is halved; null when nothing decays."""
+        """Days in which a weight halves; null without decay."""
         return getattr(self, "half_life_days", None)
 
     @property
@@ -66,16 +66,16 @@ class Declared(Frozen):
         return "double"
 
     def decay(self, state: Column, factor: Column) -> Column:
-        """Unchanged: this kind has no weights."""
+        """The state itself: this kind has no decayed weights."""
         return state
 
     def trimmed(self, state: Column) -> Column:
-        """A state of states summed up, brought back to its declared size; the engine does it once a batch."""
+        """A merged state, cut to its declared size; applied once per batch."""
         return state
 
 
-class Count(Declared):
-    """Sum of whole weights: the number of events, less what was taken back. State: BIGINT."""
+class Count(StatisticBase):
+    """Sum of integer weights, such as the number of events; returns may subtract. State: BIGINT."""
 
     kind: Literal["count"]
 
@@ -86,7 +86,7 @@ class Count(Declared):
     def zero(self) -> Column:
         return F.lit(0).cast("bigint")
 
-    def lift(self, event: Event) -> Column:
+    def lift(self, event: EventColumns) -> Column:
         return F.coalesce(F.sum(event.weight.cast("bigint")), self.zero())
 
     def merge(self, a: Column, b: Column) -> Column:
@@ -99,7 +99,7 @@ class Count(Declared):
         return F.coalesce(state, self.zero())
 
 
-class Sum(Declared):
+class Sum(StatisticBase):
     """Weighted sum, decayed when it has a half-life. State: DOUBLE."""
 
     kind: Literal["sum"]
@@ -112,7 +112,7 @@ class Sum(Declared):
     def zero(self) -> Column:
         return F.lit(0.0)
 
-    def lift(self, event: Event) -> Column:
+    def lift(self, event: EventColumns) -> Column:
         return F.coalesce(F.sum(event.value * event.weight), self.zero())
 
     def merge(self, a: Column, b: Column) -> Column:
@@ -134,19 +134,19 @@ def or_zero(column: Column) -> Column:
     return F.coalesce(column, F.lit(0.0))
 
 
-class Typed(Declared):
-    """Kinds that keep values as they are. `type` is the SQL type of `of`."""
+class TypedStatistic(StatisticBase):
+    """Base of kinds that store values. `type` is the SQL type of `of`."""
 
     type: Literal["double", "string", "timestamp", "bigint", "boolean"] = "double"
 
     @property
     def value_type(self) -> str:
-        """As declared."""
+        """The declared type."""
         return self.type
 
 
-class Extreme(Typed):
-    """Smallest or largest value. State: the value, null when there is none."""
+class Extreme(TypedStatistic):
+    """Smallest or largest value. State: the value, null without events."""
 
     kind: Literal["min", "max"]
 
@@ -157,7 +157,7 @@ class Extreme(Typed):
     def zero(self) -> Column:
         return F.lit(None).cast(self.type)
 
-    def lift(self, event: Event) -> Column:
+    def lift(self, event: EventColumns) -> Column:
         return F.min(event.value) if self.kind == "min" else F.max(event.value)
 
     def merge(self, a: Column, b: Column) -> Column:
@@ -170,7 +170,7 @@ class Extreme(Typed):
         return state
 
 
-class Moments(Declared):
+class Moments(StatisticBase):
     """Weighted mean and variance; weights must not be negative. State: weight, mean, m2 = sum of w (x - mean)^2.
 
     Merged as in Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
@@ -187,16 +187,16 @@ class Moments(Declared):
     def zero(self) -> Column:
         return _moments(F.lit(0.0), F.lit(0.0), F.lit(0.0))
 
-    def lift(self, event: Event) -> Column:
+    def lift(self, event: EventColumns) -> Column:
         return self._sums(event.weight, event.value, F.lit(0.0))
 
     def merge(self, a: Column, b: Column) -> Column:
         (a_weight, a_mean, a_m2), (b_weight, b_mean, b_m2) = (
             [F.coalesce(state[part], F.lit(0.0)) for part in ("weight", "mean", "m2")] for state in (a, b)
         )
-        weight, apart = a_weight + b_weight, b_mean - a_mean
+        weight, difference = a_weight + b_weight, b_mean - a_mean
         share = F.coalesce(F.try_divide(b_weight, weight), F.lit(0.0))
-        return _moments(weight, a_mean + share * apart, a_m2 + b_m2 + apart * apart * a_weight * share)
+        return _moments(weight, a_mean + share * difference, a_m2 + b_m2 + difference * difference * a_weight * share)
 
     def gather(self, state: Column, factor: Column) -> Column:
         return self._sums(state["weight"] * factor, state["mean"], state["m2"] * factor)
@@ -209,15 +209,15 @@ class Moments(Declared):
         return _moments(total, middle, F.greatest(second - first * middle, F.lit(0.0)))
 
     def decay(self, state: Column, factor: Column) -> Column:
-        """The weights times the factor; the mean stays."""
+        """The weights times the factor; the mean is unchanged."""
         return _moments(state["weight"] * factor, state["mean"], state["m2"] * factor)
 
     def read(self, state: Column) -> Column:
-        """Struct of mean and variance (of the whole weight, not of a sample); null when there is no weight."""
-        has = state["weight"] > 0
+        """Struct of mean and population variance; null fields when the weight is 0."""
+        has_weight = state["weight"] > 0
         return F.struct(
-            F.when(has, state["mean"]).alias("mean"),
-            F.when(has, state["m2"] / state["weight"]).alias("variance"),
+            F.when(has_weight, state["mean"]).alias("mean"),
+            F.when(has_weight, state["m2"] / state["weight"]).alias("variance"),
         )
 
 
@@ -225,10 +225,10 @@ def _moments(weight: Column, mean: Column, m2: Column) -> Column:
     return F.struct(weight.alias("weight"), mean.alias("mean"), m2.alias("m2"))
 
 
-class Distinct(Typed):
-    """Number of different values, by Spark's theta sketch: its answer does not depend on the order of merges.
+class Distinct(TypedStatistic):
+    """Number of distinct values, by Spark's theta sketch; the estimate does not depend on the order of merges.
 
-    State: BINARY, null when there is none. Events of negative weight count as any other.
+    State: BINARY, null without events. Events with negative weights count like others.
     """
 
     kind: Literal["distinct"]
@@ -242,7 +242,7 @@ class Distinct(Typed):
     def zero(self) -> Column:
         return F.lit(None).cast("binary")
 
-    def lift(self, event: Event) -> Column:
+    def lift(self, event: EventColumns) -> Column:
         sketch = F.theta_sketch_agg(event.value, self.log_nominal_entries)
         return F.when(F.count(event.value) > 0, sketch)
 

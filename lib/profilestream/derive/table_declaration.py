@@ -1,4 +1,4 @@
-"""What a derived table is: key columns, a filter and statistics, in TOML."""
+"""The declaration of a derived table in TOML: key columns, a filter and statistics."""
 
 import json
 from string import Template
@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from profilestream.base.columns import BATCH_ID, EPOCH, Column, as_of
+from profilestream.base.delta_table import Table
 from profilestream.base.settings import Frozen, Model, fingerprint, read_toml, validated
-from profilestream.base.tables import Table
+from profilestream.derive import statistic_columns
 from profilestream.derive.array_statistics import Histogram, MeanVector
 from profilestream.derive.latest_statistics import Latest, LatestByKey
 from profilestream.derive.map_statistics import Frequent, Quantiles, Top
 from profilestream.derive.statistics import Count, Distinct, Extreme, Moments, Sum
 
-_OWN = ("as_of", "at", "epoch", "batch_id")
+_RESERVED_COLUMNS = ("as_of", "at", "epoch", "batch_id")
 
 Scalar = Count | Sum | Extreme | Moments | Distinct | Latest | LatestByKey | Histogram | MeanVector
 Mapped = Top | Frequent | Quantiles
@@ -21,21 +23,21 @@ Statistic = Annotated[Scalar | Mapped, Field(discriminator="kind")]
 
 
 class Key(Frozen):
-    """A key column: SQL over an event, and its type. Events for which it is null are passed over."""
+    """A key column: SQL over an event, and its type. Events with a null key are ignored."""
 
     of: str
     type: Literal["string", "timestamp", "date", "bigint"] = "string"
 
 
 class Population(Frozen):
-    """Mean and variance of a vector over all rows of a table, kept with every batch in a table of its own.
+    """Mean and variance of a vector over all rows of a table; every batch appends a row to a separate table.
 
     Args:
         name: of that table.
         of: a mean_vector statistic of the declared table.
-        weights: what a dimension counts in a row's vector (population.py); 1 unless named.
-        words: by dimension, what is said of who lies below and above all rows in it; `low` and `high` with its name
-            unless named.
+        weights: weight of a dimension in the profile vector (population.py); 1 by default.
+        words: by dimension, descriptions of a segment below and above all rows; by default `low` and `high` with the
+            name of the dimension.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -44,17 +46,18 @@ class Population(Frozen):
     words: dict[str, tuple[str, str]] = {}
 
 
-class Derived(Frozen):
+class DerivedTable(Frozen):
     """A derived table.
 
     Args:
-        write: `append`: a batch adds rows, a key may stand in several, and readers merge them; `merge`: one row a key.
-        keys: in the order of the table.
-        where: SQL condition; other events are passed over.
-        partitioned_by: key columns that are folders.
-        statistics: by column name; `facet.name` is a field of the struct column `facet`, a table in TOML.
-        readings: SQL over what the statistics say, `as_of` and `at`, by name; worked out when a row is read.
-        population: kept beside a table of one row a key.
+        write: `append`: a batch appends rows, a key may have several rows, and readers merge them. `merge`: one row per
+            key.
+        keys: in the order of the columns.
+        where: SQL condition; other events are ignored.
+        partitioned_by: key columns that are partition columns.
+        statistics: by column name; `facet.name` is a field of the struct column `facet`, which is a table in TOML.
+        readings: SQL over the values of the statistics, `as_of` and `at`, by name; computed when a row is read.
+        population: maintained for a table with one row per key.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -68,61 +71,61 @@ class Derived(Frozen):
 
     @field_validator("statistics", "readings", mode="before")
     @classmethod
-    def _facets_by_path(cls, found: Any) -> Any:
+    def _facets_by_path(cls, values: Any) -> Any:
         """`[statistics.behavior] events = {...}` is `behavior.events`."""
-        if not isinstance(found, dict):
-            return found
+        if not isinstance(values, dict):
+            return values
         flat: dict[str, Any] = {}
-        for name, one in found.items():
-            is_facet = isinstance(one, dict) and "kind" not in one
-            flat |= {f"{name}.{field}": value for field, value in one.items()} if is_facet else {name: one}
+        for name, value in values.items():
+            is_facet = isinstance(value, dict) and "kind" not in value
+            flat |= {f"{name}.{field}": item for field, item in value.items()} if is_facet else {name: value}
         return flat
 
     @model_validator(mode="after")
-    def _names_fit(self) -> "Derived":
-        twice = [name for name in self.columns if name in self.keys or name in _OWN]
-        taken = [name for name in self.keys if name in _OWN]
-        if twice or taken:
-            raise ValueError(f"names that are already taken: {twice + taken}")
-        foreign = [name for name in self.partitioned_by if name not in self.keys]
-        if foreign:
-            raise ValueError(f"partitioned_by may name key columns only: {foreign}")
-        again = [name for name in self.readings if name in self.statistics]
-        if again:
-            raise ValueError(f"readings that are statistics already: {again}")
+    def _check_names(self) -> "DerivedTable":
+        duplicates = [name for name in self.columns if name in self.keys or name in _RESERVED_COLUMNS]
+        reserved = [name for name in self.keys if name in _RESERVED_COLUMNS]
+        if duplicates or reserved:
+            raise ValueError(f"names that are already used: {duplicates + reserved}")
+        if not_keys := [name for name in self.partitioned_by if name not in self.keys]:
+            raise ValueError(f"partitioned_by may contain key columns only: {not_keys}")
+        if statistics := [name for name in self.readings if name in self.statistics]:
+            raise ValueError(f"readings with the name of a statistic: {statistics}")
         return self
 
     @model_validator(mode="after")
-    def _population_fits(self) -> "Derived":
+    def _check_population(self) -> "DerivedTable":
         if self.population is None:
             return self
         if self.write != "merge":
-            raise ValueError("a population is kept beside a table with write = 'merge' only")
+            raise ValueError("a population needs a table with write = 'merge'")
         of = self.statistics.get(self.population.of)
         if not isinstance(of, MeanVector):
             raise ValueError(f"population.of = {self.population.of!r} is not a mean_vector of this table")
         for key in ("weights", "words"):
-            if foreign := [name for name in getattr(self.population, key) if name not in of.dimensions]:
-                raise ValueError(f"population.{key} names no dimension of {self.population.of}: {foreign}")
+            if unknown := [name for name in getattr(self.population, key) if name not in of.dimensions]:
+                raise ValueError(
+                    f"population.{key} contains names that are not dimensions of {self.population.of}: {unknown}"
+                )
         return self
 
     @property
     def columns(self) -> dict[str, dict[str, Statistic]]:
-        """Statistics by table column, then by field; the field is empty when the column is the statistic itself."""
-        found: dict[str, dict[str, Statistic]] = {}
+        """Statistics by table column, then by field; the field is empty when the column is one statistic."""
+        columns: dict[str, dict[str, Statistic]] = {}
         for path, statistic in self.statistics.items():
             column, _, field = path.partition(".")
-            found.setdefault(column, {})[field] = statistic
-        return found
+            columns.setdefault(column, {})[field] = statistic
+        return columns
 
     @property
     def vector(self) -> MeanVector:
-        """The statistic whose population is kept."""
+        """The statistic with the population's vector."""
         assert self.population is not None
         return cast(MeanVector, self.statistics[self.population.of])
 
     def expressions(self) -> list[tuple[str, str, bool]]:
-        """Every SQL text: where it stands, the text, and whether it is a condition."""
+        """Every SQL expression: its TOML path, its text, and whether it is a condition."""
         keys = [(f"keys.{name}.of", key.of, False) for name, key in self.keys.items()]
         parts = [
             (f"statistics.{name}.{part}", getattr(statistic, part), part == "where")
@@ -139,13 +142,13 @@ class Derived(Frozen):
 
     @property
     def settings(self) -> str:
-        """All that changes the rows of its tables, in readable form."""
-        told = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights", "words"}})
-        return json.dumps(told, sort_keys=True)
+        """All settings that change the rows of its tables, as text."""
+        values = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights", "words"}})
+        return json.dumps(values, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any row of its tables could."""
+        """Changes when `settings` does."""
         return fingerprint(self.settings)
 
     @property
@@ -155,53 +158,64 @@ class Derived(Frozen):
 
     @property
     def population_table(self) -> Table:
-        """One row a batch: users counted, and sums, means and variances by dimension after the batch."""
+        """One row per batch: the population after the batch."""
         assert self.population is not None
-        maps = [f"{name} MAP<STRING, DOUBLE> NOT NULL" for name in ("sums", "squares", "means", "variances")]
-        own = ["epoch STRING NOT NULL", "batch_id BIGINT NOT NULL"]
         return Table(
             name=self.population.name,
-            ddl=",\n".join(["as_of TIMESTAMP", "users BIGINT NOT NULL", *maps, *own]),
+            meaning=f"One row per batch of `{self.name}`: mean and variance of its vectors over all rows.",
+            writer="derive_profiles",
+            columns=(
+                Column("as_of", "TIMESTAMP", "Newest event time of the rows; null before the first row.", "UTC"),
+                Column("users", "BIGINT NOT NULL", "Rows with a vector.", "rows"),
+                Column("sums", "MAP<STRING, DOUBLE> NOT NULL", "Sum of the vectors, by dimension."),
+                Column("squares", "MAP<STRING, DOUBLE> NOT NULL", "Sum of the squared vectors, by dimension."),
+                Column("means", "MAP<STRING, DOUBLE> NOT NULL", "Mean of the vectors, by dimension."),
+                Column("variances", "MAP<STRING, DOUBLE> NOT NULL", "Variance of the vectors, by dimension."),
+                EPOCH,
+                BATCH_ID,
+            ),
             key=("epoch", "batch_id"),
             declaration=self.fingerprint,
         )
 
     @property
     def table(self) -> Table:
-        """The Delta table: keys, `as_of` (the newest event time merged into the row), a state a statistic."""
-        keys = [f"{name} {key.type.upper()} NOT NULL" for name, key in self.keys.items()]
-        states = [f"{column} {_ddl(fields)}" for column, fields in self.columns.items()]
-        own = ["epoch STRING NOT NULL", "batch_id BIGINT NOT NULL"]
-        merged = {"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"}
+        """The Delta table: keys, `as_of`, and one state per statistic."""
+        keys = [
+            Column(name, f"{key.type.upper()} NOT NULL", f"Key: {statistic_columns.sql_text(key.of)}.",
+                   subject=statistic_columns.subject(key.of))
+            for name, key in self.keys.items()
+        ]  # fmt: skip
+        states = [statistic_columns.state_column(name, fields) for name, fields in self.columns.items()]
+        is_merged = self.write == "merge"
+        rows = "One row per" if is_merged else "Partial rows, merged when read, per"
         return Table(
             name=self.name,
-            ddl=",\n".join([*keys, "as_of TIMESTAMP NOT NULL", *states, *own]),
+            meaning=f"{rows} {', '.join(self.keys)}: the states of the declared statistics.",
+            writer="derive_profiles" if is_merged else "derive_features",
+            columns=(*keys, as_of(), *states, EPOCH, BATCH_ID),
             key=tuple(self.keys),
             partitioned_by=self.partitioned_by,
-            properties=merged if self.write == "merge" else {},
+            properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"}
+            if is_merged
+            else {},
             declaration=self.fingerprint,
         )
 
 
-def _ddl(fields: dict[str, Statistic]) -> str:
-    if "" in fields:
-        return fields[""].ddl
-    return f"STRUCT<{', '.join(f'{field}: {statistic.ddl}' for field, statistic in fields.items())}>"
-
-
-def load(path: str, names: dict[str, str]) -> Derived:
+def load(path: str, names: dict[str, str]) -> DerivedTable:
     """A declared table from a TOML file, as load_as."""
-    return load_as(Derived, path, names)
+    return load_as(DerivedTable, path, names)
 
 
 def load_as(model: type[Model], path: str, names: dict[str, str]) -> Model:
-    """What a TOML file declares.
+    """The declaration in a TOML file.
 
     Args:
-        names: settings that its SQL may use: `${shop_timezone}`.
+        names: values that its SQL may use, such as `${shop_timezone}`.
 
     Raises:
-        BadSettings: no such file, not TOML, or keys or values that do not fit; all of them in one message.
+        BadSettings: the file does not exist or is not TOML, or keys or values are invalid; all in one message.
     """
     text = Template(json.dumps(read_toml(path), default=str)).safe_substitute(names)
     return validated(model, json.loads(text), path)

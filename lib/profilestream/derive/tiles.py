@@ -1,4 +1,4 @@
-"""Events -> tiles: partial statistics per key and hour, appended; a key may stand in several rows."""
+"""derive_features: events -> tiles, partial states per key and hour; a key may have several rows."""
 
 from pyspark.sql import SparkSession
 
@@ -10,8 +10,8 @@ STAGE = "derive_features"
 
 
 def queries(settings: Settings) -> list[Query]:
-    """The one query of the stage; none when no tiles are declared."""
-    return fold_stage.query(STAGE, settings.derive.features, settings)
+    """The query of the stage; none when no tiles are declared."""
+    return fold_stage.queries(STAGE, settings.derive.features, settings)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:

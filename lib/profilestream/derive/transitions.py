@@ -1,92 +1,101 @@
-"""Change feed of `sessions` -> decayed counts of transitions, of all users together and of each; appended.
+"""Change feed of `sessions` -> decayed counts of transitions, per user and over all users; appended.
 
-A change of a session takes the old row's transitions out and puts the new row's in, each at the end of its session. So
-the tables hold the transitions of the sessions as they are, in whatever order the changes come, and a commit of
-`sessions` may come in several batches.
+Each change of a session subtracts the transitions of the old row and adds those of the new row, both at the end time of
+their session. So the tables contain the transitions of the current sessions, whatever the order of the changes. The
+changes of one commit of `sessions` may be in several batches.
 """
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
+from profilestream.base.delta_table import Table
 from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, sessions
 from profilestream.derive.fold import Fold
-from profilestream.derive.session_paths import MOVE
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.session_paths import TRANSITION
+from profilestream.derive.table_declaration import DerivedTable
 
-STAGE = "derive_chains"
+STAGE = "derive_transitions"
 USERS, ALL = "user_transitions", "event_transitions"
 
 
-def declared(settings: Settings, name: str) -> Derived:
+def declaration(settings: Settings, name: str) -> DerivedTable:
     """The declaration of USERS or ALL.
 
-    `transitions` is the exact number, `weight` the decayed one; both are 0 when all were taken out again, but only the
-    number is so to the last bit.
+    `transitions` is the exact count and `weight` the decayed one. If all sessions with a transition were deleted, both
+    are 0, but `weight` only up to rounding errors.
     """
-    keys = MOVE if name == ALL else ("user_id", *MOVE)
-    half_life = settings.derive.chains.half_life_days
-    return Derived.model_validate({
+    keys = TRANSITION if name == ALL else ("user_id", *TRANSITION)
+    half_life = settings.derive.transitions.half_life_days
+    return DerivedTable.model_validate({
         "name": name,
         "write": "append",
         "keys": {key: {"of": key} for key in keys},
         "statistics": {
-            "transitions": {"kind": "count", "weight": "more"},
-            "weight": {"kind": "sum", "weight": "more", "half_life_days": half_life},
+            "transitions": {"kind": "count", "weight": "delta"},
+            "weight": {"kind": "sum", "weight": "delta", "half_life_days": half_life},
         },
     })  # fmt: skip
 
 
+def tables(settings: Settings) -> tuple[Table, Table]:
+    """`user_transitions` and `event_transitions`."""
+    return declaration(settings, USERS).table, declaration(settings, ALL).table
+
+
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check that no declared table has the name of one of these; writes nothing.
+    """Check the declared tables, whose names must differ from those of this stage; writes nothing.
 
     Raises:
-        BadSettings: one has.
+        BadSettings: a declaration is invalid.
     """
-    if settings.derive.chains.enabled:
-        fold_stage.check_names(STAGE, tuple(declared(settings, name).table for name in (USERS, ALL)), settings)
+    fold_stage.declared_tables(settings)
 
 
 def queries(settings: Settings) -> list[Query]:
-    """The one query of the stage; none when it is not enabled."""
-    if not settings.derive.chains.enabled:
+    """The query of the stage; empty if the stage is not enabled."""
+    if not settings.derive.transitions.enabled:
         return []
     files = settings.derive.max_files_per_trigger
-    of_users, of_all = (Fold.of(declared(settings, name)) for name in (USERS, ALL))
+    user_fold, total_fold = (Fold.of(declaration(settings, name)) for name in (USERS, ALL))
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(changes) as rows, batch.cached(by_user := of_users.partials(moves(changes))):
-            # A partial a user first: few pairs of states hold most moves, and each pair is summed by one task.
-            for derived, partials in ((of_users.derived, by_user), (of_all.derived, of_all.merged(by_user))):
-                batch.append(commits.stamped(partials, derived.table, batch.txn), derived.table)
+        with batch.cached(changes) as rows:
+            partials = user_fold.partials(transition_events(changes))
+            with batch.cached(partials):
+                # Fold by user first: a few pairs of states have most transitions, and one task sums all rows of a pair.
+                totals = total_fold.merge_rows(partials)
+                for derived, frame in ((user_fold.derived, partials), (total_fold.derived, totals)):
+                    batch.append(commits.stamped(frame, derived.table, batch.txn), derived.table)
         return BatchResult(rows_in=rows)
 
     return [
         stage_query(
             STAGE,
             changed_rows(sessions.table(settings), sessions.STAGE, settings.paths, files),
-            (of_users.derived.table, of_all.derived.table),
+            tables(settings),
             write,
-            settings="\n".join(fold.derived.settings for fold in (of_users, of_all)),
+            settings="\n".join(fold.derived.settings for fold in (user_fold, total_fold)),
         )
     ]
 
 
-def moves(changes: DataFrame) -> DataFrame:
-    """Rows of the change feed of `sessions` -> a row a transition, as the fold engine takes events.
+def transition_events(changes: DataFrame) -> DataFrame:
+    """Rows of the change feed of `sessions` -> one row per session and transition, with the columns of an event.
 
-    `more` is how often more it happened: less than 0 in the row of a session that is no more.
+    `delta` is the change of the count: negative for rows that were updated or deleted.
     """
-    came = F.when(F.col("_change_type").isin("insert", "update_postimage"), 1).otherwise(-1)
-    taken = changes.select("user_id", "session_end", came.alias("sign"), F.inline("transitions"))
-    return taken.select(
+    is_new_row = F.col("_change_type").isin("insert", "update_postimage")
+    sign = F.when(is_new_row, 1).otherwise(-1).alias("sign")
+    transitions = changes.select("user_id", "session_end", sign, F.inline("transitions"))
+    return transitions.select(
         "user_id",
-        *MOVE,
-        (F.col("sign") * F.col("count")).alias("more"),
+        *TRANSITION,
+        (F.col("sign") * F.col("count")).alias("delta"),
         F.col("session_end").alias("event_time"),
-        # Sums do not ask which of two moves at one time was first.
+        # Sums do not depend on the order of transitions with the same time.
         F.lit("").alias("source"),
         F.lit("").alias("event_id"),
     )

@@ -1,8 +1,8 @@
-"""Tiles -> user_features: one row a user, features as of the newest event of any user, exact however late events are.
+"""Tiles -> user_features: one row per user, features as of the latest event of any user, exact for late events too.
 
-Only users whose windows moved are worked out again: those with new tiles, and those with a tile that the newest time
-has taken into a window or out of one. Features that change for everybody as time goes on (decayed ones, those that
-name `at`, scores against the population) are no columns of the table; `read` adds what can be told from the others.
+A batch recomputes only users whose windows changed: users with new tiles, and users with a tile that entered or left a
+window because the latest event time moved. Features that change for every user as time passes are not columns of the
+table: decayed ones, those that use `at`, and standard scores. `read` computes the last two from the stored columns.
 """
 
 from dataclasses import replace
@@ -12,90 +12,101 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
+from profilestream.base.columns import BATCH_ID, EPOCH, as_of
+from profilestream.base.delta_table import Table
 from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.tables import Table
-from profilestream.derive import compact_tiles, fold_stage, point_in_time, tiles, window_parts
-from profilestream.derive import entity_features as chosen_features
-from profilestream.derive.entity_features import Features
-from profilestream.derive.feature_declaration import micros
+from profilestream.derive import compact_tiles, point_in_time, tiles, window_parts
+from profilestream.derive.entity_features import EntityFeatures, select_features
+from profilestream.derive.feature_declaration import window_micros
 
 STAGE, NAME, ENTITY = "derive_windows", "user_features", "user"
 
 
 def table(settings: Settings) -> Table:
-    """`user_features`: a row a user; `as_of` is when it was worked out, and nothing in it has changed since."""
-    features = _still(settings)
-    columns = [f"{name} {kind.upper()}" for name, kind in features.types.items()]
-    own = ["epoch STRING NOT NULL", "batch_id BIGINT NOT NULL"]
+    """`user_features`: one row per user. `as_of` is the time of the computation; the values have not changed since."""
+    features = _stored_features(settings)
     return Table(
         name=NAME,
-        ddl=",\n".join(["user_id STRING NOT NULL", "as_of TIMESTAMP NOT NULL", *columns, *own]),
+        meaning="One row per user: window features as of the newest event of all users.",
+        writer=STAGE,
+        columns=(
+            tables.USER_ID,
+            as_of("Time of the computation; the values have not changed since."),
+            *features.table_columns(),
+            EPOCH,
+            BATCH_ID,
+        ),
         key=("user_id",),
         properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"},
         declaration=fingerprint(features.settings),
     )
 
 
-def _still(settings: Settings) -> Features:
-    """The features that stay the same while no window moves."""
-    every = chosen_features.chosen(settings, ENTITY)
-    scores = {name for name, one in every.combined.items() if one.zscore_of}
-    return _without(every, {"at", *scores, *_decayed(every)})
+def _stored_features(settings: Settings) -> EntityFeatures:
+    """The features that change only if a window changes."""
+    features = select_features(settings, ENTITY)
+    zscores = {name for name, feature in features.derived.items() if feature.zscore_of}
+    return _without(features, {"at", *zscores, *_decayed_columns(features)})
 
 
-def _decayed(features: Features) -> set[str]:
-    return {name for name, (_, one, _) in features.sources.items() if one.half_life is not None}
+def _readable_features(settings: Settings) -> EntityFeatures:
+    """The stored features, and those that `read` computes from them."""
+    features = select_features(settings, ENTITY)
+    return _without(features, _decayed_columns(features))
 
 
-def _without(features: Features, names: set[str]) -> Features:
-    """The features that do not depend on such names."""
-    gone = set(names)
-    for name, one in features.combined.items():
-        gone |= {name} if one.names & gone else set()
-    return replace(features, columns=tuple(name for name in features.columns if name not in gone))
+def _decayed_columns(features: EntityFeatures) -> set[str]:
+    return {column for column, (_, statistic, _) in features.sources.items() if statistic.half_life is not None}
+
+
+def _without(features: EntityFeatures, names: set[str]) -> EntityFeatures:
+    """The features that do not depend on any of the names."""
+    excluded = set(names)
+    for name, feature in features.derived.items():
+        excluded |= {name} if feature.names & excluded else set()
+    return replace(features, columns=tuple(name for name in features.columns if name not in excluded))
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check that there are features of users, and that no declared table has the name of this one; writes nothing.
+    """Check that users have features; writes nothing.
 
     Raises:
-        BadSettings: there are none, or one has.
+        BadSettings: no features of users are declared.
     """
     if not settings.derive.windows.enabled:
         return
-    chosen_features.chosen(settings, ENTITY)
-    fold_stage.check_names(STAGE, (table(settings),), settings)
+    select_features(settings, ENTITY)
 
 
 def queries(settings: Settings) -> list[Query]:
-    """The one query of the stage; none when it is not enabled."""
+    """The query of the stage; empty if the stage is not enabled."""
     if not settings.derive.windows.enabled:
         return []
-    features, made = _still(settings), table(settings)
+    features, target = _stored_features(settings), table(settings)
     source = features.tiles.table
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        return {one.name: commits.version(spark, one, settings.paths) for one in (made, source, tables.EVENTS)}
+        return {one.name: commits.version(spark, one, settings.paths) for one in (target, source, tables.EVENTS)}
 
     def write(rows: DataFrame, batch: Batch) -> BatchResult:
         pinned = replace(features, versions=batch.plan.versions)
         with batch.cached(rows.select("user_id", "as_of")) as count:
-            before = _newest(pinned.read(batch.spark, made))
-            newest = max(filter(None, (before, _newest(rows))), default=None)
-            moved = rows.select("user_id")
-            if before is not None and newest is not None and before < newest:
-                moved = moved.unionByName(_in_motion(batch.spark, pinned, before, newest))
-            asked = moved.distinct().withColumn("at", F.timestamp_micros(F.lit(newest)))
-            found = point_in_time.features_as_of(batch.spark, asked, pinned).withColumnRenamed("at", "as_of")
-            batch.merge(commits.stamped(found, made, batch.txn), made)
+            before = _latest_micros(pinned.read(batch.spark, target))
+            latest = max(filter(None, (before, _latest_micros(rows))), default=None)
+            changed = rows.select("user_id")
+            if before is not None and latest is not None and before < latest:
+                changed = changed.unionByName(_users_with_moved_tiles(batch.spark, pinned, before, latest))
+            requests = changed.distinct().withColumn("at", F.timestamp_micros(F.lit(latest)))
+            values = point_in_time.features_as_of(batch.spark, requests, pinned).withColumnRenamed("at", "as_of")
+            batch.merge(commits.stamped(values, target, batch.txn), target)
         return BatchResult(rows_in=count)
 
     return [
         stage_query(
             STAGE,
             appended_rows(source, tiles.STAGE, settings.paths, settings.derive.max_files_per_trigger),
-            (made,),
+            (target,),
             write,
             settings=features.settings,
             versions=versions,
@@ -104,39 +115,35 @@ def queries(settings: Settings) -> list[Query]:
 
 
 def read(spark: SparkSession, settings: Settings) -> DataFrame:
-    """All users as of the newest event of any: `user_id`, `at`, and the features but the decayed ones."""
-    stored, told = _still(settings), _read(settings)
+    """All users as of the latest event of any user: `user_id`, `at`, and all features except the decayed ones."""
+    stored, readable = _stored_features(settings), _readable_features(settings)
     rows = table(settings).read(spark, settings.paths)
-    newest = F.broadcast(rows.agg(F.max("as_of").alias("at")))
-    found = rows.select("user_id", *stored.plain).crossJoin(newest).withColumn(point_in_time.KNOWN, F.lit(True))
-    return point_in_time.combined(found, told).select("user_id", "at", *told.columns)
+    latest = F.broadcast(rows.agg(F.max("as_of").alias("at")))
+    rows = rows.select("user_id", *stored.window_columns).crossJoin(latest)
+    with_derived = point_in_time.add_derived_features(rows.withColumn(point_in_time.HAS_EVENTS, F.lit(True)), readable)
+    return with_derived.select("user_id", "at", *readable.columns)
 
 
 def types(settings: Settings) -> dict[str, str]:
-    """SQL type of each feature that `read` gives."""
-    return _read(settings).types
+    """SQL type of each feature that `read` returns."""
+    return _readable_features(settings).types
 
 
-def _read(settings: Settings) -> Features:
-    every = chosen_features.chosen(settings, ENTITY)
-    return _without(every, _decayed(every))
-
-
-def _newest(rows: DataFrame) -> int | None:
-    """Microseconds of the newest event in any row."""
+def _latest_micros(rows: DataFrame) -> int | None:
+    """The maximum of `as_of` in microseconds; null without rows."""
     row = rows.agg(F.max(F.unix_micros("as_of"))).head()
     return None if row is None else row[0]
 
 
-def _in_motion(spark: SparkSession, features: Features, before: int, newest: int) -> DataFrame:
-    """Users with a tile that came into a window or left one between two times."""
+def _users_with_moved_tiles(spark: SparkSession, features: EntityFeatures, before: int, latest: int) -> DataFrame:
+    """Users with a tile that entered or left a window when the time moved from `before` to `latest`."""
     rows = features.read(spark, features.tiles.table)
     until = compact_tiles.day_tiles_until(spark, features.tiles.table, features.paths)
-    ages = [0, *(length for window in features.lengths if (length := micros(window)) is not None)]
-    start, end = window_parts.ends(until)
+    ages = [0, *(length for window in features.windows if (length := window_micros(window)) is not None)]
+    start, end = compact_tiles.tile_bounds(until)
 
-    def moves(age: int) -> Column:
-        dated = F.col("date").between(window_parts.date_of(before - age), window_parts.date_of(newest - age))
-        return dated & (start < newest - age) & (end > before - age)
+    def passes(age: int) -> Column:
+        dates = F.col("date").between(window_parts.utc_date(before - age), window_parts.utc_date(latest - age))
+        return dates & (start < latest - age) & (end > before - age)
 
-    return rows.where(reduce(Column.__or__, map(moves, ages))).select("user_id")
+    return rows.where(reduce(Column.__or__, map(passes, ages))).select("user_id")

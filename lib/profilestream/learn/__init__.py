@@ -1,1 +1,1 @@
-"""Models that learn with every micro-batch."""
+"""Models that are updated with every micro-batch: factors, segments; training examples, metrics and publishing."""

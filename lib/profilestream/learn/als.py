@@ -1,11 +1,12 @@
-"""Incremental alternating least squares by mergeable sums, in numpy: the arithmetic of `learn_factors`, without Spark.
+"""Incremental alternating least squares with mergeable sums, in numpy: the math of `learn_factors`, without Spark.
 
-A user is solved anew from kept history, an item from decayed normal equations; what all users and all items mean to
-each other is two Gram matrices. Implicit feedback after Hu, Koren and Volinsky, "Collaborative Filtering for Implicit
-Feedback Datasets" (2008); the weighting of what was not seen after Rendle et al., "Revisiting the Performance of iALS
-on Item Recommendation Benchmarks" (2022). All sums are float64; vectors are kept as float32.
+A user vector is solved from the stored events of the user, an item vector from decayed normal equations. Two Gram
+matrices summarize all users and all items. Implicit feedback follows Hu, Koren and Volinsky, "Collaborative Filtering
+for Implicit Feedback Datasets" (2008). The weight of unobserved pairs follows Rendle et al., "Revisiting the
+Performance of iALS on Item Recommendation Benchmarks" (2022). All sums are float64; vectors are stored as float32.
 
-Shapes: k is the length of a vector; rows of one user (or item) stand together, and `starts` says where each begins.
+Shapes: k is the length of a vector. Rows of one user (or item) are contiguous; `starts` contains the position of the
+first row of each user (or item).
 """
 
 import hashlib
@@ -18,29 +19,33 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
 Longs = NDArray[np.int64]
-MICROS_A_DAY = 86_400_000_000
-_CHUNK_CELLS = 4_000_000
+Strings = NDArray[np.object_]
+MICROS_PER_DAY = 86_400_000_000
+_MAX_CHUNK_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Params:
-    """What a factorization learns by.
+class AlsParams:
+    """Hyperparameters of the factorization, and the settings of its ranking and evaluation.
 
     Args:
-        mode: `implicit` learns from what was done, `explicit` from ratings; then a vector ends in a bias.
+        mode: `implicit` learns from weighted events; `explicit` learns from ratings and adds a bias to each vector.
         k: length of a vector, without the bias.
-        unobserved_weight: implicit: weight of everything that was not seen, all items together; that of one item is at most 1, so
-            that in a small shop what was done outweighs what was not.
-        regularization: pull towards zero, times the weight behind a vector (explicit: times its root).
-        bias_regularization: the same of a bias.
-        half_life_days: of what an item has been told, in event time; null: for ever.
-        popularity_half_life_days: of the decayed count in an item's row.
-        max_events_per_user: newest events kept of a user; what is older counts as a prior.
-        reweighted_events: of a user's newest kept events, how many have their share in the item replaced when the user moves.
-        popularity_share, category_share, neighbor_share: of each ranking in the score of a user and an item.
-        neighbors: kept with an item: the items that its users came from, the most frequent ones.
-        neighbor_history: of a user's items, how many of the newest are neighbors of its next one.
-        eval_users: users a task and batch whose ranking is judged before it is learned from.
+        unobserved_weight: implicit: total weight of the user-item pairs without an event, per user. One pair weighs at
+            most 1, so in a shop with few items the observed pairs outweigh the unobserved ones.
+        regularization: L2 penalty of a vector, times the total weight of its observations (explicit: times the square
+            root of that weight).
+        bias_regularization: explicit: the same for a bias.
+        half_life_days: half-life of an item's normal equations, in days of event time; null: no decay.
+        popularity_half_life_days: half-life of an item's popularity, in days of event time.
+        max_events_per_user: number of latest events stored per user. Older events are summarized in `tail_weight` and
+            act as a prior.
+        reweighted_events: number of a user's latest stored events whose contributions to items are replaced when the
+            user vector changes.
+        popularity_weight, category_weight, neighbor_weight: weights of these rankers in the blend.
+        max_neighbors: number of neighbors stored per item, those with the highest decayed counts.
+        neighbor_history: number of a user's latest items that become neighbors of the user's next new item.
+        eval_users: number of users per task and batch whose ranking is evaluated before the batch is learned.
     """
 
     mode: Literal["implicit", "explicit"] = "implicit"
@@ -52,110 +57,114 @@ class Params:
     popularity_half_life_days: float = 14.0
     max_events_per_user: int = 100
     reweighted_events: int = 10
-    popularity_share: float = 0.15
-    category_share: float = 0.0
-    neighbor_share: float = 0.03
-    neighbors: int = 50
+    popularity_weight: float = 0.15
+    category_weight: float = 0.0
+    neighbor_weight: float = 0.03
+    max_neighbors: int = 50
     neighbor_history: int = 20
     eval_users: int = 500
 
     @property
     def is_explicit(self) -> bool:
-        """Whether ratings are learned from."""
+        """Whether the model learns from ratings."""
         return self.mode == "explicit"
-
-    def share(self, items: float) -> float:
-        """Implicit: weight of a pair that was not seen, when there are so many items."""
-        return min(self.unobserved_weight / max(items, 1.0), 1.0)
-
-    def unseen(self, items: float) -> float:
-        """Implicit: weight of all pairs of a user that were not seen; `alpha` while no item is known."""
-        return min(self.unobserved_weight, items) if items >= 1 else self.unobserved_weight
 
     @property
     def width(self) -> int:
-        """Numbers in a stored vector."""
+        """Number of values in a stored vector: k, plus 1 for the bias in explicit mode."""
         return self.k + int(self.is_explicit)
+
+    def unobserved_pair_weight(self, item_count: float) -> float:
+        """Implicit: weight of one user-item pair without an event."""
+        return min(self.unobserved_weight / max(item_count, 1.0), 1.0)
+
+    def unobserved_user_weight(self, item_count: float) -> float:
+        """Implicit: total weight of a user's pairs without an event; `unobserved_weight` while there is no item."""
+        return min(self.unobserved_weight, item_count) if item_count >= 1 else self.unobserved_weight
 
 
 @dataclass(frozen=True)
-class Globals:
-    """What all users and all items are to each other; the one row that every batch needs whole.
+class GlobalSums:
+    """Sums over all users and all items: the one row of the state that every task of a batch needs.
+
+    Partial sums of two tasks can be added.
 
     Args:
-        gram_items: sum of q qT over all items, (k, k).
-        gram_users: sum of p pT over all users, each decayed since it was last seen, (k, k).
-        tail: sum of n q qT over all items, (k, k); over `tail_weight` it is the mean item of an event.
-        items: how many there are.
-        users: how many there are, each decayed since it was last seen.
-        now: newest event time, microseconds since 1970.
-        mean: explicit: the mean rating of the first batch, from which all biases are counted; null before it.
-        events: how many were learned from.
-        swept: how many there were at the last sweep over the log.
+        item_gram: sum of q qT over all items, (k, k).
+        user_gram: sum of p pT over all users, each decayed since the user's latest event, (k, k).
+        weighted_item_gram: sum of n q qT over all items, (k, k). Divided by `item_weight` it is the mean of q qT over
+            all events.
+        item_weight: sum of n over all items, the decayed weight of all events.
+        item_count: number of items.
+        user_count: number of users, each decayed since the user's latest event.
+        now: latest event time, microseconds since 1970.
+        mean_rating: explicit: mean rating of the first batch, the origin of all biases; null before that batch.
+        event_count: number of learned events.
+        full_pass_events: `event_count` at the latest full pass.
     """
 
-    gram_items: Floats
-    gram_users: Floats
-    tail: Floats
-    tail_weight: float = 0.0
-    items: float = 0.0
-    users: float = 0.0
+    item_gram: Floats
+    user_gram: Floats
+    weighted_item_gram: Floats
+    item_weight: float = 0.0
+    item_count: float = 0.0
+    user_count: float = 0.0
     now: int = 0
-    mean: float | None = None
-    events: float = 0.0
-    swept: float = 0.0
+    mean_rating: float | None = None
+    event_count: float = 0.0
+    full_pass_events: float = 0.0
 
     @classmethod
-    def zero(cls, k: int) -> "Globals":
-        """Before the first event."""
+    def zero(cls, k: int) -> "GlobalSums":
+        """The sums before the first event."""
         return cls(np.zeros((k, k)), np.zeros((k, k)), np.zeros((k, k)))
 
-    def __add__(self, other: "Globals") -> "Globals":
+    def __add__(self, other: "GlobalSums") -> "GlobalSums":
         """The sum of two partial sums; commutative and associative."""
-        return Globals(
-            self.gram_items + other.gram_items,
-            self.gram_users + other.gram_users,
-            self.tail + other.tail,
-            self.tail_weight + other.tail_weight,
-            self.items + other.items,
-            self.users + other.users,
+        return GlobalSums(
+            self.item_gram + other.item_gram,
+            self.user_gram + other.user_gram,
+            self.weighted_item_gram + other.weighted_item_gram,
+            self.item_weight + other.item_weight,
+            self.item_count + other.item_count,
+            self.user_count + other.user_count,
             max(self.now, other.now),
-            other.mean if self.mean is None else self.mean,
-            self.events + other.events,
-            max(self.swept, other.swept),
+            other.mean_rating if self.mean_rating is None else self.mean_rating,
+            self.event_count + other.event_count,
+            max(self.full_pass_events, other.full_pass_events),
         )
 
-    def aged(self, now: int, half_life_days: float | None) -> "Globals":
-        """The same at a later time: what decays has decayed. Time never goes back."""
+    def decayed_to(self, now: int, half_life_days: float | None) -> "GlobalSums":
+        """The sums with all decayed parts valid at `now`; unchanged if `now` is earlier than their own time."""
         now = max(now, self.now)
-        share = float(decayed(np.array([self.now]), now, half_life_days)[0]) if self.now else 1.0
+        factor = float(decay_factors(np.array([self.now]), now, half_life_days)[0]) if self.now else 1.0
         return replace(
             self,
-            gram_users=self.gram_users * share,
-            tail=self.tail * share,
-            tail_weight=self.tail_weight * share,
-            users=self.users * share,
+            user_gram=self.user_gram * factor,
+            weighted_item_gram=self.weighted_item_gram * factor,
+            item_weight=self.item_weight * factor,
+            user_count=self.user_count * factor,
             now=now,
         )
 
-    def has_shrunk_from(self, before: "Globals") -> bool:
-        """Whether both sides, taken together, shrank to less than half of their size.
+    def has_shrunk_from(self, before: "GlobalSums") -> bool:
+        """Whether the product of the Frobenius norms of item and user vectors fell below half, or is not a number.
 
-        Together, since a factor that goes from the items to the users changes no product.
+        The product is compared because a scale factor that moves from the items to the users changes no score.
         """
-        size, was = (float(np.trace(one.gram_items) * np.trace(one.gram_users)) for one in (self, before))
-        return not size >= was / 4
+        size, size_before = (float(np.trace(sums.item_gram) * np.trace(sums.user_gram)) for sums in (self, before))
+        return not size >= size_before / 4  # traces are squared norms
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Events of users or items, those of one standing together.
+class GroupedRows:
+    """Least squares rows, grouped by user (or item); rows of one group are contiguous.
 
     Args:
-        starts: where each user's (item's) rows begin, (n,), ascending from 0.
-        vectors: of the other side, (rows, k).
-        weights: (rows,); negative ones take back.
-        targets: what the product of both sides should be, (rows,).
+        starts: position of the first row of each group, (n,), ascending from 0.
+        vectors: design vectors of the other side, (rows, k).
+        weights: (rows,); a negative weight removes an earlier row.
+        targets: target values of the products of both sides, (rows,).
     """
 
     starts: Longs
@@ -164,130 +173,144 @@ class Rows:
     targets: Floats
 
 
-def decayed(then: Longs, now: int | Longs, half_life_days: float | None) -> Floats:
-    """2^(-(now - then) / half-life) for times in microseconds; 1 for times after `now`, which may be one for each."""
-    if half_life_days is None:
-        return np.ones(len(then))
-    age = np.maximum(now - then, 0) / MICROS_A_DAY
-    result: Floats = np.exp2(-age / half_life_days)
-    return result
+def decay_factors(times: Longs, now: int | Longs, half_life_days: float | None) -> Floats:
+    """2^(-(now - time) / half-life) for times in microseconds; 1 for times after `now`.
 
-
-def start_vector(key: str, params: Params) -> Vectors:
-    """The vector of an item that has none yet, by a hash of its id, so that every task agrees.
-
-    N(0, 0.1^2 / k); explicit N(0, 0.1^2), and a bias of 0.
+    Args:
+        now: one time for all, or one per element of `times`.
+        half_life_days: null: no decay, so all factors are 1.
     """
-    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
-    spread = 0.1 if params.is_explicit else 0.1 / np.sqrt(params.k)
-    drawn = np.random.Generator(np.random.PCG64(seed)).normal(0.0, spread, params.k)
-    return np.append(drawn, np.zeros(params.width - params.k)).astype(np.float32)
+    if half_life_days is None:
+        return np.ones(len(times))
+    age = np.maximum(now - times, 0) / MICROS_PER_DAY
+    factors: Floats = np.exp2(-age / half_life_days)
+    return factors
 
 
-def designs(vectors: Floats, params: Params) -> Floats:
-    """Stored vectors as the other side multiplies them: explicit, with a 1 in the place of the bias."""
+def initial_vector(item_id: str, params: AlsParams) -> Vectors:
+    """The vector of an item without events; it is seeded by a hash of the id, so it is the same in every task.
+
+    Values are drawn from N(0, 0.1^2 / k); explicit: from N(0, 0.1^2), with a bias of 0.
+    """
+    seed = int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big")
+    scale = 0.1 if params.is_explicit else 0.1 / np.sqrt(params.k)
+    values = np.random.Generator(np.random.PCG64(seed)).normal(0.0, scale, params.k)
+    return np.append(values, np.zeros(params.width - params.k)).astype(np.float32)
+
+
+def design_vectors(vectors: Floats, params: AlsParams) -> Floats:
+    """The vectors that the other side is multiplied with; explicit: the bias is replaced by 1."""
     if not params.is_explicit:
         return vectors
     return np.hstack([vectors[:, :-1], np.ones((len(vectors), 1))])
 
 
-def targets(ratings: Floats, vectors: Floats, known: Globals, params: Params) -> Floats:
-    """What is left for a user (item) to explain of ratings of the items (by the users) with these stored vectors.
+def target_values(ratings: Floats, vectors: Floats, global_sums: GlobalSums, params: AlsParams) -> Floats:
+    """Target values of users (items), (rows,). Implicit: 1. Explicit: rating - mean rating - bias of the other side.
 
-    Implicit: 1.
+    Args:
+        vectors: stored vectors of the rated items (of the rating users), (rows, width).
     """
     if not params.is_explicit:
         return np.ones(len(vectors))
-    rest: Floats = ratings - (known.mean or 0.0) - vectors[:, -1]
-    return rest
+    residuals: Floats = ratings - (global_sums.mean_rating or 0.0) - vectors[:, -1]
+    return residuals
 
 
-def normal_equations(rows: Rows) -> tuple[Floats, Floats, Floats]:
-    """Per group: sum of w x xT (n, k, k), sum of w y x (n, k), sum of w (n,).
+def normal_equations(rows: GroupedRows) -> tuple[Floats, Floats, Floats]:
+    """Per group: sum of w x xT, (n, k, k); sum of w y x, (n, k); sum of w, (n,).
 
-    Groups of about the same size are padded to one and multiplied together.
+    Groups of similar size are padded to the same size and multiplied in one call.
     """
     n, k = len(rows.starts), rows.vectors.shape[1]
     a, b, weight = np.zeros((n, k, k)), np.zeros((n, k)), np.zeros(n)
     sizes = np.diff(np.append(rows.starts, len(rows.weights)))
     buckets = np.ceil(np.log2(np.maximum(sizes, 1))).astype(int)
     for bucket in np.unique(buckets[sizes > 0]):
-        chosen = np.flatnonzero((buckets == bucket) & (sizes > 0))
+        groups = np.flatnonzero((buckets == bucket) & (sizes > 0))
         width = 1 << bucket
-        for part in np.array_split(chosen, max(1, len(chosen) * width * k // _CHUNK_CELLS)):
-            at = rows.starts[part][:, None] + np.arange(width)
-            there = np.arange(width) < sizes[part][:, None]
-            at = np.where(there, at, 0)
-            w = np.where(there, rows.weights[at], 0.0)
-            x = rows.vectors[at]
+        for chunk in np.array_split(groups, max(1, len(groups) * width * k // _MAX_CHUNK_CELLS)):
+            positions = rows.starts[chunk][:, None] + np.arange(width)
+            is_row = np.arange(width) < sizes[chunk][:, None]
+            positions = np.where(is_row, positions, 0)
+            w = np.where(is_row, rows.weights[positions], 0.0)
+            x = rows.vectors[positions]
             weighted = x * w[:, :, None]
-            a[part] = np.matmul(weighted.transpose(0, 2, 1), x)
-            b[part] = (weighted * rows.targets[at][:, :, None]).sum(axis=1)
-            weight[part] = w.sum(axis=1)
+            a[chunk] = np.matmul(weighted.transpose(0, 2, 1), x)
+            b[chunk] = (weighted * rows.targets[positions][:, :, None]).sum(axis=1)
+            weight[chunk] = w.sum(axis=1)
     return a, b, weight
 
 
-def solve_users(rows: Rows, tail: Floats, old: Floats, known: Globals, params: Params) -> Floats:
-    """Vectors of users from their kept events, (n, k).
+def solve_users(
+    rows: GroupedRows, tail_weights: Floats, old_vectors: Floats, global_sums: GlobalSums, params: AlsParams
+) -> Floats:
+    """User vectors from the users' events, (n, width).
 
-    Implicit: p = (sum w q qT + tail C + a G + r (sum w + tail + a items) 1)^-1 (sum w q + tail C p_old), with C the
-    mean item of an event, G the Gram of all items and a = alpha / items, at most 1.
+    Implicit: p = (sum w q qT + t C + a G + r (sum w + t + a items) I)^-1 (sum w q + t C p_old), where t is the tail
+    weight, C the mean of q qT over all events, G the Gram matrix of all items, r the regularization and
+    a = min(unobserved_weight / items, 1).
 
-    Explicit, with x = [q, 1], y what is left of the rating and D = r sqrt(sum w + tail) 1:
-    [p, bias] = (sum w x xT + tail C + D)^-1 (sum w y x + tail C [p, bias]_old).
+    Explicit, with x = [q, 1] and y the target value:
+    [p, bias] = (sum w x xT + t C + D)^-1 (sum w y x + t C [p, bias]_old). D is diagonal: sqrt(sum w + t) times r, and
+    times bias_regularization for the bias.
 
     Args:
-        tail: weight of events that are no longer kept, (n,).
-        old: vectors before, zero for new users, (n, width).
+        tail_weights: weight of the events that are no longer stored, (n,).
+        old_vectors: vectors before the batch, zero for new users, (n, width).
     """
     a, b, weight = normal_equations(rows)
-    mean_item = known.tail / known.tail_weight if known.tail_weight > 0 else known.tail
-    a += tail[:, None, None] * mean_item
-    b += tail[:, None] * (old @ mean_item)
-    weight = np.maximum(weight + tail, 0)
+    weighted_gram, total = global_sums.weighted_item_gram, global_sums.item_weight
+    mean_gram = weighted_gram / total if total > 0 else weighted_gram
+    a += tail_weights[:, None, None] * mean_gram
+    b += tail_weights[:, None] * (old_vectors @ mean_gram)
+    weight = np.maximum(weight + tail_weights, 0)
     if params.is_explicit:
-        return _solved(a, b, _rooted(weight, params))
-    a += known.gram_items * params.share(known.items)
-    return _solved(a, b, (params.regularization * (weight + params.unseen(known.items)))[:, None])
+        return _solve(a, b, _explicit_ridge(weight, params))
+    items = global_sums.item_count
+    a += global_sums.item_gram * params.unobserved_pair_weight(items)
+    return _solve(a, b, (params.regularization * (weight + params.unobserved_user_weight(items)))[:, None])
 
 
-def solve_items(a: Floats, b: Floats, weight: Floats, known: Globals, params: Params) -> Floats:
-    """Vectors of items from their decayed sums, (n, width).
+def solve_items(a: Floats, b: Floats, weight: Floats, global_sums: GlobalSums, params: AlsParams) -> Floats:
+    """Item vectors from their decayed normal equations, (n, width).
 
-    Implicit: q = (A + a G + r (n + a max(users, items)) 1)^-1 b: an item is pulled to zero at least as much as a user,
-    else a shop with many more items than users learns its rare items by heart (docs/learners.md).
+    Implicit: q = (A + a H + r (n + a max(users, items)) I)^-1 b, where H is the Gram matrix of all users. The maximum
+    regularizes an item at least as strongly as a user. Without it a shop with many more items than users overfits its
+    rare items (docs/learners.md).
 
-    Explicit: [q, bias] = (A + D)^-1 b, D diagonal, r sqrt(n).
+    Explicit: [q, bias] = (A + D)^-1 b. D is diagonal: sqrt(n) times r, and times bias_regularization for the bias.
     """
     weight = np.maximum(weight, 0)
     if params.is_explicit:
-        return _solved(a, b, _rooted(weight, params))
-    share = params.share(known.items)
-    unseen = share * max(known.users, known.items)
-    return _solved(a + share * known.gram_users, b, (params.regularization * (weight + unseen))[:, None])
+        return _solve(a, b, _explicit_ridge(weight, params))
+    pair_weight = params.unobserved_pair_weight(global_sums.item_count)
+    unobserved = pair_weight * max(global_sums.user_count, global_sums.item_count)
+    ridge = params.regularization * (weight + unobserved)
+    return _solve(a + pair_weight * global_sums.user_gram, b, ridge[:, None])
 
 
-def _rooted(weight: Floats, params: Params) -> Floats:
-    pull = np.append(np.full(params.k, params.regularization), params.bias_regularization)
-    result: Floats = np.sqrt(weight)[:, None] * pull
-    return result
+def _explicit_ridge(weight: Floats, params: AlsParams) -> Floats:
+    penalty = np.append(np.full(params.k, params.regularization), params.bias_regularization)
+    ridge: Floats = np.sqrt(weight)[:, None] * penalty
+    return ridge
 
 
-def _solved(a: Floats, b: Floats, ridge: Floats) -> Floats:
-    """With `ridge` on the diagonal, (n, 1) or (n, width)."""
+def _solve(a: Floats, b: Floats, ridge: Floats) -> Floats:
+    """Solutions of (a + ridge) x = b, with `ridge` on the diagonal, (n, 1) or (n, width)."""
     a = a + np.maximum(ridge, 1e-12)[:, :, None] * np.eye(b.shape[1])
     return np.asarray(np.linalg.solve(a, b[:, :, None])[:, :, 0], dtype=np.float64)
 
 
-def packed(a: Floats) -> Vectors:
-    """The upper triangles of symmetric matrices, (n, k (k+1) / 2)."""
+def pack_symmetric(a: Floats) -> Vectors:
+    """The upper triangles of symmetric matrices, (n, k (k+1) / 2), as float32."""
     rows, columns = np.triu_indices(a.shape[1])
-    result: Vectors = a[:, rows, columns].astype(np.float32)
-    return result
+    triangles: Vectors = a[:, rows, columns].astype(np.float32)
+    return triangles
 
 
-def unpacked(triangles: NDArray[Any], k: int) -> Floats:
-    """Symmetric matrices of their upper triangles, (n, k, k)."""
+def unpack_symmetric(triangles: NDArray[Any], k: int) -> Floats:
+    """The symmetric matrices with these upper triangles, (n, k, k)."""
     rows, columns = np.triu_indices(k)
     a = np.zeros((len(triangles), k, k))
     a[:, rows, columns] = triangles
@@ -295,7 +318,7 @@ def unpacked(triangles: NDArray[Any], k: int) -> Floats:
     return a
 
 
-def outer_sum(vectors: Floats, weights: Floats) -> Floats:
+def gram_matrix(vectors: Floats, weights: Floats) -> Floats:
     """Sum of w x xT over all rows, (k, k)."""
-    result: Floats = (vectors * weights[:, None]).T @ vectors
-    return result
+    gram: Floats = (vectors * weights[:, None]).T @ vectors
+    return gram

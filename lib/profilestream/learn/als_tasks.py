@@ -1,533 +1,369 @@
-"""The two steps of a batch of `learn_factors` in one partition: users, then items. Arrow tables in and out.
+"""The two steps of a `learn_factors` batch in one partition: first users, then items. Arrow tables in and out.
 
-Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
+Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from profilestream.learn import als, item_index, ranking_metrics
-from profilestream.learn.als import Floats, Globals, Longs, Params, Rows, Vectors
-from profilestream.learn.item_index import ItemIndex, Liked, Strings
-from profilestream.learn.ranking_metrics import Sums
-
-# What goes into a step: rows of the state, what is new, and (users) all items in a few rows.
-CATALOGUE, STATE, NEW = 0, 1, 2
-# What comes out: new rows of the state, contributions to items, and this partition's share of the globals: what goes
-# out of them, as of the batch before, and what comes in, as of this batch; and how well its users were ranked before.
-ROW, CONTRIBUTION, GONE, CAME, JUDGED = 3, 4, 5, 6, 7
-# The columns of what goes in and of what comes out, for Spark and for Arrow; a kind fills those that it needs.
-COLUMNS = (
-    "kind int, key string, other string, weight double, rating double, counted double, popular double, at bigint, "
-    "category string, vector binary, others array<string>, weights binary, times binary, ratings binary, tail double, "
-    "equations binary"
-)
-_ARROW: dict[str, pa.DataType] = {
-    "int": pa.int32(), "bigint": pa.int64(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary(),
-    "array<string>": pa.list_(pa.string()),
-}  # fmt: skip
-SCHEMA = pa.schema([pa.field(name, _ARROW[kind]) for name, kind in (column.split() for column in COLUMNS.split(", "))])
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Events of users, flat: whose, of which item, how much, rated how, when."""
-
-    user: Longs
-    item: Longs
-    weight: Floats
-    rating: Floats
-    at: Longs
-    category: Strings
-    is_new: NDArray[np.bool_]
-
-    def chosen(self, index: NDArray[Any]) -> "Kept":
-        """The rows at an index."""
-        return Kept(
-            self.user[index], self.item[index], self.weight[index], self.rating[index], self.at[index],
-            self.category[index], self.is_new[index],
-        )  # fmt: skip
+from profilestream.learn import als, als_rows, evaluation_times, item_index, ranking_metrics, user_events
+from profilestream.learn.als import AlsParams, Floats, GlobalSums, GroupedRows, Longs, Strings, Vectors
+from profilestream.learn.evaluation_times import EvaluationTimes
+from profilestream.learn.item_index import ItemIndex, UserItems
+from profilestream.learn.ranking_metrics import RankingSums
+from profilestream.learn.user_events import UserEvents, item_decay_factors
 
 
 def pack_items(
-    batches: Iterator[pa.RecordBatch], known: Globals, params: Params, *, mend: bool = False
+    batches: Iterator[pa.RecordBatch], global_sums: GlobalSums, params: AlsParams, *, skip_damaged: bool = False
 ) -> Iterator[pa.RecordBatch]:
-    """Item rows -> one row that holds what a catalogue needs of all of them, as of now.
+    """One row with all item rows of a partition, decayed to `global_sums.now`; the input of `unpack_items`.
 
     Args:
-        mend: pass over items whose vector is damaged, so that they are solved as new ones are.
+        skip_damaged: leave out items with a damaged vector, so that they are solved again like new items.
+
+    Raises:
+        ValueError: vectors are damaged, and `skip_damaged` is not set.
     """
-    table = _table(batches)
-    if table is not None and mend:
-        table = table.filter(pa.array(~damaged(table, params)))
+    table = als_rows.read_table(batches)
+    if table is not None and skip_damaged:
+        table = table.filter(pa.array(~als_rows.damaged_rows(table, params)))
     if table is not None and table.num_rows:
-        vectors_of(table, params)
-        remains, popular_remains = _remains(_numbers(table, "at").astype(np.int64), known.now, params)
-        lengths = pc.fill_null(pc.list_value_length(table["others"]), 0).to_numpy()
-        weights = _joined(table, "weights", np.float32) * np.repeat(remains, lengths)
+        als_rows.stored_vectors(table, params)
+        factors, popularity_factors = item_decay_factors(als_rows.micros(table), global_sums.now, params)
+        lengths = als_rows.list_lengths(table, "item_ids")
+        counts = als_rows.concat_binary(table, "item_weights", np.float32) * np.repeat(factors, lengths)
         offsets = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
         columns: dict[str, Any] = {
-            "key": table["key"],
+            "item_id": table["key"],
             "vector": table["vector"],
-            "counted": _numbers(table, "counted") * remains,
-            "popular": _numbers(table, "popular") * popular_remains,
-            "newest": _joined(table, "times", np.int64),
+            "decayed_weight": als_rows.numbers(table, "decayed_weight") * factors,
+            "popularity": als_rows.numbers(table, "popularity") * popularity_factors,
+            "latest_event": als_rows.concat_binary(table, "event_times", np.int64),
             "category": table["category"],
-            "others": table["others"],
-            "weights": pa.ListArray.from_arrays(offsets, pa.array(weights, pa.float32())),
+            "neighbor_ids": table["item_ids"],
+            "neighbor_counts": pa.ListArray.from_arrays(offsets, pa.array(counts, pa.float32())),
         }
         packed = pa.table(columns, schema=item_index.SCHEMA)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, packed.schema) as writer:
             writer.write_table(packed)
-        yield _out(CATALOGUE, 1, equations=[sink.getvalue().to_pybytes()])
+        yield als_rows.make_batch(als_rows.PACKED_ITEMS, 1, payload=[sink.getvalue().to_pybytes()])
 
 
-def unpacked_items(blobs: list[Any], params: Params) -> ItemIndex:
-    """The catalogue of what `pack_items` made."""
-    parts = [pa.ipc.open_stream(blob).read_all() for blob in blobs]
-    return ItemIndex.of(pa.concat_tables([item_index.SCHEMA.empty_table(), *parts]), params)
+def unpack_items(payloads: list[Any], params: AlsParams) -> ItemIndex:
+    """The index of the items in payloads of `pack_items`."""
+    parts = [pa.ipc.open_stream(payload).read_all() for payload in payloads]
+    return ItemIndex.from_rows(pa.concat_tables([item_index.SCHEMA.empty_table(), *parts]), params)
 
 
-def users(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> Iterator[pa.RecordBatch]:
-    """Solve the users of a partition; emit their rows, what they tell items, and their share of the globals."""
-    table = _table(batches)
-    if table is None:
-        return
-    state, new = of_kind(table, STATE), of_kind(table, NEW)
-    keys = np.unique(np.concatenate([_strings(state, "key"), _strings(new, "key")]).astype(object))
-    if not len(keys):
-        return
-    n, width = len(keys), params.width
-    where = np.searchsorted(keys, _strings(state, "key"))
-    old, old_tail, seen, had = np.zeros((n, width), np.float32), np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
-    if len(where):
-        old[where], old_tail[where] = vectors_of(state, params), _numbers(state, "tail")
-        seen[where], had[where] = _numbers(state, "at").astype(np.int64), True
-    names, kept = _kept(state, new, keys, where, params)
-    all_items = unpacked_items(of_kind(table, CATALOGUE)["equations"].to_pylist(), params)
-    item_vectors = _item_vectors(all_items, names, params)
-    yield from _judged(keys, names, kept, old, all_items, known, params)
+def update_users(
+    batches: Iterator[pa.RecordBatch], global_sums: GlobalSums, params: AlsParams
+) -> Iterator[pa.RecordBatch]:
+    """Evaluate and solve the users of a partition.
 
-    rows = _rated(kept, n, item_vectors, known, params) if params.is_explicit else _net(kept, n, item_vectors)
-    vectors = als.solve_users(rows, old_tail, old.astype(float), known, params)
-    p = vectors.astype(np.float32)
-    cut = np.searchsorted(kept.user, np.arange(n + 1))
-    newest_first = cut[kept.user + 1] - 1 - np.arange(len(kept.user))
-    stays = newest_first < params.max_events_per_user
-    tail = np.maximum(old_tail + np.bincount(kept.user[~stays], kept.weight[~stays], n), 0.0)
-    newest = np.maximum(seen, kept.at[cut[1:] - 1])
-
-    yield _user_rows(keys, p, kept.chosen(stays), names, tail, newest, params)
-    yield from _contributions(keys, names, kept, p, old, params)
-    remains = np.where(had, als.decayed(seen, known.now, params.half_life_days), 0.0)
-    zero = Globals.zero(width)
-    gone = replace(zero, gram_users=-als.outer_sum(old.astype(float), remains), users=-float(remains.sum()))
-    now = int(newest.max())
-    remains = als.decayed(newest, now, params.half_life_days)
-    came = replace(
-        zero,
-        gram_users=als.outer_sum(p.astype(float), remains),
-        users=float(remains.sum()),
-        now=now,
-        mean=known.mean,
-        events=float(new.num_rows),
-    )
-    yield from (_share(GONE, gone), _share(CAME, came))
-
-
-def items(batches: Iterator[pa.RecordBatch], known: Globals, params: Params) -> Iterator[pa.RecordBatch]:
-    """Solve the items of a partition from their decayed sums; emit their rows and their share of the globals.
+    Yields metrics, updated user rows, contributions to items, and the global sums that are removed and added.
 
     Args:
-        known: with the users of this batch in it, as of its newest event.
+        batches: rows of kind PACKED_ITEMS, STATE (users) and NEW (events).
+        global_sums: as of the previous batch.
     """
-    table = _table(batches)
+    table = als_rows.read_table(batches)
     if table is None:
         return
-    state, new = of_kind(table, STATE), of_kind(table, NEW)
-    new = new.sort_by([(name, "ascending") for name in ("key", "at", "other", "counted", "weight")])
-    new_keys = _strings(new, "key")
-    keys = np.unique(np.concatenate([_strings(state, "key"), new_keys]).astype(object))
-    if not len(keys):
+    state, new = als_rows.rows_of_kind(table, als_rows.STATE), als_rows.rows_of_kind(table, als_rows.NEW)
+    user_ids = np.unique(np.concatenate([als_rows.strings(state, "key"), als_rows.strings(new, "key")]).astype(object))
+    if not len(user_ids):
         return
-    n, width, now = len(keys), params.width, known.now
-    at = _numbers(new, "at").astype(np.int64)
-    remains, popular_remains = _remains(at, now, params)
-    owner = np.searchsorted(keys, new_keys)
-    vectors = vectors_of(new, params).astype(float)
-    targets = als.targets(_numbers(new, "rating"), vectors, known, params)
-    a, b, _ = als.normal_equations(
-        Rows(
-            np.searchsorted(owner, np.arange(n)),
-            als.designs(vectors, params),
-            _numbers(new, "weight") * remains,
-            targets,
-        )
+    n, width = len(user_ids), params.width
+    state_users = np.searchsorted(user_ids, als_rows.strings(state, "key"))
+    old_vectors, old_tails = np.zeros((n, width), np.float32), np.zeros(n)
+    old_times, is_stored = np.zeros(n, np.int64), np.zeros(n, bool)
+    if len(state_users):
+        old_vectors[state_users] = als_rows.stored_vectors(state, params)
+        old_tails[state_users] = als_rows.numbers(state, "tail_weight")
+        old_times[state_users], is_stored[state_users] = als_rows.micros(state), True
+    events = UserEvents.read(state, new, user_ids, state_users, params)
+    payloads = als_rows.rows_of_kind(table, als_rows.PACKED_ITEMS)["payload"].to_pylist()
+    index = unpack_items(payloads, params)
+    yield from _evaluate_users(user_ids, events, old_vectors, index, global_sums, params)
+
+    rows = events.least_squares_rows(n, _item_vectors(index, events.item_ids, params), global_sums, params)
+    vectors = als.solve_users(rows, old_tails, old_vectors.astype(float), global_sums, params).astype(np.float32)
+    bounds = np.searchsorted(events.user, np.arange(n + 1))
+    age_rank = bounds[events.user + 1] - 1 - np.arange(len(events.user))  # 0 for a user's latest event
+    is_retained = age_rank < params.max_events_per_user
+    truncated = np.bincount(events.user[~is_retained], events.weight[~is_retained], n)
+    tails = np.maximum(old_tails + truncated, 0.0)
+    times = np.maximum(old_times, events.time[bounds[1:] - 1])
+
+    yield _user_rows(user_ids, vectors, events.take(is_retained), tails, times, params)
+    yield from _contributions(user_ids, events, vectors, old_vectors, params)
+    zero = GlobalSums.zero(width)
+    factors = np.where(is_stored, als.decay_factors(old_times, global_sums.now, params.half_life_days), 0.0)
+    removed = replace(
+        zero, user_gram=-als.gram_matrix(old_vectors.astype(float), factors), user_count=-float(factors.sum())
     )
-    weight: Floats = np.bincount(owner, _numbers(new, "counted") * remains, n).astype(float)
-    popular: Floats = np.bincount(owner, _numbers(new, "popular") * popular_remains, n).astype(float)
-    newest, is_event = np.zeros(n, np.int64), _numbers(new, "counted") != 0
-    np.maximum.at(newest, owner[is_event], at[is_event])
-    category = np.full(n, None, object)
-    named = new["category"].is_valid().to_numpy().astype(bool)
-
-    where = np.searchsorted(keys, _strings(state, "key"))
-    old, was, old_weight, old_remains = np.zeros((n, width)), np.zeros(n, bool), np.zeros(n), np.ones(n)
-    if len(where):
-        seen = _numbers(state, "at").astype(np.int64)
-        remains, popular_remains = _remains(seen, now, params)
-        sums = _matrix(state, "equations", np.float32)
-        a[where] += als.unpacked(sums[:, width:], width) * remains[:, None, None]
-        b[where] += sums[:, :width] * remains[:, None]
-        old_weight[where] = _numbers(state, "counted") * remains
-        popular[where] += _numbers(state, "popular") * popular_remains
-        old[where], was[where], old_remains[where] = vectors_of(state, params), True, remains
-        category[where] = _strings(state, "category")
-        newest[where] = np.maximum(newest[where], _joined(state, "times", np.int64))
-    category[owner[named]] = _strings(new, "category")[named]
-    weight = weight + old_weight
-    q = als.solve_items(a, b, weight, known, params).astype(np.float32)
-
-    sums = np.hstack([b.astype(np.float32), als.packed(a)])
-    others, weights = _neighbors(state, new, where, owner, n, old_remains[where], now, params)
-    yield _out(
-        ROW, n, key=keys, vector=_bytes(q), counted=weight, popular=popular, category=category, others=others,
-        weights=weights, times=_bytes(newest), at=np.full(n, now), equations=_bytes(sums),
-    )  # fmt: skip
-    x, before = als.designs(q.astype(float), params), als.designs(old, params)
-    yield _share(
-        CAME,
-        Globals(
-            gram_items=als.outer_sum(q.astype(float), np.ones(n)) - als.outer_sum(old, was.astype(float)),
-            gram_users=np.zeros((width, width)),
-            tail=als.outer_sum(x, np.maximum(weight, 0)) - als.outer_sum(before, np.maximum(old_weight, 0)),
-            tail_weight=float((np.maximum(weight, 0) - np.maximum(old_weight, 0)).sum()),
-            items=float(n - was.sum()),
-            now=now,
-        ),
+    now = int(times.max())
+    factors = als.decay_factors(times, now, params.half_life_days)
+    added = replace(
+        zero,
+        user_gram=als.gram_matrix(vectors.astype(float), factors),
+        user_count=float(factors.sum()),
+        now=now,
+        mean_rating=global_sums.mean_rating,
+        event_count=float(new.num_rows),
     )
+    yield als_rows.global_sums_batch(als_rows.REMOVED, removed)
+    yield als_rows.global_sums_batch(als_rows.ADDED, added)
 
 
-def globals_as_bytes(state: Globals) -> bytes:
-    """All of it as float64, matrices first; microseconds are exact in a float64 until the year 2255."""
-    matrices = [m.ravel() for m in (state.gram_items, state.gram_users, state.tail)]
-    mean = np.nan if state.mean is None else state.mean
-    numbers = [state.tail_weight, state.items, state.users, state.now, mean, state.events, state.swept]
-    return np.concatenate([*matrices, numbers]).tobytes()
+def update_items(
+    batches: Iterator[pa.RecordBatch], global_sums: GlobalSums, params: AlsParams
+) -> Iterator[pa.RecordBatch]:
+    """Solve the items of a partition from their decayed normal equations.
 
+    Yields updated item rows and the global sums that they add.
 
-def globals_of(data: Any, width: int) -> Globals:
-    """The reverse of `globals_as_bytes`."""
-    numbers = np.frombuffer(data)
-    size = width * width
-    matrices = numbers[: 3 * size].reshape(3, width, width)
-    tail_weight, items, users, now, mean, events, swept = (float(x) for x in numbers[3 * size :])
-    known = None if np.isnan(mean) else mean
-    return Globals(matrices[0], matrices[1], matrices[2], tail_weight, items, users, int(now), known, events, swept)
-
-
-def moved(known: Globals, gone: list[Globals], came: list[Globals], params: Params) -> Globals:
-    """The globals after the users of a batch: as they were, less what went, as of the newest event, and what came."""
-    now = max([known.now, *[share.now for share in came]])
-    after = sum(gone, known).aged(now, params.half_life_days)
-    return sum([share.aged(now, params.half_life_days) for share in came], after)
-
-
-def _kept(state: pa.Table, new: pa.Table, keys: Strings, where: Longs, params: Params) -> tuple[Strings, Kept]:
-    """Kept and new events of the users, by user, time and item; and the names that `item` counts by."""
-    lists: list[Any] = state["others"].to_pylist()
-    kept_items = np.array([name for names in lists for name in names], dtype=object)
-    names, item = np.unique(np.concatenate([kept_items, _strings(new, "other")]).astype(object), return_inverse=True)
-    lengths = np.array([len(names) for names in lists], np.int64)
-    old_rows, new_rows = len(kept_items), new.num_rows
-    ratings = np.concatenate([_joined(state, "ratings", np.float32), _numbers(new, "rating")])
-    rows = Kept(
-        user=np.concatenate([np.repeat(where, lengths), np.searchsorted(keys, _strings(new, "key"))]).astype(np.int64),
-        item=item,
-        weight=np.concatenate([_joined(state, "weights", np.float32), _numbers(new, "weight")]),
-        rating=ratings if params.is_explicit else np.zeros(old_rows + new_rows),
-        at=np.concatenate([_joined(state, "times", np.int64), _numbers(new, "at").astype(np.int64)]),
-        category=np.concatenate([np.full(old_rows, None, object), _strings(new, "category")]),
-        is_new=np.repeat([False, True], [old_rows, new_rows]),
-    )
-    rows = replace(rows, weight=_counted(rows, len(names)))
-    return names, rows.chosen(np.lexsort((rows.rating, rows.weight, rows.item, rows.at, rows.user)))
-
-
-def _counted(rows: Kept, names: int) -> Floats:
-    """What each event counts: a return takes back what the user is known to have of the item, and nothing beyond that.
-
-    Sums of an item from which more is taken than was given could not be solved: they are no longer positive definite.
+    Args:
+        batches: rows of kind STATE (items) and NEW (contributions).
+        global_sums: including the users of this batch, as of its latest event.
     """
-    pairs, pair = np.unique(rows.user * names + rows.item, return_inverse=True)
-    had = np.bincount(pair, np.where(rows.is_new, 0.0, rows.weight), len(pairs))
-    came = np.bincount(pair, np.where(rows.is_new, rows.weight, 0.0), len(pairs))
-    size = np.bincount(pair, np.where(rows.is_new, np.abs(rows.weight), 0.0), len(pairs))
-    counts = (np.maximum(had + came, 0) - np.maximum(had, 0)) / np.maximum(size, 1e-300)
-    return np.where(rows.is_new, counts[pair] * np.abs(rows.weight), rows.weight)
+    table = als_rows.read_table(batches)
+    if table is None:
+        return
+    state, new = als_rows.rows_of_kind(table, als_rows.STATE), als_rows.rows_of_kind(table, als_rows.NEW)
+    # Floating-point sums depend on the order of the rows, and the order of a shuffle is not fixed.
+    order = ("key", "time_micros", "other_key", "decayed_weight", "weight")
+    new = new.sort_by([(name, "ascending") for name in order])
+    new_ids = als_rows.strings(new, "key")
+    item_ids = np.unique(np.concatenate([als_rows.strings(state, "key"), new_ids]).astype(object))
+    if not len(item_ids):
+        return
+    n, width, now = len(item_ids), params.width, global_sums.now
+    new_items, state_items = (np.searchsorted(item_ids, ids) for ids in (new_ids, als_rows.strings(state, "key")))
+    times = als_rows.micros(new)
+    factors, popularity_factors = item_decay_factors(times, now, params)
+    a, b = _contributed_equations(new, new_items, factors, n, global_sums, params)
+    decayed_weights = als_rows.numbers(new, "decayed_weight")
+    weight: Floats = np.bincount(new_items, decayed_weights * factors, n).astype(float)
+    new_popularity = als_rows.numbers(new, "popularity") * popularity_factors
+    popularity: Floats = np.bincount(new_items, new_popularity, n).astype(float)
+    latest_event, is_event = np.zeros(n, np.int64), decayed_weights != 0
+    np.maximum.at(latest_event, new_items[is_event], times[is_event])
+    category = np.full(n, None, object)
+
+    old_vectors, is_stored = np.zeros((n, width)), np.zeros(n, bool)
+    old_weight, old_factors = np.zeros(n), np.ones(n)
+    if len(state_items):
+        factors, popularity_factors = item_decay_factors(als_rows.micros(state), now, params)
+        equations = als_rows.binary_matrix(state, "normal_equations", np.float32)
+        a[state_items] += als.unpack_symmetric(equations[:, width:], width) * factors[:, None, None]
+        b[state_items] += equations[:, :width] * factors[:, None]
+        old_weight[state_items] = als_rows.numbers(state, "decayed_weight") * factors
+        popularity[state_items] += als_rows.numbers(state, "popularity") * popularity_factors
+        old_vectors[state_items], is_stored[state_items] = als_rows.stored_vectors(state, params), True
+        old_factors[state_items] = factors
+        category[state_items] = als_rows.strings(state, "category")
+        stored_times = als_rows.concat_binary(state, "event_times", np.int64)
+        latest_event[state_items] = np.maximum(latest_event[state_items], stored_times)
+    has_category = new["category"].is_valid().to_numpy().astype(bool)
+    category[new_items[has_category]] = als_rows.strings(new, "category")[has_category]
+    weight = weight + old_weight
+    vectors = als.solve_items(a, b, weight, global_sums, params).astype(np.float32)
+
+    equations = np.hstack([b.astype(np.float32), als.pack_symmetric(a)])
+    neighbor_ids, counts = _merge_neighbors(
+        state, new, state_items, new_items, n, old_factors[state_items], now, params
+    )
+    yield als_rows.make_batch(
+        als_rows.UPDATED, n, key=item_ids, vector=als_rows.to_cells(vectors), decayed_weight=weight,
+        popularity=popularity, category=category, item_ids=neighbor_ids, item_weights=counts,
+        event_times=als_rows.to_cells(latest_event), time_micros=np.full(n, now),
+        normal_equations=als_rows.to_cells(equations),
+    )  # fmt: skip
+    new_vectors = vectors.astype(float)
+    design, old_design = als.design_vectors(new_vectors, params), als.design_vectors(old_vectors, params)
+    weight, old_weight = np.maximum(weight, 0), np.maximum(old_weight, 0)
+    added = GlobalSums(
+        item_gram=als.gram_matrix(new_vectors, np.ones(n)) - als.gram_matrix(old_vectors, is_stored.astype(float)),
+        user_gram=np.zeros((width, width)),
+        weighted_item_gram=als.gram_matrix(design, weight) - als.gram_matrix(old_design, old_weight),
+        item_weight=float((weight - old_weight).sum()),
+        item_count=float(n - is_stored.sum()),
+        now=now,
+    )
+    yield als_rows.global_sums_batch(als_rows.ADDED, added)
 
 
-def _net(kept: Kept, n: int, item_vectors: Vectors) -> Rows:
-    """Implicit: one row a user and item, what was given less what was taken back."""
-    pair = kept.user * len(item_vectors) + kept.item
-    pairs, index = np.unique(pair, return_inverse=True)
-    net = np.maximum(np.bincount(index, kept.weight, len(pairs)), 0.0)
-    starts = np.searchsorted(pairs, np.arange(n) * len(item_vectors))
-    return Rows(starts, item_vectors[pairs % len(item_vectors)].astype(float), net, np.ones(len(pairs)))
+def apply_user_changes(
+    global_sums: GlobalSums, removed: list[GlobalSums], added: list[GlobalSums], params: AlsParams
+) -> GlobalSums:
+    """The global sums after the users of a batch, as of its latest event.
+
+    Args:
+        removed: sums of the old user vectors, negative, as of the previous batch.
+        added: sums of the new user vectors, each as of the latest event of its partition.
+    """
+    now = max([global_sums.now, *[sums.now for sums in added]])
+    remaining = sum(removed, global_sums).decayed_to(now, params.half_life_days)
+    return sum([sums.decayed_to(now, params.half_life_days) for sums in added], remaining)
 
 
-def _rated(kept: Kept, n: int, item_vectors: Vectors, known: Globals, params: Params) -> Rows:
-    """Explicit: one row a rating."""
-    vectors = item_vectors[kept.item].astype(float)
-    targets = als.targets(kept.rating, vectors, known, params)
-    return Rows(np.searchsorted(kept.user, np.arange(n)), als.designs(vectors, params), kept.weight, targets)
+def _contributed_equations(
+    new: pa.Table, new_items: Longs, factors: Floats, n: int, global_sums: GlobalSums, params: AlsParams
+) -> tuple[Floats, Floats]:
+    """Normal equations of the contributions, decayed by these factors, per item."""
+    vectors = als_rows.stored_vectors(new, params).astype(float)
+    targets = als.target_values(als_rows.numbers(new, "rating"), vectors, global_sums, params)
+    starts = np.searchsorted(new_items, np.arange(n))
+    weights = als_rows.numbers(new, "weight") * factors
+    a, b, _ = als.normal_equations(GroupedRows(starts, als.design_vectors(vectors, params), weights, targets))
+    return a, b
 
 
 def _contributions(
-    keys: Strings, names: Strings, kept: Kept, p: Vectors, old: Vectors, params: Params
+    user_ids: Strings, events: UserEvents, vectors: Vectors, old_vectors: Vectors, params: AlsParams
 ) -> Iterator[pa.RecordBatch]:
-    """What items are told: new events with the new vector; and of the newest kept ones the old vector's share back."""
-    new = kept.chosen(kept.is_new)
+    """Contributions to items: new events with the new user vector, and a replacement of stored ones.
+
+    For each user's most recent stored events, the term of the new vector is added and that of the old one subtracted.
+    """
+    new = events.take(events.is_new)
     if len(new.user):
-        yield _told(keys, names, kept, new, p, params)
-    before = kept.chosen(~kept.is_new)
-    end = np.searchsorted(before.user, before.user, side="right")
-    again = before.chosen(end - 1 - np.arange(len(end)) < params.reweighted_events)
-    for vectors, sign in ((p, 1.0), (old, -1.0)):
-        if len(again.user):
-            none = np.zeros(len(again.user))
-            yield _out(
-                CONTRIBUTION, len(none), key=names[again.item], other=keys[again.user], weight=sign * again.weight,
-                rating=again.rating, counted=none, popular=none, at=again.at, vector=_bytes(vectors[again.user]),
+        yield user_events.new_event_contributions(user_ids, events, new, vectors, params)
+    stored = events.take(~events.is_new)
+    end = np.searchsorted(stored.user, stored.user, side="right")
+    recent = stored.take(end - 1 - np.arange(len(end)) < params.reweighted_events)
+    for term_vectors, sign in ((vectors, 1.0), (old_vectors, -1.0)):
+        if len(recent.user):
+            zeros = np.zeros(len(recent.user))
+            yield als_rows.make_batch(
+                als_rows.CONTRIBUTION, len(zeros), key=recent.item_ids[recent.item], other_key=user_ids[recent.user],
+                weight=sign * recent.weight, rating=recent.rating, decayed_weight=zeros, popularity=zeros,
+                time_micros=recent.time, vector=als_rows.to_cells(term_vectors[recent.user]),
             )  # fmt: skip
 
 
-def _told(keys: Strings, names: Strings, kept: Kept, new: Kept, p: Vectors, params: Params) -> pa.RecordBatch:
-    """One row a user and item, as of the newest of its new events; with the user's items before it as neighbors.
-
-    A rating is a row of its own, so that different ones of an item by a user are kept apart.
-    """
-    pair = new.user * len(names) + new.item
-    group = pair if not params.is_explicit else np.arange(len(pair))
-    groups, first, index = np.unique(group, return_index=True, return_inverse=True)
-    latest = np.full(len(groups), np.iinfo(np.int64).min)
-    np.maximum.at(latest, index, new.at)
-    told, popular = (np.bincount(index, new.weight * r, len(groups)) for r in _remains(new.at, latest[index], params))
-    last = np.zeros(len(groups), np.int64)
-    np.maximum.at(last, index, np.where(new.category != None, np.arange(len(index)), 0))  # noqa: E711
-    others, times = _before(names, kept, pair[first], params)
-    return _out(
-        CONTRIBUTION, len(groups), key=names[new.item[first]], other=keys[new.user[first]], weight=told,
-        rating=new.rating[first], counted=told, popular=popular, at=latest, category=new.category[last],
-        vector=_bytes(p[new.user[first]]), others=others, times=times,
-    )  # fmt: skip
-
-
-def _before(names: Strings, kept: Kept, wanted: Longs, params: Params) -> tuple[Any, list[bytes]]:
-    """For each (user, item) pair that is new and liked: the user's items before it, and the later time of the two.
-
-    An item that was kept already has no neighbors told again, so a pair of items counts once for a user: when the
-    second one comes. Items that were kept come before those of the batch, these by their time.
-    """
-    liked = kept.chosen(kept.weight > 0)
-    if not len(liked.user) or not params.neighbors:
-        return pa.array([[]] * len(wanted), pa.list_(pa.string())), [b""] * len(wanted)
-    pairs, index = np.unique(liked.user * len(names) + liked.item, return_inverse=True)
-    latest = np.full(len(pairs), np.iinfo(np.int64).min)
-    np.maximum.at(latest, index, liked.at)
-    is_new = np.bincount(index, ~liked.is_new, len(pairs)) == 0
-    order = np.lexsort((pairs, latest, is_new, pairs // len(names)))
-    place = np.argsort(order)
-    latest = latest[order]
-    user = pairs[order] // len(names)
-    rank = np.arange(len(pairs)) - np.searchsorted(user, user)
-
-    found = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-    is_asked = (pairs[found] == wanted) & is_new[found]
-    # Of several ratings of an item by a user only the first one tells the neighbors.
-    again = np.ones(len(wanted), bool)
-    again[np.unique(wanted, return_index=True)[1]] = False
-    at = place[found]
-    sizes = np.where(is_asked & ~again, np.minimum(rank[at], params.neighbor_history), 0)
-    flat = item_index.spread(at - sizes, sizes)
-    times = np.maximum(np.repeat(latest[at], sizes), latest[flat])
-    ends = np.cumsum(sizes)
-    others = pa.ListArray.from_arrays(
-        pa.array(np.append(0, ends), pa.int32()), pa.array(names[pairs[order][flat] % len(names)], pa.string())
-    )
-    return others, [times[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
-
-
-def _neighbors(
-    state: pa.Table, new: pa.Table, where: Longs, owner: Longs, n: int, remains: Floats, now: int, params: Params
+def _merge_neighbors(
+    state: pa.Table,
+    new: pa.Table,
+    state_items: Longs,
+    new_items: Longs,
+    n: int,
+    state_factors: Floats,
+    now: int,
+    params: AlsParams,
 ) -> tuple[Any, list[bytes]]:
-    """Of each item the neighbors with the highest decayed counts: those it had, and those it is told."""
-    had, came = (pc.fill_null(pc.list_value_length(part["others"]), 0).to_numpy() for part in (state, new))
-    flat: list[Any] = [part["others"].combine_chunks() for part in (state, new)]
-    others = pa.concat_arrays([lists.flatten() for lists in flat]).dictionary_encode()
-    told = others.dictionary.to_pylist()
-    names = np.array(sorted(told), dtype=object)
-    code = np.argsort(np.argsort(np.array(told, dtype=object)))[others.indices.to_numpy()] if told else np.zeros(0, int)
-    item = np.concatenate([np.repeat(where, had), np.repeat(owner, came)]).astype(np.int64)
-    kept = _joined(state, "weights", np.float32) * np.repeat(remains, had)
-    count = np.concatenate([kept, als.decayed(_joined(new, "times", np.int64), now, params.half_life_days)])
-    cells, index = np.unique(item * max(len(names), 1) + code, return_inverse=True)
-    count = np.bincount(index, count, len(cells))
-    item, code = cells // max(len(names), 1), cells % max(len(names), 1)
-    order = np.lexsort((code, -count, item))
-    order = order[np.arange(len(order)) - np.searchsorted(item, item[order]) < params.neighbors]
-    item, code, count = item[order], code[order], count[order].astype(np.float32)
-    cut = np.searchsorted(item, np.arange(n + 1))
-    lists = pa.ListArray.from_arrays(pa.array(cut, pa.int32()), pa.array(names[code], pa.string()))
-    return lists, [count[a:b].tobytes() for a, b in zip(cut[:-1], cut[1:], strict=True)]
-
-
-def _remains(then: Longs, now: int | Longs, params: Params) -> tuple[Floats, Floats]:
-    """What is left at a later time of what an item was told, and of its count."""
-    return (
-        als.decayed(then, now, params.half_life_days),
-        als.decayed(then, now, params.popularity_half_life_days),
-    )
+    """Ids and decayed counts of each item's neighbors: stored and new ones merged, those with the highest counts."""
+    lengths = [als_rows.list_lengths(table, "item_ids") for table in (state, new)]
+    lists: list[Any] = [table["item_ids"].combine_chunks() for table in (state, new)]
+    encoded = pa.concat_arrays([part.flatten() for part in lists]).dictionary_encode()
+    dictionary = encoded.dictionary.to_pylist()
+    ids = np.array(sorted(dictionary), dtype=object)
+    ranks = np.argsort(np.argsort(np.array(dictionary, dtype=object)))
+    neighbor = ranks[encoded.indices.to_numpy()] if dictionary else np.zeros(0, int)
+    item = np.concatenate([np.repeat(state_items, lengths[0]), np.repeat(new_items, lengths[1])]).astype(np.int64)
+    stored = als_rows.concat_binary(state, "item_weights", np.float32) * np.repeat(state_factors, lengths[0])
+    new_times = als_rows.concat_binary(new, "event_times", np.int64)
+    count = np.concatenate([stored, als.decay_factors(new_times, now, params.half_life_days)])
+    cells, cell = np.unique(item * max(len(ids), 1) + neighbor, return_inverse=True)
+    count = np.bincount(cell, count, len(cells))
+    item, neighbor = cells // max(len(ids), 1), cells % max(len(ids), 1)
+    order = np.lexsort((neighbor, -count, item))
+    order = order[np.arange(len(order)) - np.searchsorted(item, item[order]) < params.max_neighbors]
+    item, neighbor, count = item[order], neighbor[order], count[order].astype(np.float32)
+    bounds = np.searchsorted(item, np.arange(n + 1))
+    neighbor_ids = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(ids[neighbor], pa.string()))
+    return neighbor_ids, [count[a:b].tobytes() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 def _user_rows(
-    keys: Strings, p: Vectors, kept: Kept, names: Strings, tail: Floats, newest: Longs, params: Params
+    user_ids: Strings, vectors: Vectors, events: UserEvents, tails: Floats, times: Longs, params: AlsParams
 ) -> pa.RecordBatch:
-    cut = np.searchsorted(kept.user, np.arange(len(keys) + 1))
-    others = pa.ListArray.from_arrays(pa.array(cut, pa.int32()), pa.array(names[kept.item], pa.string()))
-    parts = list(zip(cut[:-1], cut[1:], strict=True))
-    columns: dict[str, NDArray[Any]] = {"weights": kept.weight.astype(np.float32), "times": kept.at}
+    """Updated rows of the users with these events to store."""
+    bounds = np.searchsorted(events.user, np.arange(len(user_ids) + 1))
+    item_ids = pa.ListArray.from_arrays(
+        pa.array(bounds, pa.int32()), pa.array(events.item_ids[events.item], pa.string())
+    )
+    columns: dict[str, NDArray[Any]] = {
+        "item_weights": events.weight.astype(np.float32),
+        "event_times": events.time,
+    }
     if params.is_explicit:
-        columns["ratings"] = kept.rating.astype(np.float32)
-    flat = {name: [rows[a:b].tobytes() for a, b in parts] for name, rows in columns.items()}
-    return _out(ROW, len(keys), key=keys, at=newest, vector=_bytes(p), others=others, tail=tail, **flat)
+        columns["event_ratings"] = events.rating.astype(np.float32)
+    slices = list(zip(bounds[:-1], bounds[1:], strict=True))
+    cells = {name: [values[a:b].tobytes() for a, b in slices] for name, values in columns.items()}
+    return als_rows.make_batch(
+        als_rows.UPDATED, len(user_ids), key=user_ids, time_micros=times, vector=als_rows.to_cells(vectors),
+        item_ids=item_ids, tail_weight=tails, **cells,
+    )  # fmt: skip
 
 
-def _item_vectors(all_items: ItemIndex, names: Strings, params: Params) -> Vectors:
-    """Vectors of the named items; of a new one its start vector."""
-    at = all_items.places(names)
-    found = np.zeros((len(names), params.width), np.float32)
-    found[at >= 0] = all_items.vectors[at[at >= 0]]
-    for n in np.flatnonzero(at < 0):
-        found[n] = als.start_vector(names[n], params)
-    return found
+def _item_vectors(index: ItemIndex, item_ids: Strings, params: AlsParams) -> Vectors:
+    """Vectors of these items; new items have their initial vector."""
+    position = index.positions(item_ids)
+    vectors = np.zeros((len(item_ids), params.width), np.float32)
+    vectors[position >= 0] = index.vectors[position[position >= 0]]
+    for n in np.flatnonzero(position < 0):
+        vectors[n] = als.initial_vector(item_ids[n], params)
+    return vectors
 
 
-def _judged(
-    keys: Strings, names: Strings, kept: Kept, old: Vectors, all_items: ItemIndex, known: Globals, params: Params
+def _evaluate_users(
+    user_ids: Strings,
+    events: UserEvents,
+    old_vectors: Vectors,
+    index: ItemIndex,
+    global_sums: GlobalSums,
+    params: AlsParams,
 ) -> Iterator[pa.RecordBatch]:
-    """How well users would have been ranked, by the state before the batch; of many users some, chosen by their ids."""
-    place = all_items.places(names)[kept.item]
-    is_target = kept.is_new & (kept.weight > 0) & (place >= 0)
-    asked = np.unique(kept.user[is_target])
-    asked = asked[np.argsort([zlib.crc32(keys[user].encode()) for user in asked], kind="stable")][: params.eval_users]
-    if not len(asked):
-        return
-    number = np.full(len(keys), -1)
-    number[asked] = np.arange(len(asked))
-    pairs = np.column_stack([number[kept.user], place])
-    mine = (pairs >= 0).all(axis=1)
-    before = mine & ~kept.is_new & (kept.weight > 0)
-    liked = Liked(pairs[before, 0], pairs[before, 1], kept.weight[before])
-    found = ranking_metrics.judge_all(all_items, old[asked].astype(float), liked, pairs[is_target & mine], params)
-    if params.is_explicit:
-        p, q = old[kept.user[is_target]].astype(float), all_items.vectors[place[is_target]].astype(float)
-        foretold = (known.mean or 0.0) + p[:, -1] + q[:, -1] + (p[:, :-1] * q[:, :-1]).sum(axis=1)
-        error = ((kept.rating[is_target] - foretold) ** 2).sum()
-        none = Sums.zero(len(all_items.names))
-        found["factors"] = found["factors"] + replace(none, ratings=float(is_target.sum()), squared_error=float(error))
-    for name, sums in found.items():
-        numbers, flags = sums.as_bytes()
-        yield _out(JUDGED, 1, key=[name], weights=[numbers], times=[flags])
+    """Ranking sums of users by the state before the batch, by ranker, and the times of the evaluated events.
 
-
-def _table(batches: Iterator[pa.RecordBatch]) -> pa.Table | None:
-    parts = list(batches)
-    return pa.Table.from_batches(parts) if parts else None
-
-
-def of_kind(table: pa.Table, kind: int) -> pa.Table:
-    """The rows of a kind."""
-    return table.filter(pc.equal(table["kind"], pa.scalar(kind, pa.int32())))
-
-
-def _strings(table: pa.Table, name: str) -> Strings:
-    return np.asarray(table[name].to_pylist(), dtype=object)
-
-
-def _numbers(table: pa.Table, name: str) -> Any:
-    """Nulls are NaN."""
-    return table[name].to_numpy()
-
-
-def _joined(table: pa.Table, name: str, kind: type) -> NDArray[Any]:
-    parts: list[Any] = table[name].drop_null().to_pylist()
-    return np.frombuffer(b"".join(parts), kind)
-
-
-def _matrix(table: pa.Table, name: str, kind: type) -> NDArray[Any]:
-    return _joined(table, name, kind).reshape(table.num_rows, -1)
-
-
-def vectors_of(table: pa.Table, params: Params) -> Vectors:
-    """The stored vectors, (rows, width).
-
-    Raises:
-        ValueError: one is damaged; names its key.
+    At most `eval_users` users of the partition are evaluated, those with the smallest hashes of their ids.
     """
-    flat = _joined(table, "vector", np.float32) if _are_whole(table, params) else np.full(1, np.nan, np.float32)
-    if not np.isfinite(flat).all():
-        names = [str(key)[:200] for key in table.filter(pa.array(damaged(table, params)))["key"].to_pylist()]
-        raise ValueError(f"damaged vectors in factors: {names[:5]}; mend them: jobs/learn_factors.py --full-pass")
-    return flat.reshape(-1, params.width)
-
-
-def kept_by(users: pa.Table) -> tuple[Longs, Strings, Floats]:
-    """Kept events of user rows, flat: the number of the row, the item, the weight."""
-    lists: list[Any] = users["others"].to_pylist()
-    names = np.array([name for names in lists for name in names], dtype=object)
-    user = np.repeat(np.arange(len(lists)), [len(names) for names in lists]).astype(np.int64)
-    return user, names, _joined(users, "weights", np.float32).astype(float)
-
-
-def damaged(table: pa.Table, params: Params) -> NDArray[np.bool_]:
-    """Whether a stored vector is missing, of another length, or not finite, (rows,)."""
-    stored: list[Any] = table["vector"].to_pylist()
-
-    def is_good(data: bytes | None) -> bool:
-        return (
-            data is not None and len(data) == 4 * params.width and bool(np.isfinite(np.frombuffer(data, "<f4")).all())
+    if not params.eval_users or not global_sums.now:
+        return
+    is_late = events.is_new & evaluation_times.is_late(events.time, global_sums.now)
+    late_rows = int(is_late.sum())
+    position = index.positions(events.item_ids)[events.item]
+    is_target = events.is_new & ~is_late & (events.weight > 0) & (position >= 0)
+    users = np.unique(events.user[is_target])
+    hashes = [zlib.crc32(user_ids[user].encode()) for user in users]
+    users = users[np.argsort(hashes, kind="stable")][: params.eval_users]
+    if not len(users):
+        yield als_rows.make_batch(
+            als_rows.EVALUATION_TIMES, 1, payload=[EvaluationTimes(late_rows=late_rows).as_bytes()]
         )
-
-    return np.array([not is_good(data) for data in stored], bool)
-
-
-def _are_whole(table: pa.Table, params: Params) -> bool:
-    lengths: Any = pc.fill_null(pc.binary_length(table["vector"]), 0)
-    return bool((lengths.to_numpy() == 4 * params.width).all())
-
-
-def _bytes(rows: NDArray[Any]) -> list[bytes]:
-    return [row.tobytes() for row in rows]
-
-
-def _share(kind: int, share: Globals) -> pa.RecordBatch:
-    return _out(kind, 1, equations=[globals_as_bytes(share)])
-
-
-def _out(kind: int, n: int, **columns: Any) -> pa.RecordBatch:
-    """Rows of one kind; columns that are not named are null."""
-    arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
-        for field in SCHEMA
-        if field.name != "kind"
-    ]
-    return pa.RecordBatch.from_arrays([pa.array([kind] * n, pa.int32()), *arrays], schema=SCHEMA)
+        return
+    number = np.full(len(user_ids), -1)
+    number[users] = np.arange(len(users))
+    pairs = np.column_stack([number[events.user], position])
+    is_evaluated = (pairs >= 0).all(axis=1)
+    is_owned = is_evaluated & ~events.is_new & (events.weight > 0)
+    user_items = UserItems(pairs[is_owned, 0], pairs[is_owned, 1], events.weight[is_owned])
+    # Rows that count in a metric: items that the user already has are not ranked; every rating has an error.
+    is_scored = is_target
+    if not params.is_explicit:
+        codes = pairs[:, 0] * len(index.item_ids) + pairs[:, 1]
+        is_scored = is_target & is_evaluated & ~np.isin(codes, codes[is_owned])
+    times = EvaluationTimes.of(events.time[is_scored], late_rows)
+    yield als_rows.make_batch(als_rows.EVALUATION_TIMES, 1, payload=[times.as_bytes()])
+    by_ranker = ranking_metrics.evaluate_rankers(
+        index, old_vectors[users].astype(float), user_items, pairs[is_target & is_evaluated], params
+    )
+    if params.is_explicit:
+        p, q = old_vectors[events.user[is_target]].astype(float), index.vectors[position[is_target]].astype(float)
+        predicted = (global_sums.mean_rating or 0.0) + p[:, -1] + q[:, -1] + (p[:, :-1] * q[:, :-1]).sum(axis=1)
+        squared_error = float(((events.rating[is_target] - predicted) ** 2).sum())
+        by_ranker["factors"] += replace(
+            RankingSums.zero(len(index.item_ids)), ratings=float(is_target.sum()), squared_error=squared_error
+        )
+    for ranker, sums in by_ranker.items():
+        yield als_rows.make_batch(als_rows.EVALUATION, 1, key=[ranker], payload=[sums.as_bytes()])

@@ -1,22 +1,23 @@
-"""How many segments? Cost and silhouette of full k-means over a sample, for several numbers of segments."""
+"""Help to choose the number of segments: cost and silhouette of k-means over a sample, for several values of k."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from profilestream.learn.als import Floats
 
-_STARTS, _JUDGED = 5, 2_000
+_INITIALIZATIONS = 5
+_MAX_SILHOUETTE_POINTS = 2_000
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What a number of segments gives.
+class KScore:
+    """How well k segments fit the sample.
 
     Args:
-        cost: mean squared distance to the center, over that to one center for all (1 for k = 1): the elbow is where it
-            stops to fall steeply.
-        silhouette: mean of (b - a) / max(a, b) over users, a the mean distance within the own segment and b that to the
-            nearest other one (Rousseeuw, 1987); from -1 to 1, the higher the better.
+        cost: sum of squared distances to the nearest center, divided by that of one center for all points; 1 for k = 1.
+            The elbow of the curve over k shows where more segments gain little.
+        silhouette: mean of (b - a) / max(a, b) over the points, with a the mean distance to points of the same segment
+            and b the mean distance to points of the nearest other one (Rousseeuw, 1987); -1 to 1, higher is better.
     """
 
     k: int
@@ -24,23 +25,23 @@ class Tried:
     silhouette: float
 
 
-def tried(points: Floats, numbers: Sequence[int], seed: int) -> Iterator[Tried]:
-    """Each number of segments in turn, by the best of five full runs of k-means.
+def score_each_k(points: Floats, ks: Sequence[int], seed: int) -> Iterator[KScore]:
+    """The score of each k, by the best of five runs of scikit-learn's KMeans.
 
     Args:
-        points: of a sample of users, (users, dimensions); numbers that are not below the number of different points are
-            passed over. The silhouette is that of at most 2,000 of them.
+        points: of a sample of users, (users, dimensions). The silhouette is computed over at most 2,000 of them.
+        ks: values below 2, and values that are not below the number of distinct points, are skipped.
     """
     import numpy as np
     from sklearn.cluster import KMeans  # type: ignore[import-untyped]
     from sklearn.metrics import silhouette_score  # type: ignore[import-untyped]
 
-    different = len(np.unique(points, axis=0))
-    whole = float(((points - points.mean(axis=0)) ** 2).sum()) if len(points) else 0.0
-    for k in numbers:
-        if not 1 < k < different:
+    distinct = len(np.unique(points, axis=0))
+    cost_of_one = float(((points - points.mean(axis=0)) ** 2).sum()) if len(points) else 0.0
+    for k in ks:
+        if not 1 < k < distinct:
             continue
-        found = KMeans(k, n_init=_STARTS, random_state=seed).fit(points)
-        size = min(_JUDGED, len(points)) if len(points) > _JUDGED else None
-        silhouette = silhouette_score(points, found.labels_, sample_size=size, random_state=seed)
-        yield Tried(k, float(found.inertia_) / whole, float(silhouette))
+        model = KMeans(k, n_init=_INITIALIZATIONS, random_state=seed).fit(points)
+        sample_size = _MAX_SILHOUETTE_POINTS if len(points) > _MAX_SILHOUETTE_POINTS else None
+        silhouette = silhouette_score(points, model.labels_, sample_size=sample_size, random_state=seed)
+        yield KScore(k, float(model.inertia_) / cost_of_one, float(silhouette))

@@ -1,9 +1,9 @@
-"""learn_factors: vectors of users and items that move with every micro-batch, kept in one table, one commit a batch.
+"""learn_factors: user and item vectors that are updated with every micro-batch, in one table with one commit per batch.
 
-A batch is two shuffles: its users with their kept events, then the items that they touched with what they are told.
-Rows never come to the driver; the globals (two Gram matrices and a few numbers) do. The verbs of learner.py are the
-users' step (batch_delta), the shuffle (merge), and the items' step with the globals (apply); memory.py has them without
-Spark.
+A batch has two shuffles: first its users with their stored events, then the items that these users touched. Rows stay
+on the executors; only the global sums (two Gram matrices and a few numbers) and the metrics are collected. The users'
+step is `batch_delta` of learner.py, the shuffle is `merge`, and the items' step is `apply`. local_als.py runs the same
+steps without Spark.
 """
 
 import json
@@ -21,98 +21,79 @@ from pyspark.sql import functions as F
 from profilestream.base import commits, locks, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
 from profilestream.base.query_runner import checkpoint_path
-from profilestream.base.session import frame_of_dicts, materialize
+from profilestream.base.session import materialize
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.base.tables import Table
 from profilestream.derive import fold_stage
-from profilestream.learn import als_tasks, tracking
-from profilestream.learn.als import Globals, Params
-from profilestream.learn.ranking_metrics import Sums, together
+from profilestream.learn import als_rows, als_tasks, metrics
+from profilestream.learn.als import AlsParams, GlobalSums
+from profilestream.learn.evaluation_times import EvaluationTimes
+from profilestream.learn.metrics_reporter import MetricsReporter
+from profilestream.learn.ranking_metrics import RankingSums, sum_by_ranker
 
 STAGE, LEARNER = "learn_factors", "factors"
 log = logging.getLogger(__name__)
-# These change no row of `factors`.
-_JUDGING = ("eval_users", "popularity_share", "category_share", "neighbor_share")
-# These change how rows come to be, but rows of both kinds go together.
-_COURSE = (
+# Settings of the evaluation and of the blend: no row of `factors` depends on them.
+_RANKING_SETTINGS = ("eval_users", "popularity_weight", "category_weight", "neighbor_weight")
+# Settings that change later rows of `factors` but are compatible with the rows that exist.
+_COMPATIBLE_SETTINGS = (
     "full_passes",
     "first_full_passes",
     "reweighted_events",
     "max_events_per_user",
-    "neighbors",
+    "max_neighbors",
     "neighbor_history",
 )
 Step = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
-def params(settings: Settings) -> Params:
-    """What the settings say of the factorization."""
-    names = {field.name for field in fields(Params)}
-    return Params(**{name: value for name, value in settings.learn.factors.known.items() if name in names})
+def als_params(settings: Settings) -> AlsParams:
+    """The parameters of the factorization in the settings."""
+    names = {field.name for field in fields(AlsParams)}
+    values = settings.learn.factors.with_mode_defaults
+    return AlsParams(**{name: value for name, value in values.items() if name in names})
 
 
 def table(settings: Settings) -> Table:
-    """`factors`: a row a user, a row an item, and one row of what they all are to each other (side `global`)."""
-    return Table(
-        name="factors",
-        ddl="""
-            side STRING NOT NULL,
-            key STRING NOT NULL,
-            vector BINARY,
-            others ARRAY<STRING>,
-            weights BINARY,
-            times BINARY,
-            ratings BINARY,
-            tail DOUBLE,
-            equations BINARY,
-            counted DOUBLE,
-            popular DOUBLE,
-            category STRING,
-            as_of TIMESTAMP NOT NULL,
-            epoch STRING NOT NULL,
-            batch_id BIGINT NOT NULL
-        """,
-        key=("side", "key"),
-        partitioned_by=("side",),
-        properties={"delta.enableDeletionVectors": "true", "delta.dataSkippingStatsColumns": "key"},
-        declaration=fingerprint(_said(settings, without={*_JUDGING, *_COURSE})),
-    )
+    """`factors`, with the fingerprint of the settings that its rows depend on."""
+    text = _settings_text(settings, without={*_RANKING_SETTINGS, *_COMPATIBLE_SETTINGS})
+    return replace(tables.FACTORS, declaration=fingerprint(text))
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check that no declared table has the name of this one, and that events can be rated; writes nothing.
+    """Check the declared tables, and that Spark can analyze the event weights; writes nothing.
 
     Raises:
-        BadSettings: one has.
+        BadSettings: a declaration is invalid.
     """
     if settings.learn.factors.enabled:
-        fold_stage.check_names(STAGE, (table(settings),), settings)
-        rated(spark.createDataFrame([], tables.EVENTS.schema), settings)
+        fold_stage.declared_tables(settings)
+        interactions(spark.createDataFrame([], tables.EVENTS.schema), settings)
 
 
 def queries(settings: Settings) -> list[Query]:
-    """The one query of the stage; none when it is not enabled."""
+    """The one query of the stage; none when the stage is not enabled."""
     if not settings.learn.factors.enabled:
         return []
     factors = table(settings)
 
     def versions(spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
-        whole = checkpoint.whole_version(batch_id)
-        seen = {} if whole is None else {tables.EVENTS.name: whole}
-        return {factors.name: commits.version(spark, factors, settings.paths), **seen}
+        events_version = checkpoint.complete_version(batch_id)
+        of_events = {} if events_version is None else {tables.EVENTS.name: events_version}
+        return {factors.name: commits.version(spark, factors, settings.paths), **of_events}
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
-        known = rated(events, settings)
-        with batch.cached(known) as rows:
-            state = read(batch.spark, settings, batch.plan.versions[factors.name])
-            with batch.phase("sweep"):
-                state, is_learned = _swept_when_due(state, known, batch, settings)
-            learned = learn(known.limit(0) if is_learned else known, state, batch, settings)
-            batch.append(learned.quality, tables.MODEL_METRICS)
-            batch.merge(commits.stamped(learned.rows, factors, batch.txn), factors)
+        new = interactions(events, settings)
+        with batch.cached(new) as rows:
+            state = read_state(batch.spark, settings, batch.plan.versions[factors.name])
+            with batch.phase("full pass"):
+                state, is_learned = _full_passes_if_due(state, new, batch, settings)
+            update = learn_batch(new.limit(0) if is_learned else new, state, batch, settings)
+            batch.append(update.metric_rows, tables.MODEL_METRICS)
+            batch.merge(commits.stamped(update.rows, factors, batch.txn), factors)
         return BatchResult(rows_in=rows)
 
     return [
@@ -121,143 +102,159 @@ def queries(settings: Settings) -> list[Query]:
             appended_rows(tables.EVENTS, "capture_events", settings.paths, settings.learn.max_files_per_trigger),
             (tables.MODEL_METRICS, factors),
             write,
-            settings=_said(settings),
+            settings=_settings_text(settings),
             shared=(tables.MODEL_METRICS,),
             versions=versions,
-            on_progress=tracking.MetricsReporter(settings, LEARNER, settings.learn.factors.known),
+            on_progress=MetricsReporter(settings, LEARNER, settings.learn.factors.with_mode_defaults),
         )
     ]
 
 
-def _said(settings: Settings, without: Set[str] = frozenset()) -> str:
-    """All that changes what is learned, in readable form."""
-    made = {name: value for name, value in settings.learn.factors.known.items() if name not in without}
-    return json.dumps({"factors": made, "event_weight": settings.derive.names["event_weight"]}, sort_keys=True)
+def _settings_text(settings: Settings, without: Set[str] = frozenset()) -> str:
+    """All settings that change what is learned, as JSON."""
+    values = settings.learn.factors.with_mode_defaults
+    values = {name: value for name, value in values.items() if name not in without}
+    return json.dumps({"factors": values, "event_weight": settings.derive.names["event_weight"]}, sort_keys=True)
 
 
-def rated(events: DataFrame, settings: Settings) -> DataFrame:
-    """What users think of items: user `key`, item `other`, `weight`, `rating`, `at` in microseconds, `category`.
+def interactions(events: DataFrame, settings: Settings) -> DataFrame:
+    """Events with a user and an item: user `key`, item `other_key`, `weight`, `rating`, `time_micros`, `category`.
 
-    Explicit: those with a rating, each of weight 1. Implicit: those whose type has a weight.
+    Explicit: events with a finite rating, each with weight 1. Implicit: events whose type has a weight other than 0.
     """
     explicit = settings.learn.factors.mode == "explicit"
     weight = F.lit(1.0) if explicit else F.expr(settings.derive.names["event_weight"])
-    said = events.where(F.col("user_id").isNotNull() & F.col("item_id").isNotNull()).select(
+    columns = events.where(F.col("user_id").isNotNull() & F.col("item_id").isNotNull()).select(
         F.col("user_id").alias("key"),
-        F.col("item_id").alias("other"),
+        F.col("item_id").alias("other_key"),
         weight.cast("float").cast("double").alias("weight"),
         (F.col("rating") if explicit else F.lit(None)).cast("float").cast("double").alias("rating"),
-        F.unix_micros("event_time").alias("at"),
+        F.unix_micros("event_time").alias("time_micros"),
         "category",
     )
-    return said.where("rating = rating AND abs(rating) < double('infinity')" if explicit else "weight != 0")
+    return columns.where("rating = rating AND abs(rating) < double('infinity')" if explicit else "weight != 0")
 
 
 @dataclass(frozen=True)
-class State:
-    """All that was learned.
+class FactorsState:
+    """The state of the learner.
 
     Args:
-        rows: of `factors`, sides user and item.
-        is_new: whether all rows must be written: a sweep learned them anew.
+        rows: of `factors`, sides `user` and `item`.
+        is_rebuilt: whether all rows were computed by a full pass and must all be written.
     """
 
     rows: DataFrame
-    known: Globals
-    is_new: bool = False
+    global_sums: GlobalSums
+    is_rebuilt: bool = False
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What a batch gives.
+class BatchUpdate:
+    """What a batch writes.
 
     Args:
-        rows: of `factors` that it changes.
-        quality: rows of `model_metrics`, judged by the state before it.
+        rows: changed rows of `factors`.
+        metric_rows: rows of `model_metrics`, evaluated with the state before the batch.
     """
 
     rows: DataFrame
-    quality: DataFrame
+    metric_rows: DataFrame
 
 
-def read(spark: SparkSession, settings: Settings, version: int | None = None) -> State:
-    """What was learned, as of a version of `factors`."""
+def read_state(spark: SparkSession, settings: Settings, version: int | None = None) -> FactorsState:
+    """The state in a version of `factors`; null: in the latest version."""
     rows = table(settings).read(spark, settings.paths, version=version)
-    made = params(settings)
-    row = rows.where("side = 'global'").select("equations").first()
-    known = Globals.zero(made.width) if row is None else als_tasks.globals_of(bytes(row["equations"]), made.width)
-    return State(rows.where("side != 'global'"), known)
+    width = als_params(settings).width
+    row = rows.where("side = 'global'").select("global_sums").first()
+    sums = GlobalSums.zero(width) if row is None else als_rows.global_sums_from_bytes(bytes(row["global_sums"]), width)
+    return FactorsState(rows.where("side != 'global'"), sums)
 
 
-def learn(known: DataFrame, state: State, batch: Batch, settings: Settings) -> Learned:
-    """Judge the batch by the state before it, then learn from it."""
-    spark, made = batch.spark, params(settings)
-    before = _with_mean(state.known, known, made)
+def learn_batch(new: DataFrame, state: FactorsState, batch: Batch, settings: Settings) -> BatchUpdate:
+    """Evaluate the batch with the state before it, then learn it.
+
+    Args:
+        new: as `interactions` returns them.
+    """
+    spark, params = batch.spark, als_params(settings)
+    before = _with_mean_rating(state.global_sums, new, params)
     with batch.phase("users"):
-        users, small = _users(state, known, before, made)
-    gone, came = (_shares(small, kind, made) for kind in (als_tasks.GONE, als_tasks.CAME))
-    after_users = als_tasks.moved(before, gone, came, made)
+        users, collected = _update_users(state, new, before, params)
+    removed, added = (_global_sums(collected, kind, params) for kind in (als_rows.REMOVED, als_rows.ADDED))
+    after_users = als_tasks.apply_user_changes(before, removed, added, params)
     with batch.phase("items"):
-        items, after = _items(state, users, after_users, made)
-    changed = _rows_of_sides(users, items)
-    if state.is_new:
-        others = state.rows.join(changed.select("side", "key"), ["side", "key"], "left_anti")
-        changed = changed.unionByName(others.select(*changed.columns))
-    quality = commits.stamped(_quality(spark, small, before.now), tables.MODEL_METRICS, batch.txn)
-    return Learned(changed.unionByName(_global_row(spark, after), allowMissingColumns=True), quality)
+        items, after = _update_items(state, users, after_users, params)
+    changed = _updated_rows(users, items)
+    if state.is_rebuilt:
+        unchanged = state.rows.join(changed.select("side", "key"), ["side", "key"], "left_anti")
+        changed = changed.unionByName(unchanged.select(*changed.columns))
+    metric_rows = _metric_rows(spark, collected, before.now, batch.txn)
+    return BatchUpdate(changed.unionByName(_global_row(spark, after), allowMissingColumns=True), metric_rows)
 
 
-def swept(state: State, known: DataFrame, times: int, settings: Settings) -> State:
-    """All users, then all items, solved anew from all events (as `rated` gives them), so many times.
+def fit_full_passes(state: FactorsState, events: DataFrame, passes: int, settings: Settings) -> FactorsState:
+    """The state after `passes` full passes: each solves all users and then all items from all events.
 
-    What history no longer holds is heard again, and items that were solved early hear of what came later. A sweep that
-    makes the vectors shrink to half (sums that decay against a pull that does not) is thrown away.
+    A full pass also uses events that were truncated from the users' history, and solves users again with the item
+    vectors of later batches. The result is discarded with a warning if the vectors shrink to less than half of their
+    size. That happens when the decayed sums become small in comparison with the regularization, which does not decay.
+
+    Args:
+        events: all events, as `interactions` returns them.
     """
-    whole, found = replace(params(settings), eval_users=0), state
-    for left in reversed(range(times)):
-        # No vector depends on neighbors, so they are looked for in the last sweep only.
-        made = replace(whole, neighbors=0) if left else whole
-        before = _with_mean(found.known, known, made)
-        users, small = _users(found, known, before, made, from_nothing=True)
-        fresh = replace(Globals.zero(made.width), mean=before.mean)
-        after_users = als_tasks.moved(fresh, [], _shares(small, als_tasks.CAME, made), made)
-        items, after = _items(None, users, replace(after_users, items=before.items), made)
-        after = replace(after, items=after.items - before.items, swept=after.events)
-        found = State(_rows_of_sides(users, items), after, is_new=True)
-    if found.known.has_shrunk_from(state.known):
-        trace, was = (float(np.trace(one.known.gram_items)) for one in (found, state))
-        log.warning("a sweep was thrown away: it shrank the item vectors from %.3g to %.3g", was, trace)
-        return replace(state, known=replace(state.known, swept=state.known.events))
-    return found
+    model, all_params = state, replace(als_params(settings), eval_users=0)
+    for remaining in reversed(range(passes)):
+        # Vectors do not depend on neighbors, so only the last pass computes neighbors.
+        params = replace(all_params, max_neighbors=0) if remaining else all_params
+        before = _with_mean_rating(model.global_sums, events, params)
+        users, collected = _update_users(model, events, before, params, from_scratch=True)
+        zero = replace(GlobalSums.zero(params.width), mean_rating=before.mean_rating)
+        added = _global_sums(collected, als_rows.ADDED, params)
+        after_users = als_tasks.apply_user_changes(zero, [], added, params)
+        # Items are solved with the item count of the previous pass, then counted again.
+        items, after = _update_items(None, users, replace(after_users, item_count=before.item_count), params)
+        after = replace(after, item_count=after.item_count - before.item_count, full_pass_events=after.event_count)
+        model = FactorsState(_updated_rows(users, items), after, is_rebuilt=True)
+    if model.global_sums.has_shrunk_from(state.global_sums):
+        size, size_before = (float(np.trace(one.global_sums.item_gram)) for one in (model, state))
+        log.warning("full pass discarded: it shrank the item vectors from %.3g to %.3g", size_before, size)
+        return replace(state, global_sums=replace(state.global_sums, full_pass_events=state.global_sums.event_count))
+    return model
 
 
-def _swept_when_due(state: State, known: DataFrame, batch: Batch, settings: Settings) -> tuple[State, bool]:
-    """The state that a batch begins with, and whether the batch is learned already.
+def _full_passes_if_due(
+    state: FactorsState, new: DataFrame, batch: Batch, settings: Settings
+) -> tuple[FactorsState, bool]:
+    """The state with which a batch begins, and whether that state contains the batch.
 
-    The first batch is swept over by itself. Later, when the events have doubled, all events before the batch are, if it
-    begins with a commit of `events`: of a commit that came in parts one cannot tell what was learned.
+    The first batch gets full passes over its own events. Later, when the number of events has doubled, full passes run
+    over all events before the batch. They wait for a batch that begins at a commit of `events`: within a commit the
+    learned events are not a version of the table.
     """
-    made = settings.learn.factors
-    if not state.known.events:
-        return (
-            (swept(state, known, made.first_full_passes, settings), True) if made.first_full_passes else (state, False)
-        )
-    whole = batch.plan.versions.get(tables.EVENTS.name)
-    if whole is None or not made.full_passes or state.known.events < 2 * state.known.swept:
+    config = settings.learn.factors
+    sums = state.global_sums
+    if not sums.event_count:
+        if not config.first_full_passes:
+            return state, False
+        return fit_full_passes(state, new, config.first_full_passes, settings), True
+    events_version = batch.plan.versions.get(tables.EVENTS.name)
+    if events_version is None or not config.full_passes or sums.event_count < 2 * sums.full_pass_events:
         return state, False
-    return swept(state, _log(batch.spark, whole, settings), made.full_passes, settings), False
+    events = _interactions_until(batch.spark, events_version, settings)
+    return fit_full_passes(state, events, config.full_passes, settings), False
 
 
-def _log(spark: SparkSession, version: int, settings: Settings) -> DataFrame:
-    """What all events up to a version of `events` say."""
-    return rated(tables.EVENTS.read(spark, settings.paths, version=version), settings)
+def _interactions_until(spark: SparkSession, version: int, settings: Settings) -> DataFrame:
+    """The interactions in a version of `events`."""
+    return interactions(tables.EVENTS.read(spark, settings.paths, version=version), settings)
 
 
-def full_pass_now(spark: SparkSession, settings: Settings) -> int:
-    """Sweep over all events that the stage has taken, and put the result in place, in one commit.
+def run_full_passes(spark: SparkSession, settings: Settings) -> int:
+    """Run full passes over all events that the stage has learned, and replace the state in one commit.
 
     Returns:
-        The number of events that were swept over.
+        The number of events.
 
     Raises:
         SourceMissing: nothing was learned yet.
@@ -265,119 +262,151 @@ def full_pass_now(spark: SparkSession, settings: Settings) -> int:
     """
     factors = table(settings)
     checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, STAGE))
-    last = checkpoint.last_finished()
-    if last is None or not factors.exists(spark, settings.paths):
+    last_batch = checkpoint.last_finished()
+    if last_batch is None or not factors.exists(spark, settings.paths):
         raise SourceMissing("nothing was learned yet", where=checkpoint.path, do=f"run jobs/{STAGE}.py first")
-    whole = checkpoint.whole_version(last + 1)
-    if whole is None:
+    events_version = checkpoint.complete_version(last_batch + 1)
+    if events_version is None:
         raise Refused(
             "the last run ended within a commit of events", where=checkpoint.path, do=f"run jobs/{STAGE}.py to its end"
         )
     with locks.held(settings.paths.lock_folder, STAGE):
-        state = read(spark, settings)
-        found = swept(state, _log(spark, whole, settings), max(1, settings.learn.factors.full_passes), settings)
-        if found.is_new:
-            rows = found.rows.unionByName(_global_row(spark, found.known), allowMissingColumns=True)
-            txn = Txn(f"sweep of {STAGE}", str(uuid.uuid4()), last)
+        events = _interactions_until(spark, events_version, settings)
+        passes = max(1, settings.learn.factors.full_passes)
+        state = fit_full_passes(read_state(spark, settings), events, passes, settings)
+        if state.is_rebuilt:
+            rows = state.rows.unionByName(_global_row(spark, state.global_sums), allowMissingColumns=True)
+            txn = Txn(f"full pass of {STAGE}", str(uuid.uuid4()), last_batch)
             commits.merge(commits.stamped(rows, factors, txn), factors, settings.paths, txn)
-    return int(found.known.events)
+    return int(state.global_sums.event_count)
 
 
-def _with_mean(known: Globals, events: DataFrame, made: Params) -> Globals:
+def _with_mean_rating(global_sums: GlobalSums, events: DataFrame, params: AlsParams) -> GlobalSums:
     """Explicit: with the mean rating of the first batch."""
-    if not made.is_explicit or known.mean is not None:
-        return known
+    if not params.is_explicit or global_sums.mean_rating is not None:
+        return global_sums
     row = events.agg(F.avg("rating")).first()
-    return known if row is None or row[0] is None else replace(known, mean=float(row[0]))
+    return global_sums if row is None or row[0] is None else replace(global_sums, mean_rating=float(row[0]))
 
 
-def _users(
-    state: State, known: DataFrame, before: Globals, made: Params, *, from_nothing: bool = False
+def _update_users(
+    state: FactorsState, events: DataFrame, before: GlobalSums, params: AlsParams, *, from_scratch: bool = False
 ) -> tuple[DataFrame, list[Row]]:
-    """What the users' step says of the events' users, and its rows that come to the driver."""
-    count = tasks(known.sparkSession)
-    items = catalogue(state.rows, count, before, made, mend=from_nothing)
-    inputs = [known.withColumn("kind", F.lit(als_tasks.NEW)), items]
-    if not from_nothing:
-        inputs.append(_rows_of(state.rows, "user", known))
-    users = stepped(inputs, count, partial(als_tasks.users, known=before, params=made))
-    return users, users.where(F.col("kind").isin(als_tasks.GONE, als_tasks.CAME, als_tasks.JUDGED)).collect()
+    """The output of the users' step for the users of these events, and its rows that are collected.
+
+    Args:
+        from_scratch: ignore stored user rows and damaged items, as a full pass does.
+    """
+    tasks = task_count(events.sparkSession)
+    items = packed_items(state.rows, tasks, before, params, skip_damaged=from_scratch)
+    inputs = [events.withColumn("kind", F.lit(als_rows.NEW)), items]
+    if not from_scratch:
+        inputs.append(_touched_rows(state.rows, "user", events))
+    users = run_step(inputs, tasks, partial(als_tasks.update_users, global_sums=before, params=params))
+    return users, users.where(F.col("kind").isin(*als_rows.DRIVER_KINDS)).collect()
 
 
-def _items(state: State | None, users: DataFrame, after_users: Globals, made: Params) -> tuple[DataFrame, Globals]:
-    """What the items' step says of the items that were told something, and the globals after it."""
-    told = users.where(F.col("kind") == als_tasks.CONTRIBUTION)
-    inputs = [told.withColumn("kind", F.lit(als_tasks.NEW))]
+def _update_items(
+    state: FactorsState | None, users: DataFrame, after_users: GlobalSums, params: AlsParams
+) -> tuple[DataFrame, GlobalSums]:
+    """The output of the items' step for the items with contributions, and the global sums after it.
+
+    Args:
+        state: null: items are solved from the contributions only, as in a full pass.
+    """
+    contributions = users.where(F.col("kind") == als_rows.CONTRIBUTION)
+    inputs = [contributions.withColumn("kind", F.lit(als_rows.NEW))]
     if state is not None:
-        inputs.append(_rows_of(state.rows, "item", told))
-    items = stepped(inputs, tasks(users.sparkSession), partial(als_tasks.items, known=after_users, params=made))
-    came = _shares(items.where(F.col("kind") == als_tasks.CAME).collect(), als_tasks.CAME, made)
-    return items, sum(came, after_users)
+        inputs.append(_touched_rows(state.rows, "item", contributions))
+    step = partial(als_tasks.update_items, global_sums=after_users, params=params)
+    items = run_step(inputs, task_count(users.sparkSession), step)
+    added = items.where(F.col("kind") == als_rows.ADDED).collect()
+    return items, sum(_global_sums(added, als_rows.ADDED, params), after_users)
 
 
-def _rows_of_sides(users: DataFrame, items: DataFrame) -> DataFrame:
+def _updated_rows(users: DataFrame, items: DataFrame) -> DataFrame:
+    """The updated rows of both steps, in the columns of `factors`."""
     sides = [
-        frame.where(F.col("kind") == als_tasks.ROW).withColumns(
-            {"side": F.lit(side), "as_of": F.timestamp_micros("at")}
+        frame.where(F.col("kind") == als_rows.UPDATED).withColumns(
+            {"side": F.lit(side), "as_of": F.timestamp_micros("time_micros")}
         )
         for side, frame in (("user", users), ("item", items))
     ]
-    return sides[0].unionByName(sides[1]).drop("kind", "at", "other", "weight", "rating")
+    return sides[0].unionByName(sides[1]).drop("kind", "time_micros", "other_key", "weight", "rating", "payload")
 
 
-def _global_row(spark: SparkSession, known: Globals) -> DataFrame:
+def _global_row(spark: SparkSession, global_sums: GlobalSums) -> DataFrame:
     return spark.range(1).select(
         F.lit("global").alias("side"),
         F.lit("all").alias("key"),
-        F.lit(als_tasks.globals_as_bytes(known)).alias("equations"),
-        F.timestamp_micros(F.lit(known.now)).alias("as_of"),
+        F.lit(als_rows.global_sums_to_bytes(global_sums)).alias("global_sums"),
+        F.timestamp_micros(F.lit(global_sums.now)).alias("as_of"),
     )
 
 
-def _quality(spark: SparkSession, small: list[Row], as_of: int) -> DataFrame:
-    """A row a ranker; none when nobody could be judged."""
-    judged = [row for row in small if row["kind"] == als_tasks.JUDGED]
-    found = together((row["key"], Sums.of_bytes(row["weights"], row["times"])) for row in judged)
-    values = [{"ranker": name, **sums.means()} for name, sums in sorted(found.items())]
-    own = {"learner": F.lit(LEARNER), "as_of": F.timestamp_micros(F.lit(as_of))}
-    return frame_of_dicts(spark, values, tables.MODEL_METRICS.schema).withColumns(own)
+def _metric_rows(spark: SparkSession, collected: list[Row], as_of: int, txn: Txn) -> DataFrame:
+    """Rows of `model_metrics`: every metric of every ranker; none before the first state.
+
+    Args:
+        as_of: newest event time of the state before the batch, microseconds since 1970.
+    """
+    payloads = {
+        kind: [(row["key"], bytes(row["payload"])) for row in collected if row["kind"] == kind]
+        for kind in (als_rows.EVALUATION, als_rows.EVALUATION_TIMES)
+    }
+    by_ranker = sum_by_ranker((key, RankingSums.of_bytes(data)) for key, data in payloads[als_rows.EVALUATION])
+    times = [EvaluationTimes.of_bytes(data) for _, data in payloads[als_rows.EVALUATION_TIMES]]
+    values = {ranker: sums.metrics() for ranker, sums in by_ranker.items()}
+    return metrics.metric_rows(spark, LEARNER, values, as_of, sum(times, EvaluationTimes()) if times else None, txn)
 
 
-def _shares(small: list[Row], kind: int, made: Params) -> list[Globals]:
-    return [als_tasks.globals_of(bytes(row["equations"]), made.width) for row in small if row["kind"] == kind]
+def _global_sums(collected: list[Row], kind: int, params: AlsParams) -> list[GlobalSums]:
+    payloads = [bytes(row["payload"]) for row in collected if row["kind"] == kind]
+    return [als_rows.global_sums_from_bytes(payload, params.width) for payload in payloads]
 
 
-def _rows_of(state: DataFrame, side: str, touched: DataFrame) -> DataFrame:
-    """Rows of a side of the state whose keys stand in the batch."""
-    keys = F.broadcast(touched.select("key").distinct())
+def _touched_rows(state: DataFrame, side: str, changes: DataFrame) -> DataFrame:
+    """State rows of one side whose key occurs in the changes, as input of a step."""
+    keys = F.broadcast(changes.select("key").distinct())
     rows = state.where(F.col("side") == side).join(keys, "key", "left_semi")
-    return rows.withColumns({"kind": F.lit(als_tasks.STATE), "at": F.unix_micros("as_of")}).drop("side", "as_of")
+    return rows.withColumns({"kind": F.lit(als_rows.STATE), "time_micros": F.unix_micros("as_of")}).drop(
+        "side", "as_of"
+    )
 
 
-def catalogue(state: DataFrame, copies: int, before: Globals, made: Params, *, mend: bool = False) -> DataFrame:
-    """All items, packed into a few rows, once for each of so many tasks."""
-    names = ("key", "vector", "counted", "popular", "category", "others", "weights", "times")
-    items = state.where("side = 'item'").select(*names, F.unix_micros("as_of").alias("at"))
-    packed = items.mapInArrow(partial(als_tasks.pack_items, known=before, params=made, mend=mend), als_tasks.COLUMNS)
-    return packed.crossJoin(F.broadcast(state.sparkSession.range(copies).withColumnRenamed("id", "part")))
+def packed_items(
+    state: DataFrame, tasks: int, global_sums: GlobalSums, params: AlsParams, *, skip_damaged: bool = False
+) -> DataFrame:
+    """All items, packed into a few rows, with one copy of these rows for each task."""
+    names = ("key", "vector", "decayed_weight", "popularity", "category", "item_ids", "item_weights", "event_times")
+    items = state.where("side = 'item'").select(*names, F.unix_micros("as_of").alias("time_micros"))
+    pack = partial(als_tasks.pack_items, global_sums=global_sums, params=params, skip_damaged=skip_damaged)
+    packed = items.mapInArrow(pack, als_rows.COLUMNS)
+    return packed.crossJoin(F.broadcast(state.sparkSession.range(tasks).withColumnRenamed("id", "part")))
 
 
-def tasks(spark: SparkSession) -> int:
-    """How many tasks a step has."""
+def task_count(spark: SparkSession) -> int:
+    """The number of tasks of a step: the shuffle partitions of the session."""
     return int(str(spark.conf.get("spark.sql.shuffle.partitions")))
 
 
-def stepped(inputs: list[DataFrame], count: int, step: Step, columns: str = als_tasks.COLUMNS) -> DataFrame:
-    """The inputs together, all of a key in one of so many tasks, put through a step; computed once, here."""
-    kinds = dict(column.split() for column in als_tasks.COLUMNS.split(", "))
-    of_key = F.pmod(F.xxhash64("key"), F.lit(count)).cast("int")
+def run_step(inputs: list[DataFrame], tasks: int, step: Step, columns: str = als_rows.COLUMNS) -> DataFrame:
+    """The output of a step, materialized; all input rows of a key are in one task.
 
-    def shaped(frame: DataFrame) -> DataFrame:
-        part = F.col("part").cast("int") if "part" in frame.columns else of_key
-        cells = [F.col(n) if n in frame.columns else F.lit(None).cast(kind).alias(n) for n, kind in kinds.items()]
+    Args:
+        inputs: frames with some of als_rows.COLUMNS. A column `part` contains the task of the row; without it the task
+            is a hash of the key.
+        columns: of the output, as DDL.
+    """
+    types = dict(column.split() for column in als_rows.COLUMNS.split(", "))
+    by_key = F.pmod(F.xxhash64("key"), F.lit(tasks)).cast("int")
+
+    def with_all_columns(frame: DataFrame) -> DataFrame:
+        part = F.col("part").cast("int") if "part" in frame.columns else by_key
+        cells = [F.col(n) if n in frame.columns else F.lit(None).cast(kind).alias(n) for n, kind in types.items()]
         return frame.select(part.alias("part"), *cells)
 
-    whole = shaped(inputs[0])
+    rows = with_all_columns(inputs[0])
     for frame in inputs[1:]:
-        whole = whole.unionByName(shaped(frame))
-    return materialize(whole.repartitionById(count, F.col("part")).drop("part").mapInArrow(step, columns))
+        rows = rows.unionByName(with_all_columns(frame))
+    return materialize(rows.repartitionById(tasks, F.col("part")).drop("part").mapInArrow(step, columns))

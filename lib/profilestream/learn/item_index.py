@@ -1,6 +1,6 @@
-"""All items as a model version has them, in memory, and what they say of a user: one score for each way to rank.
+"""All items of one model version in memory, and the scores of all items for some users, by each ranker.
 
-Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
+Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
 from collections.abc import Sequence
@@ -11,234 +11,251 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from profilestream.learn.als import Floats, Longs, Params, Vectors
+from profilestream.learn.als import AlsParams, Floats, Longs, Strings, Vectors
 
-Strings = NDArray[np.object_]
 RANKERS = ("blend", "factors", "neighbors", "popularity", "category")
 
-# Of an item, as in `factors`: `popular` and the weights of its neighbors are already what they are worth now; `newest`
-# is the time of its newest event in microseconds.
-_KINDS: dict[str, pa.DataType] = {
-    "key": pa.string(),
+# Packed items: as in `factors`, but weights, popularity and neighbor counts are decayed to the time of packing.
+# `latest_event` is in microseconds.
+_TYPES: dict[str, pa.DataType] = {
+    "item_id": pa.string(),
     "vector": pa.binary(),
-    "counted": pa.float64(),
-    "popular": pa.float64(),
-    "newest": pa.int64(),
+    "decayed_weight": pa.float64(),
+    "popularity": pa.float64(),
+    "latest_event": pa.int64(),
     "category": pa.string(),
-    "others": pa.list_(pa.string()),
-    "weights": pa.list_(pa.float32()),
+    "neighbor_ids": pa.list_(pa.string()),
+    "neighbor_counts": pa.list_(pa.float32()),
 }
-SCHEMA = pa.schema([pa.field(name, kind) for name, kind in _KINDS.items()])
+SCHEMA = pa.schema([pa.field(name, type_) for name, type_ in _TYPES.items()])
 
 
 @dataclass(frozen=True)
-class Liked:
-    """Items of users: who, which (by place in the catalogue), and how much, each (pairs,)."""
+class UserItems:
+    """Items that users have, with the positive net weight of their events; one element per user and item.
+
+    Args:
+        user: number of the user, (pairs,).
+        item: position of the item in the index, (pairs,).
+        weight: (pairs,).
+    """
 
     user: Longs
     item: Longs
     weight: Floats
 
     @classmethod
-    def net(cls, items: "ItemIndex", user: Longs, names: Strings, weight: Floats) -> "Liked":
-        """What was given less what was taken back, by user and item, where anything is left; only of known items.
+    def from_events(cls, index: "ItemIndex", user: Longs, item_ids: Strings, weight: Floats) -> "UserItems":
+        """Net weights by user and item, where they are positive; unknown items are ignored.
 
         Args:
-            user, names, weight: of each event; the users by number.
+            user, item_ids, weight: one element per event.
         """
-        place = items.places(names)
-        known = place >= 0
-        cells, index = np.unique(user[known] * len(items.names) + place[known], return_inverse=True)
-        total = np.bincount(index, weight[known], len(cells)).astype(float)
+        position = index.positions(item_ids)
+        is_indexed = position >= 0
+        items = len(index.item_ids)
+        cells, cell = np.unique(user[is_indexed] * items + position[is_indexed], return_inverse=True)
+        total = np.bincount(cell, weight[is_indexed], len(cells)).astype(float)
         cells, total = cells[total > 0], total[total > 0]
-        return cls(cells // max(len(items.names), 1), cells % max(len(items.names), 1), total)
+        return cls(cells // max(items, 1), cells % max(items, 1), total)
 
-    def of_users(self, begin: int, end: int) -> "Liked":
-        """Those of the users from number `begin` to before `end`, who are then counted from 0."""
-        mine = (self.user >= begin) & (self.user < end)
-        return Liked(self.user[mine] - begin, self.item[mine], self.weight[mine])
+    def of_users(self, begin: int, end: int) -> "UserItems":
+        """The pairs of users `begin` to `end` - 1, renumbered from 0."""
+        is_selected = (self.user >= begin) & (self.user < end)
+        return UserItems(self.user[is_selected] - begin, self.item[is_selected], self.weight[is_selected])
 
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """All items, in order of id.
+    """All items, in ascending order of id.
 
     Args:
-        names: (items,).
+        item_ids: (items,).
         vectors: (items, width).
-        counted: weight of all their events, decayed, (items,).
-        popular: decayed counts, (items,).
-        newest: time of the newest event in microseconds, (items,).
-        categories: number of each item's category, -1 for none, (items,).
-        category_names: by that number.
-        starts: where the neighbors of each item begin, (items + 1,).
-        neighbors, similarity: of all items, one after the other; both directions of a pair are there, each with the
-            similarity of the neighbor to one who has the item.
+        decayed_weights: total decayed weight of each item's events, (items,).
+        popularity: the same, decayed by the half-life of the popularity, (items,).
+        latest_event: time of each item's latest event in microseconds, (items,).
+        category_codes: index into `category_names`, -1 for none, (items,).
+        starts: position of each item's first neighbor, (items + 1,).
+        neighbors, similarity: neighbors of all items, concatenated. Each pair of items is contained in both directions,
+            with the similarity of the neighbor for a user who has the item.
     """
 
-    names: Strings
+    item_ids: Strings
     vectors: Vectors
-    counted: Floats
-    popular: Floats
-    newest: Longs
-    categories: Longs
+    decayed_weights: Floats
+    popularity: Floats
+    latest_event: Longs
+    category_codes: Longs
     category_names: Strings
     starts: Longs
     neighbors: Longs
     similarity: Floats
 
     @classmethod
-    def of(cls, items: pa.Table, params: Params) -> "ItemIndex":
-        """From rows of SCHEMA, in any order."""
-        items = items.sort_by("key")
-        names = _objects(items["key"])
-        counted = np.maximum(items["counted"].to_numpy(), 0.0)
-        categories: Any = items["category"].combine_chunks().dictionary_encode()
-        starts, neighbors, similarity = _similar(items, counted)
+    def from_rows(cls, rows: pa.Table, params: AlsParams) -> "ItemIndex":
+        """The index of rows with SCHEMA, in any order."""
+        rows = rows.sort_by("item_id")
+        item_ids = _objects(rows["item_id"])
+        decayed_weights = np.maximum(rows["decayed_weight"].to_numpy(), 0.0)
+        categories: Any = rows["category"].combine_chunks().dictionary_encode()
+        starts, neighbors, similarity = _similarities(rows, decayed_weights)
         return cls(
-            names=names,
-            vectors=np.frombuffer(b"".join(_list(items["vector"])), np.float32).reshape(-1, params.width),
-            counted=counted,
-            popular=items["popular"].to_numpy(),
-            newest=items["newest"].to_numpy(),
-            categories=categories.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
+            item_ids=item_ids,
+            vectors=np.frombuffer(b"".join(_list(rows["vector"])), np.float32).reshape(-1, params.width),
+            decayed_weights=decayed_weights,
+            popularity=rows["popularity"].to_numpy(),
+            latest_event=rows["latest_event"].to_numpy(),
+            category_codes=categories.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
             category_names=_objects(categories.dictionary),
             starts=starts,
             neighbors=neighbors,
             similarity=similarity,
         )
 
-    def places(self, names: Sequence[str] | Strings) -> Longs:
-        """Where each name stands; -1 when it is not there."""
-        wanted = np.asarray(names, dtype=object)
-        if not len(self.names) or not len(wanted):
-            return np.full(len(wanted), -1)
-        at = np.searchsorted(self.names, wanted).clip(max=len(self.names) - 1)
-        return np.where(self.names[at] == wanted, at, -1)
+    def positions(self, item_ids: Sequence[str] | Strings) -> Longs:
+        """The position of each id in the index; -1 for an unknown id."""
+        ids = np.asarray(item_ids, dtype=object)
+        if not len(self.item_ids) or not len(ids):
+            return np.full(len(ids), -1)
+        position = np.searchsorted(self.item_ids, ids).clip(max=len(self.item_ids) - 1)
+        return np.where(self.item_ids[position] == ids, position, -1)
 
-    def popularity(self) -> Floats:
-        """Decayed counts between 0 and 1: log(1 + c) / log(1 + max c), (items,)."""
-        grown = np.log1p(np.maximum(self.popular, 0.0))
-        result: Floats = grown / max(float(grown.max(initial=0.0)), 1e-12)
-        return result
+    def popularity_scores(self) -> Floats:
+        """Popularity c on a log scale from 0 to 1: log(1 + c) / log(1 + max c), (items,)."""
+        logs = np.log1p(np.maximum(self.popularity, 0.0))
+        scores: Floats = logs / max(float(logs.max(initial=0.0)), 1e-12)
+        return scores
 
-    def scores(self, vectors: Floats, liked: Liked, params: Params) -> dict[str, Floats]:
-        """Of every item for every user (users, items), by each of RANKERS.
+    def scores(self, vectors: Floats, user_items: UserItems, params: AlsParams) -> dict[str, Floats]:
+        """Scores of all items for each user, (users, items), by ranker.
 
-        `factors` is the product of the vectors; `neighbors` the similarity to what the user has, summed; `category`
-        the popularity of an item times the share of its category in what the user has; `blend` the first plus the
-        others with their shares.
+        - `factors`: product of the user vector and the item vector.
+        - `neighbors`: sum of the item's similarities to the user's items.
+        - `popularity`: log-scaled popularity of the item.
+        - `category`: that popularity times the share of the item's category in the weight of the user's items.
+        - `blend`: `factors` plus the others, each times its weight in the parameters.
 
         Args:
-            vectors: of users, (users, width); zero for new ones.
-            liked: what they have, with positive weights.
+            vectors: user vectors, (users, width); zero for new users.
+            user_items: items of the users.
         """
-        factors = self._product(vectors, np.zeros(len(self.names)), params)
+        factors = self._products(vectors, np.zeros(len(self.item_ids)), params)
         return {
-            "blend": self.blend(vectors, liked, params),
+            "blend": self.blend_scores(vectors, user_items, params),
             "factors": factors,
-            "neighbors": self.by_neighbors(len(vectors), liked),
-            "popularity": np.broadcast_to(self.popularity(), factors.shape),
-            "category": self.by_category(len(vectors), liked),
+            "neighbors": self.neighbor_scores(len(vectors), user_items),
+            "popularity": np.broadcast_to(self.popularity_scores(), factors.shape),
+            "category": self.category_scores(len(vectors), user_items),
         }
 
-    def blend(self, vectors: Floats, liked: Liked, params: Params) -> Floats:
-        """The ranker of that name alone; float32."""
-        found: Any = self._product(vectors, params.popularity_share * self.popularity(), params)
-        if params.neighbor_share:
-            found += params.neighbor_share * self.by_neighbors(len(vectors), liked)
-        if params.category_share:
-            found += params.category_share * self.by_category(len(vectors), liked)
-        result: Floats = found
-        return result
+    def blend_scores(self, vectors: Floats, user_items: UserItems, params: AlsParams) -> Floats:
+        """Scores of the ranker `blend`, (users, items), float32."""
+        total: Any = self._products(vectors, params.popularity_weight * self.popularity_scores(), params)
+        if params.neighbor_weight:
+            total += params.neighbor_weight * self.neighbor_scores(len(vectors), user_items)
+        if params.category_weight:
+            total += params.category_weight * self.category_scores(len(vectors), user_items)
+        scores: Floats = total
+        return scores
 
-    def by_neighbors(self, users: int, liked: Liked) -> Floats:
-        """Summed similarity of every item to what each user has, (users, items)."""
-        items = len(self.names)
-        sizes = self.starts[liked.item + 1] - self.starts[liked.item]
-        at = spread(self.starts[liked.item], sizes)
-        cell = np.repeat(liked.user, sizes) * items + self.neighbors[at]
-        return np.bincount(cell, self.similarity[at], users * items).astype(float).reshape(users, items)
+    def neighbor_scores(self, users: int, user_items: UserItems) -> Floats:
+        """Sum of each item's similarities to the user's items, (users, items)."""
+        items = len(self.item_ids)
+        sizes = self.starts[user_items.item + 1] - self.starts[user_items.item]
+        flat = concat_ranges(self.starts[user_items.item], sizes)
+        cell = np.repeat(user_items.user, sizes) * items + self.neighbors[flat]
+        return np.bincount(cell, self.similarity[flat], users * items).astype(float).reshape(users, items)
 
-    def by_category(self, users: int, liked: Liked) -> Floats:
-        """Popularity of every item times the share of its category in what each user has, (users, items)."""
-        kinds = len(self.category_names)
-        known = self.categories[liked.item] >= 0
-        cell = liked.user[known] * kinds + self.categories[liked.item[known]]
-        weight = np.bincount(cell, liked.weight[known], users * kinds).astype(float).reshape(users, kinds)
+    def category_scores(self, users: int, user_items: UserItems) -> Floats:
+        """Popularity score of each item times the share of its category in the user's weight, (users, items)."""
+        categories = len(self.category_names)
+        has_category = self.category_codes[user_items.item] >= 0
+        cell = user_items.user[has_category] * categories + self.category_codes[user_items.item[has_category]]
+        total = np.bincount(cell, user_items.weight[has_category], users * categories).astype(float)
+        weight = total.reshape(users, categories)
+        # The last column, selected by code -1, is for items without a category.
         shares = np.hstack([weight / np.maximum(weight.sum(axis=1), 1e-12)[:, None], np.zeros((users, 1))])
-        result: Floats = shares[:, self.categories] * self.popularity()
-        return result
+        scores: Floats = shares[:, self.category_codes] * self.popularity_scores()
+        return scores
 
-    def similarity_of(self, has: Longs, item: Longs) -> Floats:
-        """Of items to one that a user has, (pairs,); 0 where they have no common users that are known."""
-        cells, summed = self._pairs
-        wanted = has * len(self.names) + item
-        at = np.searchsorted(cells, wanted).clip(max=max(len(cells) - 1, 0))
-        return np.where(cells[at] == wanted, summed[at], 0.0) if len(cells) else np.zeros(len(wanted))
+    def similarities(self, user_item: Longs, item: Longs) -> Floats:
+        """Similarity of `item` for a user who has `user_item`, (pairs,); 0 for items that are not neighbors."""
+        cells, total = self._pairs
+        pair = user_item * len(self.item_ids) + item
+        position = np.searchsorted(cells, pair).clip(max=max(len(cells) - 1, 0))
+        return np.where(cells[position] == pair, total[position], 0.0) if len(cells) else np.zeros(len(pair))
 
     @cached_property
     def _pairs(self) -> tuple[Longs, Floats]:
-        """Every pair of items once, as a number, and its similarity."""
-        items = len(self.names)
+        """Each ordered pair of items once, as a number, and its similarity."""
+        items = len(self.item_ids)
         pairs = np.repeat(np.arange(items), self.starts[1:] - self.starts[:-1]) * items + self.neighbors
-        # A pair of which each item came after the other, in turn, stands there twice.
+        # A pair occurs twice when some users had the one item first and other users the other item.
         cells, first = np.unique(pairs, return_index=True)
         return cells, np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
 
-    def _product(self, vectors: Floats, more: Floats, params: Params) -> Floats:
-        """Of users and items, plus what is the same for all users; a user's bias changes no order and is left out."""
+    def _products(self, vectors: Floats, item_offsets: Floats, params: AlsParams) -> Floats:
+        """Products of users and items plus an offset per item; without user biases, which do not change a ranking."""
         k = params.k
         p = np.hstack([vectors[:, :k], np.ones((len(vectors), 1))]).astype(np.float32)
-        q = np.hstack([self.vectors[:, :k], (self.vectors[:, k:].sum(axis=1) + more)[:, None]]).astype(np.float32)
-        result: Floats = np.asarray(p @ q.T)
-        return result
+        q = np.hstack([self.vectors[:, :k], (self.vectors[:, k:].sum(axis=1) + item_offsets)[:, None]])
+        products: Floats = np.asarray(p @ q.astype(np.float32).T)
+        return products
 
 
-def best(scores: Floats, most: int) -> Longs:
-    """The items with the highest scores of each user, best first, (users, `most` or all); equal ones in order of id."""
-    some = min(most, scores.shape[1])
-    found = np.argpartition(-scores, some - 1, axis=1)[:, :some] if some else np.zeros((len(scores), 0), np.int64)
-    if 0 < some < scores.shape[1]:
-        last = np.take_along_axis(scores, found, axis=1).min(axis=1)
-        # Where items without a place equal the last one that has a place, those with the first ids get it.
-        for row in np.flatnonzero((scores >= last[:, None]).sum(axis=1) > some):
-            found[row] = np.lexsort((np.arange(scores.shape[1]), -scores[row]))[:some]
-    found.sort(axis=1)
-    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)
+def top_items(scores: Floats, max_items: int) -> Longs:
+    """Positions of the items with the highest scores of each user, best first; ties are in order of position.
 
+    Args:
+        scores: (users, items).
 
-def spread(starts: Longs, sizes: Longs) -> Longs:
-    """The numbers starts[0], starts[0] + 1, ... (sizes[0] of them), then those from starts[1] on, and so forth."""
-    before = np.cumsum(sizes) - sizes
-    result: Longs = np.arange(int(sizes.sum())) - np.repeat(before - starts, sizes)
-    return result
-
-
-def _similar(items: pa.Table, counted: Floats) -> tuple[Longs, Longs, Floats]:
-    """Both directions of every pair, by the item that it begins with: count / sqrt(weight of that item).
-
-    The weight of the other one is left out on purpose: divided by it too, pairs of items that hardly anybody has come
-    first, and recall falls below that of popularity (docs/learners.md).
+    Returns:
+        (users, `max_items`), or (users, items) when there are fewer items.
     """
-    others: Any = items["others"].combine_chunks()
-    weights: Any = items["weights"].combine_chunks()
-    n = items.num_rows
-    owner = np.repeat(np.arange(n), pc.fill_null(pc.list_value_length(others), 0).to_numpy(zero_copy_only=False))
-    at: Any = pc.index_in(others.flatten(), value_set=items["key"].combine_chunks())
-    place = at.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    count = weights.flatten().to_numpy(zero_copy_only=False).astype(float)
-    owner, place, count = (part[place >= 0] for part in (owner, place, count))
-    one, other = np.concatenate([owner, place]), np.concatenate([place, owner])
+    size = min(max_items, scores.shape[1])
+    top = np.argpartition(-scores, size - 1, axis=1)[:, :size] if size else np.zeros((len(scores), 0), np.int64)
+    if 0 < size < scores.shape[1]:
+        lowest = np.take_along_axis(scores, top, axis=1).min(axis=1)
+        # argpartition picks any of the items that tie for the last place; replace them by the first ones.
+        for row in np.flatnonzero((scores >= lowest[:, None]).sum(axis=1) > size):
+            top[row] = np.lexsort((np.arange(scores.shape[1]), -scores[row]))[:size]
+    top.sort(axis=1)
+    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top, order, axis=1)
+
+
+def concat_ranges(starts: Longs, sizes: Longs) -> Longs:
+    """The ranges `starts[i]` to `starts[i] + sizes[i] - 1`, concatenated."""
+    before = np.cumsum(sizes) - sizes
+    flat: Longs = np.arange(int(sizes.sum())) - np.repeat(before - starts, sizes)
+    return flat
+
+
+def _similarities(rows: pa.Table, decayed_weights: Floats) -> tuple[Longs, Longs, Floats]:
+    """Start positions, neighbors and similarities; both directions of each pair, by the item that the user has.
+
+    The similarity is count / sqrt(weight of the item that the user has). The weight of the neighbor is left out on
+    purpose. Dividing by it too ranks pairs of rare items first, and recall falls below that of popularity
+    (docs/learners.md).
+    """
+    neighbor_ids: Any = rows["neighbor_ids"].combine_chunks()
+    neighbor_counts: Any = rows["neighbor_counts"].combine_chunks()
+    n = rows.num_rows
+    lengths = pc.fill_null(pc.list_value_length(neighbor_ids), 0).to_numpy(zero_copy_only=False)
+    item = np.repeat(np.arange(n), lengths)
+    positions: Any = pc.index_in(neighbor_ids.flatten(), value_set=rows["item_id"].combine_chunks())
+    neighbor = positions.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    count = neighbor_counts.flatten().to_numpy(zero_copy_only=False).astype(float)
+    item, neighbor, count = (values[neighbor >= 0] for values in (item, neighbor, count))
+    source, target = np.concatenate([item, neighbor]), np.concatenate([neighbor, item])
     count = np.concatenate([count, count])
-    # What was given back weighs nothing any more, but its pairs were counted.
-    similarity = count / np.sqrt(np.maximum(np.maximum(counted[one], count), 1e-9))
-    order = np.lexsort((other, one))
-    starts = np.searchsorted(one[order], np.arange(n + 1))
-    return starts, other[order], similarity[order]
+    # A returned item has no weight any more, but its pairs were counted; so the count is a lower bound of the weight.
+    similarity = count / np.sqrt(np.maximum(np.maximum(decayed_weights[source], count), 1e-9))
+    order = np.lexsort((target, source))
+    starts = np.searchsorted(source[order], np.arange(n + 1))
+    return starts, target[order], similarity[order]
 
 
 def _objects(column: Any) -> Strings:

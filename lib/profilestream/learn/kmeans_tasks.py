@@ -1,6 +1,6 @@
-"""The passes of `learn_segments` over the users of one partition: Arrow in and out, by the arithmetic of kmeans.py.
+"""The passes of `learn_segments` over the users of one partition: Arrow in and out, arithmetic in kmeans.py.
 
-Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
+Runs on executors, so it imports only numpy, pyarrow and the arithmetic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,109 +10,118 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilestream.learn import kmeans
+from profilestream.learn import kmeans, split_merge
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.cluster_sums import Sums
-from profilestream.learn.kmeans import Axes, Batch, Delta, Move, Params, State
+from profilestream.learn.cluster_sums import ClusterSums
+from profilestream.learn.evaluation_times import EvaluationTimes
+from profilestream.learn.kmeans import ContributionChanges, KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.split_merge import SplitAxes, SplitMergeMove
 
-# What a pass says, one row a partition; `Delta` and `Sums` as bytes.
-TOLD = "sums binary, points bigint, cost double, cost_of_mean double"
-PLACED = (
+# A KMeansDelta as one row per partition; `sums` and `times` as bytes.
+DELTA_SCHEMA = "sums binary, evaluated_points bigint, cost double, cost_of_mean double, times binary"
+ASSIGNED_SCHEMA = (
     "user_id string, segment_id bigint, distance double, point array<double>, at bigint, old_id bigint, "
-    "old_since bigint, is_new boolean"
+    "old_valid_from bigint, is_new boolean"
 )
 
 
-def deltas(
-    batches: Iterator[pa.RecordBatch], state: State, centers: Floats, params: Params
+def partition_delta(
+    batches: Iterator[pa.RecordBatch], state: KMeansState, centers: Floats, params: KMeansParams
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of a batch (`point`, `at`, `old_point`, `old_at`, `old_id`; what a user has not is null) -> its delta."""
+    """Users of a batch -> one row of DELTA_SCHEMA.
+
+    Input columns: `point`, `at`, null for an erased user; `old_point`, `old_at`, `old_id`, null for a new user.
+    """
     d = centers.shape[1]
     for table in _tables(batches):
-        came, went = table.filter(pc.is_valid(table["point"])), table.filter(pc.is_valid(table["old_id"]))
-        batch = Batch(
-            _points(came["point"], d), _longs(came["at"]),
-            _points(went["old_point"], d), _longs(went["old_at"]), _longs(went["old_id"]),
+        new, old = table.filter(pc.is_valid(table["point"])), table.filter(pc.is_valid(table["old_id"]))
+        changes = ContributionChanges(
+            _points(new["point"], d), _longs(new["at"]),
+            _points(old["old_point"], d), _longs(old["old_at"]), _longs(old["old_id"]),
         )  # fmt: skip
-        delta = kmeans.batch_delta(state, centers, batch, params)
+        delta = kmeans.batch_delta(state, centers, changes, params)
         yield pa.RecordBatch.from_pydict({
-            "sums": [delta.sums.as_bytes()], "points": [delta.points], "cost": [delta.cost],
+            "sums": [delta.sums.as_bytes()], "evaluated_points": [delta.evaluated_points], "cost": [delta.cost],
             "cost_of_mean": [delta.cost_of_mean],
+            "times": pa.array([delta.times and delta.times.as_bytes()], pa.binary()),
         })  # fmt: skip
 
 
-def together(told: Sequence[tuple[bytes, int, float, float]], state: State, params: Params) -> Delta:
-    """What all partitions have said."""
+def merge_partition_deltas(
+    rows: Sequence[tuple[bytes, int, float, float, bytes | None]], state: KMeansState, params: KMeansParams
+) -> KMeansDelta:
+    """The delta of the batch, from the rows of DELTA_SCHEMA of all partitions."""
     s, d = len(state.ids), state.sums.sums.shape[1]
-    found = Delta(Sums.zero(s, d))
-    for sums, points, cost, cost_of_mean in told:
-        found = kmeans.merge(found, Delta(Sums.of_bytes(sums, d), points, cost, cost_of_mean), params)
-    return found
+    merged = KMeansDelta(ClusterSums.zero(s, d))
+    for sums, evaluated_points, cost, cost_of_mean, data in rows:
+        times = None if data is None else EvaluationTimes.of_bytes(data)
+        delta = KMeansDelta(ClusterSums.of_bytes(sums, d), evaluated_points, cost, cost_of_mean, times)
+        merged = kmeans.merge_deltas(merged, delta, params)
+    return merged
 
 
-def bins(
-    batches: Iterator[pa.RecordBatch], axes: Axes, ids: Longs, centers: Floats, params: Params
+def partition_bins(
+    batches: Iterator[pa.RecordBatch], axes: SplitAxes, ids: Longs, centers: Floats, params: KMeansParams
 ) -> Iterator[pa.RecordBatch]:
-    """Contributions (`point`, `at`, `segment_id`, which is null of a new one) -> their sums by bin of the axes.
+    """Contributions (`point`, `at`, `segment_id`) -> one row `sums`: bytes of their sums by bin of the axes.
 
     Args:
-        ids, centers: of the segments among which a new one goes to the nearest.
+        ids, centers: a contribution with a null `segment_id` is new; it is assigned to the nearest of these centers.
     """
     for table in _tables(batches):
         points = _points(table["point"], centers.shape[1])
-        segments = _labels(table["segment_id"], points, ids, centers)
-        found = kmeans.binned(axes, points, _longs(table["at"]), segments, params)
-        yield pa.RecordBatch.from_pydict({"sums": [found.as_bytes()]})
+        segment_ids = _segment_ids(table["segment_id"], points, ids, centers)
+        bins = split_merge.bin_sums(axes, points, _longs(table["at"]), segment_ids, params)
+        yield pa.RecordBatch.from_pydict({"sums": [bins.as_bytes()]})
 
 
-def binned(told: Sequence[bytes], axes: Axes, params: Params) -> Sums:
-    """What all partitions have said."""
+def merge_partition_bins(rows: Sequence[bytes], axes: SplitAxes, params: KMeansParams) -> ClusterSums:
+    """The sums by bin over all partitions."""
     d = axes.normals.shape[1]
-    found = Sums.zero(len(axes.ids) * kmeans.BINS, d)
-    for data in told:
-        found = kmeans.merge_sums(found, Sums.of_bytes(data, d), params)
-    return found
+    merged = ClusterSums.zero(len(axes.ids) * split_merge.BINS, d)
+    for data in rows:
+        merged = kmeans.merge_sums(merged, ClusterSums.of_bytes(data, d), params)
+    return merged
 
 
-def chosen(batches: Iterator[pa.RecordBatch], d: int, params: Params) -> Iterator[pa.RecordBatch]:
-    """A sample (`point`), all of it here -> the first centers."""
+def choose_initial_centers(batches: Iterator[pa.RecordBatch], d: int, params: KMeansParams) -> Iterator[pa.RecordBatch]:
+    """A complete sample (`point`) in one partition -> the initial centers (`point`)."""
     for table in _tables(batches):
-        centers = kmeans.first_centers(_points(table["point"], d), params)
+        centers = kmeans.initial_centers(_points(table["point"], d), params)
         yield pa.RecordBatch.from_arrays([_lists(centers)], ["point"])
 
 
-def placed(
+def assign_segments(
     batches: Iterator[pa.RecordBatch],
     ids: Longs,
     centers: Floats,
-    moves: Sequence[Move],
-    after: State,
+    moves: Sequence[SplitMergeMove],
+    after: KMeansState,
 ) -> Iterator[pa.RecordBatch]:
-    """Contributions -> the same with the segment they are in after the batch, and the distance to its center.
+    """Contributions -> rows of ASSIGNED_SCHEMA: the segment after the batch and the distance to its center.
 
     Args:
-        ids, centers: of the segments among which a new one, whose `segment_id` is null, goes to the nearest.
-        moves: that were made after that.
+        ids, centers: a contribution with a null `segment_id` is new; it is assigned to the nearest of these centers.
+        moves: made after that assignment.
         after: the state after the batch.
     """
     for table in _tables(batches):
         points = _points(table["point"], after.sums.sums.shape[1])
-        segments = kmeans.relabeled(_labels(table["segment_id"], points, ids, centers), points, moves)
-        away = points - after.centers[np.searchsorted(after.ids, segments)]
-        distance = np.sqrt((away**2).sum(axis=1))
+        segment_ids = split_merge.relabel(_segment_ids(table["segment_id"], points, ids, centers), points, moves)
+        difference = points - after.centers[np.searchsorted(after.ids, segment_ids)]
+        distance = np.sqrt((difference**2).sum(axis=1))
+        unchanged = ("point", "at", "old_id", "old_valid_from", "is_new")
         yield pa.RecordBatch.from_pydict({
-            "user_id": table["user_id"].combine_chunks(), "segment_id": segments, "distance": distance,
-            "point": table["point"].combine_chunks(), "at": table["at"].combine_chunks(),
-            "old_id": table["old_id"].combine_chunks(), "old_since": table["old_since"].combine_chunks(),
-            "is_new": table["is_new"].combine_chunks(),
+            "user_id": table["user_id"].combine_chunks(), "segment_id": segment_ids, "distance": distance,
+            **{name: table[name].combine_chunks() for name in unchanged},
         })  # fmt: skip
 
 
 def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """All rows of a partition at once; nothing when it has none."""
-    found = [batch for batch in batches if batch.num_rows]
-    if found:
-        yield pa.Table.from_batches(found)
+    """All rows of a partition as one table; nothing for a partition without rows."""
+    with_rows = [batch for batch in batches if batch.num_rows]
+    if with_rows:
+        yield pa.Table.from_batches(with_rows)
 
 
 def _points(column: "pa.ChunkedArray[Any]", d: int) -> Floats:
@@ -128,8 +137,8 @@ def _lists(points: Floats) -> "pa.Array[Any]":
     return pa.ListArray.from_arrays(offsets, pa.array(points.ravel()))
 
 
-def _labels(column: "pa.ChunkedArray[Any]", points: Floats, ids: Longs, centers: Floats) -> Longs:
+def _segment_ids(column: "pa.ChunkedArray[Any]", points: Floats, ids: Longs, centers: Floats) -> Longs:
     is_new = np.asarray(column.is_null().to_numpy())
-    known = np.where(is_new, -1, column.to_numpy()).astype(np.int64)
-    known[is_new] = ids[kmeans.nearest(points[is_new], centers)[0]]
-    return known
+    segment_ids = np.where(is_new, -1, column.to_numpy()).astype(np.int64)
+    segment_ids[is_new] = ids[kmeans.nearest_centers(points[is_new], centers)[0]]
+    return segment_ids

@@ -1,4 +1,4 @@
-"""Labels as data: what users did after a time t, a statistic over the events in `[t, t + horizon)`, in TOML."""
+"""Labels declared in TOML: a statistic over the events of a user in `[t, t + horizon)`."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,17 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Frozen, Settings
 from profilestream.derive import feature_checks, window_parts
-from profilestream.derive.entity_features import Features
-from profilestream.derive.feature_declaration import Question, micros
+from profilestream.derive.entity_features import EntityFeatures
+from profilestream.derive.feature_declaration import FeatureDefinition, window_micros
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived, Key, load_as
+from profilestream.derive.table_declaration import DerivedTable, Key, load_as
 
-_AT, _AHEAD = "_at", "_ahead"
+# Internal columns: the time of a row, and the microseconds from it to an event.
+_AT, _AFTER = "_at", "_after"
 
 
-class Label(Question):
-    """A question about what comes: the columns `<name>_<horizon>`.
+class Label(FeatureDefinition):
+    """A statistic over one or more horizons: the columns `<name>_<horizon>`.
 
     Args:
         horizons: `<n>h` or `<n>d`.
@@ -31,127 +32,133 @@ class Label(Question):
 
     @field_validator("horizons")
     @classmethod
-    def _known(cls, horizons: tuple[str, ...]) -> tuple[str, ...]:
-        odd = [horizon for horizon in horizons if not re.fullmatch(r"[1-9]\d{0,4}[hd]", horizon)]
-        if odd or len(set(horizons)) < len(horizons):
-            raise ValueError(f"not different horizons such as 24h or 30d: {odd or list(horizons)}")
+    def _check_horizons(cls, horizons: tuple[str, ...]) -> tuple[str, ...]:
+        malformed = [horizon for horizon in horizons if not re.fullmatch(r"[1-9]\d{0,4}[hd]", horizon)]
+        if malformed or len(set(horizons)) < len(horizons):
+            raise ValueError(f"horizons must be distinct and like 24h or 30d: {malformed or list(horizons)}")
         return horizons
 
     @model_validator(mode="after")
-    def _is_plain(self) -> "Label":
+    def _check_no_decay(self) -> "Label":
         if self.statistic.half_life is not None:
-            raise ValueError("a label counts all of its horizon alike: no half_life_days")
+            raise ValueError("a label weights all events of its horizon equally: remove half_life_days")
         return self
 
 
-class Labels(Frozen):
+class DeclaredLabels(Frozen):
     """All labels of a file."""
 
     labels: dict[str, Label] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names_fit(self) -> "Labels":
-        if odd := [name for name in self.labels if not re.match(r"^[a-z][a-z0-9_]*$", name)]:
-            raise ValueError(f"names may hold small letters, digits and _ only: {odd}")
+    def _check_names(self) -> "DeclaredLabels":
+        if malformed := [name for name in self.labels if not re.match(r"^[a-z][a-z0-9_]*$", name)]:
+            raise ValueError(f"names may contain lowercase letters, digits and _ only: {malformed}")
         columns = [f"{name}_{horizon}" for name, one in self.labels.items() for horizon in one.horizons]
-        if twice := sorted({name for name in columns if columns.count(name) > 1}):
-            raise ValueError(f"columns that two labels have: {twice}")
+        if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
+            raise ValueError(f"two labels have the same columns: {duplicates}")
         return self
 
     @property
     def columns(self) -> dict[str, tuple[Label, str]]:
-        """By column: the label and its horizon."""
-        every = self.labels.items()
-        return {f"{name}_{horizon}": (label, horizon) for name, label in every for horizon in label.horizons}
+        """Label and horizon by column."""
+        labels = self.labels.items()
+        return {f"{name}_{horizon}": (label, horizon) for name, label in labels for horizon in label.horizons}
 
 
-Chosen = dict[str, tuple[Label, str]]
+SelectedLabels = dict[str, tuple[Label, str]]
 
 
-def load(path: str, names: dict[str, str]) -> Labels:
-    """The labels of a TOML file, as declaration.load_as."""
-    return load_as(Labels, path, names)
+def load(path: str, names: dict[str, str]) -> DeclaredLabels:
+    """The labels of a TOML file; `names` and errors as in table_declaration.load_as."""
+    return load_as(DeclaredLabels, path, names)
 
 
-def chosen(settings: Settings, columns: Sequence[str] = ()) -> Chosen:
-    """Labels by the names of their columns, such as `purchase_7d`; all of them when none is named.
+def select_labels(settings: Settings, columns: Sequence[str] = ()) -> SelectedLabels:
+    """Label and horizon by column, such as `purchase_7d`.
+
+    Args:
+        columns: names of columns; empty: all declared ones.
 
     Raises:
-        BadSettings: the settings name no file of labels, or one has no such column.
+        BadSettings: no label file is configured, or a column is not declared.
     """
     file = settings.learn.examples.file
     if not file:
         raise BadSettings("no labels are declared", where="learn.examples.file", do="name a file such as labels.toml")
-    every = load(file, settings.derive.names).columns
-    if foreign := [name for name in columns if name not in every]:
+    declared = load(file, settings.derive.names).columns
+    if unknown := [name for name in columns if name not in declared]:
         raise BadSettings(
-            f"there are no labels {foreign}, but {list(every)}",
+            f"unknown labels {unknown}; declared labels: {list(declared)}",
             where="learn.examples.labels",
-            do=f"name some of these, or declare them in {file}",
+            do=f"name declared labels, or declare these in {file}",
         )
-    return {name: every[name] for name in columns or every}
+    return {name: declared[name] for name in columns or declared}
 
 
-def check(spark: SparkSession, settings: Settings, labels: Chosen) -> None:
+def check(spark: SparkSession, settings: Settings, labels: SelectedLabels) -> None:
     """Check the SQL of labels; writes nothing.
 
     Raises:
-        BadSettings: an expression is not understood; names file and key.
+        BadSettings: an expression is invalid; names file and key.
     """
     events, file = spark.createDataFrame([], tables.EVENTS.schema), settings.learn.examples.file
     for column, (label, horizon) in labels.items():
-        feature_checks.check_question(spark, events, label, f"{file}, labels.{column.removesuffix(f'_{horizon}')}")
+        feature_checks.check_definition(spark, events, label, f"{file}, labels.{column.removesuffix(f'_{horizon}')}")
 
 
-def outcomes(spark: SparkSession, entity_times: DataFrame, labels: Chosen, features: Features, told: int) -> DataFrame:
-    """What entities did from times on, each in `[at, at + horizon)`; only events at `at` or later are looked at.
+def label_values(
+    spark: SparkSession, entity_times: DataFrame, labels: SelectedLabels, features: EntityFeatures, complete_until: int
+) -> DataFrame:
+    """Labels of entities, each over the events in `[at, at + horizon)`; earlier events are not read into them.
 
     Args:
-        entity_times: keys and `at`, each pair once.
-        features: of the entity; they say which events are its own.
-        told: microseconds up to which it is known what happened; a label whose horizon ends later is null.
+        entity_times: the entity's keys and `at`, distinct.
+        features: of the entity; they define its keys and which events count.
+        complete_until: microseconds; a label whose horizon ends later is null.
 
     Returns:
-        Keys, `at` and the labels, a row each. Of a horizon without events a label says what its kind says of nothing.
+        One row per entity and time: keys, `at` and labels. Without matching events a label has the empty value of its
+        kind, such as 0 for a count.
     """
     longest = max(_length(horizon) for _, horizon in labels.values())
     at = F.unix_micros("at")
-    asked = entity_times.agg(F.count(F.lit(1)), F.coalesce(F.min(at), F.lit(0)), F.coalesce(F.max(at), F.lit(0))).head()
-    assert asked is not None
-    count, first, last = asked
-    dates = F.col("event_date").between(window_parts.date_of(first), window_parts.date_of(last + longest))
-    events = window_parts.keyed(features.read(spark, tables.EVENTS).where(dates), features)
+    row = entity_times.agg(F.count(F.lit(1)), F.coalesce(F.min(at), F.lit(0)), F.coalesce(F.max(at), F.lit(0))).head()
+    assert row is not None
+    count, first, last = row
+    dates = F.col("event_date").between(window_parts.utc_date(first), window_parts.utc_date(last + longest))
+    events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS).where(dates), features)
     requests = entity_times.select(*[F.col(name).alias(f"_{name}") for name in features.keys], F.col("at").alias(_AT))
     joined = events.join(broadcast_if_small(requests, count), [f"_{name}" for name in features.keys])
-    ahead = joined.withColumn(_AHEAD, F.unix_micros("event_time") - F.unix_micros(_AT))
-    coming = ahead.where(F.col(_AHEAD).between(0, longest - 1))
-    # The request itself stands beside its events, as one that counts for no label, so that none is without a row.
-    rows = coming.unionByName(requests, allowMissingColumns=True)
+    joined = joined.withColumn(_AFTER, F.unix_micros("event_time") - F.unix_micros(_AT))
+    later = joined.where(F.col(_AFTER).between(0, longest - 1))
+    # Each request is a row too, which matches no label (its columns are null), so that none is lost without events.
+    rows = later.unionByName(requests, allowMissingColumns=True)
     fold = _fold(labels, features)
-    matured = {
-        name: F.when(at + _length(horizon) <= told, label.value(f"_{name}"))
+    values = [
+        F.when(at + _length(horizon) <= complete_until, label.value(f"_{name}")).alias(name)
         for name, (label, horizon) in labels.items()
-    }
-    said = fold.read(fold.partials(rows)).withColumnRenamed(_AT, "at")
-    return said.select(*features.keys, "at", *[value.alias(name) for name, value in matured.items()])
+    ]
+    results = fold.read(fold.partials(rows)).withColumnRenamed(_AT, "at")
+    return results.select(*features.keys, "at", *values)
 
 
 def _length(horizon: str) -> int:
-    length = micros(horizon)
+    length = window_micros(horizon)
     assert length is not None
     return length
 
 
-def _fold(labels: Chosen, features: Features) -> Fold:
+def _fold(labels: SelectedLabels, features: EntityFeatures) -> Fold:
     keys = {name: Key(of=f"_{name}", type=features.tiles.keys[name].type) for name in features.keys}
     statistics = {
         f"_{name}": label.statistic.model_copy(
-            update={"where": f"({label.statistic.where}) AND {_AHEAD} < {_length(horizon)}"}
+            update={"where": f"({label.statistic.where}) AND {_AFTER} < {_length(horizon)}"}
         )
         for name, (label, horizon) in labels.items()
     }
     return Fold.of(
-        Derived(
+        DerivedTable(
             name="labels",
             write="append",
             keys={**keys, _AT: Key(of=_AT, type="timestamp")},

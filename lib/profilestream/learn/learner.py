@@ -1,45 +1,49 @@
-"""What every learner is: verbs on frozen values, so that it can be run in a stream, in memory, whole or in parts.
+"""The interface of a learner: functions on immutable values, so that a learner runs on a stream or in local memory.
 
-    score(state, rows)         what the state foretells of rows; asked before they are learned from
-    batch_delta(state, rows)   what rows have to say, worked out wherever they lie (executors)
-    merge(one, other)          what two parts of a batch have to say together; commutative, associative, with `zero`
-    apply(state, delta, now)   the state after the batch; decay and prior enter here only, once
+    score(state, rows)         predictions of the state for rows, computed before the rows are learned
+    batch_delta(state, rows)   changes that rows cause, computed on the executors
+    merge(one, other)          the changes of two parts of a batch; commutative, associative, with the neutral `zero`
+    apply(state, delta, now)   the state after the batch; only this function applies decay and priors, once per batch
 
-`tests/laws.py` holds every learner to these.
+`tests/laws.py` tests these properties for every learner.
 """
 
 from typing import Protocol, TypeVar
 
 from profilestream.learn.als import Floats
 
-State = TypeVar("State")
-Rows = TypeVar("Rows", contravariant=True)
-Delta = TypeVar("Delta")
+StateT = TypeVar("StateT")
+RowsT = TypeVar("RowsT", contravariant=True)
+DeltaT = TypeVar("DeltaT")
 
 
-class Learner(Protocol[State, Rows, Delta]):
-    """A model that learns from micro-batches and can be taken apart."""
+class Learner(Protocol[StateT, RowsT, DeltaT]):
+    """A model that learns from micro-batches and whose batches can be split into parts."""
 
-    def empty(self) -> State:
+    def empty(self) -> StateT:
         """The state before the first event."""
         ...
 
-    def zero(self) -> Delta:
-        """What no rows have to say."""
+    def zero(self) -> DeltaT:
+        """The delta of no rows."""
         ...
 
-    def score(self, state: State, rows: Rows) -> Floats:
-        """A number a row."""
+    def score(self, state: StateT, rows: RowsT) -> Floats:
+        """One number per row."""
         ...
 
-    def batch_delta(self, state: State, rows: Rows) -> Delta:
-        """What rows have to say; all rows of a key are in one call."""
+    def batch_delta(self, state: StateT, rows: RowsT) -> DeltaT:
+        """The changes that rows cause; one call must contain all rows of a key."""
         ...
 
-    def merge(self, one: Delta, other: Delta) -> Delta:
-        """Both together."""
+    def merge(self, one: DeltaT, other: DeltaT) -> DeltaT:
+        """The changes of both deltas."""
         ...
 
-    def apply(self, state: State, delta: Delta, now: int) -> State:
-        """The state after a batch, at the newest event time, in microseconds."""
+    def apply(self, state: StateT, delta: DeltaT, now: int) -> StateT:
+        """The state after a batch.
+
+        Args:
+            now: latest event time of the batch, microseconds since 1970.
+        """
         ...

@@ -1,4 +1,4 @@
-"""The factorization with its state in memory, by the same steps as the stage: for notebooks, benchmarks and tests."""
+"""The factorization with its state in local memory, by the steps of the stage: for notebooks, benchmarks and tests."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -8,146 +8,164 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilestream.learn import als_tasks
-from profilestream.learn.als import Floats, Globals, Params
+from profilestream.learn import als_rows, als_tasks
+from profilestream.learn.als import AlsParams, Floats, GlobalSums
 from profilestream.learn.item_index import ItemIndex
-from profilestream.learn.ranking_metrics import Sums, together
+from profilestream.learn.ranking_metrics import RankingSums, sum_by_ranker
 
 
 @dataclass(frozen=True)
-class Model:
-    """All rows of `factors`.
+class AlsModel:
+    """The state of the factorization: the rows of the table `factors`.
 
     Args:
-        users, items: rows of steps.SCHEMA, kind STATE.
+        users, items: rows with als_rows.SCHEMA, kind STATE.
     """
 
-    params: Params
+    params: AlsParams
     users: pa.Table
     items: pa.Table
-    known: Globals
+    global_sums: GlobalSums
 
     @cached_property
-    def packed(self) -> pa.Table:
-        """The items as a users' step wants them."""
-        return _stepped(lambda part: als_tasks.pack_items(part, self.known, self.params), self.items)
+    def packed_items(self) -> pa.Table:
+        """All items, as the users' step reads them."""
+        return _run_step(lambda rows: als_tasks.pack_items(rows, self.global_sums, self.params), self.items)
 
     @cached_property
-    def catalogue(self) -> ItemIndex:
-        """All items."""
-        return als_tasks.unpacked_items(self.packed["equations"].to_pylist(), self.params)
+    def item_index(self) -> ItemIndex:
+        """All items, for scoring."""
+        return als_tasks.unpack_items(self.packed_items["payload"].to_pylist(), self.params)
 
 
 @dataclass(frozen=True)
-class Factors:
-    """A learner (learner.py). Rows are events, kind NEW of steps.SCHEMA; a delta is what a users' step gives."""
+class LocalAls:
+    """A learner (learner.py).
 
-    params: Params = field(default_factory=Params)
+    Rows are events, kind NEW of als_rows.SCHEMA. A delta is the output of the users' step.
+    """
 
-    def empty(self, mean: float | None = None) -> Model:
-        """No user, no item. Explicit: biases are counted from the mean, which `learn` takes from the first batch."""
-        none = als_tasks.SCHEMA.empty_table()
-        return Model(self.params, none, none, replace(Globals.zero(self.params.width), mean=mean))
+    params: AlsParams = field(default_factory=AlsParams)
+
+    def empty(self, mean_rating: float | None = None) -> AlsModel:
+        """A model without users and items.
+
+        Args:
+            mean_rating: explicit: the origin of all biases; null: `learn` takes the mean of the first batch.
+        """
+        rows = als_rows.SCHEMA.empty_table()
+        global_sums = replace(GlobalSums.zero(self.params.width), mean_rating=mean_rating)
+        return AlsModel(self.params, rows, rows, global_sums)
 
     def zero(self) -> pa.Table:
-        """No row."""
-        return als_tasks.SCHEMA.empty_table()
+        """A delta without rows."""
+        return als_rows.SCHEMA.empty_table()
 
-    def score(self, state: Model, rows: pa.Table) -> Floats:
-        """How much each event's user should want its item: the product of their vectors; explicit, the rating."""
-        at = pc.index_in(rows["key"], value_set=state.users["key"].combine_chunks()).fill_null(-1).to_numpy()
-        vectors = np.vstack([als_tasks.vectors_of(state.users, self.params), np.zeros((1, self.params.width))])[at]
-        items = state.catalogue.places(np.asarray(rows["other"].to_pylist(), dtype=object))
-        q = np.vstack([state.catalogue.vectors, np.zeros((1, self.params.width))])[items]
-        k = self.params.k
-        biases = vectors[:, k:].sum(axis=1) + q[:, k:].sum(axis=1) + (state.known.mean or 0.0)
-        result: Floats = (vectors[:, :k] * q[:, :k]).sum(axis=1) + biases
-        return result
+    def score(self, state: AlsModel, rows: pa.Table) -> Floats:
+        """Product of the vectors of each event's user and item; explicit: the predicted rating."""
+        k, no_vector = self.params.k, np.zeros((1, self.params.width))  # the last row, at position -1
+        user = pc.index_in(rows["key"], value_set=state.users["key"].combine_chunks()).fill_null(-1).to_numpy()
+        item = state.item_index.positions(als_rows.strings(rows, "other_key"))
+        p = np.vstack([als_rows.stored_vectors(state.users, self.params), no_vector])[user]
+        q = np.vstack([state.item_index.vectors, no_vector])[item]
+        biases = p[:, k:].sum(axis=1) + q[:, k:].sum(axis=1) + (state.global_sums.mean_rating or 0.0)
+        scores: Floats = (p[:, :k] * q[:, :k]).sum(axis=1) + biases
+        return scores
 
-    def batch_delta(self, state: Model, rows: pa.Table) -> pa.Table:
-        """What the events' users have to say, after they were solved anew."""
+    def batch_delta(self, state: AlsModel, rows: pa.Table) -> pa.Table:
+        """Metrics, updated users, and contributions to items and global sums."""
         if not rows.num_rows:
             return self.zero()
         touched = state.users.filter(pc.is_in(state.users["key"], value_set=pc.unique(rows["key"])))
-        return _stepped(lambda part: als_tasks.users(part, state.known, self.params), state.packed, touched, rows)
+        return _run_step(
+            lambda part: als_tasks.update_users(part, state.global_sums, self.params), state.packed_items, touched, rows
+        )
 
     def merge(self, one: pa.Table, other: pa.Table) -> pa.Table:
-        """All rows of both."""
+        """The rows of both deltas."""
         return pa.concat_tables([one, other])
 
-    def apply(self, state: Model, delta: pa.Table, now: int) -> Model:
-        """Solve the items that were told something, and put the new rows in place of the old ones."""
+    def apply(self, state: AlsModel, delta: pa.Table, now: int) -> AlsModel:
+        """The model with updated users, and with updated items where the delta contains contributions."""
         if not delta.num_rows:
             return state
-        gone, came = (_shares(delta, kind, self.params) for kind in (als_tasks.GONE, als_tasks.CAME))
-        after_users = als_tasks.moved(state.known, gone, came, self.params).aged(now, self.params.half_life_days)
-        items, after = self._items(state.items, delta, after_users)
-        users = als_tasks.of_kind(delta, als_tasks.ROW)
-        return Model(self.params, _replaced(state.users, users), _replaced(state.items, items), after)
+        removed, added = (_global_sums(delta, kind, self.params) for kind in (als_rows.REMOVED, als_rows.ADDED))
+        changed = als_tasks.apply_user_changes(state.global_sums, removed, added, self.params)
+        changed = changed.decayed_to(now, self.params.half_life_days)
+        items, changed = self._update_items(state.items, delta, changed)
+        users = als_rows.rows_of_kind(delta, als_rows.UPDATED)
+        return AlsModel(self.params, _replace_rows(state.users, users), _replace_rows(state.items, items), changed)
 
-    def learn(self, state: Model, rows: pa.Table) -> tuple[Model, dict[str, Sums]]:
-        """The state after the events, and how well it would have ranked them before, by ranker."""
-        state = self._with_mean(state, rows)
+    def learn(self, state: AlsModel, rows: pa.Table) -> tuple[AlsModel, dict[str, RankingSums]]:
+        """The model after the events, and the ranking sums of each ranker before them."""
+        state = self._with_mean_rating(state, rows)
         delta = self.batch_delta(state, rows)
-        now = int(pc.max(rows["at"]).as_py() or 0) if rows.num_rows else 0
-        return self.apply(state, delta, now), judged(delta)
+        now = int(pc.max(rows["time_micros"]).as_py() or 0) if rows.num_rows else 0
+        return self.apply(state, delta, now), ranking_sums(delta)
 
-    def swept(self, state: Model, rows: pa.Table, times: int) -> Model:
-        """All users, then all items, solved anew from all events, so many times; as the stage does (factors.swept).
+    def fit_full_passes(self, state: AlsModel, rows: pa.Table, passes: int) -> AlsModel:
+        """The model after `passes` full passes over all events, as in factors.fit_full_passes.
 
-        A sweep that makes the vectors shrink to half is thrown away.
+        The result is discarded if the vectors shrink to less than half of their size.
         """
-        none = als_tasks.SCHEMA.empty_table()
-        found = self._with_mean(state, rows)
-        for left in reversed(range(times)):
-            # No vector depends on neighbors, so they are looked for in the last sweep only.
-            quiet = Factors(replace(self.params, eval_users=0, neighbors=0 if left else self.params.neighbors))
-            before = found.known
-            delta = quiet.batch_delta(replace(found, users=none), rows)
-            fresh = replace(Globals.zero(self.params.width), mean=before.mean)
-            after_users = als_tasks.moved(fresh, [], _shares(delta, als_tasks.CAME, self.params), self.params)
-            items, after = quiet._items(none, delta, replace(after_users, items=before.items))
-            after = replace(after, items=after.items - before.items, swept=after.events)
-            users = als_tasks.of_kind(delta, als_tasks.ROW)
-            found = Model(self.params, _replaced(none, users), _replaced(none, items), after)
-        if found.known.has_shrunk_from(state.known):
-            return replace(state, known=replace(state.known, swept=state.known.events))
-        return found
+        no_rows = als_rows.SCHEMA.empty_table()
+        model = self._with_mean_rating(state, rows)
+        for remaining in reversed(range(passes)):
+            # Vectors do not depend on neighbors, so only the last pass computes neighbors.
+            neighbors = 0 if remaining else self.params.max_neighbors
+            learner = LocalAls(replace(self.params, eval_users=0, max_neighbors=neighbors))
+            before = model.global_sums
+            delta = learner.batch_delta(replace(model, users=no_rows), rows)
+            zero = replace(GlobalSums.zero(self.params.width), mean_rating=before.mean_rating)
+            added = _global_sums(delta, als_rows.ADDED, self.params)
+            changed = als_tasks.apply_user_changes(zero, [], added, self.params)
+            # Items are solved with the item count of the previous pass, then counted again.
+            items, changed = learner._update_items(no_rows, delta, replace(changed, item_count=before.item_count))
+            changed = replace(
+                changed, item_count=changed.item_count - before.item_count, full_pass_events=changed.event_count
+            )
+            users = als_rows.rows_of_kind(delta, als_rows.UPDATED)
+            model = AlsModel(self.params, _replace_rows(no_rows, users), _replace_rows(no_rows, items), changed)
+        if model.global_sums.has_shrunk_from(state.global_sums):
+            events = state.global_sums.event_count
+            return replace(state, global_sums=replace(state.global_sums, full_pass_events=events))
+        return model
 
-    def _with_mean(self, state: Model, rows: pa.Table) -> Model:
-        if not self.params.is_explicit or state.known.mean is not None or not rows.num_rows:
+    def _with_mean_rating(self, state: AlsModel, rows: pa.Table) -> AlsModel:
+        if not self.params.is_explicit or state.global_sums.mean_rating is not None or not rows.num_rows:
             return state
-        return replace(state, known=replace(state.known, mean=float(pc.mean(rows["rating"]).as_py() or 0.0)))
+        mean = float(pc.mean(rows["rating"]).as_py() or 0.0)
+        return replace(state, global_sums=replace(state.global_sums, mean_rating=mean))
 
-    def _items(self, items: pa.Table, delta: pa.Table, after_users: Globals) -> tuple[pa.Table, Globals]:
-        """New rows of the items that a delta told something, and the globals after them."""
-        told = _as_kind(als_tasks.of_kind(delta, als_tasks.CONTRIBUTION), als_tasks.NEW)
-        touched = items.filter(pc.is_in(items["key"], value_set=pc.unique(told["key"])))
-        out = _stepped(lambda part: als_tasks.items(part, after_users, self.params), touched, told)
-        return als_tasks.of_kind(out, als_tasks.ROW), sum(_shares(out, als_tasks.CAME, self.params), after_users)
-
-
-def judged(delta: pa.Table) -> dict[str, Sums]:
-    """The sums of each ranker in what the parts of a batch have to say."""
-    rows = als_tasks.of_kind(delta, als_tasks.JUDGED).to_pylist()
-    return together((row["key"], Sums.of_bytes(row["weights"], row["times"])) for row in rows)
+    def _update_items(self, items: pa.Table, delta: pa.Table, global_sums: GlobalSums) -> tuple[pa.Table, GlobalSums]:
+        """Updated rows of the items with contributions, and the global sums after them."""
+        contributions = _with_kind(als_rows.rows_of_kind(delta, als_rows.CONTRIBUTION), als_rows.NEW)
+        touched = items.filter(pc.is_in(items["key"], value_set=pc.unique(contributions["key"])))
+        output = _run_step(lambda part: als_tasks.update_items(part, global_sums, self.params), touched, contributions)
+        added = _global_sums(output, als_rows.ADDED, self.params)
+        return als_rows.rows_of_kind(output, als_rows.UPDATED), sum(added, global_sums)
 
 
-def _stepped(step: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], *inputs: pa.Table) -> pa.Table:
-    whole = pa.concat_tables(inputs).combine_chunks()
-    return pa.Table.from_batches(step(iter(whole.to_batches())), als_tasks.SCHEMA)
+def ranking_sums(delta: pa.Table) -> dict[str, RankingSums]:
+    """The ranking sums of each ranker in a delta."""
+    rows = als_rows.rows_of_kind(delta, als_rows.EVALUATION).to_pylist()
+    return sum_by_ranker((row["key"], RankingSums.of_bytes(row["payload"])) for row in rows)
 
 
-def _as_kind(table: pa.Table, kind: int) -> pa.Table:
-    return table.set_column(0, "kind", pa.array([kind] * table.num_rows, pa.int32()))
+def _run_step(step: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], *inputs: pa.Table) -> pa.Table:
+    rows = pa.concat_tables(inputs).combine_chunks()
+    return pa.Table.from_batches(step(iter(rows.to_batches())), als_rows.SCHEMA)
 
 
-def _shares(table: pa.Table, kind: int, params: Params) -> list[Globals]:
-    return [
-        als_tasks.globals_of(data, params.width) for data in als_tasks.of_kind(table, kind)["equations"].to_pylist()
-    ]
+def _with_kind(rows: pa.Table, kind: int) -> pa.Table:
+    return rows.set_column(0, "kind", pa.array([kind] * rows.num_rows, pa.int32()))
 
 
-def _replaced(rows: pa.Table, new: pa.Table) -> pa.Table:
-    stay = rows.filter(pc.invert(pc.is_in(rows["key"], value_set=pc.unique(new["key"]))))
-    return pa.concat_tables([stay, _as_kind(new, als_tasks.STATE)]).combine_chunks()
+def _global_sums(rows: pa.Table, kind: int, params: AlsParams) -> list[GlobalSums]:
+    payloads = als_rows.rows_of_kind(rows, kind)["payload"].to_pylist()
+    return [als_rows.global_sums_from_bytes(payload, params.width) for payload in payloads]
+
+
+def _replace_rows(rows: pa.Table, updated: pa.Table) -> pa.Table:
+    unchanged = rows.filter(pc.invert(pc.is_in(rows["key"], value_set=pc.unique(updated["key"]))))
+    return pa.concat_tables([unchanged, _with_kind(updated, als_rows.STATE)]).combine_chunks()

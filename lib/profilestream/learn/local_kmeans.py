@@ -1,4 +1,4 @@
-"""Segments with their users in memory, by the same steps as the stage: for notebooks, benchmarks and tests."""
+"""Incremental k-means with all users in memory, by the same steps as the stage: for notebooks, benchmarks and tests."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -7,34 +7,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from profilestream.learn import kmeans
+from profilestream.learn import kmeans, split_merge
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.kmeans import Batch, Delta, Move, Params, State
+from profilestream.learn.kmeans import ContributionChanges, KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.split_merge import SplitMergeMove
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What users say.
+class Contributions:
+    """Points of users.
 
     Args:
-        users: anything that has an order, (m,).
-        points, times: (m, d), (m,); microseconds since 1970.
+        users: of any type that can be ordered, (m,).
+        points, times: (m, d) and (m,); microseconds since 1970.
     """
 
     users: NDArray[Any]
     points: Floats
     times: Longs
 
-    def take(self, places: Any) -> "Rows":
-        """Some of them."""
-        return Rows(self.users[places], self.points[places], self.times[places])
+    def take(self, indices: Any) -> "Contributions":
+        """The selected rows."""
+        return Contributions(self.users[indices], self.points[indices], self.times[indices])
 
-    def beside(self, other: "Rows") -> "Rows":
-        """And more of them."""
-        return Rows(*(np.concatenate(pair) for pair in zip(self._arrays(), other._arrays(), strict=True)))
+    def append(self, other: "Contributions") -> "Contributions":
+        """These rows, followed by the other ones."""
+        return Contributions(*(np.concatenate(pair) for pair in zip(self._arrays(), other._arrays(), strict=True)))
 
-    def newest(self) -> "Rows":
-        """One row a user, ascending: its newest; of one time, the last."""
+    def latest_per_user(self) -> "Contributions":
+        """One row per user, in ascending order: the newest; the last one of those with the same time."""
         order = np.lexsort([self.times, self.users])
         is_last = np.append(self.users[order][1:] != self.users[order][:-1], True)
         return self.take(order[is_last[: len(order)]])
@@ -44,139 +45,142 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Segmented:
-    """The segments and everybody in them.
+class LocalKMeansState:
+    """The segments and the contributions of all users.
 
     Args:
         segments: null before the first batch.
-        kept: the last contribution of each user, users in order of arrival.
-        order: their places by user, ascending.
-        ids: the segment of each, (m,).
+        contributions: one per user, in order of arrival; null before the first batch.
+        order: indices that sort the contributions by user.
+        segment_ids: the segment of each contribution, (m,).
         moves: of the last batch.
     """
 
-    segments: State | None = None
-    kept: Rows | None = None
+    segments: KMeansState | None = None
+    contributions: Contributions | None = None
     order: Longs = field(default_factory=lambda: np.zeros(0, np.int64))
-    ids: Longs = field(default_factory=lambda: np.zeros(0, np.int64))
-    moves: tuple[Move, ...] = ()
+    segment_ids: Longs = field(default_factory=lambda: np.zeros(0, np.int64))
+    moves: tuple[SplitMergeMove, ...] = ()
 
-    def found(self, users: NDArray[Any]) -> tuple[Longs, NDArray[np.bool_]]:
-        """Where in the order users are, or would be; and whether they are."""
-        if self.kept is None:
+    def find(self, users: NDArray[Any]) -> tuple[Longs, NDArray[np.bool_]]:
+        """For each user, its position in `order` (or where it would be inserted), and whether it exists."""
+        if self.contributions is None:
             return np.zeros(len(users), np.int64), np.zeros(len(users), bool)
-        at = np.searchsorted(self.kept.users, users, sorter=self.order)
-        return at, self.kept.users[self.order[at.clip(max=len(self.order) - 1)]] == users
+        stored = self.contributions.users
+        positions = np.searchsorted(stored, users, sorter=self.order)
+        return positions, stored[self.order[positions.clip(max=len(self.order) - 1)]] == users
 
-    def known(self, users: NDArray[Any]) -> Longs:
-        """The places of users, of those that are known."""
-        at, is_known = self.found(users)
-        return self.order[at[is_known]]
+    def existing(self, users: NDArray[Any]) -> Longs:
+        """Indices of the contributions of those users that exist."""
+        positions, exists = self.find(users)
+        return self.order[positions[exists]]
 
-    def with_rows(self, segments: State, rows: Rows, ids: Longs) -> "Segmented":
-        """The contributions of rows, one a user and ascending, in the place of these users' last ones."""
-        at, is_known = self.found(rows.users)
-        new, known = rows.take(~is_known), self.order[at[is_known]]
-        kept = new if self.kept is None else self.kept.beside(new)
-        kept.points[known], kept.times[known] = rows.points[is_known], rows.times[is_known]
-        all_ids = np.append(self.ids, ids[~is_known])
-        all_ids[known] = ids[is_known]
-        order = np.insert(self.order, at[~is_known], len(self.order) + np.arange(len(new.users)))
-        return Segmented(segments, kept, order, all_ids)
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a part of a batch has to say: its rows, one a user; and their sums, once there are segments."""
-
-    rows: Rows | None = None
-    delta: Delta | None = None
+    def updated(self, segments: KMeansState, rows: Contributions, segment_ids: Longs) -> "LocalKMeansState":
+        """The state with rows (one per user, ascending) in place of the contributions of these users."""
+        positions, exists = self.find(rows.users)
+        new, indices = rows.take(~exists), self.order[positions[exists]]
+        contributions = new if self.contributions is None else self.contributions.append(new)
+        contributions.points[indices], contributions.times[indices] = rows.points[exists], rows.times[exists]
+        all_ids = np.append(self.segment_ids, segment_ids[~exists])
+        all_ids[indices] = segment_ids[exists]
+        order = np.insert(self.order, positions[~exists], len(self.order) + np.arange(len(new.users)))
+        return LocalKMeansState(segments, contributions, order, all_ids)
 
 
 @dataclass(frozen=True)
-class KMeans:
+class LocalKMeansDelta:
+    """A part of a batch: its rows, one per user, and the change of the sums once there are segments."""
+
+    rows: Contributions | None = None
+    sums: KMeansDelta | None = None
+
+
+@dataclass(frozen=True)
+class LocalKMeans:
     """A learner (learner.py). A score is the squared distance to the nearest center; 0 before the first batch."""
 
-    params: Params = field(default_factory=Params)
+    params: KMeansParams = field(default_factory=KMeansParams)
 
-    def empty(self) -> Segmented:
-        """Nobody, and no segment."""
-        return Segmented()
+    def empty(self) -> LocalKMeansState:
+        """The state without users and segments."""
+        return LocalKMeansState()
 
-    def zero(self) -> Told:
-        """No row."""
-        return Told()
+    def zero(self) -> LocalKMeansDelta:
+        """The delta without rows."""
+        return LocalKMeansDelta()
 
-    def score(self, state: Segmented, rows: Rows) -> Floats:
-        """How far each point is from where it belongs."""
+    def score(self, state: LocalKMeansState, rows: Contributions) -> Floats:
+        """Squared distance of each point to the nearest center."""
         centers = state.segments.centers if state.segments else np.zeros((0, 0))
-        return kmeans.nearest(rows.points, centers)[1]
+        return kmeans.nearest_centers(rows.points, centers)[1]
 
-    def batch_delta(self, state: Segmented, rows: Rows) -> Told:
-        """What the newest row of each user has to say, if none that is kept is newer."""
-        rows = rows.newest()
-        if state.kept is not None:
-            at, is_known = state.found(rows.users)
-            is_late = is_known.copy()
-            is_late[is_known] = state.kept.times[state.order[at[is_known]]] > rows.times[is_known]
-            rows = rows.take(~is_late)
+    def batch_delta(self, state: LocalKMeansState, rows: Contributions) -> LocalKMeansDelta:
+        """The delta of the newest row of each user; rows older than the user's contribution are ignored."""
+        rows = rows.latest_per_user()
+        if state.contributions is not None:
+            positions, exists = state.find(rows.users)
+            is_older = exists.copy()
+            is_older[exists] = state.contributions.times[state.order[positions[exists]]] > rows.times[exists]
+            rows = rows.take(~is_older)
         if not len(rows.users):
             return self.zero()
         if state.segments is None:
-            return Told(rows)
-        return Told(rows, self._delta(state, state.segments, state.segments.centers, rows))
+            return LocalKMeansDelta(rows)
+        return LocalKMeansDelta(rows, self._sums_delta(state, state.segments, state.segments.centers, rows))
 
-    def merge(self, one: Told, other: Told) -> Told:
-        """All rows of both."""
+    def merge(self, one: LocalKMeansDelta, other: LocalKMeansDelta) -> LocalKMeansDelta:
+        """The delta of both parts."""
         if one.rows is None or other.rows is None:
             return other if one.rows is None else one
-        delta = one.delta and other.delta and kmeans.merge(one.delta, other.delta, self.params)
-        return Told(one.rows.beside(other.rows), delta)
+        sums = one.sums and other.sums and kmeans.merge_deltas(one.sums, other.sums, self.params)
+        return LocalKMeansDelta(one.rows.append(other.rows), sums)
 
-    def apply(self, state: Segmented, delta: Told, now: int) -> Segmented:
-        """Take the batch in, and move segments where that pays."""
+    def apply(self, state: LocalKMeansState, delta: LocalKMeansDelta, now: int) -> LocalKMeansState:
+        """The state after a batch, including split/merge moves."""
         if delta.rows is None:
             return state
-        rows = delta.rows.newest()
-        segments, centers, told = state.segments, np.zeros((0, 0)), delta.delta
-        if segments is None or told is None:
-            centers = kmeans.first_centers(self._sample(rows), self.params)
-            segments = State.founded(centers)
-            told = self._delta(state, segments, centers, rows)
-            further = self.params.first_passes - 1
+        rows = delta.rows.latest_per_user()
+        segments, sums = state.segments, delta.sums
+        if segments is None or sums is None:
+            centers = kmeans.initial_centers(self._sample(rows), self.params)
+            segments = KMeansState.from_centers(centers)
+            sums = self._sums_delta(state, segments, centers, rows)
+            passes = self.params.init_passes
         else:
-            centers, further = segments.centers, self.params.passes - 1
-        for _ in range(further):
-            centers = kmeans.new_centers(segments, told, centers, self.params)
-            told = self._delta(state, segments, centers, rows)
-        ids = segments.ids[kmeans.nearest(rows.points, centers)[0]]
-        after = kmeans.apply(segments, told, self.params)
-        after = replace(after, sums=after.sums.aged(now, self.params.half_life_days))
-        return self._moved(state.with_rows(after, rows, ids), after)
+            centers, passes = segments.centers, self.params.passes
+        for _ in range(1, passes):
+            centers = kmeans.updated_centers(segments, sums, centers, self.params)
+            sums = self._sums_delta(state, segments, centers, rows)
+        segment_ids = segments.ids[kmeans.nearest_centers(rows.points, centers)[0]]
+        after = kmeans.apply_delta(segments, sums, self.params)
+        after = replace(after, sums=after.sums.decayed_to(now, self.params.half_life_days))
+        return self._with_moves(state.updated(after, rows, segment_ids), after)
 
-    def learn(self, state: Segmented, rows: Rows) -> Segmented:
+    def learn(self, state: LocalKMeansState, rows: Contributions) -> LocalKMeansState:
         """The state after the rows."""
         now = int(rows.times.max(initial=0))
         return self.apply(state, self.batch_delta(state, rows), now)
 
-    def _moved(self, state: Segmented, segments: State) -> Segmented:
-        axes = kmeans.promising(segments, self.params)
-        if state.kept is None or not len(axes.ids):
+    def _with_moves(self, state: LocalKMeansState, segments: KMeansState) -> LocalKMeansState:
+        axes, rows = split_merge.split_axes(segments, self.params), state.contributions
+        if rows is None or not len(axes.ids):
             return state
-        bins = kmeans.binned(axes, state.kept.points, state.kept.times, state.ids, self.params)
-        segments, moves = kmeans.moved(segments, axes, bins, self.params)
-        ids = kmeans.relabeled(state.ids, state.kept.points, moves)
-        return replace(state, segments=segments, ids=ids, moves=tuple(moves))
+        bins = split_merge.bin_sums(axes, rows.points, rows.times, state.segment_ids, self.params)
+        segments, moves = split_merge.make_moves(segments, axes, bins, self.params)
+        segment_ids = split_merge.relabel(state.segment_ids, rows.points, moves)
+        return replace(state, segments=segments, segment_ids=segment_ids, moves=tuple(moves))
 
-    def _delta(self, state: Segmented, segments: State, centers: Floats, rows: Rows) -> Delta:
-        places = state.known(rows.users)
-        old = rows.take(places) if state.kept is None else state.kept.take(places)
-        batch = Batch(rows.points, rows.times, old.points, old.times, state.ids[places])
-        return kmeans.batch_delta(segments, centers, batch, self.params)
+    def _sums_delta(
+        self, state: LocalKMeansState, segments: KMeansState, centers: Floats, rows: Contributions
+    ) -> KMeansDelta:
+        indices = state.existing(rows.users)
+        old = rows.take(indices) if state.contributions is None else state.contributions.take(indices)
+        changes = ContributionChanges(rows.points, rows.times, old.points, old.times, state.segment_ids[indices])
+        return kmeans.batch_delta(segments, centers, changes, self.params)
 
-    def _sample(self, rows: Rows) -> Floats:
-        """The points of so many users, by a hash of their ids."""
-        if len(rows.users) <= self.params.sample:
+    def _sample(self, rows: Contributions) -> Floats:
+        """The points of `init_size` users, selected by a hash of their ids."""
+        if len(rows.users) <= self.params.init_size:
             return rows.points
         hashes = [hashlib.blake2b(f"{self.params.seed} {user}".encode(), digest_size=8).digest() for user in rows.users]
-        return rows.points[np.argsort(hashes)[: self.params.sample]]
+        return rows.points[np.argsort(hashes)[: self.params.init_size]]

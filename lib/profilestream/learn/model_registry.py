@@ -1,4 +1,4 @@
-"""The registry of MLflow: numbered versions of a model, what was noted of them, and the aliases that name them."""
+"""The MLflow model registry: numbered versions of a registered model, with tags and aliases."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profilestream.base.settings import Settings
 from profilestream.learn import tracking
-from profilestream.learn.tracking import Store
+from profilestream.learn.tracking import MlflowStore
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Version:
-    """A registered version: its number, the aliases that name it, and what was noted of it."""
+class RegisteredVersion:
+    """A version of a registered model: its number, the aliases that point to it, and its tags."""
 
     number: int
     aliases: tuple[str, ...]
-    notes: Mapping[str, str]
+    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Model:
-    """What MLflow loads, beside the rows of a version.
+class PyfuncModel:
+    """The model that `mlflow.pyfunc.load_model` loads for a version; the numbers are in the published table.
 
     Args:
-        code: the file in this folder that MLflow runs.
-        inputs, outputs: types of the columns by name, as MLflow calls them; `array<double>` for a list.
-        example: of an input, values by column.
-        config: what the code is told.
-        params: whole numbers that may be asked for with an input, and what they are otherwise.
+        code: file in this folder that MLflow runs ("models from code").
+        inputs, outputs: column types by name, as MLflow spells them; `array<double>` for a list.
+        example: an input, values by column.
+        config: `model_config` for the code.
+        params: integer parameters of `predict`, with their defaults.
     """
 
     code: str
@@ -48,72 +48,76 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Registry:
-    """The versions of the model of one name."""
+class RegisteredModel:
+    """A registered model; it exists in MLflow from its first version on."""
 
-    store: Store
+    store: MlflowStore
     name: str
 
     @property
     def where(self) -> str:
-        """For errors."""
+        """Name and tracking URI, for error messages."""
         return f"model {self.name}, learn.tracking.uri = {self.store.uri}"
 
-    def versions(self) -> list[Version]:
-        """All registered versions, newest first."""
+    def versions(self) -> list[RegisteredVersion]:
+        """All versions, newest first."""
         client = self.store.client
         models = client.search_registered_models(f"name = '{self.name}'")
         aliases = models[0].aliases if models else {}
-        found: list[ModelVersion] = []
+        versions: list[ModelVersion] = []
         token = None
         while True:
             page = client.search_model_versions(f"name = '{self.name}'", page_token=token)
-            found += page
+            versions += page
             token = page.token
             if not token:
                 break
-        numbers = {int(one.version): dict(one.tags) for one in found}
+        tags_of = {int(version.version): dict(version.tags) for version in versions}
         return [
-            Version(number, tuple(sorted(a for a, v in aliases.items() if int(v) == number)), notes)
-            for number, notes in sorted(numbers.items(), reverse=True)
+            RegisteredVersion(number, tuple(sorted(alias for alias, n in aliases.items() if int(n) == number)), tags)
+            for number, tags in sorted(tags_of.items(), reverse=True)
         ]
 
-    def register(self, run: "Run", folder: str, notes: Mapping[str, str]) -> int:
-        """A new version, with the number that MLflow gives it; its files are still to come (`put_files`)."""
+    def create_version(self, run: "Run", folder: str, tags: Mapping[str, str]) -> int:
+        """The number of a new version. Its files are written later, by `log_model`.
+
+        Args:
+            folder: of the model files, within the artifacts of the run.
+        """
         client = self.store.client
         if not client.search_registered_models(f"name = '{self.name}'"):
             client.create_registered_model(self.name)
         source = f"{run.info.artifact_uri}/{folder}"
-        return int(client.create_model_version(self.name, source, run.info.run_id, tags=dict(notes)).version)
+        return int(client.create_model_version(self.name, source, run.info.run_id, tags=dict(tags)).version)
 
-    def put_files(self, run: "Run", folder: str, model: Model, config: Mapping[str, Any]) -> None:
-        """The model that MLflow loads: its code with configuration, signature and an example.
+    def log_model(self, run: "Run", folder: str, model: PyfuncModel, config: Mapping[str, Any]) -> None:
+        """Write the model files to the artifacts of the run: code, configuration, signature and input example.
 
         Args:
-            config: more of it than the model's own.
+            config: of this version, in addition to `model.config`.
         """
         import pandas as pd
         from mlflow import pyfunc
 
-        needed = [f"{name}=={metadata.version(name)}" for name in ("profilestream", "numpy", "pyarrow", "deltalake")]
-        with TemporaryDirectory() as aside:
+        packages = [f"{name}=={metadata.version(name)}" for name in ("profilestream", "numpy", "pyarrow", "deltalake")]
+        with TemporaryDirectory() as work:
             pyfunc.save_model(
-                f"{aside}/model",
+                f"{work}/model",
                 python_model=os.path.join(os.path.dirname(__file__), model.code),
                 model_config={**model.config, **config},
                 signature=_signature(model),
                 input_example=pd.DataFrame(dict(model.example)),
-                pip_requirements=needed,
+                pip_requirements=packages,
             )
-            self.store.client.log_artifacts(run.info.run_id, f"{aside}/model", folder)
+            self.store.client.log_artifacts(run.info.run_id, f"{work}/model", folder)
 
-    def note(self, version: int, notes: Mapping[str, str]) -> None:
-        """Note something more of a version."""
-        for key, value in notes.items():
+    def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version; other tags are unchanged."""
+        for key, value in tags.items():
             self.store.client.set_model_version_tag(self.name, str(version), key, value)
 
-    def name_version(self, alias: str, version: int | None) -> None:
-        """Let an alias name a version, or none."""
+    def set_alias(self, alias: str, version: int | None) -> None:
+        """Point an alias to a version; null removes the alias."""
         if version is None:
             self.store.client.delete_registered_model_alias(self.name, alias)
         else:
@@ -121,26 +125,30 @@ class Registry:
 
 
 @contextmanager
-def opened(settings: Settings, name: str) -> Iterator[Registry]:
-    """The versions of a model, for a job that cannot do without MLflow; raises as tracking.store."""
-    with tracking.store(settings) as store:
-        yield Registry(store, name)
+def open_model(settings: Settings, name: str) -> Iterator[RegisteredModel]:
+    """A registered model, for a job that cannot continue without MLflow.
+
+    Raises:
+        ProfilestreamError: a request to MLflow failed inside the block.
+    """
+    with tracking.open_store(settings) as store:
+        yield RegisteredModel(store, name)
 
 
-def _signature(model: Model) -> Any:
+def _signature(model: PyfuncModel) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
-        Schema([_column(name, kind) for name, kind in model.inputs.items()]),
-        Schema([_column(name, kind) for name, kind in model.outputs.items()]),
+        Schema([_column(name, type_name) for name, type_name in model.inputs.items()]),
+        Schema([_column(name, type_name) for name, type_name in model.outputs.items()]),
         ParamSchema([ParamSpec(name, DataType.long, value) for name, value in model.params.items()]),
     )
 
 
-def _column(name: str, kind: str) -> "ColSpec":
+def _column(name: str, type_name: str) -> "ColSpec":
     from mlflow.types import ColSpec
     from mlflow.types.schema import Array
 
-    inner = kind.removeprefix("array<").removesuffix(">")
-    return ColSpec(kind if inner == kind else Array(inner), name)
+    element = type_name.removeprefix("array<").removesuffix(">")
+    return ColSpec(type_name if element == type_name else Array(element), name)

@@ -1,6 +1,7 @@
-"""Versions of a registered model as this package notes them, and which of them the aliases name.
+"""Tags of the published versions, and the aliases that point to them.
 
-`champion` is what is served, `challenger` the newest that was not good enough, `previous` the champion before.
+`champion` is the version that is served, `challenger` the newest version that did not pass the promotion gate,
+`previous` the champion before.
 """
 
 from dataclasses import asdict, dataclass
@@ -8,106 +9,115 @@ from dataclasses import asdict, dataclass
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.learn import model_registry
-from profilestream.learn.model_registry import Registry, Version
+from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-KEPT, REMOVED = "kept", "removed"
+ROWS_STORED, ROWS_REMOVED = "stored", "removed"
+_PREFIX = "profilestream."
 
 
 @dataclass(frozen=True)
 class VersionTags:
-    """What is noted of a version in the registry, beside its rows.
+    """Tags of a version in the registry.
 
     Args:
-        epoch, batch_id: the newest batch that it has learned from.
+        epoch, batch_id: the last batch that the version has learned.
         table_version: of the learner's Delta table.
-        ranker, metric, value: how good it was when it was published.
-        params: JSON of what it was learned by.
-        rows: `kept` while the published table has its rows; empty while they are still to come.
+        model: the ranker or model that was evaluated (`model` in `model_metrics`).
+        metric, value: the gate metric and its value at the time of publishing; the value is empty when unknown.
+        params: parameters that are needed to read the rows, as JSON.
+        rows: ROWS_STORED or ROWS_REMOVED; empty until the rows are copied.
     """
 
     epoch: str
     batch_id: int
     table_version: int
-    ranker: str
+    model: str
     metric: str
     value: str
     params: str
     rows: str = ""
 
-    def tags(self) -> dict[str, str]:
-        """As MLflow keeps them."""
-        return {f"profilestream.{name}": str(value) for name, value in asdict(self).items() if value != ""}
+    def as_dict(self) -> dict[str, str]:
+        """Key and value of each MLflow tag that is not empty."""
+        return {f"{_PREFIX}{name}": str(value) for name, value in asdict(self).items() if value != ""}
 
     @classmethod
-    def of(cls, version: Version) -> "VersionTags":
-        """Those of a registered version."""
-        said = {name: version.notes.get(f"profilestream.{name}", "") for name in cls.__dataclass_fields__}
-        numbers = {name: int(said.pop(name) or -1) for name in ("batch_id", "table_version")}
-        return cls(**said, **numbers)  # type: ignore[arg-type]
+    def of(cls, version: RegisteredVersion) -> "VersionTags":
+        """The tags of a registered version."""
+        texts = {name: version.tags.get(f"{_PREFIX}{name}", "") for name in cls.__dataclass_fields__}
+        numbers = {name: int(texts.pop(name) or -1) for name in ("batch_id", "table_version")}
+        return cls(**texts, **numbers)  # type: ignore[arg-type]
 
 
-def note_rows(versions: Registry, number: int, rows: str) -> None:
-    """Note that the rows of a version are `kept` or `removed`."""
-    versions.note(number, {"profilestream.rows": rows})
+def tag_rows(model: RegisteredModel, number: int, rows: str) -> None:
+    """Set the tag `rows` of a version to ROWS_STORED or ROWS_REMOVED."""
+    model.set_tags(number, {f"{_PREFIX}rows": rows})
 
 
-def by_alias(versions: list[Version], alias: str) -> Version | None:
-    """The version that an alias names."""
+def version_of_alias(versions: list[RegisteredVersion], alias: str) -> RegisteredVersion | None:
+    """The version that an alias points to; null when there is none."""
     return next((version for version in versions if alias in version.aliases), None)
 
 
 def promote(settings: Settings, name: str, number: int) -> str:
-    """Let `champion` name a version of a model, whatever its quality, and say so."""
-    with model_registry.opened(settings, name) as model:
-        known = {version.number: VersionTags.of(version) for version in model.versions()}
-        if number not in known or known[number].rows != KEPT:
-            kept = [one for one, notes in known.items() if notes.rows == KEPT]
+    """Make a version the champion, whatever its metric; returns the message for the user.
+
+    Raises:
+        BadSettings: there is no such version, or its rows were removed.
+    """
+    with model_registry.open_model(settings, name) as model:
+        stored = [v.number for v in model.versions() if VersionTags.of(v).rows == ROWS_STORED]
+        if number not in stored:
             raise BadSettings(
-                f"there is no version {number} with its rows",
+                f"there is no version {number} with rows",
                 where=model.where,
-                do=f"name one of {kept}" if kept else "publish one first",
+                do=f"name one of {stored}" if stored else "publish a version first",
             )
-        make_champion(model, number)
+        set_champion(model, number)
     return f"version {number} is the champion"
 
 
-def make_champion(model: Registry, number: int) -> None:
-    """Let `champion` name a version, and `previous` the one that it named."""
+def set_champion(model: RegisteredModel, number: int) -> None:
+    """Point `champion` to a version and `previous` to the champion before."""
     versions = model.versions()
-    champion, challenger = by_alias(versions, CHAMPION), by_alias(versions, CHALLENGER)
+    champion, challenger = version_of_alias(versions, CHAMPION), version_of_alias(versions, CHALLENGER)
     if champion is not None and champion.number != number:
-        model.name_version(PREVIOUS, champion.number)
-    model.name_version(CHAMPION, number)
+        model.set_alias(PREVIOUS, champion.number)
+    model.set_alias(CHAMPION, number)
     if challenger is not None and challenger.number == number:
-        model.name_version(CHALLENGER, None)
+        model.set_alias(CHALLENGER, None)
 
 
 def roll_back(settings: Settings, name: str) -> str:
-    """Let `champion` name the version before, and `challenger` the one that it named; say so."""
-    with model_registry.opened(settings, name) as model:
+    """Make the previous champion the champion again, and the champion the challenger; returns the message.
+
+    Raises:
+        BadSettings: there is no previous champion.
+    """
+    with model_registry.open_model(settings, name) as model:
         versions = model.versions()
-        champion, previous = by_alias(versions, CHAMPION), by_alias(versions, PREVIOUS)
+        champion, previous = version_of_alias(versions, CHAMPION), version_of_alias(versions, PREVIOUS)
         if champion is None or previous is None or previous.number == champion.number:
-            raise BadSettings("there is no champion before this one", where=model.where, do="see what there is: --list")
-        model.name_version(CHALLENGER, champion.number)
-        model.name_version(CHAMPION, previous.number)
-        model.name_version(PREVIOUS, None)
-    return f"version {previous.number} is the champion again, in place of version {champion.number}"
+            raise BadSettings("there is no previous champion", where=model.where, do="list the versions with --list")
+        model.set_alias(CHALLENGER, champion.number)
+        model.set_alias(CHAMPION, previous.number)
+        model.set_alias(PREVIOUS, None)
+    return f"version {previous.number} is the champion again; version {champion.number} is the challenger"
 
 
-def listed(settings: Settings, name: str) -> list[str]:
-    """A line a version of a model, newest first."""
-    with model_registry.opened(settings, name) as model:
+def version_lines(settings: Settings, name: str) -> list[str]:
+    """One line of text per version of a model, newest first."""
+    with model_registry.open_model(settings, name) as model:
         versions = model.versions()
-    return [_line(version) for version in versions] or ["no version was published yet"]
+    return [_line(version) for version in versions] or ["no version is published yet"]
 
 
-def _line(version: Version) -> str:
-    notes = VersionTags.of(version)
-    named = ", ".join(version.aliases) or "-"
-    value = f"{float(notes.value):.4f}" if notes.value else "unknown"
+def _line(version: RegisteredVersion) -> str:
+    tags = VersionTags.of(version)
+    aliases = ", ".join(version.aliases) or "-"
+    value = f"{float(tags.value):.4f}" if tags.value else "unknown"
     return (
-        f"version {version.number}  {named}  {notes.ranker} {notes.metric} {value}  "
-        f"batch {notes.batch_id} of epoch {notes.epoch}  rows {notes.rows or 'unfinished'}"
+        f"version {version.number}  {aliases}  {tags.model} {tags.metric} {value}  "
+        f"batch {tags.batch_id} of epoch {tags.epoch}  rows {tags.rows or 'incomplete'}"
     )

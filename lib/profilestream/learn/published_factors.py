@@ -1,4 +1,4 @@
-"""The factors as a registered model: what is published of them, and a version to score with."""
+"""Publishing of the factors, and reading of a published version for scoring."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,63 +7,64 @@ from pyspark.sql import DataFrame, SparkSession
 
 from profilestream.base.settings import Settings
 from profilestream.learn import factors, publishing
-from profilestream.learn.als import Params
-from profilestream.learn.als_tasks import globals_of
-from profilestream.learn.model_registry import Model
+from profilestream.learn.als import AlsParams
+from profilestream.learn.als_rows import global_sums_from_bytes
+from profilestream.learn.model_registry import PyfuncModel
 from profilestream.learn.model_versions import CHAMPION, VersionTags
-from profilestream.learn.promotion import Measure
-from profilestream.learn.publishing import Pinned, Publishable
+from profilestream.learn.promotion import GateMetric
+from profilestream.learn.publishing import LearnerState, PublishableLearner
 
 
 @dataclass(frozen=True)
-class Published:
-    """A version that can be scored with.
+class PublishedFactors:
+    """A published version of the factors.
 
     Args:
         model_version: its number in the registry.
-        state: of `factors` when it was published.
-        params: by which it was learned, with the shares of its ranking.
-        ranker: the ranking that it was judged by, one of catalogue.RANKERS.
+        state: the rows of `factors` when it was published.
+        params: that it was learned with, including the weights of the blend.
+        ranker: that it was evaluated by; one of item_index.RANKERS.
     """
 
     model_version: int
-    state: factors.State
-    params: Params
+    state: factors.FactorsState
+    params: AlsParams
     ranker: str
 
 
-def publishable(settings: Settings) -> Publishable:
-    """`factors`, whole, judged by a ranking."""
-    made, params = settings.learn.publish, asdict(factors.params(settings))
-    model = Model(
+def publishable(settings: Settings) -> PublishableLearner:
+    """All rows of `factors`, compared by a metric of one ranker."""
+    config, params = settings.learn.publish, asdict(factors.als_params(settings))
+    model = PyfuncModel(
         code="recommender.py",
         inputs={"user_id": "string"},
         outputs={"item_ids": "array<string>", "scores": "array<double>"},
         example={"user_id": ["shop:1"]},
-        config={"params": params, "ranker": made.ranker, "top_k": made.top_k},
-        params={"top_k": made.top_k},
+        config={"params": params, "ranker": config.ranker, "top_k": config.top_k},
+        params={"top_k": config.top_k},
     )
 
-    def pin(rows: DataFrame, epoch: str) -> Pinned | None:
+    def state(rows: DataFrame, epoch: str) -> LearnerState | None:
         row = rows.where("side = 'global'").select("batch_id").first()
-        return None if row is None else Pinned(rows, row["batch_id"], model)
+        return None if row is None else LearnerState(rows, row["batch_id"], model)
 
-    return Publishable(
+    return PublishableLearner(
         stage=factors.STAGE,
-        name=made.name,
+        model_name=config.name,
         table=factors.table(settings),
-        measure=Measure(factors.LEARNER, made.metric, made.ranker, made),
-        known=settings.learn.factors.known,
+        gate_metric=GateMetric(factors.LEARNER, config.metric, config.ranker, config),
+        run_params=settings.learn.factors.with_mode_defaults,
         params=json.dumps(params),
-        pin=pin,
+        state=state,
     )
 
 
-def read(spark: SparkSession, settings: Settings, which: str | int = CHAMPION) -> Published:
-    """The version that an alias names, or that has a number; raises as publishing.read."""
+def read(spark: SparkSession, settings: Settings, which: str | int = CHAMPION) -> PublishedFactors:
+    """A published version, by alias or number; raises as publishing.read."""
     version, rows = publishing.read(spark, settings, publishable(settings), which)
-    notes = VersionTags.of(version)
-    params = Params(**json.loads(notes.params))
-    (row,) = rows.where("side = 'global'").select("equations").collect()
-    known = globals_of(bytes(row["equations"]), params.width)
-    return Published(version.number, factors.State(rows.where("side != 'global'"), known), params, notes.ranker)
+    tags = VersionTags.of(version)
+    params = AlsParams(**json.loads(tags.params))
+    (row,) = rows.where("side = 'global'").select("global_sums").collect()
+    global_sums = global_sums_from_bytes(bytes(row["global_sums"]), params.width)
+    state = factors.FactorsState(rows.where("side != 'global'"), global_sums)
+    return PublishedFactors(version.number, state, params, tags.model)

@@ -1,4 +1,4 @@
-"""The segments as a registered model: what is published of them, and a version to assign users by."""
+"""Publishing of the segments, and reading of a published version for assigning users."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,51 +8,51 @@ from pyspark.sql import functions as F
 
 from profilestream.base.settings import Settings
 from profilestream.learn import publishing, segments
-from profilestream.learn.model_registry import Model
+from profilestream.learn.model_registry import PyfuncModel
 from profilestream.learn.model_versions import CHAMPION
-from profilestream.learn.promotion import Measure
-from profilestream.learn.publishing import Pinned, Publishable
+from profilestream.learn.promotion import GateMetric
+from profilestream.learn.publishing import LearnerState, PublishableLearner
 
 
 @dataclass(frozen=True)
-class Published:
-    """A version that users can be assigned by.
+class PublishedSegments:
+    """A published version of the segments.
 
     Args:
         model_version: its number in the registry.
-        rows: of `segments`, a row a segment, as they were when it was published.
+        rows: of `segments` when it was published, one per segment.
     """
 
     model_version: int
     rows: DataFrame
 
 
-def publishable(settings: Settings) -> Publishable:
-    """The segments of the newest batch, judged by their cost over that of one center for all."""
-    made, known = settings.learn.publish_segments, asdict(segments.params(settings))
-    return Publishable(
+def publishable(settings: Settings) -> PublishableLearner:
+    """The segments after the last batch, compared by their cost relative to the cost of one center for all users."""
+    config, params = settings.learn.publish_segments, asdict(segments.params(settings))
+    return PublishableLearner(
         stage=segments.STAGE,
-        name=made.name,
+        model_name=config.name,
         table=segments.table(settings),
-        measure=Measure(segments.LEARNER, "cost", "kmeans", made, over="mean"),
-        known=known,
-        params=json.dumps(known),
-        pin=_pin,
+        gate_metric=GateMetric(segments.LEARNER, "cost", "kmeans", config, baseline="mean"),
+        run_params=params,
+        params=json.dumps(params),
+        state=_state,
     )
 
 
-def _pin(rows: DataFrame, epoch: str) -> Pinned | None:
-    newest = rows.where(F.col("epoch") == epoch).orderBy(F.desc("batch_id")).select("batch_id", "location").first()
-    if newest is None:
+def _state(rows: DataFrame, epoch: str) -> LearnerState | None:
+    last = rows.where(F.col("epoch") == epoch).orderBy(F.desc("batch_id")).select("batch_id", "location").first()
+    if last is None:
         return None
-    own = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == newest["batch_id"]))
-    return Pinned(own, newest["batch_id"], _model(newest["location"]))
+    of_batch = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == last["batch_id"]))
+    return LearnerState(of_batch, last["batch_id"], _pyfunc_model(last["location"]))
 
 
-def _model(location: dict[str, float]) -> Model:
-    """Its input is a user's mean vector, a column a dimension, by name."""
+def _pyfunc_model(location: dict[str, float]) -> PyfuncModel:
+    """The model whose input is a user's mean vector, with one column per dimension in order of name."""
     dimensions = sorted(location)
-    return Model(
+    return PyfuncModel(
         code="segment_assigner.py",
         inputs=dict.fromkeys(dimensions, "double"),
         outputs={"segment_id": "long", "distance": "double"},
@@ -60,7 +60,7 @@ def _model(location: dict[str, float]) -> Model:
     )
 
 
-def read(spark: SparkSession, settings: Settings, which: str | int = CHAMPION) -> Published:
-    """The version that an alias names, or that has a number; raises as publishing.read."""
+def read(spark: SparkSession, settings: Settings, which: str | int = CHAMPION) -> PublishedSegments:
+    """A published version, by alias or number; raises as publishing.read."""
     version, rows = publishing.read(spark, settings, publishable(settings), which)
-    return Published(version.number, rows)
+    return PublishedSegments(version.number, rows)

@@ -1,14 +1,14 @@
-"""Publishing: a version of what was learned is copied, registered, and named champion when it is good enough.
+"""Publishing: copies the state of a learner as a version of a registered model, and promotes it if it passes the gate.
 
-A version is made in this order, and its alias comes last, so whoever goes by an alias never meets half of one:
+A version is created in this order. Its alias is set last, so an alias always points to a complete version:
 
-1. it is registered (MLflow gives the number) with notes of what it is;
-2. its rows are copied from a pinned version of the learner's table to `published_...`, in one commit;
-3. the model that reads them is stored with its run, and the version is noted as kept;
-4. aliases move: `champion` (then `previous` names the one before) or `challenger`.
+1. The version is registered, with tags; MLflow assigns the number.
+2. Its rows are copied from a pinned version of the learner's table to `published_...`, in one commit.
+3. The model files are stored with the MLflow run, and the tag `rows` is set.
+4. An alias is set: `champion` (then `previous` points to the champion before) or `challenger`.
 
-A crash leaves a version without an alias. The next publishing makes a new one and removes the rows of all that no alias
-names.
+A crash leaves a version without an alias. The next publishing creates a new version, and removes the rows of all
+versions without an alias.
 """
 
 import uuid
@@ -21,71 +21,76 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, files, locks
 from profilestream.base.checkpoints import Checkpoint
+from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.base.tables import Table
 from profilestream.learn import model_registry, model_versions, promotion
-from profilestream.learn.model_registry import Model, Registry, Version
-from profilestream.learn.model_versions import CHALLENGER, CHAMPION, KEPT, REMOVED, VersionTags
-from profilestream.learn.promotion import Measure
+from profilestream.learn.model_registry import PyfuncModel, RegisteredModel, RegisteredVersion
+from profilestream.learn.model_versions import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
+from profilestream.learn.promotion import GateMetric
 
 STAGE = "learn_publish"
 
 
 @dataclass(frozen=True)
-class Pinned:
-    """The state of a learner, from one version of its table.
+class LearnerState:
+    """The state of a learner in one version of its table.
 
     Args:
         rows: of the table.
-        batch_id: the newest batch that it has learned from.
-        model: what MLflow loads of it.
+        batch_id: the last batch that it has learned.
+        model: the MLflow model that reads the rows.
     """
 
     rows: DataFrame
     batch_id: int
-    model: Model
+    model: PyfuncModel
 
 
 @dataclass(frozen=True)
-class Publishable:
-    """What is particular to a learner when it is published.
+class PublishableLearner:
+    """What publishing needs to know about a learner.
 
     Args:
-        stage: the stage that learns.
-        name: of the registered model.
-        table: its own.
-        measure: by what its versions are judged.
-        known: the parameters of its run of MLflow.
-        params: JSON that is noted of a version, by which its rows are read.
-        pin: its state from the rows of its table and the epoch of its checkpoint; null when nothing was learned yet.
+        stage: its stage.
+        model_name: of the registered model.
+        table: with its state.
+        gate_metric: that its versions are compared by.
+        run_params: parameters of its MLflow run.
+        params: parameters that are needed to read the rows of a version, as JSON.
+        state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
+            null before the first batch.
     """
 
     stage: str
-    name: str
+    model_name: str
     table: Table
-    measure: Measure
-    known: Mapping[str, Any]
+    gate_metric: GateMetric
+    run_params: Mapping[str, Any]
     params: str
-    pin: Callable[[DataFrame, str], Pinned | None]
+    state: Callable[[DataFrame, str], LearnerState | None]
 
     @property
     def learner(self) -> str:
-        """As `model_metrics` and the job name it."""
-        return self.measure.learner
+        """The name in `model_metrics` and in `--learner`."""
+        return self.gate_metric.learner
 
     @property
-    def copies(self) -> Table:
-        """`published_...`: rows of the table as they were when a version was published."""
+    def published_table(self) -> Table:
+        """`published_<table>`: the rows of each published version, with the column `model_version`."""
         of = self.table
-        # Plain, so that every reader opens it; rows go by whole partitions.
+        # No Delta features, so that every reader can open it; rows are deleted by whole partitions.
         properties = {name: value for name, value in of.properties.items() if not name.startswith("delta.enable")}
         return replace(
             of,
             name=f"published_{of.name}",
-            ddl=f"{of.ddl.rstrip()},\n            model_version BIGINT NOT NULL\n",
+            meaning=f"Copies of the rows of `{of.name}`, one set per published version.",
+            writer=STAGE,
+            retention="stored while an alias points to the version",
+            columns=(*of.columns, Column("model_version", "BIGINT NOT NULL", "Version of the registered model.")),
             key=("model_version", *of.key),
             partitioned_by=("model_version", *of.partitioned_by),
             properties=properties,
@@ -93,102 +98,115 @@ class Publishable:
         )
 
 
-def publish(spark: SparkSession, settings: Settings, of: Publishable) -> str:
-    """Make a version of what is learned now, name it, and say what became of it.
+def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner) -> str:
+    """Create a version of the current state and set its alias; returns the message for the user.
 
     Raises:
-        SourceMissing: nothing was learned yet.
-        Refused: the published table holds versions of another registry.
+        SourceMissing: the learner has no state yet.
+        Refused: the published table contains versions of another registry.
     """
-    with locks.held(settings.paths.lock_folder, STAGE), model_registry.opened(settings, of.name) as model:
-        epoch = _epoch(spark, settings, of)
-        version = commits.version(spark, of.table, settings.paths)
-        pinned = of.pin(of.table.read(spark, settings.paths, version=version), epoch)
-        if pinned is None:
-            raise SourceMissing(
-                "nothing was learned yet", where=of.table.path(settings.paths), do="capture events first"
-            )
-        model.store.catch_up(spark, of.learner, epoch, of.known)
-        found = promotion.quality(spark, settings, of.measure, epoch, up_to=pinned.batch_id)
-        value = "" if found.value is None else repr(found.value)
-        notes = VersionTags(epoch, pinned.batch_id, version, of.measure.ranker, of.measure.name, value, of.params)
-        number = _made(spark, settings, of, model, pinned, notes)
-        champion = model_versions.by_alias(model.versions(), CHAMPION)
-        is_better, why = True, "there was none"
+    with (
+        locks.held(settings.paths.lock_folder, STAGE),
+        model_registry.open_model(settings, learner.model_name) as model,
+    ):
+        epoch = _stage_epoch(spark, settings, learner)
+        table_version = commits.version(spark, learner.table, settings.paths)
+        state = learner.state(learner.table.read(spark, settings.paths, version=table_version), epoch)
+        if state is None:
+            raise _nothing_learned(settings, learner, "capture events first")
+        model.store.log_missing_metrics(spark, learner.learner, epoch, learner.run_params)
+        metric = learner.gate_metric
+        candidate = promotion.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
+        value = "" if candidate.value is None else repr(candidate.value)
+        tags = VersionTags(epoch, state.batch_id, table_version, metric.model, metric.name, value, learner.params)
+        number = _create_version(spark, settings, learner, model, state, tags)
+        champion = model_versions.version_of_alias(model.versions(), CHAMPION)
+        passes, reason = True, "there was no champion"
         if champion is not None:
-            is_better, why = promotion.judge(spark, settings, of.measure, champion, found)
-        if is_better:
-            model_versions.make_champion(model, number)
+            passes, reason = promotion.passes_gate(spark, settings, metric, champion, candidate)
+        if passes:
+            model_versions.set_champion(model, number)
         else:
-            model.name_version(CHALLENGER, number)
-        _prune(spark, settings, of, model)
-    return f"version {number} is the {CHAMPION if is_better else CHALLENGER}: {why}"
+            model.set_alias(CHALLENGER, number)
+        _remove_rows_without_alias(spark, settings, learner, model)
+    return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
 
 
-def _epoch(spark: SparkSession, settings: Settings, of: Publishable) -> str:
-    """Of the stage's checkpoint, and not of the rows: a sweep asked for by hand has one of its own."""
-    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, of.stage))
-    if checkpoint.is_new() or not of.table.exists(spark, settings.paths):
-        raise SourceMissing(
-            "nothing was learned yet", where=of.table.path(settings.paths), do=f"run jobs/{of.stage}.py first"
-        )
-    of.table.check_stored(spark, settings.paths)
+def _nothing_learned(settings: Settings, learner: PublishableLearner, do: str) -> SourceMissing:
+    return SourceMissing(
+        f"{learner.table.name} has no rows to publish", where=learner.table.path(settings.paths), do=do
+    )
+
+
+def _stage_epoch(spark: SparkSession, settings: Settings, learner: PublishableLearner) -> str:
+    """The epoch of the stage's checkpoint. Rows of a manual full pass have another epoch."""
+    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, learner.stage))
+    if checkpoint.is_new() or not learner.table.exists(spark, settings.paths):
+        raise _nothing_learned(settings, learner, f"run jobs/{learner.stage}.py first")
+    learner.table.check_stored(spark, settings.paths)
     return checkpoint.epoch()
 
 
-def _made(
-    spark: SparkSession, settings: Settings, of: Publishable, model: Registry, pinned: Pinned, notes: VersionTags
+def _create_version(
+    spark: SparkSession,
+    settings: Settings,
+    learner: PublishableLearner,
+    model: RegisteredModel,
+    state: LearnerState,
+    tags: VersionTags,
 ) -> int:
-    """The number of a new version whose rows and files are in place; no alias names it yet."""
-    paths, copies = settings.paths, of.copies
-    copies.create(spark, paths)
-    copies.register(spark, paths)
-    copies.check_stored(spark, paths)
-    run = model.store.run(of.learner, notes.epoch, of.known)
+    """The number of a new version with rows and model files; no alias points to it yet."""
+    paths, published = settings.paths, learner.published_table
+    published.prepare(spark, paths)
+    run = model.store.get_or_create_run(learner.learner, tags.epoch, learner.run_params)
     folder = f"published/{uuid.uuid4().hex}"
-    number = model.register(run, folder, notes.tags())
-    row = copies.read(spark, paths).agg(F.max("model_version")).first()
+    number = model.create_version(run, folder, tags.as_dict())
+    row = published.read(spark, paths).agg(F.max("model_version")).first()
     if row is not None and row[0] is not None and row[0] >= number:
         raise Refused(
-            f"{copies.name} holds version {row[0]}, but the registry has just given number {number}",
-            where=f"{copies.path(paths)}, learn.tracking.uri = {model.store.uri}",
-            do="name the registry that gave those numbers; or, when it is lost, remove the table",
+            f"{published.name} contains version {row[0]}, but the registry has just assigned number {number}",
+            where=f"{published.path(paths)}, learn.tracking.uri = {model.store.uri}",
+            do="set learn.tracking.uri to the registry of those versions; if it is lost, remove the table",
         )
-    stamped = pinned.rows.withColumn("model_version", F.lit(number).cast("bigint")).select(*copies.columns)
-    # By key, so that a reader of a few users passes over most files and row groups.
-    ordered = stamped.repartitionByRange(*of.table.key).sortWithinPartitions(*of.table.key)
-    commits.append(ordered, copies, paths, Txn(STAGE, str(uuid.uuid4()), number))
-    table = files.local_path(copies.uri(paths)) or copies.uri(paths)
-    model.put_files(run, folder, pinned.model, {"table": table, "model_version": number})
-    model_versions.note_rows(model, number, KEPT)
+    rows = state.rows.withColumn("model_version", F.lit(number).cast("bigint")).select(*published.names)
+    # Sorted by key, so that a reader of a few users skips most files and row groups.
+    ordered = rows.repartitionByRange(*learner.table.key).sortWithinPartitions(*learner.table.key)
+    commits.append(ordered, published, paths, Txn(STAGE, str(uuid.uuid4()), number))
+    table = files.local_path(published.uri(paths)) or published.uri(paths)
+    model.log_model(run, folder, state.model, {"table": table, "model_version": number})
+    model_versions.tag_rows(model, number, ROWS_STORED)
     return number
 
 
-def _prune(spark: SparkSession, settings: Settings, of: Publishable, model: Registry) -> None:
-    """Remove the rows of versions that no alias names, of anybody's aliases; what was noted of them stays."""
-    known = model.versions()
-    for version in known:
-        if not version.aliases and VersionTags.of(version).rows != REMOVED:
-            model_versions.note_rows(model, version.number, REMOVED)
-    named = ", ".join(str(version.number) for version in known if version.aliases)
-    commits.delete(spark, of.copies, settings.paths, where=f"model_version NOT IN ({named})")
+def _remove_rows_without_alias(
+    spark: SparkSession, settings: Settings, learner: PublishableLearner, model: RegisteredModel
+) -> None:
+    """Remove the rows of versions without any alias, also without aliases of the user; their tags remain."""
+    versions = model.versions()
+    for version in versions:
+        if not version.aliases and VersionTags.of(version).rows != ROWS_REMOVED:
+            model_versions.tag_rows(model, version.number, ROWS_REMOVED)
+    with_alias = ", ".join(str(version.number) for version in versions if version.aliases)
+    commits.delete(spark, learner.published_table, settings.paths, where=f"model_version NOT IN ({with_alias})")
 
 
-def read(spark: SparkSession, settings: Settings, of: Publishable, which: str | int) -> tuple[Version, DataFrame]:
-    """The version that an alias names, or that has a number, and its rows.
+def read(
+    spark: SparkSession, settings: Settings, learner: PublishableLearner, which: str | int
+) -> tuple[RegisteredVersion, DataFrame]:
+    """A published version, by alias or number, and its rows.
 
     Raises:
         SourceMissing: there is no such version, or its rows were removed.
     """
-    do = f"publish a new one: jobs/{STAGE}.py --learner {of.learner}"
-    with model_registry.opened(settings, of.name) as model:
-        known = model.versions()
-    found = next((one for one in known if which == one.number or which in one.aliases), None)
-    if found is None or VersionTags.of(found).rows != KEPT:
-        raise SourceMissing(f"there is no published version {which!r} of {of.name}", where=model.where, do=do)
-    copies = of.copies
-    rows = copies.read(spark, settings.paths).where(F.col("model_version") == found.number).drop("model_version")
+    do = f"publish a version: jobs/{STAGE}.py --learner {learner.learner}"
+    with model_registry.open_model(settings, learner.model_name) as model:
+        versions = model.versions()
+    version = next((v for v in versions if which == v.number or which in v.aliases), None)
+    if version is None or VersionTags.of(version).rows != ROWS_STORED:
+        raise SourceMissing(f"{learner.model_name} has no published version {which!r}", where=model.where, do=do)
+    published = learner.published_table
+    rows = published.read(spark, settings.paths).where(F.col("model_version") == version.number).drop("model_version")
     if rows.isEmpty():
-        where = copies.path(settings.paths)
-        raise SourceMissing(f"{copies.name} holds no rows of version {found.number}", where=where, do=do)
-    return found, rows
+        where = published.path(settings.paths)
+        raise SourceMissing(f"{published.name} has no rows of version {version.number}", where=where, do=do)
+    return version, rows

@@ -1,6 +1,6 @@
-"""The best items of users by a published version: the same for a model that MLflow loads and for a job of Spark.
+"""The top items of users by a published version; used by the MLflow model and by Spark jobs.
 
-Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic.
+Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn import als_tasks
-from profilestream.learn.als import Floats, Longs, Params
-from profilestream.learn.item_index import ItemIndex, Liked, best
+from profilestream.learn import als_rows
+from profilestream.learn.als import AlsParams, Floats, Longs
+from profilestream.learn.item_index import ItemIndex, UserItems, top_items
 
-# Of a user, from `factors`: what `scored` needs.
-COLUMNS = ("key", "vector", "others", "weights")
+# Columns of user rows of `factors` that `recommend_items` reads.
+COLUMNS = ("key", "vector", "item_ids", "item_weights")
 SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string()),
@@ -21,53 +21,54 @@ SCHEMA = pa.schema(
         pa.field("scores", pa.list_(pa.float64())),
     ]
 )
-_CELLS = 4_000_000
+_MAX_CELLS = 4_000_000
 
 
-def scored(
-    asked: Sequence[str], users: pa.Table, items: ItemIndex, params: Params, *, ranker: str, top_k: int
+def recommend_items(
+    user_ids: Sequence[str], users: pa.Table, index: ItemIndex, params: AlsParams, *, ranker: str, top_k: int
 ) -> pa.Table:
-    """Of each asked user, in that order, the items with the highest scores, best first: rows of SCHEMA.
+    """The items with the highest scores of each user, best first: rows of SCHEMA in the order of `user_ids`.
 
-    Items that the user has (more given than taken back among its kept events) are left out. A user that is not known
-    has a zero vector and nothing, so only what is popular counts.
+    Items with a positive net weight in the user's stored events are left out. An unknown user has a zero vector and no
+    items, so only popularity counts.
 
     Args:
-        users: rows with COLUMNS; those that were not asked for are passed over.
-        ranker: one of catalogue.RANKERS.
+        users: user rows with COLUMNS; rows of other users are ignored.
+        ranker: one of item_index.RANKERS.
     """
-    keys = np.asarray(users["key"].to_pylist(), dtype=object)
-    row_of = dict(zip(keys, range(len(keys)), strict=True))
-    rows = np.array([row_of.get(user, -1) for user in asked], np.int64)
-    vectors = np.zeros((len(asked), params.width))
-    vectors[rows >= 0] = als_tasks.vectors_of(users, params).astype(float)[rows[rows >= 0]]
-    liked = _liked(users, rows, items)
-    at_once = max(1, _CELLS // max(len(items.names), 1))
+    keys = als_rows.strings(users, "key")
+    row_by_key = dict(zip(keys, range(len(keys)), strict=True))
+    rows = np.array([row_by_key.get(user_id, -1) for user_id in user_ids], np.int64)
+    vectors = np.zeros((len(user_ids), params.width))
+    vectors[rows >= 0] = als_rows.stored_vectors(users, params).astype(float)[rows[rows >= 0]]
+    user_items = _user_items(users, rows, index)
+    chunk = max(1, _MAX_CELLS // max(len(index.item_ids), 1))
     parts = []
-    for begin in range(0, len(asked), at_once):
-        mine = liked.of_users(begin, min(begin + at_once, len(asked)))
-        scores = items.scores(vectors[begin : begin + at_once], mine, params)[ranker].copy()
-        scores[mine.user, mine.item] = -np.inf
-        parts.append(_rows(asked[begin : begin + at_once], scores, items, top_k))
+    for begin in range(0, len(user_ids), chunk):
+        chunk_ids = user_ids[begin : begin + chunk]
+        chunk_items = user_items.of_users(begin, begin + len(chunk_ids))
+        scores = index.scores(vectors[begin : begin + chunk], chunk_items, params)[ranker].copy()
+        scores[chunk_items.user, chunk_items.item] = -np.inf
+        parts.append(_top_rows(chunk_ids, scores, index, top_k))
     return pa.concat_tables([SCHEMA.empty_table(), *parts])
 
 
-def _liked(users: pa.Table, rows: Longs, items: ItemIndex) -> Liked:
-    """What the asked users have, by their numbers."""
-    user, names, weight = als_tasks.kept_by(users.take(rows[rows >= 0]))
-    return Liked.net(items, np.flatnonzero(rows >= 0)[user], names, weight)
+def _user_items(users: pa.Table, rows: Longs, index: ItemIndex) -> UserItems:
+    """Items of the users, numbered by their position in `rows`."""
+    user, item_ids, weight = als_rows.stored_events(users.take(rows[rows >= 0]))
+    return UserItems.from_events(index, np.flatnonzero(rows >= 0)[user], item_ids, weight)
 
 
-def _rows(asked: Sequence[str], scores: Floats, items: ItemIndex, top_k: int) -> pa.Table:
-    order = best(scores, top_k)
-    worth = np.take_along_axis(scores, order, axis=1)
-    stays = np.isfinite(worth)
-    offsets = pa.array(np.append(0, np.cumsum(stays.sum(axis=1))), pa.int32())
+def _top_rows(user_ids: Sequence[str], scores: Floats, index: ItemIndex, top_k: int) -> pa.Table:
+    order = top_items(scores, top_k)
+    top_scores = np.take_along_axis(scores, order, axis=1)
+    is_ranked = np.isfinite(top_scores)
+    offsets = pa.array(np.append(0, np.cumsum(is_ranked.sum(axis=1))), pa.int32())
     return pa.table(
         [
-            pa.array(asked, pa.string()),
-            pa.ListArray.from_arrays(offsets, pa.array(items.names[order[stays]], pa.string())),
-            pa.ListArray.from_arrays(offsets, pa.array(worth[stays], pa.float64())),
+            pa.array(user_ids, pa.string()),
+            pa.ListArray.from_arrays(offsets, pa.array(index.item_ids[order[is_ranked]], pa.string())),
+            pa.ListArray.from_arrays(offsets, pa.array(top_scores[is_ranked], pa.float64())),
         ],
         schema=SCHEMA,
     )

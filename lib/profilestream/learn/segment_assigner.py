@@ -1,6 +1,6 @@
-"""The model that MLflow loads of published segments. MLflow copies this file and runs it ("models from code").
+"""The MLflow model of published segments. MLflow copies this file and executes it ("models from code").
 
-It holds no numbers: it reads the rows of its version from `published_segments`, without Spark.
+The model stores no numbers: it reads the rows of its version from `published_segments`, without Spark.
 """
 
 from typing import Any
@@ -16,23 +16,24 @@ from profilestream.learn import kmeans
 from profilestream.learn.als import Floats
 
 
-class Assigner(PythonModel):
-    """Frame of mean vectors, a column a dimension -> `segment_id` of the nearest center and `distance` to it.
+class SegmentAssigner(PythonModel):
+    """Mean vectors, one column per dimension -> `segment_id` of the nearest center and `distance` to it.
 
-    The distance is in standard deviations, in the scaling of the version. A value that is missing counts as the mean
-    of the population, and so does a dimension that did not vary.
+    The distance is in standard deviations, in the scaling of the version. A missing value, and a dimension with scale
+    0, count as the mean of all users.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Take the centers of the version into memory."""
+        """Read the centers of the version into memory."""
         config = context.model_config
-        is_it = pc.field("model_version") == config["model_version"]
+        has_version = pc.field("model_version") == config["model_version"]
         columns = ["segment_id", "center", "location", "scale"]
-        rows = DeltaTable(config["table"]).to_pyarrow_dataset().to_table(columns=columns, filter=is_it).to_pylist()
+        dataset = DeltaTable(config["table"]).to_pyarrow_dataset()
+        rows = dataset.to_table(columns=columns, filter=has_version).to_pylist()
         if not rows:
             raise ValueError(
-                f"{config['table']} holds no version {config['model_version']}: an alias names it no more, so its rows "
-                "were removed; load one that an alias names"
+                f"{config['table']} has no rows of version {config['model_version']}: they were removed because no "
+                "alias names this version; load a version that has an alias"
             )
         rows.sort(key=lambda row: row["segment_id"])
         self._ids = np.array([row["segment_id"] for row in rows])
@@ -43,15 +44,15 @@ class Assigner(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """A row a vector, in the order of the input."""
-        apart = np.nan_to_num(model_input[self._dimensions].to_numpy(dtype=float) - self._location)
-        points = np.divide(apart, self._scale, out=np.zeros_like(apart), where=self._scale > 0)
-        places, squared = kmeans.nearest(points, self._centers)
-        return pd.DataFrame({"segment_id": self._ids[places], "distance": np.sqrt(squared)})
+        """One row per row of the input, in the same order."""
+        difference = np.nan_to_num(model_input[self._dimensions].to_numpy(dtype=float) - self._location)
+        points = np.divide(difference, self._scale, out=np.zeros_like(difference), where=self._scale > 0)
+        nearest, squared = kmeans.nearest_centers(points, self._centers)
+        return pd.DataFrame({"segment_id": self._ids[nearest], "distance": np.sqrt(squared)})
 
-    def _vector(self, told: list[tuple[str, float]]) -> Floats:
-        values = dict(told)
+    def _vector(self, items: list[tuple[str, float]]) -> Floats:
+        values = dict(items)
         return np.array([values[name] for name in self._dimensions])
 
 
-set_model(Assigner())
+set_model(SegmentAssigner())

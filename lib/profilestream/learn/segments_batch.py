@@ -1,6 +1,7 @@
-"""A batch of `learn_segments` over frames: who came and who went, their segments, and whom a move takes along.
+"""One batch of `learn_segments` over data frames: changed users, their segments, and split/merge moves.
 
-Passes over rows are crowd.py, the arithmetic kmeans.py. Rows stay with the executors, but for the first centers.
+The passes over rows are in kmeans_tasks.py, the arithmetic in kmeans.py and split_merge.py. Rows stay on the executors;
+the driver collects sums and the initial centers only.
 """
 
 from dataclasses import dataclass
@@ -12,178 +13,201 @@ from pyspark.sql import functions as F
 
 from profilestream.base.queries import Batch
 from profilestream.base.session import broadcast_if_small
-from profilestream.derive.table_declaration import Derived
-from profilestream.learn import kmeans, kmeans_tasks
+from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn import kmeans, kmeans_tasks, split_merge
 from profilestream.learn.als import Floats
-from profilestream.learn.kmeans import Delta, Move, Params, State
-from profilestream.learn.segment_rules import Space
+from profilestream.learn.kmeans import KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.segment_rules import Scaling
+from profilestream.learn.split_merge import SplitMergeMove
 
-GONE = "_gone"
+IS_DELETED = "_is_deleted"
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What a batch gives.
+class SegmentsUpdate:
+    """The result of a batch.
 
     Args:
-        users: rows of `user_segments` that it changes, and `GONE`, true of those that go.
-        state: after it.
-        moves: that it made.
+        users: rows of `user_segments` to merge, with `IS_DELETED`: true for users whose row is deleted.
+        state: after the batch.
+        moves: made by the batch.
     """
 
     users: DataFrame
-    state: State
-    moves: list[Move]
+    state: KMeansState
+    moves: list[SplitMergeMove]
 
 
-def said(changes: DataFrame, derived: Derived) -> DataFrame:
-    """Rows of the change feed of the profiles -> the newest word on each user: `mean`, null when it is gone, and `at`.
+def latest_profiles(changes: DataFrame, derived: DerivedTable) -> DataFrame:
+    """Rows of the change feed of the profiles -> one row per user: `user_id`, `mean`, `at`, as of the last commit.
 
-    `mean` is the mean of what the user did, by dimension, in its own unit.
+    `mean` is the mean vector of the user's events (an array by dimension, in the dimensions' own units), null if the
+    profile was deleted. `at` is the `as_of` time of the profile in microseconds.
     """
     assert derived.population is not None
-    is_there = F.col("_change_type") != "delete"
-    mean = F.when(is_there, derived.vector.means(F.col(derived.population.of)))
-    word = F.struct(mean.alias("mean"), F.unix_micros("as_of").alias("at"))
-    newest = F.max_by(word, F.struct("_commit_version", is_there))
-    said = changes.where("_change_type != 'update_preimage'").groupBy("user_id").agg(newest.alias("word"))
-    return said.select("user_id", "word.mean", "word.at")
+    exists = F.col("_change_type") != "delete"
+    mean = F.when(exists, derived.vector.means(F.col(derived.population.of)))
+    profile = F.struct(mean.alias("mean"), F.unix_micros("as_of").alias("at"))
+    latest = F.max_by(profile, F.struct("_commit_version", exists))
+    profiles = changes.where("_change_type != 'update_preimage'").groupBy("user_id").agg(latest.alias("profile"))
+    return profiles.select("user_id", "profile.mean", "profile.at")
 
 
-def space_of(said: DataFrame, weights: dict[str, float]) -> Space:
-    """Mean of the users, and a standard deviation over the dimension's weight; where they do not differ, 1 over it."""
-    parts = [part for n in range(len(weights)) for part in (F.avg(F.col("mean")[n]), F.stddev_pop(F.col("mean")[n]))]
-    (row,) = said.agg(*parts).collect()
+def fit_scaling(profiles: DataFrame, weights: dict[str, float]) -> Scaling:
+    """The scaling of points: mean of the users, and standard deviation / weight of the dimension.
+
+    A standard deviation of 0 counts as 1. The scale of a dimension with weight 0 is 0.
+    """
+    moments = [
+        moment for n in range(len(weights)) for moment in (F.avg(F.col("mean")[n]), F.stddev_pop(F.col("mean")[n]))
+    ]
+    (row,) = profiles.agg(*moments).collect()
     location = np.array([value or 0.0 for value in row[0::2]])
     deviation = np.array([value or 1.0 for value in row[1::2]])
     weight = np.array(list(weights.values()))
     scale = np.divide(deviation, weight, out=np.zeros(len(weight)), where=weight != 0)
-    return Space(tuple(weights), location, scale)
+    return Scaling(tuple(weights), location, scale)
 
 
-def point(mean: Column, space: Space) -> Column:
-    """Means by dimension (an array) -> the point: how many times the scale they lie from the location; null of null.
+def scaled_point(mean: Column, scaling: Scaling) -> Column:
+    """(mean - location) / scale by dimension, as array; null if `mean` is null.
 
-    0 in a dimension without scale, whose weight is 0.
+    0 in a dimension whose scale is 0.
     """
-    cells = [
+    coordinates = [
         (mean[n] - F.lit(float(location))) / F.lit(float(scale)) if scale else F.lit(0.0)
-        for n, (location, scale) in enumerate(zip(space.location, space.scale, strict=True))
+        for n, (location, scale) in enumerate(zip(scaling.location, scaling.scale, strict=True))
     ]
-    return F.when(mean.isNotNull(), F.array(*cells))
+    return F.when(mean.isNotNull(), F.array(*coordinates))
 
 
-def drawn(rows: DataFrame, made: Params) -> DataFrame:
-    """The rows of `made.sample` users, drawn by a hash."""
-    return rows.orderBy(F.xxhash64("user_id", F.lit(made.seed)), "user_id").limit(made.sample)
+def sample_users(rows: DataFrame, params: KMeansParams) -> DataFrame:
+    """The rows of `params.init_size` users, selected by a hash of the user id and the seed."""
+    return rows.orderBy(F.xxhash64("user_id", F.lit(params.seed)), "user_id").limit(params.init_size)
 
 
-def changed_users(said: DataFrame, count: int, kept: DataFrame, space: Space) -> DataFrame:
-    """Users of the batch: what they say now (`point`, `at`), and what was kept of them (`old_*`); null what is not."""
-    before = kept.join(broadcast_if_small(said.select("user_id"), count), "user_id", "left_semi").select(
+def changed_contributions(profiles: DataFrame, count: int, stored: DataFrame, scaling: Scaling) -> DataFrame:
+    """Users of the batch with their new contribution (`point`, `at`) and their stored one (`old_*`); null if none.
+
+    Args:
+        profiles: from `latest_profiles`, `count` rows.
+        stored: `user_segments` before the batch.
+    """
+    old = stored.join(broadcast_if_small(profiles.select("user_id"), count), "user_id", "left_semi").select(
         "user_id",
         F.col("segment_id").alias("old_id"),
         F.col("point").alias("old_point"),
         F.unix_micros("as_of").alias("old_at"),
-        F.unix_micros("since").alias("old_since"),
+        F.unix_micros("valid_from").alias("old_valid_from"),
     )
-    now = said.select("user_id", point(F.col("mean"), space).alias("point"), "at")
-    return now.join(before, "user_id", "left").where("point IS NOT NULL OR old_id IS NOT NULL")
+    new = profiles.select("user_id", scaled_point(F.col("mean"), scaling).alias("point"), "at")
+    return new.join(old, "user_id", "left").where("point IS NOT NULL OR old_id IS NOT NULL")
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """Contributions with their segments, before moves.
+class Assignment:
+    """The contributions of all users before split/merge moves.
 
     Args:
-        new: of the batch; each goes to the nearest of the centers, which belong to the segments of `state`.
-        others: kept ones of other users, which stay where they are.
-        delta: what the batch adds and takes away.
-        judged: what its points cost by the state before; null when there was none.
+        new: contributions of the batch; each is assigned to the nearest of `centers`.
+        others: stored contributions of users that are not in the batch.
+        state: before the batch.
+        centers: one per segment of `state`.
+        delta: change of the sums by the batch.
+        evaluation: the first pass, with the cost of the batch by the state before it; null for the first batch.
     """
 
     new: DataFrame
     others: DataFrame
-    state: State
+    state: KMeansState
     centers: Floats
-    delta: Delta
-    judged: Delta | None
+    delta: KMeansDelta
+    evaluation: KMeansDelta | None
 
 
-def assigned(changed: DataFrame, others: DataFrame, before: State, batch: Batch, made: Params) -> Assigned:
-    """Judge the batch by the state before it, then find centers for it.
+def assign_batch(
+    changed: DataFrame, others: DataFrame, before: KMeansState, batch: Batch, params: KMeansParams
+) -> Assignment:
+    """Evaluate the batch with the state before it, then assign its users, in one or more passes.
 
     Args:
-        changed: users of the batch, as `changed_users` gives them.
-        others: rows of `user_segments` of all others, before the batch.
+        changed: from `changed_contributions`.
+        others: rows of `user_segments` of all other users, before the batch.
     """
     is_first = not len(before.ids)
     with batch.phase("assign"):
-        centers = _first_centers(changed, before, made) if is_first else before.centers
-        state = State.founded(centers) if is_first else before
-        judged = delta = _delta(changed, state, centers, made)
-        for _ in range(1, made.first_passes if is_first else made.passes):
-            centers = kmeans.new_centers(state, delta, centers, made)
-            delta = _delta(changed, state, centers, made)
+        centers = _initial_centers(changed, before, params) if is_first else before.centers
+        state = KMeansState.from_centers(centers) if is_first else before
+        first_delta = delta = _compute_delta(changed, state, centers, params)
+        for _ in range(1, params.init_passes if is_first else params.passes):
+            centers = kmeans.updated_centers(state, delta, centers, params)
+            delta = _compute_delta(changed, state, centers, params)
         new = changed.where("point IS NOT NULL").withColumn("segment_id", F.lit(None).cast("bigint"))
-    return Assigned(new, others, state, centers, delta, None if is_first else judged)
+    return Assignment(new, others, state, centers, delta, None if is_first else first_delta)
 
 
-def learned(changed: DataFrame, found: Assigned, batch: Batch, made: Params) -> Learned:
-    """Learn from the batch, and make the moves that pay."""
+def update_segments(changed: DataFrame, assignment: Assignment, batch: Batch, params: KMeansParams) -> SegmentsUpdate:
+    """Apply the batch to the state, and make the split/merge moves that pay."""
     with batch.phase("move"):
-        after, moves = _moved(kmeans.apply(found.state, found.delta, made), found, made)
-    return Learned(_placed(changed, found, moves, after), after, moves)
+        after = kmeans.apply_delta(assignment.state, assignment.delta, params)
+        after, moves = _make_moves(after, assignment, params)
+    return SegmentsUpdate(_changed_rows(changed, assignment, moves, after), after, moves)
 
 
-def _first_centers(changed: DataFrame, nobody: State, made: Params) -> Floats:
-    """Chosen by one task, among users that a hash draws."""
-    d = nobody.sums.sums.shape[1]
-    sample = drawn(changed.where("point IS NOT NULL"), made).select("point").coalesce(1)
-    found = sample.mapInArrow(partial(kmeans_tasks.chosen, d=d, params=made), "point array<double>").collect()
-    return np.array([row["point"] for row in found]).reshape(-1, d)
+def _initial_centers(changed: DataFrame, empty_state: KMeansState, params: KMeansParams) -> Floats:
+    """Initial centers, chosen in one task from a sample of the users."""
+    d = empty_state.sums.sums.shape[1]
+    sample = sample_users(changed.where("point IS NOT NULL"), params).select("point").coalesce(1)
+    task = partial(kmeans_tasks.choose_initial_centers, d=d, params=params)
+    rows = sample.mapInArrow(task, "point array<double>").collect()
+    return np.array([row["point"] for row in rows]).reshape(-1, d)
 
 
-def _delta(changed: DataFrame, state: State, centers: Floats, made: Params) -> Delta:
+def _compute_delta(changed: DataFrame, state: KMeansState, centers: Floats, params: KMeansParams) -> KMeansDelta:
     rows = changed.select("point", "at", "old_point", "old_at", "old_id")
-    step = partial(kmeans_tasks.deltas, state=state, centers=centers, params=made)
-    return kmeans_tasks.together(
-        [tuple(row) for row in rows.mapInArrow(step, kmeans_tasks.TOLD).collect()], state, made
-    )
+    task = partial(kmeans_tasks.partition_delta, state=state, centers=centers, params=params)
+    deltas = [tuple(row) for row in rows.mapInArrow(task, kmeans_tasks.DELTA_SCHEMA).collect()]
+    return kmeans_tasks.merge_partition_deltas(deltas, state, params)
 
 
-def _moved(after: State, found: Assigned, made: Params) -> tuple[State, list[Move]]:
-    """The state with the moves that pay, for which all users of the segments that may be split are asked."""
-    axes = kmeans.promising(after, made)
+def _make_moves(
+    after: KMeansState, assignment: Assignment, params: KMeansParams
+) -> tuple[KMeansState, list[SplitMergeMove]]:
+    """The state after the moves that pay; reads all contributions of the segments that may be split."""
+    axes = split_merge.split_axes(after, params)
     if not len(axes.ids):
         return after, []
-    asked = found.others.where(F.col("segment_id").isin(axes.ids.tolist()))
-    asked = asked.select("point", F.unix_micros("as_of").alias("at"), "segment_id")
-    rows = asked.unionByName(found.new.select("point", "at", "segment_id"))
-    step = partial(kmeans_tasks.bins, axes=axes, ids=found.state.ids, centers=found.centers, params=made)
-    told = [row["sums"] for row in rows.mapInArrow(step, "sums binary").collect()]
-    return kmeans.moved(after, axes, kmeans_tasks.binned(told, axes, made), made)
+    stored = assignment.others.where(F.col("segment_id").isin(axes.ids.tolist()))
+    stored = stored.select("point", F.unix_micros("as_of").alias("at"), "segment_id")
+    rows = stored.unionByName(assignment.new.select("point", "at", "segment_id"))
+    ids, centers = assignment.state.ids, assignment.centers
+    task = partial(kmeans_tasks.partition_bins, axes=axes, ids=ids, centers=centers, params=params)
+    partials = [row["sums"] for row in rows.mapInArrow(task, "sums binary").collect()]
+    return split_merge.make_moves(after, axes, kmeans_tasks.merge_partition_bins(partials, axes, params), params)
 
 
-def _placed(changed: DataFrame, found: Assigned, moves: list[Move], after: State) -> DataFrame:
-    """Rows of `user_segments` that change: users of the batch, users whom a move took along, and those who are gone."""
-    left = [segment for move in moves for segment in (move.parent, move.absorbed) if segment is not None]
-    told = found.others.where(F.col("segment_id").isin(left)).select(
-        "user_id", "point", F.unix_micros("as_of").alias("at"), "segment_id",
-        F.col("segment_id").alias("old_id"), F.unix_micros("since").alias("old_since"), F.lit(False).alias("is_new"),
+def _changed_rows(
+    changed: DataFrame, assignment: Assignment, moves: list[SplitMergeMove], after: KMeansState
+) -> DataFrame:
+    """Rows of `user_segments` that change: users of the batch, users of moved segments, and deleted users."""
+    moved_ids = [segment for move in moves for segment in (move.parent, move.absorbed) if segment is not None]
+    stored = assignment.others.where(F.col("segment_id").isin(moved_ids)).select(
+        "user_id", "point", F.unix_micros("as_of").alias("at"), "segment_id", F.col("segment_id").alias("old_id"),
+        F.unix_micros("valid_from").alias("old_valid_from"), F.lit(False).alias("is_new"),
     )  # fmt: skip
-    new = found.new.withColumn("is_new", F.lit(True)).select(*told.columns)
-    step = partial(kmeans_tasks.placed, ids=found.state.ids, centers=found.centers, moves=moves, after=after)
-    rows = new.unionByName(told).mapInArrow(step, kmeans_tasks.PLACED)
-    came = F.when(F.col("is_new"), F.col("at")).otherwise(F.lit(after.sums.now))
-    since = F.when(F.col("segment_id") == F.col("old_id"), F.col("old_since")).otherwise(came)
-    there = rows.where("is_new OR segment_id != old_id").select(
+    new = assignment.new.withColumn("is_new", F.lit(True)).select(*stored.columns)
+    ids, centers = assignment.state.ids, assignment.centers
+    task = partial(kmeans_tasks.assign_segments, ids=ids, centers=centers, moves=moves, after=after)
+    rows = new.unionByName(stored).mapInArrow(task, kmeans_tasks.ASSIGNED_SCHEMA)
+    changed_at = F.when(F.col("is_new"), F.col("at")).otherwise(F.lit(after.sums.as_of))
+    valid_from = F.when(F.col("segment_id") == F.col("old_id"), F.col("old_valid_from")).otherwise(changed_at)
+    updated = rows.where("is_new OR segment_id != old_id").select(
         "user_id", "segment_id", "distance", "point", F.timestamp_micros("at").alias("as_of"),
-        F.timestamp_micros(since).alias("since"), F.lit(False).alias(GONE),
+        F.timestamp_micros(valid_from).alias("valid_from"), F.lit(False).alias(IS_DELETED),
     )  # fmt: skip
-    gone = changed.where("point IS NULL").select(
+    deleted = changed.where("point IS NULL").select(
         "user_id", F.col("old_id").alias("segment_id"), F.lit(0.0).alias("distance"), F.col("old_point").alias("point"),
-        F.timestamp_micros("old_at").alias("as_of"), F.timestamp_micros("old_since").alias("since"),
-        F.lit(True).alias(GONE),
+        F.timestamp_micros("old_at").alias("as_of"), F.timestamp_micros("old_valid_from").alias("valid_from"),
+        F.lit(True).alias(IS_DELETED),
     )  # fmt: skip
-    return there.unionByName(gone)
+    return updated.unionByName(deleted)

@@ -1,247 +1,193 @@
-"""What MLflow is told of how good a learner is, a run a stage and epoch.
+"""MLflow tracking: one run per learner and epoch, whose metrics are the rows of `model_metrics`.
 
-Of this package only this file, registry.py and the models that MLflow itself runs import mlflow; it is imported when it
-is first needed, for that takes 0.6 s.
+In this package only this module, model_registry and the models that MLflow loads import mlflow. The import takes 0.6 s,
+so it is delayed until MLflow is used.
 """
 
 import itertools
 import logging
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files, tables
 from profilestream.base.errors import BadSettings, ProfilestreamError
-from profilestream.base.session import carried
 from profilestream.base.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-_EPOCH, _LEARNER, _LAST = "profilestream.epoch", "profilestream.learner", "profilestream.last_batch"
-METRICS = ("users", "recall_10", "recall_20", "ndcg_10", "mrr_20", "coverage", "novelty", "rmse", "cost")
-_AT_ONCE = 900  # MLflow takes 1,000 metrics a call
-log = logging.getLogger(__name__)
+_EPOCH_TAG, _LEARNER_TAG = "profilestream.epoch", "profilestream.learner"
+_LAST_BATCH_TAG = "profilestream.last_batch"
+_METRICS_PER_CALL = 900  # MLflow accepts at most 1,000
+_SQLITE = "sqlite:///"
+
+
+class _BatchMetrics(NamedTuple):
+    epoch: str
+    batch_id: int
+    metrics: "list[Metric]"
 
 
 @dataclass(frozen=True)
-class Store:
-    """MLflow as the settings name it."""
+class MlflowStore:
+    """The MLflow tracking server or database of the settings; it is the model registry too."""
 
     settings: Settings
 
     @property
     def uri(self) -> str:
-        """Of the tracking server or database, which is the registry too."""
-        return self.settings.learn.tracking.uri or f"sqlite:///{_folder(self.settings)}/mlflow.db"
+        """The tracking URI; by default a SQLite file in the parent folder of the warehouse."""
+        return self.settings.learn.tracking.uri or f"{_SQLITE}{_parent_of_warehouse(self.settings)}/mlflow.db"
 
-    def is_there(self) -> bool:
-        """Whether there is anything to ask: a SQLite file that is not there would be made. Asks no server."""
-        made = self.settings.learn.tracking
-        if not made.uri and files.local_path(self.settings.paths.warehouse) is None:
+    def exists(self) -> bool:
+        """False when opening the store would create a SQLite file. Does not connect to a server."""
+        if not self.settings.learn.tracking.uri and files.local_path(self.settings.paths.warehouse) is None:
             return False
-        is_file = self.uri.startswith("sqlite:///")
-        return os.path.exists(self.uri.removeprefix("sqlite:///")) if is_file else True
+        return not self.uri.startswith(_SQLITE) or os.path.exists(self.uri.removeprefix(_SQLITE))
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """That of MLflow, which talks to it."""
-        _prepare()
+        """The MLflow client of this store."""
+        _configure_mlflow()
         from mlflow import MlflowClient
 
         return MlflowClient(self.uri, self.uri)
 
     @cached_property
-    def _experiment(self) -> str:
-        made = self.settings.learn.tracking
-        found = self.client.get_experiment_by_name(made.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        folder = os.path.dirname(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else ""
-        artifacts = made.artifacts or (folder and f"{folder}/mlflow_artifacts")
+    def _experiment_id(self) -> str:
+        config = self.settings.learn.tracking
+        experiment = self.client.get_experiment_by_name(config.experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        folder = os.path.dirname(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else ""
+        artifacts = config.artifact_location or (folder and f"{folder}/mlflow_artifacts")
         location = files.qualified(artifacts) if artifacts else None
-        return str(self.client.create_experiment(made.experiment, artifact_location=location))
+        return str(self.client.create_experiment(config.experiment, artifact_location=location))
 
-    def runs(self, learner: str) -> dict[str, "Run"]:
-        """The run of every epoch of a learner; the first one, should two processes have made one at once."""
-        found: dict[str, Run] = {}
+    def runs_by_epoch(self, learner: str) -> dict[str, "Run"]:
+        """The runs of a learner by epoch; the oldest one where two processes created a run at the same time."""
+        runs: dict[str, Run] = {}
         token = None
         while True:
             page = self.client.search_runs(
-                [self._experiment], f"tags.`{_LEARNER}` = '{learner}'", order_by=["start_time ASC"], page_token=token
+                [self._experiment_id],
+                f"tags.`{_LEARNER_TAG}` = '{learner}'",
+                order_by=["start_time ASC"],
+                page_token=token,
             )
             for run in page:
-                found.setdefault(run.data.tags.get(_EPOCH, ""), run)
+                runs.setdefault(run.data.tags.get(_EPOCH_TAG, ""), run)
             token = page.token
             if not token:
-                return found
+                return runs
 
-    def run(self, learner: str, epoch: str, params: Mapping[str, Any]) -> "Run":
-        """The run of an epoch; made when there is none."""
-        return self.runs(learner).get(epoch) or self._new_run(learner, epoch, params)
+    def get_or_create_run(self, learner: str, epoch: str, params: Mapping[str, Any]) -> "Run":
+        """The run of an epoch; a new run gets the parameters."""
+        return self.runs_by_epoch(learner).get(epoch) or self._create_run(learner, epoch, params)
 
-    def _new_run(self, learner: str, epoch: str, params: Mapping[str, Any]) -> "Run":
+    def _create_run(self, learner: str, epoch: str, params: Mapping[str, Any]) -> "Run":
         from mlflow.entities import Param
 
-        made = self.client.create_run(
-            self._experiment, tags={_LEARNER: learner, _EPOCH: epoch}, run_name=f"{learner} {epoch[:8]}"
+        run = self.client.create_run(
+            self._experiment_id, tags={_LEARNER_TAG: learner, _EPOCH_TAG: epoch}, run_name=f"{learner} {epoch[:8]}"
         )
-        told = [Param(name, str(value)) for name, value in params.items()]
-        self.client.log_batch(made.info.run_id, params=told)
-        return made
+        self.client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in params.items()])
+        return run
 
-    def catch_up(self, spark: SparkSession, learner: str, epoch: str, params: Mapping[str, Any]) -> int:
-        """Tell MLflow the rows of `model_metrics` that it does not have, as metrics `<ranker>/<column>`.
+    def log_missing_metrics(self, spark: SparkSession, learner: str, epoch: str, params: Mapping[str, Any]) -> int:
+        """Send to MLflow the rows of `model_metrics` that it lacks, as metrics `<model>/<metric>`.
 
-        Step is the batch id, time the event time. The tag that names a run's last batch is written after its metrics;
-        the same metrics once more are dropped by MLflow, since step, time and value are the same.
+        The step is the batch id, the time is `state_as_of`. The tag with a run's last batch is written after the
+        metrics of the batch. After a crash between the two, the metrics are sent again; MLflow drops a metric with the
+        same step, time and value.
 
         Args:
-            epoch, params: of today; older epochs have a run too, without parameters.
+            epoch: the current one.
+            params: of the current epoch; runs of older epochs are created without parameters.
 
         Returns:
-            The number of batches told.
+            The number of batches sent.
         """
-        runs = self.runs(learner)
+        runs = self.runs_by_epoch(learner)
         rows = tables.MODEL_METRICS.read(spark, self.settings.paths).where(F.col("learner") == learner)
-        for known, run in runs.items():
-            last = int(run.data.tags.get(_LAST, -1))
-            rows = rows.where(~((F.col("epoch") == known) & (F.col("batch_id") <= last)))
-        told = 0
-        for found, batches in itertools.groupby(_by_batch(rows), lambda batch: batch[0]):
-            run = runs.get(found) or self._new_run(learner, found, params if found == epoch else {})
-            for part in _parts(batches):
-                self._log(run, part)
-                told += len(part)
-        return told
+        for run_epoch, run in runs.items():
+            last_batch = int(run.data.tags.get(_LAST_BATCH_TAG, -1))
+            rows = rows.where(~((F.col("epoch") == run_epoch) & (F.col("batch_id") <= last_batch)))
+        count = 0
+        for run_epoch, batches in itertools.groupby(_metrics_by_batch(rows), lambda batch: batch.epoch):
+            run = runs.get(run_epoch) or self._create_run(learner, run_epoch, params if run_epoch == epoch else {})
+            for group in _groups_per_call(batches):
+                self._log(run, group)
+                count += len(group)
+        return count
 
-    def _log(self, run: "Run", batches: "list[_Batch]") -> None:
+    def _log(self, run: "Run", batches: list[_BatchMetrics]) -> None:
         from mlflow.entities import RunTag
 
-        metrics = [metric for _, _, metrics in batches for metric in metrics]
-        self.client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(_LAST, str(batches[-1][1]))])
+        metrics = [metric for batch in batches for metric in batch.metrics]
+        last_batch = RunTag(_LAST_BATCH_TAG, str(batches[-1].batch_id))
+        self.client.log_batch(run.info.run_id, metrics=metrics, tags=[last_batch])
 
 
-# Epoch, batch id, metrics.
-_Batch = tuple[str, int, "list[Metric]"]
-
-
-def _by_batch(rows: DataFrame) -> Iterator[_Batch]:
-    """Batches in order; one sorted partition, which comes to the driver bit by bit."""
+def _metrics_by_batch(rows: DataFrame) -> Iterator[_BatchMetrics]:
+    """Batches in order of epoch and id, streamed to the driver from one sorted partition."""
     from mlflow.entities import Metric
 
-    ordered = rows.coalesce(1).sortWithinPartitions("epoch", "batch_id", "ranker").toLocalIterator()
+    timed = rows.withColumn("time", F.coalesce("state_as_of", "rows_to"))
+    ordered = timed.coalesce(1).sortWithinPartitions("epoch", "batch_id", "model", "metric").toLocalIterator()
     for (epoch, batch_id), group in itertools.groupby(ordered, lambda row: (row["epoch"], row["batch_id"])):
         metrics = [
-            Metric(f"{row['ranker']}/{name}", float(row[name]), int(row["as_of"].timestamp() * 1000), batch_id)
+            Metric(f"{row['model']}/{row['metric']}", row["value"], int(row["time"].timestamp() * 1000), batch_id)
             for row in group
-            for name in METRICS
-            if row[name] is not None
         ]
-        yield epoch, batch_id, metrics
+        yield _BatchMetrics(epoch, batch_id, metrics)
 
 
-def _parts(batches: Iterator[_Batch]) -> Iterator[list[_Batch]]:
-    """Whole batches, as many as go into one call."""
-    part: list[_Batch] = []
+def _groups_per_call(batches: Iterator[_BatchMetrics]) -> Iterator[list[_BatchMetrics]]:
+    """Complete batches, as many as fit into one call."""
+    group: list[_BatchMetrics] = []
     for batch in batches:
-        if sum(len(metrics) for _, _, metrics in [*part, batch]) > _AT_ONCE:
-            yield part
-            part = []
-        part.append(batch)
-    if part:
-        yield part
+        if sum(len(each.metrics) for each in [*group, batch]) > _METRICS_PER_CALL:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group
 
 
 @contextmanager
-def store(settings: Settings) -> Iterator[Store]:
-    """MLflow for a job that cannot do without.
+def open_store(settings: Settings) -> Iterator[MlflowStore]:
+    """The store, for a job that cannot continue without MLflow.
 
     Raises:
-        ProfilestreamError: it does not answer, or not as it should.
+        ProfilestreamError: a request to MLflow failed inside the block.
     """
-    found = Store(settings)
-    where = f"learn.tracking.uri = {found.uri}"
-    _prepare()
+    store = MlflowStore(settings)
+    where = f"learn.tracking.uri = {store.uri}"
+    _configure_mlflow()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield found
+        yield store
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        said = f"MLflow did not do what it was asked: {_first_line(error)}"
-        raise ProfilestreamError(said, where=where, do="see that it runs and run this again") from error
+        message = f"a request to MLflow failed: {first_line(error)}"
+        raise ProfilestreamError(message, where=where, do="check that MLflow runs, then repeat the command") from error
 
 
-@dataclass
-class MetricsReporter:
-    """Tells MLflow of a stage on a thread of its own (queries.Query.on_progress). A failure is one line; the stage goes on.
+def _configure_mlflow() -> None:
+    """Environment for the first import of mlflow.
 
-    What was not told is told the next time, by the next run if need be.
-    """
-
-    settings: Settings
-    learner: str
-    params: Mapping[str, Any]
-    _began: float = field(default_factory=time.monotonic)
-    _work: threading.Thread | None = None
-    _failure: str = ""
-    _is_warned: bool = False
-
-    def __call__(self, spark: SparkSession, epoch: str, is_over: bool) -> None:
-        """Begin to tell when it is time; at the end wait for it, so long and no longer."""
-        made = self.settings.learn.tracking
-        if not made.enabled:
-            return
-        deadline = time.monotonic() + made.timeout_seconds
-        if is_over:
-            self._wait_until(deadline)
-        if not self._is_busy() and (is_over or time.monotonic() - self._began > made.every_seconds):
-            self._began = time.monotonic()
-            self._work = threading.Thread(target=carried(spark, self._tell), args=(spark, epoch), daemon=True)
-            self._work.start()
-        if is_over:
-            self._wait_until(deadline)
-            if self._is_busy():
-                self._failure = f"no answer within {made.timeout_seconds:g} s"
-        self._warn()
-
-    def _is_busy(self) -> bool:
-        return self._work is not None and self._work.is_alive()
-
-    def _wait_until(self, deadline: float) -> None:
-        if self._work is not None:
-            self._work.join(max(0.0, deadline - time.monotonic()))
-
-    def _tell(self, spark: SparkSession, epoch: str) -> None:
-        # Whatever goes wrong here, the learner's tables are whole and MLflow is told later.
-        try:
-            Store(self.settings).catch_up(spark, self.learner, epoch, self.params)
-            self._failure, self._is_warned = "", False
-        except Exception as error:
-            self._failure = f"{type(error).__name__}: {_first_line(error)}"
-
-    def _warn(self) -> None:
-        failure, self._failure = self._failure, ""
-        if failure and not self._is_warned:
-            self._is_warned = True
-            log.warning("MLflow was not told of %s, and will be told later: %s", self.learner, failure)
-
-
-def _prepare() -> None:
-    """Before the first import of mlflow.
-
-    It would look up a host for its telemetry; it would ask a server that does not answer eight times for 120 s; and it
-    logs each try.
+    Without it, mlflow looks up a host for its telemetry, tries a server that does not answer eight times with a timeout
+    of 120 s, and logs each attempt.
     """
     for name, value in (
         ("DISABLE_TELEMETRY", "true"),
@@ -249,15 +195,16 @@ def _prepare() -> None:
         ("HTTP_REQUEST_TIMEOUT", "10"),
     ):
         os.environ.setdefault(f"MLFLOW_{name}", value)
-    for noisy in ("alembic", "mlflow", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for name in ("alembic", "mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, at most 300 characters."""
     return (str(error).splitlines() or [""])[0][:300]
 
 
-def _folder(settings: Settings) -> str:
+def _parent_of_warehouse(settings: Settings) -> str:
     local = files.local_path(settings.paths.warehouse)
     if local is None:
         raise BadSettings(

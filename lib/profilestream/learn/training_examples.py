@@ -1,7 +1,7 @@
-"""learn_examples: training rows, features of users as of times and what the users did from then on.
+"""learn_examples: training examples, which are features of users at times t and labels from events at or after t.
 
-Features are told by events before a time alone, labels by events at it or after it; a label is null until its horizon
-has passed. Which users and times have a row hangs on nothing that happens after the time.
+Features are computed from events before t only. A label is null until its horizon has passed. Whether a user has a row
+at a time does not depend on later events.
 """
 
 import json
@@ -13,216 +13,234 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, locks, tables
+from profilestream.base.columns import Column as TableColumn
 from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.session import materialize
 from profilestream.base.settings import Examples, Settings, fingerprint
-from profilestream.base.tables import Table
-from profilestream.derive import entity_features as chosen_features
-from profilestream.derive import window_parts
-from profilestream.derive.entity_features import Features
-from profilestream.derive.feature_declaration import DAY, micros
+from profilestream.derive import entity_features, window_parts
+from profilestream.derive.entity_features import EntityFeatures
+from profilestream.derive.feature_declaration import DAY, window_micros
 from profilestream.derive.point_in_time import features_as_of
 from profilestream.derive.statistics import Count
 from profilestream.learn import labels
+from profilestream.learn.labels import SelectedLabels
 
 STAGE, NAME, ENTITY = "learn_examples", "training_examples", "user"
 _KEY = ("set_name", "user_id", "at")
-_OWN = ("matured_until", "events_version", "declaration")
+_OTHER_COLUMNS = ("labels_complete_until", "events_version", "declaration")
 _EPOCH = date(1970, 1, 1)
-_SHARES = 1_000_000
-_FIRST, _LAST, _DRAWN = "_first", "_last", "_drawn"
+_SAMPLE_BUCKETS = 1_000_000
+_FIRST, _LAST, _HASH, _NUMBER = "_first", "_last", "_hash", "_number"
 
 
 def table(settings: Settings) -> Table:
-    """`training_examples`: a row a set, user and time; a column a feature and a label.
+    """`training_examples`: one row per set, user and time, with one column per feature and label.
 
     Raises:
-        BadSettings: features or labels are not declared, or two have one name.
+        BadSettings: features or labels are not declared, or a label has the name of another column.
     """
-    features, told = _chosen(settings)
-    kinds = features.types | {name: label.type for name, (label, _) in told.items()}
+    features, selected = _features_and_labels(settings)
+    label_columns = [
+        TableColumn(name, label.type.upper(), f"Label. {label.question} Within {horizon} from `at`.", label.unit)
+        for name, (label, horizon) in selected.items()
+    ]
     return Table(
         name=NAME,
-        ddl=",\n".join(
-            [
-                "set_name STRING NOT NULL", "user_id STRING NOT NULL", "at TIMESTAMP NOT NULL",
-                *[f"{name} {kind.upper()}" for name, kind in kinds.items()],
-                "matured_until TIMESTAMP NOT NULL", "events_version BIGINT NOT NULL", "declaration STRING NOT NULL",
-            ]
+        meaning="One row per set, user and time: features before the time, labels from the time on.",
+        writer=STAGE,
+        retention="the rows of a set are replaced by each run",
+        columns=(
+            TableColumn("set_name", "STRING NOT NULL", "Name of the set of examples, such as a train or test set."),
+            tables.USER_ID,
+            TableColumn(
+                "at", "TIMESTAMP NOT NULL", "The time t: features use events before it, labels from it on.", "UTC"
+            ),
+            *features.table_columns(),
+            *label_columns,
+            TableColumn(
+                "labels_complete_until", "TIMESTAMP NOT NULL", "Labels whose horizon ends by then are set.", "UTC"
+            ),
+            TableColumn("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
+            TableColumn("declaration", "STRING NOT NULL", "Fingerprint of the declarations of features and labels."),
         ),
         key=_KEY,
         partitioned_by=("set_name",),
-        declaration=_declaration(features, told),
-    )  # fmt: skip
+        declaration=_declaration(features, selected),
+    )
 
 
-def _chosen(settings: Settings) -> tuple[Features, labels.Chosen]:
-    asked = settings.learn.examples
-    told = labels.chosen(settings, asked.labels)
-    features = chosen_features.chosen(settings, ENTITY, asked.features)
-    if taken := sorted(told.keys() & {*features.columns, *_KEY, *_OWN}):
+def _features_and_labels(settings: Settings) -> tuple[EntityFeatures, SelectedLabels]:
+    config = settings.learn.examples
+    selected = labels.select_labels(settings, config.labels)
+    features = entity_features.select_features(settings, ENTITY, config.features)
+    if duplicates := sorted(selected.keys() & {*features.columns, *_KEY, *_OTHER_COLUMNS}):
         raise BadSettings(
-            f"labels that have the name of a feature or of a column of {NAME}: {taken}",
-            where=f"{asked.file}, labels",
-            do="give them other names",
+            f"labels with the name of a feature or of another column of {NAME}: {duplicates}",
+            where=f"{config.file}, labels",
+            do="rename these labels",
         )
-    return features, told
+    return features, selected
 
 
-def _declaration(features: Features, told: labels.Chosen) -> str:
-    """Changes when any row could, but for which users and times there are."""
+def _declaration(features: EntityFeatures, selected: SelectedLabels) -> str:
+    """Fingerprint of all settings that change a value; not of those that select users and times."""
     keys = {name: features.tiles.keys[name].of for name in features.keys}
-    parts = {name: label.model_dump(mode="json", exclude={"question", "unit"}) for name, (label, _) in told.items()}
+    parts = {name: label.model_dump(mode="json", exclude={"question", "unit"}) for name, (label, _) in selected.items()}
     return fingerprint(json.dumps([features.settings, features.tiles.where, keys, parts], sort_keys=True))
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check the labels, and that there are the features; writes nothing.
+    """Check the selected features and the SQL of the labels; writes nothing.
 
     Raises:
-        BadSettings: something does not fit; names file and key.
+        BadSettings: a declaration or a setting is invalid; names file and key.
     """
     table(settings)
-    labels.check(spark, settings, _chosen(settings)[1])
+    labels.check(spark, settings, _features_and_labels(settings)[1])
 
 
 def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> int:
-    """Put the rows of a set in place of those that it had, in one commit.
+    """Replace the rows of a set, in one commit.
 
     Args:
-        rebuild: empty the table first, with the rows of all sets; needed after a declaration changed.
+        rebuild: empty the table first, including all other sets; required after a declaration changed.
 
     Returns:
         The number of rows.
 
     Raises:
         SourceMissing: there are no events or tiles.
-        Refused: the tiles of users do not tell of the same events as `events`; or the table is of another declaration.
+        Refused: tiles and `events` do not contain the same events, or the table has another declaration.
     """
-    made, paths, asked = table(settings), settings.paths, settings.learn.examples
+    examples, paths, set_name = table(settings), settings.paths, settings.learn.examples.set_name
     with locks.held(paths.lock_folder, STAGE):
-        features = pinned(spark, settings)
+        features = features_at_current_versions(spark, settings)
         if rebuild:
-            made.empty(spark, paths)
-        made.create(spark, paths)
-        made.check_stored(spark, paths)
-        made.register(spark, paths)
-        rows = materialize(examples(spark, settings, features)).select(*made.columns)
-        commits.replace(rows, made, paths, Txn(STAGE, str(uuid.uuid4()), 0), where=f"set_name = '{asked.set_name}'")
+            examples.empty(spark, paths)
+        examples.prepare(spark, paths)
+        rows = materialize(compute_examples(spark, settings, features)).select(*examples.names)
+        commits.replace(rows, examples, paths, Txn(STAGE, str(uuid.uuid4()), 0), where=f"set_name = '{set_name}'")
         return rows.count()
 
 
-def pinned(spark: SparkSession, settings: Settings) -> Features:
-    """The features of training rows, by the versions that the tables have now.
+def features_at_current_versions(spark: SparkSession, settings: Settings) -> EntityFeatures:
+    """The selected features, with the current versions of their tables fixed.
 
     Raises:
         SourceMissing: there are no events or tiles.
     """
-    features, _ = _chosen(settings)
+    features, _ = _features_and_labels(settings)
     sources = (features.tiles.table, tables.EVENTS)
-    if lacking := [one.name for one in sources if not one.exists(spark, settings.paths)]:
+    if missing := [one.name for one in sources if not one.exists(spark, settings.paths)]:
         do = "run jobs/capture_events.py and jobs/derive_features.py first"
-        raise SourceMissing(f"there are no tables {lacking}", where=settings.paths.warehouse, do=do)
+        raise SourceMissing(f"there are no tables {missing}", where=settings.paths.warehouse, do=do)
     versions = {one.name: commits.version(spark, one, settings.paths) for one in sources}
     return replace(features, versions=versions)
 
 
-def examples(spark: SparkSession, settings: Settings, features: Features) -> DataFrame:
-    """The rows of the set that the settings ask for, as the table has them.
+def compute_examples(spark: SparkSession, settings: Settings, features: EntityFeatures) -> DataFrame:
+    """The rows of the set that the settings describe, with the columns of the table.
 
     Raises:
-        Refused: the tiles do not tell of the same events as `events`.
+        Refused: tiles and `events` do not contain the same events.
     """
-    asked, (_, told) = settings.learn.examples, _chosen(settings)
-    matured = _newest(spark, features) - _micros(asked.lateness)
-    shortest = min(_micros(horizon) for _, horizon in told.values())
-    events = window_parts.keyed(features.read(spark, tables.EVENTS), features)
-    named = events.select(*[F.col(f"_{name}").alias(name) for name in features.keys], "event_time").dropna()
-    times = materialize(sampled(entity_times(named, features.keys, asked, matured - shortest), features.keys, asked))
-    came = labels.outcomes(spark, times, told, features, matured)
-    own = {
-        "set_name": F.lit(asked.set_name),
-        "matured_until": F.timestamp_micros(F.lit(matured)),
+    config, (_, selected) = settings.learn.examples, _features_and_labels(settings)
+    complete_until = _newest_event(spark, features) - _micros(config.label_delay)
+    shortest = min(_micros(horizon) for _, horizon in selected.values())
+    events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS), features)
+    own_events = events.select(*[F.col(f"_{name}").alias(name) for name in features.keys], "event_time").dropna()
+    all_times = entity_times(own_events, features.keys, config, complete_until - shortest)
+    times = materialize(sample_times(all_times, features.keys, config))
+    values = labels.label_values(spark, times, selected, features, complete_until)
+    constants = {
+        "set_name": F.lit(config.set_name),
+        "labels_complete_until": F.timestamp_micros(F.lit(complete_until)),
         "events_version": F.lit(features.versions[tables.EVENTS.name]).cast("bigint"),
-        "declaration": F.lit(_declaration(features, told)),
+        "declaration": F.lit(_declaration(features, selected)),
     }
-    rows = features_as_of(spark, times, features).join(came, [*features.keys, "at"]).withColumns(own)
-    return rows.select(*_KEY, *features.columns, *told, *_OWN)
+    rows = features_as_of(spark, times, features).join(values, [*features.keys, "at"]).withColumns(constants)
+    return rows.select(*_KEY, *features.columns, *selected, *_OTHER_COLUMNS)
 
 
-def entity_times(events: DataFrame, keys: list[str], asked: Examples, last: int) -> DataFrame:
-    """The times at which entities stand: keys and `at`.
+def entity_times(events: DataFrame, keys: list[str], config: Examples, last: int) -> DataFrame:
+    """The times at which entities have a row: keys and `at`, distinct.
 
     Args:
         events: keys and `event_time`.
-        last: microseconds; no time is later.
+        last: the last possible time, microseconds.
     """
-    step, offset, reach = _micros(asked.every), _micros(asked.offset), micros(asked.active_within)
-    last = last if asked.until is None else min(last, _start(asked.until) - 1)
-    moment = F.unix_micros("event_time")
-    # The first step after the event: an event at a time itself is not before it.
-    first = moment - F.pmod(moment - offset, F.lit(step)) + step
-    if asked.since is not None:
-        since = _start(asked.since)
-        first = F.greatest(first, F.lit(since + (offset - since) % step))
-    end = F.lit(last) if reach is None else F.least(moment + reach, F.lit(last))
+    interval, offset = _micros(config.interval), _micros(config.offset)
+    active_within = window_micros(config.active_within)
+    last = last if config.until is None else min(last, _start_of_day(config.until) - 1)
+    event_time = F.unix_micros("event_time")
+    # The first time after the event: an event at a time t is not before t.
+    first = event_time - F.pmod(event_time - offset, F.lit(interval)) + interval
+    if config.since is not None:
+        since = _start_of_day(config.since)
+        first = F.greatest(first, F.lit(since + (offset - since) % interval))
+    end = F.lit(last) if active_within is None else F.least(event_time + active_within, F.lit(last))
     spans = events.select(*keys, first.alias(_FIRST), end.alias(_LAST)).groupBy(*keys, _FIRST)
-    widest = spans.agg(F.max(_LAST).alias(_LAST)).where(F.col(_FIRST) <= F.col(_LAST))
-    steps = F.transform(F.sequence(_FIRST, _LAST, F.lit(step).cast("bigint")), F.timestamp_micros)
-    return widest.select(*keys, F.explode(steps).alias("at")).distinct()
+    longest_spans = spans.agg(F.max(_LAST).alias(_LAST)).where(F.col(_FIRST) <= F.col(_LAST))
+    times = F.transform(F.sequence(_FIRST, _LAST, F.lit(interval).cast("bigint")), F.timestamp_micros)
+    return longest_spans.select(*keys, F.explode(times).alias("at")).distinct()
 
 
-def sampled(times: DataFrame, keys: list[str], asked: Examples) -> DataFrame:
-    """A share of entities and times by a hash of keys, time and seed, and of an entity at most so many."""
-    drawn = times.withColumn(_DRAWN, F.xxhash64(*keys, F.unix_micros("at"), F.lit(asked.seed)))
-    if asked.share < 1:
-        drawn = drawn.where(F.pmod(F.col(_DRAWN), F.lit(_SHARES)) < round(asked.share * _SHARES))
-    if asked.per_user is not None:
-        place = F.row_number().over(Window.partitionBy(*keys).orderBy(_DRAWN, "at"))
-        drawn = drawn.withColumn("_place", place).where(F.col("_place") <= asked.per_user)
-    return drawn.select(*keys, "at")
+def sample_times(times: DataFrame, keys: list[str], config: Examples) -> DataFrame:
+    """The fraction and the number per entity that the settings keep, selected by a hash of keys, time and seed."""
+    sample = times.withColumn(_HASH, F.xxhash64(*keys, F.unix_micros("at"), F.lit(config.seed)))
+    if config.sample_fraction < 1:
+        bucket = F.pmod(F.col(_HASH), F.lit(_SAMPLE_BUCKETS))
+        sample = sample.where(bucket < round(config.sample_fraction * _SAMPLE_BUCKETS))
+    if config.max_times_per_user is not None:
+        number = F.row_number().over(Window.partitionBy(*keys).orderBy(_HASH, "at"))
+        sample = sample.withColumn(_NUMBER, number).where(F.col(_NUMBER) <= config.max_times_per_user)
+    return sample.select(*keys, "at")
 
 
 def _micros(length: str) -> int:
-    found = micros(length)
-    assert found is not None
-    return found
+    micros = window_micros(length)
+    assert micros is not None
+    return micros
 
 
-def _start(day: date) -> int:
+def _start_of_day(day: date) -> int:
     return (day - _EPOCH).days * DAY
 
 
-def _newest(spark: SparkSession, features: Features) -> int:
-    """Microseconds of the newest event.
+def _newest_event(spark: SparkSession, features: EntityFeatures) -> int:
+    """Time of the newest event, microseconds.
 
     Raises:
-        SourceMissing: there is none.
-        Refused: the tiles do not count the events that there are.
+        SourceMissing: there are no events.
+        Refused: the number of events differs from the one in the tiles.
     """
-    events, of_tiles = features.read(spark, tables.EVENTS), features.read(spark, features.tiles.table)
-    in_events, in_tiles = _counts(features)
-    row = events.agg(F.max(F.unix_micros("event_time")), F.min("event_date"), F.count_if(in_events)).head()
+    events, tiles = features.read(spark, tables.EVENTS), features.read(spark, features.tiles.table)
+    is_counted, tile_count = _event_counts(features)
+    row = events.agg(F.max(F.unix_micros("event_time")), F.min("event_date"), F.count_if(is_counted)).head()
     if row is None or row[0] is None:
         raise SourceMissing("events has no rows", where=tables.EVENTS.path(features.paths), do="capture some first")
-    newest, first, have = row
-    # Tiles may go further back than the events that are kept.
-    told = of_tiles.where(F.col("date") >= F.lit(first)).agg(F.coalesce(F.sum(in_tiles), F.lit(0))).head()
-    if told is None or told[0] != have:
+    newest, first_date, count = row
+    # Tiles of earlier days remain when old events are deleted.
+    sums = tiles.where(F.col("date") >= F.lit(first_date)).agg(F.coalesce(F.sum(tile_count), F.lit(0))).head()
+    if sums is None or sums[0] != count:
         raise Refused(
-            f"{features.tiles.name} counts {told and told[0]} events, and events has {have}",
+            f"{features.tiles.name} counts {sums and sums[0]} events, but events contains {count}",
             where=features.tiles.table.path(features.paths),
-            do="run jobs/derive_features.py to its end, while nothing is captured",
+            do="run jobs/derive_features.py until it ends, while no capture is running",
         )
     return int(newest)
 
 
-def _counts(features: Features) -> tuple[Column, Column]:
-    """What an event, and what a row of tiles adds to a number of events that both know; nothing when there is none."""
+def _event_counts(features: EntityFeatures) -> tuple[Column, Column]:
+    """Whether an event is counted by a count statistic of the tiles, and that count in a row of tiles.
+
+    False and 0 if the tiles have no unweighted count.
+    """
     tiles = features.tiles
-    plain = {path: one for path, one in tiles.statistics.items() if isinstance(one, Count)}
-    known = [(path, one.where) for path, one in plain.items() if (one.of, one.weight) == ("1", "1")]
-    path, where = known[0] if known else ("0", "false")
+    counts = {path: one for path, one in tiles.statistics.items() if isinstance(one, Count)}
+    unweighted = [(path, one.where) for path, one in counts.items() if (one.of, one.weight) == ("1", "1")]
+    path, where = unweighted[0] if unweighted else ("0", "false")
     keys = " AND ".join(f"({tiles.keys[name].of}) IS NOT NULL" for name in features.keys)
     return F.expr(f"({tiles.where}) AND ({where}) AND {keys}"), F.expr(path)

@@ -1,1 +1,1 @@
-"""What is known, served: one person in readable form."""
+"""Serving of results: user views, tags, recommendations, the report, campaign effects and trends."""

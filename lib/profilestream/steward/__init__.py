@@ -1,1 +1,1 @@
-"""Care of what is stored: status, the demo, later erasure and maintenance."""
+"""Operation of a warehouse: status, table documentation and the demo."""

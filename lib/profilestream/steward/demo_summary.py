@@ -1,4 +1,6 @@
-"""How good the model became, and two customers whose profiles show what a profile can say."""
+"""Results of the demo on the console: recall of the rankers, two user profiles, and the path of the report."""
+
+from collections.abc import Callable
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -7,51 +9,53 @@ from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
-from profilestream.serve.report import write_report as report
+from profilestream.serve.report import write_report
 from profilestream.serve.users import profile_renderer, user_view
-from profilestream.steward.status import Tell
 
-_CHOSEN_BY = {
-    "who spent the most": "behavior.spent",
-    "who came last": "basic.first_seen",
+_METRIC = "recall_20"
+# Title of an example user, and the profile column whose largest value selects it.
+_EXAMPLES = {
+    "the user with the highest spending": "behavior.spent",
+    "the newest user": "basic.first_seen",
 }
 
 
-def show_quality(spark: SparkSession, settings: Settings, tell: Tell) -> None:
-    """Tell how much of what customers did next stood among the first 20 of each ranking, before it was learned."""
+def show_metrics(spark: SparkSession, settings: Settings, print_line: Callable[[str], None]) -> None:
+    """Print recall@20 per batch and its mean, one line per ranker; nothing before the first evaluated batch."""
     if not tables.MODEL_METRICS.exists(spark, settings.paths):
         return
-    rows = tables.MODEL_METRICS.read(spark, settings.paths).where("recall_20 IS NOT NULL")
-    curves: dict[str, list[tuple[float, int]]] = {}
-    for row in rows.orderBy("as_of", "batch_id").collect():
-        curves.setdefault(row["ranker"], []).append((row["recall_20"], row["users"]))
-    if not curves:
+    rows = tables.MODEL_METRICS.read(spark, settings.paths).where(F.col("metric") == _METRIC)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows.orderBy("state_as_of", "batch_id").collect():
+        points.setdefault(row["model"], []).append((row["value"], row["weight"]))
+    if not points:
         return
-    most = max(recall for curve in curves.values() for recall, _ in curve)
-    tell("\nof what customers did next, the share that was among the first 20 of a ranking, batch by batch")
-    for name, curve in sorted(curves.items()):
-        mean = sum(recall * users for recall, users in curve) / sum(users for _, users in curve)
-        tell(f"  {name.ljust(10)}  {profile_renderer.bars([recall for recall, _ in curve], most)}  {mean:.3f} of all")
+    maximum = max(value for series in points.values() for value, _ in series)
+    print_line("\nrecall@20 per batch: the share of a user's new items that are among the first 20 of the ranking")
+    for model, series in sorted(points.items()):
+        mean = sum(value * weight for value, weight in series) / sum(weight for _, weight in series)
+        bars = profile_renderer.bars([value for value, _ in series], maximum)
+        print_line(f"  {model.ljust(10)}  {bars}  mean {mean:.3f}")
 
 
-def show(spark: SparkSession, settings: Settings, config: str, tell: Tell) -> None:
-    """Tell the profiles of two customers, and how to see any other."""
-    derived = profiles.of_users(settings)
-    said = Fold.of(derived).read(derived.table.read(spark, settings.paths))
-    told: list[str] = []
-    tell("\ntwo customers")
-    for why, path in _CHOSEN_BY.items():
-        others = said.where(~F.col("user_id").isin(told)) if told else said
-        best = others.orderBy(F.desc(path), "user_id").select("user_id").first()
-        if best is not None:
-            told.append(best["user_id"])
-            tell(f"\nthe customer {why}: {profile_renderer.as_text(user_view.of(spark, settings, told[-1]))}")
-    if told:
-        tell("\nany other, as of now or of an earlier time:")
-        tell(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {told[0]} --as-of 2011-06-01")
+def show_users(spark: SparkSession, settings: Settings, config: str, print_line: Callable[[str], None]) -> None:
+    """Print the profiles of two users, and the command that shows another user."""
+    derived = profiles.profile_table(settings)
+    rows = Fold.of(derived).read(derived.table.read(spark, settings.paths))
+    user_ids: list[str] = []
+    print_line("\ntwo users")
+    for title, path in _EXAMPLES.items():
+        others = rows.where(~F.col("user_id").isin(user_ids)) if user_ids else rows
+        first = others.orderBy(F.desc(path), "user_id").select("user_id").first()
+        if first is not None:
+            user_ids.append(first["user_id"])
+            print_line(f"\n{title}: {profile_renderer.as_text(user_view.read(spark, settings, user_ids[-1]))}")
+    if user_ids:
+        print_line("\nto show another user, as of now or of an earlier time:")
+        print_line(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {user_ids[0]} --as-of 2011-06-01")
 
 
-def show_page(settings: Settings, tell: Tell) -> None:
-    """Tell where the page is, when there is one."""
+def show_report_path(settings: Settings, print_line: Callable[[str], None]) -> None:
+    """Print the path of the report, if it is enabled."""
     if settings.serve.report.enabled:
-        tell(f"\nall of it as a page with plots, which needs no network: open {report.path(settings)} in a browser")
+        print_line(f"\nreport with charts, works offline: open {write_report.path(settings)} in a browser")

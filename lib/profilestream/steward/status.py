@@ -1,4 +1,4 @@
-"""Where things stand: conservation of rows, reject reasons, alarms, tables. Read from the tables alone."""
+"""State of a warehouse as text: row accounting, rejected rows by rule, alarms, tables, and commands to query them."""
 
 import sys
 from collections.abc import Callable
@@ -9,83 +9,83 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from profilestream import flow
+from profilestream import table_registry
 from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
 from profilestream.capture import row_accounting
 
-Tell = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
-def show(spark: SparkSession, paths: Paths, tell: Tell) -> None:
-    """Tell the conservation line of every source, why rows were rejected, and alarms.
+def show(spark: SparkSession, paths: Paths, print_line: PrintLine) -> None:
+    """Print the row accounting of every source, the rejected rows by rule, and the newest alarms.
 
     Raises:
         SourceMissing: nothing was captured yet.
     """
     if not tables.CAPTURE_BATCHES.exists(spark, paths):
         raise SourceMissing("nothing was captured yet", where=paths.warehouse, do="run jobs/capture_events.py first")
-    tell("rows (in = clean + rejected + duplicate)")
-    for row in row_accounting.conservation(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
+    print_line("rows (in = clean + rejected + duplicate)")
+    for row in row_accounting.counts_by_source(tables.CAPTURE_BATCHES.read(spark, paths)).collect():
         batches = "1 batch" if row["batches"] == 1 else f"{row['batches']} batches"
-        sign = "=" if row["adds_up"] else "IS NOT"
-        replay = " put through again" if row["kind"] == "replay" else ""
-        tell(
-            f"  {row['source']}{replay}: {row['rows_in']:,} {sign} {row['rows_clean']:,} clean + "
+        sign = "=" if row["is_balanced"] else "!="
+        suffix = " (reprocessed)" if row["kind"] == "reprocess" else ""
+        print_line(
+            f"  {row['source']}{suffix}: {row['rows_in']:,} {sign} {row['rows_clean']:,} clean + "
             f"{row['rows_rejected']:,} rejected + {row['rows_duplicate']:,} duplicate, in {batches}"
         )
-    tell("\nrejected, by rule")
-    for row in row_accounting.rejects(tables.REJECTED_EVENTS.read(spark, paths)).collect():
-        tell(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
-        tell(f"           such as {row['position']}  {row['payload'] or '':.100}")
-    show_alarms(spark, paths, tell)
+    print_line("\nrejected, by rule")
+    for row in row_accounting.rejected_by_rule(tables.REJECTED_EVENTS.read(spark, paths)).collect():
+        print_line(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
+        print_line(f"           such as {row['position']}  {row['payload'] or '':.100}")
+    show_alarms(spark, paths, print_line)
 
 
-def show_alarms(spark: SparkSession, paths: Paths, tell: Tell, rows: int = 10) -> None:
-    """Tell the newest alarms; nothing when there never was one."""
+def show_alarms(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
+    """Print the newest alarms; nothing when there are none."""
     if not tables.CAPTURE_ALARMS.exists(spark, paths):
         return
     alarms = tables.CAPTURE_ALARMS.read(spark, paths)
     newest = alarms.orderBy(F.desc("ingest_time"), F.desc("batch_id"), "source", "measure").limit(rows).collect()
-    tell(f"\nalarms, the newest {len(newest)} of {alarms.count():,}")
+    print_line(f"\nalarms, the newest {len(newest)} of {alarms.count():,}")
     for row in newest:
-        until = "" if row["event_time_max"] is None else f", up to {row['event_time_max']:%Y-%m-%d %H:%M}"
-        tell(f"  {row['source']} batch {row['batch_id']}{until}: {row['measure']}: {row['message']}")
+        newest_event = "" if row["event_time_max"] is None else f", up to {row['event_time_max']:%Y-%m-%d %H:%M}"
+        print_line(f"  {row['source']} batch {row['batch_id']}{newest_event}: {row['measure']}: {row['message']}")
 
 
-def show_clean(spark: SparkSession, paths: Paths, tell: Tell, rows: int = 5) -> None:
-    """A look at clean rows: the columns that hold something, of the newest events."""
+def show_clean(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 5) -> None:
+    """Print the newest events, with the most important columns."""
     events = tables.EVENTS.read(spark, paths)
     newest = events.where(F.col("event_date") == events.agg(F.max("event_date")).collect()[0][0])
-    wanted = ["event_time", "event_type", "user_id", "item_id", "quantity", "price", "value", "text"]
-    found = newest.orderBy(F.desc("event_time"), "event_id").select(*wanted).limit(rows).collect()
-    cells = [wanted, *[[_cell(value) for value in row] for row in found]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(wanted))]
-    tell("\nthe newest clean rows")
+    columns = ["event_time", "event_type", "user_id", "item_id", "quantity", "price", "value", "text"]
+    events_shown = newest.orderBy(F.desc("event_time"), "event_id").select(*columns).limit(rows).collect()
+    cells = [columns, *[[_cell(value) for value in row] for row in events_shown]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    print_line("\nthe newest clean rows")
     for line in cells:
-        tell("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print_line("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _cell(value: object) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)[:28]
 
 
-def show_queries(spark: SparkSession, settings: Settings, tell: Tell) -> None:
-    """Where the tables are, and one command each that reads them with Spark SQL, DuckDB and Polars."""
+def show_queries(spark: SparkSession, settings: Settings, print_line: PrintLine) -> None:
+    """Print row count and path of every table, and a command that queries them in Spark SQL, DuckDB and Polars."""
     paths = settings.paths
-    tell("\ntables")
-    for table in flow.written_tables(settings):
+    print_line("\ntables")
+    for table in table_registry.registry(settings):
         if table.exists(spark, paths):
-            tell(f"  {table.read(spark, paths).count():>9,} rows  {table.path(paths)}")
-    tell("\nquery them (each line works as it is, in a shell, here)")
+            print_line(f"  {table.read(spark, paths).count():>9,} rows  {table.path(paths)}")
+    print_line("\ncommands that query the tables, to run in a shell in this folder")
     for name, command in commands(paths).items():
-        tell(f"  {name}:\n    {command}")
+        print_line(f"  {name}:\n    {command}")
 
 
 def commands(paths: Paths) -> dict[str, str]:
-    """A shell command per query engine: the five best-selling items."""
-    python = _shown(sys.executable)
+    """A shell command for each query engine that prints the five best-selling items, by engine."""
+    python = _relative(sys.executable)
     events = tables.EVENTS.path(paths)
     sql = (
         "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
@@ -94,8 +94,8 @@ def commands(paths: Paths) -> dict[str, str]:
     by_path = f"delta.`{tables.EVENTS.uri(paths)}`"
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
-        f'open_session("look", "conf/spark-local.conf").sql("{sql.format(by_path)}").show()',
-        "DuckDB": f"import duckdb; db = duckdb.connect(); {load_delta()}"
+        f'open_session("query", "conf/spark-local.conf").sql("{sql.format(by_path)}").show()',
+        "DuckDB": f"import duckdb; db = duckdb.connect(); {load_delta_code()}"
         f'print(db.sql("{sql.format(f"delta_scan({chr(39)}{events}{chr(39)})")}"))',
         "Polars": f'import polars as pl; print(pl.scan_delta("{events}").filter(pl.col("event_type") == "purchase")'
         '.group_by("item_id").agg(pl.sum("quantity").alias("sold")).top_k(5, by="sold").collect())',
@@ -103,21 +103,26 @@ def commands(paths: Paths) -> dict[str, str]:
     return {name: f"{python} -c {_quoted(text)}" for name, text in code.items()}
 
 
-def load_delta() -> str:
-    """DuckDB's own download when its Delta extension is not among the Python packages."""
+def load_delta_code() -> str:
+    """Python code that loads the Delta extension of DuckDB from its Python package; DuckDB downloads it otherwise."""
     spec = find_spec("duckdb_extension_delta")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    found = [file for folder in folders for file in glob(f"{folder}/extensions/*/delta.duckdb_extension")]
-    return f"db.execute(\"LOAD '{_shown(found[0])}'\"); " if found else 'db.execute("INSTALL delta; LOAD delta"); '
+    extensions = [file for folder in folders for file in glob(f"{folder}/extensions/*/delta.duckdb_extension")]
+    return (
+        f"db.execute(\"LOAD '{_relative(extensions[0])}'\"); "
+        if extensions
+        else 'db.execute("INSTALL delta; LOAD delta"); '
+    )
 
 
-def _shown(path: str) -> str:
-    """The path as seen from the working folder, when it lies below it."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+def _relative(path: str) -> str:
+    """The path relative to the working directory when it is below it; else unchanged."""
+    working_directory = Path.cwd()
+    is_below = Path(path).is_relative_to(working_directory)
+    return str(Path(path).relative_to(working_directory)) if is_below else path
 
 
 def _quoted(code: str) -> str:
-    """The code as one word of a shell: double quotes and $ and ` inside are escaped."""
+    """The code as a double-quoted shell argument."""
     escaped = code.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`").replace("$", "\\$")
     return f'"{escaped}"'

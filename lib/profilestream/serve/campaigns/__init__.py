@@ -1,1 +1,1 @@
-"""Effect of a campaign on its users, by matching."""
+"""Effect of a campaign on the treated users, estimated by matching."""

@@ -1,11 +1,12 @@
-"""Treated users against untreated ones who are like them: matching in pairs, balance, effect on the treated, interval.
+"""Matching of treated and untreated users: pairs, balance, and the effect on the treated with its interval.
 
-A treated user gets the nearest untreated one that is still free within a caliper of the propensity score (Rosenbaum and
-Rubin 1985, The American Statistician 39), those who are hardest to match first. A caliper of 0.2 standard deviations of
-the logit is Austin's (2011, Pharmaceutical Statistics 10). Who has no such match is left out, so the effect is that on
-the treated who have one. What the pairs still differ in is taken out by a regression. As no one is matched twice, an
-interval comes of drawing pairs anew, and the regression with them (Abadie and Spiess 2022, JASA 117); with replacement
-that would not be valid (Abadie and Imbens 2008, Econometrica 76).
+Each treated user is matched to the nearest untreated user that has no match yet, within a caliper of the propensity
+score (Rosenbaum and Rubin 1985, The American Statistician 39). The treated users that are hardest to match are first.
+The caliper of 0.2 standard deviations of the logit is from Austin (2011, Pharmaceutical Statistics 10). Treated users
+without a match are left out, so the estimate is the effect on the treated users with a match. A regression removes the
+remaining differences within the pairs. Matching is without replacement, so the bootstrap can sample pairs and repeat
+the regression (Abadie and Spiess 2022, JASA 117). It would not be valid for matching with replacement (Abadie and
+Imbens 2008, Econometrica 76).
 """
 
 from dataclasses import dataclass
@@ -16,94 +17,106 @@ from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyp
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Places = NDArray[np.int64]
+Pairs = NDArray[np.int64]
 
-_DRAWS_AT_ONCE = 100
+_RESAMPLES_PER_CHUNK = 100
 
 
 @dataclass(frozen=True)
-class Matching:
-    """How pairs are made and how an interval is.
+class MatchingConfig:
+    """Parameters of the matching and of the bootstrap.
 
     Args:
-        caliper: standard deviations of the logit of the propensity score by which a match may differ at most.
-        draws, confidence, seed: of the bootstrap.
+        caliper: maximum difference within a pair, in standard deviations of the propensity score's logit.
+        resamples: number of bootstrap samples.
+        confidence: level of the interval.
+        seed: of the bootstrap and of the sampling of users.
     """
 
     caliper: float = 0.2
-    draws: int = 2000
+    resamples: int = 2000
     confidence: float = 0.95
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Effect:
-    """An effect on the treated, and the interval it lies in."""
+class EffectEstimate:
+    """An effect on the treated users, and its confidence interval."""
 
     value: float
     low: float
     high: float
 
 
-def pairs(treated: Bools, covariates: Floats, caliper: float) -> Places:
-    """Places of a treated user and of its match, a row a pair.
+def match_pairs(is_treated: Bools, covariates: Floats, caliper: float) -> Pairs:
+    """Row numbers of a treated user and its match; shape (pairs, 2).
 
     Args:
-        covariates: a row a user, in units in which a distance is meant.
+        is_treated: shape (users,).
+        covariates: shape (users, covariates), in comparable units because Euclidean distances are compared.
+        caliper: see `MatchingConfig`.
     """
-    logit = _logit(treated, covariates)
-    reach = caliper * np.sqrt((logit[treated].var() + logit[~treated].var()) / 2)
-    is_free = ~treated
-    hardest_first = np.flatnonzero(treated)[np.argsort(-logit[treated], kind="stable")]
-    found = []
+    logit = _propensity_logit(is_treated, covariates)
+    max_difference = caliper * np.sqrt((logit[is_treated].var() + logit[~is_treated].var()) / 2)
+    is_free = ~is_treated
+    hardest_first = np.flatnonzero(is_treated)[np.argsort(-logit[is_treated], kind="stable")]
+    pairs = []
     for user in hardest_first:
-        near = np.flatnonzero(is_free & (np.abs(logit - logit[user]) <= reach))
-        if len(near):
-            match = near[((covariates[near] - covariates[user]) ** 2).sum(axis=1).argmin()]
+        candidates = np.flatnonzero(is_free & (np.abs(logit - logit[user]) <= max_difference))
+        if len(candidates):
+            match = candidates[((covariates[candidates] - covariates[user]) ** 2).sum(axis=1).argmin()]
             is_free[match] = False
-            found.append((user, match))
-    return np.array(found, np.int64).reshape(-1, 2)
+            pairs.append((user, match))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _logit(treated: Bools, covariates: Floats) -> Floats:
-    """Of the propensity score: how likely a user like this one is to be treated."""
-    model = LogisticRegression(max_iter=1000).fit(covariates, treated)
+def _propensity_logit(is_treated: Bools, covariates: Floats) -> Floats:
+    """Logit of the propensity score, the probability that a user with these covariates is treated."""
+    model = LogisticRegression(max_iter=1000).fit(covariates, is_treated)
     return np.asarray(model.decision_function(covariates), np.float64)
 
 
-def balance(treated: Bools, covariates: Floats, matched: Places | None = None) -> Floats:
-    """Standardized mean difference of each covariate, treated less untreated; below 0.1 is taken for balanced.
+def mean_differences(is_treated: Bools, covariates: Floats, pairs: Pairs | None = None) -> Floats:
+    """Standardized mean difference of each covariate, treated minus untreated; below 0.1 is considered balanced.
 
-    In units of the two groups' standard deviation before matching (Austin 2009, Statistics in Medicine 28); 0 where a
-    covariate does not vary.
+    The unit is the pooled standard deviation before matching (Austin 2009, Statistics in Medicine 28). The difference
+    is 0 for a covariate without variance.
 
     Args:
-        matched: only these pairs; everybody when null.
+        pairs: only the users of these pairs; null: all users.
     """
-    sides = covariates[treated], covariates[~treated]
-    spread = np.sqrt((sides[0].var(axis=0) + sides[1].var(axis=0)) / 2)
-    if matched is not None:
-        sides = covariates[matched[:, 0]], covariates[matched[:, 1]]
-    apart = sides[0].mean(axis=0) - sides[1].mean(axis=0)
-    return np.asarray(np.divide(apart, spread, out=np.zeros_like(spread), where=spread > 0))
+    treated, untreated = covariates[is_treated], covariates[~is_treated]
+    deviation = np.sqrt((treated.var(axis=0) + untreated.var(axis=0)) / 2)
+    if pairs is not None:
+        treated, untreated = covariates[pairs[:, 0]], covariates[pairs[:, 1]]
+    difference = treated.mean(axis=0) - untreated.mean(axis=0)
+    return np.asarray(np.divide(difference, deviation, out=np.zeros_like(deviation), where=deviation > 0))
 
 
-def effect(change: Floats, covariates: Floats, matched: Places, how: Matching) -> Effect:
-    """How much more the treated changed than their matches, a user; by a regression on side and covariates."""
-    rows = np.concatenate([np.ones((*matched.shape, 2)), covariates[matched]], axis=2)
-    rows[:, 1, 1] = 0
-    squares = np.einsum("pua,pub->pab", rows, rows).reshape(len(matched), -1)
-    products = np.einsum("pua,pu->pa", rows, change[matched])
+def estimate_effect(change: Floats, covariates: Floats, pairs: Pairs, config: MatchingConfig) -> EffectEstimate:
+    """Mean additional change of the treated users over their matches, per user.
 
-    def difference(times: Floats) -> Floats:
-        """Of each sample, a row that says how many times each pair is in it."""
+    The estimate is the coefficient of the treatment in a regression of the change on treatment and covariates.
+
+    Args:
+        change: change of the measure, shape (users,).
+    """
+    rows = np.concatenate([np.ones((*pairs.shape, 2)), covariates[pairs]], axis=2)
+    rows[:, 1, 1] = 0  # columns: intercept, treatment, covariates
+    gram = np.einsum("pua,pub->pab", rows, rows).reshape(len(pairs), -1)
+    products = np.einsum("pua,pu->pa", rows, change[pairs])
+
+    def coefficients(counts: Floats) -> Floats:
+        """Treatment coefficient of each sample; `counts` has one row per sample: how often it contains each pair."""
         width = rows.shape[2]
-        inverse = np.linalg.pinv((times @ squares).reshape(-1, width, width), hermitian=True)
-        return np.asarray(np.einsum("sab,sb->sa", inverse, times @ products)[:, 1])
+        inverse = np.linalg.pinv((counts @ gram).reshape(-1, width, width), hermitian=True)
+        return np.asarray(np.einsum("sab,sb->sa", inverse, counts @ products)[:, 1])
 
-    rng = np.random.default_rng(how.seed)
-    even = np.full(len(matched), 1 / len(matched))
-    sizes = [min(_DRAWS_AT_ONCE, how.draws - begun) for begun in range(0, how.draws, _DRAWS_AT_ONCE)]
-    drawn = np.concatenate([difference(rng.multinomial(len(matched), even, size).astype(np.float64)) for size in sizes])
-    low, high = np.quantile(drawn, [(1 - how.confidence) / 2, (1 + how.confidence) / 2])
-    return Effect(float(difference(np.ones((1, len(matched))))[0]), float(low), float(high))
+    rng = np.random.default_rng(config.seed)
+    uniform = np.full(len(pairs), 1 / len(pairs))
+    starts = range(0, config.resamples, _RESAMPLES_PER_CHUNK)
+    sizes = [min(_RESAMPLES_PER_CHUNK, config.resamples - start) for start in starts]
+    samples = [rng.multinomial(len(pairs), uniform, size).astype(np.float64) for size in sizes]
+    estimates = np.concatenate([coefficients(sample) for sample in samples])
+    low, high = np.quantile(estimates, [(1 - config.confidence) / 2, (1 + config.confidence) / 2])
+    return EffectEstimate(float(coefficients(np.ones((1, len(pairs))))[0]), float(low), float(high))

@@ -1,1 +1,1 @@
-"""serve_report: one page that shows what is in the tables."""
+"""serve_report: one HTML page with charts of the tables."""

@@ -1,7 +1,7 @@
-"""Style and script of the page.
+"""Style sheet and script of the report.
 
-Colors of the plots are those of Okabe and Ito, which people who do not tell red from green can tell apart; in the dark
-scheme the dark ones are lighter. Text has a contrast of at least 4.5 to what is behind it (WCAG AA).
+The chart colors are based on the palette of Okabe and Ito, which readers with color vision deficiency can distinguish;
+the dark scheme uses lighter variants. Text has a contrast ratio of at least 4.5 to its background (WCAG AA).
 """
 
 CSS = """
@@ -20,13 +20,14 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 1.25rem; margin: 0 0 8px; }
 h3 { font-size: 1rem; margin: 0; }
 p { margin: 4px 0 12px; overflow-wrap: anywhere; }
-.lead, .said, footer { color: var(--muted); }
-.said { font-size: .92rem; max-width: 78ch; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 10px; }
-.tiles { margin: 16px 0; padding: 0; list-style: none; }
-.tiles li, section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; }
-.tiles b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--muted); font-size: .85rem; display: block; overflow-wrap: anywhere; }
+.lead, figcaption, footer { color: var(--muted); }
+figcaption { font-size: .92rem; max-width: 78ch; }
+.key-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 10px; }
+.key-figures { margin: 16px 0; padding: 0; list-style: none; }
+.key-figures li, section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+.key-figures li { padding: 10px 12px; }
+.key-figures b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.key-figures span { color: var(--muted); font-size: .85rem; display: block; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: .92rem; margin-bottom: 16px; }
 a { color: var(--accent); }
 section { padding: 16px; margin: 0 0 16px; }
@@ -44,13 +45,13 @@ tr:last-child td { border-bottom: 0; }
 .mark { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
 details { margin-top: 8px; }
 summary { color: var(--accent); cursor: pointer; font-size: .92rem; }
-.off { border-style: dashed; }
-.off p { margin: 0; color: var(--muted); }
+.empty { border-style: dashed; }
+.empty p { margin: 0; color: var(--muted); }
 footer { padding: 4px 16px 32px; font-size: .85rem; }
 @media (max-width: 600px) {
   section { padding: 12px; }
   h1 { font-size: 1.4rem; }
-  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 """
 
@@ -58,12 +59,12 @@ JS = """
 "use strict";
 const schemes = {
   light: {
-    text: "#1b1f24", muted: "#57606a", grid: "#e1e5ea", card: "#ffffff", clear: "rgba(0,0,0,0)", grey: "#8a939d",
+    text: "#1b1f24", muted: "#57606a", grid: "#e1e5ea", card: "#ffffff", clear: "rgba(0,0,0,0)",
     c: ["#0072b2", "#d55e00", "#009e73", "#b4538a", "#c98a00", "#3f9fd8", "#8c6d31", "#5a6570"],
     heat: [[0, "#f3f7fb"], [0.25, "#c3dcef"], [0.5, "#7db3dc"], [0.75, "#2f7fbd"], [1, "#08457e"]],
   },
   dark: {
-    text: "#e6e9ed", muted: "#a3adb8", grid: "#333b45", card: "#191e24", clear: "rgba(0,0,0,0)", grey: "#7d8894",
+    text: "#e6e9ed", muted: "#a3adb8", grid: "#333b45", card: "#191e24", clear: "rgba(0,0,0,0)",
     c: ["#56b4e9", "#f0813a", "#2fc79a", "#e39ac4", "#e9b21f", "#8fa8ff", "#c9ab72", "#aab4bf"],
     heat: [[0, "#1f2730"], [0.25, "#1f4a6e"], [0.5, "#2a78ad"], [0.75, "#5eb0e0"], [1, "#d3ecfb"]],
   },
@@ -72,12 +73,13 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 600px)");
 const figures = JSON.parse(document.getElementById("figures").textContent);
 
-// Names of colors, which begin with @, become colors; only where a color stands, so no text of the data can be one.
-function colored(value, scheme, isColor) {
-  if (Array.isArray(value)) return value.map((one) => colored(one, scheme, isColor));
+// Replaces color names (@name) by colors of the scheme, only in color attributes: texts of the data may start with @.
+function applyScheme(value, scheme, isColor) {
+  if (Array.isArray(value)) return value.map((element) => applyScheme(element, scheme, isColor));
   if (value !== null && typeof value === "object") {
-    const pairs = Object.entries(value).map(([key, one]) => [key, colored(one, scheme, /color(scale)?$/.test(key))]);
-    return Object.fromEntries(pairs);
+    const isColorKey = (key) => /color(scale)?$/.test(key);
+    const entries = Object.entries(value).map(([key, child]) => [key, applyScheme(child, scheme, isColorKey(key))]);
+    return Object.fromEntries(entries);
   }
   if (!isColor || typeof value !== "string" || value[0] !== "@") return value;
   const name = value.slice(1);
@@ -87,12 +89,12 @@ function colored(value, scheme, isColor) {
 function draw() {
   const scheme = dark.matches ? schemes.dark : schemes.light;
   for (const [id, figure] of Object.entries(figures)) {
-    const shown = colored(figure, scheme, false);
-    if (narrow.matches) shown.data.forEach((trace) => delete trace.texttemplate); // cells are too small for it
-    Plotly.react(id, shown.data, shown.layout, { responsive: true, displayModeBar: false });
+    const { data, layout } = applyScheme(figure, scheme, false);
+    if (narrow.matches) data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
+    Plotly.react(id, data, layout, { responsive: true, displayModeBar: false });
   }
   for (const mark of document.querySelectorAll(".mark")) {
-    mark.style.background = colored(mark.dataset.color, scheme, true);
+    mark.style.background = applyScheme(mark.dataset.color, scheme, true);
   }
   document.documentElement.dataset.scheme = dark.matches ? "dark" : "light";
 }

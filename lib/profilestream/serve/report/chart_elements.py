@@ -1,7 +1,7 @@
-"""What figures are drawn with, as the JSON that plotly.js takes. Pure.
+"""Building blocks of the charts, as JSON for plotly.js; no Spark.
 
-Colors are names that begin with `@`; the page puts those of the reader's scheme, light or dark, in their place
-(look.py). Names from data are escaped here, since plotly takes labels for HTML.
+Colors are names that start with `@`. The page replaces them by colors of the light or dark color scheme (assets.py).
+Names from the data are escaped here because plotly interprets labels as HTML.
 """
 
 import html
@@ -13,97 +13,114 @@ Figure = dict[str, Any]
 COLORS = 8
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,5px")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
-_LABEL = 40
+_MAX_LABEL = 40
 
 
 def color(number: int) -> str:
-    """One of the palette, by number; it goes round."""
+    """Color of the palette by number; numbers beyond the palette repeat it."""
     return f"@c{number % COLORS}"
 
 
-def shortened(text: str, most: int = _LABEL) -> str:
-    """At most so many letters."""
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+def shorten(text: str, max_length: int = _MAX_LABEL) -> str:
+    """The text, cut to the maximum length with an ellipsis."""
+    return text if len(text) <= max_length else text[: max_length - 1].rstrip() + "…"
 
 
-def time(moment: datetime) -> str:
-    """Of a time in UTC, or on a clock that the axis names."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+def format_time(time: datetime) -> str:
+    """A time as plotly expects it; in UTC, or in the zone that the axis names."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def line(name: str, number: int, x: Sequence[Any], y: Sequence[float], said: str) -> Figure:
-    """Lines differ in dash and marker too, for those who do not tell colors."""
-    few = len(x) <= 30
+def line(name: str, number: int, x: Sequence[Any], y: Sequence[float], hover: str) -> Figure:
+    """A line whose dash and marker also depend on the number, so that lines differ without color."""
+    has_markers = len(x) <= 30
     return {
-        "type": "scatter", "mode": "lines+markers" if few else "lines", "name": html.escape(name),
-        "x": list(x), "y": list(y), "hovertemplate": said,
-        "line": {"color": color(number), "width": 2.5 if few else 1.8, "dash": _DASHES[number % len(_DASHES)]},
+        "type": "scatter", "mode": "lines+markers" if has_markers else "lines", "name": html.escape(name),
+        "x": list(x), "y": list(y), "hovertemplate": hover,
+        "line": {
+            "color": color(number), "width": 2.5 if has_markers else 1.8, "dash": _DASHES[number % len(_DASHES)],
+        },
         "marker": {"color": color(number), "size": 7, "symbol": _MARKERS[number % len(_MARKERS)]},
     }  # fmt: skip
 
 
-def bars(
+def horizontal_bars(
     names: Sequence[str],
     values: Sequence[float],
-    told: Sequence[str],
-    its: str | Sequence[str],
+    texts: Sequence[str],
+    colors: str | Sequence[str],
     notes: Sequence[str] = (),
 ) -> Figure:
-    """Lying bars, the first on top; above each its name, number and note, which so have the whole width."""
-    places = list(range(len(names)))
+    """Horizontal bars, the first at the top, with name, value and note above each bar to use the full width.
+
+    Args:
+        texts: the values as text.
+        notes: text after each value.
+    """
+    positions = list(range(len(names)))
     notes = notes or [""] * len(names)
     escaped = [html.escape(name, quote=False) for name in names]
     trace = {
-        "type": "bar", "orientation": "h", "x": list(values), "y": places, "width": 0.42, "marker": {"color": its},
-        "customdata": list(zip(escaped, told, strict=True)),
+        "type": "bar", "orientation": "h", "x": list(values), "y": positions, "width": 0.42,
+        "marker": {"color": colors}, "customdata": list(zip(escaped, texts, strict=True)),
         "hovertemplate": "%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
     }  # fmt: skip
     labels = [
         {
-            "text": f"{html.escape(shortened(name), quote=False)}  <b>{number}</b>{note}", "showarrow": False,
-            "x": 0, "xanchor": "left", "y": place - 0.21, "yanchor": "bottom", "font": {"color": "@text"},
+            "text": f"{html.escape(shorten(name), quote=False)}  <b>{text}</b>{note}", "showarrow": False,
+            "x": 0, "xanchor": "left", "y": position - 0.21, "yanchor": "bottom", "font": {"color": "@text"},
         }
-        for place, name, number, note in zip(places, names, told, notes, strict=True)
+        for position, name, text, note in zip(positions, names, texts, notes, strict=True)
     ]  # fmt: skip
-    across = axis() | {"showticklabels": False, "showgrid": False, "rangemode": "tozero"}
-    down = {"range": [len(names) - 0.6, -0.8], "visible": False}
-    return figure([trace], height=20 + 38 * len(names), xaxis=across, yaxis=down, annotations=labels)
+    x_axis = axis() | {"showticklabels": False, "showgrid": False, "rangemode": "tozero"}
+    y_axis = {"range": [len(names) - 0.6, -0.8], "visible": False}
+    return figure([trace], height=20 + 38 * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
 
 
-def heat(z: Sequence[Sequence[float | None]], told: Sequence[Sequence[str]] | None, highest: float) -> Figure:
-    trace: Figure = {"type": "heatmap", "z": z, "zmin": 0, "zmax": highest, "colorscale": "@heat", "xgap": 1, "ygap": 1}
-    return trace if told is None else trace | {"text": told, "texttemplate": "%{text}"}
+def heatmap(z: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]] | None, maximum: float) -> Figure:
+    """A heatmap with a color scale from 0 to the maximum.
+
+    Args:
+        texts: text of each cell; null: no texts.
+    """
+    trace: Figure = {
+        "type": "heatmap", "z": z, "zmin": 0, "zmax": maximum, "colorscale": "@heat", "xgap": 1, "ygap": 1,
+    }  # fmt: skip
+    return trace if texts is None else trace | {"text": texts, "texttemplate": "%{text}"}
 
 
-def colorbar(shape: str) -> Figure:
-    return {"thickness": 10, "len": 1, "tickformat": shape, "outlinewidth": 0, "tickfont": {"color": "@muted"}}
+def color_bar(tick_format: str) -> Figure:
+    """The legend of a heatmap's color scale."""
+    return {"thickness": 10, "len": 1, "tickformat": tick_format, "outlinewidth": 0, "tickfont": {"color": "@muted"}}
 
 
 def axis(title: str = "") -> Figure:
+    """An axis with a title."""
     return {
         "title": {"text": title, "font": {"size": 12, "color": "@muted"}, "standoff": 8}, "automargin": True,
         "gridcolor": "@grid", "linecolor": "@grid", "zerolinecolor": "@grid", "tickfont": {"color": "@muted"},
     }  # fmt: skip
 
 
-def times(moments: Sequence[str]) -> Figure:
-    """An axis of times; of one time a plain label, since plotly would divide a millisecond around it."""
-    return axis() | ({"type": "category"} if len(set(moments)) == 1 else {})
+def time_axis(times: Sequence[str]) -> Figure:
+    """A time axis. A single time becomes a category: plotly would show a range of one millisecond around it."""
+    return axis() | ({"type": "category"} if len(set(times)) == 1 else {})
 
 
-def counted(title: str, most: int) -> Figure:
-    """An axis of whole numbers from 1 on."""
-    return axis(title) | {"tickformat": ",d", "tick0": 1, "dtick": max(1, -(-most // 8))}
+def count_axis(title: str, maximum: int) -> Figure:
+    """An axis of integers from 1."""
+    return axis(title) | {"tickformat": ",d", "tick0": 1, "dtick": max(1, -(-maximum // 8))}
 
 
-def named(labels: Sequence[str]) -> Figure:
-    """An upright axis of places 0, 1, ... from the top, each with a name; names may be equal."""
-    told = [html.escape(shortened(label), quote=False) for label in labels]
-    places: Figure = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": told}
-    return axis() | places | {"range": [len(labels) - 0.5, -0.5], "showgrid": False, "zeroline": False}
+def name_axis(labels: Sequence[str]) -> Figure:
+    """A vertical axis of the positions 0, 1, ... from the top, each with a label; labels may repeat."""
+    texts = [html.escape(shorten(label), quote=False) for label in labels]
+    ticks: Figure = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": texts}
+    return axis() | ticks | {"range": [len(labels) - 0.5, -0.5], "showgrid": False, "zeroline": False}
 
 
 def figure(traces: Sequence[Figure], height: int = 300, **layout: Any) -> Figure:
+    """A figure with the common layout of all charts; a legend only for several traces."""
     common = {
         "height": height, "autosize": True, "margin": {"l": 8, "r": 12, "t": 8, "b": 8}, "separators": ".,",
         "paper_bgcolor": "@clear", "plot_bgcolor": "@clear",

@@ -1,4 +1,4 @@
-"""What a page is made of, as text and figures."""
+"""Components of the report: key figures, tables, charts and sections, as text and plotly figures."""
 
 from dataclasses import dataclass
 
@@ -6,24 +6,36 @@ from profilestream.serve.report.chart_elements import Figure
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A key figure. `value` is what it stands for, for programs; `shown` for people."""
+class KeyFigure:
+    """A number at the top of the report.
+
+    Args:
+        name: identifies the number for programs.
+        label: name for readers.
+        value: the exact number, for programs.
+        text: the number as shown; empty: `value` without decimals, with thousands separators.
+        note: second line below the label.
+    """
 
     name: str
     label: str
     value: float
-    shown: str = ""
+    text: str = ""
     note: str = ""
 
     @property
-    def text(self) -> str:
-        """What is shown; whole numbers have separators."""
-        return self.shown or f"{self.value:,.0f}"
+    def shown(self) -> str:
+        """The number as shown."""
+        return self.text or f"{self.value:,.0f}"
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text under headings. `colors`: of a mark before each row, none when empty."""
+class TextTable:
+    """Rows of text under column headings.
+
+    Args:
+        colors: color of the mark in front of each row; empty: no marks.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -32,21 +44,31 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A figure, what it shows and how it is read, and its numbers; a wide one has no other beside it."""
+class Chart:
+    """A figure with a caption that explains it.
+
+    Args:
+        table: the numbers of the figure, folded below it.
+        is_wide: whether the chart takes the full width of the section.
+    """
 
     title: str
-    said: str
+    caption: str
     figure: Figure
-    table: Table | None = None
+    table: TextTable | None = None
     is_wide: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; one without parts says in `missing` what would fill it."""
+    """A section of the report.
+
+    Args:
+        name: anchor of the section.
+        hint: for a section without parts: how to get the data; else empty.
+    """
 
     name: str
     title: str
-    parts: tuple[Plot | Table, ...] = ()
-    missing: str = ""
+    parts: tuple[Chart | TextTable, ...] = ()
+    hint: str = ""

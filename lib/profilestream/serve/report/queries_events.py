@@ -1,27 +1,32 @@
-"""What the events say of the shop and its users: tables to numbers."""
+"""Totals of the events, and users per period, cohort and funnel step, from `events`."""
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from profilestream.serve.report import view_model
-from profilestream.serve.report.view_model import Cohort, Log, Period, Users
+from profilestream.serve.report import time_grains
+from profilestream.serve.report.time_grains import TimeGrain
+from profilestream.serve.report.view_users import ActivePeriod, Cohort, EventsView, UsersView
 
-_COHORTS = 24
-_LOOKED = "event_type IN ('view', 'click')"
-_CARTED = "event_type IN ('cart', 'favorite')"
-_BOUGHT = "event_type = 'purchase'"
+_MAX_COHORTS = 24
+_IS_VIEW = "event_type IN ('view', 'click')"
+_IS_CART = "event_type IN ('cart', 'favorite')"
+_IS_PURCHASE = "event_type = 'purchase'"
 
 
-def log(events: DataFrame, zone: str) -> Log | None:
-    """The events as a whole, by the clock of a zone."""
-    local = F.from_utc_timestamp("event_time", zone)
-    value = F.expr(f"CASE WHEN {_BOUGHT} THEN value END")
+def totals(events: DataFrame, timezone: str) -> EventsView | None:
+    """Totals of the events; null when there are no events.
+
+    Args:
+        timezone: zone of the weekdays and hours.
+    """
+    local = F.from_utc_timestamp("event_time", timezone)
+    value = F.expr(f"CASE WHEN {_IS_PURCHASE} THEN value END")
     rows = (
         events.groupBy(F.weekday(local).alias("weekday"), F.hour(local).alias("hour"), "event_type")
         .agg(
             F.count(F.lit(1)).alias("events"), F.count_if(F.col("user_id").isNull()).alias("guests"),
             F.min("event_time").alias("first"), F.max("event_time").alias("last"), F.sum(value).alias("value"),
-            F.min("currency").alias("currency"), F.max("currency").alias("other"),
+            F.min("currency").alias("min_currency"), F.max("currency").alias("max_currency"),
         )
         .collect()
     )  # fmt: skip
@@ -33,8 +38,8 @@ def log(events: DataFrame, zone: str) -> Log | None:
         hour = (row["weekday"], row["hour"])
         by_hour[hour] = by_hour.get(hour, 0) + row["events"]
         by_type[row["event_type"]] = by_type.get(row["event_type"], 0) + row["events"]
-    currencies = {row[name] for row in rows for name in ("currency", "other")} - {None}
-    return Log(
+    currencies = {row[name] for row in rows for name in ("min_currency", "max_currency")} - {None}
+    return EventsView(
         first=min(row["first"] for row in rows),
         last=max(row["last"] for row in rows),
         by_hour=by_hour,
@@ -42,87 +47,93 @@ def log(events: DataFrame, zone: str) -> Log | None:
         guests=sum(row["guests"] for row in rows),
         value=sum(row["value"] or 0.0 for row in rows),
         currency=currencies.pop() if len(currencies) == 1 else "",
-        zone=zone,
+        timezone=timezone,
     )
 
 
-def users(events: DataFrame, told: Log) -> Users | None:
-    """Known users over time, by cohort and by step."""
-    fine, coarse = view_model.grains(told.first, told.last)
-    local = f"from_utc_timestamp(event_time, '{told.zone}')"
-    bought_on = F.expr(f"CASE WHEN {_BOUGHT} THEN date({local}) END")
-    # A row a user and period, out of which all else is counted.
-    visits = (
+def users(events: DataFrame, event_totals: EventsView) -> UsersView | None:
+    """Users with an id, per period, cohort and funnel step; null when there are none."""
+    period_grain, cohort_grain = time_grains.choose_grains(event_totals.first, event_totals.last)
+    local = f"from_utc_timestamp(event_time, '{event_totals.timezone}')"
+    purchase_date = F.expr(f"CASE WHEN {_IS_PURCHASE} THEN date({local}) END")
+    # One row per user and period; all other numbers are computed from these rows.
+    activity = (
         events.where("user_id IS NOT NULL")
         .groupBy(
             "user_id",
-            F.expr(view_model.NUMBERED[fine].format(local)).alias("fine"),
-            F.expr(view_model.NUMBERED[coarse].format(local)).alias("coarse"),
+            F.expr(time_grains.PERIOD_NUMBER_SQL[period_grain].format(local)).alias("period"),
+            F.expr(time_grains.PERIOD_NUMBER_SQL[cohort_grain].format(local)).alias("cohort_period"),
         )
         .agg(
-            F.expr(f"bool_or({_LOOKED})").alias("looked"),
-            F.expr(f"bool_or({_CARTED})").alias("carted"),
-            F.expr("bool_or(event_type = 'return')").alias("returned"),
-            F.min(bought_on).alias("bought"),
-            F.max(bought_on).alias("bought_again"),
+            F.expr(f"bool_or({_IS_VIEW})").alias("has_view"),
+            F.expr(f"bool_or({_IS_CART})").alias("has_cart"),
+            F.expr("bool_or(event_type = 'return')").alias("has_return"),
+            F.min(purchase_date).alias("first_purchase"),
+            F.max(purchase_date).alias("last_purchase"),
         )
         .persist()
     )
     try:
-        steps, bought_carted = _steps(visits)
+        steps, cart_buyers = _funnel_steps(activity)
         if not steps:
             return None
-        return Users(fine, coarse, _periods(visits, fine), _cohorts(visits, coarse), steps, bought_carted)
+        periods = _active_periods(activity, period_grain)
+        return UsersView(period_grain, cohort_grain, periods, _cohorts(activity, cohort_grain), steps, cart_buyers)
     finally:
-        visits.unpersist()
+        activity.unpersist()
 
 
-def _periods(visits: DataFrame, fine: view_model.Grain) -> tuple[Period, ...]:
-    buyers = F.count_distinct(F.when(F.col("bought").isNotNull(), F.col("user_id")))
-    rows = visits.groupBy("fine").agg(F.count_distinct("user_id").alias("active"), buyers.alias("buyers"))
-    found = {row["fine"]: row for row in rows.collect()}
-    every = range(min(found), max(found) + 1)
+def _active_periods(activity: DataFrame, grain: TimeGrain) -> tuple[ActivePeriod, ...]:
+    """All periods from the first to the last, including those without users."""
+    buyers = F.count_distinct(F.when(F.col("first_purchase").isNotNull(), F.col("user_id")))
+    rows = activity.groupBy("period").agg(F.count_distinct("user_id").alias("active"), buyers.alias("buyers"))
+    counts = {row["period"]: (row["active"], row["buyers"]) for row in rows.collect()}
     return tuple(
-        Period(view_model.begin(fine, n), *((found[n]["active"], found[n]["buyers"]) if n in found else (0, 0)))
-        for n in every
+        ActivePeriod(time_grains.period_start(grain, number), *counts.get(number, (0, 0)))
+        for number in range(min(counts), max(counts) + 1)
     )
 
 
-def _cohorts(visits: DataFrame, coarse: view_model.Grain) -> tuple[Cohort, ...]:
-    """The newest cohorts, oldest first, each up to the newest period."""
-    first = F.min("coarse").over(Window.partitionBy("user_id"))
-    met = visits.select("user_id", "coarse").distinct().withColumn("first", first)
-    rows = met.groupBy("first", "coarse").count().where(F.col("first") + _COHORTS > _newest(met)).collect()
-    last = max(row["coarse"] for row in rows)
-    users = {(row["first"], row["coarse"]): row["count"] for row in rows}
+def _cohorts(activity: DataFrame, grain: TimeGrain) -> tuple[Cohort, ...]:
+    """The newest cohorts, oldest first, each with its users in every period up to the newest one."""
+    first = F.min("cohort_period").over(Window.partitionBy("user_id"))
+    periods = activity.select("user_id", "cohort_period").distinct().withColumn("first", first)
+    is_newest = F.col("first") + _MAX_COHORTS > _newest_period(periods)
+    rows = periods.groupBy("first", "cohort_period").count().where(is_newest).collect()
+    last = max(row["cohort_period"] for row in rows)
+    counts = {(row["first"], row["cohort_period"]): row["count"] for row in rows}
     return tuple(
-        Cohort(view_model.begin(coarse, n), tuple(users.get((n, later), 0) for later in range(n, last + 1)))
-        for n in sorted({n for n, _ in users})
+        Cohort(
+            time_grains.period_start(grain, first_period),
+            tuple(counts.get((first_period, period), 0) for period in range(first_period, last + 1)),
+        )
+        for first_period in sorted({first_period for first_period, _ in counts})
     )
 
 
-def _newest(met: DataFrame) -> int:
-    row = met.agg(F.max("coarse")).first()
+def _newest_period(periods: DataFrame) -> int:
+    row = periods.agg(F.max("cohort_period")).first()
     assert row is not None
     return int(row[0])
 
 
-def _steps(visits: DataFrame) -> tuple[dict[str, int], int]:
-    """Users by step; a step that nobody took is one that the log does not have."""
-    by_user = visits.groupBy("user_id").agg(
-        F.max("looked").alias("looked"), F.max("carted").alias("carted"), F.max("returned").alias("returned"),
-        F.min("bought").alias("bought"), F.max("bought_again").alias("again"),
+def _funnel_steps(activity: DataFrame) -> tuple[dict[str, int], int]:
+    """Users per funnel step, without steps that no user took; and the number of users who used the cart and bought."""
+    by_user = activity.groupBy("user_id").agg(
+        F.max("has_view").alias("has_view"), F.max("has_cart").alias("has_cart"),
+        F.max("has_return").alias("has_return"), F.min("first_purchase").alias("first_purchase"),
+        F.max("last_purchase").alias("last_purchase"),
     )  # fmt: skip
-    has_bought = F.col("bought").isNotNull()
-    counts = {
-        "did anything": F.lit(True),
-        "looked": F.col("looked"),
-        "put into the cart": F.col("carted"),
-        "bought": has_bought,
-        "bought on another day too": F.col("again") > F.col("bought"),
-        "returned something": F.col("returned"),
+    has_purchase = F.col("first_purchase").isNotNull()
+    conditions = {
+        "any event": F.lit(True),
+        "viewed an item": F.col("has_view"),
+        "added to cart": F.col("has_cart"),
+        "purchased": has_purchase,
+        "purchased on another day": F.col("last_purchase") > F.col("first_purchase"),
+        "returned an item": F.col("has_return"),
     }
-    both = F.count_if(F.col("carted") & has_bought)
-    row = by_user.agg(*[F.count_if(says).alias(name) for name, says in counts.items()], both).first()
+    counts = [F.count_if(condition).alias(step) for step, condition in conditions.items()]
+    row = by_user.agg(*counts, F.count_if(F.col("has_cart") & has_purchase)).first()
     assert row is not None
-    return {name: row[name] for name in counts if row[name]}, row[len(counts)]
+    return {step: row[step] for step in conditions if row[step]}, row[len(conditions)]

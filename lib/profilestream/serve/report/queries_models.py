@@ -1,4 +1,4 @@
-"""How good models are, and which were published: tables and the registry to numbers."""
+"""Metrics and published versions for the report, from `model_metrics` and the model registry."""
 
 import logging
 from typing import Any
@@ -8,51 +8,62 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.settings import Settings
-from profilestream.learn import model_registry, tracking
-from profilestream.learn.model_versions import KEPT, VersionTags
-from profilestream.serve.report.view_model import Judged, Version
+from profilestream.learn import model_registry
+from profilestream.learn.model_registry import RegisteredVersion
+from profilestream.learn.model_versions import ROWS_STORED, VersionTags
+from profilestream.learn.tracking import MlflowStore
+from profilestream.serve.report.view_model import MetricPoint, PublishedVersion
 
 log = logging.getLogger(__name__)
-_JUDGED = 2000
+_MAX_POINTS = 2000
 
 
-def judged(quality: DataFrame, metric: str) -> tuple[Judged, ...]:
-    """What a column of `model_metrics` says of the newest judged batches, oldest first."""
-    newest = quality.where(f"{metric} IS NOT NULL AND users > 0").orderBy(F.desc("as_of"), F.desc("batch_id"))
-    columns = ("learner", "ranker", "epoch", "batch_id", "as_of", "users", metric)
-    rows = newest.limit(_JUDGED).select(*columns).collect()
-    return tuple(Judged(*row) for row in reversed(rows))
+def metric_points(metrics: DataFrame, metric: str) -> tuple[MetricPoint, ...]:
+    """The last values of a metric, oldest first.
+
+    Args:
+        metrics: `model_metrics`.
+    """
+    rows = metrics.where((F.col("metric") == metric) & (F.col("weight") > 0))
+    last = rows.orderBy(F.desc("state_as_of"), F.desc("batch_id")).limit(_MAX_POINTS)
+    points = last.select("learner", "model", "epoch", "batch_id", "state_as_of", "weight", "value").collect()
+    return tuple(MetricPoint(*point) for point in reversed(points))
 
 
-def versions(settings: Settings, quality: DataFrame) -> tuple[Version, ...]:
-    """Versions in the registry by model, newest first; how far one had learned is told by the batch judged last."""
-    if not tracking.Store(settings).is_there():
+def versions(settings: Settings, metrics: DataFrame) -> tuple[PublishedVersion, ...]:
+    """Published versions by model, newest first; empty, with a warning in the log, when MLflow does not answer.
+
+    Args:
+        metrics: `model_metrics`; a version's `learned_until` is `state_as_of` of its last evaluated batch.
+    """
+    if not MlflowStore(settings).exists():
         return ()
-    noted: list[tuple[str, model_registry.Version, VersionTags]] = []
+    registered: list[tuple[str, RegisteredVersion, VersionTags]] = []
     try:
         for name in (settings.learn.publish.name, settings.learn.publish_segments.name):
-            with model_registry.opened(settings, name) as model:
-                noted += [(name, version, VersionTags.of(version)) for version in model.versions()]
+            with model_registry.open_model(settings, name) as model:
+                registered += [(name, version, VersionTags.of(version)) for version in model.versions()]
     except ProfilestreamError as error:
-        log.warning("the page has no champions: %s", error.what)
+        log.warning("the report has no published versions: %s", error.what)
         return ()
-    times = _times(quality, [notes for _, _, notes in noted])
+    times = _times(metrics, [tags for _, _, tags in registered])
     return tuple(
-        Version(
+        PublishedVersion(
             name,
             version.number,
             version.aliases,
-            f"{notes.metric} of {notes.ranker}",
-            float(notes.value) if notes.value else None,
-            times.get((notes.epoch, notes.batch_id)),
-            notes.rows == KEPT,
+            f"{tags.metric} of {tags.model}",
+            float(tags.value) if tags.value else None,
+            times.get((tags.epoch, tags.batch_id)),
+            tags.rows == ROWS_STORED,
         )
-        for name, version, notes in noted
+        for name, version, tags in registered
     )
 
 
-def _times(quality: DataFrame, noted: list[VersionTags]) -> dict[tuple[str, int], Any]:
-    """When batches of epochs ended, in event time."""
-    epochs, batches = ({getattr(notes, name) for notes in noted} for name in ("epoch", "batch_id"))
-    rows = quality.where(F.col("epoch").isin(epochs) & F.col("batch_id").isin(batches)).groupBy("epoch", "batch_id")
-    return {(row["epoch"], row["batch_id"]): row["as_of"] for row in rows.agg(F.max("as_of").alias("as_of")).collect()}
+def _times(metrics: DataFrame, tags: list[VersionTags]) -> dict[tuple[str, int], Any]:
+    """`state_as_of` by epoch and batch id, for the batches of the versions."""
+    epochs, batches = {each.epoch for each in tags}, {each.batch_id for each in tags}
+    rows = metrics.where(F.col("epoch").isin(epochs) & F.col("batch_id").isin(batches)).groupBy("epoch", "batch_id")
+    times = rows.agg(F.max("state_as_of").alias("state_as_of")).collect()
+    return {(row["epoch"], row["batch_id"]): row["state_as_of"] for row in times}

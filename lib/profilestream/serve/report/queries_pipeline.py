@@ -1,4 +1,4 @@
-"""How capture and the stages went: tables to numbers."""
+"""Row accounting, batches of capture and stages, and alarms for the report."""
 
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -6,51 +6,60 @@ from pyspark.sql import functions as F
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.capture import row_accounting
-from profilestream.serve.report.view_model import Account, Alarm, Captured, Health, Pace, Rejects
-from profilestream.serve.users.user_frame import stored
+from profilestream.serve.report.view_pipeline import (
+    AlarmRow,
+    CaptureBatch,
+    PipelineView,
+    RejectedByRule,
+    SourceRows,
+    StageDurations,
+)
+from profilestream.serve.users.user_frame import read_or_empty
 
-_BATCHES, _OF_STAGE, _ALARMS, _RULES = 300, 40, 20, 30
+_MAX_CAPTURE_BATCHES, _MAX_STAGE_BATCHES, _MAX_ALARMS, _MAX_RULES = 300, 40, 20, 30
 
 
-def health(spark: SparkSession, settings: Settings) -> Health:
-    """All of capture and of the batches of stages."""
-    batches = stored(spark, tables.CAPTURE_BATCHES, settings)
-    alarms = stored(spark, tables.CAPTURE_ALARMS, settings)
-    by_source = row_accounting.conservation(batches).select(*Account.__dataclass_fields__).collect()
-    rules = row_accounting.rejects(stored(spark, tables.REJECTED_EVENTS, settings)).limit(_RULES).collect()
-    return Health(
-        accounts=tuple(Account(*row) for row in by_source),
-        rejects=tuple(Rejects(row["source"], row["rule"], row["reason"], row["rows"]) for row in rules),
-        captured=_captured(batches),
-        paces=_paces(stored(spark, tables.STAGE_BATCHES, settings)),
+def pipeline(spark: SparkSession, settings: Settings) -> PipelineView:
+    """Row accounting, the newest batches and alarms of capture, and the durations of all stages."""
+    batches = read_or_empty(spark, tables.CAPTURE_BATCHES, settings)
+    alarms = read_or_empty(spark, tables.CAPTURE_ALARMS, settings)
+    rejected = read_or_empty(spark, tables.REJECTED_EVENTS, settings)
+    by_source = row_accounting.counts_by_source(batches).select(*SourceRows.__dataclass_fields__).collect()
+    by_rule = row_accounting.rejected_by_rule(rejected).limit(_MAX_RULES).collect()
+    return PipelineView(
+        sources=tuple(SourceRows(*row) for row in by_source),
+        rejected=tuple(RejectedByRule(row["source"], row["rule"], row["reason"], row["rows"]) for row in by_rule),
+        capture_batches=_capture_batches(batches),
+        stages=_stage_durations(read_or_empty(spark, tables.STAGE_BATCHES, settings)),
         alarms=_alarms(alarms),
         alarm_count=alarms.count(),
     )
 
 
-def _captured(batches: DataFrame) -> tuple[Captured, ...]:
+def _capture_batches(batches: DataFrame) -> tuple[CaptureBatch, ...]:
     columns = ("source", "batch_id", "ingest_time", "rows_clean", "rows_rejected", "rows_duplicate")
-    newest = batches.where("kind = 'source'").orderBy(F.desc("ingest_time"), F.desc("batch_id")).limit(_BATCHES)
-    rows = newest.select(*columns, "lateness_seconds_max").collect()
-    return tuple(Captured(*row) for row in reversed(rows))
+    by_time = batches.where("kind = 'source'").orderBy(F.desc("ingest_time"), F.desc("batch_id"))
+    rows = by_time.limit(_MAX_CAPTURE_BATCHES).select(*columns, "lateness_seconds_max").collect()
+    return tuple(CaptureBatch(*row) for row in reversed(rows))
 
 
-def _paces(stages: DataFrame) -> tuple[Pace, ...]:
-    newest = F.row_number().over(Window.partitionBy("stage").orderBy(F.desc("started_at"), F.desc("batch_id")))
-    listed = F.collect_list(F.when(F.col("place") <= _OF_STAGE, F.struct("started_at", "batch_id", "seconds")))
-    by_stage = stages.withColumn("place", newest).groupBy("stage")
+def _stage_durations(stage_batches: DataFrame) -> tuple[StageDurations, ...]:
+    by_time = Window.partitionBy("stage").orderBy(F.desc("started_at"), F.desc("batch_id"))
+    by_stage = stage_batches.withColumn("position", F.row_number().over(by_time)).groupBy("stage")
+    is_newest = F.col("position") <= _MAX_STAGE_BATCHES
+    newest = F.collect_list(F.when(is_newest, F.struct("started_at", "batch_id", "seconds")))
     rows = by_stage.agg(
         F.count(F.lit(1)).alias("batches"), F.sum("rows_in").alias("rows"), F.sum("seconds").alias("seconds"),
-        F.median("seconds").alias("median"), F.sort_array(listed)["seconds"].alias("newest"),
-        F.min("started_at").alias("since"),
-    ).orderBy("since", "stage")  # fmt: skip
+        F.median("seconds").alias("median"), F.sort_array(newest)["seconds"].alias("newest"),
+        F.min("started_at").alias("first_start"),
+    ).orderBy("first_start", "stage")  # fmt: skip
     return tuple(
-        Pace(row["stage"], row["batches"], row["rows"], row["seconds"], row["median"], tuple(row["newest"]))
+        StageDurations(row["stage"], row["batches"], row["rows"], row["seconds"], row["median"], tuple(row["newest"]))
         for row in rows.collect()
     )
 
 
-def _alarms(alarms: DataFrame) -> tuple[Alarm, ...]:
-    newest = alarms.orderBy(F.desc("ingest_time"), F.desc("batch_id"), "source", "measure").limit(_ALARMS)
+def _alarms(alarms: DataFrame) -> tuple[AlarmRow, ...]:
+    newest = alarms.orderBy(F.desc("ingest_time"), F.desc("batch_id"), "source", "measure").limit(_MAX_ALARMS)
     rows = newest.select("source", "batch_id", "event_time_max", "measure", "message").collect()
-    return tuple(Alarm(*row) for row in rows)
+    return tuple(AlarmRow(*row) for row in rows)

@@ -1,4 +1,4 @@
-"""Segments, tags and preferences: tables to numbers."""
+"""Segments, tags and preferences for the report."""
 
 from itertools import groupby
 from typing import Any
@@ -10,130 +10,143 @@ from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
-from profilestream.derive.table_declaration import Derived
-from profilestream.learn import segments as learned
-from profilestream.serve.report.view_model import Segment, Segments, Tag, Tags, Taste
+from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn import segments as segments_stage
+from profilestream.serve.report.view_users import PreferencesView, SegmentRow, SegmentsView, TagRow, TagsView
 from profilestream.serve.users import user_view
-from profilestream.serve.users.user_frame import stored
+from profilestream.serve.users.user_frame import read_or_empty
 
-_BATCHES, _MOVES, _SEGMENTS, _TASTES, _TAGS = 300, 20, 7, 12, 200
+_MAX_BATCHES, _MAX_MOVES, _MAX_SEGMENTS, _MAX_SHARES, _MAX_TAGS = 300, 20, 7, 12, 200
 
 
-def segments(spark: SparkSession, settings: Settings) -> Segments | None:
-    """Those of the newest epoch, with their sizes after its newest batches."""
-    if _profiles(settings) is None:
+def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
+    """The segments of the newest epoch and their sizes after its newest batches; null when there are none."""
+    if _profile_table(settings) is None:
         return None
-    every = stored(spark, learned.table(settings), settings)
-    newest = every.agg(F.max_by(F.struct("epoch", "batch_id"), F.struct("as_of", "batch_id"))).first()
+    rows = read_or_empty(spark, segments_stage.table(settings), settings)
+    newest = rows.agg(F.max_by(F.struct("epoch", "batch_id"), F.struct("as_of", "batch_id"))).first()
     if newest is None or newest[0] is None:
         return None
     epoch, last = newest[0]
-    own = every.where((F.col("epoch") == epoch) & (F.col("batch_id") > last - _BATCHES))
-    now = own.where(F.col("batch_id") == last).select("segment_id", "users").collect()
-    now.sort(key=lambda row: (-row["users"], row["segment_id"]))
-    shown = [row["segment_id"] for row in now[:_SEGMENTS]]
-    told = _described(stored(spark, learned.descriptions_table(), settings))
-    unknown = ("", "", None, None)
-    as_of, sizes = _sizes(own, shown)
-    return Segments(
-        now=tuple(Segment(*row, *told.get(row["segment_id"], unknown)) for row in now),
+    batches = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") > last - _MAX_BATCHES))
+    current = batches.where(F.col("batch_id") == last).select("segment_id", "users").collect()
+    current.sort(key=lambda row: (-row["users"], row["segment_id"]))
+    largest = [row["segment_id"] for row in current[:_MAX_SEGMENTS]]
+    descriptions = _descriptions(read_or_empty(spark, tables.SEGMENT_DESCRIPTIONS, settings))
+    no_description = ("", "", None, None)
+    as_of, sizes = _sizes(batches, largest)
+    return SegmentsView(
+        current=tuple(SegmentRow(*row, *descriptions.get(row["segment_id"], no_description)) for row in current),
         as_of=as_of,
         sizes=sizes,
-        moves=_moves(own),
+        moves=_moves(batches),
     )
 
 
-def _described(descriptions: DataFrame) -> dict[int, tuple[Any, ...]]:
-    rows = descriptions.select("segment_id", "description", "rule", "precision", "recall").collect()
+def _descriptions(table: DataFrame) -> dict[int, tuple[Any, ...]]:
+    rows = table.select("segment_id", "description", "rule", "precision", "recall").collect()
     return {row["segment_id"]: tuple(row)[1:] for row in rows}
 
 
-def _sizes(own: DataFrame, shown: list[int]) -> tuple[tuple[Any, ...], dict[int, tuple[int, ...]]]:
-    """The event times of the batches, and the users of each segment after each of them."""
-    segment = F.when(F.col("segment_id").isin(shown), F.col("segment_id")).otherwise(Segments.OTHERS)
-    rows = own.groupBy("batch_id", segment.alias("segment")).agg(F.max("as_of").alias("as_of"), F.sum("users"))
-    found = sorted(rows.collect(), key=lambda row: row["batch_id"])
-    batches = [(batch, list(group)) for batch, group in groupby(found, lambda row: row["batch_id"])]
-    users = [{row["segment"]: row[3] for row in group} for _, group in batches]
-    as_of = tuple(max(row["as_of"] for row in group) for _, group in batches)
-    names = [*shown, *({Segments.OTHERS} & {name for batch in users for name in batch})]
-    return as_of, {name: tuple(batch.get(name, 0) for batch in users) for name in names}
+def _sizes(batches: DataFrame, largest: list[int]) -> tuple[tuple[Any, ...], dict[int, tuple[int, ...]]]:
+    """As-of times of the batches, and users after each batch by segment; all but the largest segments are summed."""
+    segment = F.when(F.col("segment_id").isin(largest), F.col("segment_id")).otherwise(SegmentsView.OTHERS)
+    sums = batches.groupBy("batch_id", segment.alias("segment")).agg(F.max("as_of").alias("as_of"), F.sum("users"))
+    rows = sorted(sums.collect(), key=lambda row: row["batch_id"])
+    by_batch = [list(group) for _, group in groupby(rows, lambda row: row["batch_id"])]
+    users = [{row["segment"]: row[3] for row in group} for group in by_batch]
+    as_of = tuple(max(row["as_of"] for row in group) for group in by_batch)
+    ids = [*largest, *({SegmentsView.OTHERS} & {segment_id for batch in users for segment_id in batch})]
+    return as_of, {segment_id: tuple(batch.get(segment_id, 0) for batch in users) for segment_id in ids}
 
 
-def _moves(own: DataFrame) -> tuple[tuple[Any, str], ...]:
-    moved = own.where("parent IS NOT NULL OR size(absorbed) > 0").orderBy(F.desc("batch_id"), "segment_id")
-    rows = moved.limit(_MOVES).select("as_of", "segment_id", "parent", "absorbed").collect()
-    return tuple((row["as_of"], _move(row)) for row in rows)
+def _moves(batches: DataFrame) -> tuple[tuple[Any, str], ...]:
+    moved = batches.where("parent_id IS NOT NULL OR size(merged_ids) > 0").orderBy(F.desc("batch_id"), "segment_id")
+    rows = moved.limit(_MAX_MOVES).select("as_of", "segment_id", "parent_id", "merged_ids").collect()
+    return tuple((row["as_of"], _move_text(row)) for row in rows)
 
 
-def _move(row: Any) -> str:
-    split = f"{row['segment_id']} was split from {row['parent']}" if row["parent"] is not None else ""
-    names = ", ".join(map(str, row["absorbed"] or ()))
-    return "; ".join(filter(None, [split, f"{names} became part of {row['segment_id']}" if names else ""]))
+def _move_text(row: Any) -> str:
+    split = f"{row['segment_id']} was split from {row['parent_id']}" if row["parent_id"] is not None else ""
+    merged_ids = ", ".join(map(str, row["merged_ids"] or ()))
+    merged = f"{merged_ids} merged into {row['segment_id']}" if merged_ids else ""
+    return "; ".join(filter(None, [split, merged]))
 
 
-def tags(spark: SparkSession, settings: Settings) -> Tags | None:
-    """How many hold each tag as of the newest event, most first."""
-    users = stored(spark, tables.USER_GROUPS, settings).agg(F.max("as_of").alias("as_of"), F.count("user_id")).first()
-    if users is None or users[0] is None:
+def tags(spark: SparkSession, settings: Settings) -> TagsView | None:
+    """Users per tag as of the latest evaluation of the tag rules, most users first; null when there was none."""
+    groups = read_or_empty(spark, tables.USER_GROUPS, settings)
+    evaluated = groups.agg(F.max("as_of").alias("as_of"), F.count("user_id").alias("users")).first()
+    if evaluated is None or evaluated["as_of"] is None:
         return None
-    as_of = users["as_of"]
-    now, before = F.lit(as_of), F.lit(as_of - Tags.LATELY)
+    as_of = evaluated["as_of"]
+    end, start = F.lit(as_of), F.lit(as_of - TagsView.CHANGE_PERIOD)
 
-    def lately(moment: Column) -> Column:
-        return F.count_if((moment > before) & (moment <= now))
+    def count_changes(time: Column) -> Column:
+        return F.count_if((time > start) & (time <= end))
 
-    counted = (
-        stored(spark, tables.USER_TAGS, settings)
+    valid_from, valid_to = F.col("valid_from"), F.col("valid_to")
+    is_valid = (valid_from <= end) & (valid_to.isNull() | (valid_to > end))
+    counts = (
+        read_or_empty(spark, tables.USER_TAGS, settings)
         .groupBy("tag")
         .agg(
-            F.count_if((F.col("since") <= now) & (F.col("until").isNull() | (F.col("until") > now))).alias("users"),
-            lately(F.col("since")).alias("gained"),
-            lately(F.col("until")).alias("lost"),
+            F.count_if(is_valid).alias("users"),
+            count_changes(valid_from).alias("gained"),
+            count_changes(valid_to).alias("lost"),
         )
     )
-    rows = counted.orderBy(F.desc("users"), "tag").limit(_TAGS).collect()
-    return Tags(as_of, tuple(Tag(*row) for row in rows), users[1])
+    rows = counts.orderBy(F.desc("users"), "tag").limit(_MAX_TAGS).collect()
+    return TagsView(as_of, tuple(TagRow(*row) for row in rows), evaluated["users"])
 
 
-def tastes(spark: SparkSession, settings: Settings) -> tuple[Taste, ...]:
-    """Each user counts once, whatever the number of events; what a user returned or disliked (below 0) does not."""
-    declared = _profiles(settings)
-    statistics = {} if declared is None else declared.statistics
-    facets = [of for of in ("categories", "brands", "items") if f"preference.{of}" in statistics]
-    if declared is None or not facets:
+def preferences(spark: SparkSession, settings: Settings) -> tuple[PreferencesView, ...]:
+    """Mean preference shares over users, for categories and brands; for items when the users have neither.
+
+    Every user has the same weight, whatever the number of events. Preferences below 0 (returned or disliked items) are
+    ignored.
+    """
+    profile = _profile_table(settings)
+    statistics = {} if profile is None else profile.statistics
+    attributes = [name for name in ("categories", "brands", "items") if f"preference.{name}" in statistics]
+    if profile is None or not attributes:
         return ()
-    weights = [F.struct(F.lit(of).alias("of"), F.col("preference")[of]["weights"].alias("weights")) for of in facets]
-    by_user = (
-        stored(spark, declared.table, settings)
-        .select(F.inline(F.array(*weights)))
-        .select("of", F.map_filter("weights", lambda _, weight: weight > 0).alias("weights"))
-    )
-    total = F.aggregate(F.map_values("weights"), F.lit(0.0), lambda sums, weight: sums + weight)
-    keys = by_user.withColumn("total", total).select("of", "total", F.explode("weights").alias("key", "weight"))
-    by_key = keys.groupBy("of", "key").agg(F.sum(F.col("weight") / F.col("total")).alias("share"))
-    whole = Window.partitionBy("of")
-    placed = by_key.withColumns(
-        {
-            "users": F.sum("share").over(whole),
-            "place": F.row_number().over(whole.orderBy(F.desc("share"), "key")),
-        }
-    )
-    rows = placed.where(F.col("place") <= _TASTES).orderBy("place").collect()
-    found = {of: [row for row in rows if row["of"] == of] for of in facets}
-    kept = [of for of in ("categories", "brands") if found.get(of)] or [of for of in ("items",) if found.get(of)]
-    return tuple(_taste(spark, settings, of, found[of]) for of in kept)
+    shares = _shares(read_or_empty(spark, profile.table, settings), attributes)
+    rows = shares.where(F.col("position") <= _MAX_SHARES).orderBy("position").collect()
+    by_attribute = {name: [row for row in rows if row["attribute"] == name] for name in attributes}
+    shown = [name for name in ("categories", "brands") if by_attribute.get(name)]
+    shown = shown or [name for name in ("items",) if by_attribute.get(name)]
+    return tuple(_preferences_view(spark, settings, name, by_attribute[name]) for name in shown)
 
 
-def _profiles(settings: Settings) -> Derived | None:
+def _shares(profile_rows: DataFrame, attributes: list[str]) -> DataFrame:
+    """Columns `attribute`, `key`, `share` (sum over users), `users`, and `position` by share within the attribute."""
+    weights = [
+        F.struct(F.lit(name).alias("attribute"), F.col("preference")[name]["weights"].alias("weights"))
+        for name in attributes
+    ]
+    by_user = profile_rows.select(F.inline(F.array(*weights))).select(
+        "attribute", F.map_filter("weights", lambda _, weight: weight > 0).alias("weights")
+    )
+    total = F.aggregate(F.map_values("weights"), F.lit(0.0), lambda accumulated, weight: accumulated + weight)
+    keys = by_user.withColumn("total", total).select("attribute", "total", F.explode("weights").alias("key", "weight"))
+    by_key = keys.groupBy("attribute", "key").agg(F.sum(F.col("weight") / F.col("total")).alias("share"))
+    attribute = Window.partitionBy("attribute")
+    position = F.row_number().over(attribute.orderBy(F.desc("share"), "key"))
+    # The shares of a user sum to 1, so their sum is the number of users.
+    return by_key.withColumns({"users": F.sum("share").over(attribute), "position": position})
+
+
+def _profile_table(settings: Settings) -> DerivedTable | None:
     try:
-        return profiles.of_users(settings)
+        return profiles.profile_table(settings)
     except BadSettings:
         return None
 
 
-def _taste(spark: SparkSession, settings: Settings, of: str, rows: list[Any]) -> Taste:
+def _preferences_view(spark: SparkSession, settings: Settings, attribute: str, rows: list[Any]) -> PreferencesView:
     users = rows[0]["users"]
-    called = user_view.texts(spark, settings, [row["key"] for row in rows]) if of == "items" else {}
-    shares = tuple((called.get(row["key"], row["key"]), row["share"] / users) for row in rows)
-    return Taste(of, round(users), shares, max(0.0, 1 - sum(share for _, share in shares)))
+    keys = [row["key"] for row in rows]
+    texts = user_view.item_texts(spark, settings, keys) if attribute == "items" else {}
+    shares = tuple((texts.get(row["key"], row["key"]), row["share"] / users) for row in rows)
+    return PreferencesView(attribute, round(users), shares, max(0.0, 1 - sum(share for _, share in shares)))

@@ -1,67 +1,73 @@
-"""Numbers to what a person reads: title, key figures and sections in order. Pure; page.py makes HTML of it."""
+"""Title, key figures and sections of the report in display order; no Spark. html_page.py turns them into HTML."""
 
 from profilestream.serve.report import sections_pipeline, sections_users
-from profilestream.serve.report.components import Section, Tile
-from profilestream.serve.report.view_model import Numbers, utc
+from profilestream.serve.report.components import KeyFigure, Section
+from profilestream.serve.report.view_model import ReportView, format_utc
 
 
-def title(found: Numbers) -> str:
-    """Whose page it is, and as of when."""
-    return "Nothing was captured yet" if found.log is None else f"The shop up to {utc(found.log.last)}"
+def title(view: ReportView) -> str:
+    """Title of the page, with the time of the newest event."""
+    return "No events captured yet" if view.events is None else f"Shop report up to {format_utc(view.events.last)}"
 
 
-def lead(found: Numbers) -> str:
-    """One sentence of what the page covers."""
-    if found.log is None:
+def lead(view: ReportView) -> str:
+    """Number, sources and time range of the events, and the time zones of the page."""
+    if view.events is None:
         return "There are no events. Run jobs/capture_events.py or jobs/run_pipeline.py first."
-    sources = ", ".join(dict.fromkeys(one.source for one in found.health.accounts))
-    what = f"{found.log.events:,} clean events of {sources or 'one log'}"
-    zone = f"Days, weeks and hours are those of the shop's clock, {found.log.zone}; other times are UTC."
-    return f"{what}, from {utc(found.log.first)} to {utc(found.log.last)}. {zone}"
+    sources = ", ".join(dict.fromkeys(source.source for source in view.pipeline.sources))
+    events = f"{view.events.events:,} clean events" + (f" from {sources}" if sources else "")
+    times = f"{format_utc(view.events.first)} to {format_utc(view.events.last)}"
+    zone = f"Dates and hours of charts are in the shop time zone ({view.events.timezone}); other times are in UTC."
+    return f"{events}, {times}. {zone}"
 
 
-def tiles(found: Numbers) -> list[Tile]:
-    """The key figures that there are."""
-    told: list[Tile] = []
-    health, log, users = found.health, found.log, found.users
-    if health.accounts:
-        told += [
-            Tile("rows_in", "rows came in", health.total("rows_in")),
-            Tile("rows_clean", "clean", health.total("rows_clean")),
-            Tile("rows_rejected", "rejected", health.total("rows_rejected")),
-            Tile("rows_duplicate", "duplicate", health.total("rows_duplicate")),
-            Tile("alarms", "alarms", health.alarm_count),
+def key_figures(view: ReportView) -> list[KeyFigure]:
+    """The key figures; those without data are left out."""
+    figures: list[KeyFigure] = []
+    pipeline, events, users = view.pipeline, view.events, view.users
+    if pipeline.sources:
+        figures += [
+            KeyFigure("rows_in", "rows in", pipeline.total("rows_in")),
+            KeyFigure("rows_clean", "clean rows", pipeline.total("rows_clean")),
+            KeyFigure("rows_rejected", "rejected rows", pipeline.total("rows_rejected")),
+            KeyFigure("rows_duplicate", "duplicate rows", pipeline.total("rows_duplicate")),
+            KeyFigure("alarms", "alarms", pipeline.alarm_count),
         ]
-    if log is not None:
-        told.append(Tile("events", "events", log.events, note=f"{log.guests:,} by guests" if log.guests else ""))
+    if events is not None:
+        note = f"{events.guests:,} without a user id" if events.guests else ""
+        figures.append(KeyFigure("events", "events", events.events, note=note))
     if users is not None:
-        told.append(Tile("known_users", "known users", max(users.steps.values())))
-        told += [Tile("buyers", "buyers", users.steps["bought"])] if "bought" in users.steps else []
-    if log is not None and log.value:
-        told.append(Tile("value", "bought for", log.value, note=log.currency or "price times quantity"))
-    if found.segments is not None:
-        told.append(Tile("segments", "segments", len(found.segments.now), note=f"{found.segments.users:,} users"))
-    if found.tags is not None:
-        held = sum(one.users for one in found.tags.tags)
-        told.append(Tile("tags_held", "tags held", held, note=f"{len(found.tags.tags)} different ones"))
-    if found.recall:
-        best, value = sections_pipeline.best(found.recall)
-        told.append(Tile("recall_20", "recall at 20", value, f"{value:.1%}", best))
-    return told
+        figures.append(KeyFigure("users", "users", max(users.steps.values())))
+        figures += [KeyFigure("buyers", "buyers", users.steps["purchased"])] if "purchased" in users.steps else []
+    if events is not None and events.value:
+        note = events.currency or "currency unknown or mixed"
+        figures.append(KeyFigure("purchase_value", "purchase value", events.value, note=note))
+    if view.segments is not None:
+        note = f"{view.segments.users:,} users"
+        figures.append(KeyFigure("segments", "segments", len(view.segments.current), note=note))
+    if view.tags is not None:
+        assigned = sum(tag.users for tag in view.tags.tags)
+        figures.append(
+            KeyFigure("assigned_tags", "assigned tags", assigned, note=f"{len(view.tags.tags)} different tags")
+        )
+    if view.recall:
+        model, recall = sections_pipeline.best_model(view.recall)
+        figures.append(KeyFigure("recall_20", "recall@20", recall, f"{recall:.1%}", model))
+    return figures
 
 
-def sections(found: Numbers) -> list[Section]:
-    """All sections in order, those without numbers too."""
+def sections(view: ReportView) -> list[Section]:
+    """All sections in display order; a section without data contains a hint."""
     return [
-        sections_pipeline.rows(found),
-        sections_pipeline.work(found),
-        sections_users.activity(found.users),
-        sections_users.steps(found.users),
-        sections_users.retention(found.users),
-        sections_users.week(found.log),
-        sections_users.segments(found),
-        sections_users.tags(found.tags),
-        sections_users.tastes(found),
-        sections_pipeline.quality(found),
-        sections_pipeline.champions(found),
+        sections_pipeline.captured_rows(view.pipeline),
+        sections_pipeline.stages(view.pipeline),
+        sections_users.activity(view.users),
+        sections_users.funnel(view.users),
+        sections_users.retention(view.users),
+        sections_users.hours(view.events),
+        sections_users.segments(view.segments),
+        sections_users.tags(view.tags),
+        sections_users.preferences(view.preferences),
+        sections_pipeline.model_quality(view),
+        sections_pipeline.published_versions(view),
     ]

@@ -1,146 +1,186 @@
-"""How capture, stages and models did, as a person reads it."""
+"""Sections about capture, stages, model quality and published versions."""
 
 from collections.abc import Sequence
 
 from profilestream.serve.report import charts, view_model
-from profilestream.serve.report.components import Plot, Section, Table
-from profilestream.serve.report.view_model import Judged, Numbers, utc
+from profilestream.serve.report.components import Chart, Section, TextTable
+from profilestream.serve.report.view_model import MetricPoint, ReportView, format_utc
+from profilestream.serve.report.view_pipeline import CaptureBatch, PipelineView, RejectedByRule
 
 
-def rows(found: Numbers) -> Section:
-    """What came in, what became of it, and what was odd."""
-    name, heading, health = "rows", "Rows in, and what became of them", found.health
-    if not health.accounts:
-        return Section(name, heading, missing="There are no batches of capture: run jobs/capture_events.py.")
-    lost = sum(one.rows_in - one.rows_clean - one.rows_rejected - one.rows_duplicate for one in health.accounts)
-    columns = ("source", "batches", "rows in", "clean", "rejected", "duplicate")
-    rows = tuple(
-        (one.source + (" (put through again)" if one.kind == "replay" else ""),
-         *(f"{count:,}" for count in (
-             one.batches, one.rows_in, one.rows_clean, one.rows_rejected, one.rows_duplicate)))
-        for one in health.accounts
-    )  # fmt: skip
-    adds_up = (
-        "Nothing is missing: rows in = clean + rejected + duplicate." if not lost else f"{lost:,} rows are missing."
+def captured_rows(pipeline: PipelineView) -> Section:
+    """Row accounting, rows and lateness per batch, rejected rows and alarms."""
+    name, title = "rows", "Captured rows"
+    if not pipeline.sources:
+        return Section(name, title, hint="No batch was captured yet: run jobs/capture_events.py.")
+    parts: list[Chart | TextTable] = [_row_accounting(pipeline)]
+    if pipeline.capture_batches:
+        parts += _batch_charts(pipeline.capture_batches)
+    if pipeline.rejected:
+        parts.append(_rejected_rows(pipeline.rejected))
+    if pipeline.alarms:
+        parts.append(_alarms(pipeline))
+    return Section(name, title, tuple(parts))
+
+
+def _row_accounting(pipeline: PipelineView) -> TextTable:
+    missing = sum(
+        source.rows_in - source.rows_clean - source.rows_rejected - source.rows_duplicate for source in pipeline.sources
     )
-    parts: list[Plot | Table] = [Table(adds_up, columns, rows)]
-    if health.captured:
-        late = max((one.lateness or 0 for one in health.captured), default=0)
-        unit, size = charts.unit_of(late)
-        parts.append(
-            Plot(
-                f"Rows of the newest {_count(len(health.captured), 'batch', 'batches')}",
-                "One bar a batch, in order of capture; its parts are what became of the rows.",
-                charts.batches(health.captured),
-            )
-        )
-        parts.append(
-            Plot(
-                "Lateness",
-                f"{unit.capitalize()} from the oldest event of a batch to its capture, at most {late / size:,.1f}. "
-                "A log that is read long after it was written is as late as it is old.",
-                charts.lateness(health.captured),
-            )
-        )
-    if health.rejects:
-        told = tuple((one.source, one.rule, f"{one.rows:,}", one.reason) for one in health.rejects)
-        first = health.rejects[0]
-        parts.append(
-            Plot(
-                "Rejected, by rule",
-                "Each rejected row counts under the first rule that it broke; most often "
-                f"{first.rule}: {first.reason}.",
-                charts.rejects(health.rejects),
-                Table("Rules and reasons", ("source", "rule", "rows", "reason"), told),
-                is_wide=True,
-            )
-        )
-    alarms = tuple(
-        (one.source, f"{one.batch_id:,}", "" if one.until is None else utc(one.until), one.measure, one.message)
-        for one in health.alarms
-    )
-    if alarms:
-        heading_of = f"Alarms: the newest {len(alarms)} of {health.alarm_count:,}"
-        parts.append(Table(heading_of, ("source", "batch", "events up to", "measure", "what was odd"), alarms))
-    return Section(name, heading, tuple(parts))
-
-
-def work(found: Numbers) -> Section:
-    """How long batches took."""
-    name, heading, paces = "work", "Seconds of the stages", found.health.paces
-    if not paces:
-        return Section(name, heading, missing="No stage has told of its batches yet: run jobs/run_pipeline.py.")
-    columns = ("stage", "batches", "rows", "seconds in all", "middle batch, s")
-    rows = tuple((p.stage, f"{p.batches:,}", f"{p.rows:,}", f"{p.seconds:,.0f}", f"{p.median:,.1f}") for p in paces)
-    most = max(paces, key=lambda one: one.seconds)
-    said = (
-        f"One dot is one of the newest batches; further right is slower, and the scale has steps of ten times. "
-        f"{most.stage} took the most, {most.seconds:,.0f} s in {_count(most.batches, 'batch', 'batches')}."
-    )
-    plot = Plot("Batches by stage", said, charts.paces(paces), Table("Seconds by stage", columns, rows))
-    return Section(name, heading, (plot,))
-
-
-def quality(found: Numbers) -> Section:
-    """Models, judged before they learned."""
-    name, heading = "quality", "How good the models are"
-    parts: list[Plot | Table] = []
-    if found.recall:
-        first, value = best(found.recall)
-        said = (
-            "Of what users did next, the share that was among the first 20 of each ranking; each batch is judged "
-            f"before it is learned from. Higher is better. Over the batches shown {first} is best with {value:.1%}."
-        )
-        parts.append(Plot("Recall at 20", said, charts.judged(found.recall, "recall at 20"), _means(found.recall)))
-    if found.cost:
-        said = (
-            "Mean squared distance of a batch's users to the center nearest to them, before it is learned from; 'mean' "
-            "is one center for all. Lower is better, and far below 'mean' is what segments are for."
-        )
-        parts.append(Plot("Cost of the segments", said, charts.judged(found.cost, "cost"), _means(found.cost)))
-    missing = "" if parts else "Set learn.factors.enabled or learn.segments.enabled = true and run the pipeline."
-    return Section(name, heading, tuple(parts), missing)
-
-
-def champions(found: Numbers) -> Section:
-    """What was published."""
-    name, heading = "champions", "Champions"
-    if not found.versions:
-        return Section(name, heading, missing="No version was published yet: run jobs/learn_publish.py.")
     rows = tuple(
         (
-            one.model,
-            str(one.number),
-            ", ".join(one.aliases) or "–",
-            one.judged_by,
-            "unknown" if one.value is None else f"{one.value:.4f}",
-            "unknown" if one.learned_until is None else utc(one.learned_until),
-            "kept" if one.has_rows else "removed",
+            source.source + (" (reprocessed)" if source.kind == "reprocess" else ""),
+            f"{source.batches:,}",
+            f"{source.rows_in:,}",
+            f"{source.rows_clean:,}",
+            f"{source.rows_rejected:,}",
+            f"{source.rows_duplicate:,}",
         )
-        for one in found.versions
+        for source in pipeline.sources
     )
-    named = ", ".join(f"{one.model} {one.number}" for one in found.versions if "champion" in one.aliases)
-    columns = ("model", "version", "named", "judged by", "value", "last judged batch up to", "rows")
-    table = Table(f"Published versions, newest first; champions now: {named or 'none'}", columns, rows)
-    return Section(name, heading, (table,))
+    title = "Row accounting is balanced: rows in = clean + rejected + duplicate"
+    if missing:
+        title = f"Row accounting is not balanced: {missing:,} rows are missing"
+    return TextTable(title, ("source", "batches", "rows in", "clean", "rejected", "duplicate"), rows)
 
 
-def best(rows: Sequence[Judged]) -> tuple[str, float]:
-    """The ranker with the highest mean by users, and that mean."""
-    by_name: dict[str, list[Judged]] = {}
-    for row in rows:
-        by_name.setdefault(row.ranker, []).append(row)
-    return max(((name, view_model.mean(some)) for name, some in by_name.items()), key=lambda one: one[1])
+def _batch_charts(batches: Sequence[CaptureBatch]) -> list[Chart | TextTable]:
+    maximum = max((batch.lateness or 0 for batch in batches), default=0)
+    unit, seconds = charts.lateness_unit(maximum)
+    return [
+        Chart(
+            f"Rows of the newest {_count(len(batches), 'batch', 'batches')}",
+            "One bar per batch, in order of capture.",
+            charts.capture_rows(batches),
+        ),
+        Chart(
+            "Lateness",
+            f"{unit.capitalize()} from the oldest event of a batch to its capture; maximum {maximum / seconds:,.1f}. "
+            "Logs that are captured long after the events have a high lateness.",
+            charts.lateness(batches),
+        ),
+    ]
 
 
-def _means(rows: Sequence[Judged]) -> Table:
-    names = sorted({row.ranker for row in rows})
-    some = {name: [row for row in rows if row.ranker == name] for name in names}
-    told = tuple(
-        (name, f"{view_model.mean(of):.4f}", f"{of[-1].value:.4f}", f"{len(of):,}") for name, of in some.items()
+def _rejected_rows(rejected: Sequence[RejectedByRule]) -> Chart:
+    rows = tuple((entry.source, entry.rule, f"{entry.rows:,}", entry.reason) for entry in rejected)
+    return Chart(
+        "Rejected rows by rule",
+        "A row counts for the first rule that rejects it. "
+        f"The most frequent rule is {rejected[0].rule}: {rejected[0].reason}.",
+        charts.rejected_rows(rejected),
+        TextTable("Rules and reasons", ("source", "rule", "rows", "reason"), rows),
+        is_wide=True,
     )
-    return Table("Means over the batches shown", ("of", "mean by users", "newest", "batches"), told)
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
+def _alarms(pipeline: PipelineView) -> TextTable:
+    rows = tuple(
+        (
+            alarm.source,
+            f"{alarm.batch_id:,}",
+            "" if alarm.event_time_max is None else format_utc(alarm.event_time_max),
+            alarm.measure,
+            alarm.message,
+        )
+        for alarm in pipeline.alarms
+    )
+    title = f"Alarms: newest {len(rows)} of {pipeline.alarm_count:,}"
+    return TextTable(title, ("source", "batch", "newest event", "measure", "message"), rows)
+
+
+def stages(pipeline: PipelineView) -> Section:
+    """Batch durations of the stages."""
+    name, title = "stages", "Stage durations"
+    if not pipeline.stages:
+        return Section(name, title, hint="No stage has finished a batch yet: run jobs/run_pipeline.py.")
+    rows = tuple(
+        (
+            stage.stage,
+            f"{stage.batches:,}",
+            f"{stage.rows:,}",
+            f"{stage.seconds:,.0f}",
+            f"{stage.median:,.1f}",
+        )
+        for stage in pipeline.stages
+    )
+    slowest = max(pipeline.stages, key=lambda stage: stage.seconds)
+    caption = (
+        f"One dot per batch, newest batches only, logarithmic scale. {slowest.stage} has the highest total: "
+        f"{slowest.seconds:,.0f} s in {_count(slowest.batches, 'batch', 'batches')}."
+    )
+    columns = ("stage", "batches", "rows", "total, s", "median batch, s")
+    table = TextTable("Durations by stage", columns, rows)
+    return Section(name, title, (Chart("Batch durations", caption, charts.stage_durations(pipeline.stages), table),))
+
+
+def model_quality(view: ReportView) -> Section:
+    """Metrics of the rankers and of the segments, each batch evaluated before it is learned."""
+    name, title = "quality", "Model quality"
+    parts: list[Chart | TextTable] = []
+    if view.recall:
+        model, recall = best_model(view.recall)
+        caption = (
+            "Of the items that users chose next, the share that was among the first 20 of each ranker. "
+            "Every batch is evaluated before it is learned. Higher is better. "
+            f"{model} is best over the batches shown: {recall:.1%}."
+        )
+        figure = charts.metric_lines(view.recall, "recall@20")
+        parts.append(Chart("Recall@20", caption, figure, _weighted_means(view.recall)))
+    if view.cost:
+        caption = (
+            "Mean squared distance of a batch's users to the nearest segment center, before the batch is learned. "
+            "'mean' is the distance to a single center for all users. Lower is better."
+        )
+        figure = charts.metric_lines(view.cost, "cost")
+        parts.append(Chart("Segment cost", caption, figure, _weighted_means(view.cost)))
+    hint = "" if parts else "Set learn.factors.enabled or learn.segments.enabled = true and run the pipeline."
+    return Section(name, title, tuple(parts), hint)
+
+
+def published_versions(view: ReportView) -> Section:
+    """Published versions of the models."""
+    name, title = "versions", "Published versions"
+    if not view.versions:
+        return Section(name, title, hint="No version is published yet: run jobs/learn_publish.py.")
+    rows = tuple(
+        (
+            version.model,
+            str(version.number),
+            ", ".join(version.aliases) or "–",
+            version.metric,
+            "unknown" if version.value is None else f"{version.value:.4f}",
+            "unknown" if version.learned_until is None else format_utc(version.learned_until),
+            "stored" if version.has_rows else "removed",
+        )
+        for version in view.versions
+    )
+    champions = [f"{version.model} {version.number}" for version in view.versions if "champion" in version.aliases]
+    columns = ("model", "version", "aliases", "metric", "value", "evaluated as of", "rows")
+    heading = f"Newest version first; champions: {', '.join(champions) or 'none'}"
+    return Section(name, title, (TextTable(heading, columns, rows),))
+
+
+def best_model(points: Sequence[MetricPoint]) -> tuple[str, float]:
+    """The model with the highest weighted mean, and that mean."""
+    means = {model: view_model.weighted_mean(series) for model, series in _by_model(points).items()}
+    return max(means.items(), key=lambda item: item[1])
+
+
+def _by_model(points: Sequence[MetricPoint]) -> dict[str, list[MetricPoint]]:
+    by_model: dict[str, list[MetricPoint]] = {}
+    for point in points:
+        by_model.setdefault(point.model, []).append(point)
+    return by_model
+
+
+def _weighted_means(points: Sequence[MetricPoint]) -> TextTable:
+    rows = tuple(
+        (model, f"{view_model.weighted_mean(series):.4f}", f"{series[-1].value:.4f}", f"{len(series):,}")
+        for model, series in sorted(_by_model(points).items())
+    )
+    return TextTable("Means over the batches shown", ("model", "weighted mean", "newest batch", "batches"), rows)
+
+
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number:,} {singular if number == 1 else plural}"

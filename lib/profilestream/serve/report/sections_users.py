@@ -1,158 +1,171 @@
-"""What users do, and which groups they form, as a person reads it."""
+"""Sections about user activity, segments, tags and preferences."""
 
 from datetime import datetime
 
 from profilestream.serve.report import chart_elements, charts
-from profilestream.serve.report.components import Plot, Section, Table
-from profilestream.serve.report.view_model import Grain, Log, Numbers, Tags, Users, utc
+from profilestream.serve.report.components import Chart, Section, TextTable
+from profilestream.serve.report.time_grains import TimeGrain
+from profilestream.serve.report.view_model import format_utc
+from profilestream.serve.report.view_users import EventsView, PreferencesView, SegmentsView, TagsView, UsersView
 
-_NO_USERS = "There are no events of known users: run jobs/capture_events.py."
+_NO_USERS = "There are no events with a user id: run jobs/capture_events.py."
 
 
-def activity(users: Users | None) -> Section:
-    """Users and buyers over time."""
-    name, heading = "activity", "Active users"
+def activity(users: UsersView | None) -> Section:
+    """Active users and buyers over time."""
+    name, title = "activity", "Active users"
     if users is None:
-        return Section(name, heading, missing=_NO_USERS)
-    most = max(users.periods, key=lambda one: one.active)
-    each = _each(users.fine)
-    said = (
-        f"How many different users did anything, and how many bought, {each}. Most were there in the one that begins "
-        f"{_begin(most.begin, users.fine)}: {most.active:,}. The last one may not be over."
+        return Section(name, title, hint=_NO_USERS)
+    grain = users.period_grain
+    peak = max(users.periods, key=lambda period: period.active)
+    caption = (
+        f"Users with at least one event, and users with a purchase, per {grain}. The maximum is {peak.active:,} users, "
+        f"in the {grain} from {_period_label(peak.start, grain)}. The last period may be incomplete."
     )
-    rows = tuple((_begin(one.begin, users.fine), f"{one.active:,}", f"{one.buyers:,}") for one in users.periods)
-    table = Table(f"Users {each}", ("begins", "active users", "buyers"), rows)
-    return Section(name, heading, (Plot(f"Users {each}", said, charts.periods(users.periods), table),))
+    rows = tuple(
+        (_period_label(period.start, grain), f"{period.active:,}", f"{period.buyers:,}") for period in users.periods
+    )
+    chart_title = f"Users per {grain}"
+    table = TextTable(chart_title, ("start", "active users", "buyers"), rows)
+    return Section(name, title, (Chart(chart_title, caption, charts.active_users(users.periods), table),))
 
 
-def steps(users: Users | None) -> Section:
-    """The funnel."""
-    name, heading = "funnel", "From the first look to coming back"
+def funnel(users: UsersView | None) -> Section:
+    """Users by funnel step."""
+    name, title = "funnel", "Purchase funnel"
     if users is None:
-        return Section(name, heading, missing=_NO_USERS)
-    said = "Users who ever took a step, in whatever order; steps that the log does not know are left out."
-    if "put into the cart" in users.steps:
-        carted = users.steps["put into the cart"]
-        both = users.bought_carted
-        said += f" Of {carted:,} with something in the cart {both:,} bought ({both / carted:.1%})."
-    return Section(name, heading, (Plot("Users by step", said, charts.steps(users.steps)),))
+        return Section(name, title, hint=_NO_USERS)
+    caption = "Users who took each step at least once, in any order. Steps without users are not shown."
+    if "added to cart" in users.steps:
+        cart_users = users.steps["added to cart"]
+        share = users.cart_buyers / cart_users
+        caption += f" {users.cart_buyers:,} of {cart_users:,} users with a cart also purchased ({share:.1%})."
+    return Section(name, title, (Chart("Users by step", caption, charts.funnel(users.steps)),))
 
 
-def retention(users: Users | None) -> Section:
-    """Cohorts."""
-    name, heading = "retention", "Do people come back?"
+def retention(users: UsersView | None) -> Section:
+    """Retention by cohort."""
+    name, title = "retention", "Retention"
     if users is None:
-        return Section(name, heading, missing=_NO_USERS)
+        return Section(name, title, hint=_NO_USERS)
+    grain = users.cohort_grain
     if len(users.cohorts) < 2:
-        return Section(name, heading, missing=f"The log has one {users.coarse} only; retention needs a second one.")
-    labels = [_begin(one.begin, users.coarse) for one in users.cohorts]
-    met = sum(one.users[1] for one in users.cohorts if len(one.users) > 1)
-    whole = sum(one.users[0] for one in users.cohorts if len(one.users) > 1)
-    said = (
-        f"A row is the users who first came in one {users.coarse}; to the right is the share of them that was there so "
-        f"many {users.coarse}s later. Over all rows {met / whole:.1%} were there in the next one. "
-        "The stronger the color, the more."
+        return Section(name, title, hint=f"All users have their first event in the same {grain}; two are needed.")
+    labels = [_period_label(cohort.start, grain) for cohort in users.cohorts]
+    followed = [cohort.users for cohort in users.cohorts if len(cohort.users) > 1]
+    share = sum(counts[1] for counts in followed) / sum(counts[0] for counts in followed)
+    caption = (
+        f"One row per cohort: the users with their first event in the same {grain}. Column n contains the share of the "
+        f"cohort that is active n {grain}s later. Over all cohorts, {share:.1%} are active in the next {grain}."
     )
-    width = max(len(one.users) for one in users.cohorts)
+    width = max(len(cohort.users) for cohort in users.cohorts)
     rows = tuple(
-        (label, *(f"{n:,}" for n in one.users), *[""] * (width - len(one.users)))
-        for label, one in zip(labels, users.cohorts, strict=True)
+        (label, *(f"{count:,}" for count in cohort.users), *[""] * (width - len(cohort.users)))
+        for label, cohort in zip(labels, users.cohorts, strict=True)
     )
-    table = Table(f"Users of each cohort, so many {users.coarse}s later", ("first came", *map(str, range(width))), rows)
-    plot = Plot(f"Retention by {users.coarse}", said, charts.cohorts(users.cohorts, labels, users.coarse), table)
-    return Section(name, heading, (plot,))
+    table = TextTable(f"Active users of each cohort, n {grain}s later", ("cohort", *map(str, range(width))), rows)
+    chart = Chart(f"Retention by {grain}", caption, charts.retention(users.cohorts, labels, grain), table)
+    return Section(name, title, (chart,))
 
 
-def week(log: Log | None) -> Section:
-    """Hours of the week."""
-    name, heading = "week", "When is the shop busy?"
-    if log is None:
-        return Section(name, heading, missing="There are no events: run jobs/capture_events.py.")
-    (day, hour), most = max(log.by_hour.items(), key=lambda one: one[1])
-    said = (
-        f"Events by weekday and hour of the shop's clock ({log.zone}). The busiest hour is {charts.DAYS[day]} "
-        f"{hour}:00 to {hour + 1}:00 with {most:,} events. Hours before the first and after the last one with an event "
-        "are left out."
+def hours(events: EventsView | None) -> Section:
+    """Events by hour of the week."""
+    name, title = "hours", "Busiest hours"
+    if events is None:
+        return Section(name, title, hint="There are no events: run jobs/capture_events.py.")
+    (day, hour), maximum = max(events.by_hour.items(), key=lambda item: item[1])
+    caption = (
+        f"In the shop time zone ({events.timezone}). The maximum is {maximum:,} events, {charts.WEEKDAYS[day]} "
+        f"{hour}:00 to {hour + 1}:00. Hours without events at the start and end of the day are not shown."
     )
-    return Section(name, heading, (Plot("Events by weekday and hour", said, charts.week(log)),))
+    return Section(name, title, (Chart("Events by weekday and hour", caption, charts.events_by_hour(events)),))
 
 
-def segments(found: Numbers) -> Section:
-    """Segments over time, and what they are."""
-    name, heading, segments = "segments", "Segments", found.segments
+def segments(segments: SegmentsView | None) -> Section:
+    """Sizes of the segments over time, descriptions, and split/merge moves."""
+    name, title = "segments", "Segments"
     if segments is None:
-        return Section(name, heading, missing="Set learn.segments.enabled = true and run jobs/learn_segments.py.")
-    first = segments.now[0]
-    when = "after every batch, by event time" if len(segments.as_of) > 1 else f"as of {utc(segments.as_of[0])}"
-    said = (
-        f"Users in each segment {when}. The largest is segment {first.segment_id} with {first.users:,} users "
-        f"({first.users / segments.users:.1%})."
+        return Section(name, title, hint="Set learn.segments.enabled = true and run jobs/learn_segments.py.")
+    largest = segments.current[0]
+    time = "after each batch, by event time" if len(segments.as_of) > 1 else f"as of {format_utc(segments.as_of[0])}"
+    caption = (
+        f"Users per segment {time}. The largest is segment {largest.segment_id} with {largest.users:,} users "
+        f"({largest.users / segments.users:.1%})."
     )
-    rows = tuple(
-        (str(one.segment_id), f"{one.users:,}", f"{one.users / segments.users:.1%}", one.description, one.rule,
-         _share(one.precision), _share(one.recall))
-        for one in segments.now
-    )  # fmt: skip
-    places = {segment: number for number, segment in enumerate(segments.sizes)}
-    colors = tuple(chart_elements.color(places.get(one.segment_id, len(places) - 1)) for one in segments.now)
-    columns = ("segment", "users", "share", "what sets it apart", "way to it in the tree", "precision", "recall")
-    parts: list[Plot | Table] = [
-        Plot("Sizes of the segments", said, charts.sizes(segments), is_wide=True),
-        Table("Segments of the newest batch", columns, rows, colors),
+    parts: list[Chart | TextTable] = [
+        Chart("Segment sizes", caption, charts.segment_sizes(segments), is_wide=True),
+        _current_segments(segments),
     ]
     if segments.moves:
-        moved = tuple((utc(moment), told) for moment, told in segments.moves)
-        parts.append(Table("Newest moves", ("batch up to", "what moved"), moved))
-    return Section(name, heading, tuple(parts))
+        moves = tuple((format_utc(time), text) for time, text in segments.moves)
+        parts.append(TextTable("Newest split/merge moves", ("batch as of", "move"), moves))
+    return Section(name, title, tuple(parts))
 
 
-def tags(tags: Tags | None) -> Section:
-    """Who is called what, and what changed lately."""
-    name, heading = "tags", "Tags"
+def _current_segments(segments: SegmentsView) -> TextTable:
+    rows = tuple(
+        (
+            str(segment.segment_id),
+            f"{segment.users:,}",
+            f"{segment.users / segments.users:.1%}",
+            segment.description,
+            segment.rule,
+            _percent(segment.precision),
+            _percent(segment.recall),
+        )
+        for segment in segments.current
+    )
+    numbers = {segment_id: number for number, segment_id in enumerate(segments.sizes)}
+    others = len(numbers) - 1
+    colors = tuple(chart_elements.color(numbers.get(segment.segment_id, others)) for segment in segments.current)
+    columns = ("segment", "users", "share", "description", "decision tree rule", "precision", "recall")
+    return TextTable("Segments after the newest batch", columns, rows, colors)
+
+
+def tags(tags: TagsView | None) -> Section:
+    """Users by tag, and recent changes."""
+    name, title = "tags", "Tags"
     if tags is None:
-        return Section(
-            name, heading, missing="Set serve.tags.enabled = true and serve.tags.file, and run the pipeline."
-        )
-    days = Tags.LATELY.days
-    gained, lost = (sum(getattr(one, column) for one in tags.tags) for column in ("gained", "lost"))
-    said = (
-        f"Users who hold each tag as of {utc(tags.as_of)}; one may hold several. Gained and lost are meant within the "
-        f"{days} days before: {gained:,} and {lost:,} times, all tags together."
+        return Section(name, title, hint="Set serve.tags.enabled = true and serve.tags.file, and run the pipeline.")
+    days = TagsView.CHANGE_PERIOD.days
+    gained, lost = sum(tag.gained for tag in tags.tags), sum(tag.lost for tag in tags.tags)
+    caption = (
+        f"As of {format_utc(tags.as_of)}; a user can have several tags. In the {days} days before, users gained "
+        f"{gained:,} and lost {lost:,} tags."
     )
-    rows = tuple((one.tag, f"{one.users:,}", f"{one.gained:,}", f"{one.lost:,}") for one in tags.tags)
-    table = Table("Tags, gained and lost", ("tag", "users", f"gained in {days} days", f"lost in {days} days"), rows)
-    return Section(name, heading, (Plot("Users by tag", said, charts.tags(tags.tags), table),))
+    rows = tuple((tag.tag, f"{tag.users:,}", f"{tag.gained:,}", f"{tag.lost:,}") for tag in tags.tags)
+    columns = ("tag", "users", f"gained in {days} days", f"lost in {days} days")
+    chart = Chart("Users by tag", caption, charts.tagged_users(tags.tags), TextTable("Tags and changes", columns, rows))
+    return Section(name, title, (chart,))
 
 
-def tastes(found: Numbers) -> Section:
-    """Preferences."""
-    name, heading = "preferences", "What users prefer"
-    if not found.tastes:
-        missing = (
-            "Declare preference.categories, brands or items in a file of derive.profiles; run jobs/derive_profiles.py."
+def preferences(preferences: tuple[PreferencesView, ...]) -> Section:
+    """Mean preference shares over users."""
+    name, title = "preferences", "Preferences"
+    if not preferences:
+        hint = (
+            "Declare preference.categories, brands or items in a file of derive.profiles and run "
+            "jobs/derive_profiles.py."
         )
-        return Section(name, heading, missing=missing)
-    plots = tuple(
-        Plot(
-            of.of.capitalize(),
-            f"The mean share in what a user prefers, over {of.users:,} users; each counts once, and newer events count "
-            f"more. First is {of.shares[0][0]} with {of.shares[0][1]:.1%}; what is not shown has {of.others:.1%}.",
-            charts.taste(of),
-            Table(f"Shares of {of.of}", (of.of, "share"), tuple((key, f"{share:.2%}") for key, share in of.shares)),
-        )
-        for of in found.tastes
+        return Section(name, title, hint=hint)
+    return Section(name, title, tuple(_preference_chart(view) for view in preferences))
+
+
+def _preference_chart(view: PreferencesView) -> Chart:
+    (largest, share), *_ = view.shares
+    caption = (
+        f"Mean share of a user's preferences. All {view.users:,} users have equal weight; newer events have more "
+        f"weight. The largest is {largest} with {share:.1%}; all that are not shown have {view.others:.1%}."
     )
-    return Section(name, heading, plots)
+    rows = tuple((value, f"{share:.2%}") for value, share in view.shares)
+    table = TextTable(f"Shares of {view.attribute}", (view.attribute, "share"), rows)
+    return Chart(view.attribute.capitalize(), caption, charts.preference_shares(view), table)
 
 
-def _begin(moment: datetime, grain: Grain) -> str:
-    shapes = {"ten minutes": "%Y-%m-%d %H:%M", "hour": "%Y-%m-%d %H:%M", "month": "%Y-%m"}
-    return moment.strftime(shapes.get(grain, "%Y-%m-%d"))
+def _period_label(start: datetime, grain: TimeGrain) -> str:
+    formats = {"ten minutes": "%Y-%m-%d %H:%M", "hour": "%Y-%m-%d %H:%M", "month": "%Y-%m"}
+    return start.strftime(formats.get(grain, "%Y-%m-%d"))
 
 
-def _each(grain: Grain) -> str:
-    return "in ten minutes" if grain == "ten minutes" else f"a {grain}"
-
-
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"

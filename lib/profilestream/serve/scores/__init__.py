@@ -1,1 +1,1 @@
-"""Recommendation lists for users."""
+"""Recommendation lists."""

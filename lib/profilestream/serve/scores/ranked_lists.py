@@ -1,6 +1,6 @@
-"""The items to recommend to each user, with scores and reasons, in one partition. Arrow tables in and out.
+"""Recommendation lists of the users in one partition, with scores and reasons. Arrow tables in and out.
 
-Runs on executors, so it imports numpy and pyarrow only, beside the arithmetic of the learners.
+Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
 from collections.abc import Iterator
@@ -8,190 +8,208 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from profilestream.learn import als_tasks, item_index
-from profilestream.learn.als import Floats, Longs, Params
-from profilestream.learn.item_index import ItemIndex, Liked
+from profilestream.learn import als_rows, als_tasks, item_index
+from profilestream.learn.als import AlsParams, Floats, Longs, Strings
+from profilestream.learn.item_index import ItemIndex, UserItems
 
-COLUMNS = "user_id string, rank int, item_id string, score double, ranker string, because string, reason string"
-_KINDS: dict[str, pa.DataType] = {"string": pa.string(), "int": pa.int32(), "double": pa.float64()}
-SCHEMA = pa.schema([pa.field(name, _KINDS[kind]) for name, kind in (column.split() for column in COLUMNS.split(", "))])
-_CELLS = 4_000_000
-# Of a user without a vector the rankers come one after the other: scores of each lie above all of the next.
-_CHAIN = ("neighbors", "category", "popularity")
+COLUMNS = "user_id string, rank int, item_id string, score double, ranker string, reason_item_id string, reason string"
+_ARROW_TYPES: dict[str, pa.DataType] = {"string": pa.string(), "int": pa.int32(), "double": pa.float64()}
+SCHEMA = pa.schema(
+    [pa.field(name, _ARROW_TYPES[sql_type]) for name, sql_type in (column.split() for column in COLUMNS.split(", "))]
+)
+_MAX_CELLS = 4_000_000
+# Rankers for users without a vector, best first: all items that the first one ranks precede those of the next one.
+_FALLBACK_RANKERS = ("neighbors", "category", "popularity")
+# Added to the similarity of neighbors, so that it exceeds any product of vectors.
+_NEIGHBOR_BONUS = 1e6
+_CANDIDATES_PER_ITEM = 20
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a list should be.
+class ListOptions:
+    """Which items a list may contain.
 
     Args:
-        top_n: items a user, at most.
-        exclude_bought: leave out what the user has.
-        newest_since: leave out items without an event since then, microseconds.
-        most_per_category: items of one category, at most.
-        bought: what a purchase weighs; what a user has with less was only looked at.
+        top_k: items per user, at most.
+        exclude_interacted: leave out the items that the user has.
+        min_event_time: leave out items without an event since this time, microseconds; null: none.
+        max_per_category: items of one category per list; null: no limit.
+        purchase_weight: event weight of a purchase; an item with a lower weight was only viewed.
     """
 
-    top_n: int
-    exclude_bought: bool
-    newest_since: int | None
-    most_per_category: int | None
-    bought: float
+    top_k: int
+    exclude_interacted: bool
+    min_event_time: int | None
+    max_per_category: int | None
+    purchase_weight: float
 
 
 @dataclass(frozen=True)
-class _Users:
-    """Some users: who, with which vectors (zero for none), and what they have."""
+class _UserBlock:
+    """Ids, vectors (zero without a vector) and items of some users."""
 
-    names: NDArray[np.object_]
+    user_ids: Strings
     vectors: Floats
-    liked: Liked
+    items: UserItems
 
 
-def ranked(batches: Iterator[pa.RecordBatch], params: Params, wanted: Wanted) -> Iterator[pa.RecordBatch]:
-    """Rows of users and of the catalogue -> rows of SCHEMA.
+def rank_items(batches: Iterator[pa.RecordBatch], params: AlsParams, options: ListOptions) -> Iterator[pa.RecordBatch]:
+    """Rows of users and packed items -> rows of SCHEMA.
 
-    A user is one row of kind STATE (key, vector, others, weights), or, without a vector, rows of kind NEW (key, other,
-    weight; other is null when nothing is known).
+    A user with a vector is one row of kind STATE (key, vector, item_ids, item_weights). A user without one is rows of
+    kind NEW (key, other_key, weight); other_key is null when the user has no items.
     """
-    table = pa.Table.from_batches(list(batches), als_tasks.SCHEMA)
-    items = als_tasks.unpacked_items(als_tasks.of_kind(table, als_tasks.CATALOGUE)["equations"].to_pylist(), params)
-    if not len(items.names):
+    table = pa.Table.from_batches(list(batches), als_rows.SCHEMA)
+    payloads = als_rows.rows_of_kind(table, als_rows.PACKED_ITEMS)["payload"].to_pylist()
+    index = als_tasks.unpack_items(payloads, params)
+    if not len(index.item_ids):
         return
-    users = _users(als_tasks.of_kind(table, als_tasks.STATE), als_tasks.of_kind(table, als_tasks.NEW), items, params)
-    at_once = max(1, _CELLS // len(items.names))
-    for begin in range(0, len(users.names), at_once):
-        end = min(begin + at_once, len(users.names))
-        some = _Users(users.names[begin:end], users.vectors[begin:end], users.liked.of_users(begin, end))
-        yield _lists(some, items, params, wanted)
+    state, new = (als_rows.rows_of_kind(table, kind) for kind in (als_rows.STATE, als_rows.NEW))
+    users = _read_users(state, new, index, params)
+    chunk = max(1, _MAX_CELLS // len(index.item_ids))
+    for begin in range(0, len(users.user_ids), chunk):
+        end = min(begin + chunk, len(users.user_ids))
+        block = _UserBlock(users.user_ids[begin:end], users.vectors[begin:end], users.items.of_users(begin, end))
+        yield _lists(block, index, params, options)
 
 
-def cosines(batches: Iterator[pa.RecordBatch], vector: bytes, params: Params) -> Iterator[pa.RecordBatch]:
-    """Rows (key, vector) -> (key, cosine with a vector); without the biases."""
-    one = np.frombuffer(vector, np.float32)[: params.k].astype(float)
+def cosine_similarities(
+    batches: Iterator[pa.RecordBatch], vector: bytes, params: AlsParams
+) -> Iterator[pa.RecordBatch]:
+    """Rows (key, vector) -> (key, cosine of the vector and the given one), both without biases."""
+    reference = np.frombuffer(vector, np.float32)[: params.k].astype(float)
     for batch in batches:
-        others = als_tasks.vectors_of(pa.Table.from_batches([batch]), params)[:, : params.k].astype(float)
-        size = np.linalg.norm(others, axis=1) * np.linalg.norm(one)
-        cosine = others @ one / np.maximum(size, 1e-12)
+        vectors = als_rows.stored_vectors(pa.Table.from_batches([batch]), params)[:, : params.k].astype(float)
+        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference)
+        cosine = vectors @ reference / np.maximum(norms, 1e-12)
         yield pa.RecordBatch.from_arrays([batch["key"], pa.array(cosine, pa.float64())], ["key", "cosine"])
 
 
-def _users(own: pa.Table, without: pa.Table, items: ItemIndex, params: Params) -> _Users:
-    names = np.unique(_objects(without, "key"))
-    vectors = np.vstack([als_tasks.vectors_of(own, params).astype(float), np.zeros((len(names), params.width))])
-    user, has, weight = als_tasks.kept_by(own)
-    told = without.filter(without["other"].is_valid())
-    user = np.concatenate([user, own.num_rows + np.searchsorted(names, _objects(told, "key"))])
-    has = np.concatenate([has, _objects(told, "other")])
-    weight = np.concatenate([weight, told["weight"].to_numpy()])
-    liked = Liked.net(items, user, has, weight)
-    return _Users(np.concatenate([_objects(own, "key"), names]), vectors, liked)
+def _read_users(state: pa.Table, new: pa.Table, index: ItemIndex, params: AlsParams) -> _UserBlock:
+    new_ids = np.unique(als_rows.strings(new, "key"))
+    vectors = np.vstack([als_rows.stored_vectors(state, params).astype(float), np.zeros((len(new_ids), params.width))])
+    user, item_ids, weight = als_rows.stored_events(state)
+    with_item = new.filter(new["other_key"].is_valid())
+    new_user = state.num_rows + np.searchsorted(new_ids, als_rows.strings(with_item, "key"))
+    user = np.concatenate([user, new_user])
+    item_ids = np.concatenate([item_ids, als_rows.strings(with_item, "other_key")])
+    weight = np.concatenate([weight, with_item["weight"].to_numpy()])
+    user_ids = np.concatenate([als_rows.strings(state, "key"), new_ids])
+    return _UserBlock(user_ids, vectors, UserItems.from_events(index, user, item_ids, weight))
 
 
-def _objects(table: pa.Table, name: str) -> NDArray[np.object_]:
-    return np.asarray(table[name].to_pylist(), dtype=object)
-
-
-def _lists(users: _Users, items: ItemIndex, params: Params, wanted: Wanted) -> pa.RecordBatch:
+def _lists(users: _UserBlock, index: ItemIndex, params: AlsParams, options: ListOptions) -> pa.RecordBatch:
     has_vector = np.abs(users.vectors).sum(axis=1) > 0
-    scores = np.array(items.blend(users.vectors, users.liked, params), dtype=float)
+    scores = np.array(index.blend_scores(users.vectors, users.items, params), dtype=float)
     if not has_vector.all():
-        chained = _chained(users, items)
-        scores[~has_vector] = chained[~has_vector]
-    if wanted.exclude_bought:
-        scores[users.liked.user, users.liked.item] = -np.inf
-    if wanted.newest_since is not None:
-        scores[:, items.newest < wanted.newest_since] = -np.inf
-    user, item, rank = _chosen(scores, items, wanted)
+        fallback = _fallback_scores(users, index)
+        scores[~has_vector] = fallback[~has_vector]
+    if options.exclude_interacted:
+        scores[users.items.user, users.items.item] = -np.inf
+    if options.min_event_time is not None:
+        scores[:, index.latest_event < options.min_event_time] = -np.inf
+    user, item, rank = _select_items(scores, index, options)
     score = scores[user, item]
-    link = np.clip(len(_CHAIN) - 1 - score // 2, 0, len(_CHAIN) - 1).astype(int)
-    chain = np.asarray(_CHAIN, dtype=object)[link]
-    because, reason = _reasons(users, items, wanted, user, item)
+    step = np.clip(len(_FALLBACK_RANKERS) - 1 - score // 2, 0, len(_FALLBACK_RANKERS) - 1).astype(int)
+    fallback_ranker = np.asarray(_FALLBACK_RANKERS, dtype=object)[step]
+    reason_item_id, reason = _reasons(users, index, options, user, item)
     return pa.RecordBatch.from_arrays(
         [
-            pa.array(users.names[user], pa.string()),
+            pa.array(users.user_ids[user], pa.string()),
             pa.array(rank + 1, pa.int32()),
-            pa.array(items.names[item], pa.string()),
+            pa.array(index.item_ids[item], pa.string()),
             pa.array(np.where(has_vector[user], score, score % 2), pa.float64()),
-            pa.array(np.where(has_vector[user], "blend", chain), pa.string()),
-            pa.array(because, pa.string()),
+            pa.array(np.where(has_vector[user], "blend", fallback_ranker), pa.string()),
+            pa.array(reason_item_id, pa.string()),
             pa.array(reason, pa.string()),
         ],
         schema=SCHEMA,
     )
 
 
-def _chained(users: _Users, items: ItemIndex) -> Floats:
+def _fallback_scores(users: _UserBlock, index: ItemIndex) -> Floats:
     """Scores for users without a vector: 4 to 5 by neighbors, 2 to 3 by category, 0 to 1 by popularity."""
-    near = items.by_neighbors(len(users.names), users.liked)
-    same = items.by_category(len(users.names), users.liked)
-    return np.where(near > 0, 4 + near / (1 + near), np.where(same > 0, 2 + same, items.popularity()))
+    neighbors = index.neighbor_scores(len(users.user_ids), users.items)
+    category = index.category_scores(len(users.user_ids), users.items)
+    without_neighbors = np.where(category > 0, 2 + category, index.popularity_scores())
+    return np.where(neighbors > 0, 4 + neighbors / (1 + neighbors), without_neighbors)
 
 
-def _chosen(scores: Floats, items: ItemIndex, wanted: Wanted) -> tuple[Longs, Longs, Longs]:
-    """User, item and rank from 0 of every entry of the lists."""
-    many = wanted.top_n if wanted.most_per_category is None else 20 * wanted.top_n
-    order = item_index.best(scores, many)
+def _select_items(scores: Floats, index: ItemIndex, options: ListOptions) -> tuple[Longs, Longs, Longs]:
+    """User number, item position and rank (from 0) of each entry of the lists."""
+    is_limited = options.max_per_category is not None
+    order = item_index.top_items(scores, _CANDIDATES_PER_ITEM * options.top_k if is_limited else options.top_k)
     user = np.repeat(np.arange(len(order)), order.shape[1])
     item = order.ravel()
-    stays = np.isfinite(scores[user, item])
-    user, item = user[stays], item[stays]
-    if wanted.most_per_category is not None:
-        kind = items.categories[item]
-        first = _number(np.column_stack([user, kind])) < wanted.most_per_category
-        user, item = user[first | (kind < 0)], item[first | (kind < 0)]
-    rank = _number(user[:, None])
-    listed = rank < wanted.top_n
-    return user[listed], item[listed], rank[listed]
+    is_allowed = np.isfinite(scores[user, item])
+    user, item = user[is_allowed], item[is_allowed]
+    if options.max_per_category is not None:
+        category = index.category_codes[item]
+        is_within_limit = _running_count(np.column_stack([user, category])) < options.max_per_category
+        is_within_limit |= category < 0
+        user, item = user[is_within_limit], item[is_within_limit]
+    rank = _running_count(user[:, None])
+    is_listed = rank < options.top_k
+    return user[is_listed], item[is_listed], rank[is_listed]
 
 
-def _number(keys: Longs) -> Longs:
-    """How many equal rows stand before each row, (rows,)."""
+def _running_count(keys: Longs) -> Longs:
+    """For each row, the number of equal rows before it, (rows,)."""
     _, group = np.unique(keys, axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    number = np.empty(len(order), np.int64)
-    number[order] = np.arange(len(order)) - np.searchsorted(group[order], group[order])
-    return number
+    count = np.empty(len(order), np.int64)
+    count[order] = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+    return count
 
 
 def _reasons(
-    users: _Users, items: ItemIndex, wanted: Wanted, user: Longs, item: Longs
-) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-    """Of each entry the item that speaks for it, null when none does, and the reason in words."""
-    liked, n = users.liked, len(users.names)
-    cut = np.searchsorted(liked.user, np.arange(n + 1))
-    sizes = (cut[1:] - cut[:-1])[user]
-    entry = np.repeat(np.arange(len(user)), sizes)
-    has = item_index.spread(cut[user], sizes)
-    near = items.similarity_of(liked.item[has], item[entry])
-    # Without common users, what the vectors say; that counts less than any common user.
-    one, other = (items.vectors[places].astype(float) for places in (item[entry], liked.item[has]))
-    like = (one * other).sum(axis=1) * (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]
-    strength = np.where(near > 0, 1e6 + near, like * liked.weight[has])
-    order = np.lexsort((liked.item[has], -strength, entry))
-    best = np.full(len(user), -1)
-    firsts = order[np.unique(entry[order], return_index=True)[1]]
-    best[entry[firsts]] = np.where(strength[firsts] > 0, has[firsts], -1)
-
-    speaks = best >= 0
-    because = np.full(len(user), None, object)
-    because[speaks] = items.names[liked.item[best[speaks]]]
-    kinds = items.categories[item]
-    own = set(zip(liked.user.tolist(), items.categories[liked.item].tolist(), strict=True))
-    in_own = np.array(
-        [kind >= 0 and (one, kind) in own for one, kind in zip(user.tolist(), kinds.tolist(), strict=True)], bool
+    users: _UserBlock, index: ItemIndex, options: ListOptions, user: Longs, item: Longs
+) -> tuple[Strings, Strings]:
+    """For each entry of the lists: the user's item that is its reason (null without one), and the reason as text."""
+    own = users.items
+    best = _best_own_items(users, index, user, item)
+    has_item = best >= 0
+    reason_item_id = np.full(len(user), None, object)
+    reason_item_id[has_item] = index.item_ids[own.item[best[has_item]]]
+    category = index.category_codes[item]
+    own_categories = set(zip(own.user.tolist(), index.category_codes[own.item].tolist(), strict=True))
+    is_own_category = np.array(
+        [code >= 0 and (n, code) in own_categories for n, code in zip(user.tolist(), category.tolist(), strict=True)],
+        bool,
     )
-    did = (
-        np.where(liked.weight[best] >= wanted.bought, "bought", "looked at")
-        if len(liked.weight)
+    action = (
+        np.where(own.weight[best] >= options.purchase_weight, "bought", "looked at")
+        if len(own.weight)
         else np.full(len(user), "")
     )
-    words = [
-        f"because you {did[n]} {because[n]}" if speaks[n]
-        else f"popular in {items.category_names[kinds[n]]}" if in_own[n]
+    texts = [
+        f"because you {action[n]} {reason_item_id[n]}" if has_item[n]
+        else f"popular in {index.category_names[category[n]]}" if is_own_category[n]
         else "popular"
         for n in range(len(user))
     ]  # fmt: skip
-    return because, np.asarray(words, dtype=object)
+    return reason_item_id, np.asarray(texts, dtype=object)
+
+
+def _best_own_items(users: _UserBlock, index: ItemIndex, user: Longs, item: Longs) -> Longs:
+    """For each entry of the lists, the number of the user's item that supports it most; -1 without one.
+
+    Items with common users precede all others and are compared by similarity. The others are compared by the product of
+    both item vectors times the weight of the user's item, if the user has a vector.
+    """
+    own = users.items
+    bounds = np.searchsorted(own.user, np.arange(len(users.user_ids) + 1))
+    sizes = (bounds[1:] - bounds[:-1])[user]
+    entry = np.repeat(np.arange(len(user)), sizes)
+    number = item_index.concat_ranges(bounds[user], sizes)
+    similarity = index.similarities(own.item[number], item[entry])
+    vectors, own_vectors = (index.vectors[position].astype(float) for position in (item[entry], own.item[number]))
+    has_vector = (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]
+    product = (vectors * own_vectors).sum(axis=1) * has_vector
+    support = np.where(similarity > 0, _NEIGHBOR_BONUS + similarity, product * own.weight[number])
+    order = np.lexsort((own.item[number], -support, entry))
+    best = np.full(len(user), -1)
+    first = order[np.unique(entry[order], return_index=True)[1]]
+    best[entry[first]] = np.where(support[first] > 0, number[first], -1)
+    return best

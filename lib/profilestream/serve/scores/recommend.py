@@ -1,4 +1,4 @@
-"""serve_scores: a list of items for every user, from one version of the model and one of the profiles."""
+"""serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
 
 import uuid
 from dataclasses import dataclass
@@ -13,164 +13,169 @@ from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import RECOMMENDATIONS
 from profilestream.derive import profiles
-from profilestream.derive.table_declaration import Derived
-from profilestream.learn import als_tasks, factors, published_factors
-from profilestream.learn.als import Params
+from profilestream.learn import als_rows, factors, published_factors
+from profilestream.learn.als import AlsParams
 from profilestream.serve.scores import ranked_lists
-from profilestream.serve.scores.ranked_lists import Wanted
+from profilestream.serve.scores.ranked_lists import ListOptions
 
-STAGE = "serve_scores"
-_DAY, _GONE = 86_400_000_000, "_gone"
-LIKED = "preference.items"
+STEP = "serve_scores"
+_DAY_MICROS, _DELETED = 86_400_000_000, "_deleted"
+PREFERRED_ITEMS = "preference.items"
 
 
 @dataclass(frozen=True)
-class Pinned:
-    """What a run reads.
+class PinnedVersions:
+    """Model and profile versions that one run reads.
 
     Args:
-        model: `factors@<version of the Delta table>` or `published:<model version>`.
-        profiles: version of the profile table; null when there is none.
+        state: rows and global sums of the model.
+        model_version: `factors@<version of the Delta table>` or `published:<version of the registered model>`.
+        profile_version: version of the profile table; null when there is none.
     """
 
-    state: factors.State
-    params: Params
-    model: str
-    profiles: int | None
+    state: factors.FactorsState
+    params: AlsParams
+    model_version: str
+    profile_version: int | None
 
 
 def run(spark: SparkSession, settings: Settings) -> int:
-    """Put a new list in place of the old one of every user that is asked for, in one commit.
+    """Replace the lists of all selected users in one commit.
 
     Returns:
-        The number of users that were asked for.
+        The number of selected users.
 
     Raises:
-        SourceMissing: nothing was learned yet.
-        BadSettings: no model is learned.
+        SourceMissing: the model has not been learned or published.
+        BadSettings: learn.factors is not enabled.
     """
     paths = settings.paths
-    pinned = pin(spark, settings)
+    pinned = pin_versions(spark, settings)
     RECOMMENDATIONS.create(spark, paths)
     RECOMMENDATIONS.register(spark, paths)
-    people = people_of(spark, settings, pinned).persist()
-    listed = recommendations(people, settings, pinned)
-    users = people.select(F.col("key").alias("user_id")).distinct()
-    shorter = (
+    selected = selected_users(spark, settings, pinned).persist()
+    lists = recommendations(selected, settings, pinned)
+    users = selected.select(F.col("key").alias("user_id")).distinct()
+    removed = (
         RECOMMENDATIONS.read(spark, paths)
         .join(users, "user_id", "left_semi")
-        .join(listed.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
+        .join(lists.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
     )
-    changed = listed.withColumn(_GONE, F.lit(False)).unionByName(shorter.withColumn(_GONE, F.lit(True)))
-    commits.merge(changed, RECOMMENDATIONS, paths, Txn(STAGE, str(uuid.uuid4()), 0), gone=_GONE)
+    changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
+    commits.merge(changed, RECOMMENDATIONS, paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=_DELETED)
     count = users.count()
-    people.unpersist()
+    selected.unpersist()
     return count
 
 
-def pin(spark: SparkSession, settings: Settings) -> Pinned:
-    """The versions that a run reads, as of now.
+def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
+    """The current versions of the model and the profile table.
 
     Raises:
-        SourceMissing: nothing was learned yet, or nothing has the alias.
+        SourceMissing: the model has not been learned, or no published version has the alias.
+        BadSettings: learn.factors is not enabled.
     """
     alias = settings.serve.scores.model
-    profiles, known = _profiles(settings), None
-    if profiles is not None and profiles.table.exists(spark, settings.paths):
-        known = commits.version(spark, profiles.table, settings.paths)
+    profile_table, profile_version = profiles.find_profile_table(settings), None
+    if profile_table is not None and profile_table.table.exists(spark, settings.paths):
+        profile_version = commits.version(spark, profile_table.table, settings.paths)
     if alias != "newest":
-        found = published_factors.read(spark, settings, alias)
-        return Pinned(found.state, found.params, f"published:{found.model_version}", known)
+        published = published_factors.read(spark, settings, alias)
+        model_version = f"published:{published.model_version}"
+        return PinnedVersions(published.state, published.params, model_version, profile_version)
     table = factors.table(settings)
     if not settings.learn.factors.enabled:
-        raise BadSettings(
-            "no model is learned", where="learn.factors.enabled", do="set it true and run jobs/learn_factors.py"
-        )
+        do = "set it to true and run jobs/learn_factors.py"
+        raise BadSettings("no model is learned", where="learn.factors.enabled", do=do)
     if not table.exists(spark, settings.paths):
         do = "run jobs/learn_factors.py first"
         raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
     version = commits.version(spark, table, settings.paths)
-    state = factors.read(spark, settings, version)
-    return Pinned(state, factors.params(settings), f"factors@{version}", known)
+    state = factors.read_state(spark, settings, version)
+    return PinnedVersions(state, factors.als_params(settings), f"factors@{version}", profile_version)
 
 
-def recommendations(people: DataFrame, settings: Settings, pinned: Pinned) -> DataFrame:
-    """Rows of `recommendations` for the people."""
-    made, params, known = settings.serve.scores, pinned.params, pinned.state.known
-    wanted = Wanted(
-        top_n=made.top_n,
-        exclude_bought=made.exclude_bought,
-        newest_since=None if made.gone_after_days is None else int(known.now - made.gone_after_days * _DAY),
-        most_per_category=made.most_per_category,
-        bought=settings.derive.event_weights.get("purchase", 1.0),
+def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions) -> DataFrame:
+    """Rows of `recommendations`.
+
+    Args:
+        users: as `selected_users` returns them.
+    """
+    scores, params, global_sums = settings.serve.scores, pinned.params, pinned.state.global_sums
+    max_age = scores.max_item_age_days
+    options = ListOptions(
+        top_k=scores.top_k,
+        exclude_interacted=scores.exclude_interacted,
+        min_event_time=None if max_age is None else int(global_sums.now - max_age * _DAY_MICROS),
+        max_per_category=scores.max_per_category,
+        purchase_weight=settings.derive.event_weights.get("purchase", 1.0),
     )
-    tasks = factors.tasks(people.sparkSession)
-    inputs = [people, factors.catalogue(pinned.state.rows, tasks, known, params)]
-    listed = factors.stepped(
-        inputs, tasks, partial(ranked_lists.ranked, params=params, wanted=wanted), ranked_lists.COLUMNS
-    )
-    pins = {
-        "kind": F.lit("items"),
-        "model_version": F.lit(pinned.model),
-        "profile_version": F.lit(pinned.profiles).cast("bigint"),
-        "as_of": F.timestamp_micros(F.lit(known.now)),
+    tasks = factors.task_count(users.sparkSession)
+    inputs = [users, factors.packed_items(pinned.state.rows, tasks, global_sums, params)]
+    rank = partial(ranked_lists.rank_items, params=params, options=options)
+    lists = factors.run_step(inputs, tasks, rank, ranked_lists.COLUMNS)
+    constants = {
+        "list_type": F.lit("items"),
+        "model_version": F.lit(pinned.model_version),
+        "profile_version": F.lit(pinned.profile_version).cast("bigint"),
+        "as_of": F.timestamp_micros(F.lit(global_sums.now)),
     }
-    return listed.withColumns(pins).select(*RECOMMENDATIONS.columns)
+    return lists.withColumns(constants).select(*RECOMMENDATIONS.names)
 
 
-def people_of(spark: SparkSession, settings: Settings, pinned: Pinned) -> DataFrame:
-    """Users to recommend to, as lists.ranked takes them; without a vector of their own, what their profile likes."""
+def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersions) -> DataFrame:
+    """Users who get a list, in the input columns of ranked_lists.rank_items.
+
+    A user in the model has one row of kind STATE. A user with a profile only has one row of kind NEW per preferred
+    item, or one with a null item.
+    """
     since = None
-    if settings.serve.scores.active_days is not None:
-        since = int(pinned.state.known.now - settings.serve.scores.active_days * _DAY)
+    if settings.serve.scores.active_within_days is not None:
+        since = int(pinned.state.global_sums.now - settings.serve.scores.active_within_days * _DAY_MICROS)
 
     def active(rows: DataFrame) -> DataFrame:
         return rows if since is None else rows.where(F.col("as_of") >= F.timestamp_micros(F.lit(since)))
 
     users = pinned.state.rows.where("side = 'user'")
-    own = active(users).select("key", "vector", "others", "weights").withColumn("kind", F.lit(als_tasks.STATE))
-    profiles = _profiles(settings)
-    if profiles is None or pinned.profiles is None:
-        return own
-    stored = active(profiles.table.read(spark, settings.paths, version=pinned.profiles))
-    facet, _, field = LIKED.partition(".")
-    known = (
-        F.col(facet)[field]["weights"] if LIKED in profiles.statistics else F.create_map().cast("map<string,double>")
+    in_model = (
+        active(users).select("key", "vector", "item_ids", "item_weights").withColumn("kind", F.lit(als_rows.STATE))
     )
-    rest = stored.join(users.select(F.col("key").alias("user_id")), "user_id", "left_anti").select(
+    profile_table = profiles.find_profile_table(settings)
+    if profile_table is None or pinned.profile_version is None:
+        return in_model
+    stored = active(profile_table.table.read(spark, settings.paths, version=pinned.profile_version))
+    facet, _, field = PREFERRED_ITEMS.partition(".")
+    empty = F.create_map().cast("map<string,double>")
+    preferences = F.col(facet)[field]["weights"] if PREFERRED_ITEMS in profile_table.statistics else empty
+    only_profile = stored.join(users.select(F.col("key").alias("user_id")), "user_id", "left_anti").select(
         F.col("user_id").alias("key"),
-        F.lit(als_tasks.NEW).alias("kind"),
-        F.explode_outer(known).alias("other", "weight"),
+        F.lit(als_rows.NEW).alias("kind"),
+        F.explode_outer(preferences).alias("other_key", "weight"),
     )
-    return own.unionByName(rest, allowMissingColumns=True)
+    return in_model.unionByName(only_profile, allowMissingColumns=True)
 
 
-def _profiles(settings: Settings) -> Derived | None:
-    try:
-        return profiles.of_users(settings)
-    except BadSettings:
-        return None
-
-
-def similar(spark: SparkSession, settings: Settings, side: str, key: str, most: int = 10) -> list[tuple[str, float]]:
-    """The users (items) whose vectors point most nearly the same way, with the cosine, best first; without itself.
+def similar(
+    spark: SparkSession, settings: Settings, side: str, key: str, max_results: int = 10
+) -> list[tuple[str, float]]:
+    """The most similar other users (items) by cosine of their vectors, with the cosine; most similar first.
 
     Args:
         side: `user` or `item`.
 
     Raises:
-        SourceMissing: there is no such user (item) among those that were learned.
+        SourceMissing: the model does not contain the user (item).
     """
-    pinned = pin(spark, settings)
+    pinned = pin_versions(spark, settings)
     rows = pinned.state.rows.where(F.col("side") == side).select("key", "vector")
     own = rows.where(F.col("key") == key).first()
     if own is None:
         raise SourceMissing(
-            f"nothing was learned of {side} {key!r}",
-            where=pinned.model,
-            do="name one as `factors` has it, with its space",
+            f"the model does not contain {side} {key!r}",
+            where=pinned.model_version,
+            do="use an id of the table factors, including its prefix, such as uk_gifts:12347",
         )
-    step = partial(ranked_lists.cosines, vector=bytes(own["vector"]), params=pinned.params)
-    told = rows.where(F.col("key") != key).mapInArrow(step, "key string, cosine double")
-    found = told.orderBy(F.desc("cosine"), "key").limit(most).collect()
-    return [(row["key"], row["cosine"]) for row in found]
+    step = partial(ranked_lists.cosine_similarities, vector=bytes(own["vector"]), params=pinned.params)
+    cosines = rows.where(F.col("key") != key).mapInArrow(step, "key string, cosine double")
+    nearest = cosines.orderBy(F.desc("cosine"), "key").limit(max_results).collect()
+    return [(row["key"], row["cosine"]) for row in nearest]

@@ -1,1 +1,1 @@
-"""Tags, RFM groups and loyalty tiers of users."""
+"""Tags, RFM segments and loyalty tiers of users."""

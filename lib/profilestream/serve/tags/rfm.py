@@ -1,7 +1,7 @@
-"""user_groups: a row a user, its fifths by recency, frequency and money, RFM segment, loyalty tier and cohort.
+"""user_groups: one row per user with RFM quintiles, RFM segment, loyalty tier and cohort.
 
-The borders of the fifths are quantiles over all users by logarithmic bins (derive/map_statistics.py), so they hang neither on the
-order of users nor on how they are spread over tasks. A value in the same bin as a border is not above it.
+The quintile thresholds are quantiles over all users, from logarithmic bins (derive/map_statistics.py). They depend
+neither on the order of users nor on their partitions. A value in the same bin as a threshold is not above it.
 """
 
 from functools import reduce
@@ -11,76 +11,83 @@ from pyspark.sql import functions as F
 
 from profilestream.base.tables import USER_GROUPS
 from profilestream.derive.map_statistics import Quantiles
-from profilestream.serve.tags.tag_declaration import Groups, Tier
+from profilestream.serve.tags.tag_declaration import GroupDeclaration, LoyaltyTier
 
-QUINTILES = {"recency_quintile": "recency_days", "frequency_quintile": "frequency", "monetary_quintile": "money"}
-GONE, CHANGED = "_gone", "_changed"
+QUINTILES = {"recency_quintile": "recency_days", "frequency_quintile": "frequency", "monetary_quintile": "monetary"}
+DELETED, CHANGED = "_deleted", "_changed"
 _QUANTILES = Quantiles(kind="quantiles")
 
 
-def measured(people: DataFrame, declared: Groups) -> DataFrame:
-    """`user_id`, `at`, and what the declaration takes from a user's row."""
-    taken = [F.expr(sql).try_cast(kind).alias(name) for name, (sql, kind) in declared.measures.items()]
-    return people.select("user_id", "at", *taken)
+def measures(users: DataFrame, declaration: GroupDeclaration) -> DataFrame:
+    """`user_id`, `at`, and the declared measures; null where a value cannot be cast."""
+    values = [F.expr(sql).try_cast(kind).alias(name) for name, (sql, kind) in declaration.measures.items()]
+    return users.select("user_id", "at", *values)
 
 
 def with_quintiles(rows: DataFrame) -> DataFrame:
-    """Rows as `measured` gives them, with a fifth of each measure, 5 is best; null without a recency."""
-    fifths = {fifth: _fifth(name, descending=name == "recency_days") for fifth, name in QUINTILES.items()}
-    return rows.crossJoin(F.broadcast(_borders(rows))).withColumns(fifths)
+    """Rows of `measures` with a quintile (1 to 5, 5 is best) of each measure; null for a user without a recency."""
+    quintiles = {column: _quintile(name, descending=name == "recency_days") for column, name in QUINTILES.items()}
+    return rows.crossJoin(F.broadcast(_thresholds(rows))).withColumns(quintiles)
 
 
-def _borders(rows: DataFrame) -> DataFrame:
-    """One row: of each measure what divides the users who have a recency into fifths."""
+def _thresholds(rows: DataFrame) -> DataFrame:
+    """One row: per measure, an array of the four thresholds between quintiles of the users with a recency."""
     bins = F.create_map(*[part for name in QUINTILES.values() for part in (F.lit(name), _QUANTILES.cell(F.col(name)))])
-    counted = rows.where("recency_days IS NOT NULL").select(F.explode(bins).alias("measure", "bin"))
-    weights = counted.where("bin IS NOT NULL").groupBy("measure", "bin").agg(F.count("*").cast("double").alias("n"))
+    cells = rows.where("recency_days IS NOT NULL").select(F.explode(bins).alias("measure", "bin"))
+    weights = cells.where("bin IS NOT NULL").groupBy("measure", "bin").agg(F.count("*").cast("double").alias("n"))
 
-    def borders(name: str) -> Column:
+    def thresholds(name: str) -> Column:
         weight = F.when(F.col("measure") == name, F.struct("bin", "n"))
         state = F.map_from_entries(F.collect_list(weight))
-        return F.array(*[_QUANTILES.read(state, fifth / 5) for fifth in (1, 2, 3, 4)])
+        return F.array(*[_QUANTILES.read(state, quintile / 5) for quintile in (1, 2, 3, 4)])
 
-    return weights.agg(*[borders(name).alias(f"_{name}") for name in QUINTILES.values()])
+    return weights.agg(*[thresholds(name).alias(f"_{name}") for name in QUINTILES.values()])
 
 
-def _fifth(name: str, *, descending: bool) -> Column:
+def _quintile(name: str, *, descending: bool) -> Column:
     value = _QUANTILES.rounded(F.col(name))
-    below = F.size(F.filter(F.col(f"_{name}"), lambda border: border < value))
-    has = F.col("recency_days").isNotNull() & F.col(name).isNotNull()
-    return F.when(has, F.lit(5) - below if descending else F.lit(1) + below)
+    below = F.size(F.filter(F.col(f"_{name}"), lambda threshold: threshold < value))
+    is_defined = F.col("recency_days").isNotNull() & F.col(name).isNotNull()
+    return F.when(is_defined, F.lit(5) - below if descending else F.lit(1) + below)
 
 
-def segment(rfm: dict[str, str]) -> Column:
+def rfm_segment(conditions: dict[str, str]) -> Column:
     """The first segment whose condition is true; null when none is."""
-    whens = reversed([(F.expr(sql), name) for name, sql in rfm.items()])
-    return reduce(lambda found, when: F.when(when[0], when[1]).otherwise(found), whens, F.lit(None).cast("string"))
+    branches = reversed([(F.expr(sql), name) for name, sql in conditions.items()])
+    none = F.lit(None).cast("string")
+    return reduce(lambda otherwise, branch: F.when(branch[0], branch[1]).otherwise(otherwise), branches, none)
 
 
-def tier(points: Column, earlier: Column, tiers: dict[str, Tier]) -> Column:
-    """The highest tier that is entered, or not yet left by who had it or a higher one; null below all."""
-    names, found = list(tiers), F.lit(None).cast("string")
-    for place, (name, borders) in enumerate(tiers.items()):
-        stays = earlier.isin(names[place:]) & (points >= borders.leave)
-        found = F.when((points >= borders.enter) | stays, name).otherwise(found)
-    return found
-
-
-def told(rows: DataFrame, declared: Groups, stored: DataFrame, zone: str) -> DataFrame:
-    """Rows of `user_groups`, and whether each differs from the stored row, or has to go with a user that is gone.
+def loyalty_tier(points: Column, previous: Column, tiers: dict[str, LoyaltyTier]) -> Column:
+    """The highest tier that the user enters, or had reached before and does not leave; null below all tiers.
 
     Args:
-        rows: as `measured` gives them.
-        stored: the table as it is; tells which tier a user had.
-        zone: in which months of cohorts begin and end.
+        previous: tier of the stored row.
+        tiers: from the lowest to the highest.
     """
-    was = stored.select("user_id", F.struct(*stored.columns).alias("_was"))
-    rows = with_quintiles(rows).join(was, "user_id", "full")
-    loyalty = tier(F.col("points"), F.col("_was.loyalty"), declared.loyalty.tiers)
-    rows = rows.withColumns({"rfm": segment(declared.rfm), "loyalty": loyalty})
-    same = F.col("loyalty") == F.col("_was.loyalty")
-    since = F.when(same, F.col("_was.loyalty_since")).otherwise(F.when(F.col("loyalty").isNotNull(), F.col("at")))
-    cohort = F.date_format(F.from_utc_timestamp("first_seen", zone), "yyyy-MM")
-    rows = rows.withColumns({"loyalty_since": since, "cohort": cohort, "as_of": F.col("at")})
-    is_same = F.struct(*USER_GROUPS.columns).eqNullSafe(F.col("_was"))
-    return rows.select(*USER_GROUPS.columns, F.col("at").isNull().alias(GONE), (~is_same).alias(CHANGED))
+    names, highest = list(tiers), F.lit(None).cast("string")
+    for rank, (name, tier) in enumerate(tiers.items()):
+        holds = previous.isin(names[rank:]) & (points >= tier.leave_below)
+        highest = F.when((points >= tier.enter_at) | holds, name).otherwise(highest)
+    return highest
+
+
+def group_rows(rows: DataFrame, declaration: GroupDeclaration, stored: DataFrame, timezone: str) -> DataFrame:
+    """New rows of `user_groups`, with `DELETED` for users without a profile and `CHANGED` for all that must be written.
+
+    Args:
+        rows: as `measures` returns them.
+        stored: the current table; contains the previous loyalty tiers.
+        timezone: of the cohort months.
+    """
+    previous = stored.select("user_id", F.struct(*stored.columns).alias("_stored"))
+    rows = with_quintiles(rows).join(previous, "user_id", "full")
+    tier = loyalty_tier(F.col("points"), F.col("_stored.loyalty_tier"), declaration.loyalty.tiers)
+    rows = rows.withColumns({"rfm_segment": rfm_segment(declaration.rfm_segments), "loyalty_tier": tier})
+    is_same_tier = F.col("loyalty_tier") == F.col("_stored.loyalty_tier")
+    new_from = F.when(F.col("loyalty_tier").isNotNull(), F.col("at"))
+    tier_from = F.when(is_same_tier, F.col("_stored.loyalty_tier_from")).otherwise(new_from)
+    cohort = F.date_format(F.from_utc_timestamp("first_event_time", timezone), "yyyy-MM")
+    rows = rows.withColumns({"loyalty_tier_from": tier_from, "cohort": cohort, "as_of": F.col("at")})
+    is_same = F.struct(*USER_GROUPS.names).eqNullSafe(F.col("_stored"))
+    return rows.select(*USER_GROUPS.names, F.col("at").isNull().alias(DELETED), (~is_same).alias(CHANGED))

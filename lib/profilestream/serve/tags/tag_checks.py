@@ -1,4 +1,4 @@
-"""That every expression of a file of tags is understood, before any table is read."""
+"""Check of every SQL expression in a tag declaration, before any table is read."""
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -9,47 +9,56 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS
 from profilestream.derive import fold_stage
 from profilestream.serve.tags import rfm, tag_declaration
-from profilestream.serve.tags.tag_declaration import Tags
+from profilestream.serve.tags.tag_declaration import TagDeclaration
 from profilestream.serve.users import user_frame
 
-_KINDS = {"boolean": "write a condition", "string": "write a text, such as format_string('%d orders', ...)"}
+_HINTS = {"boolean": "write a condition", "string": "write a text, such as format_string('%d orders', ...)"}
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check the file of tags that the settings name; writes nothing.
+    """Check the declaration file of the settings; writes nothing.
 
     Raises:
-        BadSettings: something does not fit; names file and key.
+        BadSettings: an expression is invalid or has the wrong type; contains file and key.
     """
-    check_declared(spark, settings, tag_declaration.named(settings), settings.serve.tags.file)
+    check_declaration(spark, settings, tag_declaration.from_settings(settings), settings.serve.tags.file)
 
 
-def check_declared(spark: SparkSession, settings: Settings, declared: Tags, file: str) -> None:
-    """The same of what a file declares."""
-    nobody = user_frame.nobody(spark, settings)
-    known = ", ".join(nobody.columns)
+def check_declaration(spark: SparkSession, settings: Settings, declaration: TagDeclaration, file: str) -> None:
+    """Check a declaration; writes nothing; raises as `check`.
+
+    Args:
+        file: its path, for error messages.
+    """
+    users = user_frame.empty(spark, settings)
+    columns = ", ".join(users.columns)
     if not settings.derive.windows.enabled:
-        known += "; `features` too once derive.windows.enabled is true"
-    taken = declared.groups.measures.items()
-    measures = {f"groups.{name}": f"try_cast(({sql}) AS {kind})" for name, (sql, kind) in taken}
-    _understood(nobody, measures, "", file, known)
-    measured = rfm.with_quintiles(rfm.measured(nobody, declared.groups))
-    own = measured.select(*rfm.QUINTILES, *rfm.QUINTILES.values())
-    conditions = {f"groups.rfm.{name}": sql for name, sql in declared.groups.rfm.items()}
-    _understood(own, conditions, "boolean", file, ", ".join(own.columns))
-    rows = user_frame.joined(nobody, spark.createDataFrame([], USER_GROUPS.schema), "groups")
-    for part, kind in (("where", "boolean"), ("stays", "boolean"), ("evidence", "string")):
-        texts = {f"tags.{name}.{part}": getattr(tag, part) for name, tag in declared.tags.items()}
-        _understood(rows, texts, kind, file, f"groups, {known}")
+        columns += "; `features` too once derive.windows.enabled is true"
+    measures = {
+        f"groups.{name}": f"try_cast(({sql}) AS {kind})" for name, (sql, kind) in declaration.groups.measures.items()
+    }
+    _check_types(users, measures, "", file, columns)
+    quintiles = rfm.with_quintiles(rfm.measures(users, declaration.groups))
+    rfm_columns = quintiles.select(*rfm.QUINTILES, *rfm.QUINTILES.values())
+    conditions = {f"groups.rfm_segments.{name}": sql for name, sql in declaration.groups.rfm_segments.items()}
+    _check_types(rfm_columns, conditions, "boolean", file, ", ".join(rfm_columns.columns))
+    rows = user_frame.join_struct(users, spark.createDataFrame([], USER_GROUPS.schema), "groups")
+    for key, kind in (("enter_when", "boolean"), ("hold_when", "boolean"), ("evidence", "string")):
+        expressions = {f"tags.{name}.{key}": getattr(tag, key) for name, tag in declaration.tags.items()}
+        _check_types(rows, expressions, kind, file, f"groups, {columns}")
 
 
-def _understood(rows: DataFrame, texts: dict[str, str], kind: str, file: str, columns: str) -> None:
-    """All at once, since each takes Spark 20 ms; one by one to name the one that is wrong."""
+def _check_types(rows: DataFrame, expressions: dict[str, str], kind: str, file: str, columns: str) -> None:
+    """Check SQL by key against the columns of `rows`; any type fits when `kind` is empty.
+
+    All expressions are analyzed in one query, because each query takes Spark 20 ms. After a failure they are analyzed
+    one by one to find the invalid one.
+    """
     try:
-        told = rows.select(rows.columns[0], *map(F.expr, texts.values())).schema
-        kinds = [field.dataType.simpleString() for field in told][1:]
+        schema = rows.select(rows.columns[0], *map(F.expr, expressions.values())).schema
+        kinds = [field.dataType.simpleString() for field in schema][1:]
     except PySparkException:
-        kinds = [fold_stage.understood(rows, sql, f"{file}, {key}", columns) for key, sql in texts.items()]
-    for (key, sql), found in zip(texts.items(), kinds, strict=True):
-        if kind and found != kind:
-            raise BadSettings(f"{key} = {sql!r} is a {found}", where=f"{file}, {key}", do=_KINDS[kind])
+        kinds = [fold_stage.sql_type(rows, sql, f"{file}, {key}", columns) for key, sql in expressions.items()]
+    for (key, sql), actual in zip(expressions.items(), kinds, strict=True):
+        if kind and actual != kind:
+            raise BadSettings(f"{key} = {sql!r} has type {actual}", where=f"{file}, {key}", do=_HINTS[kind])

@@ -1,4 +1,4 @@
-"""What tags, RFM segments and loyalty tiers are: SQL over a user's row (people.py), in TOML."""
+"""Declaration of tags, RFM segments and loyalty tiers in TOML: SQL over the columns of user_frame.UserFrame."""
 
 import json
 from itertools import pairwise
@@ -11,119 +11,124 @@ from profilestream.base.settings import Frozen, Settings, fingerprint
 from profilestream.derive.table_declaration import load_as
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-Length = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,4}[hd]$")]
+Duration = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,4}[hd]$")]
 Facet = Literal["basic", "behavior", "preference", "interest", "social", "value", "risk"]
 FACETS: tuple[str, ...] = get_args(Facet)
-_WORDS = {"question", "facet", "demo"}
+_DOCUMENTATION_KEYS = {"question", "facet", "demo_share"}
 
 
-class Tag(Frozen):
-    """What is said of a user while a condition holds.
+class TagRule(Frozen):
+    """When a user gains, keeps and loses a tag.
 
     Args:
-        question: that it answers, in words.
-        facet: what it is about.
-        where: SQL condition; it is gained when this is true.
-        stays: SQL condition; once gained, it is kept while this or `where` is true.
-        evidence: SQL, a short text with the numbers behind it.
-        cool_down: so long after it ended it is not gained again.
-        expires: so long after it was gained it ends; to be gained again, its condition must first have been false.
-        demo: share of the demo's users who have it, or why none has.
+        question: the business question that the tag answers.
+        facet: subject of the tag.
+        enter_when: SQL condition; a user without the tag gains it when this is true.
+        hold_when: SQL condition; a user with the tag keeps it while this or `enter_when` is true.
+        evidence: SQL, a short text with the numbers behind the tag.
+        cooldown: the user cannot gain the tag again for this long after it ended, such as `7d` or `12h`.
+        expires_after: the tag ends this long after it was gained. The user can gain it again only after a run in which
+            both conditions were false.
+        demo_share: share of the demo's users who have the tag, or the reason why there are none.
     """
 
     question: str
     facet: Facet
-    where: str
-    stays: str = "false"
+    enter_when: str
+    hold_when: str = "false"
     evidence: str
-    cool_down: Length | None = None
-    expires: Length | None = None
-    demo: str = ""
+    cooldown: Duration | None = None
+    expires_after: Duration | None = None
+    demo_share: str = ""
 
     @property
     def version(self) -> str:
-        """Changes when what it says of anybody could."""
-        return fingerprint(json.dumps(self.model_dump(exclude=_WORDS), sort_keys=True))
+        """Fingerprint of all keys that affect rows of `user_tags`."""
+        return fingerprint(json.dumps(self.model_dump(exclude=_DOCUMENTATION_KEYS), sort_keys=True))
 
 
-class Tier(Frozen):
-    """A loyalty tier: entered at `enter` points, left below `leave`."""
+class LoyaltyTier(Frozen):
+    """A loyalty tier: a user enters it at `enter_at` points or more and leaves it below `leave_below` points."""
 
-    enter: float
-    leave: float
+    enter_at: float
+    leave_below: float
 
 
-class Loyalty(Frozen):
-    """Tiers, from the lowest to the highest, by points: SQL over a user's row."""
+class LoyaltyDeclaration(Frozen):
+    """Loyalty tiers, from the lowest to the highest.
+
+    Args:
+        points: SQL over a user's row.
+    """
 
     points: str
-    tiers: dict[Name, Tier] = Field(min_length=1)
+    tiers: dict[Name, LoyaltyTier] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _borders_rise(self) -> Self:
-        if flapping := [name for name, tier in self.tiers.items() if tier.leave >= tier.enter]:
-            raise ValueError(f"tiers that are left where they are entered, or above: {flapping}")
+    def _thresholds_ascend(self) -> Self:
+        if invalid := [name for name, tier in self.tiers.items() if tier.leave_below >= tier.enter_at]:
+            raise ValueError(f"tiers whose leave_below is not less than enter_at: {invalid}")
         for (_, lower), (name, higher) in pairwise(self.tiers.items()):
-            if lower.enter >= higher.enter or lower.leave >= higher.leave:
-                raise ValueError(f"tiers stand from the lowest to the highest: the borders of {name!r} do not rise")
+            if lower.enter_at >= higher.enter_at or lower.leave_below >= higher.leave_below:
+                raise ValueError(f"order the tiers from lowest to highest: the thresholds of {name!r} do not increase")
         return self
 
 
-class Groups(Frozen):
-    """What a row of `user_groups` is made of.
+class GroupDeclaration(Frozen):
+    """Columns of `user_groups`.
 
     Args:
-        recency_days, frequency, money: SQL over a user's row; who has no recency has no fifths.
-        first_seen: SQL, the time of the first event.
-        rfm: SQL conditions over these and the fifths, by the segment's name; the first that is true names it.
-        loyalty: tiers.
+        recency_days, frequency, monetary: SQL over a user's row. Without a recency a user has no quintiles.
+        first_event_time: SQL, time of the first event.
+        rfm_segments: SQL conditions over these measures and their quintiles, by segment; the first true one applies.
+        loyalty: points and tiers.
     """
 
     recency_days: str
     frequency: str
-    money: str
-    first_seen: str
-    rfm: dict[Name, str] = Field(min_length=1)
-    loyalty: Loyalty
+    monetary: str
+    first_event_time: str
+    rfm_segments: dict[Name, str] = Field(min_length=1)
+    loyalty: LoyaltyDeclaration
 
     @property
     def measures(self) -> dict[str, tuple[str, str]]:
-        """What is told of a user's row, by column: SQL, type."""
+        """SQL and type of every value that is read from a user's row."""
         return {
             "recency_days": (self.recency_days, "double"),
             "frequency": (self.frequency, "double"),
-            "money": (self.money, "double"),
-            "first_seen": (self.first_seen, "timestamp"),
+            "monetary": (self.monetary, "double"),
+            "first_event_time": (self.first_event_time, "timestamp"),
             "points": (self.loyalty.points, "double"),
         }
 
 
-class Tags(Frozen):
-    """A file of tags: the groups of users, and the tags by name."""
+class TagDeclaration(Frozen):
+    """A declaration file: groups of users, and tag rules by name."""
 
-    groups: Groups
-    tags: dict[Name, Tag] = Field(min_length=1)
+    groups: GroupDeclaration
+    tags: dict[Name, TagRule] = Field(min_length=1)
 
 
-def load(file: str, names: dict[str, str]) -> Tags:
-    """What a file declares.
+def load(file: str, names: dict[str, str]) -> TagDeclaration:
+    """The declaration in a TOML file.
 
     Args:
-        names: settings that its SQL may use: `${shop_timezone}`.
+        names: values of `${name}` in its SQL, such as `${shop_timezone}`.
 
     Raises:
-        BadSettings: no such file, not TOML, or keys or values that do not fit; all of them in one message.
+        BadSettings: the file does not exist, is not TOML, or has invalid keys or values; all of them in one message.
     """
-    return load_as(Tags, file, names)
+    return load_as(TagDeclaration, file, names)
 
 
-def named(settings: Settings) -> Tags:
-    """What the file declares that the settings name.
+def from_settings(settings: Settings) -> TagDeclaration:
+    """The declaration in the file `serve.tags.file`.
 
     Raises:
-        BadSettings: they name none; and as for load.
+        BadSettings: the setting is empty; and as for load.
     """
     if not settings.serve.tags.file:
-        do = 'name one, such as file = "tags.toml"'
+        do = 'set it, such as file = "tags.toml"'
         raise BadSettings("no file declares tags", where="serve.tags.file", do=do)
     return load(settings.serve.tags.file, settings.derive.names)

@@ -1,4 +1,4 @@
-"""The list of the shipped tags in docs/tags.md, made of their declaration.
+"""Reference of the shipped tags in docs/tags.md, generated from their declaration.
 
 python -m profilestream.serve.tags.tag_docs conf/tags.toml docs/tags.md
 """
@@ -7,35 +7,39 @@ import sys
 from pathlib import Path
 
 from profilestream.serve.tags import tag_declaration
-from profilestream.serve.tags.tag_declaration import FACETS, Tag, Tags
+from profilestream.serve.tags.tag_declaration import FACETS, TagDeclaration, TagRule
 
 HEADING = "## The shipped tags\n"
-_SAYS = """
-Made of [conf/tags.toml](../conf/tags.toml) by `python -m profilestream.serve.tags.tag_docs`; edit that file. The last
-column is the share of the demo's users who have the tag.
+_INTRODUCTION = """
+Generated from [conf/tags.toml](../conf/tags.toml) by `python -m profilestream.serve.tags.tag_docs`; edit that file.
+The last column is the share of the demo's users who have the tag.
 """
 
 
-def page(text: str, declared: Tags) -> str:
-    """The page with the list made anew; what stands before it stays."""
-    facets = ["\n".join(_facet(declared, facet)) for facet in FACETS]
-    return "\n".join([text.partition(HEADING)[0] + HEADING, _SAYS.strip(), "", *facets])
+def page(text: str, declaration: TagDeclaration) -> str:
+    """The page with a new reference; the text before the heading is unchanged."""
+    facets = ["\n".join(_facet_table(declaration, facet)) for facet in FACETS]
+    return "\n".join([text.partition(HEADING)[0] + HEADING, _INTRODUCTION.strip(), "", *facets])
 
 
-def _facet(declared: Tags, facet: str) -> list[str]:
-    rows = [_row(name, tag) for name, tag in declared.tags.items() if tag.facet == facet]
-    head = ["| tag | question | gained when | kept while | ends | demo |", "|---|---|---|---|---|---|"]
+def _facet_table(declaration: TagDeclaration, facet: str) -> list[str]:
+    rows = [_table_row(name, tag) for name, tag in declaration.tags.items() if tag.facet == facet]
+    head = ["| tag | question | `enter_when` | `hold_when` | limits | demo share |", "|---|---|---|---|---|---|"]
     return [f"### {facet}", "", *head, *rows, ""]
 
 
-def _row(name: str, tag: Tag) -> str:
-    kept = "the same" if tag.stays == "false" else f"`{_line(tag.stays)}`"
-    ends = [f"after {tag.expires}" if tag.expires else "", f"{tag.cool_down} of rest" if tag.cool_down else ""]
-    cells = [f"`{name}`", tag.question, f"`{_line(tag.where)}`", kept, ", ".join(filter(None, ends)), tag.demo]
+def _table_row(name: str, tag: TagRule) -> str:
+    hold = "same condition" if tag.hold_when == "false" else f"`{_one_line(tag.hold_when)}`"
+    limits = [
+        f"expires after {tag.expires_after}" if tag.expires_after else "",
+        f"cooldown {tag.cooldown}" if tag.cooldown else "",
+    ]
+    enter = f"`{_one_line(tag.enter_when)}`"
+    cells = [f"`{name}`", tag.question, enter, hold, ", ".join(filter(None, limits)), tag.demo_share]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _line(sql: str) -> str:
+def _one_line(sql: str) -> str:
     return " ".join(sql.split())
 
 

@@ -1,1 +1,1 @@
-"""Trends of prices, shares and spend by group of users."""
+"""Trends of prices, category shares and spend by group of users."""

@@ -1,1 +1,1 @@
-"""One user's profile in readable form."""
+"""Views of users: the profile of one user in readable form, and the frame of all users."""

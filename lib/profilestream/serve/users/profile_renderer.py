@@ -1,46 +1,48 @@
-"""A person as text for a terminal, or as JSON."""
+"""A user view as text for a terminal, or as JSON."""
 
 import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
-from profilestream.serve.users.user_view import Person
+from profilestream.serve.users.user_view import UserView
 
 _BARS = "▁▂▃▄▅▆▇█"
-_MOST = 5
+_MAX_ITEMS = 5
 
 
-def as_json(person: Person) -> str:
+def as_json(view: UserView) -> str:
     """One JSON object; times in ISO 8601, UTC."""
-    document = {"user_id": person.user_id, "at": person.at, **person.said}
+    document = {"user_id": view.user_id, "as_of": view.as_of, **view.sections}
     return json.dumps(document, default=_iso, ensure_ascii=False, indent=1)
 
 
-def as_text(person: Person) -> str:
-    """A heading, then a block a facet and a line a statistic; what says nothing is left out."""
-    lines = [f"{person.user_id}, as of {_shown(person.at)} UTC"]
-    plain = {name: value for name, value in person.said.items() if not _is_facet(name, value)}
-    for name, value in person.said.items():
-        if _is_facet(name, value):
+def as_text(view: UserView) -> str:
+    """A heading, then one block per section and one line per field; null and empty values are left out."""
+    lines = [f"{view.user_id}, as of {_format(view.as_of)} UTC"]
+    relative = {name: value for name, value in view.sections.items() if not _is_block(name, value)}
+    for name, value in view.sections.items():
+        if _is_block(name, value):
             lines += _block(name, value)
-    lines += _block("against all users", {name: value for name, value in plain.items() if name != "as_of"})
+    lines += _block(
+        "compared with all users", {name: value for name, value in relative.items() if name != "newest_event_time"}
+    )
     return "\n".join(lines)
 
 
-def _is_facet(name: str, value: Any) -> bool:
+def _is_block(name: str, value: Any) -> bool:
     return isinstance(value, dict) and name != "vector"
 
 
 def _block(name: str, values: dict[str, Any]) -> Iterator[str]:
-    told = {field: text for field, value in values.items() if (text := _shown(value))}
-    if told:
+    texts = {field: text for field, value in values.items() if (text := _format(value))}
+    if texts:
         yield f"  {name}"
-        width = max(map(len, told))
-        yield from (f"    {field.ljust(width)}  {text}" for field, text in told.items())
+        width = max(map(len, texts))
+        yield from (f"    {field.ljust(width)}  {text}" for field, text in texts.items())
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     match value:
         case None:
             return ""
@@ -48,7 +50,7 @@ def _shown(value: Any) -> str:
             return ""
         case bool():
             return "yes" if value else "no"
-        case float() if abs(value) < 1e-9:  # a sine of noon is no 1e-16
+        case float() if abs(value) < 1e-9:  # rounding error, such as 1e-16 for the sine of noon
             return "0"
         case float():
             return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -56,30 +58,31 @@ def _shown(value: Any) -> str:
             return f"{value:,}"
         case datetime():
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
-        case dict() if all(isinstance(one, int | float) for one in value.values() if one is not None):
-            return _heaviest(value)
+        case dict() if all(isinstance(item, int | float) for item in value.values() if item is not None):
+            return _largest(value)
         case dict():
-            return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
-        case list() if all(isinstance(one, int | float) for one in value):
+            return ", ".join(f"{key} {_format(item)}" for key, item in value.items())
+        case list() if all(isinstance(item, int | float) for item in value):
             return bars(value, max(value))
         case list():
-            return ", ".join(map(_shown, value[:_MOST]))
+            return ", ".join(map(_format, value[:_MAX_ITEMS]))
         case _:
             return str(value)
 
 
-def _heaviest(weights: dict[str, Any]) -> str:
+def _largest(weights: dict[str, Any]) -> str:
+    """The keys with the largest absolute weights, and the number of the other keys."""
     by_weight = sorted(((abs(w), key) for key, w in weights.items() if w is not None), reverse=True)
-    told = ", ".join(f"{key} {_shown(float(weights[key]))}" for _, key in by_weight[:_MOST])
-    more = len(by_weight) - _MOST
-    return f"{told} and {more} more" if more > 0 else told
+    text = ", ".join(f"{key} {_format(float(weights[key]))}" for _, key in by_weight[:_MAX_ITEMS])
+    others = len(by_weight) - _MAX_ITEMS
+    return f"{text} and {others} more" if others > 0 else text
 
 
-def bars(values: list[float], most: float) -> str:
-    """A block a value, as high as its share of the most; nothing when no value is above 0."""
-    if most <= 0:
+def bars(values: list[float], maximum: float) -> str:
+    """One bar character per value, with a height proportional to value / maximum; empty when maximum <= 0."""
+    if maximum <= 0:
         return ""
-    return "".join(_BARS[min(7, round(7 * max(value, 0.0) / most))] for value in values)
+    return "".join(_BARS[min(7, round(7 * max(value, 0.0) / maximum))] for value in values)
 
 
 def _iso(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where one user stands: segment and why, groups, tags with evidence, drift, events behind preferences, what is odd."""
+"""Explanations of one user's view: segment and its rule, groups, tags, drift, events behind preferences, deviations."""
 
 import json
 from collections.abc import Mapping
@@ -9,21 +9,28 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
-from profilestream.base.tables import USER_GROUPS, USER_TAGS, Table
+from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn import segment_rules, segments
+from profilestream.serve.tags import assign_tags
 
-# In standard deviations: of all users; of a user's own change; of the usual distance in a segment.
-_ODD, _DRIFTS, _FAR = 2.0, 0.5, 2.0
-_BACK = (7, 30)
-_SHOWN = 3
+# A dimension is unusual from this many standard deviations of the population, and drifts from this many per period.
+_UNUSUAL_DEVIATIONS, _DRIFT_DEVIATIONS = 2.0, 0.5
+# A user is far from the segment center above this multiple of the typical distance.
+_FAR_DISTANCE = 2.0
+_DRIFT_DAYS = (7, 30)
+_NO_DRIFT = "unchanged"
+_MAX_PREFERENCES = 3
 
 
-def as_known(spark: SparkSession, table: Table, settings: Settings, known_by: datetime | None) -> DataFrame | None:
-    """A table as it was at a time, by the commits until then; null when it was not there."""
+def read_version_at(
+    spark: SparkSession, table: Table, settings: Settings, known_by: datetime | None
+) -> DataFrame | None:
+    """A table in its latest version committed at `known_by` or before; null when there is none."""
     if not table.exists(spark, settings.paths):
         return None
     if known_by is None:
@@ -38,125 +45,136 @@ def segment(
     settings: Settings,
     user_id: str,
     means: Mapping[str, float],
-    at: datetime,
+    as_of: datetime,
     known_by: datetime | None,
 ) -> dict[str, Any]:
-    """The segment, unless the user came into it after `at`: which it was before is not kept.
+    """The user's segment; empty when the user entered it after `as_of`, because earlier segments are not stored.
 
     Args:
-        means: of what the user did, by dimension of the profile vector.
+        means: decayed means of the user's events, by dimension of the profile vector.
     """  # fmt: skip
-    rows = as_known(spark, segments.users_table(settings), settings, known_by)
-    row = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("since") <= at)).first()
+    rows = read_version_at(spark, segments.users_table(settings), settings, known_by)
+    row = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("valid_from") <= as_of)).first()
     if row is None:
         return {}
-    found = {"segment": str(row["segment_id"]), "since": row["since"], "distance": row["distance"]}
-    states = as_known(spark, segments.table(settings), settings, known_by)
-    its = None if states is None else states.where(F.col("segment_id") == row["segment_id"])
-    cost = None if its is None else its.agg(F.max_by("cost", "as_of")).first()
+    fields = {"name": str(row["segment_id"]), "member_since": row["valid_from"], "distance_to_center": row["distance"]}
+    states = read_version_at(spark, segments.table(settings), settings, known_by)
+    own_states = None if states is None else states.where(F.col("segment_id") == row["segment_id"])
+    cost = None if own_states is None else own_states.agg(F.max_by("cost", "as_of")).first()
     if cost is not None and cost[0] is not None:
-        found["usual_distance"] = float(cost[0]) ** 0.5
-    told = as_known(spark, segments.descriptions_table(), settings, known_by)
-    description = None if told is None else told.where(F.col("segment_id") == row["segment_id"]).first()
+        fields["typical_distance"] = float(cost[0]) ** 0.5
+    descriptions = read_version_at(spark, SEGMENT_DESCRIPTIONS, settings, known_by)
+    description = None if descriptions is None else descriptions.where(F.col("segment_id") == row["segment_id"]).first()
     if description is None:
-        return {"segment": found}
-    found["segment"] = f"{row['segment_id']}: {description['description']}"
-    way = segment_rules.shortened(segment_rules.way_of(json.loads(description["tree"]), means))
-    found["because"] = " and ".join(f"{step} (is {means.get(step.dimension, 0.0):.4g})" for step in way)
-    found["users_in_it"] = f"{description['users']:,}, {description['share']:.0%} of all"
-    return {"segment": found}
+        return {"segment": fields}
+    fields["name"] = f"{row['segment_id']}: {description['description']}"
+    conditions = segment_rules.simplify_path(segment_rules.decision_path(json.loads(description["tree"]), means))
+    fields["rule"] = " and ".join(f"{one} (is {means.get(one.dimension, 0.0):.4g})" for one in conditions)
+    fields["size"] = f"{description['users']:,} users, {description['share']:.0%} of all"
+    return {"segment": fields}
 
 
 def groups(
-    spark: SparkSession, settings: Settings, user_id: str, at: datetime, known_by: datetime | None
+    spark: SparkSession, settings: Settings, user_id: str, as_of: datetime, known_by: datetime | None
 ) -> dict[str, Any]:
-    """Groups by recency, frequency and money, loyalty and cohort, unless they were told of a later time than `at`."""
-    rows = as_known(spark, USER_GROUPS, settings, known_by)
-    row = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("as_of") <= at)).first()
+    """RFM segment and quintiles, loyalty tier and cohort; empty when the stored row is newer than `as_of`."""
+    rows = read_version_at(spark, USER_GROUPS, settings, known_by)
+    row = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("as_of") <= as_of)).first()
     if row is None:
         return {}
-    fifths = [row[f"{name}_fifth"] for name in ("recency", "frequency", "money")]
-    loyalty = row["loyalty"] and f"{row['loyalty']} since {row['loyalty_since']:%Y-%m-%d}"
-    known = {
-        "rfm": row["rfm"],
-        "fifths": None if None in fifths else "recency {}, frequency {}, money {}".format(*fifths),
+    quintiles = [row[f"{name}_quintile"] for name in ("recency", "frequency", "monetary")]
+    fields = {
+        "rfm_segment": row["rfm_segment"],
+        "rfm_quintiles": None if None in quintiles else "recency {}, frequency {}, monetary {}".format(*quintiles),
+        "loyalty_tier": row["loyalty_tier"] and f"{row['loyalty_tier']} since {row['loyalty_tier_from']:%Y-%m-%d}",
+        "cohort": row["cohort"],
     }
-    return {"groups": {**known, "loyalty": loyalty, "cohort": row["cohort"]}}
+    return {"groups": fields}
 
 
 def tags(
-    spark: SparkSession, settings: Settings, user_id: str, at: datetime, known_by: datetime | None
+    spark: SparkSession, settings: Settings, user_id: str, as_of: datetime, known_by: datetime | None
 ) -> dict[str, Any]:
-    """Tags that the user has at a time, the newest first, with dates and evidence."""
-    rows = as_known(spark, USER_TAGS, settings, known_by)
+    """Tags that the user has at a time, with start date and evidence; the most recent first."""
+    rows = read_version_at(spark, USER_TAGS, settings, known_by)
     if rows is None:
         return {}
-    holds = (F.col("since") <= at) & (F.col("until").isNull() | (F.col("until") > at))
-    found = rows.where((F.col("user_id") == user_id) & holds).orderBy(F.desc("since"), "tag").collect()
-    told = {row["tag"]: f"since {row['since']:%Y-%m-%d}: {row['evidence'] or 'no evidence told'}" for row in found}
-    return {"tags": told} if told else {}
+    own = assign_tags.valid_at(rows.where(F.col("user_id") == user_id), F.lit(as_of))
+    texts = {
+        row["tag"]: f"since {row['valid_from']:%Y-%m-%d}: {row['evidence'] or 'no evidence'}"
+        for row in own.orderBy(F.desc("valid_from"), "tag").collect()
+    }
+    return {"tags": texts} if texts else {}
 
 
 def drift(
-    events: DataFrame, vector: Mapping[str, float] | None, stats: DataFrame | None, derived: Derived, at: datetime
+    events: DataFrame,
+    vector: Mapping[str, float] | None,
+    stats: DataFrame | None,
+    derived: DerivedTable,
+    as_of: datetime,
 ) -> dict[str, Any]:
-    """How the profile vector moved in 7 and 30 days, in standard deviations of the population; nothing of a new user.
+    """Change of the profile vector in 7 and 30 days, in standard deviations of the population; empty for a new user.
 
     Args:
         events: of the user.
-        vector: at `at`.
-        stats: the row of population_stats that the vector was read by.
+        vector: at `as_of`.
+        stats: the row of population_stats that the vector was computed from.
     """
     if not vector or stats is None or derived.population is None:
         return {}
-    fold = Fold.of(derived).alone(derived.population.of)
-    found: dict[str, Any] = {}
-    for days in _BACK:
-        earlier = events.where(F.col("event_time") < at - timedelta(days=days))
-        row = population.vectors(fold.read(fold.partials(earlier)), stats, derived).first()
+    fold = Fold.of(derived).only(derived.population.of)
+    drifts: dict[str, Any] = {}
+    for days in _DRIFT_DAYS:
+        earlier = events.where(F.col("event_time") < as_of - timedelta(days=days))
+        row = population.profile_vectors(fold.read(fold.partials(earlier)), stats, derived).first()
         if row is None or row["vector"] is None:
             continue
-        apart = {name: vector[name] - was for name, was in row["vector"].items()}
-        moved = sorted((name for name in apart if abs(apart[name]) >= _DRIFTS), key=lambda name: -abs(apart[name]))
-        found[f"{days} days"] = ", ".join(f"{name} {apart[name]:+.2g}" for name in moved) or "as before"
-    return {"drift": found} if found else {}
+        changes = {name: vector[name] - before for name, before in row["vector"].items()}
+        large = sorted(
+            (name for name in changes if abs(changes[name]) >= _DRIFT_DEVIATIONS), key=lambda name: -abs(changes[name])
+        )
+        drifts[f"{days} days"] = ", ".join(f"{name} {changes[name]:+.2g}" for name in large) or _NO_DRIFT
+    return {"drift": drifts} if drifts else {}
 
 
-def behind(events: DataFrame, preferences: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The events behind the heaviest preferences: how many of each type, and when the last one was.
+def preference_events(events: DataFrame, preferences: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Events behind the strongest preferences: their number by type, and the date of the last one.
 
     Args:
         events: of the user.
-        preferences: weights, by column of `events` (`item_id`, `category`, `brand`).
+        preferences: weight by value, by column of `events` (`item_id`, `category`, `brand`).
     """
-    found: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     for column, weights in preferences.items():
-        top = sorted(weights, key=lambda value: (-weights[value], value))[:_SHOWN]
+        top = sorted(weights, key=lambda value: (-weights[value], value))[:_MAX_PREFERENCES]
         rows = events.where(F.col(column).isin(top)).groupBy(F.col(column).alias("value"), "event_type")
-        counted = rows.agg(F.count(F.lit(1)).alias("n"), F.max("event_time").alias("last")).collect()
+        counts = rows.agg(F.count(F.lit(1)).alias("n"), F.max("event_time").alias("last")).collect()
         for value in top:
-            mine = sorted(
-                (row for row in counted if row["value"] == value), key=lambda row: (-row["n"], row["event_type"])
+            of_value = sorted(
+                (row for row in counts if row["value"] == value), key=lambda row: (-row["n"], row["event_type"])
             )
-            if mine:
-                last = max(row["last"] for row in mine).astimezone(UTC)
-                types = ", ".join(f"{row['n']} {row['event_type']}" for row in mine)
-                found[value] = f"{types}, last {last:%Y-%m-%d}"
-    return {"behind": found} if found else {}
+            if of_value:
+                last = max(row["last"] for row in of_value).astimezone(UTC)
+                types = ", ".join(f"{row['n']} {row['event_type']}" for row in of_value)
+                texts[value] = f"{types}, last {last:%Y-%m-%d}"
+    return {"preference_events": texts} if texts else {}
 
 
-def unusual(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands out, most first: far from all users, far from the segment, and moved within 30 days."""
-    vector = said.get("vector") or {}
-    odd = sorted((name for name in vector if abs(vector[name]) >= _ODD), key=lambda name: -abs(vector[name]))
-    told = {
-        name: f"{abs(vector[name]):.1f} deviations {'above' if vector[name] > 0 else 'below'} all users" for name in odd
+def unusual(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Large deviations: from all users (largest first), from the user's segment, and within the last 30 days."""
+    vector = sections.get("vector") or {}
+    names = [name for name in vector if abs(vector[name]) >= _UNUSUAL_DEVIATIONS]
+    texts = {
+        name: f"{abs(vector[name]):.1f} standard deviations {'above' if vector[name] > 0 else 'below'} all users"
+        for name in sorted(names, key=lambda name: -abs(vector[name]))
     }
-    place = said.get("segment", {})
-    if place.get("usual_distance") and place["distance"] > _FAR * place["usual_distance"]:
-        times = place["distance"] / place["usual_distance"]
-        told["segment"] = f"{times:.1f} times as far from the middle of its segment as is usual there"
-    moved = said.get("drift", {}).get(f"{_BACK[-1]} days")
-    if moved and moved != "as before":
-        told["drift"] = f"in {_BACK[-1]} days {moved}"
-    return {"unusual": told} if told else {}
+    segment = sections.get("segment", {})
+    if segment.get("typical_distance"):
+        ratio = segment["distance_to_center"] / segment["typical_distance"]
+        if ratio > _FAR_DISTANCE:
+            texts["segment"] = f"distance to the center is {ratio:.1f} times the typical distance"
+    changes = sections.get("drift", {}).get(f"{_DRIFT_DAYS[-1]} days")
+    if changes and changes != _NO_DRIFT:
+        texts["drift"] = f"in {_DRIFT_DAYS[-1]} days {changes}"
+    return {"unusual": texts} if texts else {}

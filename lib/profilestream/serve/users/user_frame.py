@@ -1,4 +1,4 @@
-"""A row a user, as the SQL of tags and groups sees it: everything that is known as of the newest event of any user."""
+"""All users as one frame, the input of tag and group rules: one row per user, as of the newest event of any user."""
 
 import functools
 from collections.abc import Callable
@@ -8,38 +8,39 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
+from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
-from profilestream.base.tables import Table
 from profilestream.derive import population, profiles, user_features
 from profilestream.derive.fold import Fold
 from profilestream.learn import segments
 
 
 @dataclass(frozen=True)
-class People:
-    """All users.
+class UserFrame:
+    """All users, one row each.
 
     Args:
-        rows: `user_id`, `as_of`, the facets of the profile, and `vector`, `features`, `segment`, `at`.
-        at: microseconds of the newest event.
+        rows: `user_id`; `as_of`: the user's newest event; the facets of the profile; `vector`, `features`, `segment`;
+            `at`: the newest event of any user.
+        as_of_micros: `at` in microseconds.
     """
 
     rows: DataFrame
-    at: int
+    as_of_micros: int
 
 
-def known(spark: SparkSession, settings: Settings) -> People | None:
-    """All users, each as of the newest event of any; null when there is none.
+def all_users(spark: SparkSession, settings: Settings) -> UserFrame | None:
+    """All users as of the newest event of any user; null when there are no users.
 
     Raises:
-        SourceMissing: there is no profile table, or no user_features, which are turned on.
+        SourceMissing: the profile table does not exist, or user_features does not exist although it is enabled.
     """
 
     @functools.cache
     def read(table: Table) -> DataFrame:
-        return stored(spark, table, settings)
+        return read_or_empty(spark, table, settings)
 
-    table = profiles.of_users(settings).table
+    table = profiles.profile_table(settings).table
     table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
     newest = read(table).agg(F.max(F.unix_micros("as_of"))).head()
     if newest is None or newest[0] is None:
@@ -48,44 +49,45 @@ def known(spark: SparkSession, settings: Settings) -> People | None:
     if settings.derive.windows.enabled:
         user_features.table(settings).require(spark, settings.paths, do=f"run jobs/{user_features.STAGE}.py first")
         features = user_features.read(spark, settings).drop("at")
-    return People(_rows(settings, newest[0], features, read), newest[0])
+    return UserFrame(_rows(settings, newest[0], features, read), newest[0])
 
 
-def nobody(spark: SparkSession, settings: Settings) -> DataFrame:
-    """The columns of `known`, without rows; no table is read."""
+def empty(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The columns of `all_users`, without rows; reads no table."""
 
-    def none(table: Table) -> DataFrame:
+    def empty_table(table: Table) -> DataFrame:
         return spark.createDataFrame([], table.schema)
 
     features = None
     if settings.derive.windows.enabled:
-        kinds = user_features.types(settings).items()
-        features = spark.createDataFrame([], ", ".join(["user_id string", *(f"{name} {kind}" for name, kind in kinds)]))
-    return _rows(settings, 0, features, none)
+        types = user_features.types(settings).items()
+        features = spark.createDataFrame([], ", ".join(["user_id string", *(f"{name} {kind}" for name, kind in types)]))
+    return _rows(settings, 0, features, empty_table)
 
 
-def stored(spark: SparkSession, table: Table, settings: Settings) -> DataFrame:
-    """A table at the version that it has now, however late it is computed; without rows when there is none."""
+def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> DataFrame:
+    """A table pinned to its current version; no rows when it does not exist."""
     if not table.exists(spark, settings.paths):
         return spark.createDataFrame([], table.schema)
     return table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
 
 
-def _rows(settings: Settings, at: int, features: DataFrame | None, read: Callable[[Table], DataFrame]) -> DataFrame:
-    derived, time = profiles.of_users(settings), F.timestamp_micros(F.lit(at))
+def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Callable[[Table], DataFrame]) -> DataFrame:
+    derived, time = profiles.profile_table(settings), F.timestamp_micros(F.lit(as_of))
     rows = Fold.of(derived).read(read(derived.table), time)
     if derived.population is None:
         rows = rows.withColumn("vector", F.lit(None).cast("map<string,double>"))
     else:
-        newest = population.newest(read(derived.population_table))
-        rows = population.vectors(rows, newest, derived, *[name for name in rows.columns if name not in derived.keys])
-    grouped = read(segments.users_table(settings)).select("user_id", "segment_id", "distance", "since")
-    rows = joined(rows, grouped, "segment")
-    rows = rows if features is None else joined(rows, features, "features")
+        stats = population.latest(read(derived.population_table))
+        other_columns = [name for name in rows.columns if name not in derived.keys]
+        rows = population.profile_vectors(rows, stats, derived, *other_columns)
+    user_segments = read(segments.users_table(settings)).select("user_id", "segment_id", "distance", "valid_from")
+    rows = join_struct(rows, user_segments, "segment")
+    rows = rows if features is None else join_struct(rows, features, "features")
     return rows.withColumn("at", time)
 
 
-def joined(rows: DataFrame, others: DataFrame, name: str) -> DataFrame:
-    """Rows with the columns of others of the same user as one struct; its fields are null where there is none."""
+def join_struct(rows: DataFrame, others: DataFrame, name: str) -> DataFrame:
+    """Rows with the columns of the other frame as one struct, joined by user_id; null fields for users without one."""
     fields = [column for column in others.columns if column != "user_id"]
     return rows.join(others.select("user_id", F.struct(*fields).alias(name)), "user_id", "left")

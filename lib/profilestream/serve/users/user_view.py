@@ -1,4 +1,4 @@
-"""One person: what the profile says, as of any time and as known by any time."""
+"""The view of one user: profile, tags, segment and recommendations, as of any time and as known by any time."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,93 +13,96 @@ from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, population, profiles
 from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import Derived
+from profilestream.derive.table_declaration import DerivedTable
 from profilestream.serve.users import user_explanations
 
 USER = "user_id"
 
 
 @dataclass(frozen=True)
-class Person:
-    """What is known of a user.
+class UserView:
+    """One user.
 
     Args:
-        at: the time as of which everything is said.
-        said: what is `unusual`; `tags`, `groups` and `segment` (standing.py); facets of the profile; `vector`: how the
-            user differs from the population, in standard deviations, and its `drift`; `behind` preferences; and
-            `recommended`: what serve_scores says, with the reason, by rank.
+        as_of: time of all values.
+        sections: values by name, in display order. `unusual`: large deviations. `tags`, `groups`, `segment`. The facets
+            of the profile, and `newest_event_time` of the user. `vector`: difference to the population in standard
+            deviations. `price_level`. `drift` of the vector. `preference_events`: the events behind preferences.
+            `recommendations`: items with reasons, by rank. A section without values is missing.
     """
 
     user_id: str
-    at: datetime
-    said: dict[str, Any]
+    as_of: datetime
+    sections: dict[str, Any]
 
 
-def of(
+def read(
     spark: SparkSession,
     settings: Settings,
     user_id: str,
     as_of: datetime | None = None,
     known_by: datetime | None = None,
-) -> Person:
-    """The person with an id.
+) -> UserView:
+    """The view of one user.
 
-    Without times the stored profile is read, as of the newest event of any user. With a time the profile is made again
-    from the user's events: those that happened before `as_of` and came in up to `known_by`. Tags, groups and
-    segment are those of `as_of` in the tables as they were at `known_by`.
+    Without times it uses the stored profile, as of the newest event of any user. With a time it computes the profile
+    from the user's events before `as_of` that were ingested up to `known_by`. Tags, groups and segment are those at
+    `as_of`, from the table versions at `known_by`. Recommendations are included only without times.
 
     Raises:
-        SourceMissing: no such user, or none at those times; tells ids that are meant perhaps.
+        SourceMissing: the user has no events, or none at those times; suggests similar ids.
         BadSettings: the settings declare no profile table with the key user_id.
     """
-    derived = profiles.of_users(settings)
+    derived = profiles.profile_table(settings)
     fold = Fold.of(derived)
-    is_now = as_of is None and known_by is None
+    is_current = as_of is None and known_by is None
     events = _events(spark, settings, as_of, known_by)
-    mine = materialize(events.where(F.col(USER) == user_id))  # asked four times; `events` lies in a folder a day
-    if is_now:
-        stored = _stored(spark, settings, derived)
+    own_events = materialize(events.where(F.col(USER) == user_id))  # read four times, from one folder per day
+    if is_current:
+        stored = _stored_profiles(spark, settings, derived)
         row = stored.where(F.col(USER) == user_id)
-        newest = stored.agg(F.max("as_of")).collect()[0][0]
+        time = stored.agg(F.max("as_of")).collect()[0][0]
     else:
-        row = fold.partials(mine)
-        newest = as_of or events.agg(F.max("event_time")).collect()[0][0]
-    said = materialize(fold.read(row, F.lit(newest)))
-    found = said.collect()
-    if not found:
-        raise _unknown(spark, settings, user_id, as_of, known_by)
-    facets = {k: v for k, v in found[0].asDict(recursive=True).items() if k != USER}
-    stats = _population(spark, settings, derived, newest)
-    extra = {**_vector(derived, said, stats), **_price_level(spark, settings, said, newest)}
-    extra |= user_explanations.drift(mine, extra.get("vector"), stats, derived, newest)
-    extra |= user_explanations.behind(mine, _preferences(facets))
-    if is_now:
-        extra |= _recommended(spark, settings, user_id)
+        row = fold.partials(own_events)
+        time = as_of or events.agg(F.max("event_time")).collect()[0][0]
+    profile = materialize(fold.read(row, F.lit(time)))
+    profile_rows = profile.collect()
+    if not profile_rows:
+        raise _unknown_user(spark, settings, user_id, as_of, known_by)
+    facets = {k: v for k, v in profile_rows[0].asDict(recursive=True).items() if k != USER}
+    facets["newest_event_time"] = facets.pop("as_of")
+    stats = _population(spark, settings, derived, time)
+    extra = {**_vector(derived, profile, stats), **_price_level(spark, settings, profile, time)}
+    extra |= user_explanations.drift(own_events, extra.get("vector"), stats, derived, time)
+    extra |= user_explanations.preference_events(own_events, _preferences(facets))
+    if is_current:
+        extra |= _recommendations(spark, settings, user_id)
     means = _means(derived, facets)
-    place = {
-        **user_explanations.tags(spark, settings, user_id, newest, known_by),
-        **user_explanations.groups(spark, settings, user_id, newest, known_by),
-        **user_explanations.segment(spark, settings, user_id, means, newest, known_by),
+    labels = {
+        **user_explanations.tags(spark, settings, user_id, time, known_by),
+        **user_explanations.groups(spark, settings, user_id, time, known_by),
+        **user_explanations.segment(spark, settings, user_id, means, time, known_by),
     }
-    return Person(user_id, newest, {**user_explanations.unusual({**place, **extra}), **place, **facets, **extra})
+    sections = {**user_explanations.unusual({**labels, **extra}), **labels, **facets, **extra}
+    return UserView(user_id, time, sections)
 
 
 def _preferences(facets: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What the profile prefers, by the column of `events` that it is told in."""
-    preferred = facets.get("preference") or {}
+    """Preference weights by value, by the column of `events` that contains the values."""
+    preference = facets.get("preference") or {}
     columns = {"items": "item_id", "categories": "category", "brands": "brand"}
-    return {column: preferred[name] for name, column in columns.items() if preferred.get(name)}
+    return {column: preference[name] for name, column in columns.items() if preference.get(name)}
 
 
-def _means(derived: Derived, facets: dict[str, Any]) -> dict[str, float]:
-    """The mean of what the user did, by dimension of the profile vector."""
+def _means(derived: DerivedTable, facets: dict[str, Any]) -> dict[str, float]:
+    """Decayed means of the user's events, by dimension of the profile vector."""
     if derived.population is None:
         return {}
     facet, _, name = derived.population.of.rpartition(".")
     return ((facets.get(facet) or {}) if facet else facets).get(name) or {}
 
 
-def _stored(spark: SparkSession, settings: Settings, derived: Derived) -> DataFrame:
+def _stored_profiles(spark: SparkSession, settings: Settings, derived: DerivedTable) -> DataFrame:
     derived.table.require(spark, settings.paths, do="run jobs/derive_profiles.py first, or name a time: --as-of")
     return derived.table.read(spark, settings.paths)
 
@@ -112,71 +115,73 @@ def _events(spark: SparkSession, settings: Settings, as_of: datetime | None, kno
     return events if known_by is None else events.where(F.col("ingest_time") <= known_by)
 
 
-def _population(spark: SparkSession, settings: Settings, derived: Derived, at: datetime) -> DataFrame | None:
-    """The newest population that was known at a time; null when none is kept."""
+def _population(spark: SparkSession, settings: Settings, derived: DerivedTable, as_of: datetime) -> DataFrame | None:
+    """The latest population row at a time; null when no population is declared or stored."""
     if derived.population is None or not derived.population_table.exists(spark, settings.paths):
         return None
-    return population.newest(derived.population_table.read(spark, settings.paths).where(F.col("as_of") <= at))
+    return population.latest(derived.population_table.read(spark, settings.paths).where(F.col("as_of") <= as_of))
 
 
-def _vector(derived: Derived, said: DataFrame, stats: DataFrame | None) -> dict[str, Any]:
-    """How the user differs from a population; nothing when none is known."""
-    row = None if stats is None else population.vectors(said, stats, derived).first()
+def _vector(derived: DerivedTable, profile: DataFrame, stats: DataFrame | None) -> dict[str, Any]:
+    """The user's difference to the population; empty without a population row."""
+    row = None if stats is None else population.profile_vectors(profile, stats, derived).first()
     return {} if row is None or row["vector"] is None else {"vector": row["vector"]}
 
 
-def _price_level(spark: SparkSession, settings: Settings, said: DataFrame, at: datetime) -> dict[str, Any]:
-    by_category = next((d for d in fold_stage.declared(settings).values() if d.name == profiles.CATEGORY_TILES), None)
+def _price_level(spark: SparkSession, settings: Settings, profile: DataFrame, as_of: datetime) -> dict[str, Any]:
+    declared = {table.name: table for table in fold_stage.declared_tables(settings).values()}
+    by_category = declared.get(profiles.CATEGORY_TILES)
     if by_category is None or not by_category.table.exists(spark, settings.paths):
         return {}
-    tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < at)
-    row = profiles.price_levels(said, Fold.of(by_category).merged(tiles), by_category).first()
+    tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < as_of)
+    row = profiles.price_levels(profile, Fold.of(by_category).merge_rows(tiles), by_category).first()
     return {} if row is None or row["price_level"] is None else {"price_level": row["price_level"]}
 
 
-def _recommended(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
-    """The user's list, items by id and by what their newest event calls them."""
+def _recommendations(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
+    """The user's list: item, its text and the reason, by rank."""
     if not tables.RECOMMENDATIONS.exists(spark, settings.paths):
         return {}
     rows = tables.RECOMMENDATIONS.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy("rank").collect()
-    wanted = sorted({row["item_id"] for row in rows} | {row["because"] for row in rows if row["because"]})
-    if not wanted:
+    items = {row["item_id"] for row in rows} | {row["reason_item_id"] for row in rows if row["reason_item_id"]}
+    if not items:
         return {}
-    called_by = texts(spark, settings, wanted)
+    texts = item_texts(spark, settings, sorted(items))
 
-    def called(item: str) -> str:
-        return f"{item} {called_by[item]}" if item in called_by else item
+    def label(item: str) -> str:
+        return f"{item} {texts[item]}" if item in texts else item
 
     def reason(row: Row) -> str:
-        said = str(row["reason"])
-        return said.replace(row["because"], called(row["because"])) if row["because"] else said
+        text, item = str(row["reason"]), row["reason_item_id"]
+        return text.replace(item, label(item)) if item else text
 
-    return {"recommended": {str(row["rank"]): f"{called(row['item_id'])}: {reason(row)}" for row in rows}}
+    return {"recommendations": {str(row["rank"]): f"{label(row['item_id'])}: {reason(row)}" for row in rows}}
 
 
-def texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
-    """What the newest event of each of some items calls it; those without a text are left out."""
+def item_texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
+    """The latest `text` of each item in `events`; items without a text are left out."""
     events = tables.EVENTS.read(spark, settings.paths).where(F.col("item_id").isin(items) & F.col("text").isNotNull())
-    found = events.groupBy("item_id").agg(F.max_by("text", F.struct("event_time", "event_id")).alias("text")).collect()
-    return {row["item_id"]: row["text"] for row in found}
+    latest = F.max_by("text", F.struct("event_time", "event_id")).alias("text")
+    return {row["item_id"]: row["text"] for row in events.groupBy("item_id").agg(latest).collect()}
 
 
-def _unknown(
+def _unknown_user(
     spark: SparkSession, settings: Settings, user_id: str, as_of: datetime | None, known_by: datetime | None
 ) -> SourceMissing:
     events = tables.EVENTS.read(spark, settings.paths).where(F.col(USER).isNotNull())
-    like = (F.col(USER) == user_id) | F.col(USER).endswith(f":{user_id}")
-    meant = sorted(row[0] for row in events.where(like).select(USER).distinct().limit(5).collect())
-    if meant == [user_id]:
-        seen = events.where(F.col(USER) == user_id).agg(F.min("event_time"), F.min("ingest_time")).collect()[0]
+    is_similar = (F.col(USER) == user_id) | F.col(USER).endswith(f":{user_id}")
+    similar_ids = sorted(row[0] for row in events.where(is_similar).select(USER).distinct().limit(5).collect())
+    if similar_ids == [user_id]:
+        first = events.where(F.col(USER) == user_id).agg(F.min("event_time"), F.min("ingest_time")).collect()[0]
         return SourceMissing(
-            f"user {user_id!r} is not known at that time: first event {seen[0]}, which came in at {seen[1]}",
+            f"user {user_id!r} has no profile at that time: first event {first[0]}, ingested at {first[1]}",
             where=f"--as-of {as_of}, --known-by {known_by}",
-            do="name later times, or none; if none is named, run jobs/derive_profiles.py",
+            do="use later times, or none; without times, run jobs/derive_profiles.py first",
         )
-    examples = meant or [row[0] for row in events.select(USER).distinct().orderBy(USER).limit(3).collect()]
+    examples = similar_ids or [row[0] for row in events.select(USER).distinct().orderBy(USER).limit(3).collect()]
+    hint = "use" if similar_ids else "user ids look like"
     return SourceMissing(
-        f"no user is called {user_id!r}",
+        f"there is no user {user_id!r}",
         where=settings.paths.warehouse,
-        do=f"{'name' if meant else 'ids here look like'} {', '.join(examples) or '(there are no users yet)'}",
+        do=f"{hint} {', '.join(examples) or '(there are no users yet)'}",
     )

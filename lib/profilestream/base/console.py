@@ -1,0 +1,97 @@
+"""The console: one owner of standard error, so that progress bars, log lines and Java's output do not interleave.
+
+On a terminal there are live progress bars, and log lines scroll above them. Elsewhere (a file, CI) every line is plain
+text with a time stamp.
+"""
+
+import functools
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+# Lines of the JVM that a user can do nothing about, and why.
+JAVA_NOISE = {
+    r"^WARNING: Using incubator modules": "Spark itself adds jdk.incubator.vector to the command line",
+    r"^WARNING: .*(sun\.misc\.Unsafe|restricted method|native-access|final field)": "libraries of Spark on newer Java",
+    r"^WARNING: .* will be (removed|blocked) in a future release": "the second half of the same warnings",
+    r"Unable to load native-hadoop library": "Hadoop's optional native code; Java's own is used",
+    r"^Using Spark's default log4j profile": "conf/log4j2.properties is read a moment later",
+    r"^Setting default log level to": "the level is set in conf/log4j2.properties",
+    r"^To adjust logging level use sc\.setLogLevel": "the level is set in conf/log4j2.properties",
+    r"^:: loading settings :: ": "Ivy's banner when spark.jars.packages is used",
+}
+# Python loggers whose warnings concern their own internals, and why.
+QUIET_LOGGERS = {
+    "py4j": "a callback that fails is reported by the job, in its own words",
+    "pyspark": "failed queries are reported by the job, in its own words",
+    "alembic": "MLflow creates its database schema",
+    "mlflow": "each retry of an unreachable server; the job reports it once",
+    "urllib3": "the same retries, one level below",
+}
+# Python warnings of libraries about each other: category and module.
+QUIET_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (DeprecationWarning, "(pyspark|mlflow|delta)"),
+    (FutureWarning, "(pyspark|mlflow|delta|pandas)"),
+    (UserWarning, "(pyspark|mlflow)"),
+)
+
+
+@functools.cache
+def console() -> Console:
+    """The console on standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """Print one line; with the time in front of it unless a person watches a terminal."""
+    stamp = "" if console().is_terminal else f"{time.strftime('%Y-%m-%d %H:%M:%S')} "
+    console().print(f"{stamp}{text}", markup=False)
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        line(self.format(record))
+
+
+def configure_logging() -> None:
+    """Send log records to the console, and silence what a user can do nothing about."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
+        root.addHandler(_ConsoleHandler())
+        root.setLevel(logging.INFO)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for category, module in QUIET_WARNINGS:
+        warnings.filterwarnings("ignore", category=category, module=module)
+
+
+@contextmanager
+def java_output() -> Iterator[None]:
+    """Send the standard error of a JVM that the block starts to the console, without the lines of JAVA_NOISE."""
+    read_end, write_end = os.pipe()
+    threading.Thread(target=_forward, args=(read_end,), daemon=True).start()
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    try:
+        yield
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+
+
+def _forward(read_end: int) -> None:
+    noise = re.compile("|".join(JAVA_NOISE))
+    with open(read_end, errors="replace") as output:
+        for text in output:
+            if not noise.search(text):
+                console().print(text.rstrip("\n"), markup=False)

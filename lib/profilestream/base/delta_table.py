@@ -1,0 +1,247 @@
+"""Table: a declared Delta table. Creation, schema checks, column comments and documentation derive from it."""
+
+import functools
+import json
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from delta.tables import DeltaTable, DeltaTableBuilder
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from profilestream.base import files
+from profilestream.base.columns import Column
+from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
+from profilestream.base.jvm import java_class
+from profilestream.base.settings import Paths
+
+VERSION_PROPERTY = "profilestream.schema_version"
+DECLARATION_PROPERTY = "profilestream.declaration"
+KEEP = "stored until a person is erased or the stage is rebuilt"
+_CREATE_ATTEMPTS = 3
+_CREATE_LOCKS: dict[str, threading.Lock] = {}  # by path: two sources of one run create the same tables
+
+
+@functools.cache
+def _schema(columns: tuple[Column, ...]) -> T.StructType:
+    parsed = cast(T.StructType, T.StructType.fromDDL(", ".join(column.ddl for column in columns)))
+    pairs = zip(parsed, columns, strict=True)
+    return T.StructType([T.StructField(f.name, f.dataType, f.nullable, {"comment": c.comment}) for f, c in pairs])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table `<warehouse>/<name>`.
+
+    Args:
+        columns: in order.
+        key: columns that identify a row.
+        meaning: what one row is, in one sentence.
+        writer: the stage or step that writes it.
+        retention: how long its rows are stored.
+        partitioned_by: partition columns.
+        schema_version: incremented by every change of columns. A stored table with a higher version is refused. One
+            with a lower version gets the missing columns with null values, so a new column must be nullable.
+        properties: Delta table properties.
+        declaration: fingerprint of the declaration that its rows are derived by; empty for tables that are not derived.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    meaning: str = ""
+    writer: str = ""
+    retention: str = KEEP
+    partitioned_by: tuple[str, ...] = ()
+    schema_version: int = 1
+    properties: dict[str, str] = field(default_factory=dict, hash=False)
+    declaration: str = ""
+
+    @property
+    def schema(self) -> T.StructType:
+        """The columns with their comments; needs a running session."""
+        return _schema(self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return [column.name for column in self.columns]
+
+    def path(self, paths: Paths) -> str:
+        """Path of the table, based on the warehouse path in the settings."""
+        return f"{paths.warehouse.rstrip('/')}/{self.name}"
+
+    def uri(self, paths: Paths) -> str:
+        """Qualified URI of the table, for Spark."""
+        return files.qualified(self.path(paths))
+
+    def log(self, spark: SparkSession, paths: Paths) -> Any:
+        """Delta's log of the table."""
+        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
+        return logs.forTable(spark._jsparkSession, self.uri(paths))
+
+    def metadata(self, spark: SparkSession, paths: Paths) -> Any:
+        """Delta's metadata of the table (id, columns, properties), read from its log now."""
+        return self.log(spark, paths).startTransaction().metadata()
+
+    def property_of(self, spark: SparkSession, paths: Paths, key: str) -> str | None:
+        """A property of the table, read from its log now; null when it is not set."""
+        return _property(self.metadata(spark, paths), key)
+
+    def create(self, spark: SparkSession, paths: Paths) -> bool:
+        """Create the table if it does not exist; true if it was created.
+
+        A process that was killed while it created the table leaves a log without a version. Delta then reports that
+        the table exists and that it cannot be found; such a log is removed.
+        """
+        path = self.uri(paths)
+        with _CREATE_LOCKS.setdefault(path, threading.Lock()):
+            for _ in range(_CREATE_ATTEMPTS - 1):
+                with suppress(PySparkException, Py4JJavaError):
+                    return self._create_once(spark, path)
+                time.sleep(1)  # another process may be creating it
+                if not DeltaTable.isDeltaTable(spark, path):
+                    files.prune(spark, f"{path}/_delta_log")
+            return self._create_once(spark, path)
+
+    def _create_once(self, spark: SparkSession, path: str) -> bool:
+        if DeltaTable.isDeltaTable(spark, path):
+            return False
+        self._builder(DeltaTable.createIfNotExists(spark), path).execute()
+        return True
+
+    def _builder(self, builder: DeltaTableBuilder, path: str) -> DeltaTableBuilder:
+        builder = builder.location(path).addColumns(self.schema)
+        builder = builder.comment(self.meaning) if self.meaning else builder
+        builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
+        properties = {VERSION_PROPERTY: str(self.schema_version), **self.properties}
+        if self.declaration:
+            properties[DECLARATION_PROPERTY] = self.declaration
+        for key, value in properties.items():
+            builder = builder.property(key, value)
+        return builder
+
+    def empty(self, spark: SparkSession, paths: Paths) -> None:
+        """Delete the table and create it without rows. Delta cannot replace a table that is not in a catalog."""
+        path = self.uri(paths)
+        files.delete(spark, path)
+        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
+        logs.invalidateCache(spark._jsparkSession, files.hadoop_path(spark, path))
+        self.create(spark, paths)
+
+    def prepare(self, spark: SparkSession, paths: Paths) -> None:
+        """Make the table ready for writing: create, check, upgrade and register it.
+
+        Raises:
+            Refused, SchemaMismatch: as check_stored.
+        """
+        if not self.create(spark, paths):
+            self.check_stored(spark, paths)
+            self.upgrade(spark, paths)
+        self.register(spark, paths)
+
+    def register(self, spark: SparkSession, paths: Paths) -> None:
+        """Register the table in the catalog, when the settings name one."""
+        if paths.catalog:
+            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
+            spark.sql(
+                f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{self.uri(paths)}'"
+            )
+
+    def exists(self, spark: SparkSession, paths: Paths) -> bool:
+        """Whether the table exists."""
+        return DeltaTable.isDeltaTable(spark, self.uri(paths))
+
+    def require(self, spark: SparkSession, paths: Paths, *, do: str) -> None:
+        """Raise SourceMissing, with what to do, when the table does not exist."""
+        if not self.exists(spark, paths):
+            raise SourceMissing(f"there is no table {self.name}", where=paths.warehouse, do=do)
+
+    def read(self, spark: SparkSession, paths: Paths, *, version: int | None = None) -> DataFrame:
+        """The rows of the table, at a given Delta version or the latest."""
+        reader = spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
+
+    def check_stored(self, spark: SparkSession, paths: Paths) -> None:
+        """Refuse a stored table that this code cannot write; writes nothing.
+
+        Raises:
+            Refused: newer code wrote it, or it was derived by another declaration.
+            SchemaMismatch: its columns differ from the declared ones, even after new nullable columns are added.
+        """
+        path, metadata = self.path(paths), self.metadata(spark, paths)
+        stored = int(_property(metadata, VERSION_PROPERTY) or 0)
+        if stored > self.schema_version:
+            raise Refused(
+                f"table {self.name} has schema version {stored}; this code supports {self.schema_version}",
+                where=path,
+                do="run the newer profilestream that wrote it",
+            )
+        if self.declaration and _property(metadata, DECLARATION_PROPERTY) != self.declaration:
+            raise Refused(
+                f"table {self.name} was derived by another declaration",
+                where=path,
+                do="restore the declaration, or derive the table again from all events: --rebuild",
+            )
+        columns = _columns(metadata)
+        new = self._new_columns(columns.names) if stored < self.schema_version else []
+        self.check(T.StructType([*columns, *new]))
+
+    def upgrade(self, spark: SparkSession, paths: Paths) -> None:
+        """Add the columns that a stored table of a lower schema version lacks; call `check_stored` first."""
+        metadata = self.metadata(spark, paths)
+        if int(_property(metadata, VERSION_PROPERTY) or 0) >= self.schema_version:
+            return
+        path = f"delta.`{self.uri(paths)}`"
+        missing = self._new_columns(_columns(metadata).names)
+        new = [f"{column.name} {column.dataType.simpleString()}" for column in missing]
+        if new:
+            spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(new)})")
+        spark.sql(f"ALTER TABLE {path} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{self.schema_version}')")
+
+    def _new_columns(self, stored: list[str]) -> list[T.StructField]:
+        return [column for column in self.schema if column.nullable and column.name not in stored]
+
+    def check(self, schema: T.StructType) -> None:
+        """Raise SchemaMismatch unless a frame's schema has the declared columns and types, in any nullability."""
+        actual = {f.name: f.dataType.simpleString() for f in schema}
+        expected = {f.name: f.dataType.simpleString() for f in self.schema}
+        wrong = [
+            f"  {name}: expected {kind}, got {actual.get(name, 'no such column')}"
+            for name, kind in expected.items()
+            if actual.get(name) != kind
+        ]
+        extra = sorted(actual.keys() - expected.keys())
+        if wrong or extra:
+            raise SchemaMismatch(
+                "\n".join([f"frame does not fit table {self.name!r}", *wrong, f"  not in the table: {extra}"]),
+                where=f"table {self.name}",
+                do=f"end the transform with a select of the columns of {self.name}, as its declaration lists them",
+            )
+
+
+def _property(metadata: Any, key: str) -> str | None:
+    value = metadata.configuration().get(key)
+    return str(value.get()) if value.isDefined() else None
+
+
+def _columns(metadata: Any) -> T.StructType:
+    return T.StructType.fromJson(json.loads(metadata.schemaString()))
+
+
+def delta_version(spark: SparkSession, path: str) -> int:
+    """The latest version of the Delta table at a path.
+
+    Raises:
+        SourceMissing: there is no such table.
+    """
+    uri = files.qualified(path)
+    if not DeltaTable.isDeltaTable(spark, uri):
+        raise SourceMissing("there is no Delta table", where=path, do="give the path of a Delta table")
+    row = DeltaTable.forPath(spark, uri).history(1).select("version").first()
+    return 0 if row is None else int(row["version"])

@@ -1,0 +1,76 @@
+"""The table columns of statistics: type, unit, meaning, and whether a state identifies a person."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from profilestream.base.columns import Column, Person, Place, Subject
+from profilestream.derive.array_statistics import MeanVector
+from profilestream.derive.map_statistics import Heaviest
+from profilestream.derive.statistics import StatisticBase
+
+_PERSON_BY_EVENT_COLUMN: dict[str, Person] = {
+    "user_id": "user", "session_id": "user", "target_user_id": "other_user", "text": "free_text",
+    "query": "free_text", "attributes": "free_text", "extra": "raw_payload",
+}  # fmt: skip
+# Kinds whose states contain values of events, and where.
+_PLACE_OF_VALUES: dict[str, Place] = {
+    "min": "value", "max": "value", "first": "array element", "last": "array element", "last_by_key": "map key",
+    "top": "map key", "frequent": "map key", "distinct": "sketch",
+}  # fmt: skip
+_MEANINGS = {
+    "count": "Number of events",
+    "sum": "Sum of {of}",
+    "min": "Smallest {of}",
+    "max": "Largest {of}",
+    "moments": "Weight, mean and squared deviations of {of}",
+    "distinct": "Theta sketch of the distinct values of {of}",
+    "first": "{of} of the first {k}",
+    "last": "{of} of the last {k}",
+    "last_by_key": "Latest value of each key of {of}",
+    "histogram": "Weights by bin {of}",
+    "mean_vector": "Weight and weighted sums of the dimensions {dimensions}",
+    "top": "The {n} heaviest values of {of}, and the weight of the others",
+    "frequent": "The {n} most frequent values of {of}, and the bound of the error",
+    "quantiles": "Weights by logarithmic bin of {of}",
+}
+
+
+def state_column(name: str, fields: Mapping[str, StatisticBase]) -> Column:
+    """The column of a statistic, or of a facet with one field per statistic.
+
+    Args:
+        fields: statistics by field; the field is empty when the column is one statistic.
+    """
+    if "" in fields:
+        return _column(name, fields[""])
+    columns = tuple(_column(field, statistic) for field, statistic in fields.items())
+    kind = f"STRUCT<{', '.join(f'{column.name}: {column.type}' for column in columns)}>"
+    return Column(name, kind, f"States of the facet `{name}`.", fields=columns)
+
+
+def _column(name: str, statistic: Any) -> Column:
+    text = _MEANINGS[statistic.kind].format(
+        of=sql_text(statistic.of),
+        k="event" if getattr(statistic, "k", 1) == 1 else f"{statistic.k} events" if hasattr(statistic, "k") else "",
+        n=statistic.n if isinstance(statistic, Heaviest) else "",
+        dimensions=", ".join(statistic.dimensions) if isinstance(statistic, MeanVector) else "",
+    )
+    text += "" if statistic.where == "true" else f" where {sql_text(statistic.where)}"
+    text += "" if statistic.weight == "1" else f", weighted by {sql_text(statistic.weight)}"
+    text += "" if statistic.half_life is None else f", with a half-life of {statistic.half_life:g} days"
+    unit = "events" if statistic.kind == "count" and statistic.weight == "1" else ""
+    place = _PLACE_OF_VALUES.get(statistic.kind)
+    return Column(name, statistic.ddl, f"{text}.", unit, subject(statistic.of, place) if place else None)
+
+
+def subject(sql: str, place: Place = "value") -> Subject | None:
+    """How values of a SQL expression over an event identify a person; null when they do not."""
+    words = set(re.findall(r"[A-Za-z_]\w*", sql))
+    persons = [person for column, person in _PERSON_BY_EVENT_COLUMN.items() if column in words]
+    return Subject(persons[0], place) if persons else None
+
+
+def sql_text(sql: str) -> str:
+    """A SQL expression as inline code on one line."""
+    return f"`{' '.join(sql.split())}`"

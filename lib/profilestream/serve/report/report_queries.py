@@ -1,0 +1,30 @@
+"""Reads the contents of the report. Spark aggregates the tables; the driver collects a bounded number of rows.
+
+A table that does not exist, or has no rows, gives an empty or null value.
+"""
+
+from pyspark.sql import SparkSession
+
+from profilestream.base import tables
+from profilestream.base.settings import Settings
+from profilestream.serve.report import queries_events, queries_models, queries_pipeline, queries_users
+from profilestream.serve.report.view_model import ReportView
+from profilestream.serve.users.user_frame import read_or_empty
+
+
+def read(spark: SparkSession, settings: Settings) -> ReportView:
+    """The contents of the report."""
+    events = read_or_empty(spark, tables.EVENTS, settings)
+    metrics = read_or_empty(spark, tables.MODEL_METRICS, settings)
+    totals = queries_events.totals(events, settings.derive.shop_timezone)
+    return ReportView(
+        pipeline=queries_pipeline.pipeline(spark, settings),
+        events=totals,
+        users=None if totals is None else queries_events.users(events, totals),
+        segments=queries_users.segments(spark, settings),
+        tags=queries_users.tags(spark, settings),
+        preferences=queries_users.preferences(spark, settings),
+        recall=queries_models.metric_points(metrics, "recall_20"),
+        cost=queries_models.metric_points(metrics, "cost"),
+        versions=queries_models.versions(settings, metrics),
+    )

@@ -1,0 +1,79 @@
+"""Every table of a warehouse in flow order, with its readers. Status, documentation and tests use this list."""
+
+from profilestream.base import tables
+from profilestream.base.delta_table import Table
+from profilestream.base.settings import Settings
+from profilestream.derive import feature_declaration, fold_stage, profiles, sessions, transitions, user_features
+from profilestream.learn import factors, published_factors, published_segments, segments, training_examples
+
+
+def registry(settings: Settings) -> list[Table]:
+    """All tables that the settings can lead to, whether or not their stages are enabled, in flow order.
+
+    Tables are left out when the settings do not declare their columns: features of users without a file of window
+    features, training examples without a file of labels, segments without a profile vector.
+
+    Raises:
+        BadSettings: a declaration cannot work.
+    """
+    captured = [tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES, tables.CAPTURE_ALARMS]
+    declared = [table for derived in fold_stage.declared_tables(settings).values() for table in derived.tables]
+    derived = [sessions.table(settings), *transitions.tables(settings)]
+    if settings.derive.windows.file:
+        derived.append(user_features.table(settings))
+    learned = [factors.table(settings), published_factors.publishable(settings).published_table]
+    profile = profiles.find_profile_table(settings)
+    if profile is not None and profile.population is not None:
+        learned += [segments.users_table(settings), segments.table(settings), tables.SEGMENT_DESCRIPTIONS]
+        learned.append(published_segments.publishable(settings).published_table)
+    learned.append(tables.MODEL_METRICS)
+    if settings.learn.examples.file:
+        learned.append(training_examples.table(settings))
+    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS]
+    return [*captured, *declared, *derived, *learned, *served, tables.STAGE_BATCHES]
+
+
+def readers(settings: Settings) -> dict[str, list[str]]:
+    """The jobs that read each table, by table name, in flow order of the jobs; steward_status reads all tables."""
+    by_table: dict[str, list[str]] = {}
+    for job, names in _reads(settings).items():
+        for name in names:
+            by_table.setdefault(name, []).append(job)
+    return by_table
+
+
+def _reads(settings: Settings) -> dict[str, list[str]]:
+    """The tables that each job reads, by name."""
+    derived = fold_stage.declared_tables(settings).values()
+    profile = profiles.find_profile_table(settings)
+    profile_tables = [] if profile is None else [table.name for table in profile.tables]
+    tiles = [table.name for table in (one.table for one in derived) if "hour" in table.key]
+    entities = feature_declaration.declared_features(settings)
+    user_tiles = [entities.entities["user"]] if entities and "user" in entities.entities else []
+    factors_tables, segments_tables = ["factors", "published_factors"], ["user_segments", "segments"]
+    return {
+        "capture_events": ["events", "capture_batches"],
+        "capture_reprocess": ["events", "rejected_events", "capture_batches"],
+        "derive_features": ["events"],
+        "derive_profiles": ["events", *profile_tables],
+        "derive_sessions": ["events", "sessions"],
+        "derive_transitions": ["sessions"],
+        "derive_windows": ["events", *user_tiles, "user_features"],
+        "learn_factors": ["events", "factors"],
+        "learn_segments": [*profile_tables, *segments_tables],
+        "learn_examples": ["events", *user_tiles, "training_examples"],
+        "learn_publish": ["factors", "segments", "model_metrics"],
+        "serve_campaign": ["events"],
+        "serve_report": [
+            "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
+            "segment_descriptions", "model_metrics", "user_tags", "stage_batches",
+        ],
+        "serve_scores": [*factors_tables, *profile_tables[:1], "recommendations"],
+        "serve_tags": [*profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
+        "serve_trends": ["events", "user_segments"],
+        "serve_user": [
+            "events", *profile_tables, "category_hours", *segments_tables, "segment_descriptions", "user_groups",
+            "user_tags", "recommendations", "user_features",
+        ],
+        "steward_compact_tiles": tiles,
+    }  # fmt: skip

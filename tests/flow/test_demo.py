@@ -1,0 +1,71 @@
+"""The demo with every stage enabled: its output, and its tables against the table registry."""
+
+from pathlib import Path
+
+import pytest
+from profilestream import flow, table_registry
+from profilestream.base import settings as settings_module
+from profilestream.base.delta_table import Table
+from profilestream.base.errors import Refused
+from profilestream.base.settings import Settings
+from profilestream.steward import table_docs
+from pyspark.sql import SparkSession
+
+from jobs import learn_publish, run_demo
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def _overrides(home: Path) -> list[str]:
+    """The demo in a temporary folder, with training examples, and with a limit that raises alarms."""
+    return [
+        f"paths.warehouse={home}/warehouse",
+        f"paths.checkpoints={home}/checkpoints",
+        f"capture.sources.online_retail.path={home}/input",
+        "capture.sources.online_retail.max_files_per_trigger=1",
+        "capture.alarms.limit=0.001",
+        "capture.alarms.min_batches=1",
+        "learn.examples.enabled=true",
+        "learn.examples.interval=1d",
+        *table_docs.COMPLETE,
+    ]
+
+
+def _assert_equal_to_declaration(spark: SparkSession, table: Table, settings: Settings) -> None:
+    stored = table.read(spark, settings.paths).schema
+    columns = [(f.name, f.dataType.simpleString(), f.metadata.get("comment")) for f in stored]
+    assert columns == [(f.name, f.dataType.simpleString(), f.metadata["comment"]) for f in table.schema], table.name
+
+
+def test_the_demo_removes_old_output_and_writes_every_registered_table(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run stops before its tables exist; the second run removes what it left."""
+    monkeypatch.chdir(ROOT)
+    overrides = _overrides(tmp_path)
+    flags = [part for override in overrides for part in ("--set", override)]
+
+    def stop(*args: object) -> None:
+        for folder in ("warehouse", "checkpoints"):
+            (tmp_path / folder / "events").mkdir(parents=True)
+        raise Refused("stopped", where="here", do="run it again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "run", stop)
+        assert run_demo.main(["--days", "2", *flags]) == 3
+    assert "removed" not in capsys.readouterr().out
+    assert run_demo.main(["--days", "2", *flags]) == 0
+    printed = capsys.readouterr()
+    assert f"removed the output of an earlier demo: {tmp_path}/warehouse, {tmp_path}/checkpoints" in printed.out
+    assert "online_retail: 5,217 = " in printed.out
+    assert "the user with the highest spending: uk_gifts:" in printed.out
+    assert "2/2 files · batch 2 · 5,217 rows" in printed.err
+
+    for learner in ("factors", "segments"):
+        assert learn_publish.main(["--config", "conf/demo.toml", *flags, "--learner", learner]) == 0
+    settings = settings_module.load("conf/demo.toml", overrides)
+    registry = table_registry.registry(settings)
+    stored = {path.name for path in (tmp_path / "warehouse").iterdir() if (path / "_delta_log").exists()}
+    assert stored == {table.name for table in registry}
+    for table in registry:
+        _assert_equal_to_declaration(spark, table, settings)

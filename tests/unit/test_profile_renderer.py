@@ -1,0 +1,29 @@
+"""A user view as text: how numbers are formatted, and which values are left out."""
+
+from datetime import UTC, datetime
+
+from profilestream.serve.users import profile_renderer
+from profilestream.serve.users.user_view import UserView
+
+
+def test_numbers_are_short_and_empty_values_are_left_out() -> None:
+    behavior = {
+        "value": 1234.56,
+        "share": 0.123456,
+        "hours": [0, 2, 4],
+        "vector": {"hour_sin": 1.2e-16, "weekend": -0.5},
+        "refunds": None,
+        "brands": {},
+    }
+    sections = {"behavior": behavior, "social": {"shares": None}, "vector": {"weekend": -2.0}}
+    text = profile_renderer.as_text(UserView("shop:a", datetime(2026, 1, 2, 3, 4, tzinfo=UTC), sections))
+    assert text.splitlines() == [
+        "shop:a, as of 2026-01-02 03:04 UTC",
+        "  behavior",
+        "    value   1,235",
+        "    share   0.1235",
+        "    hours   ▁▅█",
+        "    vector  weekend -0.5, hour_sin 0",
+        "  compared with all users",
+        "    vector  weekend -2",
+    ]
