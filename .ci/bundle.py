@@ -1,9 +1,9 @@
-"""Packs what workers need into one archive for `spark-submit --archives`: numpy, pyarrow and the package itself.
+"""Pack numpy, pyarrow and the package for the workers into one archive for `spark-submit --archives`.
 
 reads: .venv, lib   writes: profilestream-workers.tar.gz
 
-No Python is in it: the workers have one of the same minor version, on the same kind of machine. The driver needs more
-(conf/constraints.txt).
+The archive contains no Python: the workers need one of the same minor version, on the same kind of machine. The driver
+needs more packages (conf/constraints.txt).
 """
 
 import sys
@@ -14,18 +14,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "pyarrow")
-# Not needed to run: a third of the archive.
-_LEFT_OUT = ("tests", "include", "src", "__pycache__")
+# Not needed at run time; a third of the archive.
+_EXCLUDED = ("tests", "include", "src", "__pycache__")
 
 
 def members() -> Iterator[tuple[Path, str]]:
-    """Files, and their names in the archive."""
+    """Files and their names in the archive."""
     for package in PACKAGES:
         for file in metadata.files(package) or ():
-            if ".." not in file.parts and not set(_LEFT_OUT) & set(file.parts):
+            if ".." not in file.parts and not set(_EXCLUDED) & set(file.parts):
                 yield Path(str(file.locate())), str(file)
-    for own in sorted((ROOT / "lib" / "profilestream").rglob("*.py")):
-        yield own, str(own.relative_to(ROOT / "lib"))
+    for module in sorted((ROOT / "lib" / "profilestream").rglob("*.py")):
+        yield module, str(module.relative_to(ROOT / "lib"))
 
 
 def main(target: str) -> int:

@@ -1,4 +1,4 @@
-"""Builders of what tests need: a shop with a mapping, files and settings, and a way to run its capture."""
+"""Builders for tests: a shop with a mapping, input files and settings, and its capture."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from profilestream.capture import ingest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from tests.log_files import arrive
+from tests import log_files
 
 SHOP = """
 user_namespace = "shop"
@@ -36,29 +36,29 @@ item_id = "what"
 price = "price"
 quantity = "quantity"
 """
-# What differs between two runs that ought to be equal.
-RUN_COLUMNS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "reprocessed_from")
+# Columns that differ between two runs with equal results.
+RUN_DEPENDENT_COLUMNS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "reprocessed_from")
 
 
 @dataclass
 class Shop:
-    """A source in a folder of its own, with settings that capture it."""
+    """A source in its own folder, with settings that capture it."""
 
     home: Path
     mapping: str = SHOP
     name: str = "shop"
     extra_settings: str = ""
     overrides: list[str] = field(default_factory=list)
-    is_tracked: bool = False  # a new MLflow store takes a second and more
+    is_tracked: bool = False  # creating an MLflow store takes more than a second
     written: int = 0
 
     @property
     def input(self) -> Path:
-        """Where its files lie."""
+        """Folder of its input files."""
         return self.home / "input" / self.name
 
     def write(self, name: str, text: str | bytes) -> Path:
-        """Lay a file into the input; files are dated in the order in which they are written."""
+        """Write an input file; modification times are in the order of the calls."""
         path = self.input / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -67,11 +67,11 @@ class Shop:
         return path
 
     def settings(self) -> Settings:
-        """Settings with this one source, one file a batch."""
+        """Settings with this source, one file per batch."""
         return settings_module.load(str(self.config()), self.overrides)
 
     def config(self) -> Path:
-        """The config file; written anew from what the shop holds now."""
+        """The config file, written from the current fields of the shop."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.input.mkdir(parents=True, exist_ok=True)
         mapping = self.home / f"{self.name}.toml"
@@ -86,47 +86,49 @@ class Shop:
         return config
 
     def capture(self, spark: SparkSession, **options: Any) -> None:
-        """Run capture_events to the end of what is there."""
+        """Run capture_events to the end of the input."""
         settings = self.settings()
         streaming.run(spark, [ingest.query(settings, self.name)], settings, RunOptions(**options))
 
-    def arrive(self, spark: SparkSession, events: list[dict[str, Any]], batch_id: int = 0) -> None:
-        """Put raw events into `events` as capture would, without running it: clean ones that come once.
+    def append_events(self, spark: SparkSession, events: list[dict[str, Any]], batch_id: int = 0) -> None:
+        """Append raw events to `events` as capture does, without running it; the events are clean and distinct.
 
-        The mapping names plain columns only, without SQL.
+        The mapping must consist of column names, without SQL.
         """
         settings, mapping = self.settings(), tomllib.loads(self.mapping)
         tables.EVENTS.create(spark, settings.paths)
         names = mapping["columns"]
-        raw = [tuple(one.get(name) for name in names.values()) for one in events]
+        raw = [tuple(event.get(name) for name in names.values()) for event in events]
         types = {field.name: field.dataType for field in tables.EVENTS.schema}
-        said = {name: F.col(name).cast(types[name]) for name in names}
+        columns = {name: F.col(name).cast(types[name]) for name in names}
         spaces = {"user_id": mapping["user_namespace"], "item_id": mapping["item_namespace"]}
-        said |= {name: F.concat(F.lit(f"{space}:"), name) for name, space in spaces.items()}
-        rows = spark.createDataFrame(raw, ", ".join(f"{name} string" for name in names)).withColumns(said)
+        columns |= {name: F.concat(F.lit(f"{space}:"), name) for name, space in spaces.items()}
+        rows = spark.createDataFrame(raw, ", ".join(f"{name} string" for name in names)).withColumns(columns)
         value = {"value": F.col("price") * F.col("quantity"), "batch_id": F.lit(batch_id).cast("bigint")}
-        arrive(rows.withColumns(value), settings)
+        log_files.append_events(rows.withColumns(value), settings)
 
     def read(self, spark: SparkSession, table: Table) -> DataFrame:
-        """One of its tables."""
+        """The rows of one of its tables."""
         return table.read(spark, self.settings().paths)
 
     def counts(self, spark: SparkSession) -> tuple[int, int, int, int]:
-        """Rows in, clean, rejected and duplicate over all batches of the source."""
+        """Rows in, clean, rejected and duplicate, summed over all batches of the source."""
         batches = self.read(spark, tables.CAPTURE_BATCHES).where("kind = 'source'").collect()
         names = ("rows_in", "rows_clean", "rows_rejected", "rows_duplicate")
         a, b, c, d = (sum(row[name] for row in batches) for name in names)
         return a, b, c, d
 
     def content(self, spark: SparkSession, table: Table) -> list[str]:
-        """A table's rows without what differs from run to run, sorted; equal for equal outcomes."""
+        """A table's rows as sorted JSON, without run-dependent columns; equal for equal results."""
         frame = self.read(spark, table)
-        rows = frame.select(F.to_json(F.struct(*[c for c in frame.columns if c not in RUN_COLUMNS]))).collect()
+        rows = frame.select(
+            F.to_json(F.struct(*[c for c in frame.columns if c not in RUN_DEPENDENT_COLUMNS]))
+        ).collect()
         return sorted(row[0] for row in rows)
 
 
 def event(number: int, **changes: Any) -> dict[str, Any]:
-    """A good raw event of the shop."""
+    """A valid raw event of the shop."""
     day, minute = divmod(number, 60)
     return {
         "id": f"e{number}", "kind": "view", "at": f"2026-01-{1 + day % 28:02d}T10:{minute:02d}:00Z",
@@ -134,14 +136,14 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def short_lived() -> dict[str, str]:
-    """The environment of a job that ends before the JVM's second compiler pays."""
+def short_lived_env() -> dict[str, str]:
+    """Environment of a short job: the JVM uses its first compiler only."""
     return {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
 
 
-def wait(is_so: Callable[[], bool], what: str, *, seconds: float) -> None:
-    """Wait until it is so; fails when it does not come in time."""
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float) -> None:
+    """Wait until the condition is true; fail after a timeout."""
     deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""One Spark session a run, made when a test first asks for it; every folder lies in pytest's own."""
+"""One Spark session per run, created when a test first needs it; all folders are pytest's temporary folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +10,21 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run tests at full length, and those marked long: `make long`")
+    parser.addoption(
+        "--long", action="store_true", help="run the long forms of tests, and tests marked long: `make long`"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long"):
-        left_out = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+        deselected = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in deselected]
+        config.hook.pytest_deselected(items=deselected)
 
 
 @pytest.fixture
 def at_length(pytestconfig: pytest.Config) -> bool:
-    """Whether each test is to try everything that it can: a crash around every write, not only two."""
+    """Whether tests run in their long form, for example with a crash around every write instead of two."""
     return bool(pytestconfig.getoption("--long"))
 
 
@@ -32,7 +34,7 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]
 
     home = tmp_path_factory.mktemp("spark")
     properties = home / "spark-test.conf"
-    # As on a laptop, with fewer tasks: frames here have a handful of rows.
+    # The settings of a laptop with fewer tasks: frames in tests have a few rows.
     local = (ROOT / "conf" / "spark-local.conf").read_text()
     properties.write_text(
         f"{local}\nspark.master local[2]\nspark.sql.shuffle.partitions 1\n"
@@ -47,7 +49,7 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]
 
 @pytest.fixture
 def spark(_session: SparkSession) -> Iterator[SparkSession]:
-    """The shared session; whatever a test cached or left running is gone afterwards."""
+    """The shared session; queries and caches of the test are removed afterwards."""
     yield _session
     for query in _session.streams.active:
         query.stop()

@@ -1,4 +1,4 @@
-"""A stage that crashes around its writes, and is started again each time."""
+"""Crashes of a stage around its writes; the stage is started again after each crash."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from pyspark.sql import SparkSession
 
 @dataclass(frozen=True)
 class Crashes:
-    """Crashes of a stage: after the first and after the last write of a batch, or (at length) around each of them."""
+    """Crashes a stage after the first and after the last write of a batch; in the long form, around every write."""
 
     spark: SparkSession
     monkeypatch: pytest.MonkeyPatch
     at_length: bool
 
     def run_through(self, queries: list[Query], settings: Settings, batch_id: int) -> int:
-        """Run a stage to its end, with crashes in a batch; returns around how many places it can crash."""
+        """Run a stage to its end with crashes in one batch; returns the number of possible crash points."""
         names = [table.name for query in queries for table in query.tables]
         points = [(names[0], "before"), *((name, "after") for name in names)]
-        few = dict.fromkeys((points[1], points[-1]))
-        for name, side in points if self.at_length else few:
-            beside = names[names.index(name) + 1 :]
+        first_and_last = dict.fromkeys((points[1], points[-1]))
+        for name, side in points if self.at_length else first_and_last:
+            later = names[names.index(name) + 1 :]
             with self.monkeypatch.context() as patch, pytest.raises(Exception, match=f"crash {side} {name}"):
                 for write in ("append", "merge"):
-                    patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, beside))
+                    patch.setattr(commits, write, _crashing(getattr(commits, write), name, side, batch_id, later))
                 streaming.run(self.spark, queries, settings, RunOptions())
         streaming.run(self.spark, queries, settings, RunOptions())
         return len(points)
 
 
-def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int, beside: list[str]) -> Callable[..., Any]:
-    def crashes(frame: Any, table: Any, paths: Any, txn: Any, **more: Any) -> Any:
-        here = table.name == name and txn.batch_id == batch_id
-        dies_too = table.name in beside and txn.batch_id == batch_id  # it may be written at the same time
-        if dies_too or (here and side == "before"):
+def _crashing(write: Callable[..., Any], name: str, side: str, batch_id: int, later: list[str]) -> Callable[..., Any]:
+    def write_or_crash(frame: Any, table: Any, paths: Any, txn: Any, **more: Any) -> Any:
+        is_here = table.name == name and txn.batch_id == batch_id
+        is_later = table.name in later and txn.batch_id == batch_id  # may be written at the same time
+        if is_later or (is_here and side == "before"):
             raise RuntimeError(f"crash {side} {name}")
         written = write(frame, table, paths, txn, **more)
-        if here:
+        if is_here:
             raise RuntimeError(f"crash after {name}")
         return written
 
-    return crashes
+    return write_or_crash

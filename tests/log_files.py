@@ -1,4 +1,4 @@
-"""Events as capture would have written them, without running it: for tests of what follows."""
+"""Appends events to the table as capture does, without running it."""
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
@@ -6,19 +6,19 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 
-def arrive(rows: DataFrame, settings: Settings) -> DataFrame:
-    """Append rows to `events`, which is there, in one commit with a file a date; gives them.
+def append_events(rows: DataFrame, settings: Settings) -> DataFrame:
+    """Append rows to the existing table `events`, in one commit with one file per date; returns the rows.
 
     Args:
-        rows: clean events that come once; of the columns those that say something.
+        rows: clean, distinct events; missing columns are null.
     """
-    moment = F.col("event_time")
-    made = {
-        "event_date": F.to_date(moment), "ingest_time": moment, "source": F.lit("shop"), "position": F.col("event_id"),
-        "epoch": F.lit("one"), "batch_id": F.lit(0),
+    event_time = F.col("event_time")
+    defaults = {
+        "event_date": F.to_date(event_time), "ingest_time": event_time, "source": F.lit("shop"),
+        "position": F.col("event_id"), "epoch": F.lit("one"), "batch_id": F.lit(0),
     }  # fmt: skip
-    lacking = [field for field in tables.EVENTS.schema if field.name not in rows.columns]
-    filled = {field.name: made.get(field.name, F.lit(None)).cast(field.dataType) for field in lacking}
+    missing = [field for field in tables.EVENTS.schema if field.name not in rows.columns]
+    filled = {field.name: defaults.get(field.name, F.lit(None)).cast(field.dataType) for field in missing}
     events = rows.withColumns(filled).select(*tables.EVENTS.names)
     events.coalesce(1).write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
     return events

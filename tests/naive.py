@@ -1,4 +1,4 @@
-"""What every statistic should say, in plain Python: slow, short and without merging anything."""
+"""Reference implementations of the statistics in plain Python: slow, short, without merges."""
 
 import itertools
 import math
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MICROS_A_DAY = 86_400_000_000
+MICROS_PER_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An event: when (microseconds), its id, the value a statistic takes from it and its weight."""
+class WeightedEvent:
+    """An event: its time in microseconds, its id, the value that a statistic uses, and its weight."""
 
     at: int
     event_id: str
@@ -20,27 +20,29 @@ class Seen:
     weight: float = 1.0
 
 
-def worth(event: Seen, at: int, half_life_days: float | None) -> float:
-    """The event's weight as of a time."""
-    return event.weight * (1.0 if half_life_days is None else 2.0 ** (-(at - event.at) / half_life_days / MICROS_A_DAY))
+def decayed_weight(event: WeightedEvent, at: int, half_life_days: float | None) -> float:
+    """The event's weight at a time."""
+    return event.weight * (
+        1.0 if half_life_days is None else 2.0 ** (-(at - event.at) / half_life_days / MICROS_PER_DAY)
+    )
 
 
-def weights(events: list[Seen], at: int, half_life_days: float | None) -> dict[str, float]:
+def weights(events: list[WeightedEvent], at: int, half_life_days: float | None) -> dict[str, float]:
     """Weight by value."""
-    found: dict[str, float] = defaultdict(float)
+    result: dict[str, float] = defaultdict(float)
     for e in events:
-        found[e.value] += worth(e, at, half_life_days)
-    return dict(found)
+        result[e.value] += decayed_weight(e, at, half_life_days)
+    return dict(result)
 
 
-def total(events: list[Seen], at: int, half_life_days: float | None) -> float:
+def total(events: list[WeightedEvent], at: int, half_life_days: float | None) -> float:
     """Weighted sum."""
-    return math.fsum(e.value * worth(e, at, half_life_days) for e in events)
+    return math.fsum(e.value * decayed_weight(e, at, half_life_days) for e in events)
 
 
-def moments(events: list[Seen], at: int, half_life_days: float | None) -> tuple[float | None, float | None]:
+def moments(events: list[WeightedEvent], at: int, half_life_days: float | None) -> tuple[float | None, float | None]:
     """Weighted mean and variance."""
-    ws = [worth(e, at, half_life_days) for e in events]
+    ws = [decayed_weight(e, at, half_life_days) for e in events]
     if not sum(ws):
         return None, None
     mean = math.fsum(w * e.value for w, e in zip(ws, events, strict=True)) / math.fsum(ws)
@@ -48,40 +50,40 @@ def moments(events: list[Seen], at: int, half_life_days: float | None) -> tuple[
     return mean, spread / math.fsum(ws)
 
 
-def in_order(events: list[Seen]) -> list[Any]:
+def in_order(events: list[WeightedEvent]) -> list[Any]:
     """Values from the oldest event to the newest, ties by id."""
     return [e.value for e in sorted(events, key=lambda e: (e.at, e.event_id))]
 
 
-def quantile(events: list[Seen], q: float) -> float | None:
+def quantile(events: list[WeightedEvent], q: float) -> float | None:
     """The smallest value with at least a share q of the weight at or below it."""
-    target, seen = q * sum(e.weight for e in events), 0.0
+    target, total_weight = q * sum(e.weight for e in events), 0.0
     for e in sorted(events, key=lambda e: float(e.value)):
-        seen += e.weight
-        if seen >= target:
+        total_weight += e.weight
+        if total_weight >= target:
             return float(e.value)
     return None
 
 
-def histogram(events: list[Seen], bins: int, at: int, half_life_days: float | None) -> list[float]:
+def histogram(events: list[WeightedEvent], bins: int, at: int, half_life_days: float | None) -> list[float]:
     """Weight by bin."""
-    by_bin: Callable[[int], list[Seen]] = lambda n: [e for e in events if e.value == n]  # noqa: E731
-    return [math.fsum(worth(e, at, half_life_days) for e in by_bin(n)) for n in range(bins)]
+    by_bin: Callable[[int], list[WeightedEvent]] = lambda n: [e for e in events if e.value == n]  # noqa: E731
+    return [math.fsum(decayed_weight(e, at, half_life_days) for e in by_bin(n)) for n in range(bins)]
 
 
-def newest_by_key(events: list[Seen]) -> dict[str, str]:
-    """The value of each key in the newest event that has one; an event's value is a dict."""
-    found: dict[str, str] = {}
+def latest_by_key(events: list[WeightedEvent]) -> dict[str, str]:
+    """The value of each key in the latest event that has one; an event's value is a dict."""
+    result: dict[str, str] = {}
     for value in in_order(events):
-        found |= {key: text for key, text in value.items() if text is not None}
-    return found
+        result |= {key: text for key, text in value.items() if text is not None}
+    return result
 
 
 def mean_vector(
-    events: list[Seen], vectors: list[list[float]], at: int, half_life_days: float | None
+    events: list[WeightedEvent], vectors: list[list[float]], at: int, half_life_days: float | None
 ) -> list[float] | None:
     """Weighted mean of the events' vectors."""
-    ws = [worth(e, at, half_life_days) for e in events]
+    ws = [decayed_weight(e, at, half_life_days) for e in events]
     if not events:
         return None
     return [
@@ -91,7 +93,7 @@ def mean_vector(
 
 @dataclass(frozen=True)
 class Click:
-    """An event as sessions see it; `at` in microseconds."""
+    """The fields of an event that sessions use; `at` in microseconds."""
 
     user: str | None
     at: int
@@ -106,14 +108,14 @@ class Click:
 
 
 def sessions(
-    log: list[Click], gap: int, most: int, use_source_session_ids: bool = False, categories: int = 20
+    log: list[Click], gap: int, max_length: int, use_source_session_ids: bool = False, categories: int = 20
 ) -> dict[tuple[str, int, str], Any]:
-    """What `sessions` should say, by user, start and the log's own id (empty where the gap decides)."""
+    """The expected sessions by user, start and session id of the log (empty for sessions made by the gap)."""
     streams: dict[tuple[str, str], list[Click]] = defaultdict(list)
     for e in sorted(log, key=lambda e: (e.at, e.source, e.event_id)):
         if e.user is not None:
             streams[e.user, (e.session_id or "") if use_source_session_ids else ""].append(e)
-    found = {}
+    result = {}
     for (user, own), events in streams.items():
         spans: list[list[Click]] = []
         for e in events:
@@ -123,58 +125,58 @@ def sessions(
         for span in spans:
             parts: list[list[Click]] = []
             for e in span:
-                if not parts or (not own and e.at >= parts[-1][0].at + most):
+                if not parts or (not own and e.at >= parts[-1][0].at + max_length):
                     parts.append([])
                 parts[-1].append(e)
             for part in parts:
-                found[user, part[0].at, own] = _session(part) | {
+                result[user, part[0].at, own] = _session(part) | {
                     "span": (span[0].at, span[-1].at),
                     "path": path(part, categories),
                 }
-    return found
+    return result
 
 
 def _session(events: list[Click]) -> dict[str, Any]:
     categories = [e.category for e in events if e.category is not None]
     devices = [e.device for e in events if e.device is not None]
-    bought = [e for e in events if e.event_type == "purchase"]
+    purchases = [e for e in events if e.event_type == "purchase"]
     return {
         "end": events[-1].at,
         "events": len(events),
         "types": {kind: sum(e.event_type == kind for e in events) for kind in {e.event_type for e in events}},
-        "value": sum(e.value or 0.0 for e in bought),
+        "value": sum(e.value or 0.0 for e in purchases),
         "items": len({e.item for e in events if e.item is not None}),
         "entry": categories[0] if categories else None,
         "exit": categories[-1] if categories else None,
         "device": devices[0] if devices else None,
         "is_bounce": len(events) == 1,
-        "is_converted": bool(bought),
+        "is_converted": bool(purchases),
     }
 
 
 def path(events: list[Click], categories: int) -> dict[tuple[str, str, str], int]:
-    """How often a state follows another in a session, by level and both states."""
+    """Number of times that a state follows another in a session, by level and both states."""
     tops = [e.category.split(".")[0] for e in events if e.category is not None]
     first = list(dict.fromkeys(tops))[:categories]
     levels = {
         "type": [e.event_type for e in events],
         "category": [top if top in first else "(other)" for top in tops],
     }
-    found: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for level, states in levels.items():
-        whole = ["(start)", *states, "(end)"] if states else []
-        found.update((level, since, until) for since, until in itertools.pairwise(whole))
-    return dict(found)
+        chain = ["(start)", *states, "(end)"] if states else []
+        counts.update((level, start, end) for start, end in itertools.pairwise(chain))
+    return dict(counts)
 
 
 def transitions(
     sessions: dict[tuple[str, int, str], Any], at: int, half_life_days: float
 ) -> dict[tuple[str, str, str, str], tuple[int, float]]:
-    """Number and weight of each transition of each user, from what `sessions` says."""
-    found: dict[tuple[str, str, str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    """Number and decayed weight of each transition of each user, from the result of `sessions`."""
+    result: dict[tuple[str, str, str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for (user, _, _), session in sessions.items():
         for move, count in session["path"].items():
-            number, weight = found[user, *move]
-            worth_now = worth(Seen(session["end"], "", None), at, half_life_days)
-            found[user, *move] = number + count, weight + count * worth_now
-    return dict(found)
+            number, weight = result[user, *move]
+            decayed = decayed_weight(WeightedEvent(session["end"], "", None), at, half_life_days)
+            result[user, *move] = number + count, weight + count * decayed
+    return dict(result)

@@ -59,7 +59,7 @@ def append_events(spark: SparkSession, log: Log, settings: Settings) -> DataFram
         "quantity": F.lit(1.0),
     }
     rows = spark.createDataFrame([astuple(event) for event in log], DDL)
-    return log_files.arrive(rows.withColumns(derived), settings)
+    return log_files.append_events(rows.withColumns(derived), settings)
 
 
 def events_in_window(log: Log, at: int, window: str) -> Log:

@@ -10,9 +10,10 @@ from pyspark.sql import SparkSession
 
 
 def assert_all_readers_agree(spark: SparkSession, path: str, column: str) -> None:
-    """Spark, DuckDB, Polars and deltalake count the same rows and the same sum of a column (or `facet.field`).
+    """Spark, DuckDB, Polars and deltalake return the same row count and the same sum of a column (or `facet.field`).
 
-    Of a table without numbers no column is named, and ones are summed.
+    Args:
+        column: empty for a table without numbers; then ones are summed.
     """
     expected = tuple(spark.read.format("delta").load(path).selectExpr("count(*)", f"sum({column or 1})").collect()[0])
     assert expected[0] > 0, path
@@ -23,10 +24,10 @@ def assert_all_readers_agree(spark: SparkSession, path: str, column: str) -> Non
     in_sql = f"{facet}['{field}']" if field else facet or "1"
     builder = QueryBuilder().register("t", DeltaTable(path))
     by_deltalake = pa.table(builder.execute(f"SELECT count(*) AS n, sum({in_sql}) AS total FROM t").read_all())
-    found = {
+    results = {
         "DuckDB": db.sql(f"SELECT count(*), sum({in_sql}) FROM delta_scan('{path}')").fetchone(),
         "Polars": pl.scan_delta(path).select(n=pl.len(), total=values.sum()).collect().row(0),
         "deltalake": tuple(by_deltalake.to_pylist()[0].values()),
     }
-    for reader, got in found.items():
+    for reader, got in results.items():
         assert got == pytest.approx(expected), f"{reader}, {path}"

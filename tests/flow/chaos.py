@@ -1,5 +1,5 @@
-"""kill -9 of the whole process group, again and again, while the pipeline runs over the demo log; then every table must
-be equal to that of an undisturbed run, and say the same where it is derived.
+"""Kills the process group of the pipeline (kill -9) repeatedly while it runs over the demo log, and compares all tables
+with those of an undisturbed run.
 
 python tests/flow/chaos.py [--days N] [--kills N] [--seed N]
 """
@@ -28,110 +28,110 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests import recount, table_snapshots  # noqa: E402
-from tests.builders import short_lived  # noqa: E402
+from tests.builders import short_lived_env  # noqa: E402
 
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
 CAPTURED = ("events", "rejected_events", "capture_batches")
 CONFIG, FILES_PER_BATCH = "conf/demo.toml", 10
 PIPELINE = (sys.executable, "jobs/run_pipeline.py")
-# Among the measures is the lateness.
-DIFFERS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "measures")
+# `measures` contains the lateness.
+RUN_DEPENDENT = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "measures")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What is there after a run, without what differs from run to run."""
+class ChaosResult:
+    """Content of the warehouse after a run, without run-dependent columns."""
 
     rows: dict[str, pl.DataFrame]
     vectors: dict[tuple[str, str], Any]
-    said: table_snapshots.Said
+    derived: table_snapshots.Snapshot
 
 
-def outcome(spark: SparkSession, settings: Settings, said: table_snapshots.Said) -> Outcome:
-    """What is there now; the segments are recounted."""
-    recount.assert_recounted(spark, settings)
+def read_result(spark: SparkSession, settings: Settings, derived: table_snapshots.Snapshot) -> ChaosResult:
+    """The current content; checks the segments by a recount."""
+    recount.assert_sums_equal_recount(spark, settings)
     rows = {table: _content(Path(settings.paths.warehouse) / table) for table in CAPTURED}
-    return Outcome(rows, table_snapshots.learned(spark, settings), said)
+    return ChaosResult(rows, table_snapshots.factor_vectors(spark, settings), derived)
 
 
-def assert_same(calm: Outcome, wild: Outcome) -> None:
-    """A run with kills left what an undisturbed one did."""
-    for table, expected in calm.rows.items():
-        got = wild.rows[table]
-        odd = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
-        told = f"{table}: {expected.height} rows undisturbed, {got.height} after kills; not found again: {odd}"
-        assert expected.equals(got), told
-    table_snapshots.assert_learned_alike(calm.vectors, wild.vectors)
-    apart = table_snapshots.differences(calm.said, wild.said)
-    assert not apart, f"{len(apart)} differences after kills, such as {apart[:3]}"
+def assert_same(undisturbed: ChaosResult, killed: ChaosResult) -> None:
+    """A run with kills has the same result as an undisturbed run."""
+    for table, expected in undisturbed.rows.items():
+        got = killed.rows[table]
+        missing = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
+        message = f"{table}: {expected.height} rows undisturbed, {got.height} after kills; missing: {missing}"
+        assert expected.equals(got), message
+    table_snapshots.assert_vectors_close(undisturbed.vectors, killed.vectors)
+    differences = table_snapshots.differences(undisturbed.derived, killed.derived)
+    assert not differences, f"{len(differences)} differences after kills, such as {differences[:3]}"
 
 
-def kill_often(flags: list[str], home: Path, *, kills: int, most_steps: int, seed: int) -> None:
-    """Run the pipeline and kill it, again and again, each time after a few more steps of its batches.
+def kill_repeatedly(flags: list[str], home: Path, *, kills: int, max_steps: int, seed: int) -> None:
+    """Run the pipeline and kill it, each time after some more steps of its batches.
 
     Args:
         home: of the warehouse and the checkpoints.
-        most_steps: batches begun or finished, at most, before the next kill.
+        max_steps: started or finished batches before the next kill, at most.
 
     Raises:
-        AssertionError: fewer kills than asked for hit a running job.
+        AssertionError: fewer kills than requested hit a running job.
     """
     dice = random.Random(seed)
-    hits = sum(_kill_one([*PIPELINE, *flags], home, most_steps, dice) for _ in range(kills))
+    hits = sum(_kill_one([*PIPELINE, *flags], home, max_steps, dice) for _ in range(kills))
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
 
 
-def flags_of(overrides: list[str]) -> list[str]:
-    """Settings that differ, as a job takes them."""
+def to_flags(overrides: list[str]) -> list[str]:
+    """Overrides of settings as command line flags."""
     return [part for override in overrides for part in ("--set", override)]
 
 
 def _overrides(home: Path, folder: Path) -> list[str]:
-    given = {
+    values = {
         "paths.warehouse": home / "warehouse",
         "paths.checkpoints": home / "checkpoints",
         "capture.sources.online_retail.path": folder,
         "capture.sources.online_retail.max_files_per_trigger": FILES_PER_BATCH,
-        # Files of `events`, into which a day of the log is cut.
+        # A day of the log is about 8 files of `events`.
         "derive.max_files_per_trigger": 8 * FILES_PER_BATCH,
         "learn.max_files_per_trigger": 8 * FILES_PER_BATCH,
         "learn.factors.first_full_passes": 1,
-        # What is compared does not hang on these.
+        # The compared tables do not depend on these.
         **dict.fromkeys(("serve.report.enabled", "serve.scores.enabled", "learn.tracking.enabled"), "false"),
     }
-    return [f"{key}={value}" for key, value in given.items()]
+    return [f"{key}={value}" for key, value in values.items()]
 
 
-def _kill_one(command: list[str], home: Path, most_steps: int, dice: random.Random) -> bool:
-    """Start the job and kill its process group some moment after a few steps of its batches; false if it ended.
+def _kill_one(command: list[str], home: Path, max_steps: int, dice: random.Random) -> bool:
+    """Start the job and kill its process group after some steps of its batches; false if the job ended before.
 
     Raises:
-        AssertionError: it ended by a failure of its own.
+        AssertionError: the job failed.
     """
-    steps = _steps(home) + dice.randint(1, most_steps)
-    said = home.with_name(f"{home.name}.log")
-    with said.open("wb") as told:
-        job = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=told, start_new_session=True)
+    steps = _steps(home) + dice.randint(1, max_steps)
+    log_file = home.with_name(f"{home.name}.log")
+    with log_file.open("wb") as output:
+        job = subprocess.Popen(command, cwd=ROOT, env=short_lived_env(), stderr=output, start_new_session=True)
     while job.poll() is None and _steps(home) < steps:
         time.sleep(0.05)
     time.sleep(dice.uniform(0.0, 4.0))
-    ended = job.poll() is not None
-    if not ended:
+    is_ended = job.poll() is not None
+    if not is_ended:
         os.killpg(job.pid, signal.SIGKILL)
     code = job.wait()
-    assert not ended or code == 0, f"exit {code}: {said.read_text(errors='replace')[-2000:]}"
-    return not ended
+    assert not is_ended or code == 0, f"exit {code}: {log_file.read_text(errors='replace')[-2000:]}"
+    return not is_ended
 
 
 def _steps(home: Path) -> int:
-    """Batches begun and batches finished, of all stages."""
+    """Started plus finished batches of all stages."""
     return sum(file.name.isdigit() for log in ("offsets", "commits") for file in home.glob(f"checkpoints/**/{log}/*"))
 
 
 def _content(table: Path) -> pl.DataFrame:
     frame = pl.scan_delta(str(table)).collect()
-    kept = frame.drop([name for name in DIFFERS if name in frame.columns])
-    return kept.select(pl.struct(pl.all()).struct.json_encode().alias("row")).sort("row")
+    columns = frame.drop([name for name in RUN_DEPENDENT if name in frame.columns])
+    return columns.select(pl.struct(pl.all()).struct.json_encode().alias("row")).sort("row")
 
 
 def main(argv: list[str]) -> int:
@@ -142,21 +142,23 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
         demo_files.split_sample(SAMPLE, Path(work) / "input", max_files=args.days)
-        calm, wild = (_overrides(Path(work) / name, Path(work) / "input") for name in ("calm", "wild"))
-        flags = [["--config", CONFIG, *flags_of(given)] for given in (calm, wild)]
-        with ThreadPoolExecutor(1) as beside:
-            often = beside.submit(
-                kill_often, flags[1], Path(work) / "wild", kills=args.kills, most_steps=4, seed=args.seed
+        undisturbed, killed = (
+            _overrides(Path(work) / name, Path(work) / "input") for name in ("undisturbed", "killed")
+        )
+        flags = [["--config", CONFIG, *to_flags(overrides)] for overrides in (undisturbed, killed)]
+        with ThreadPoolExecutor(1) as threads:
+            kills = threads.submit(
+                kill_repeatedly, flags[1], Path(work) / "killed", kills=args.kills, max_steps=4, seed=args.seed
             )
             subprocess.run([*PIPELINE, *flags[0]], check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
-            often.result()
+            kills.result()
         subprocess.run([*PIPELINE, *flags[1]], check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
         spark = open_session("chaos", str(ROOT / "conf" / "spark-local.conf"))
-        both = [settings.load(str(ROOT / CONFIG), given) for given in (calm, wild)]
-        undisturbed, killed = (outcome(spark, one, table_snapshots.said(spark, one)) for one in both)
-        assert_same(undisturbed, killed)
-    rows = {table: found.height for table, found in undisturbed.rows.items()}
-    rows |= {table: len(keys) for table, keys in undisturbed.said.items()}
+        both = [settings.load(str(ROOT / CONFIG), overrides) for overrides in (undisturbed, killed)]
+        results = [read_result(spark, one, table_snapshots.snapshot(spark, one)) for one in both]
+        assert_same(*results)
+    rows = {table: frame.height for table, frame in results[0].rows.items()}
+    rows |= {table: len(keys) for table, keys in results[0].derived.items()}
     print(f"{args.kills} kills (seed {args.seed}): every table equals the undisturbed run: {rows}")  # noqa: T201
     return 0
 

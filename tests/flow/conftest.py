@@ -1,4 +1,4 @@
-"""What several modules look at: a real log, captured once; MLflow as a module's shop has it."""
+"""Fixtures of several modules: a real log, captured once; the MLflow store of a shop; crashes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +22,17 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="session")
 def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a warehouse with events, sessions and chains of the shipped REES46 sample; not to be written to."""
+    """Settings of a warehouse with events, sessions and transitions of the shipped REES46 sample; read-only."""
     home = tmp_path_factory.mktemp("rees46")
-    sets = {
+    overrides = {
         "paths.warehouse": home / "warehouse",
         "paths.checkpoints": home / "checkpoints",
         "capture.sources.rees46.path": ROOT / "data" / "rees46",
         "capture.sources.rees46.mapping": ROOT / "conf" / "sources" / "rees46.toml",
     }
-    settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in sets.items()])
+    settings = settings_module.load(
+        str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in overrides.items()]
+    )
     queries = [ingest.query(settings, "rees46"), *sessions.queries(settings), *transitions.queries(settings)]
     streaming.run(_session, queries, settings, RunOptions())
     return settings
@@ -38,14 +40,14 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def registry(shop: Shop) -> Iterator[None]:
-    """MLflow's own functions ask the shop's."""
+    """MLflow's functions use the store of the shop."""
     uri = MlflowStore(shop.settings()).uri
-    was = mlflow.get_tracking_uri()
+    previous = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     yield
-    mlflow.set_tracking_uri(was)
-    mlflow.set_registry_uri(was)
+    mlflow.set_tracking_uri(previous)
+    mlflow.set_registry_uri(previous)
 
 
 @pytest.fixture

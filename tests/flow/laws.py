@@ -1,4 +1,4 @@
-"""Laws 1, 3, 4 and 6 for a whole log: delivered late, shuffled and doubled, in so many batches, the flow says the same.
+"""Laws 1, 3, 4 and 6 for a complete log: late, shuffled and doubled lines in any batches give the same tables.
 
 python tests/flow/laws.py [--log seeded|online_retail|rees46] [--lines N] [--cuts 1 10 200] [--seed N]
 """
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests import recount, table_snapshots  # noqa: E402
-from tests.builders import RUN_COLUMNS  # noqa: E402
+from tests.builders import RUN_DEPENDENT_COLUMNS  # noqa: E402
 
 SHOP = """
 user_namespace = "shop"
@@ -65,24 +65,24 @@ LATE, DOUBLED = 0.1, 0.05
 
 @dataclass(frozen=True)
 class Log:
-    """The lines of a source's log, oldest first, and the mapping that reads them."""
+    """The lines of a log, oldest first, and its mapping."""
 
     name: str
     mapping: Path
     header: str
     lines: list[str]
-    ending: str
+    extension: str
 
 
-def seeded(work: Path, lines: int, seed: int) -> Log:
-    """Events of every kind: some 40 a user, a quarter of an hour apart, one in twelve of a guest.
+def seeded_log(work: Path, lines: int, seed: int) -> Log:
+    """Events of every kind: about 40 per user, a quarter of an hour apart, one in twelve of a guest.
 
-    Of fewer items than a profile keeps, since a map that was cut is equal within the weight of its rest only.
+    There are fewer items than a profile stores: a truncated map is exact within the weight of its rest only.
     """
     dice = random.Random(seed)
     mapping = work / "seeded.toml"
     mapping.write_text(SHOP)
-    made = []
+    result = []
     for n in range(lines):
         kind, item = dice.choice(KINDS), dice.randrange(18)
         who = None if n % 12 == 0 and kind != "identify" else f"u{dice.randrange(max(1, lines // 40))}"
@@ -99,8 +99,8 @@ def seeded(work: Path, lines: int, seed: int) -> Log:
             event["to"] = f"u{dice.randrange(9)}"
         elif kind == "identify":
             event["facts"] = {dice.choice(["plan", "town"]): dice.choice("abc")}
-        made.append(json.dumps(event))
-    return Log("seeded", mapping, "", made, "jsonl")
+        result.append(json.dumps(event))
+    return Log("seeded", mapping, "", result, "jsonl")
 
 
 def _at(milliseconds: int) -> str:
@@ -124,99 +124,103 @@ def rees46(work: Path, lines: int, seed: int) -> Log:
     return Log("rees46", ROOT / "conf" / "sources" / "rees46.toml", header, rest[:lines], "csv")
 
 
-LOGS: dict[str, Callable[[Path, int, int], Log]] = {"seeded": seeded, "online_retail": online_retail, "rees46": rees46}
+LOGS: dict[str, Callable[[Path, int, int], Log]] = {
+    "seeded": seeded_log,
+    "online_retail": online_retail,
+    "rees46": rees46,
+}
 
 
 def deliver(log: Log, folder: Path, files: int, dice: random.Random) -> int:
-    """Lay the log out in files: a tenth of the lines come in a later one, a twentieth twice. Returns the lines laid."""
+    """Write the log as files: a tenth of the lines in a later file, a twentieth twice. Returns the number of lines."""
     parts: list[list[str]] = [[] for _ in range(files)]
     for n, line in enumerate(log.lines):
         due = n * files // len(log.lines)
-        came = dice.randrange(due, files) if dice.random() < LATE else due
-        parts[came].append(line)
+        delivered = dice.randrange(due, files) if dice.random() < LATE else due
+        parts[delivered].append(line)
         if dice.random() < DOUBLED:
-            parts[dice.randrange(came, files)].append(line)
+            parts[dice.randrange(delivered, files)].append(line)
     folder.mkdir(parents=True)
     for number, part in enumerate(parts):
         dice.shuffle(part)
-        file = folder / f"{number:04}.{log.ending}"
+        file = folder / f"{number:04}.{log.extension}"
         file.write_text("\n".join([log.header, *part] if log.header else part) + "\n")
         os.utime(file, (1_700_000_000 + number, 1_700_000_000 + number))
     return sum(map(len, parts))
 
 
-def hold(
-    spark: SparkSession, work: Path, log: Log, cuts: list[int], seed: int, tell: Callable[[str], object]
+def check_laws(
+    spark: SparkSession, work: Path, log: Log, cuts: list[int], seed: int, print_line: Callable[[str], object]
 ) -> dict[str, int]:
-    """Run the flow over the log in each number of batches, and derive the last run's tables again, in one batch.
+    """Run the flow over the log in each number of batches, then rebuild the tables of the last run in one batch.
 
     Returns:
-        Rows of `events`, and keys of each derived table.
+        Number of rows of `events`, and of keys of each derived table.
 
     Raises:
-        AssertionError: a line is not accounted for, or two runs differ.
+        AssertionError: the row accounting is wrong, or two runs differ.
     """
-    outcomes = {}
+    results = {}
     for cut in cuts:
-        began = time.monotonic()
+        started = time.monotonic()
         home = work / f"in_{cut}"
-        config = captured(spark, home, log, cut, seed)
+        config = capture_log(spark, home, log, cut, seed)
         flow.run(spark, settings_module.load(str(config), []), RunOptions())
-        outcomes[f"in {cut}"] = outcome(spark, config)
-        tell(f"{log.name}: {len(log.lines):,} lines in {cut} batches, {time.monotonic() - began:.0f} s")
-    outcomes["derived again"] = rebuilt(spark, config)
-    first, *others = outcomes
+        results[f"in {cut}"] = read_result(spark, config)
+        print_line(f"{log.name}: {len(log.lines):,} lines in {cut} batches, {time.monotonic() - started:.0f} s")
+    results["rebuilt"] = rebuild_all(spark, config)
+    first, *others = results
     for name in others:
-        assert_same(outcomes[first], outcomes[name], f"{first} and {name}")
-    return outcomes[first].rows()
+        assert_same(results[first], results[name], f"{first} and {name}")
+    return results[first].rows()
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What `events` and the derived tables say after a run, without what differs from run to run."""
+class LawResult:
+    """Content of `events` and of the derived tables after a run, without run-dependent columns."""
 
     events: set[str]
-    said: table_snapshots.Said
+    derived: table_snapshots.Snapshot
 
     def rows(self) -> dict[str, int]:
-        """Rows of `events`, and keys of each derived table."""
-        return {"events": len(self.events)} | {table: len(keys) for table, keys in self.said.items()}
+        """Number of rows of `events`, and of keys of each derived table."""
+        return {"events": len(self.events)} | {table: len(keys) for table, keys in self.derived.items()}
 
 
-def captured(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) -> Path:
-    """Deliver the log and capture it in so many batches; gives settings that derive it in as many."""
-    laid = deliver(log, home / "input", cut, random.Random(seed + cut))
-    settings = settings_module.load(str(config_of(log, home, derive_files=1)), [])
+def capture_log(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) -> Path:
+    """Deliver the log and capture it in so many batches; returns settings that derive it in as many batches."""
+    lines = deliver(log, home / "input", cut, random.Random(seed + cut))
+    settings = settings_module.load(str(write_config(log, home, derive_files=1)), [])
     streaming.run(spark, [ingest.query(settings, log.name)], settings, RunOptions())
-    _assert_conserved(spark, settings, laid, cut)
+    _assert_row_accounting(spark, settings, lines, cut)
     written = len(list((home / "warehouse" / "events").glob("**/*.parquet")))
-    return config_of(log, home, derive_files=math.ceil(written / cut))
+    return write_config(log, home, derive_files=math.ceil(written / cut))
 
 
-def rebuilt(spark: SparkSession, config: Path) -> Outcome:
-    """What the tables say once all of them were derived again, in one batch."""
-    every_file = [f"{stage}.max_files_per_trigger=1000000" for stage in ("derive", "learn")]
-    settings = settings_module.load(str(config), every_file)
+def rebuild_all(spark: SparkSession, config: Path) -> LawResult:
+    """The result after a rebuild of all stages in one batch."""
+    one_batch = [f"{stage}.max_files_per_trigger=1000000" for stage in ("derive", "learn")]
+    settings = settings_module.load(str(config), one_batch)
     flow.run(spark, settings, RunOptions(rebuild=tuple(flow.derived_stages())))
-    recount.assert_recounted(spark, settings)
-    return outcome(spark, config)
+    recount.assert_sums_equal_recount(spark, settings)
+    return read_result(spark, config)
 
 
-def outcome(spark: SparkSession, config: Path) -> Outcome:
-    """What is there now."""
+def read_result(spark: SparkSession, config: Path) -> LawResult:
+    """The current content."""
     settings = settings_module.load(str(config), [])
-    return Outcome(_events(spark, settings), table_snapshots.said(spark, settings))
+    return LawResult(_events(spark, settings), table_snapshots.snapshot(spark, settings))
 
 
-def assert_same(one: Outcome, other: Outcome, which: str) -> None:
-    """Two runs over the same log left the same."""
+def assert_same(one: LawResult, other: LawResult, which: str) -> None:
+    """Two runs over the same log have the same result."""
     assert one.events == other.events, f"{len(one.events ^ other.events)} events differ between {which}"
-    apart = table_snapshots.differences(one.said, other.said)
-    assert not apart, f"{len(apart)} differences between {which}, such as {apart[:3]}"
+    differences = table_snapshots.differences(one.derived, other.derived)
+    assert not differences, f"{len(differences)} differences between {which}, such as {differences[:3]}"
 
 
-def config_of(log: Log, home: Path, *, derive_files: int) -> Path:
-    """A settings file of the whole flow over what was delivered to a home, a file of it a batch."""
+def write_config(log: Log, home: Path, *, derive_files: int) -> Path:
+    """A settings file of the complete flow over the delivered files, with one file per batch."""
     derive = ROOT / "conf" / "derive"
     features = [str(derive / f"{name}_hours.toml") for name in ("user", "item", "category", "brand", "user_category")]
     config = home / "settings.toml"
@@ -234,30 +238,30 @@ def config_of(log: Log, home: Path, *, derive_files: int) -> Path:
     return config
 
 
-def _assert_conserved(spark: SparkSession, settings: Settings, laid: int, batches: int) -> None:
-    """Law 1, against the lines that were laid out."""
+def _assert_row_accounting(spark: SparkSession, settings: Settings, lines: int, batches: int) -> None:
+    """Law 1, against the number of delivered lines."""
     rows = tables.CAPTURE_BATCHES.read(spark, settings.paths).collect()
     assert len(rows) == batches
     for row in rows:
         assert row["rows_in"] == row["rows_clean"] + row["rows_rejected"] + row["rows_duplicate"], row
-    assert sum(row["rows_in"] for row in rows) == laid
+    assert sum(row["rows_in"] for row in rows) == lines
     assert sum(row["rows_clean"] for row in rows) == tables.EVENTS.read(spark, settings.paths).count()
 
 
 def _events(spark: SparkSession, settings: Settings) -> set[str]:
-    """What `events` says, without what differs from run to run; a bot is suspected by the events of one batch."""
-    told = tables.EVENTS.read(spark, settings.paths).drop(*RUN_COLUMNS, "position", "batch_id", "warnings")
-    return {row[0] for row in told.select(F.to_json(F.struct("*"))).collect()}
+    """Rows of `events` without run-dependent columns; the warning about bots depends on the batch."""
+    rows = tables.EVENTS.read(spark, settings.paths).drop(*RUN_DEPENDENT_COLUMNS, "position", "batch_id", "warnings")
+    return {row[0] for row in rows.select(F.to_json(F.struct("*"))).collect()}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--log", choices=LOGS, default="seeded")
-    made.add_argument("--lines", type=int, default=4_000)
-    made.add_argument("--cuts", type=int, nargs="+", default=[1, 10, 200])
-    made.add_argument("--seed", type=int, default=1)
-    return made
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--log", choices=LOGS, default="seeded")
+    arguments.add_argument("--lines", type=int, default=4_000)
+    arguments.add_argument("--cuts", type=int, nargs="+", default=[1, 10, 200])
+    arguments.add_argument("--seed", type=int, default=1)
+    return arguments
 
 
 def main(argv: list[str]) -> int:
@@ -265,8 +269,8 @@ def main(argv: list[str]) -> int:
     spark = open_session("laws", str(ROOT / "conf" / "spark-local.conf"))
     with tempfile.TemporaryDirectory() as work:
         log = LOGS[args.log](Path(work), args.lines, args.seed)
-        rows = hold(spark, Path(work), log, args.cuts, args.seed, print)
-    print(f"{args.log}, in {args.cuts} batches and derived again: the same; {rows}")
+        rows = check_laws(spark, Path(work), log, args.cuts, args.seed, print)
+    print(f"{args.log}, in {args.cuts} batches and rebuilt: the same tables; {rows}")
     return 0
 
 

@@ -23,7 +23,7 @@ def _overrides(home: Path) -> list[str]:
         f"paths.checkpoints={home}/checkpoints",
         f"capture.sources.online_retail.path={home}/input",
         "capture.sources.online_retail.max_files_per_trigger=1",
-        "capture.alarms.limit=0.001",
+        "capture.alarms.max_deviations=0.001",
         "capture.alarms.min_batches=1",
         "learn.examples.enabled=true",
         "learn.examples.interval=1d",

@@ -1,6 +1,7 @@
-"""Documents say what is so: every shell command in them is run, parsed, or a target of make; shown output is real."""
+"""The documents match the code: commands run or parse, shown output is real, flags, settings and messages exist."""
 
 import argparse
+import ast
 import contextlib
 import importlib
 import io
@@ -44,7 +45,6 @@ from profilestream.base.settings import (
 from profilestream.capture import cleaning_rules
 from profilestream.capture import mapping as mappings
 from profilestream.capture.mapping import Bots, Clip, InputSpec, Lookup, Mapping, Rule
-from profilestream.derive import feature_declaration
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.steward import status
 from pyspark.sql import SparkSession
@@ -61,23 +61,23 @@ JOBS = (
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
-CAPTURE, REPLAY, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.py --config" for name in JOBS[:6])
+CAPTURE, REPROCESS, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.py --config" for name in JOBS[:6])
 LOCAL, LADEN, KIOSK = "conf/local.toml", "docs/examples/laden/settings.toml", "docs/examples/kiosk/settings.toml"
 CSV = "docs/examples/laden/log/2025-03-30.csv"
-LOOK = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
-# How each command is proven. `run`: its job's main is called, in the session of all tests: a session start costs 8 s.
-# `process`: started as it stands, with this Python. `parsed`: the job takes its flags and the files it names are there.
-# `make`: the Makefile has the target. `page`: it makes the page that is there. One that ends in `...` stands for all
-# that begin so.
-PROVEN = {
+SCAN = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
+# How each command is checked. `run`: the main of its job is called, in the session of all tests (a session start costs
+# 8 s). `process`: it is started unchanged, with this Python. `parsed`: the job accepts its flags, and the files that it
+# names exist. `make`: the Makefile has the target. `page`: it generates the page in docs/. A key that ends in `...`
+# matches all commands that start with it.
+CHECKS = {
     f"{CAPTURE} {LADEN} --check": "run",
     f"{CAPTURE} {LADEN} --preview 5 {CSV}": "run",
     f"{CAPTURE} {LADEN}": "run",
     f"{STATUS} {LADEN}": "run",
-    f"{REPLAY} {LADEN} --set capture.sources.laden.mapping=corrected.toml --rule event_type_unknown": "run",
-    f"{LOOK}/laden/...": "process",
+    f"{REPROCESS} {LADEN} --set capture.sources.laden.mapping=corrected.toml --rule event_type_unknown": "run",
+    f"{SCAN}/laden/...": "process",
     f"{CAPTURE} {KIOSK}": "run",
-    f"{LOOK}/kiosk/...": "process",
+    f"{SCAN}/kiosk/...": "process",
     f"{CAPTURE} {LOCAL} --check": "run",
     f"{CAPTURE} {LOCAL} --preview 5 {CSV}": "parsed",
     f"{PIPELINE} {LOCAL}": "run",
@@ -94,10 +94,11 @@ PROVEN = {
     f"{PYTHON} jobs/derive_windows.py --config {LOCAL} --set derive.windows.enabled=true": "parsed",
     f"{PYTHON} jobs/steward_compact_tiles.py --config {LOCAL} --set derive.windows.day_tiles_after_days=35": "parsed",
     f"{PYTHON} -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md": "page",
+    f"{PYTHON} -m profilestream.steward.table_docs conf/demo.toml docs/tables.md": "page",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
-    f"{REPLAY} {LOCAL} --source laden --rule event_type_unknown": "parsed",
+    f"{REPROCESS} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/serve_report.py --config {LOCAL}": "run",
     f"{PYTHON} jobs/learn_segments.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
@@ -118,57 +119,57 @@ PROVEN = {
 
 @dataclass(frozen=True)
 class Command:
-    """A line of a `sh` block, and what the `text` block right below shows of its output."""
+    """A line of a `sh` block, and the lines of its output that the `text` block directly below shows."""
 
     doc: Path
     text: str
     shown: tuple[str, ...] = ()
 
     @property
-    def proof(self) -> str:
-        """The entry of PROVEN; empty when there is none."""
-        return next((known for known in PROVEN if _is(self.text, known)), "")
+    def key(self) -> str:
+        """The key of CHECKS that matches; empty when there is none."""
+        return next((key for key in CHECKS if _matches(self.text, key)), "")
 
 
-def _is(text: str, known: str) -> bool:
-    return text.startswith(known.removesuffix("...")) if known.endswith("...") else text == known
+def _matches(text: str, key: str) -> bool:
+    return text.startswith(key.removesuffix("...")) if key.endswith("...") else text == key
 
 
 def _blocks(doc: Path) -> list[tuple[str, list[str], bool]]:
-    """Fenced blocks as (language, lines, whether only blank lines lie between it and the block before)."""
-    found = []
+    """Fenced blocks as (language, lines, whether only blank lines are between it and the previous block)."""
+    blocks = []
     end = -1
     text = doc.read_text(encoding="utf-8")
     for block in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.S | re.M):
-        found.append((block[2], dedent(block[3]).splitlines(), end >= 0 and not text[end : block.start()].strip()))
+        blocks.append((block[2], dedent(block[3]).splitlines(), end >= 0 and not text[end : block.start()].strip()))
         end = block.end()
-    return found
+    return blocks
 
 
 def _commands(doc: Path) -> list[Command]:
-    found: list[Command] = []
+    commands: list[Command] = []
     previous = ""
     for language, lines, follows in _blocks(doc):
         if language == "sh":
-            found += [Command(doc, line) for line in lines]
+            commands += [Command(doc, line) for line in lines]
         elif language == "text" and follows and previous == "sh":
-            found[-1] = Command(doc, found[-1].text, tuple(line for line in lines if line))
+            commands[-1] = Command(doc, commands[-1].text, tuple(line for line in lines if line))
         previous = language
-    return found
+    return commands
 
 
 COMMANDS = [command for doc in DOCS for command in _commands(doc)]
 
 
-def _proven(how: str) -> list[Command]:
-    return [command for command in COMMANDS if PROVEN.get(command.proof) == how]
+def _checked_by(check: str) -> list[Command]:
+    return [command for command in COMMANDS if CHECKS.get(command.key) == check]
 
 
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch) -> "Parse":
-    """Parses a job's command line by the job's own parser, and runs nothing."""
+    """Parses a command line with the parser of its job; runs nothing."""
     parsers: list[argparse.ArgumentParser] = []
-    monkeypatch.setattr(job, "run", lambda body, made, argv: parsers.append(made))
+    monkeypatch.setattr(job, "run", lambda body, parser, argv: parsers.append(parser))
     return Parse(parsers)
 
 
@@ -184,21 +185,21 @@ class Parse:
         return self.parser(Path(words[0]).stem).parse_args(words[1:])
 
 
-def test_every_command_is_known_and_every_known_one_is_told() -> None:
-    assert [command.text for command in COMMANDS if not command.proof] == []
-    assert sorted(PROVEN.keys() - {command.proof for command in COMMANDS}) == []
+def test_every_command_has_a_check_and_every_check_a_command() -> None:
+    assert [command.text for command in COMMANDS if not command.key] == []
+    assert sorted(CHECKS.keys() - {command.key for command in COMMANDS}) == []
 
 
-def test_commands_of_make_are_targets_that_take_what_is_given(parse: Parse) -> None:
+def test_make_commands_are_targets_that_use_the_variables(parse: Parse) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    inline = [found for doc in DOCS for found in re.findall(r"`(make [^`]+)`", doc.read_text())]
-    texts = {*inline, *[command.text for command in _proven("make")]}
+    inline = [text for doc in DOCS for text in re.findall(r"`(make [^`]+)`", doc.read_text())]
+    texts = {*inline, *[command.text for command in _checked_by("make")]}
     assert 'make demo ARGS="--days 20"' in texts
     for text in texts:
-        _, target, *given = shlex.split(text)
+        _, target, *variables = shlex.split(text)
         recipe = re.search(rf"^{target}:.*## .*\n((?:\t.*\n?)+)", makefile, re.M)
         assert recipe, text
-        for name, value in (word.split("=", 1) for word in given):
+        for name, value in (variable.split("=", 1) for variable in variables):
             assert f"$({name})" in recipe[1], text
             if target == "demo":
                 parse(["jobs/run_demo.py", *shlex.split(value)])
@@ -208,10 +209,10 @@ def test_commands_of_make_are_targets_that_take_what_is_given(parse: Parse) -> N
                 assert any(f"def {value}(" in file.read_text() for file in (ROOT / "benchmarks").glob("*.py")), text
 
 
-def test_commands_of_jobs_parse_and_name_files_that_are_there(parse: Parse) -> None:
-    told = [command.text for command in COMMANDS if "jobs/" in command.text]
-    assert len(told) >= 15
-    for text in told:
+def test_job_commands_parse_and_name_existing_files(parse: Parse) -> None:
+    texts = [command.text for command in COMMANDS if "jobs/" in command.text]
+    assert len(texts) >= 15
+    for text in texts:
         words = shlex.split(text)
         at = next(i for i, word in enumerate(words) if word.startswith("jobs/"))
         if "--properties-file" in words:
@@ -222,17 +223,17 @@ def test_commands_of_jobs_parse_and_name_files_that_are_there(parse: Parse) -> N
             mappings.load(source.mapping)
 
 
-def test_lines_of_cron_hold_commands_that_are_proven() -> None:
+def test_cron_lines_contain_commands_that_are_checked() -> None:
     lines = [line for doc in DOCS for language, lines, _ in _blocks(doc) if language == "cron" for line in lines]
     assert lines
     for line in lines:
-        found = re.search(r"&& (.*) >> ", line)
-        assert found and found[1] in {command.text for command in COMMANDS}, line
+        match = re.search(r"&& (.*) >> ", line)
+        assert match and match[1] in {command.text for command in COMMANDS}, line
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the commands need of a checkout, in a folder of its own."""
+    """A copy of the folders of the checkout that the commands use."""
     home = tmp_path_factory.mktemp("checkout")
     for folder in ("conf", "jobs", "docs/examples"):
         shutil.copytree(ROOT / folder, home / folder)
@@ -240,58 +241,58 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command printed, both streams together, and its exit code."""
+class Result:
+    """Exit code of a command, and its output on both streams."""
 
     code: int
-    printed: str
+    output: str
 
 
 @pytest.fixture(scope="module")
-def ran(checkout: Path, _session: SparkSession) -> dict[str, Ran]:
-    """Every command that is run, by its text; in the order in which the documents tell them."""
-    found = {}
+def results(checkout: Path, _session: SparkSession) -> dict[str, Result]:
+    """The results of the commands that are run, by text; they run in the order of the documents."""
+    results = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout)
-        for line in dict.fromkeys(command.text for command in _proven("run")):
+        for line in dict.fromkeys(command.text for command in _checked_by("run")):
             _, script, *argv = shlex.split(line)
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 code = importlib.import_module(f"jobs.{Path(script).stem}").main(argv)
-            found[line] = Ran(code, printed.getvalue())
-    for line in [command.text for command in _proven("process")]:
+            results[line] = Result(code, output.getvalue())
+    for line in [command.text for command in _checked_by("process")]:
         words = [sys.executable, *shlex.split(line)[1:]]
         run = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False)
-        found[line] = Ran(run.returncode, run.stdout + run.stderr)
-    return found
+        results[line] = Result(run.returncode, run.stdout + run.stderr)
+    return results
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: doc.stem)
-def test_commands_run_and_print_what_is_shown(ran: dict[str, Ran], doc: Path) -> None:
+def test_commands_succeed_and_print_the_shown_output(results: dict[str, Result], doc: Path) -> None:
     for command in _commands(doc):
-        assert command.text in ran or not command.shown, f"{command.text} is not run, so nothing holds what it shows"
-        if command.text in ran:
-            got = ran[command.text]
-            assert got.code == 0, f"{command.text}\nprinted\n{got.printed}"
-            lines = {line.rstrip() for line in got.printed.splitlines()}
+        assert command.text in results or not command.shown, f"{command.text} shows output that no test checks"
+        if command.text in results:
+            result = results[command.text]
+            assert result.code == 0, f"{command.text}\nprinted\n{result.output}"
+            lines = {line.rstrip() for line in result.output.splitlines()}
             missing = [shown for shown in command.shown if not any(_pattern(shown).fullmatch(line) for line in lines)]
-            assert missing == [], f"{command.text}\nprinted\n{got.printed}"
+            assert missing == [], f"{command.text}\nprinted\n{result.output}"
 
 
 def _pattern(shown: str) -> re.Pattern[str]:
-    """A shown line as a pattern: `...` stands for anything."""
+    """A pattern of a shown line, in which `...` matches anything."""
     return re.compile(".*".join(re.escape(part) for part in shown.rstrip().split("...")))
 
 
 @pytest.mark.parametrize("engine", ["Spark SQL", "DuckDB", "Polars"])
-def test_queries_that_status_tells_work_as_they_are(
-    ran: dict[str, Ran], checkout: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+def test_query_commands_of_status_run_unchanged(
+    results: dict[str, Result], checkout: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkout)
     commands = status.commands(Paths(warehouse="artifacts/laden/warehouse", checkpoints="unused"))
-    told = subprocess.run(commands[engine], shell=True, cwd=checkout, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    rows = re.findall(r"laden:(A-\d+)\W+([\d.]+)", told.stdout)
+    run = subprocess.run(commands[engine], shell=True, cwd=checkout, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = re.findall(r"laden:(A-\d+)\W+([\d.]+)", run.stdout)
     assert rows == [("A-08", "500.0"), ("A-17", "1.0")]
 
 
@@ -306,14 +307,14 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
     ]
     (lookups,) = [text for text in shown if "[lookup." in text]
     shipped = mappings.load(str(ROOT / "conf" / "sources" / "complete_journey.toml"))
-    told = tomllib.loads(lookups)["lookup"]
-    assert {name: Lookup.model_validate(one) for name, one in told.items()} == shipped.lookup
+    declared = tomllib.loads(lookups)["lookup"]
+    assert {name: Lookup.model_validate(lookup) for name, lookup in declared.items()} == shipped.lookup
     shown.remove(lookups)
     assert len(shown) == 4
     assert [text for text in shown if not any(text in example for example in examples)] == []
 
 
-def test_the_shown_declaration_is_the_beginning_of_the_shipped_one() -> None:
+def test_shown_declarations_are_valid_and_part_of_the_shipped_one() -> None:
     blocks = [lines for language, lines, _ in _blocks(ROOT / "docs" / "features.md") if language == "toml"]
     shipped = (ROOT / "conf" / "derive" / "user_hours.toml").read_text().splitlines()
     assert [line for line in blocks[0] if line not in shipped] == []
@@ -325,82 +326,126 @@ def test_the_shown_declaration_is_the_beginning_of_the_shipped_one() -> None:
     )
 
 
-def test_the_shown_settings_of_learners_fit() -> None:
+def test_shown_settings_of_learners_are_valid() -> None:
     for language, lines, _ in _blocks(ROOT / "docs" / "learners.md"):
         if language == "toml":
             Learn.model_validate(tomllib.loads("\n".join(lines))["learn"])
 
 
-def test_the_reference_of_windows_is_made_of_the_shipped_declaration() -> None:
-    for command in _proven("page"):
-        *_, module, declaration, target = shlex.split(command.text)
-        made = importlib.import_module(module).page(feature_declaration.load(str(ROOT / declaration), {}))
-        assert (ROOT / target).read_text() == made, f"run {command.text}"
+def test_generated_pages_are_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for command in _checked_by("page"):
+        *_, module, source, target = shlex.split(command.text)
+        importlib.import_module(module).main([source, str(tmp_path / "page.md")])
+        assert (tmp_path / "page.md").read_text() == Path(target).read_text(), f"run {command.text}"
 
 
-def test_links_lead_somewhere() -> None:
+def _has_target(path: Path, anchor: str) -> bool:
+    if not path.exists() or not anchor:
+        return path.exists()
+    titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_have_targets() -> None:
     broken = []
-    for doc in DOCS:
+    for doc in [*DOCS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]:
         for link in re.findall(r"\]\(([^)]+)\)", doc.read_text()):
             name, _, anchor = link.partition("#")
-            if link.startswith("https:"):
-                continue
-            target = (doc.parent / name) if name else doc
-            titles = [] if not anchor else re.findall(r"^#+ (.*)$", target.read_text(), re.M)
-            slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-            if not target.exists() or (anchor and anchor not in slugs):
+            if not link.startswith("https:") and not _has_target(doc.parent / name if name else doc, anchor):
                 broken.append(f"{doc.name}: {link}")
     assert broken == []
 
 
-def test_local_toml_names_every_setting_with_its_default() -> None:
+def test_documents_named_in_code_and_settings_exist() -> None:
+    files = [path for folder in ("lib", "jobs", "conf") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text() for path in files if path.suffix in (".py", ".toml", ".conf")}
+    links = {(path, link) for path, text in texts.items() for link in re.findall(r"docs/(\w+\.md)(?:#([\w-]+))?", text)}
+    assert len(links) > 20
+    assert [(str(path), link) for path, link in links if not _has_target(ROOT / "docs" / link[0], link[1])] == []
+
+
+def test_python_examples_import_existing_names() -> None:
+    blocks = [lines for doc in DOCS for language, lines, _ in _blocks(doc) if language == "python"]
+    imports = [line for lines in blocks for line in lines if line.startswith("from profilestream")]
+    assert imports
+    for line in imports:
+        _, module, _, names = line.split(maxsplit=3)
+        missing = [name for name in names.split(", ") if not hasattr(importlib.import_module(module), name)]
+        assert missing == [], line
+
+
+def test_documented_messages_are_messages_of_the_code() -> None:
+    running = (ROOT / "docs" / "running.md").read_text()
+    section = running[running.index("## Exit codes and messages") : running.index("## Modes and stopping")]
+    cells = re.findall(r"^\| (`.*?`) \| [123] \|", section, re.M)
+    documented = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    templates = [text for path in (ROOT / "lib").rglob("*.py") for text in _message_templates(path)]
+    assert len(documented) > 30
+    assert [m for m in documented if not any(_pattern(m).match(template) for template in templates)] == []
+
+
+def _message_templates(path: Path) -> list[str]:
+    """All strings of a module; the placeholders of f-strings are replaced by `x`."""
+    templates = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "x" for part in node.values]
+            templates.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            templates.append(node.value)
+    return templates
+
+
+def test_local_toml_lists_every_setting_with_its_default() -> None:
     text = (ROOT / LOCAL).read_text()
-    given, whole = (tomllib.loads(one) for one in (text, re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M)))
+    with_defaults = re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.M)
+    documents = tomllib.loads(with_defaults), tomllib.loads(text)
     models: dict[str, type[Frozen]] = {
         "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
-        "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions, "derive.transitions": Transitions,
-        "derive.windows": WindowFeatures, "learn.factors": Factors, "learn.tracking": Tracking,
+        "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions,
+        "derive.transitions": Transitions, "derive.windows": WindowFeatures, "learn.factors": Factors,
+        "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
-        "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags,
-        "serve.report": Report,
+        "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
     }  # fmt: skip
     for path, model in models.items():
-        table, set_here = (
-            reduce(lambda part, name: part.get(name, {}), path.split("."), one) for one in (whole, given)
+        table, overrides = (
+            reduce(lambda part, name: part.get(name, {}), path.split("."), document) for document in documents
         )
         assert table.keys() == model.model_fields.keys()
         for key, field in model.model_fields.items():
-            if key not in set_here and field.default is not None:
+            if key not in overrides and field.default is not None:
                 default = list(field.default) if isinstance(field.default, tuple) else field.default
                 assert table[key] == default, f"{path}.{key}"
 
 
-def test_the_mapping_reference_names_every_key_rule_and_warning() -> None:
+def test_the_mapping_reference_lists_every_key_rule_and_warning() -> None:
     text = (ROOT / "docs" / "mappings.md").read_text()
     keys = {key for model in (Mapping, InputSpec, Lookup, Rule, Clip, Bots) for key in model.model_fields}
-    sections = {found for found in re.findall(r"`\[(\w+)[^`]*\]`", text)}
+    sections = set(re.findall(r"`\[(\w+)[^`]*\]`", text))
     assert sorted(key for key in keys if f"`{key}`" not in text and key not in sections) == []
-    every = Mapping.model_validate({
+    columns = ("event_id", "event_type", "event_time", *mappings.NUMERIC_COLUMNS)
+    mapping = Mapping.model_validate({
         "input": {"format": "csv", "columns": "a string"}, "timezone": "Europe/Berlin", "anonymous": "reject",
-        "columns": {"event_id": "a", "event_type": "a", "event_time": "a"} | dict.fromkeys(mappings.NUMERIC_COLUMNS, "a"),
-        "bots": {"max_events_per_minute": 1},
+        "columns": dict.fromkeys(columns, "a"), "bots": {"max_events_per_minute": 1},
     })  # fmt: skip
-    rejects, warns = cleaning_rules.names(every)
-    named = {*rejects, *warns, "filled_<column>", "clipped_<column>"}
+    rejects, warns = cleaning_rules.names(mapping)
+    names = {*rejects, *warns, "filled_<column>", "clipped_<column>"}
     table = "\n".join(re.findall(r"^\| (`[^|]*) \|", text[text.index("## Every rule and warning") :], re.M))
-    assert sorted(name for name in named if f"`{name}`" not in table) == []
-    told = [name for name in re.findall(r"`(\w+)`", table) if name in named]
-    assert told == [name for name in (*_told_order(rejects), *warns) if name in told]
+    assert sorted(name for name in names if f"`{name}`" not in table) == []
+    listed = [name for name in re.findall(r"`(\w+)`", table) if name in names]
+    assert listed == [name for name in (*_documented_order(rejects), *warns) if name in listed]
 
 
-def _told_order(rejects: list[str]) -> list[str]:
-    """Rules in the order in which they are tried: a line that is not UTF-8 is not measured, and files come last."""
+def _documented_order(rejects: list[str]) -> list[str]:
+    """Rules in the order of evaluation: encoding before length, and rules of duplicates and files last."""
     first = ["not_utf8", "line_too_long"]
     last = ["id_reused", "file_unreadable"]
     return [*first, *[name for name in rejects if name not in (*first, *last)], *last]
 
 
-def test_running_or_the_page_that_it_names_for_a_job_tells_every_flag(parse: Parse) -> None:
+def test_every_flag_is_documented_in_running_or_the_page_of_the_job(parse: Parse) -> None:
     running = (ROOT / "docs" / "running.md").read_text()
     for name in JOBS:
         (row,) = re.findall(rf"^\| `jobs/{name}\.py` .*$", running, re.M)

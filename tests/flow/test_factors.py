@@ -45,7 +45,7 @@ def _shop(home: Path, first_full_passes: int = 0, full_passes: int = 0) -> Shop:
 
 
 def _add_events(spark: SparkSession, shop: Shop, n: int) -> None:
-    shop.arrive(spark, [_event(m) for m in range(n * 20, n * 20 + 20)], batch_id=n)
+    shop.append_events(spark, [_event(m) for m in range(n * 20, n * 20 + 20)], batch_id=n)
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
@@ -88,7 +88,7 @@ def test_vectors_equal_plain_loops(spark: SparkSession, tmp_path: Path) -> None:
         _add_events(spark, shop, n)
         _learn(spark, shop)
     naive = _naive_model(spark, shop)
-    _assert_equal(table_snapshots.learned(spark, shop.settings()), naive)
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
     assert_all_readers_agree(spark, factors.table(shop.settings()).path(shop.settings().paths), "tail_weight")
     paths = shop.settings().paths
     row = factors.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
@@ -155,10 +155,10 @@ def test_full_passes_run_on_the_first_batch_when_events_have_doubled_and_on_requ
     assert len(first + second) >= 2 * len(first)
     naive.full_pass(first + second)
     naive.learn(last)
-    _assert_equal(table_snapshots.learned(spark, shop.settings()), naive)
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
     assert learn_factors.main(["--config", str(shop.config()), "--full-pass"]) == 0
     naive.full_pass(first + second + last)
-    _assert_equal(table_snapshots.learned(spark, shop.settings()), naive)
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
     assert f"full pass over {len(first + second + last)} events" in capsys.readouterr().out
 
 
@@ -169,7 +169,9 @@ def test_vectors_of_ratings_equal_plain_loops(spark: SparkSession, tmp_path: Pat
     batches = []
     for begin in (0, 20):
         raw = [event(n, kind="rate", who=f"u{n % 4}", stars=str(1 + n * n % 5)) for n in range(begin, begin + 20)]
-        shop.arrive(spark, [*raw, event(begin + 90)], batch_id=begin)  # the last event is a view without a rating
+        shop.append_events(
+            spark, [*raw, event(begin + 90)], batch_id=begin
+        )  # the last event is a view without a rating
         _learn(spark, shop)
         times = [1_767_261_600_000_000 + 60_000_000 * n for n in range(begin, begin + 20)]  # from 2026-01-01T10:00
         batches.append(
@@ -182,7 +184,7 @@ def test_vectors_of_ratings_equal_plain_loops(spark: SparkSession, tmp_path: Pat
     naive = NaiveAls(factors.als_params(shop.settings()), mean_rating=sum(ratings) / len(ratings))
     for batch in batches:
         naive.learn(batch)
-    _assert_equal(table_snapshots.learned(spark, shop.settings()), naive)
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
     metrics = shop.read(spark, tables.MODEL_METRICS).where("metric = 'rmse'").collect()
     known_items = {e.item for e in batches[0]}
     predicted = [e for e in batches[1] if e.item in known_items]
@@ -200,7 +202,7 @@ def test_crashes_around_writes_and_the_number_of_partitions_change_nothing(
     settings = shop.settings()
     assert crashes.run_through(factors.queries(settings), settings, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
-    _assert_equal(table_snapshots.learned(spark, shop.settings()), _naive_model(spark, shop))
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), _naive_model(spark, shop))
 
 
 def test_another_vector_length_is_refused_until_a_rebuild(
@@ -216,7 +218,7 @@ def test_another_vector_length_is_refused_until_a_rebuild(
     assert "table factors was derived by another declaration" in message and "--rebuild" in message.splitlines()[-1]
     assert learn_factors.main([*shorter, "--rebuild"]) == 0
     shop.overrides = ["learn.factors.k=3"]
-    assert {len(vector) for vector in table_snapshots.learned(spark, shop.settings()).values()} == {3}
+    assert {len(vector) for vector in table_snapshots.factor_vectors(spark, shop.settings()).values()} == {3}
     assert learn_factors.main([*shorter, "--set", "learn.factors.eval_users=7"]) == 0  # does not change vectors
     assert learn_factors.main([*config, "--set", "derive.event_weights.view=nan", "--check"]) == 2
     assert "weights must be finite numbers: ['view']" in capsys.readouterr().err

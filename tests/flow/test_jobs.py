@@ -12,7 +12,7 @@ from profilestream.base import job, streaming, tables
 from pyspark.sql import SparkSession
 
 from jobs import capture_events, capture_reprocess, run_pipeline, steward_status
-from tests.builders import SHOP, Shop, event, short_lived, wait
+from tests.builders import SHOP, Shop, event, short_lived_env, wait_until
 from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -156,16 +156,16 @@ def test_continuous_mode_survives_a_lost_checksum_reads_new_files_and_stops_on_s
     properties = f'[spark]\nproperties = "{ROOT}/conf/spark-local.conf"\n'
     config.write_text(properties + config.read_text())
     command = [sys.executable, "jobs/capture_events.py", "--config", str(config), "continuous", "--every", "1s"]
-    process = subprocess.Popen(command, cwd=ROOT, env=short_lived(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=short_lived_env(), stderr=subprocess.PIPE, text=True)
     commits = tmp_path / "checkpoints" / "capture_events" / "shop" / "commits"
 
     def is_committed(batch_id: int) -> bool:
         return (commits / str(batch_id)).exists() or process.poll() is not None
 
     try:
-        wait(lambda: is_committed(1), "batch 1", seconds=90)
+        wait_until(lambda: is_committed(1), "batch 1", seconds=90)
         shop.write("c.jsonl", json.dumps(event(3)))
-        wait(lambda: is_committed(2), "batch 2", seconds=90)
+        wait_until(lambda: is_committed(2), "batch 2", seconds=90)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     finally:

@@ -1,6 +1,6 @@
-"""Laws 1 to 4 and 6 for the shipped tables: any split, order, lateness and kill gives the same.
+"""Laws 1 to 4 and 6 for the shipped tables: any split, order, lateness and kill gives the same tables.
 
-`make laws` does it with 200 batches and on whole logs, `make chaos` with 20 kills.
+`make laws` checks them with 200 batches and on complete logs, `make chaos` with 20 kills.
 """
 
 import shutil
@@ -25,83 +25,89 @@ from tests import table_snapshots
 from tests.flow import chaos, laws
 
 ROOT = Path(__file__).parent.parent.parent
-PIECES = 3
-# Vectors hang on the cut into batches, and the files of one commit have no order in which to cut them: one batch.
-MORE = [
+PARTS = 3
+# Vectors depend on the batches, and the files of one commit have no order: learn in one batch.
+LEARNERS = [
     "learn.factors.enabled=true", "learn.factors.first_full_passes=1", "learn.factors.k=8",
     "learn.max_files_per_trigger=1000000",
 ]  # fmt: skip
 
 
-def test_shipped_tables_say_the_same_of_rees46_at_once_and_in_shuffled_pieces(
+def test_shipped_tables_are_equal_for_rees46_at_once_and_in_shuffled_parts(
     spark: SparkSession, rees46: Settings
 ) -> None:
     events = tables.EVENTS.read(spark, rees46.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
-    piece = F.pmod(F.xxhash64("event_id"), F.lit(PIECES))
+    part = F.pmod(F.xxhash64("event_id"), F.lit(PARTS))
     for derived in fold_stage.declared_tables(rees46).values():
         fold = Fold.of(derived)
-        at_once = table_snapshots.by_key(fold, fold.partials(events))
+        at_once = table_snapshots.values_by_key(fold, fold.partials(events))
         assert len(at_once) > 100, derived.name
-        parts = [fold.partials(events.where(piece == n)).localCheckpoint() for n in range(PIECES)]
+        parts = [fold.partials(events.where(part == n)).localCheckpoint() for n in range(PARTS)]
         ways = {
-            "gathered": fold.merge_rows(reduce(DataFrame.unionByName, parts)),
-            "in turn": reduce(partial(_merged_onto, fold), parts[::-1]),
+            "merged together": fold.merge_rows(reduce(DataFrame.unionByName, parts)),
+            "merged one by one": reduce(partial(_merge_into, fold), parts[::-1]),
         }
         for way, rows in ways.items():
-            apart = table_snapshots.differences({way: at_once}, {way: table_snapshots.by_key(fold, rows)})
-            assert not apart, f"{derived.name}: {len(apart)} differences, such as {apart[:3]}"
+            differences = table_snapshots.differences({way: at_once}, {way: table_snapshots.values_by_key(fold, rows)})
+            assert not differences, f"{derived.name}: {len(differences)} differences, such as {differences[:3]}"
 
 
 @dataclass(frozen=True)
 class Runs:
-    """A log that was delivered late, shuffled and doubled in two files, and went through the whole flow undisturbed.
+    """Two runs over a log that was delivered late, shuffled and doubled in two files.
 
     Args:
-        calm: settings of that run.
-        said, left: what it left, as the laws and as the chaos see it.
-        killed: settings of a second run over the same files, whose process was killed on the way.
+        undisturbed: settings of the first run.
+        law_result, chaos_result: content of its tables.
+        killed: settings of the second run, whose process was killed.
     """
 
-    calm: Path
-    said: laws.Outcome
-    left: chaos.Outcome
+    undisturbed: Path
+    law_result: laws.LawResult
+    chaos_result: chaos.ChaosResult
     killed: Path
 
 
 @pytest.fixture(scope="module")
 def runs(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     work = tmp_path_factory.mktemp("laws")
-    log = laws.seeded(work, 600, seed=3)
-    calm = laws.captured(_session, work / "calm", log, 2, seed=3)
-    settings = settings_module.load(str(calm), MORE)
-    shutil.copytree(work / "calm" / "input", work / "killed" / "input")
-    killed = laws.config_of(log, work / "killed", derive_files=settings.derive.max_files_per_trigger)
-    flags = ["--config", str(killed), *chaos.flags_of(MORE), "--set", f"spark.properties={ROOT}/conf/spark-local.conf"]
-    with ThreadPoolExecutor(1) as beside:
-        hit = beside.submit(chaos.kill_often, flags, work / "killed", kills=1, most_steps=12, seed=7)
+    log = laws.seeded_log(work, 600, seed=3)
+    undisturbed = laws.capture_log(_session, work / "undisturbed", log, 2, seed=3)
+    settings = settings_module.load(str(undisturbed), LEARNERS)
+    shutil.copytree(work / "undisturbed" / "input", work / "killed" / "input")
+    killed = laws.write_config(log, work / "killed", derive_files=settings.derive.max_files_per_trigger)
+    flags = [
+        "--config",
+        str(killed),
+        *chaos.to_flags(LEARNERS),
+        "--set",
+        f"spark.properties={ROOT}/conf/spark-local.conf",
+    ]
+    with ThreadPoolExecutor(1) as threads:
+        kill = threads.submit(chaos.kill_repeatedly, flags, work / "killed", kills=1, max_steps=12, seed=7)
         flow.run(_session, settings, RunOptions())
-        hit.result()
-    said = laws.outcome(_session, calm)
-    return Runs(calm, said, chaos.outcome(_session, settings, said.said), killed)
+        kill.result()
+    result = laws.read_result(_session, undisturbed)
+    return Runs(undisturbed, result, chaos.read_result(_session, settings, result.derived), killed)
 
 
-def test_a_log_delivered_late_shuffled_and_doubled_says_the_same_in_two_batches_and_derived_again_in_one(
+def test_late_shuffled_and_doubled_lines_give_the_same_tables_in_two_batches_and_after_a_rebuild(
     spark: SparkSession, runs: Runs
 ) -> None:
-    rows = runs.said.rows()
+    rows = runs.law_result.rows()
     assert rows["events"] == 600 and rows["user_profiles"] == 15 and rows["population_stats"] == 1
     assert 15 < rows["sessions"] < 550 and rows["user_features"] == 15
     assert 16 < rows["event_transitions"] < rows["user_transitions"]
-    laws.assert_same(runs.said, laws.rebuilt(spark, runs.calm), "two batches and derived again")
+    laws.assert_same(runs.law_result, laws.rebuild_all(spark, runs.undisturbed), "two batches and a rebuild")
 
 
-def test_a_kill_on_the_way_changes_nothing(spark: SparkSession, runs: Runs) -> None:
-    """kill -9 for real; `make chaos` does 20 of them over the whole demo log."""
-    assert run_pipeline.main(["--config", str(runs.killed), *chaos.flags_of(MORE)]) == 0
-    settings = settings_module.load(str(runs.killed), MORE)
-    chaos.assert_same(runs.left, chaos.outcome(spark, settings, table_snapshots.said(spark, settings)))
+def test_a_killed_run_has_the_result_of_an_undisturbed_run(spark: SparkSession, runs: Runs) -> None:
+    """kill -9 of a process; `make chaos` kills 20 times over the complete demo log."""
+    assert run_pipeline.main(["--config", str(runs.killed), *chaos.to_flags(LEARNERS)]) == 0
+    settings = settings_module.load(str(runs.killed), LEARNERS)
+    chaos.assert_same(runs.chaos_result, chaos.read_result(spark, settings, table_snapshots.snapshot(spark, settings)))
 
 
-def _merged_onto(fold: Fold, table: DataFrame, part: DataFrame) -> DataFrame:
+def _merge_into(fold: Fold, table: DataFrame, part: DataFrame) -> DataFrame:
     untouched = table.join(part, list(fold.derived.keys), "left_anti")
     return untouched.unionByName(fold.merge_into(table, part)).localCheckpoint()

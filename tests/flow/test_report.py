@@ -98,7 +98,7 @@ def view(_session: SparkSession, shop: Settings) -> ReportView:
 def report(_session: SparkSession, shop: Settings, view: ReportView) -> str:
     """The path of the page. The tables are read once, for `view`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queries, "read", lambda *_: view)
+        patch.setattr(report_queries, "read", lambda *_: view)
         return write_report.run(_session, shop)
 
 

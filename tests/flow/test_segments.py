@@ -22,7 +22,7 @@ from tests import naive_kmeans
 from tests.builders import Shop, event
 from tests.fault_injection import Crashes
 from tests.open_readers import assert_all_readers_agree
-from tests.recount import assert_recounted, newest_of, users_of
+from tests.recount import assert_sums_equal_recount, last_segments, user_rows
 
 PROFILES = """
 name = "user_profiles"
@@ -72,7 +72,7 @@ def capture_day(spark: SparkSession, shop: Shop, day: int, group_of: dict[str, s
         for n in (0, 1):
             one = event(0, who=user, kind=kind, price=str(price + number % 5), at=f"2026-01-{day:02}T1{n}:00:00Z")
             events.append({**one, "id": f"{user}-{day}-{n}"})
-    shop.arrive(spark, events)
+    shop.append_events(spark, events)
     streaming.run(spark, profiles.queries(shop.settings()), shop.settings(), RunOptions())
 
 
@@ -93,15 +93,15 @@ def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_chang
     group_of = {f"u{n}": "ab"[n % 2] for n in range(20)}
     capture_day(spark, shop, 1, group_of)
     streaming.run(spark, queries, settings, RunOptions())
-    assert_recounted(spark, settings)
-    first = users_of(spark, settings)
+    assert_sums_equal_recount(spark, settings)
+    first = user_rows(spark, settings)
     assert not shop.read(spark, tables.MODEL_METRICS).count(), "the first batch has no earlier state to evaluate"
     # A third group is added, and one user of the second group becomes similar to the first.
     new_users = {f"n{n}": "c" for n in range(10)}
     capture_day(spark, shop, 9, {**new_users, **{"u1": "a", "u0": "a"}})
     assert crashes.run_through(queries, settings, batch_id=1) == 4
-    assert_recounted(spark, settings)
-    after = users_of(spark, settings)
+    assert_sums_equal_recount(spark, settings)
+    after = user_rows(spark, settings)
     assert len(after) == 30
     unchanged = {user: group for user, group in group_of.items() if user not in ("u0", "u1")}
     groups = segments_by_group(after, {**unchanged, **new_users})
@@ -135,7 +135,10 @@ def assert_evaluated(spark: SparkSession, shop: Shop, users: dict[str, Row]) -> 
         ("all", "late_rows"): 0.0,
     }
     assert {row["weight"] for (model, _), row in metrics.items() if model != "all"} == {len(points)} == {12}
-    times = {(row["state_as_of"], row["rows_from"], row["rows_to"]) for row in metrics.values()}
+    times = {
+        tuple(row[column].astimezone(UTC) for column in ("state_as_of", "rows_from", "rows_to"))
+        for row in metrics.values()
+    }
     newest = datetime(2026, 1, 9, 11, tzinfo=UTC)
     assert times == {(datetime(2026, 1, 1, 11, tzinfo=UTC), newest, newest)}
 
@@ -182,17 +185,17 @@ def test_sums_equal_a_recount_after_late_users_erased_users_and_an_empty_batch(
     changes.write_batch(2, {"u3": "b", "late": "a"})
     changes.write_batch(11, {"u4": "a"}, change="delete")
     changes.write_batch(12, {})
-    assert_recounted(spark, changes.settings)
-    users = users_of(spark, changes.settings)
+    assert_sums_equal_recount(spark, changes.settings)
+    users = user_rows(spark, changes.settings)
     assert "shop:u4" not in users and len(users) == 12 and f"{users['shop:late']['as_of']:%d}" == "02"
-    assert max(row["batch_id"] for row in newest_of(spark, changes.settings).values()) == 3
+    assert max(row["batch_id"] for row in last_segments(spark, changes.settings).values()) == 3
     # Both profiles of batch 1 are older than the state, and batch 2 has none: nothing is scored.
     rows = tables.MODEL_METRICS.read(spark, changes.settings.paths).collect()
     assert {(row["batch_id"], row["model"], row["metric"]): row["value"] for row in rows} == {
         (1, "all", "late_rows"): 2.0,
         (2, "all", "late_rows"): 0.0,
     }
-    assert {(row["state_as_of"], row["rows_from"], row["rows_to"]) for row in rows} == {
+    assert {(row["state_as_of"].astimezone(UTC), row["rows_from"], row["rows_to"]) for row in rows} == {
         (datetime(2026, 1, 10, 12, tzinfo=UTC), None, None)
     }
 
@@ -208,7 +211,7 @@ def test_the_number_of_partitions_does_not_change_the_segments(spark: SparkSessi
                 changes.write_batch(day, {f"u{n}": "abc"[(n + n // 12 + day) % 3] for n in range(day, 30)})
         finally:
             spark.conf.set("spark.sql.shuffle.partitions", 1)
-        results.append((users_of(spark, changes.settings), newest_of(spark, changes.settings)))
+        results.append((user_rows(spark, changes.settings), last_segments(spark, changes.settings)))
     (users, state), (other_users, other_state) = results
     assert {u: row["segment_id"] for u, row in users.items()} == {
         u: row["segment_id"] for u, row in other_users.items()

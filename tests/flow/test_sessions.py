@@ -55,7 +55,7 @@ class SessionWarehouse:
         """Append to `events` as capture does; returns the rows."""
         rows = self.spark.createDataFrame([astuple(click) for click in log], DDL)
         columns = {"user_id": F.col("user"), "item_id": F.col("item"), "event_time": F.timestamp_micros("at")}
-        return log_files.arrive(rows.withColumns(columns), self.settings)
+        return log_files.append_events(rows.withColumns(columns), self.settings)
 
     def write_sessions(self, events: DataFrame) -> None:
         """Run one batch of the stage."""

@@ -59,7 +59,7 @@ def _add_events(spark: SparkSession, shop: Shop, day: int) -> None:
         )
         for n in range(day * 20, day * 20 + 20)
     ]
-    shop.arrive(spark, events, batch_id=day)
+    shop.append_events(spark, events, batch_id=day)
 
 
 def _learn(shop: Shop, *overrides: str) -> int:

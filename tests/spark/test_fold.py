@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from tests import naive
-from tests.naive import Seen
+from tests.naive import WeightedEvent
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AT = START + timedelta(days=500)
@@ -122,7 +122,7 @@ def oracle(statistic: Statistic, log: Log) -> Any:
 
     kept = log if statistic.where == "true" else [e for e in log if e[4] is not None and e[4] > 100]
     events = [
-        Seen(micros(e[3]), e[0], field(statistic.of, e), field(statistic.weight, e))
+        WeightedEvent(micros(e[3]), e[0], field(statistic.of, e), field(statistic.weight, e))
         for e in kept
         if field(statistic.of, e) is not None
     ]
@@ -139,7 +139,7 @@ def oracle(statistic: Statistic, log: Log) -> Any:
             values = naive.in_order(events) if statistic.kind == "first" else naive.in_order(events)[::-1]
             return values[: statistic.k] if statistic.k > 1 else next(iter(values), None)
         case "last_by_key":
-            return naive.newest_by_key(events)
+            return naive.latest_by_key(events)
         case "mean_vector":
             assert isinstance(statistic, MeanVector)
             vectors = [[field(sql, e) or 0.0 for sql in statistic.dimensions.values()] for e in kept]
@@ -316,7 +316,7 @@ def test_the_worked_example_of_the_docs_gives_its_rows_in_any_order(spark: Spark
     def row(pieces: list[DataFrame]) -> tuple[Any, ...]:
         found = Fold.of(what).read(one_after_the_other(pieces, what)).first()
         assert found is not None
-        days = (micros(found["as_of"]) - micros(START)) / naive.MICROS_A_DAY
+        days = (micros(found["as_of"]) - micros(START)) / naive.MICROS_PER_DAY
         return days, found["events"], found["value_7d"], found["last_item"], found["items_7d"]
 
     assert row(pieces[:1]) == (7, 3, 38.0, "tea", {"tea": 1.5, "cups": 0.5})

@@ -127,7 +127,7 @@ def test_bars_and_log_lines_share_one_terminal(monkeypatch: pytest.MonkeyPatch) 
     assert "3/12 files · 531,172 rows" in shown[-1] and max(map(len, lines)) <= 80
 
 
-def test_known_noise_of_java_is_dropped_and_other_lines_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_listed_noise_of_java_is_dropped_and_other_lines_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with console.java_output():
         subprocess.run(["sh", "-c", "echo 'WARNING: Using incubator modules: x' >&2; echo 'disk full' >&2"], check=True)
     deadline = time.monotonic() + 10

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from profilestream.learn import choose_k, segment_rules
-from profilestream.learn.segment_rules import Scaling
+from profilestream.learn.segment_rules import Scaling, SplitCondition
 
 from tests import naive_kmeans
 
@@ -57,6 +57,11 @@ def test_without_users_or_with_one_segment_the_tree_is_one_leaf() -> None:
     assert segment_rules.fit_tree(points[:40], segment_ids[:40], one, SCALING) == {"users": {"3": 40}}
     descriptions = segment_rules.describe({"users": {}}, one, SCALING, {})
     assert [one.description for one in descriptions] == ["high weekend"]
+
+
+def test_a_rule_contains_only_the_last_condition_per_dimension_and_side() -> None:
+    path = (SplitCondition("value", 2.0, True), SplitCondition("value", 9.0, False), SplitCondition("value", 5.0, True))
+    assert list(map(str, segment_rules.simplify_path(path))) == ["value > 5", "value <= 9"]
 
 
 def test_the_true_number_of_groups_has_the_best_silhouette_and_the_cost_of_the_groups() -> None:

@@ -1,4 +1,4 @@
-"""What `make` says on a machine where something is missing. Nothing is installed: python, java and pip are scripts."""
+"""The set-up of `make`, and its messages when something is missing. python, java and pip are fake scripts."""
 
 import ast
 import hashlib
@@ -11,21 +11,21 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / ".ci" / "set_up.py"
 
-# `-m venv --clear X` makes X with a copy of this script as its python; `-m pip` then runs `pip_does`.
+# `-m venv --clear X` creates X with a copy of this script as its python; `-m pip` then runs `pip_script`.
 FAKE_PYTHON = """#!/bin/sh
 case "$2" in
   venv) [ "$3" = "--clear" ] && rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
     echo "version = 3.11.7" > "$4/pyvenv.cfg";;
-  pip) {pip_does};;
+  pip) {pip_script};;
 esac
 """
 
-# `-version` prints a version; the Ivy call (-jar) makes one jar named in the pattern's folder.
+# `-version` prints a version; the Ivy call (-jar) creates one jar in the folder of the pattern.
 FAKE_JAVA = """#!/bin/sh
 if [ "$1" = "-version" ]; then echo 'openjdk version "{version}" 2025-04-15' >&2; exit 0; fi
-{ivy_does}
+{ivy_script}
 """
-IVY_FETCHES = """for word in "$@"; do case "$word" in
+IVY_DOWNLOADS = """for word in "$@"; do case "$word" in
   *"[artifact]"*) mkdir -p "${word%/*}"; printf 'the jar' > "${word%/*}/delta-1.0.jar";;
 esac; done"""
 PIP_INSTALLS = 'touch "${0%/bin/python}/installed"'
@@ -63,11 +63,11 @@ class Machine:
         self.java()
         self.python()
 
-    def java(self, version: str = "17.0.15", ivy_does: str = IVY_FETCHES) -> Path:
-        return script(self.bin / "java", FAKE_JAVA.format(version=version, ivy_does=ivy_does))
+    def java(self, version: str = "17.0.15", ivy_script: str = IVY_DOWNLOADS) -> Path:
+        return script(self.bin / "java", FAKE_JAVA.format(version=version, ivy_script=ivy_script))
 
-    def python(self, pip_does: str = PIP_INSTALLS) -> str:
-        return str(script(self.bin / "python3", FAKE_PYTHON.format(pip_does=pip_does)))
+    def python(self, pip_script: str = PIP_INSTALLS) -> str:
+        return str(script(self.bin / "python3", FAKE_PYTHON.format(pip_script=pip_script)))
 
 
 @pytest.fixture
@@ -101,13 +101,11 @@ def failure(set_up: ModuleType, machine: Machine) -> str:
         ("The operation couldn't be completed. Unable to locate a Java Runtime.", None),
     ],
 )
-def test_the_java_version_is_read_from_every_form_java_prints(
-    set_up: ModuleType, line: str, version: int | None
-) -> None:
+def test_the_java_version_is_read_from_every_output_format(set_up: ModuleType, line: str, version: int | None) -> None:
     assert set_up.java_version(line) == version
 
 
-def test_a_missing_java_is_named_with_its_mend(set_up: ModuleType, machine: Machine) -> None:
+def test_a_missing_java_is_reported_with_what_to_do(set_up: ModuleType, machine: Machine) -> None:
     (machine.bin / "java").unlink()
     assert failure(set_up, machine) == (
         "Java 17 or newer is needed, but there is no java on PATH and JAVA_HOME is not set: install one "
@@ -117,7 +115,7 @@ def test_a_missing_java_is_named_with_its_mend(set_up: ModuleType, machine: Mach
 
 
 @pytest.mark.parametrize(("printed", "version"), [("1.8.0_392", 8), ("11.0.2", 11)])
-def test_an_old_java_is_named_with_its_version(
+def test_an_old_java_is_reported_with_its_version(
     set_up: ModuleType, machine: Machine, printed: str, version: int
 ) -> None:
     java = machine.java(printed)
@@ -127,14 +125,14 @@ def test_an_old_java_is_named_with_its_version(
     )
 
 
-def test_a_java_that_does_not_start_is_not_taken_for_one(set_up: ModuleType, machine: Machine) -> None:
+def test_a_java_that_does_not_start_is_reported(set_up: ModuleType, machine: Machine) -> None:
     java = script(machine.bin / "java", "#!/bin/sh\necho 'no Java runtime present' >&2\nexit 1\n")
     assert failure(set_up, machine).startswith(f"Java 17 or newer is needed, but {java} does not start: install one")
 
 
-def test_java_home_wins_over_path_as_it_does_for_spark(set_up: ModuleType, machine: Machine, tmp_path: Path) -> None:
+def test_java_home_overrides_path_as_in_spark(set_up: ModuleType, machine: Machine, tmp_path: Path) -> None:
     machine.java("1.8.0_392")
-    newer = script(tmp_path / "jdk/bin/java", FAKE_JAVA.format(version="21.0.1", ivy_does=""))
+    newer = script(tmp_path / "jdk/bin/java", FAKE_JAVA.format(version="21.0.1", ivy_script=""))
     assert set_up.java_path({**machine.env, "JAVA_HOME": str(tmp_path / "jdk")}) == str(newer)
 
 
@@ -152,7 +150,7 @@ def test_the_script_parses_on_python_3_6() -> None:
     ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
 
 
-def test_an_old_python_alone_gets_one_sentence_and_exit_code_2(
+def test_an_old_python_without_a_newer_one_prints_one_sentence_and_returns_2(
     set_up: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert set_up.main((3, 8, 10), machine.env) == 2
@@ -163,22 +161,22 @@ def test_an_old_python_alone_gets_one_sentence_and_exit_code_2(
     )
 
 
-def test_an_old_python_hands_over_to_the_first_newer_one_that_starts(set_up: ModuleType, machine: Machine) -> None:
+def test_an_old_python_selects_the_first_newer_one_that_starts(set_up: ModuleType, machine: Machine) -> None:
     script(machine.bin / "python3.12", "#!/bin/sh\nexit 127\n")
     works = script(machine.bin / "python3.11", "#!/bin/sh\nexit 0\n")
     assert set_up.newer_python((3, 8, 10), machine.env["PATH"]) == str(works)
 
 
 @pytest.mark.parametrize(("version", "old"), [((3, 6, 9), True), ((3, 10, 14), True), ((3, 11, 0), False)])
-def test_python_3_11_is_the_oldest(set_up: ModuleType, version: tuple[int, ...], old: bool) -> None:
-    assert set_up.too_old(version) is old
+def test_python_3_11_is_the_minimum(set_up: ModuleType, version: tuple[int, ...], old: bool) -> None:
+    assert set_up.is_too_old(version) is old
 
 
-def test_a_python_without_its_venv_module_is_told_the_package(set_up: ModuleType, machine: Machine) -> None:
-    said = "The virtual environment was not created successfully because ensurepip is not available."
-    python = script(machine.bin / "python3", f"#!/bin/sh\necho '{said}'\nexit 1\n")
+def test_a_python_without_venv_is_reported_with_the_package_to_install(set_up: ModuleType, machine: Machine) -> None:
+    output = "The virtual environment was not created successfully because ensurepip is not available."
+    python = script(machine.bin / "python3", f"#!/bin/sh\necho '{output}'\nexit 1\n")
     assert failure(set_up, machine) == (
-        f"{python} cannot make a virtual environment, because its venv module is not installed: install it "
+        f"{python} cannot create a virtual environment, because its venv module is not installed: install it "
         "(Debian: apt-get install python3-venv) and run make again"
     )
 
@@ -187,7 +185,7 @@ def test_a_python_without_its_venv_module_is_told_the_package(set_up: ModuleType
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("output", "message"),
     [
         (
             "WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution found",
@@ -204,15 +202,15 @@ def test_a_python_without_its_venv_module_is_told_the_package(set_up: ModuleType
             "ERROR: Could not install packages due to an OSError: No space left on device",
             "pip could not install the packages "
             "(pip: ERROR: Could not install packages due to an OSError: No space left on device): "
-            "mend that and run make again",
+            "fix this and run make again",
         ),
     ],
 )
-def test_a_failing_pip_gives_its_useful_line_and_the_mend(
-    set_up: ModuleType, machine: Machine, said: str, message: str
+def test_an_error_of_pip_is_reported_with_its_error_line_and_what_to_do(
+    set_up: ModuleType, machine: Machine, output: str, message: str
 ) -> None:
-    (machine.root / "pip_said").write_text(said)
-    machine.python(pip_does="/bin/cat pip_said; exit 1")
+    (machine.root / "pip_output").write_text(output)
+    machine.python(pip_script="/bin/cat pip_output; exit 1")
     machine.env["PATH"] += ":/bin:/usr/bin"
     assert failure(set_up, machine) == message
 
@@ -220,67 +218,69 @@ def test_a_failing_pip_gives_its_useful_line_and_the_mend(
 # --- jars
 
 
-def test_a_maven_repository_out_of_reach_names_the_ivy_settings(set_up: ModuleType, machine: Machine) -> None:
+def test_an_unreachable_maven_repository_is_reported_with_the_ivy_settings(
+    set_up: ModuleType, machine: Machine
+) -> None:
     line = "Server access error at url http://host/delta.jar (java.net.ConnectException: Connection refused)"
-    machine.java(ivy_does=f"echo '{line}'; echo ':: USE VERBOSE OR DEBUG'; exit 1")
+    machine.java(ivy_script=f"echo '{line}'; echo ':: USE VERBOSE OR DEBUG'; exit 1")
     assert failure(set_up, machine) == (
-        f"The Delta jars could not be fetched from the Maven repository (Ivy: {line}): set PROFILESTREAM_IVY_SETTINGS "
-        "to an Ivy settings file that names a mirror you can reach and run make again"
+        f"The Delta jars could not be downloaded from the Maven repository (Ivy: {line}): set "
+        "PROFILESTREAM_IVY_SETTINGS to an Ivy settings file that names a mirror you can reach and run make again"
     )
 
 
-def test_ivy_settings_that_are_no_file_are_an_error(set_up: ModuleType, machine: Machine) -> None:
+def test_ivy_settings_that_are_not_a_file_are_an_error(set_up: ModuleType, machine: Machine) -> None:
     machine.env["PROFILESTREAM_IVY_SETTINGS"] = "/nowhere/ivy.xml"
     assert failure(set_up, machine) == (
         "PROFILESTREAM_IVY_SETTINGS is /nowhere/ivy.xml, which is not a file: set it to your Ivy settings, or unset it"
     )
 
 
-def test_ivy_is_given_the_settings_of_the_environment(set_up: ModuleType, machine: Machine) -> None:
+def test_ivy_uses_the_settings_of_the_environment(set_up: ModuleType, machine: Machine) -> None:
     settings = machine.root / "ivy.xml"
     settings.write_text("<ivysettings/>")
     machine.env["PROFILESTREAM_IVY_SETTINGS"] = str(settings)
-    machine.java(ivy_does='echo "ERROR: $*"; exit 1')
+    machine.java(ivy_script='echo "ERROR: $*"; exit 1')
     assert f"-settings {settings} -retrieve" in failure(set_up, machine)
 
 
-def test_a_jar_that_differs_from_its_check_sum_stops_the_set_up(set_up: ModuleType, machine: Machine) -> None:
-    machine.java(ivy_does=IVY_FETCHES.replace("the jar", "another jar"))
+def test_a_jar_with_a_wrong_checksum_stops_the_set_up(set_up: ModuleType, machine: Machine) -> None:
+    machine.java(ivy_script=IVY_DOWNLOADS.replace("the jar", "another jar"))
     assert failure(set_up, machine).startswith(
-        f"{machine.venv}/jars/delta-1.0.jar has the check sum {hashlib.sha256(b'another jar').hexdigest()[:12]}..., "
-        f"but conf/jars.sha256 says {hashlib.sha256(b'the jar').hexdigest()[:12]}...: run make again"
+        f"{machine.venv}/jars/delta-1.0.jar has the checksum {hashlib.sha256(b'another jar').hexdigest()[:12]}..., "
+        f"but conf/jars.sha256 contains {hashlib.sha256(b'the jar').hexdigest()[:12]}...: run make again"
     )
 
 
-def test_a_fetched_jar_that_is_not_listed_is_an_error(set_up: ModuleType, machine: Machine) -> None:
+def test_a_downloaded_jar_that_is_not_listed_is_an_error(set_up: ModuleType, machine: Machine) -> None:
     (machine.root / "conf/jars.sha256").write_text("")
     assert failure(set_up, machine) == (
         f"{machine.venv}/jars/delta-1.0.jar is not listed in conf/jars.sha256: "
-        "add its check sum, or take it out of jars.xml"
+        "add its checksum, or remove it from jars.xml"
     )
 
 
-def test_a_listed_jar_that_was_not_fetched_is_an_error(set_up: ModuleType, machine: Machine) -> None:
+def test_a_listed_jar_that_was_not_downloaded_is_an_error(set_up: ModuleType, machine: Machine) -> None:
     with (machine.root / "conf/jars.sha256").open("a") as file:
         file.write("00  storage-1.0.jar\n")
-    assert "storage-1.0.jar was not fetched, though conf/jars.sha256 lists it" in failure(set_up, machine)
+    assert "storage-1.0.jar was not downloaded, although conf/jars.sha256 lists it" in failure(set_up, machine)
 
 
 # --- the stamp
 
 
-def test_a_second_run_does_nothing_and_says_nothing(
+def test_a_second_run_does_nothing_and_prints_nothing(
     set_up: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(set_up, machine)
     assert (machine.venv / "installed").exists()
     assert capsys.readouterr().out.splitlines()[-1] == "set-up: done"
-    machine.python(pip_does="exit 1")
+    machine.python(pip_script="exit 1")
     run(set_up, machine)
     assert capsys.readouterr().out == ""
 
 
-def test_a_half_made_environment_is_made_again(
+def test_an_incomplete_environment_is_created_again(
     set_up: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.venv.mkdir()
@@ -288,12 +288,12 @@ def test_a_half_made_environment_is_made_again(
     run(set_up, machine)
     assert not (machine.venv / "half_a_package").exists()
     assert capsys.readouterr().out.startswith(
-        "set-up: making .venv again: it was not whole, or the packages it must hold have changed\n"
+        "set-up: creating .venv again: it was incomplete, or the packages that it needs have changed\n"
     )
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "conf/constraints.txt", "conf/jars.xml", "conf/jars.sha256"])
-def test_a_changed_input_makes_the_environment_again(set_up: ModuleType, machine: Machine, name: str) -> None:
+def test_a_changed_input_creates_the_environment_again(set_up: ModuleType, machine: Machine, name: str) -> None:
     run(set_up, machine)
     (machine.venv / "installed").unlink()
     with (machine.root / name).open("a") as file:
@@ -302,7 +302,7 @@ def test_a_changed_input_makes_the_environment_again(set_up: ModuleType, machine
     assert (machine.venv / "installed").exists()
 
 
-def test_a_moved_checkout_is_made_again(set_up: ModuleType, machine: Machine) -> None:
+def test_the_environment_of_a_moved_checkout_is_created_again(set_up: ModuleType, machine: Machine) -> None:
     run(set_up, machine)
     (machine.venv / "installed").unlink()
     machine.root = machine.root.rename(machine.root.with_name("moved"))
@@ -314,28 +314,28 @@ def test_the_environment_of_another_checkout_is_not_emptied_through_a_link(
     set_up: ModuleType, machine: Machine
 ) -> None:
     run(set_up, machine)
-    theirs = machine.venv.rename(machine.root.with_name("theirs"))
-    machine.venv.symlink_to(theirs)
-    with pytest.raises(set_up.SetUpFailed, match=r"is a link to .*theirs, which would be emptied"):
+    other = machine.venv.rename(machine.root.with_name("other"))
+    machine.venv.symlink_to(other)
+    with pytest.raises(set_up.SetUpFailed, match=r"is a link to .*other, which would be emptied"):
         run(set_up, machine)
-    assert (theirs / "bin" / "python").exists()
+    assert (other / "bin" / "python").exists()
 
 
-def test_an_environment_whose_python_was_removed_is_made_again(set_up: ModuleType, machine: Machine) -> None:
+def test_an_environment_whose_python_was_removed_is_created_again(set_up: ModuleType, machine: Machine) -> None:
     run(set_up, machine)
     (machine.venv / "bin/python").unlink()
     run(set_up, machine)
     assert (machine.venv / "bin/python").exists()
 
 
-def test_another_java_is_checked_before_it_is_trusted(set_up: ModuleType, machine: Machine, tmp_path: Path) -> None:
+def test_another_java_is_checked_before_it_is_used(set_up: ModuleType, machine: Machine, tmp_path: Path) -> None:
     run(set_up, machine)
-    old = script(tmp_path / "jdk8/bin/java", FAKE_JAVA.format(version="1.8.0_392", ivy_does=""))
+    old = script(tmp_path / "jdk8/bin/java", FAKE_JAVA.format(version="1.8.0_392", ivy_script=""))
     machine.env["JAVA_HOME"] = str(old.parents[1])
     with pytest.raises(set_up.SetUpFailed, match="is Java 8: install one"):
         run(set_up, machine)
 
 
-def test_main_prints_the_sentence_without_a_trace(set_up: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_prints_the_error_without_a_traceback(set_up: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert set_up.main(sys.version_info[:3], {"PATH": "/nowhere"}) == 2
     assert capsys.readouterr().err.startswith("set-up: Java 17 or newer is needed, but there is no java on PATH")

@@ -197,14 +197,14 @@ class WindowFeatures(Frozen):
 
 
 class Derive(Frozen):
-    """What is derived from events.
+    """Derived tables (docs/features.md).
 
     Args:
-        features: files that declare tiles, which are appended (docs/features.md).
-        profiles: files that declare tables of one row a key, which are merged.
-        shop_timezone: where the shop is, for hours of the day and weekdays.
-        event_weights: what an event of a type counts as a sign of preference; 1 unless named.
-        max_files_per_trigger: files of `events`, or of the change feed it follows, that a micro-batch takes at most.
+        features: files that declare tile tables, which are appended to.
+        profiles: files that declare tables with one row per key, which are merged into.
+        shop_timezone: of the shop, for hours of the day and weekdays.
+        event_weights: weight of an event type as a sign of preference; 1 for other types.
+        max_files_per_trigger: files of `events`, or of a change feed, per micro-batch.
         sessions: sessions of users.
         transitions: counts of transitions in sessions.
         windows: window features.
@@ -497,8 +497,8 @@ class Report(Frozen):
     """The page of `serve_report`.
 
     Args:
-        enabled: whether `run_pipeline` makes it at its end.
-        path: of the page; empty: `report.html` beside the warehouse.
+        enabled: whether `run_pipeline` writes it after its stages.
+        path: of the page; empty: `report.html` in the parent folder of the warehouse.
     """
 
     enabled: bool = False
@@ -514,7 +514,7 @@ class Serve(Frozen):
 
 
 class Settings(Frozen):
-    """All that a job reads from its config file."""
+    """All settings of a config file."""
 
     paths: Paths
     spark: Spark = Spark()

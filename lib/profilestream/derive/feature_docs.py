@@ -19,7 +19,7 @@ This page is generated. Edit [conf/derive/windows.toml](../conf/derive/windows.t
 
 A window feature has one column per window, `<name>_<window>`, computed from the events in `[t - w, t)`. A derived
 feature is one column, computed from other features of the same entity and time t.
-[features.md](features.md#features-over-windows) describes how to read features.
+[features.md](features.md#window-features) describes how to read features.
 """
 _ZSCORE = "standard score of `{}` among all entities with an event before t"
 

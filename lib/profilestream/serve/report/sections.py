@@ -17,7 +17,7 @@ def lead(view: ReportView) -> str:
     sources = ", ".join(dict.fromkeys(source.source for source in view.pipeline.sources))
     events = f"{view.events.events:,} clean events" + (f" from {sources}" if sources else "")
     times = f"{format_utc(view.events.first)} to {format_utc(view.events.last)}"
-    zone = f"Dates and hours of charts are in the shop time zone ({view.events.timezone}); other times are in UTC."
+    zone = f"Days, weeks and hours are in the shop time zone ({view.events.timezone}); all other times are in UTC."
     return f"{events}, {times}. {zone}"
 
 

@@ -56,7 +56,7 @@ def _batch_charts(batches: Sequence[CaptureBatch]) -> list[Chart | TextTable]:
         Chart(
             "Lateness",
             f"{unit.capitalize()} from the oldest event of a batch to its capture; maximum {maximum / seconds:,.1f}. "
-            "Logs that are captured long after the events have a high lateness.",
+            "The lateness is high when old logs are captured.",
             charts.lateness(batches),
         ),
     ]
@@ -121,7 +121,7 @@ def model_quality(view: ReportView) -> Section:
     if view.recall:
         model, recall = best_model(view.recall)
         caption = (
-            "Of the items that users chose next, the share that was among the first 20 of each ranker. "
+            "Share of the items that users chose next that are in the top 20 of each ranker. "
             "Every batch is evaluated before it is learned. Higher is better. "
             f"{model} is best over the batches shown: {recall:.1%}."
         )

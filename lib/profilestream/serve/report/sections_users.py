@@ -19,8 +19,8 @@ def activity(users: UsersView | None) -> Section:
     grain = users.period_grain
     peak = max(users.periods, key=lambda period: period.active)
     caption = (
-        f"Users with at least one event, and users with a purchase, per {grain}. The maximum is {peak.active:,} users, "
-        f"in the {grain} from {_period_label(peak.start, grain)}. The last period may be incomplete."
+        f"Users with at least one event, and users with a purchase, per {grain}. The maximum is {peak.active:,} users "
+        f"(period starting {_period_label(peak.start, grain)}). The last period may be incomplete."
     )
     rows = tuple(
         (_period_label(period.start, grain), f"{period.active:,}", f"{period.buyers:,}") for period in users.periods
@@ -155,7 +155,7 @@ def _preference_chart(view: PreferencesView) -> Chart:
     (largest, share), *_ = view.shares
     caption = (
         f"Mean share of a user's preferences. All {view.users:,} users have equal weight; newer events have more "
-        f"weight. The largest is {largest} with {share:.1%}; all that are not shown have {view.others:.1%}."
+        f"weight. The largest share is {share:.1%} ({largest}). Values that are not shown have {view.others:.1%}."
     )
     rows = tuple((value, f"{share:.2%}") for value, share in view.shares)
     table = TextTable(f"Shares of {view.attribute}", (view.attribute, "share"), rows)
