@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 from profilestream.learn.als import Floats, decay_factors
 
-from benchmarks import logs
-from benchmarks.logs import Log
+from benchmarks import real_datasets
 from benchmarks.prequential import EvalBatch, Recalls, batches, first_third
+from benchmarks.real_datasets import Log
 
 FOLDER = Path(__file__).parent / "baselines"
-LOGS: dict[str, Callable[[], Log]] = {"online_retail": logs.online_retail, "complete_journey": logs.complete_journey}
+LOGS: dict[str, Callable[[], Log]] = {
+    "online_retail": real_datasets.online_retail,
+    "complete_journey": real_datasets.complete_journey,
+}
 # Half-life of the events' weights by kind, in days of event time.
 KINDS = {"retrain": None, "decayed_retrain": 45.0}
 FACTORS, ITERATIONS, SEED = 32, 10, 20_260_101
@@ -93,7 +96,11 @@ def _scores(log: Log, batch: EvalBatch, hyperparameters: Hyperparameters, half_l
 def _purchases(log: Log, end: int, half_life: float | None) -> Any:
     """Purchases minus returns before event number `end`, decayed to the latest of these events, (users, items)."""
     part = slice(0, end)
-    count = log.weight[part] / logs.PURCHASE * decay_factors(log.at[part], int(log.at[end - 1]), half_life)
+    count = (
+        log.weight[part]
+        / real_datasets.PURCHASE
+        * decay_factors(log.time_micros[part], int(log.time_micros[end - 1]), half_life)
+    )
     shape = (len(log.users), len(log.items))
     purchases = import_module("scipy.sparse").csr_matrix((count, (log.user[part], log.item[part])), shape=shape)
     purchases.sum_duplicates()

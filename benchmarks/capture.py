@@ -1,8 +1,7 @@
-"""Benchmarks of capture. Each returns a ratio against a baseline measured in the same run, in turn with it."""
+"""Benchmarks of capture, as ratios to a baseline that runs alternately with it."""
 
 import shutil
 import statistics
-import time
 from pathlib import Path
 
 from profilestream.base import settings as settings_module
@@ -13,76 +12,76 @@ from profilestream.capture import ingest
 from pyspark.sql import SparkSession
 
 from benchmarks import workloads
-from benchmarks.measuring import emptied, in_turn, seconds_of
 from benchmarks.result import Result
+from benchmarks.timing import empty_folder, measure_alternately, measure_seconds
 
 SEED = 20_260_101
 MAPPING = Path(__file__).parent / "shop.toml"
 
 
 def capture_vs_copy(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Result:
-    """Rows/s of capture over those of a bare JSON-to-Delta stream, same rows, same files per batch."""
-    source = workloads.json_log(spark, work / "log", first=0, rows=rows, files=40, seed=SEED)
+    """Rows/s of capture, divided by those of a plain JSON-to-Delta stream with the same files per batch."""
+    source = workloads.write_json_log(spark, work / "log", first=0, rows=rows, files=40, seed=SEED)
     files_per_batch = 20
 
     def copy() -> float:
-        return workloads.bare_copy(spark, source, emptied(work / "copy"), files_per_batch=files_per_batch)
+        return workloads.copy_seconds(spark, source, empty_folder(work / "copy"), files_per_batch=files_per_batch)
 
     def capture() -> float:
-        settings = _settings(emptied(work / "capture"), source, files_per_batch)
-        began = time.monotonic()
-        _capture(spark, settings)
-        return time.monotonic() - began
+        settings = _settings(empty_folder(work / "capture"), source, files_per_batch)
+        return measure_seconds(lambda: _capture(spark, settings))
 
-    seconds = in_turn(3, copy, capture)
+    seconds = measure_alternately(3, copy, capture)
     ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
     detail = f"{rows:,} rows; capture {rows / statistics.median(seconds[1]):,.0f} rows/s; seed {SEED}"
-    return Result("capture_vs_copy", ratio, "ratio of rows/s", 0.40, "higher", "bare JSON-to-Delta stream", detail)
+    return Result("capture_vs_copy", ratio, "ratio of rows/s", 0.40, "higher", "plain JSON-to-Delta stream", detail)
 
 
 def capture_history_10x(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Result:
-    """Seconds of a 100,000-row batch over 10 times the history, over those with 1 time."""
+    """Seconds of a batch of 100,000 rows with ten times the history, divided by those with the smaller one."""
     batch = 100_000
-    source = workloads.json_log(spark, work / "batch", first=10 * rows, rows=batch, files=4, seed=SEED)
+    source = workloads.write_json_log(spark, work / "batch", first=10 * rows, rows=batch, files=4, seed=SEED)
     homes = {}
-    for times in (1, 10):
-        home = homes[times] = emptied(work / f"history_{times}")
+    for factor in (1, 10):
+        home = homes[factor] = empty_folder(work / f"history_{factor}")
         settings = _settings(home, source, 4)
         tables.EVENTS.create(spark, settings.paths)
-        for part in range(times):
+        for part in range(factor):
             history = workloads.shop_log(spark, (10 - part - 1) * rows, rows, seed=SEED, files=8)
-            stored = workloads.stored_events(history).select(*tables.EVENTS.names)
-            stored.repartition("event_date").write.format("delta").mode("append").save(
+            events = workloads.to_events_rows(history).select(*tables.EVENTS.names)
+            events.repartition("event_date").write.format("delta").mode("append").save(
                 tables.EVENTS.path(settings.paths)
             )
 
-    def one(times: int) -> float:
-        home = emptied(work / "batch_run")
-        shutil.copytree(homes[times], home, dirs_exist_ok=True)
+    def batch_seconds(factor: int) -> float:
+        home = empty_folder(work / "batch_run")
+        shutil.copytree(homes[factor], home, dirs_exist_ok=True)
         settings = _settings(home, source, 4)
-        began = time.monotonic()
-        _capture(spark, settings)
-        return time.monotonic() - began
+        return measure_seconds(lambda: _capture(spark, settings))
 
-    seconds = in_turn(3, lambda: one(1), lambda: one(10))
+    seconds = measure_alternately(3, lambda: batch_seconds(1), lambda: batch_seconds(10))
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    detail = f"{rows:,} against {10 * rows:,} rows of history at {workloads.EVENTS_A_DAY:,} a day; seed {SEED}"
+    detail = f"{10 * rows:,} rows of history, baseline {rows:,}, {workloads.EVENTS_PER_DAY:,} rows per day; seed {SEED}"
     return Result("capture_history_10x", ratio, "ratio of seconds", 1.2, "lower", "a tenth of the history", detail)
 
 
 def capture_empty_batch(spark: SparkSession, work: Path) -> Result:
-    """Seconds of a micro-batch of one row over those of a bare Delta append of one row."""
-    source = workloads.json_log(spark, work / "tiny", first=0, rows=12, files=12, seed=SEED)
-    settings = _settings(emptied(work / "capture"), source, 1)
+    """Seconds of a micro-batch of one row, divided by those of a plain Delta append of one row."""
+    source = workloads.write_json_log(spark, work / "one_row_files", first=0, rows=12, files=12, seed=SEED)
+    settings = _settings(empty_folder(work / "capture"), source, 1)
     _capture(spark, settings)
     batches = tables.STAGE_BATCHES.read(spark, settings.paths).orderBy("batch_id").collect()
-    ours = statistics.median(row["seconds"] for row in batches[4:])
+    # The first four batches and appends are the warm-up.
+    batch_seconds = statistics.median(batch["seconds"] for batch in batches[4:])
     row = spark.createDataFrame([(1, "a")], "id bigint, name string").coalesce(1)
-    target = str(emptied(work / "bare"))
-    bare = [seconds_of(lambda: row.write.format("delta").mode("append").save(target)) for _ in range(12)]
-    ratio = ours / statistics.median(bare[4:])
-    detail = f"{ours:.2f} s a batch, {statistics.median(bare[4:]):.2f} s an append"
-    return Result("capture_empty_batch", ratio, "ratio of seconds", 6.0, "lower", "bare append of one row", detail)
+    target = str(empty_folder(work / "append"))
+    appends = [measure_seconds(lambda: row.write.format("delta").mode("append").save(target)) for _ in range(12)]
+    append_seconds = statistics.median(appends[4:])
+    detail = f"{batch_seconds:.2f} s per batch, {append_seconds:.2f} s per append"
+    return Result(
+        "capture_empty_batch", batch_seconds / append_seconds, "ratio of seconds", 6.0, "lower",
+        "plain append of one row", detail,
+    )  # fmt: skip
 
 
 def _settings(home: Path, source: Path, files_per_batch: int) -> Settings:

@@ -16,8 +16,8 @@ from sklearn import __version__  # type: ignore[import-untyped]
 from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]
 
-from benchmarks import streams
-from benchmarks.streams import GROUPS, KINDS, Stream
+from benchmarks import point_streams
+from benchmarks.point_streams import GROUPS, KINDS, Stream
 
 BASELINE = Path(__file__).parent / "baselines" / "kmeans_best20.json"
 INITIALIZATIONS, WINDOW, SEEDS = 20, 5, 5
@@ -32,12 +32,12 @@ def main() -> int:
         "what": f"{model}, of the {WINDOW} batches before each batch",
     }
     for kind in KINDS:
-        by_seed = [retrain_before_every_batch(streams.mixture(kind, seed), GROUPS) for seed in range(SEEDS)]
+        by_seed = [retrain_before_every_batch(point_streams.mixture(kind, seed), GROUPS) for seed in range(SEEDS)]
         baseline[kind] = [[round(cost, 2) for cost, _ in batches] for batches in by_seed]
         baseline[f"{kind}, ari"] = round(float(np.mean([ari for batches in by_seed for _, ari in batches])), 4)
         print(kind, baseline[f"{kind}, ari"], flush=True)
     for k in REAL_KS:
-        batches = retrain_before_every_batch(streams.complete_journey(), k)
+        batches = retrain_before_every_batch(point_streams.complete_journey(), k)
         baseline[f"complete journey, {k}"] = [[round(cost, 2) for cost, _ in batches]]
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in baseline.items())
     BASELINE.write_text(f"{{\n{lines}\n}}\n")

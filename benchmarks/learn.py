@@ -22,8 +22,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks import workloads
-from benchmarks.measuring import emptied, in_turn, seconds_of
 from benchmarks.result import Result
+from benchmarks.timing import empty_folder, measure_alternately, measure_seconds
 
 SEED = 20_260_102
 PROFILES_FILE = Path(__file__).parent.parent / "conf" / "derive" / "user_profiles.toml"
@@ -44,7 +44,7 @@ class Shop:
     @classmethod
     def learned(cls, spark: SparkSession, home: Path, users: int, items: int, *settings: str) -> "Shop":
         """A shop whose model has learned the past events as one batch."""
-        emptied(home)
+        empty_folder(home)
         overrides = [*_WITHOUT_EXTRAS, "learn.factors.reweighted_events=0", *settings]
         shop = cls(spark, _settings(home, overrides), users, items)
         factors.table(shop.settings).create(spark, shop.settings.paths)
@@ -79,7 +79,7 @@ def factors_vs_mllib(spark: SparkSession, work: Path) -> Result:
     shop = Shop.learned(spark, work / "home", USERS, ITEMS)
     ratings = _ratings(spark).persist()
     ratings.count()
-    seconds = in_turn(3, lambda: _fit(ratings)[0], lambda: shop.learn(shop.next_batch()))
+    seconds = measure_alternately(3, lambda: _fit(ratings)[0], lambda: shop.learn(shop.next_batch()))
     reweighted = statistics.median(
         shop.learn(shop.next_batch(), "learn.factors.reweighted_events=10", *_WITHOUT_EXTRAS) for _ in range(3)
     )
@@ -99,7 +99,7 @@ def factors_model_10x(spark: SparkSession, work: Path) -> Result:
     """Seconds of a batch with a model ten times as large, divided by those with the smaller one."""
     small = Shop.learned(spark, work / "small", USERS // 10, ITEMS // 10)
     large = Shop.learned(spark, work / "large", USERS, ITEMS)
-    seconds = in_turn(3, *[(lambda shop=shop: shop.learn(shop.next_batch())) for shop in (small, large)])
+    seconds = measure_alternately(3, *[(lambda shop=shop: shop.learn(shop.next_batch())) for shop in (small, large)])
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
         f"{BATCH_SIZE:,} events; {USERS:,} users x {ITEMS:,} items {statistics.median(seconds[1]):.1f} s, "
@@ -123,8 +123,8 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
         lists.write.format("noop").mode("overwrite").save()
 
     # One run of each: a run takes minutes, so a warm-up changes little.
-    mllib_seconds = seconds_of(lambda: write(model.recommendForUserSubset(mllib_users, 100)))
-    seconds = seconds_of(lambda: write(recommend.recommendations(users, shop.settings, pinned)))
+    mllib_seconds = measure_seconds(lambda: write(model.recommendForUserSubset(mllib_users, 100)))
+    seconds = measure_seconds(lambda: write(recommend.recommendations(users, shop.settings, pinned)))
     detail = (
         f"{count:,} users: {seconds:.0f} s, MLlib {mllib_seconds:.0f} s, one run of each; MLlib does not leave out the "
         f"items of the user; seed {SEED}"
@@ -135,7 +135,7 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
 def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     """Seconds of a batch of 10,000 changed profiles, divided by those of MLlib's KMeans on all 200,000, same k."""
-    settings = _settings(emptied(work / "home"), [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"])
+    settings = _settings(empty_folder(work / "home"), [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"])
     (query,) = segments.queries(settings)
     for table in query.tables:
         table.create(spark, settings.paths)
@@ -164,7 +164,9 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     points.count()
     full = KMeans(k=SEGMENTS, maxIter=20, tol=0.0, seed=SEED)
     starts = itertools.cycle(range(0, PROFILES, BATCH_SIZE))
-    seconds = in_turn(3, lambda: seconds_of(lambda: full.fit(points)), lambda: learn(next(starts), BATCH_SIZE))
+    seconds = measure_alternately(
+        3, lambda: measure_seconds(lambda: full.fit(points)), lambda: learn(next(starts), BATCH_SIZE)
+    )
     points.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     model = segments.read(spark, settings, "bench", next(batch_ids) - 1)

@@ -14,7 +14,7 @@ from profilestream.learn.als import Floats, Longs
 from profilestream.learn.item_index import top_items
 from profilestream.learn.ranking_metrics import LIST_LENGTH
 
-from benchmarks.logs import Log
+from benchmarks.real_datasets import Log
 
 BATCH_SIZE, MIN_BUYERS = 3_000, 10
 Bools = NDArray[np.bool_]

@@ -16,9 +16,9 @@ from profilestream.learn.als import AlsParams, Floats, Longs
 from profilestream.learn.item_index import UserItems
 from profilestream.learn.local_als import AlsModel, LocalAls
 
-from benchmarks import baselines, logs
-from benchmarks.logs import Log
+from benchmarks import baselines, real_datasets
 from benchmarks.prequential import BATCH_SIZE, EvalBatch, Recalls, batches, first_fifth, first_third
+from benchmarks.real_datasets import Log
 from benchmarks.result import Result
 
 SEED = 20_260_101
@@ -181,7 +181,7 @@ def _bootstrap_ratio(users: Longs, ours: Floats, theirs: Floats) -> tuple[float,
 def _rmse(bench: str, bound: float, params: AlsParams, stored: str) -> Result:
     """Mean error of five random folds; the other ratings are learned once, in random order, in eight batches."""
     DOWNLOADS.mkdir(parents=True, exist_ok=True)
-    ratings = logs.ml_100k(DOWNLOADS)
+    ratings = real_datasets.ml_100k(DOWNLOADS)
     rng = np.random.default_rng(SEED)
     order = rng.permutation(len(ratings.stars))
     errors = []

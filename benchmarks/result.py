@@ -1,4 +1,4 @@
-"""What a benchmark says: one JSON line."""
+"""The result of a benchmark, as one JSON line."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,11 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Result:
-    """A value against its bound.
+    """A measured value and its bound.
 
     Args:
-        value: a ratio against the baseline named in `against`, or a quality number.
-        better: which side of the bound is good.
+        bench: name of the benchmark, a key of the README's table.
+        value: ratio to the baseline, or an absolute quality metric.
+        bound: the value must be at least (`better` is "higher") or at most ("lower") this number.
+        against: the baseline.
+        detail: sizes, absolute numbers and seed.
     """
 
     bench: str
@@ -24,9 +27,9 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        """Whether the value is on the good side of its bound."""
+        """Whether the value is within its bound."""
         return self.value >= self.bound if self.better == "higher" else self.value <= self.bound
 
-    def line(self) -> str:
-        """The JSON line that scripts read."""
+    def json_line(self) -> str:
+        """One line of results/latest.jsonl: all fields and `holds`; the value has four decimals."""
         return json.dumps({**asdict(self), "value": round(self.value, 4), "holds": self.holds})

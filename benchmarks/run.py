@@ -1,4 +1,4 @@
-"""Runs the benchmarks; each appends one JSON line to benchmarks/results/latest.jsonl, which the README's table shows.
+"""Runs benchmarks: each appends a line to results/latest.jsonl, and the README gets a table of the last results.
 
 python benchmarks/run.py [--only NAME]
 """
@@ -29,7 +29,7 @@ BENCHMARKS = (
     learn.segments_batch_vs_mllib,
     serve.report_seconds,
 )  # fmt: skip
-# These need no Spark.
+# Benchmarks without Spark.
 QUALITY = (
     quality.recall20_vs_retrain_online_retail, quality.recall20_vs_decayed_retrain_online_retail,
     quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
@@ -48,35 +48,35 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", choices=names)
     only = parser.parse_args(argv).only
     RESULTS.parent.mkdir(exist_ok=True)
-    for result in _measured(only):
-        print(result.line(), flush=True)
+    for result in _run(only):
+        print(result.json_line(), flush=True)
         with RESULTS.open("a") as file:
-            file.write(result.line() + "\n")
-    README.write_text(with_table(README.read_text(), RESULTS.read_text().splitlines()))
+            file.write(result.json_line() + "\n")
+    README.write_text(replace_table(README.read_text(), RESULTS.read_text().splitlines()))
     return 0
 
 
-def _measured(only: str | None) -> Iterator[Result]:
-    """Results of all benchmarks, or of one; a session is opened when the first one needs it."""
-    chosen = [bench for bench in BENCHMARKS if only in (None, bench.__name__)]
-    if chosen:
+def _run(only: str | None) -> Iterator[Result]:
+    """Results of all benchmarks, or of one. The Spark session is opened only if a benchmark needs it."""
+    with_spark = [bench for bench in BENCHMARKS if only in (None, bench.__name__)]
+    if with_spark:
         spark = open_session("bench", str(ROOT / "conf" / "spark-local.conf"))
-        for bench in chosen:
+        for bench in with_spark:
             with tempfile.TemporaryDirectory() as work:
                 yield bench(spark, Path(work))
     yield from (bench() for bench in QUALITY if only in (None, bench.__name__))
 
 
 def _cell(text: str) -> str:
-    """A bar within a cell does not end it."""
+    """The text with escaped bars, which otherwise end a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
-def with_table(readme: str, lines: list[str]) -> str:
-    """The README with its table of benchmarks made anew: the newest result of each."""
-    newest = {result["bench"]: result for result in map(json.loads, lines)}
+def replace_table(readme: str, lines: list[str]) -> str:
+    """The README with a new table of benchmarks, with the last result of each."""
+    last_results = {result["bench"]: result for result in map(json.loads, lines)}
     rows = ["| benchmark | value | bound | against | holds | detail |", "|---|---|---|---|---|---|"]
-    for name, result in newest.items():
+    for name, result in last_results.items():
         sign = {"higher": "at least", "lower": "at most"}[result["better"]]
         value = f"{result['value']:.4g} {result['unit']}"
         holds = "yes" if result["holds"] else "**no**"

@@ -26,9 +26,9 @@ from sklearn.cluster import KMeans as FullKMeans  # type: ignore[import-untyped]
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]
 
-from benchmarks import kmeans_best20, streams
+from benchmarks import kmeans_best20, point_streams
+from benchmarks.point_streams import GROUPS, KINDS, Stream
 from benchmarks.result import Result
-from benchmarks.streams import GROUPS, KINDS, Stream
 
 # Batches at the start that a value does not include.
 WARM_UP = 10
@@ -59,8 +59,8 @@ def kmeans_cost_vs_best20_complete_journey() -> Result:
     detail = (
         f"k {GROUPS}: partial_fit {mini[WARM_UP:].mean():.3f}, StreamingKMeans {spark[WARM_UP:].mean():.3f}, "
         f"ours in the first ten {ours[:WARM_UP].mean():.3f}; with k {small_k} {with_small_k[WARM_UP:].mean():.3f}; "
-        f"{len(ours) + 1} weeks of {streams.DEPARTMENTS} departments, log(1 + dollars), in standard deviations of the "
-        f"first {streams.FIRST_WEEKS} weeks, about 265 households each"
+        f"{len(ours) + 1} weeks of {point_streams.DEPARTMENTS} departments, log(1 + dollars), in standard deviations "
+        f"of the first {point_streams.FIRST_WEEKS} weeks, about 265 households each"
     )
     return _cost_result("kmeans_cost_vs_best20_complete_journey", float(ours[WARM_UP:].mean()), detail)
 
@@ -69,7 +69,7 @@ def kmeans_ari_births() -> Result:
     """Agreement of segments with the true groups, when in every tenth batch one group ends and another begins."""
     by_seed = []
     for seed in range(kmeans_best20.SEEDS):
-        stream = streams.mixture("births", seed)
+        stream = point_streams.mixture("births", seed)
         batches = zip(stream[1:], incremental(stream, GROUPS), strict=True)
         aris = [adjusted_rand_score(b.groups, kmeans.nearest_centers(b.points, centers)[0]) for b, centers in batches]
         by_seed.append(np.mean(aris))
@@ -82,8 +82,8 @@ def kmeans_ari_births() -> Result:
 
 def kmeans_first_batch_spread() -> Result:
     """Relative difference of the cost after the first ten batches, for five first batches and two seeds."""
-    stream = streams.mixture("stationary", 0)
-    poor = streams.mixture("poor first batch", 0)[0]
+    stream = point_streams.mixture("stationary", 0)
+    poor = point_streams.mixture("poor first batch", 0)[0]
     equal_points = replace(poor, points=np.repeat(poor.points[:1], len(poor.points), axis=0))
     first_batches = {
         "seed 0": stream[0],
@@ -104,7 +104,7 @@ def kmeans_first_batch_spread() -> Result:
 
 def kmeans_core_time_vs_best20() -> Result:
     """Processor time of a batch on one thread, with the contributions of all users in memory."""
-    stream = streams.mixture("births", 0)
+    stream = point_streams.mixture("births", 0)
     learner = LocalKMeans(PARAMS)
     state, ours = learner.empty(), []
     for rows in _daily_batches(stream):
@@ -121,7 +121,7 @@ def kmeans_core_time_vs_best20() -> Result:
     detail = (
         f"{1e3 * mine:.1f} ms per batch of 1,000; {1e3 * full:.0f} ms for the best of "
         f"{kmeans_best20.INITIALIZATIONS} on {kmeans_best20.WINDOW} batches; births, up to "
-        f"{len(stream) * streams.POINTS:,} stored users"
+        f"{len(stream) * point_streams.POINTS_PER_BATCH:,} stored users"
     )
     return Result(
         "kmeans_core_time_vs_best20", float(mine / full), "ratio of processor time", 0.1, "lower",
@@ -187,14 +187,14 @@ def _daily_batches(stream: Stream) -> Iterator[Contributions]:
 def _cost_ratios(kind: str, algorithm: Callable[[Stream, int], Centers]) -> Floats:
     """Cost relative to the baseline, (seeds, batches)."""
     return np.array([
-        _relative_to(costs, streams.mixture(kind, seed), algorithm, GROUPS)
+        _relative_to(costs, point_streams.mixture(kind, seed), algorithm, GROUPS)
         for seed, costs in enumerate(_baseline()[kind])
     ])  # fmt: skip
 
 
 def _real_cost_ratios(k: int, algorithm: Callable[[Stream, int], Centers]) -> Floats:
     (costs,) = _baseline()[f"complete journey, {k}"]
-    return _relative_to(costs, streams.complete_journey(), algorithm, k)
+    return _relative_to(costs, point_streams.complete_journey(), algorithm, k)
 
 
 def _relative_to(costs: list[float], stream: Stream, algorithm: Callable[[Stream, int], Centers], k: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Seeded inputs for the benchmarks. The same seed gives the same rows on every machine."""
+"""Seeded inputs of the benchmarks. The same seed gives the same rows on every machine."""
 
 import os
 import shutil
@@ -9,8 +9,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 ROOT = Path(__file__).parent.parent
+# Seconds since 1970 of event number 0.
 START = 1_700_000_000
-EVENTS_A_DAY = 100_000
+EVENTS_PER_DAY = 100_000
 RAW_COLUMNS = (
     "event_id string, event_type string, event_time string, user_id string, item_id string, category string, "
     "brand string, price double, quantity double, session_id string, channel string"
@@ -18,13 +19,16 @@ RAW_COLUMNS = (
 
 
 def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: int, users: int = 100_000) -> DataFrame:
-    """`rows` events from number `first` on in `files` partitions: 100,000 a day, in order but for 5 % a day late."""
+    """The events with numbers from `first` to `first + rows - 1`, in `files` partitions.
+
+    There are 100,000 events per day, ordered by time except for 5 % that are up to a day late.
+    """
 
     def draw(salt: int, modulus: int) -> str:
         return f"pmod(xxhash64(id, {seed}, {salt}), {modulus})"
 
-    late = f"CASE WHEN {draw(1, 20)} = 0 THEN {draw(2, 86_400_000)} ELSE 0 END"
-    milliseconds = f"{START}000 + CAST(id * 86400000 / {EVENTS_A_DAY} AS BIGINT) - {late}"
+    delay = f"CASE WHEN {draw(1, 20)} = 0 THEN {draw(2, 86_400_000)} ELSE 0 END"
+    milliseconds = f"{START}000 + CAST(id * 86400000 / {EVENTS_PER_DAY} AS BIGINT) - {delay}"
     types = "array('view', 'view', 'view', 'view', 'click', 'click', 'cart', 'purchase')"
     return spark.range(first, first + rows, 1, files).selectExpr(
         f"concat('e', hex(xxhash64(id, {seed}))) AS event_id",
@@ -41,10 +45,9 @@ def shop_log(spark: SparkSession, first: int, rows: int, *, seed: int, files: in
     )
 
 
-def stored_events(log: DataFrame) -> DataFrame:
-    """The log as rows of `events`, as capture would have written them."""
-    own = [name.split()[0] for name in RAW_COLUMNS.split(", ")]
-    texts = ("order_id", "currency", "query", "text", "target_user_id", "device", "region")
+def to_events_rows(log: DataFrame) -> DataFrame:
+    """The log as rows of the table `events`, with the values that capture would write."""
+    null_texts = ("order_id", "currency", "query", "text", "target_user_id", "device", "region")
     return log.withColumns(
         {
             "event_time": F.col("event_time").cast("timestamp"),
@@ -52,7 +55,7 @@ def stored_events(log: DataFrame) -> DataFrame:
             "ingest_time": F.timestamp_seconds(F.lit(START)),
             "value": F.col("price") * F.col("quantity"),
             "rating": F.lit(None).cast("double"),
-            **{name: F.lit(None).cast("string") for name in texts},
+            **{name: F.lit(None).cast("string") for name in null_texts},
             "attributes": F.lit(None).cast("map<string,string>"),
             "extra": F.lit(None).cast("map<string,string>"),
             "warnings": F.array().cast("array<string>"),
@@ -61,11 +64,11 @@ def stored_events(log: DataFrame) -> DataFrame:
             "epoch": F.lit("history"),
             "batch_id": F.lit(0).cast("bigint"),
         }
-    ).drop(*[name for name in own if name not in log.columns])
+    )
 
 
-def json_log(spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int) -> Path:
-    """The log as JSON lines in a folder; its files are dated in order, so that batches take them in order."""
+def write_json_log(spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int) -> Path:
+    """The folder, with the log as JSON lines; modification times ascend, so batches read the files in order."""
     shutil.rmtree(folder, ignore_errors=True)
     shop_log(spark, first, rows, seed=seed, files=files).write.json(str(folder))
     for number, file in enumerate(sorted(folder.glob("part-*.json"))):
@@ -73,18 +76,18 @@ def json_log(spark: SparkSession, folder: Path, *, first: int, rows: int, files:
     return folder
 
 
-def bare_copy(spark: SparkSession, log: Path, target: Path, *, files_per_batch: int) -> float:
-    """Seconds of a bare Structured Streaming copy of the log to a Delta table."""
-    began = time.monotonic()
+def copy_seconds(spark: SparkSession, log: Path, target: Path, *, files_per_batch: int) -> float:
+    """Seconds of a plain Structured Streaming copy of the log to a Delta table."""
+    started = time.monotonic()
     typed = RAW_COLUMNS.replace("event_time string", "event_time timestamp")
     rows = spark.readStream.schema(typed).option("maxFilesPerTrigger", files_per_batch).json(str(log))
     query = rows.writeStream.format("delta").option("checkpointLocation", f"{target}/checkpoint")
     query.trigger(availableNow=True).start(f"{target}/table").awaitTermination()
-    return time.monotonic() - began
+    return time.monotonic() - started
 
 
-def windows_of_users(home: Path) -> Path:
-    """A file in the folder with what the shipped one declares of users: four tables of tiles fewer."""
+def write_user_features(home: Path) -> Path:
+    """A file in the folder with the shipped window features of users only; they need one tile table instead of five."""
     shipped = (ROOT / "conf" / "derive" / "windows.toml").read_text().split("\n# Items:")[0]
     file = home / "windows.toml"
     file.write_text("\n".join(line for line in shipped.splitlines() if "_hours" not in line or "user_hours" in line))

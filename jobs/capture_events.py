@@ -7,6 +7,7 @@ writes: events, rejected_events, capture_batches, capture_alarms, stage_batches
 import argparse
 import sys
 
+from profilestream import flow
 from profilestream.base import job, streaming
 from profilestream.base.session import open_session
 from profilestream.capture import capture_checks, ingest, preview
@@ -22,6 +23,7 @@ def body(args: argparse.Namespace) -> None:
         capture_checks.check_source(spark, settings, name)
     if not args.check:
         streaming.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
+        flow.show_next(settings, list(ingest.TABLES))
 
 
 def main(argv: list[str]) -> int:

@@ -28,7 +28,8 @@ def body(args: argparse.Namespace) -> None:
     print(f"split Online Retail into {files} daily files; starting Spark (a few seconds)", flush=True)
     spark, options = open_session("demo", settings.spark.properties), job.options(args)
     flow.check(spark, settings, options)
-    flow.run(spark, settings, options)
+    if not flow.run(spark, settings, options):
+        return
     print()
     status.show(spark, settings.paths, print)
     status.show_clean(spark, settings.paths, print)

@@ -1,6 +1,7 @@
 """The stages and steps in flow order, and the driver that checks, runs and rebuilds them. New ones are added here."""
 
 import argparse
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -117,10 +118,13 @@ def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: 
                 table.check_stored(spark, settings.paths)
 
 
-def run(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
+def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
     """Run the stages in order, each to the end of its input, then the steps; or all stages at once (continuous).
 
     A requested stop takes effect after the batches in progress; later stages and steps do not run.
+
+    Returns:
+        True when everything ended by itself; false when a stop was requested.
 
     Raises:
         ProfilestreamError: a stage failed; the message starts with its name, and later stages did not run.
@@ -128,19 +132,21 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
     options = _with_followers(settings, options)
     if options.continuous is not None:
         queries = [query for stage in STAGES for query in stage.queries(settings)]
-        streaming.run(spark, queries, settings, options, together=True)
-        return
+        return streaming.run(spark, queries, settings, options, together=True)
     with named(CAPTURE.name):
         is_finished = streaming.run(spark, CAPTURE.queries(settings), settings, options)
     if not is_finished:
-        return
+        return False
     for group in DERIVED:
         queries = [query for stage in group for query in stage.queries(settings)]
         if not streaming.run(spark, queries, settings, options, together=True):
-            return
+            return False
     for step in _enabled_steps(settings):
+        started = time.monotonic()
         with named(step.name):
             step.run(spark, settings)
+        console.line(f"{step.name}: {time.monotonic() - started:.1f} s")
+    return True
 
 
 def run_stage(

@@ -66,7 +66,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
-            "segment_descriptions", "model_metrics", "user_tags", "stage_batches",
+            "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches",
         ],
         "serve_scores": [*factors_tables, *profile_tables[:1], "recommendations"],
         "serve_tags": [*profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],

@@ -12,6 +12,7 @@ from profilestream.steward import table_docs
 from pyspark.sql import SparkSession
 
 from jobs import learn_publish, run_demo
+from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,3 +70,5 @@ def test_the_demo_removes_old_output_and_writes_every_registered_table(
     assert stored == {table.name for table in registry}
     for table in registry:
         _assert_equal_to_declaration(spark, table, settings)
+        numbers = [c.name for c in table.columns if c.sql_type in ("BIGINT", "INT", "DOUBLE") and not c.is_nullable]
+        assert_all_readers_agree(spark, table.path(settings.paths), numbers[0] if numbers else "")

@@ -1,4 +1,4 @@
-"""Exactly once: faults at every write, lost and restored state, second runs, changed files. Laws 1, 2 and 4."""
+"""Exactly once: crashes around every write, lost and restored state, concurrent runs, changed files."""
 
 import fcntl
 import json
@@ -25,68 +25,68 @@ CAPTURED = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
 
 class Crash(Exception):
-    """Stands for the process dying at a write."""
+    """Raised at a write in place of the death of the process."""
 
 
-def _lay_out(shop: Shop) -> None:
-    """Two batches; each has clean rows, one rejected, and the second has duplicates of both."""
+def _write_two_files(shop: Shop) -> None:
+    """Two files, each a batch: both have clean and rejected rows, and the second has duplicates of both files."""
     rows = [event(n) for n in range(6)]
     shop.write("a.jsonl", "\n".join(json.dumps(r) for r in [*rows[:3], event(90, price="-1")]))
     shop.write("b.jsonl", "\n".join(json.dumps(r) for r in [rows[1], *rows[3:], rows[4], event(2, what="other")]))
 
 
-def _outcome(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
+def _tables_content(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     return {table.name: shop.content(spark, table) for table in CAPTURED}
 
 
 @contextmanager
 def _writes(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, side: str) -> Iterator[list[str]]:
-    """Every write of a run, by name, in order; the one numbered `crash_at` fails before or after it happened."""
-    seen: list[str] = []
+    """The names of the writes of a run, in order; write number `crash_at` (from 0) crashes before or after it."""
+    writes: list[str] = []
 
-    def watched(write: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+    def recorded(write: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            number = len(seen)
-            seen.append(name(*args))
+            number = len(writes)
+            writes.append(name(*args))
             if number == crash_at and side == "before":
                 raise Crash
-            done = write(*args, **kwargs)
+            result = write(*args, **kwargs)
             if number == crash_at and side == "after":
                 raise Crash
-            return done
+            return result
 
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "append", watched(commits.append, lambda frame, table, *rest: table.name))
-        patch.setattr(files, "write_text", watched(files.write_text, lambda spark, path, text: Path(path).parent.name))
-        yield seen
+        patch.setattr(commits, "append", recorded(commits.append, lambda frame, table, *rest: table.name))
+        patch.setattr(files, "write_text", recorded(files.write_text, lambda spark, path, text: Path(path).parent.name))
+        yield writes
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two folders: where a shop lives, and a copy of it aside, made once, after its two batches were captured."""
+    """Two folders: the home of a shop, and its backup, written once after its two batches were captured."""
     home = tmp_path_factory.mktemp("exactly_once")
-    return home / "shop", home / "aside"
+    return home / "shop", home / "backup"
 
 
 @pytest.fixture
 def captured(spark: SparkSession, template: tuple[Path, Path]) -> Shop:
-    """A shop whose two batches are captured; laid anew for each test, at the same place."""
-    home, aside = template
+    """A shop whose two batches are captured; restored from the backup for each test."""
+    home, backup = template
     shop = Shop(home)
-    if not aside.exists():
-        _lay_out(shop)
+    if not backup.exists():
+        _write_two_files(shop)
         shop.capture(spark)
-        shutil.copytree(home, aside)
-    _restore(spark, aside, home)
+        shutil.copytree(home, backup)
+    _restore(spark, backup, home)
     shop.written = 10
     return shop
 
 
-def _restore(spark: SparkSession, aside: Path, home: Path) -> None:
+def _restore(spark: SparkSession, backup: Path, home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(aside, home)
+    shutil.copytree(backup, home)
     spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
 
 
@@ -97,37 +97,37 @@ def test_a_crash_before_or_after_any_write_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     at_length: bool,
 ) -> None:
-    """One crash a run: before a write, after it, before the next, ...; each run goes on from what the last one left."""
-    home, aside = template
-    third = "\n".join(json.dumps(r) for r in [event(0), event(40), event(41, kind="peek"), event(3, price="9")])
-    captured.write("c.jsonl", third)
+    """One crash per run: before a write, after it, before the next, ...; each run continues from the last one."""
+    home, backup = template
+    third_file = "\n".join(json.dumps(r) for r in [event(0), event(40), event(41, kind="peek"), event(3, price="9")])
+    captured.write("c.jsonl", third_file)
     with _writes(monkeypatch, None, "") as writes:
         captured.capture(spark)
-    expected = _outcome(spark, captured)
+    expected = _tables_content(spark, captured)
     assert captured.counts(spark) == (14, 7, 4, 3)
     names = ["plans", *[t.name for t in CAPTURED]]
     assert writes == names
-    _restore(spark, aside, home)
+    _restore(spark, backup, home)
     captured.written = 10
-    captured.write("c.jsonl", third)
-    around_all = [([name], side) for name in names for side in ("before", "after")]
-    for written, side in around_all if at_length else [(names[:2], "after")]:
-        with _writes(monkeypatch, len(written) - 1, side) as seen, pytest.raises(Crash):
+    captured.write("c.jsonl", third_file)
+    all_crashes = [([name], side) for name in names for side in ("before", "after")]
+    for expected_writes, side in all_crashes if at_length else [(names[:2], "after")]:
+        with _writes(monkeypatch, len(expected_writes) - 1, side) as writes, pytest.raises(Crash):
             captured.capture(spark)
-        assert seen == written, "what was before is written again"
+        assert writes == expected_writes, "a retry repeated a write of an earlier run"
     captured.capture(spark)
-    assert _outcome(spark, captured) == expected
+    assert _tables_content(spark, captured) == expected
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_a_crash_at_the_first_write_of_all_changes_nothing(
+def test_a_crash_at_the_very_first_write_changes_nothing(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
     shop = Shop(tmp_path)
     shop.write("a.jsonl", json.dumps(event(1)))
     with _writes(monkeypatch, 0, side) as writes, pytest.raises(Crash):
         shop.capture(spark)
-    assert writes == ["shop"]  # the epoch, in the folder of the checkpoint
+    assert writes == ["shop"]  # the epoch, in the checkpoint folder
     shop.capture(spark)
     assert shop.counts(spark) == (1, 1, 0, 0)
 
@@ -136,15 +136,15 @@ def _checkpoint(shop: Shop) -> Path:
     return shop.home / "checkpoints" / "capture_events" / "shop"
 
 
-def test_a_batch_whose_commit_was_lost_is_replayed_without_effect(spark: SparkSession, captured: Shop) -> None:
-    before = _outcome(spark, captured)
+def test_a_retry_of_a_batch_without_its_checkpoint_commit_changes_nothing(spark: SparkSession, captured: Shop) -> None:
+    before = _tables_content(spark, captured)
     (_checkpoint(captured) / "commits" / "1").unlink()
     (_checkpoint(captured) / "commits" / ".1.crc").unlink(missing_ok=True)
     captured.capture(spark)
-    assert _outcome(spark, captured) == before
+    assert _tables_content(spark, captured) == before
 
 
-def test_a_lost_checkpoint_is_refused_and_reading_again_doubles_nothing(spark: SparkSession, captured: Shop) -> None:
+def test_a_lost_checkpoint_is_refused_and_a_new_epoch_adds_no_duplicates(spark: SparkSession, captured: Shop) -> None:
     before = captured.content(spark, tables.EVENTS)
     shutil.rmtree(_checkpoint(captured))
     with pytest.raises(Refused, match="the checkpoint of capture_events/shop is new, but events already holds batches"):
@@ -196,7 +196,7 @@ def test_a_mapping_edited_while_a_batch_is_unfinished_is_refused(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = Shop(tmp_path)
-    _lay_out(shop)
+    _write_two_files(shop)
     with _writes(monkeypatch, 3, "before"), pytest.raises(Crash):  # epoch, plan, events, then rejected_events
         shop.capture(spark)
     shop.mapping = SHOP.replace('price = "price"', 'price = "price"\nchannel = "\'web\'"')
@@ -209,11 +209,11 @@ def test_a_mapping_edited_while_a_batch_is_unfinished_is_refused(
     assert shop.counts(spark) == (10, 6, 2, 2)
 
 
-def test_a_batch_that_wrote_nothing_can_be_begun_anew(
+def test_a_batch_without_writes_can_be_planned_again(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = Shop(tmp_path)
-    _lay_out(shop)
+    _write_two_files(shop)
     with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):
         shop.capture(spark)
     shop.mapping = SHOP.replace('price = "price"', 'price = "price"\nchannel = "\'web\'"')
@@ -224,27 +224,27 @@ def test_a_batch_that_wrote_nothing_can_be_begun_anew(
 def test_a_side_table_that_changed_while_a_batch_is_unfinished_is_refused(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    side = tmp_path / "side.csv"
-    lookup = f'[lookup.goods]\npath = "{side}"\nformat = "csv"\nkey = "sku"\non = "what"\n'
+    side_table = tmp_path / "side.csv"
+    lookup = f'[lookup.goods]\npath = "{side_table}"\nformat = "csv"\nkey = "sku"\non = "what"\n'
     mapping = SHOP.replace('item_id = "what"', 'item_id = "what"\nbrand = "goods.brand"')
     shop = Shop(tmp_path, mapping=f"{mapping}{lookup}[reject.recalled]\nwhen = \"brand = 'bad'\"\n")
-    _lay_out(shop)
+    _write_two_files(shop)
     before, after = "sku,brand\ni0,bad\ni1,good\n", "sku,brand\ni0,good\ni1,bad\n"
-    side.write_text(before)
+    side_table.write_text(before)
     with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):  # epoch, plan, then events
         shop.capture(spark)
-    side.write_text(after)
+    side_table.write_text(after)
     with pytest.raises(Refused, match=r"side table goods \(.*side.csv\) changed after the batch was started"):
         shop.capture(spark)
     with _writes(monkeypatch, 2, "before"), pytest.raises(Crash):  # plan, events, then rejected_events
         shop.capture(spark, replan=True)
-    side.write_text(before)
-    for replan in (False, True):  # events has the batch, so it is not begun anew
+    side_table.write_text(before)
+    for replan in (False, True):  # events contains the batch, so it cannot be planned again
         with pytest.raises(Refused, match="side table goods"):
             shop.capture(spark, replan=replan)
-    side.write_text(after)
+    side_table.write_text(after)
     shop.capture(spark)
-    # e1 is recalled in both files, e90 has a negative price, e2 comes again with another word, e4 twice.
+    # e1 is recalled in both files, e90 has a negative price, e2 is repeated with another item, e4 unchanged.
     events = shop.read(spark, tables.EVENTS).select("event_id", "brand").collect()
     assert sorted(events) == [("e0", "good"), ("e2", None), ("e3", None), ("e4", None), ("e5", "good")]
     assert shop.counts(spark) == (10, 5, 4, 1)
@@ -253,14 +253,14 @@ def test_a_side_table_that_changed_while_a_batch_is_unfinished_is_refused(
 @pytest.mark.parametrize(
     ("compact_every", "listed"), [("10", "1"), pytest.param("2", "1.compact", marks=pytest.mark.long)]
 )
-def test_files_listed_for_a_batch_that_was_never_begun_are_a_batch_of_their_own(
+def test_files_listed_for_a_batch_that_was_never_started_become_a_batch(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_every: str, listed: str
 ) -> None:
     spark.conf.set("spark.sql.streaming.fileSource.log.compactInterval", compact_every)
     shop = Shop(tmp_path)
     shop.write("0.jsonl", json.dumps(event(80)))
     shop.capture(spark)
-    _lay_out(shop)
+    _write_two_files(shop)
     checkpoint = tmp_path / "checkpoints" / "capture_events" / "shop"
     with _writes(monkeypatch, 0, "before"), pytest.raises(Crash):  # the plan of batch 1
         shop.capture(spark)
@@ -273,7 +273,7 @@ def test_files_listed_for_a_batch_that_was_never_begun_are_a_batch_of_their_own(
     assert [(row["batch_id"], row["files"]) for row in batches] == [(0, 1), (1, 1), (2, 1)]
 
 
-def test_a_second_run_of_the_same_source_is_refused_and_no_lock_outlives_its_process(
+def test_a_concurrent_run_of_the_same_source_is_refused_and_the_lock_ends_with_its_process(
     spark: SparkSession, captured: Shop
 ) -> None:
     lock = captured.home / "checkpoints" / "capture" / "shop.lock"
@@ -286,12 +286,14 @@ def test_a_second_run_of_the_same_source_is_refused_and_no_lock_outlives_its_pro
     captured.capture(spark)
 
 
-def test_two_sources_write_at_once_and_a_shared_space_fuses_them(spark: SparkSession, tmp_path: Path) -> None:
+def test_two_sources_write_concurrently_and_share_the_users_of_one_namespace(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     web, till = Shop(tmp_path, name="web"), Shop(tmp_path, name="till")
     for shop, numbers in ((web, range(0, 8)), (till, range(100, 108))):
         for part in range(2):
-            chosen = list(numbers)[part * 4 : part * 4 + 4]
-            shop.write(f"{part}.jsonl", "\n".join(json.dumps(event(n, who="anna")) for n in chosen))
+            part_numbers = list(numbers)[part * 4 : part * 4 + 4]
+            shop.write(f"{part}.jsonl", "\n".join(json.dumps(event(n, who="anna")) for n in part_numbers))
     errors: list[BaseException] = []
 
     def run(shop: Shop) -> None:
@@ -312,59 +314,57 @@ def test_two_sources_write_at_once_and_a_shared_space_fuses_them(spark: SparkSes
     ]  # fmt: skip
 
 
-def test_shops_with_equal_ids_are_not_mixed(spark: SparkSession, tmp_path: Path) -> None:
-    here = Shop(tmp_path, name="here")
-    there = Shop(tmp_path, name="there", mapping=SHOP.replace('"shop"', '"other"'))
-    for shop in (here, there):
+def test_equal_ids_in_different_namespaces_are_different_users_and_items(spark: SparkSession, tmp_path: Path) -> None:
+    north = Shop(tmp_path, name="north")
+    south = Shop(tmp_path, name="south", mapping=SHOP.replace('"shop"', '"other"'))
+    for shop in (north, south):
         shop.write("a.jsonl", json.dumps(event(1)))
         shop.capture(spark)
-    events = here.read(spark, tables.EVENTS).select("source", "event_id", "user_id", "item_id").orderBy("source")
+    events = north.read(spark, tables.EVENTS).select("source", "event_id", "user_id", "item_id").orderBy("source")
     assert [tuple(r) for r in events.collect()] == [
-        ("here", "e1", "shop:u1", "shop:i1"), ("there", "e1", "other:u1", "other:i1"),
+        ("north", "e1", "shop:u1", "shop:i1"), ("south", "e1", "other:u1", "other:i1"),
     ]  # fmt: skip
 
 
-def test_any_order_and_cut_of_deliveries_gives_the_same_events(spark: SparkSession, tmp_path: Path) -> None:
+def test_any_order_and_split_of_files_gives_the_same_events(spark: SparkSession, tmp_path: Path) -> None:
     rows = [event(n) for n in range(9)]
     forward, backward = Shop(tmp_path / "forward"), Shop(tmp_path / "backward")
     forward.write("all.jsonl", "\n".join(json.dumps(r) for r in [*rows, rows[0]]))
     for number, part in enumerate((rows[6:], rows[2:7][::-1], rows[:3])):
         backward.write(f"{number}.jsonl", "\n".join(json.dumps(r) for r in part))
-    outcome = []
+    contents = []
     for shop in (forward, backward):
         shop.capture(spark)
-        kept = shop.read(spark, tables.EVENTS).drop("position", "epoch", "batch_id", "ingest_time")
-        outcome.append(sorted(kept.toJSON().collect()))
-    assert outcome[0] == outcome[1]
-    assert len(outcome[0]) == 9
+        events = shop.read(spark, tables.EVENTS).drop("position", "epoch", "batch_id", "ingest_time")
+        contents.append(sorted(events.toJSON().collect()))
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 9
 
 
-def test_a_file_that_changed_after_it_was_read_is_refused_and_one_that_went_is_not_missed(
-    spark: SparkSession, captured: Shop
-) -> None:
-    before = _outcome(spark, captured)
+def test_a_file_changed_after_capture_is_refused_and_a_deleted_one_is_not(spark: SparkSession, captured: Shop) -> None:
+    before = _tables_content(spark, captured)
     (captured.input / "a.jsonl").unlink()
     captured.capture(spark)
-    assert _outcome(spark, captured) == before
+    assert _tables_content(spark, captured) == before
     changed = captured.input / "b.jsonl"
     changed.write_text(changed.read_text() + "\n" + json.dumps(event(70)))
     os.utime(changed, (1_800_000_000, 1_800_000_000))
     with pytest.raises(Refused, match=r"1 file\(s\) changed after they were read"):
         captured.capture(spark)
     captured.capture(spark, accept_changed_files=True)
-    assert _outcome(spark, captured) == before
+    assert _tables_content(spark, captured) == before
     shutil.copy(changed, captured.input / "b_again.jsonl")
     captured.capture(spark, accept_changed_files=True)
     ids = {row[0] for row in captured.read(spark, tables.EVENTS).select("event_id").collect()}
     assert ids == {"e0", "e1", "e2", "e3", "e4", "e5", "e70"}
 
 
-def test_a_broken_file_stops_the_stage_and_can_be_passed_over(spark: SparkSession, captured: Shop) -> None:
+def test_a_broken_file_stops_the_stage_and_can_be_skipped(spark: SparkSession, captured: Shop) -> None:
     broken = captured.write("c.jsonl.gz", b"\x1f\x8b\x08\x00broken")
     captured.write("d.jsonl", json.dumps(event(60)))
-    with pytest.raises(SourceUnreadable, match="a file cannot be read") as told:
+    with pytest.raises(SourceUnreadable, match="a file cannot be read") as raised:
         captured.capture(spark)
-    assert str(broken) in told.value.where
+    assert str(broken) in raised.value.where
     captured.capture(spark, skip_files=(str(broken),))
     assert captured.counts(spark) == (12, 7, 3, 2)
     row = (
@@ -377,16 +377,16 @@ def test_a_broken_file_stops_the_stage_and_can_be_passed_over(spark: SparkSessio
     assert row["position"].endswith("c.jsonl.gz")
 
 
-def test_a_stop_is_clean_and_the_next_run_goes_on(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_stopped_stage_is_continued_by_the_next_run(spark: SparkSession, tmp_path: Path) -> None:
     shop = Shop(tmp_path)
-    _lay_out(shop)
+    _write_two_files(shop)
     settings = shop.settings()
     query = ingest.query(settings, "shop")
-    running = QueryRunner(query, spark, settings, RunOptions())
-    with running.progress:
-        running.start(spark)
-        running.stop_when_idle()
-    assert running.failure() is None
-    assert not running.is_active()
+    runner = QueryRunner(query, spark, settings, RunOptions())
+    with runner.progress:
+        runner.start(spark)
+        runner.stop_when_idle()
+    assert runner.failure() is None
+    assert not runner.is_active()
     shop.capture(spark)
     assert shop.counts(spark) == (10, 6, 2, 2)

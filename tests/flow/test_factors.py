@@ -169,9 +169,8 @@ def test_vectors_of_ratings_equal_plain_loops(spark: SparkSession, tmp_path: Pat
     batches = []
     for begin in (0, 20):
         raw = [event(n, kind="rate", who=f"u{n % 4}", stars=str(1 + n * n % 5)) for n in range(begin, begin + 20)]
-        shop.append_events(
-            spark, [*raw, event(begin + 90)], batch_id=begin
-        )  # the last event is a view without a rating
+        view = event(begin + 90)  # has no rating
+        shop.append_events(spark, [*raw, view], batch_id=begin)
         _learn(spark, shop)
         times = [1_767_261_600_000_000 + 60_000_000 * n for n in range(begin, begin + 20)]  # from 2026-01-01T10:00
         batches.append(
@@ -186,8 +185,8 @@ def test_vectors_of_ratings_equal_plain_loops(spark: SparkSession, tmp_path: Pat
         naive.learn(batch)
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
     metrics = shop.read(spark, tables.MODEL_METRICS).where("metric = 'rmse'").collect()
-    known_items = {e.item for e in batches[0]}
-    predicted = [e for e in batches[1] if e.item in known_items]
+    learned_items = {e.item for e in batches[0]}
+    predicted = [e for e in batches[1] if e.item in learned_items]
     assert [(row["model"], row["batch_id"], row["weight"]) for row in metrics] == [("factors", 1, len(predicted))]
     assert all(0.1 < row["value"] < 4 for row in metrics)
 

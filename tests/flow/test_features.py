@@ -1,4 +1,4 @@
-"""Tiles in the flow: equal to plain Python, whatever the batches, crashes, lateness and rebuilds."""
+"""Tiles of a stage run equal plain Python after late events, several batches, crashes and rebuilds."""
 
 import json
 from collections import Counter
@@ -24,9 +24,9 @@ NAMES = ("user_hours", "item_hours", "category_hours")
 
 
 def _shop(home: Path, *, files: int, shipped: bool = True) -> Shop:
-    """Twelve hours of events, the oldest delivered last, in so many files; each file is a batch of both stages."""
-    declared = [str(ROOT / "conf" / "derive" / f"{name}.toml") for name in NAMES]
-    extra = f"[derive]\nmax_files_per_trigger = 1\nfeatures = {json.dumps(declared)}\n" if shipped else ""
+    """Twelve hours of events in `files` files, newest first; each file is a batch of both stages."""
+    features = [str(ROOT / "conf" / "derive" / f"{name}.toml") for name in NAMES]
+    extra = f"[derive]\nmax_files_per_trigger = 1\nfeatures = {json.dumps(features)}\n" if shipped else ""
     shop = Shop(home, extra_settings=extra)
     shop.mapping = shop.mapping.replace(
         'item_id = "what"', 'item_id = "what"\ncategory = "concat(\'c\', substr(what, 2))"'
@@ -46,13 +46,13 @@ def _event(n: int) -> dict[str, Any]:
 
 
 def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
-    """What the tiles say, one line a key."""
-    said = {}
+    """The values of the tiles by table, one line of JSON per key."""
+    lines = {}
     for derived in fold_stage.declared_tables(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
-        found: list[Row] = Fold.of(derived).read(Fold.of(derived).merge_rows(rows)).collect()
-        said[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in found)
-    return said
+        values: list[Row] = Fold.of(derived).read(Fold.of(derived).merge_rows(rows)).collect()
+        lines[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in values)
+    return lines
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -61,29 +61,30 @@ def _line(row: dict[str, Any]) -> str:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     return round(value, 9) if isinstance(value, float) else value
 
 
-def test_tiles_of_two_batches_are_what_plain_python_counts(spark: SparkSession, tmp_path: Path) -> None:
+def test_tiles_of_two_batches_equal_the_counts_of_plain_python(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=2)
     flow.run(spark, shop.settings(), RunOptions())
-    said = _tiles(spark, shop)
+    lines = _tiles(spark, shop)
     for derived in fold_stage.declared_tables(shop.settings()).values():
         assert_all_readers_agree(spark, derived.table.path(shop.settings().paths), "events")
     events = [_event(n) for n in range(48)]
     users = Counter((f"shop:{e['who']}", e["at"][11:13]) for e in events if e["who"])
-    got = [json.loads(line) for line in said["user_hours"]]
-    assert {(r["user_id"], r["hour"][11:13]): r["events"] for r in got} == users
-    money: Counter[str] = Counter()
+    user_rows = [json.loads(line) for line in lines["user_hours"]]
+    assert {(r["user_id"], r["hour"][11:13]): r["events"] for r in user_rows} == users
+    spent: Counter[str] = Counter()
     for e in events:
-        money[f"c{e['what'][1:]}"] += int(e["price"]) * 2 if e["kind"] == "purchase" else 0
+        spent[f"c{e['what'][1:]}"] += int(e["price"]) * 2 if e["kind"] == "purchase" else 0
     by_category: Counter[str] = Counter()
-    for line in said["category_hours"]:
+    for line in lines["category_hours"]:
         by_category[json.loads(line)["category"]] += json.loads(line)["value"]
-    assert by_category == money
-    guests = [json.loads(line) for line in said["item_hours"]]
-    assert sum(r["events"] for r in guests) == 48 and sum(r["events"] for r in got) == 48 - 6
+    assert by_category == spent
+    item_rows = [json.loads(line) for line in lines["item_hours"]]
+    # Six of the 48 events are of guests, who have no user tiles.
+    assert sum(r["events"] for r in item_rows) == 48 and sum(r["events"] for r in user_rows) == 48 - 6
 
 
 def test_a_crash_before_or_after_any_write_changes_nothing(
@@ -99,7 +100,9 @@ def test_a_crash_before_or_after_any_write_changes_nothing(
         assert rows.count() == rows.select(*derived.keys).distinct().count(), derived.name
 
 
-def test_a_statistic_is_added_by_one_line_and_a_rebuild(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+def test_one_line_in_the_declaration_and_a_rebuild_add_a_statistic(
+    spark: SparkSession, tmp_path: Path, capsys: Any
+) -> None:
     shop = _shop(tmp_path, files=3, shipped=False)
     file = tmp_path / "user_hours.toml"
     shipped = (ROOT / "conf" / "derive" / "user_hours.toml").read_text()
@@ -107,17 +110,17 @@ def test_a_statistic_is_added_by_one_line_and_a_rebuild(spark: SparkSession, tmp
     shop.extra_settings = f'[derive]\nfeatures = ["{file}"]\n'
     flow.run(spark, shop.settings(), RunOptions())
     before = _tiles(spark, shop)["user_hours"]
-    file.write_text(shipped + 'dear = { kind = "count", where = "price > 3" }\n')
+    file.write_text(shipped + 'expensive = { kind = "count", where = "price > 3" }\n')
     config = ["--config", str(shop.config())]
     assert derive_features.main(config) == 3
     assert "table user_hours was derived by another declaration" in capsys.readouterr().err
     assert derive_features.main([*config, "--rebuild"]) == 0
     after = [json.loads(line) for line in _tiles(spark, shop)["user_hours"]]
-    assert sum(row["dear"] for row in after) == sum(1 for n in range(48) if n % 9 and 1 + n % 5 > 3)
-    assert sorted(_line({k: v for k, v in row.items() if k != "dear"}) for row in after) == before
+    assert sum(row["expensive"] for row in after) == sum(1 for n in range(48) if n % 9 and 1 + n % 5 > 3)
+    assert sorted(_line({k: v for k, v in row.items() if k != "expensive"}) for row in after) == before
 
 
-def test_a_changed_declaration_over_old_tiles_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+def test_tiles_of_another_declaration_are_refused(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=1)
     derived = table_declaration.load(str(ROOT / "conf" / "derive" / "user_hours.toml"), {})
     derived.table.create(spark, shop.settings().paths)
@@ -128,26 +131,26 @@ def test_a_changed_declaration_over_old_tiles_is_refused(spark: SparkSession, tm
 
 
 @pytest.mark.parametrize(
-    ("line", "key", "words"),
+    ("line", "key", "message"),
     [
         ('x = { kind = "sum", of = "prise" }', "statistics.x.of", "'prise' is not valid"),
         ('x = { kind = "count", where = "price" }', "statistics.x.where", "'price' is a double"),
         ('x = { kind = "count", weight = "nosuch(price)" }', "statistics.x.weight", "is not valid"),
     ],
 )
-def test_an_expression_that_spark_does_not_understand_stops_the_start(
-    spark: SparkSession, tmp_path: Path, line: str, key: str, words: str
+def test_an_invalid_expression_is_refused_at_the_start(
+    spark: SparkSession, tmp_path: Path, line: str, key: str, message: str
 ) -> None:
     file = tmp_path / "user_hours.toml"
     file.write_text((ROOT / "conf" / "derive" / "user_hours.toml").read_text() + line + "\n")
     shop = Shop(tmp_path, extra_settings=f'[derive]\nfeatures = ["{file}"]\n')
     with pytest.raises(BadSettings) as raised:
         tiles.check(spark, shop.settings())
-    assert words in raised.value.what
+    assert message in raised.value.what
     assert raised.value.where == f"{file}, {key}"
 
 
-def test_tiles_without_events_say_what_to_run_first(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_error_for_missing_events_names_the_job_to_run_first(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=1)
     with pytest.raises(SourceMissing) as raised:
         streaming.run(spark, tiles.queries(shop.settings()), shop.settings(), RunOptions())

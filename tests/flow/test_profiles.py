@@ -1,4 +1,4 @@
-"""One row a user, kept by MERGE: equal to plain Python, whatever the batches, crashes and lateness."""
+"""Profiles, one merged row per user, equal plain Python after late events, several batches and crashes."""
 
 import json
 from collections import Counter, defaultdict
@@ -23,7 +23,7 @@ from tests.open_readers import assert_all_readers_agree
 ROOT = Path(__file__).parent.parent.parent
 AT = datetime.fromisoformat("2026-03-01T00:00:00+00:00")
 ZONE = "Asia/Tokyo"
-# The shipped table has 32 statistics; these few are of every way of writing.
+# The shipped table has 32 statistics; these few cover every form of declaration.
 SMALL = """
 name = "user_profiles"
 write = "merge"
@@ -53,7 +53,7 @@ def _event(n: int) -> dict[str, Any]:
 
 
 def _shop(home: Path, files: int) -> Shop:
-    """A day of events, the oldest delivered last, in so many files; each file is a batch of both stages."""
+    """A day of events in `files` files, newest first; each file is a batch of both stages."""
     file = home / "user_profiles.toml"
     home.mkdir(parents=True, exist_ok=True)
     file.write_text(SMALL)
@@ -66,7 +66,8 @@ def _shop(home: Path, files: int) -> Shop:
     return shop
 
 
-def _said(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+def _profiles(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
+    """The values of the profiles as of AT, by user."""
     derived = _derived(settings)
     rows = Fold.of(derived).read(derived.table.read(spark, settings.paths), F.lit(AT)).collect()
     assert len({row["user_id"] for row in rows}) == len(rows)
@@ -77,7 +78,7 @@ def _derived(settings: Settings) -> DerivedTable:
     return next(iter(fold_stage.declared_tables(settings).values()))
 
 
-def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_shipped_declaration_of_profiles_is_valid(spark: SparkSession, tmp_path: Path) -> None:
     shop = Shop(tmp_path, extra_settings=f'[derive]\nprofiles = ["{ROOT}/conf/derive/user_profiles.toml"]\n')
     profiles.check(spark, shop.settings())
     table = _derived(shop.settings()).table
@@ -85,10 +86,10 @@ def test_the_shipped_profiles_are_understood(spark: SparkSession, tmp_path: Path
     table.check_stored(spark, shop.settings().paths)
 
 
-def test_profiles_of_two_batches_are_what_plain_python_counts(spark: SparkSession, tmp_path: Path) -> None:
+def test_profiles_of_two_batches_equal_the_counts_of_plain_python(spark: SparkSession, tmp_path: Path) -> None:
     shop = _shop(tmp_path, files=2)
     flow.run(spark, shop.settings(), RunOptions())
-    said = _said(spark, shop.settings())
+    values_by_user = _profiles(spark, shop.settings())
     paths = shop.settings().paths
     assert_all_readers_agree(spark, _derived(shop.settings()).table.path(paths), "behavior.events")
     assert_all_readers_agree(spark, _derived(shop.settings()).population_table.path(paths), "users")
@@ -96,16 +97,16 @@ def test_profiles_of_two_batches_are_what_plain_python_counts(spark: SparkSessio
     for e in map(_event, range(50)):
         if e["who"]:
             by_user[f"shop:{e['who']}"].append(e)
-    assert said.keys() == by_user.keys()
+    assert values_by_user.keys() == by_user.keys()
     for user, events in by_user.items():
-        behavior = said[user]["behavior"]
+        behavior = values_by_user[user]["behavior"]
         assert behavior["events"] == len(events)
         assert behavior["types"] == Counter(e["kind"] for e in events)
         assert behavior["spent"] == sum(float(e["price"]) for e in events if e["kind"] == "purchase")
         assert behavior["active_days"] == len({e["at"][:10] for e in events})
         in_tokyo = Counter((int(e["at"][11:13]) + 9) % 24 for e in events)
         assert behavior["hours"] == [in_tokyo[hour] for hour in range(24)]
-        assert said[user]["social"]["shares"] == sum(e["kind"] == "share" for e in events)
+        assert values_by_user[user]["social"]["shares"] == sum(e["kind"] == "share" for e in events)
         recent: dict[str, float] = defaultdict(float)
         for e in events:
             days = (AT - datetime.fromisoformat(e["at"].replace("Z", "+00:00"))).total_seconds() / 86_400
@@ -116,13 +117,13 @@ def test_profiles_of_two_batches_are_what_plain_python_counts(spark: SparkSessio
 def test_a_crash_before_or_after_either_write_changes_nothing(
     spark: SparkSession, tmp_path: Path, crashes: Crashes
 ) -> None:
-    """Profiles are merged, population_stats appended as new minus old; the crashes come in the second batch."""
+    """Profiles are merged, and a row of population_stats is appended; the crashes are in the second batch."""
     shop = _shop(tmp_path, files=2)
     shop.capture(spark)
     settings = shop.settings()
     assert crashes.run_through(profiles.queries(settings), settings, batch_id=1) == 3
     events = [_event(n) for n in range(50) if _event(n)["who"]]
-    assert sum(p["behavior"]["events"] for p in _said(spark, settings).values()) == len(events)
+    assert sum(p["behavior"]["events"] for p in _profiles(spark, settings).values()) == len(events)
     prices: dict[str, list[float]] = defaultdict(list)
     for e in events:
         prices[e["who"]].append(float(e["price"]))

@@ -111,7 +111,7 @@ def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_chang
     # A row is written again only if the user's segment changed.
     rows = [(first[f"shop:{user}"], after[f"shop:{user}"]) for user in unchanged]
     assert all((old == new) == (old["segment_id"] == new["segment_id"]) for old, new in rows)
-    assert sum(old == new for old, new in rows) == 0
+    assert sum(old == new for old, new in rows) == 15, "of 18; the split/merge move changed three"
     for table, column in ((segments.users_table(settings), "distance"), (segments.table(settings), "weight")):
         assert_all_readers_agree(spark, table.path(settings.paths), column)
     # The profile table that the stage follows is rebuilt.

@@ -17,7 +17,7 @@ from profilestream.serve.users import user_view
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.workloads import windows_of_users
+from benchmarks.workloads import write_user_features
 from jobs import serve_tags, serve_user
 from tests.builders import SHOP, Shop
 from tests.open_readers import assert_all_readers_agree
@@ -67,7 +67,7 @@ def _first_days() -> list[dict[str, Any]]:
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop after the complete flow over its first days."""
     home = tmp_path_factory.mktemp("tags")
-    settings = SETTINGS.format(conf=ROOT / "conf", windows=windows_of_users(home))
+    settings = SETTINGS.format(conf=ROOT / "conf", windows=write_user_features(home))
     shop = Shop(home, mapping=MAPPING, extra_settings=settings)
     shop.write("a.jsonl", "\n".join(map(json.dumps, _first_days())))
     flow.run(_session, shop.settings(), RunOptions())

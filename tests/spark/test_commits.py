@@ -1,4 +1,4 @@
-"""Writes that happen once: append, merge, replace; law 2 (replay) at each of them."""
+"""Append, merge and replace: each write of a batch takes effect once, also in a retry."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,9 @@ VIEWS = Table(
 
 @pytest.fixture
 def paths(spark: SparkSession, tmp_path: Path) -> Paths:
-    made = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
-    VIEWS.create(spark, made)
-    return made
+    paths = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    VIEWS.create(spark, paths)
+    return paths
 
 
 def _rows(spark: SparkSession, *rows: tuple[str | None, int | None]) -> DataFrame:
@@ -43,7 +43,7 @@ def _version(spark: SparkSession, paths: Paths) -> int:
     return int(DeltaTable.forPath(spark, VIEWS.path(paths)).history(1).collect()[0]["version"])
 
 
-def test_a_replayed_append_changes_nothing_and_another_epoch_is_another_writer(
+def test_a_retried_append_changes_nothing_and_another_epoch_is_another_writer(
     spark: SparkSession, paths: Paths
 ) -> None:
     commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(0))
@@ -54,59 +54,63 @@ def test_a_replayed_append_changes_nothing_and_another_epoch_is_another_writer(
     assert commits.writers(spark, VIEWS, paths) == ["derive/shop/views/epoch-1", "derive/shop/views/epoch-2"]
 
 
-def test_a_merge_updates_inserts_and_deletes_in_one_commit_and_once(spark: SparkSession, paths: Paths) -> None:
+def test_a_retried_merge_updates_inserts_and_deletes_once_in_one_commit(spark: SparkSession, paths: Paths) -> None:
     commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
     before = _version(spark, paths)
     changes = spark.createDataFrame(
         [("a", 10, False), ("b", None, True), ("c", 3, False), ("d", None, True)],
-        "user_id string, views bigint, is_gone boolean",
+        "user_id string, views bigint, is_deleted boolean",
     )
     for _ in range(2):
-        commits.merge(changes, VIEWS, paths, _txn(1), delete_flag="is_gone")
+        commits.merge(changes, VIEWS, paths, _txn(1), delete_flag="is_deleted")
     assert _stored(spark, paths) == [("a", 10), ("c", 3)]
     assert _version(spark, paths) == before + 1
     commits.merge(_rows(spark, ("a", 11)), VIEWS, paths, _txn(2))
     assert _stored(spark, paths) == [("a", 11), ("c", 3)]
 
 
-def test_a_merge_into_a_table_without_rows_is_an_append_and_once(spark: SparkSession, paths: Paths) -> None:
+def test_a_retried_merge_into_an_empty_table_is_one_append(spark: SparkSession, paths: Paths) -> None:
     before = _version(spark, paths)
     changes = spark.createDataFrame(
-        [("a", 1, False), ("b", None, True)], "user_id string, views bigint, is_gone boolean"
+        [("a", 1, False), ("b", None, True)], "user_id string, views bigint, is_deleted boolean"
     )
     for _ in range(2):
-        commits.merge(changes, VIEWS, paths, _txn(0), delete_flag="is_gone")
+        commits.merge(changes, VIEWS, paths, _txn(0), delete_flag="is_deleted")
     assert _stored(spark, paths) == [("a", 1)] and _version(spark, paths) == before + 1
     (last,) = DeltaTable.forPath(spark, VIEWS.path(paths)).history(1).collect()
     assert last["operation"] == "WRITE"
 
 
-def test_a_merge_drops_rows_of_other_keys_before_it_shuffles_the_table(
+def test_a_merge_filters_the_table_by_the_keys_of_the_batch_before_a_shuffle(
     spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
-    large = "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold"
+    min_size = "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold"
     monkeypatch.setattr(
-        commits, "_MERGE_CONF", {**commits._MERGE_CONF, large: "0", "spark.sql.autoBroadcastJoinThreshold": "-1"}
+        commits, "_MERGE_CONF", {**commits._MERGE_CONF, min_size: "0", "spark.sql.autoBroadcastJoinThreshold": "-1"}
     )
-    said = spark._jsparkSession.sharedState().statusStore()
-    before = said.executionsList().last().executionId()  # a count stands still once Spark drops the oldest
+    status_store = spark._jsparkSession.sharedState().statusStore()
+    # The id, not the number of executions: the number stops growing when Spark drops the oldest.
+    last_id = status_store.executionsList().last().executionId()
     commits.merge(_rows(spark, ("a", 10), ("c", 3)), VIEWS, paths, _txn(1))
     assert _stored(spark, paths) == [("a", 10), ("b", 2), ("c", 3)]
-    run = said.executionsList()
-    newest = [run.apply(n) for n in range(max(0, run.size() - 100), run.size())]
-    plans = [one.physicalPlanDescription() for one in newest if one.executionId() > before]
+    all_executions = status_store.executionsList()
+    size = all_executions.size()
+    executions = [all_executions.apply(n) for n in range(max(0, size - 100), size)]
+    plans = [execution.physicalPlanDescription() for execution in executions if execution.executionId() > last_id]
     assert any("might_contain" in plan for plan in plans)
 
 
-def test_a_replace_touches_its_rows_only_and_once(spark: SparkSession, paths: Paths) -> None:
+def test_a_retried_replace_changes_only_the_rows_of_its_condition_and_only_once(
+    spark: SparkSession, paths: Paths
+) -> None:
     commits.append(_rows(spark, ("a", 1), ("b", 2)), VIEWS, paths, _txn(0))
     for rows in ([("a", 5)], [("a", 6)]):
         commits.replace(_rows(spark, *rows), VIEWS, paths, _txn(1), where="user_id = 'a'")
     assert _stored(spark, paths) == [("a", 5), ("b", 2)]
 
 
-def test_a_merges_settings_do_not_outlive_it_even_when_it_fails(spark: SparkSession, paths: Paths) -> None:
+def test_the_spark_settings_of_a_merge_are_removed_also_when_it_fails(spark: SparkSession, paths: Paths) -> None:
     commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(0))
     with pytest.raises(Exception, match="DELTA_MULTIPLE_SOURCE_ROW_MATCHING_TARGET_ROW"):
         commits.merge(_rows(spark, ("a", 2), ("a", 3)), VIEWS, paths, _txn(1))
@@ -115,25 +119,28 @@ def test_a_merges_settings_do_not_outlive_it_even_when_it_fails(spark: SparkSess
     assert _stored(spark, paths) == [("a", 4)]
 
 
-def test_the_last_batch_of_a_writer_is_known(spark: SparkSession, paths: Paths) -> None:
+def test_the_last_batch_of_a_writer_is_read_from_the_table(spark: SparkSession, paths: Paths) -> None:
     assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) is None
     commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(7))
     assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) == 7
     assert [commits.is_done(spark, VIEWS, paths, _txn(n)) for n in (6, 7, 8)] == [True, True, False]
 
 
-@pytest.mark.parametrize("left", ["_staged_commits/", ".00000000000000000000.json.7.tmp", ""])
-def test_a_table_whose_making_was_killed_is_made(spark: SparkSession, tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize("leftover", ["_staged_commits/", ".00000000000000000000.json.7.tmp", ""])
+def test_a_table_is_created_after_a_killed_attempt(spark: SparkSession, tmp_path: Path, leftover: str) -> None:
     log = tmp_path / "views" / "_delta_log"
     log.mkdir(parents=True)
-    (log / left).mkdir(exist_ok=True) if not left or left.endswith("/") else (log / left).write_text("{")
-    made = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
-    VIEWS.create(spark, made)
-    VIEWS.create(spark, made)
-    assert _version(spark, made) == 0 and _stored(spark, made) == []
+    if leftover.endswith("/"):
+        (log / leftover).mkdir()
+    elif leftover:
+        (log / leftover).write_text("{")
+    paths = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    VIEWS.create(spark, paths)
+    VIEWS.create(spark, paths)
+    assert _version(spark, paths) == 0 and _stored(spark, paths) == []
 
 
-def test_a_log_that_holds_something_else_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_log_folder_with_other_files_is_not_changed(spark: SparkSession, tmp_path: Path) -> None:
     log = tmp_path / "views" / "_delta_log"
     log.mkdir(parents=True)
     (log / "00000000000000000000.crc").write_text("{}")
@@ -142,11 +149,11 @@ def test_a_log_that_holds_something_else_is_left_alone(spark: SparkSession, tmp_
     assert [path.name for path in log.iterdir()] == ["00000000000000000000.crc"]
 
 
-def test_a_frame_that_does_not_fit_names_every_column_that_is_wrong(spark: SparkSession, paths: Paths) -> None:
-    odd = spark.createDataFrame([(1, "x")], "user_id bigint, x string")
-    with pytest.raises(SchemaMismatch) as told:
-        commits.append(odd, VIEWS, paths, _txn(0))
-    assert str(told.value).splitlines() == [
+def test_the_error_for_a_frame_with_another_schema_names_every_wrong_column(spark: SparkSession, paths: Paths) -> None:
+    frame = spark.createDataFrame([(1, "x")], "user_id bigint, x string")
+    with pytest.raises(SchemaMismatch) as raised:
+        commits.append(frame, VIEWS, paths, _txn(0))
+    assert str(raised.value).splitlines() == [
         "frame does not fit table 'views'",
         "  user_id: expected string, got bigint",
         "  views: expected bigint, got no such column",
@@ -157,17 +164,17 @@ def test_a_frame_that_does_not_fit_names_every_column_that_is_wrong(spark: Spark
     assert_df_equality(VIEWS.read(spark, paths), _rows(spark), ignore_nullable=True, ignore_metadata=True)
 
 
-def test_a_table_of_an_older_version_gets_the_columns_that_it_lacks(spark: SparkSession, paths: Paths) -> None:
+def test_missing_columns_are_added_to_a_table_of_an_older_schema_version(spark: SparkSession, paths: Paths) -> None:
     commits.append(_rows(spark, ("anna", 1)), VIEWS, paths, _txn(0))
     likes = Column("likes", "MAP<STRING, STRUCT<n: BIGINT>>", "Likes by kind.")
     newer = replace(VIEWS, columns=(*VIEWS.columns, likes), schema_version=2)
-    for _ in range(2):  # the second finds nothing to add
+    for _ in range(2):  # the second run has nothing to add
         newer.check_stored(spark, paths)
         newer.upgrade(spark, paths)
         assert newer.read(spark, paths).collect() == [("anna", 1, None)]
     with pytest.raises(Refused, match="table views has schema version 2; this code supports 1"):
         VIEWS.check_stored(spark, paths)
-    renamed = Column("seen", "BIGINT NOT NULL", "Views.")
+    renamed = Column("page_views", "BIGINT NOT NULL", "Views.")
     other = replace(newer, columns=(VIEWS.columns[0], renamed, likes), schema_version=3)
-    with pytest.raises(SchemaMismatch, match="seen: expected bigint, got no such column"):
+    with pytest.raises(SchemaMismatch, match="page_views: expected bigint, got no such column"):
         other.check_stored(spark, paths)

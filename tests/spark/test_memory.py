@@ -1,4 +1,4 @@
-"""What a run leaves behind in the driver: nothing."""
+"""Memory of the driver after a run: an ended query is collected by the garbage collectors of Python and Java."""
 
 import gc
 import json
@@ -15,25 +15,25 @@ from pyspark.sql import SparkSession
 from tests.builders import Shop, event
 
 
-def test_a_query_that_has_ended_is_forgotten_by_python_and_java(
+def test_an_ended_query_is_garbage_collected_in_python_and_java(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[weakref.ref[QueryRunner]] = []
 
-    class Watched(QueryRunner):
+    class TrackedRunner(QueryRunner):
         def start(self, spark: SparkSession) -> None:
             super().start(spark)
             started.append(weakref.ref(self))
 
-    monkeypatch.setattr(streaming, "QueryRunner", Watched)
+    monkeypatch.setattr(streaming, "QueryRunner", TrackedRunner)
     shop = Shop(tmp_path)
     shop.write("a.jsonl", json.dumps(event(1)))
     shop.capture(spark)
-    (running,) = started
+    (runner,) = started
     deadline = time.monotonic() + 20
-    while running() is not None and time.monotonic() < deadline:
+    while runner() is not None and time.monotonic() < deadline:
         gc.collect()
-        # Java tells Python what it no longer needs when its own collector finds it.
+        # Java releases its references to Python objects only after its own garbage collection.
         java_class(spark, "java.lang.System").gc()
         time.sleep(0.2)
-    assert running() is None
+    assert runner() is None

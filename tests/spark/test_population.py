@@ -1,4 +1,4 @@
-"""population_stats and the profile vector, against plain Python."""
+"""population_stats and the profile vector equal their definitions, computed in plain Python."""
 
 import random
 from collections import defaultdict
@@ -20,14 +20,14 @@ HALF_LIFE = 30.0
 EVENTS = (
     "event_id string, source string, user_id string, event_time timestamp, price double, quantity double, batch int"
 )
-DECLARED = {
+DECLARATION = {
     "name": "profiles",
     "write": "merge",
     "keys": {"user_id": {"of": "user_id"}},
     "statistics": {
         "mean": {
             "kind": "mean_vector",
-            "dimensions": {"price": "price", "many": "int(quantity > 2)", "flat": "7"},
+            "dimensions": {"price": "price", "is_bulk": "int(quantity > 2)", "constant": "7"},
             "weight": "quantity",
             "half_life_days": HALF_LIFE,
         }
@@ -38,11 +38,11 @@ Log = list[tuple[Any, ...]]
 
 
 def _log() -> Log:
-    """Sixty events of five users in four batches, late and early ones mixed."""
-    dice = random.Random(4)
+    """Sixty events of five users; the four batches do not follow the order of time."""
+    generator = random.Random(4)
     return [
-        (f"e{n:02}", "shop", f"u{n % 5}", START + timedelta(days=dice.uniform(0, 200)), dice.uniform(1, 90),
-         float(dice.randint(1, 4)), dice.randrange(4))
+        (f"e{n:02}", "shop", f"u{n % 5}", START + timedelta(days=generator.uniform(0, 200)), generator.uniform(1, 90),
+         float(generator.randint(1, 4)), generator.randrange(4))
         for n in range(60)
     ]  # fmt: skip
 
@@ -51,8 +51,10 @@ def _vector(event: tuple[Any, ...]) -> list[float]:
     return [event[4], float(event[5] > 2), 7.0]
 
 
-def _folded(spark: SparkSession, log: Log, derived: DerivedTable, batches: list[int]) -> tuple[DataFrame, DataFrame]:
-    """Profiles and population_stats after the batches, each merged onto the table as it was before."""
+def _merge_batches(
+    spark: SparkSession, log: Log, derived: DerivedTable, batches: list[int]
+) -> tuple[DataFrame, DataFrame]:
+    """Profiles and population_stats after the batches in this order; each batch is merged into both tables."""
     fold = Fold.of(derived)
     events = spark.createDataFrame(log, EVENTS)
     profiles = spark.createDataFrame([], derived.table.schema)
@@ -72,8 +74,8 @@ def _weight(event: tuple[Any, ...], at: datetime) -> float:
 
 
 def test_population_stats_are_mean_and_variance_over_users(spark: SparkSession) -> None:
-    derived, log = validated(DerivedTable, DECLARED, "p.toml"), _log()
-    _, stats = _folded(spark, log, derived, [0, 1, 2, 3])
+    derived, log = validated(DerivedTable, DECLARATION, "p.toml"), _log()
+    _, stats = _merge_batches(spark, log, derived, [0, 1, 2, 3])
     row = population.latest(stats).first()
     assert row is not None and stats.count() == 4
     by_user: dict[str, Log] = defaultdict(list)
@@ -91,42 +93,44 @@ def test_population_stats_are_mean_and_variance_over_users(spark: SparkSession) 
         assert row["variances"][name] == pytest.approx(sum((m[d] - mean) ** 2 for m in means) / 5, rel=1e-9, abs=1e-9)
 
 
-def test_the_profile_vector_is_the_recursion_of_the_literature(spark: SparkSession) -> None:
-    """P <- P + eta (W (X - mu) - P), event after event; mu and W frozen. The fold sees batches, out of order."""
-    derived, log = validated(DerivedTable, DECLARED, "p.toml"), _log()
-    profiles, stats = _folded(spark, log, derived, [2, 0, 3, 1])
-    frozen = population.latest(stats).first()
-    assert frozen is not None
+def test_the_profile_vector_equals_the_recursion_of_the_literature(spark: SparkSession) -> None:
+    """P <- P + eta (W (X - mu) - P) for each event in order of time, with constant mu and W.
+
+    The fold reads batches in another order.
+    """
+    derived, log = validated(DerivedTable, DECLARATION, "p.toml"), _log()
+    profiles, stats = _merge_batches(spark, log, derived, [2, 0, 3, 1])
+    stats_row = population.latest(stats).first()
+    assert stats_row is not None
     scale = {
-        name: derived.population.weights.get(name, 1.0) / frozen["variances"][name] ** 0.5  # type: ignore[union-attr]
-        for name in ("price", "many")
-    } | {"flat": 0.0}
+        name: derived.population.weights.get(name, 1.0) / stats_row["variances"][name] ** 0.5  # type: ignore[union-attr]
+        for name in ("price", "is_bulk")
+    } | {"constant": 0.0}
     expected = {}
     for user in {e[2] for e in log}:
         p, total, before = [0.0] * 3, 0.0, START
         for event in sorted((e for e in log if e[2] == user), key=lambda e: e[3]):
             total = total * 2 ** (-((event[3] - before) / timedelta(days=1)) / HALF_LIFE) + event[5]
             eta, before = event[5] / total, event[3]
-            away = [
-                scale[name] * (x - frozen["means"][name])
+            deviations = [
+                scale[name] * (x - stats_row["means"][name])
                 for name, x in zip(derived.vector.dimensions, _vector(event), strict=True)
             ]
-            p = [old + eta * (new - old) for old, new in zip(p, away, strict=True)]
+            p = [old + eta * (new - old) for old, new in zip(p, deviations, strict=True)]
         expected[user] = dict(zip(derived.vector.dimensions, p, strict=True))
-    said = Fold.of(derived).read(profiles, F.lit(START + timedelta(days=500)))
-    got = {
-        r["user_id"]: r["vector"] for r in population.profile_vectors(said, population.latest(stats), derived).collect()
-    }
-    assert got.keys() == expected.keys()
+    values = Fold.of(derived).read(profiles, F.lit(START + timedelta(days=500)))
+    vectors = population.profile_vectors(values, population.latest(stats), derived)
+    actual = {row["user_id"]: row["vector"] for row in vectors.collect()}
+    assert actual.keys() == expected.keys()
     for user, vector in expected.items():
-        assert got[user] == pytest.approx(vector, rel=1e-9, abs=1e-9), user
+        assert actual[user] == pytest.approx(vector, rel=1e-9, abs=1e-9), user
 
 
-def test_batches_in_any_number_and_order_give_the_same_population(spark: SparkSession) -> None:
-    derived, log = validated(DerivedTable, DECLARED, "p.toml"), _log()
-    at_once = [(*event[:-1], 0) for event in log]
-    ways = [(log, [0, 1, 2, 3]), (log, [3, 1, 0, 2]), (at_once, [0])]
-    rows = [population.latest(_folded(spark, events, derived, batches)[1]).first() for events, batches in ways]
+def test_any_split_and_order_of_batches_gives_the_same_population(spark: SparkSession) -> None:
+    derived, log = validated(DerivedTable, DECLARATION, "p.toml"), _log()
+    one_batch = [(*event[:-1], 0) for event in log]
+    cases = [(log, [0, 1, 2, 3]), (log, [3, 1, 0, 2]), (one_batch, [0])]
+    rows = [population.latest(_merge_batches(spark, events, derived, batches)[1]).first() for events, batches in cases]
     first = rows[0]
     assert first is not None
     for row in rows:
@@ -136,15 +140,18 @@ def test_batches_in_any_number_and_order_give_the_same_population(spark: SparkSe
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"population": {"name": "p", "of": "nosuch"}}, "population.of = 'nosuch' is not a mean_vector of this table"),
-        ({"population": {"name": "p", "of": "mean", "weights": {"x": 1}}}, "names no dimension of mean: ['x']"),
-        ({"write": "append"}, "kept beside a table with write = 'merge' only"),
-        ({"readings": {"mean": "1"}}, "readings that are statistics already: ['mean']"),
+        (
+            {"population": {"name": "p", "of": "mean", "weights": {"x": 1}}},
+            "contains names that are not dimensions of mean: ['x']",
+        ),
+        ({"write": "append"}, "a population needs a table with write = 'merge'"),
+        ({"readings": {"mean": "1"}}, "readings with the name of a statistic: ['mean']"),
     ],
 )
-def test_a_population_that_does_not_fit_is_told(changes: dict[str, Any], words: str) -> None:
+def test_an_invalid_population_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadSettings) as raised:
-        validated(DerivedTable, {**DECLARED, **changes}, "p.toml")
-    assert words in raised.value.what
+        validated(DerivedTable, {**DECLARATION, **changes}, "p.toml")
+    assert message in raised.value.what

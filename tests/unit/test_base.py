@@ -1,6 +1,8 @@
 """Modules of `base` without Spark: tables, versions, locks, errors, progress."""
 
+import argparse
 import io
+import logging
 import os
 import re
 import subprocess
@@ -9,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from profilestream.base import console, files, locks, session, tables
+from profilestream.base import console, files, job, locks, session, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, ProfilestreamError, Refused
 from profilestream.base.progress import StageProgress
@@ -136,3 +138,21 @@ def test_listed_noise_of_java_is_dropped_and_other_lines_are_printed(capfd: pyte
         time.sleep(0.01)
         printed += capfd.readouterr().err
     assert printed == "disk full\n"
+
+
+def test_ctrl_c_outside_of_a_query_ends_a_job_without_a_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(args: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    assert job.run(interrupted, job.parser("A job."), ["--config", "x.toml"]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "", "stopped: the tables contain complete batches only; run it again to continue",
+    ]  # fmt: skip
+
+
+def test_records_of_quiet_libraries_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    console.configure_logging()
+    logging.getLogger("py4j.clientserver").critical("a stack trace")
+    logging.getLogger("profilestream").warning("an alarm")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(" an alarm")

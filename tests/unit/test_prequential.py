@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import prequential
-from benchmarks.logs import Log
+from benchmarks.real_datasets import Log
 
 
 def _log(events: list[tuple[int, int, float]]) -> Log:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyspark.logger import PySparkLogger
 from rich.console import Console
 
 # Lines of the JVM that a user can do nothing about, and why.
@@ -22,16 +23,19 @@ JAVA_NOISE = {
     r"^WARNING: Using incubator modules": "Spark itself adds jdk.incubator.vector to the command line",
     r"^WARNING: .*(sun\.misc\.Unsafe|restricted method|native-access|final field)": "libraries of Spark on newer Java",
     r"^WARNING: .* will be (removed|blocked) in a future release": "the second half of the same warnings",
+    r"^Warning: Java versions > Java 11 can only operate in restricted mode": "DataSketches, without off-heap memory",
     r"Unable to load native-hadoop library": "Hadoop's optional native code; Java's own is used",
     r"^Using Spark's default log4j profile": "conf/log4j2.properties is read a moment later",
     r"^Setting default log level to": "the level is set in conf/log4j2.properties",
     r"^To adjust logging level use sc\.setLogLevel": "the level is set in conf/log4j2.properties",
     r"^:: loading settings :: ": "Ivy's banner when spark.jars.packages is used",
 }
-# Python loggers whose warnings concern their own internals, and why.
+# Python loggers (with their children) whose records do not help a user, and why.
 QUIET_LOGGERS = {
-    "py4j": "a callback that fails is reported by the job, in its own words",
-    "pyspark": "failed queries are reported by the job, in its own words",
+    "py4j": "the job reports a failed call, in plain words",
+    "pyspark": "the job reports a failed query, in plain words",
+    "DataFrameQueryContextLogger": "PySpark's copy of the same error as JSON, with its stack trace",
+    "SQLQueryContextLogger": "the same for SQL texts",
     "alembic": "MLflow creates its database schema",
     "mlflow": "each retry of an unreachable server; the job reports it once",
     "urllib3": "the same retries, one level below",
@@ -58,7 +62,10 @@ def line(text: str) -> None:
 
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        line(self.format(record))
+        # Libraries reset the levels of their loggers, and Py4J also uses the root logger.
+        package = os.path.basename(os.path.dirname(record.pathname))
+        if not {record.name.split(".")[0], package} & QUIET_LOGGERS.keys():
+            line(self.format(record))
 
 
 def configure_logging() -> None:
@@ -68,7 +75,9 @@ def configure_logging() -> None:
         root.addHandler(_ConsoleHandler())
         root.setLevel(logging.INFO)
     for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        # A logger that PySpark uses must be of PySpark's class, which prints by a handler of its own.
+        logger = PySparkLogger.getLogger(name) if name.endswith("ContextLogger") else logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
     for category, module in QUIET_WARNINGS:
         warnings.filterwarnings("ignore", category=category, module=module)
 

@@ -49,7 +49,7 @@ def value_errors_as_bad_settings(what: str, *, where: str, do: str) -> Iterator[
         message = str(error)
         if not any(name in message for name in _VALUE_ERRORS):
             raise
-        raise BadSettings(f"{what}: {message.splitlines()[0][:300]}", where=where, do=do) from error
+        raise BadSettings(f"{what}: {first_sentence(message)[:300]}", where=where, do=do) from error
 
 
 class SourceMissing(ProfilestreamError):

@@ -84,8 +84,8 @@ def run(body: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     """Run a job's body; print an error with what to do.
 
     Returns:
-        0 done, 2 bad settings or input, 3 refused to protect data, 1 any other failure. After a failure the last line
-        on standard error is what to do.
+        0 done, 2 bad settings or input, 3 refused to protect data, 130 Ctrl-C outside of a streaming query, 1 any other
+        failure. After a failure the last line on standard error is what to do.
     """
     args = arguments.parse_args(argv)
     console.configure_logging()
@@ -94,6 +94,9 @@ def run(body: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     except ProfilestreamError as error:
         print(f"\nfailed: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped: the tables contain complete batches only; run it again to continue", file=sys.stderr)  # noqa: T201
+        return 130
     except Exception:
         traceback.print_exc()
         print(  # noqa: T201

@@ -49,7 +49,7 @@ class StageProgress:
         self.stage, self._total = stage, total_files
         self.batches = self.rows = self._files = 0
         self._started = time.monotonic()
-        self._seconds: float | None = None
+        self._last_batch = self._started
         self._bar: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Self:
@@ -60,14 +60,13 @@ class StageProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._seconds = self.seconds
         if self._bar is not None:
             _BARS.release()
 
     @property
     def seconds(self) -> float:
-        """Seconds since the query was started, or between its start and its end."""
-        return time.monotonic() - self._started if self._seconds is None else self._seconds
+        """Seconds from the start of the query to the end of its last batch."""
+        return self._last_batch - self._started
 
     @property
     def files_left(self) -> int | None:
@@ -76,6 +75,7 @@ class StageProgress:
 
     def batch_done(self, rows: int, files: int) -> None:
         """Count one finished micro-batch and display it."""
+        self._last_batch = time.monotonic()
         self.batches += 1
         self.rows += rows
         self._files += files

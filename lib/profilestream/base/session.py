@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from typing import Any, cast
 
@@ -82,11 +84,30 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     if SparkContext._active_spark_context is None:
         check_java()
     with console.java_output() if SparkContext._gateway is None and not is_submitted else nullcontext():
-        spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
+        with _interrupts_delayed():
+            spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
     jvm.cache_lookups(spark)
     gc.freeze()  # loaded modules are permanent: jvm.collect_garbage need not scan them at every batch
     return spark
+
+
+@contextmanager
+def _interrupts_delayed() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block, and by the handler from before the block.
+
+    PySpark installs a handler that calls Java from within a call to Java, which fails with several stack traces.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class Threads(ThreadPoolExecutor):

@@ -102,6 +102,9 @@ def _run_group(
             runner.query.on_progress(spark, runner.epoch, True)
     for runner in runners:
         progress = runner.progress
+        if not progress.batches:
+            console.line(f"{progress.stage}: no new rows")
+            continue
         batches_text = "1 batch" if progress.batches == 1 else f"{progress.batches:,} batches"
         console.line(f"{progress.stage}: {progress.rows:,} rows in {batches_text}, {progress.seconds:.1f} s")
 

@@ -297,15 +297,17 @@ MODEL_METRICS = Table(
         Column("learner", "STRING NOT NULL", "`factors` or `segments`."),
         EPOCH,
         BATCH_ID,
-        Column("model", "STRING NOT NULL", "The ranker (blend, factors, ...) or model (kmeans, mean)."),
+        Column(
+            "model", "STRING NOT NULL", "The ranker (blend, factors, ...) or model (kmeans, mean); `all` for late_rows."
+        ),
         Column("metric", "STRING NOT NULL", "Name of the metric; learn/metrics.py declares unit and direction."),
         Column("value", "DOUBLE NOT NULL", "Mean of the metric over the evaluated rows.", "unit of the metric"),
-        Column("weight", "DOUBLE NOT NULL", "Number of users, ratings or points in the mean."),
+        Column("weight", "DOUBLE NOT NULL", "Number of users, ratings or profile vectors in the mean."),
         Column(
             "state_as_of", "TIMESTAMP", "Newest event time of the state that was evaluated; before `rows_from`.", "UTC"
         ),
-        Column("rows_from", "TIMESTAMP", "Oldest event time of the evaluated rows.", "UTC"),
-        Column("rows_to", "TIMESTAMP", "Newest event time of the evaluated rows.", "UTC"),
+        Column("rows_from", "TIMESTAMP", "Oldest event time of the evaluated rows; null without any.", "UTC"),
+        Column("rows_to", "TIMESTAMP", "Newest event time of the evaluated rows; null without any.", "UTC"),
     ),
     key=("learner", "epoch", "batch_id", "model", "metric"),
 )

@@ -27,13 +27,13 @@ class Histogram(StatisticBase):
     def zero(self) -> Column:
         return F.array_repeat(F.lit(0.0), self.bins)
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         return F.array(*[or_zero(F.sum(F.when(event.value == n, event.weight))) for n in range(self.bins)])
 
     def merge(self, a: Column, b: Column) -> Column:
         return F.zip_with(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()), lambda x, y: x + y)
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return F.array(*[or_zero(F.sum(state[n] * factor)) for n in range(self.bins)])
 
     def decay(self, state: Column, factor: Column) -> Column:
@@ -74,7 +74,7 @@ class MeanVector(StatisticBase):
     def zero(self) -> Column:
         return _state(F.lit(0.0), F.array_repeat(F.lit(0.0), len(self.dimensions)))
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         return self._sums(event.weight, lambda n: event.value[n] * event.weight)
 
     def merge(self, a: Column, b: Column) -> Column:
@@ -82,7 +82,7 @@ class MeanVector(StatisticBase):
         sums = F.zip_with(F.coalesce(a["sums"], zeros), F.coalesce(b["sums"], zeros), lambda x, y: x + y)
         return _state(or_zero(a["weight"]) + or_zero(b["weight"]), sums)
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return self._sums(state["weight"] * factor, lambda n: state["sums"][n] * factor)
 
     def _sums(self, weight: Column, cell: Callable[[int], Column]) -> Column:

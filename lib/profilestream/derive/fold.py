@@ -51,7 +51,7 @@ class Fold:
         inputs = self._select_relevant(events, [F.col("event_time"), *self._event_columns])
         return self._aggregate(self._with_decay_factors(inputs, "event_time"), self._event_aggregation)
 
-    def only(self, path: str) -> "Fold":
+    def for_statistic(self, path: str) -> "Fold":
         """The fold of one statistic of the table."""
         derived = self.derived
         single = {"statistics": {path: derived.statistics[path]}, "readings": {}, "population": None}
@@ -72,7 +72,7 @@ class Fold:
         """`as_of` and the states by table column, from a row `t` of the table and a partial row `s` of the same key.
 
         For a MERGE, which reads the stored row anyway. A MERGE cannot contain a projection, so lambdas bind
-        intermediate values; otherwise each state would be computed again wherever `trimmed` uses it.
+        intermediate values; otherwise each state would be computed again wherever `trim` uses it.
         """
         latest = F.greatest("t.as_of", "s.as_of")
         return {"as_of": latest} | {
@@ -162,7 +162,10 @@ class Fold:
             weights = [self._event(member).weight for _, member in members]
             cells.append(F.array(_cell(group, members[0][1].cell(event.value), weights, width)))
             places |= {number: (group, place) for place, (number, _) in enumerate(members)}
-        scalars = [F.lit(0.0) if isinstance(s, MapStatistic) else s.lift(self._event(s)) for _, _, s in self._numbered]
+        scalars = [
+            F.lit(0.0) if isinstance(s, MapStatistic) else s.aggregate_events(self._event(s))
+            for _, _, s in self._numbered
+        ]
         return _Aggregation(cells, _as_states(scalars), self._states(places))
 
     @cached_property
@@ -179,7 +182,7 @@ class Fold:
                 places[number] = (len(cells), 0)
                 cells.append(F.transform(entries, _row_cell(len(cells), factor)))
             else:
-                scalars.append(statistic.gather(state, factor))
+                scalars.append(statistic.aggregate_states(state, factor))
         return _Aggregation(cells, _as_states(scalars), self._states(places))
 
     def _states(self, places: dict[int, tuple[int, int]]) -> list[Column]:
@@ -188,7 +191,7 @@ class Fold:
         def state_of(number: int, statistic: Statistic) -> Column:
             state = F.col(_state(number))
             if isinstance(statistic, MapStatistic):
-                return statistic.of_cells(_weights_at(*places[number]), state)
+                return statistic.state_of_cells(_weights_at(*places[number]), state)
             return state
 
         return _as_states([state_of(number, statistic) for number, _, statistic in self._numbered])
@@ -196,7 +199,7 @@ class Fold:
     @cached_property
     def _trimmed(self) -> list[Column]:
         """Table columns from the states."""
-        return _named(self._in_facets({path: s.trimmed(F.col(_state(n))) for n, path, s in self._numbered}))
+        return _named(self._in_facets({path: s.trim(F.col(_state(n))) for n, path, s in self._numbered}))
 
     def _with_decay_factors(self, rows: DataFrame, time: str) -> DataFrame:
         """Rows with the newest time of their key, and the decay factors from the row's time to that time.
@@ -260,7 +263,7 @@ class Fold:
 
         def trim(states: Column) -> Column:
             paths = {f"{column}.{field}" if field else column: statistic for field, statistic in fields.items()}
-            trimmed = {path: s.trimmed(states[path.rpartition(".")[2]]) for path, s in paths.items()}
+            trimmed = {path: s.trim(states[path.rpartition(".")[2]]) for path, s in paths.items()}
             return self._in_facets(trimmed)[column]
 
         return trim

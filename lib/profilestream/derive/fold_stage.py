@@ -122,7 +122,7 @@ def _update_population(rows: DataFrame, stored: DataFrame, count: int, fold: Fol
     """Append the population after the batch. Only the vectors of the batch's keys are read from the stored rows."""
     derived = fold.derived
     assert derived.population is not None
-    vectors = fold.only(derived.population.of)
+    vectors = fold.for_statistic(derived.population.of)
     keys = broadcast_if_small(rows.select(*derived.keys), count)
     before = vectors.select_states(stored).join(keys, list(derived.keys), "left_semi")
     touched = vectors.merge_into(before, vectors.select_states(rows), derived.population.of)

@@ -27,7 +27,7 @@ class Latest(TypedStatistic):
     def zero(self) -> Column:
         return F.array().cast(self.ddl)
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         entry = F.struct(event.order.alias("order"), event.value.alias("value"))
         if self.k == 1:
             best = (F.max if self.kind == "last" else F.min)(F.when(event.value.isNotNull(), entry))
@@ -37,7 +37,7 @@ class Latest(TypedStatistic):
     def merge(self, a: Column, b: Column) -> Column:
         return self._best(F.concat(F.coalesce(a, self.zero()), F.coalesce(b, self.zero())))
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return self._best(F.flatten(F.collect_list(state)))
 
     def _best(self, entries: Column) -> Column:
@@ -67,7 +67,7 @@ class LatestByKey(StatisticBase):
     def zero(self) -> Column:
         return F.create_map().cast(self.ddl)
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         values = F.map_filter(event.value, lambda _, value: value.isNotNull())
         entry = F.transform_values(values, lambda _, v: F.struct(event.order.alias("order"), v.alias("value")))
         return self._newest(F.collect_list(F.when(F.size(values) > 0, entry)))
@@ -75,7 +75,7 @@ class LatestByKey(StatisticBase):
     def merge(self, a: Column, b: Column) -> Column:
         return F.map_zip_with(F.coalesce(a, self.zero()), F.coalesce(b, self.zero()), lambda _, x, y: F.greatest(x, y))
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return self._newest(F.collect_list(state))
 
     def _newest(self, maps: Column) -> Column:

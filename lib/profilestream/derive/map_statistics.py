@@ -2,12 +2,12 @@
 
 An aggregate function cannot sum by cell, so the fold does (fold.py). For groups of rows these kinds have:
 
-    cell(value)              the cell of a value
-    cells(state)             the map of a state
-    rest(state)              the weight that was cut from it
-    of_cells(weights, rest)  the state of summed cells
+    cell(value)                    the cell of a value
+    cells(state)                   the map of a state
+    rest(state)                    the weight that was cut from it
+    state_of_cells(weights, rest)  the state of summed cells
 
-Sums may have more cells than a state may store; `trimmed` cuts them.
+Sums may have more cells than a state may store; `trim` cuts them.
 """
 
 import math
@@ -62,11 +62,11 @@ class Heaviest(MapStatistic):
         """The weight that was cut."""
         return state["rest"]
 
-    def of_cells(self, weights: Column, rest: Column) -> Column:
+    def state_of_cells(self, weights: Column, rest: Column) -> Column:
         """The state of all cells, not yet cut."""
         return _state(weights, rest)
 
-    def trimmed(self, state: Column) -> Column:
+    def trim(self, state: Column) -> Column:
         """The n heaviest keys. Ties are resolved by key, so the order of rows has no effect."""
         return F.when(F.size(state["weights"]) > self.n, self._cut(state)).otherwise(state)
 
@@ -144,7 +144,7 @@ class Quantiles(MapStatistic):
         return _EMPTY
 
     @property
-    def cells_like(self) -> str:
+    def cell_kind(self) -> str:
         """Statistics with the same error have the same bins."""
         return f"bin {self.error}"
 
@@ -162,9 +162,9 @@ class Quantiles(MapStatistic):
         sign = F.when(value < 0, "-").otherwise("+")
         return F.when(value == 0, "0").when(size < float("inf"), F.concat(sign, exponent))
 
-    def rounded(self, value: Column) -> Column:
+    def round_to_bin(self, value: Column) -> Column:
         """The representative of a value's bin, within `error` of the value; `read` returns representatives."""
-        return self._middle(self.cell(value))
+        return self._representative(self.cell(value))
 
     def cells(self, state: Column) -> Column:
         """The map itself."""
@@ -174,7 +174,7 @@ class Quantiles(MapStatistic):
         """0: nothing is cut."""
         return F.lit(0.0)
 
-    def of_cells(self, weights: Column, rest: Column) -> Column:
+    def state_of_cells(self, weights: Column, rest: Column) -> Column:
         """The map itself."""
         return weights
 
@@ -190,7 +190,7 @@ class Quantiles(MapStatistic):
         bins = F.sort_array(
             F.transform(
                 F.map_entries(state),
-                lambda e: F.struct(self._middle(e["key"]).alias("value"), e["value"].alias("weight")),
+                lambda e: F.struct(self._representative(e["key"]).alias("value"), e["value"].alias("weight")),
             )
         )
         target = F.lit(q) * F.aggregate(bins, F.lit(0.0), lambda total, b: total + b["weight"])
@@ -205,7 +205,7 @@ class Quantiles(MapStatistic):
 
         return F.aggregate(bins, start, step)["value"]
 
-    def _middle(self, key: Column) -> Column:
+    def _representative(self, key: Column) -> Column:
         exponent = F.substring(key, 2, 20).try_cast("double")
         size = F.exp(exponent * self._log_gamma) * (1 - self.error)
         return F.when(key == "0", 0.0).when(key.startswith("-"), -size).otherwise(size)

@@ -2,14 +2,15 @@
 
 Each kind has these operations. A *state* is a column of the type `ddl`; null is the state of no events.
 
-    zero()           the state of no events
-    lift(event)      aggregates a group of events
-    merge(a, b)      two states valid at the same time -> one; commutative and associative
-    decay(s, f)      a state with its weights multiplied by f = decay.factor(...)
-    read(s)          the value for users
+    zero()                          the state of no events
+    aggregate_events(event)         the state of a group of events
+    aggregate_states(state, factor) the state of a group of states, each decayed by its factor
+    merge(a, b)                     the state of two states valid at the same time; commutative and associative
+    decay(state, factor)            the state with its weights multiplied by decay.factor(...)
+    read(state)                     the value for users
 
-`gather(state, factor)` aggregates a group of states, as `merge` does for two. Weights may be negative (returns, uncart)
-unless a kind states otherwise. The order of events is (event_time, source, event_id), never the order of rows.
+Weights may be negative (event types return and uncart) unless a kind excludes them. The order of events is
+(event_time, source, event_id), never the order of rows.
 """
 
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ class StatisticBase(Frozen):
         """The state itself: this kind has no decayed weights."""
         return state
 
-    def trimmed(self, state: Column) -> Column:
-        """A merged state, cut to its declared size; applied once per batch."""
+    def trim(self, state: Column) -> Column:
+        """A merged state, cut to its declared size; applied once per batch. Kinds without a size return the state."""
         return state
 
 
@@ -86,13 +87,13 @@ class Count(StatisticBase):
     def zero(self) -> Column:
         return F.lit(0).cast("bigint")
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         return F.coalesce(F.sum(event.weight.cast("bigint")), self.zero())
 
     def merge(self, a: Column, b: Column) -> Column:
         return F.coalesce(a, self.zero()) + F.coalesce(b, self.zero())
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return F.coalesce(F.sum(state), self.zero())
 
     def read(self, state: Column) -> Column:
@@ -112,13 +113,13 @@ class Sum(StatisticBase):
     def zero(self) -> Column:
         return F.lit(0.0)
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         return F.coalesce(F.sum(event.value * event.weight), self.zero())
 
     def merge(self, a: Column, b: Column) -> Column:
         return F.coalesce(a, self.zero()) + F.coalesce(b, self.zero())
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return F.coalesce(F.sum(state * factor), self.zero())
 
     def decay(self, state: Column, factor: Column) -> Column:
@@ -157,13 +158,13 @@ class Extreme(TypedStatistic):
     def zero(self) -> Column:
         return F.lit(None).cast(self.type)
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         return F.min(event.value) if self.kind == "min" else F.max(event.value)
 
     def merge(self, a: Column, b: Column) -> Column:
         return F.least(a, b) if self.kind == "min" else F.greatest(a, b)
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return F.min(state) if self.kind == "min" else F.max(state)
 
     def read(self, state: Column) -> Column:
@@ -187,7 +188,7 @@ class Moments(StatisticBase):
     def zero(self) -> Column:
         return _moments(F.lit(0.0), F.lit(0.0), F.lit(0.0))
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         return self._sums(event.weight, event.value, F.lit(0.0))
 
     def merge(self, a: Column, b: Column) -> Column:
@@ -198,7 +199,7 @@ class Moments(StatisticBase):
         share = F.coalesce(F.try_divide(b_weight, weight), F.lit(0.0))
         return _moments(weight, a_mean + share * difference, a_m2 + b_m2 + difference * difference * a_weight * share)
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return self._sums(state["weight"] * factor, state["mean"], state["m2"] * factor)
 
     def _sums(self, weight: Column, mean: Column, m2: Column) -> Column:
@@ -242,14 +243,14 @@ class Distinct(TypedStatistic):
     def zero(self) -> Column:
         return F.lit(None).cast("binary")
 
-    def lift(self, event: EventColumns) -> Column:
+    def aggregate_events(self, event: EventColumns) -> Column:
         sketch = F.theta_sketch_agg(event.value, self.log_nominal_entries)
         return F.when(F.count(event.value) > 0, sketch)
 
     def merge(self, a: Column, b: Column) -> Column:
         return F.when(a.isNull(), b).when(b.isNull(), a).otherwise(F.theta_union(a, b, self.log_nominal_entries))
 
-    def gather(self, state: Column, factor: Column) -> Column:
+    def aggregate_states(self, state: Column, factor: Column) -> Column:
         return F.when(F.count(state) > 0, F.theta_union_agg(state, self.log_nominal_entries))
 
     def read(self, state: Column) -> Column:

@@ -5,7 +5,6 @@ so it is delayed until MLflow is used.
 """
 
 import itertools
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -193,10 +192,9 @@ def _configure_mlflow() -> None:
         ("DISABLE_TELEMETRY", "true"),
         ("HTTP_REQUEST_MAX_RETRIES", "1"),
         ("HTTP_REQUEST_TIMEOUT", "10"),
+        ("LOGGING_LEVEL", "ERROR"),
     ):
         os.environ.setdefault(f"MLFLOW_{name}", value)
-    for name in ("alembic", "mlflow", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def first_line(error: BaseException) -> str:

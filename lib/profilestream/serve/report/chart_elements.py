@@ -11,6 +11,8 @@ from typing import Any
 
 Figure = dict[str, Any]
 COLORS = 8
+# The font of the page (assets.py). With `inherit`, plotly measures labels in another font than it draws them in.
+_FONT_FAMILY = 'system-ui, "Segoe UI", sans-serif'
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,5px")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
 _MAX_LABEL = 40
@@ -124,7 +126,7 @@ def figure(traces: Sequence[Figure], height: int = 300, **layout: Any) -> Figure
     common = {
         "height": height, "autosize": True, "margin": {"l": 8, "r": 12, "t": 8, "b": 8}, "separators": ".,",
         "paper_bgcolor": "@clear", "plot_bgcolor": "@clear",
-        "font": {"color": "@text", "size": 12, "family": "inherit"},
+        "font": {"color": "@text", "size": 12, "family": _FONT_FAMILY},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         "hoverlabel": {"bgcolor": "@card", "bordercolor": "@grid", "font": {"color": "@text"}}, "bargap": 0.25,
         "dragmode": False, "showlegend": len(traces) > 1 and traces[0].get("showlegend", True),

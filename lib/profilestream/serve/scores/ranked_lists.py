@@ -23,7 +23,8 @@ _MAX_CELLS = 4_000_000
 _FALLBACK_RANKERS = ("neighbors", "category", "popularity")
 # Added to the similarity of neighbors, so that it exceeds any product of vectors.
 _NEIGHBOR_BONUS = 1e6
-_CANDIDATES_PER_ITEM = 20
+# Top items per list entry among which the entries are selected when the items of one category are limited.
+_CANDIDATES_PER_ENTRY = 20
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _fallback_scores(users: _UserBlock, index: ItemIndex) -> Floats:
 def _select_items(scores: Floats, index: ItemIndex, options: ListOptions) -> tuple[Longs, Longs, Longs]:
     """User number, item position and rank (from 0) of each entry of the lists."""
     is_limited = options.max_per_category is not None
-    order = item_index.top_items(scores, _CANDIDATES_PER_ITEM * options.top_k if is_limited else options.top_k)
+    order = item_index.top_items(scores, _CANDIDATES_PER_ENTRY * options.top_k if is_limited else options.top_k)
     user = np.repeat(np.arange(len(order)), order.shape[1])
     item = order.ravel()
     is_allowed = np.isfinite(scores[user, item])

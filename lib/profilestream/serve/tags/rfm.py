@@ -45,7 +45,7 @@ def _thresholds(rows: DataFrame) -> DataFrame:
 
 
 def _quintile(name: str, *, descending: bool) -> Column:
-    value = _QUANTILES.rounded(F.col(name))
+    value = _QUANTILES.round_to_bin(F.col(name))
     below = F.size(F.filter(F.col(f"_{name}"), lambda threshold: threshold < value))
     is_defined = F.col("recency_days").isNotNull() & F.col(name).isNotNull()
     return F.when(is_defined, F.lit(5) - below if descending else F.lit(1) + below)

@@ -1,4 +1,7 @@
-"""Logs as learners take them, without Spark: shipped ones, cleaned as conf/sources/ says; and ML-100K, downloaded."""
+"""Real logs as input of the learners, without Spark: shipped logs, and MovieLens 100K, which is downloaded.
+
+The shipped logs are cleaned by the rules of their mappings in conf/sources/.
+"""
 
 import hashlib
 import io
@@ -16,22 +19,23 @@ from numpy.typing import NDArray
 from profilestream.learn import als_rows
 
 DATA = Path(__file__).parent.parent / "data"
-ML_100K = "recbole==1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter"
+ML_100K_PACKAGE = "recbole==1.2.1"
+ML_100K_PATH = "recbole/dataset_example/ml-100k/ml-100k.inter"
 ML_100K_SHA256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
-# As in the shipped settings: derive.event_weights.
+# The defaults of derive.event_weights.
 PURCHASE, RETURN = 5.0, -5.0
 
 
 @dataclass(frozen=True)
 class Log:
-    """Purchases and returns of known users, in order of time.
+    """Purchases and returns of identified users, ordered by time.
 
     Args:
-        users, items: names, in order.
-        user, item: of each event, by place in these.
-        weight: what an event counts.
-        at: microseconds since 1970.
-        category: or None.
+        users, items: sorted ids.
+        user, item: of each event, as positions in `users` and `items`.
+        weight: of each event, PURCHASE or RETURN.
+        time_micros: microseconds since 1970.
+        category: of each event, or None.
     """
 
     name: str
@@ -40,25 +44,25 @@ class Log:
     user: NDArray[np.int64]
     item: NDArray[np.int64]
     weight: NDArray[np.float64]
-    at: NDArray[np.int64]
+    time_micros: NDArray[np.int64]
     category: NDArray[np.object_]
 
     def __len__(self) -> int:
-        return len(self.at)
+        return len(self.time_micros)
 
     def rows(self, begin: int, end: int) -> pa.Table:
-        """Events from number `begin` to before `end`, kind NEW of als_rows.SCHEMA."""
+        """Events with numbers in [begin, end) as rows of als_rows.SCHEMA, kind NEW."""
         part = slice(begin, end)
         columns = {
             "kind": np.full(end - begin, als_rows.NEW, np.int32), "key": self.users[self.user[part]],
-            "other_key": self.items[self.item[part]], "weight": self.weight[part], "time_micros": self.at[part],
-            "category": self.category[part],
+            "other_key": self.items[self.item[part]], "weight": self.weight[part],
+            "time_micros": self.time_micros[part], "category": self.category[part],
         }  # fmt: skip
         return _rows(end - begin, columns)
 
 
 def online_retail() -> Log:
-    """Online Retail: lines of known customers, as conf/sources/online_retail.toml has them."""
+    """Online Retail: lines with a customer id, cleaned by the rules of conf/sources/online_retail.toml."""
     lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
     is_return = lines["InvoiceNo"].str.startswith("C")
     usable = (
@@ -74,19 +78,19 @@ def online_retail() -> Log:
         user=lines["CustomerID"].str.replace(".0", "", regex=False)[usable],
         item=lines["StockCode"].str.upper()[usable],
         weight=is_return.map({True: RETURN, False: PURCHASE})[usable],
-        at=local.dt.tz_convert("UTC").dt.tz_localize(None)[usable],
+        time_micros=local.dt.tz_convert("UTC").dt.tz_localize(None)[usable],
         category=pd.Series(None, index=lines.index[usable], dtype=object),
     )
 
 
 def complete_journey() -> Log:
-    """Complete Journey, a fifth of the households: lines as conf/sources/complete_journey.toml has them."""
+    """Complete Journey, a fifth of the households, cleaned by the rules of conf/sources/complete_journey.toml."""
     (path,) = (DATA / "complete_journey").glob("transactions*.parquet")
     lines = pd.read_parquet(path)
     products = pd.read_parquet(DATA / "complete_journey" / "products.parquet").set_index("product_id")
-    of_line = products.reindex(lines["product_id"]).set_index(lines.index)
-    category = of_line["product_category"].fillna(of_line["department"])
-    category = category.mask(of_line["product_type"].str.startswith("GASOLINE") == True, "FUEL")  # noqa: E712
+    line_products = products.reindex(lines["product_id"]).set_index(lines.index)
+    category = line_products["product_category"].fillna(line_products["department"])
+    category = category.mask(line_products["product_type"].str.startswith("GASOLINE") == True, "FUEL")  # noqa: E712
     paid = lines[["sales_value", "retail_disc", "coupon_disc", "coupon_match_disc"]].ne(0).any(axis=1)
     usable = (category != "COUPONS/STORE & MFG") & (lines["quantity"] != 0) & paid
     usable &= ~lines.duplicated(["basket_id", "product_id"])
@@ -95,21 +99,21 @@ def complete_journey() -> Log:
         user=lines["household_id"].astype(str)[usable],
         item=lines["product_id"].astype(str)[usable],
         weight=pd.Series(PURCHASE, index=lines.index[usable]),
-        at=lines["transaction_timestamp"][usable],
+        time_micros=lines["transaction_timestamp"][usable],
         category=category[usable],
     )
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Who gave which item how many stars, in the order of the file."""
+    """User, item and stars of each rating, in the order of the file."""
 
     user: NDArray[np.object_]
     item: NDArray[np.object_]
     stars: NDArray[np.float64]
 
     def rows(self, index: NDArray[np.int64]) -> pa.Table:
-        """The ratings at an index as events of explicit mode, in that order, at one time."""
+        """The ratings at these positions as events of mode explicit, in this order, one second apart."""
         n = len(index)
         columns = {
             "kind": np.full(n, als_rows.NEW, np.int32), "key": self.user[index], "other_key": self.item[index],
@@ -119,19 +123,18 @@ class Ratings:
 
 
 def ml_100k(folder: Path) -> Ratings:
-    """MovieLens 100K (GroupLens), out of the wheel of recbole, which is downloaded into the folder once.
+    """MovieLens 100K (GroupLens), read from the wheel of recbole, which is downloaded into the folder once.
 
     Raises:
-        ValueError: the ratings are not those of the checksum.
+        ValueError: the file does not have the expected checksum.
     """
-    package, path = ML_100K
     if not list(folder.glob("recbole-*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-        subprocess.run(command, check=True)
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+        subprocess.run([*download, ML_100K_PACKAGE], check=True)
     (wheel,) = folder.glob("recbole-*.whl")
-    text = zipfile.ZipFile(wheel).read(path)
+    text = zipfile.ZipFile(wheel).read(ML_100K_PATH)
     if hashlib.sha256(text).hexdigest() != ML_100K_SHA256:
-        raise ValueError(f"{path} in {wheel.name} is not the file that was measured")
+        raise ValueError(f"{ML_100K_PATH} in {wheel} does not have SHA-256 {ML_100K_SHA256}: remove the wheel")
     frame = pd.read_csv(io.BytesIO(text), sep="\t", header=0, names=["user", "item", "stars", "at"], dtype=str)
     return Ratings(frame["user"].to_numpy(object), frame["item"].to_numpy(object), frame["stars"].to_numpy(float))
 
@@ -146,10 +149,10 @@ def _rows(n: int, columns: dict[str, Any]) -> pa.Table:
 
 def _log(name: str, **columns: Any) -> Log:
     frame = pd.DataFrame(columns)
-    frame["at"] = frame["at"].astype("datetime64[us]").astype("int64")
-    # Lines of one time in order of user and item, so that the order does not depend on how the file was written.
-    frame = frame.sort_values(["at", "user", "item"], kind="stable")
+    frame["time_micros"] = frame["time_micros"].astype("datetime64[us]").astype("int64")
+    # Lines of the same time are ordered by user and item, so the result does not depend on the order of the file.
+    frame = frame.sort_values(["time_micros", "user", "item"], kind="stable")
     users, user = np.unique(frame["user"].to_numpy(object), return_inverse=True)
     items, item = np.unique(frame["item"].to_numpy(object), return_inverse=True)
     category = np.array([name if isinstance(name, str) else None for name in frame["category"]], object)
-    return Log(name, users, items, user, item, frame["weight"].to_numpy(), frame["at"].to_numpy(), category)
+    return Log(name, users, items, user, item, frame["weight"].to_numpy(), frame["time_micros"].to_numpy(), category)
