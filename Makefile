@@ -1,4 +1,4 @@
-# Every target creates .venv when it is missing; `make` alone lists the targets.
+# Targets that need .venv create it first. `make` without a target lists all targets.
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
@@ -7,45 +7,45 @@ PYTHON ?= python3
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
 
-set-up:  ## create .venv with all packages and jars (the other targets do it by themselves)
+set-up:  ## create .venv with all packages and jars; the other targets run this first
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	  echo "set-up: Python 3.11 or newer is needed, but there is no $(PYTHON): install it" \
-	       "(Debian: apt-get install python3 python3-venv), or name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	       "(Debian: apt-get install python3 python3-venv), or pass another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	@"$(PYTHON)" .ci/set_up.py
 
 demo: set-up  ## run the complete pipeline on a shipped log
 	.venv/bin/python jobs/run_demo.py $(ARGS)
 
-test: set-up  ## run the tests; ARGS="tests/unit -k rules" for some of them
+test: set-up  ## run the tests; select some with ARGS="tests/unit -k rules"
 	.venv/bin/python -m pytest $(ARGS)
 
-long: set-up  ## run the tests at full length: a crash around every write
+long: set-up  ## run the tests in their long form, for example with a crash around every write
 	.venv/bin/python -m pytest --long $(ARGS)
 
-lint: set-up  ## ruff: rules and format
+lint: set-up  ## run ruff: rules and format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: set-up  ## mypy, strict
+types: set-up  ## run mypy in strict mode
 	.venv/bin/mypy
 
-chaos: set-up  ## kill the pipeline at random times and compare the tables
+chaos: set-up  ## kill the pipeline at random times and compare its tables with those of an undisturbed run
 	.venv/bin/python tests/flow/chaos.py $(ARGS)
 
-laws: set-up  ## run logs through the flow in 1, 10 and 200 batches, late, shuffled and doubled, and compare
+laws: set-up  ## run a log in 1, 10 and 200 batches, with late, shuffled and repeated lines, and compare the tables
 	.venv/bin/python tests/flow/laws.py $(ARGS)
 
-bench: set-up  ## run the benchmarks; ONLY=name for one
+bench: set-up  ## run the benchmarks; run one with ONLY=name
 	.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-zip: set-up  ## profilestream.zip, for spark-submit --py-files
+zip: set-up  ## write profilestream.zip for spark-submit --py-files
 	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \
 	  [z.write(f) for f in sorted(glob.glob('profilestream/**/*.py', recursive=True))]; z.close()"
 
-bundle: set-up  ## profilestream-workers.tar.gz, for spark-submit --archives
+bundle: set-up  ## write profilestream-workers.tar.gz for spark-submit --archives
 	.venv/bin/python .ci/bundle.py
 
-clean:  ## remove .venv, caches and the output of runs
+clean:  ## remove .venv, caches and output of runs
 	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip profilestream-workers.tar.gz lib/*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse metastore_db derby.log mlruns
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

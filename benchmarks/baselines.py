@@ -96,11 +96,8 @@ def _scores(log: Log, batch: EvalBatch, hyperparameters: Hyperparameters, half_l
 def _purchases(log: Log, end: int, half_life: float | None) -> Any:
     """Purchases minus returns before event number `end`, decayed to the latest of these events, (users, items)."""
     part = slice(0, end)
-    count = (
-        log.weight[part]
-        / real_datasets.PURCHASE
-        * decay_factors(log.time_micros[part], int(log.time_micros[end - 1]), half_life)
-    )
+    factors = decay_factors(log.time_micros[part], int(log.time_micros[end - 1]), half_life)
+    count = log.weight[part] / real_datasets.PURCHASE * factors
     shape = (len(log.users), len(log.items))
     purchases = import_module("scipy.sparse").csr_matrix((count, (log.user[part], log.item[part])), shape=shape)
     purchases.sum_duplicates()

@@ -265,7 +265,7 @@ def _size_ratio(spark: SparkSession, stage: str, small: Path, large: Path, run: 
     seconds = measure_alternately(3, *runs)
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     detail = (
-        f"{BATCH_SIZE:,} events; {statistics.median(seconds[1]):.1f} s, small {statistics.median(seconds[0]):.1f} s"
+        f"{BATCH_SIZE:,} events; {statistics.median(seconds[1]):.1f} s, baseline {statistics.median(seconds[0]):.1f} s"
     )
     return ratio, f"{detail}; seed {SEED}"
 

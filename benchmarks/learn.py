@@ -63,7 +63,7 @@ class Shop:
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
         update = factors.learn_batch(events, factors.read_state(self.spark, settings, version), batch, settings)
-        batch.merge(commits.stamped(update.rows, table, txn), table)
+        batch.merge(commits.with_batch_columns(update.rows, table, txn), table)
         seconds = time.monotonic() - started
         self.batches += 1
         events.unpersist()
@@ -148,7 +148,7 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
         started = time.monotonic()
         versions = query.versions(spark, Checkpoint(spark, f"{work}/none"), batch_id)
         batch = Batch(spark, settings.paths, Txn(query.name, "bench", batch_id), Plan("", "", versions))
-        with commits.states_ready(spark, query.tables, settings.paths):  # as in a streaming run
+        with commits.preload_states(spark, query.tables, settings.paths):  # as in a streaming run
             query.write(changes, batch)
         seconds = time.monotonic() - started
         changes.unpersist()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from profilestream.base.settings import Capture, Source, validated
-from profilestream.capture import canonical_columns, ingest, raw_records
+from profilestream.capture import execute_mapping, ingest, raw_records
 from profilestream.capture.ingest import CaptureSource
 from profilestream.capture.mapping import Mapping
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -38,7 +38,7 @@ def parse(
 
 def evaluate(source: CaptureSource, records: DataFrame) -> list[Row]:
     """Rows after every step of a batch except the search for duplicates, in order of position."""
-    exploded = canonical_columns.explode(records, source.mapping)
+    exploded = execute_mapping.explode(records, source.mapping)
     frame = ingest.apply_mapping(exploded, source, ingest_micros=int(NOW.timestamp() * 1e6), versions={})
     return frame.orderBy(F.length("position"), "position").collect()
 

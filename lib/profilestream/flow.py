@@ -1,4 +1,4 @@
-"""The stages and steps in flow order, and the driver that checks, runs and rebuilds them. New ones are added here."""
+"""The stages and steps in flow order, and the functions that check, run and rebuild them. Add new ones here."""
 
 import argparse
 import time
@@ -13,7 +13,7 @@ from profilestream.base.errors import Refused
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
-from profilestream.base.streaming import named
+from profilestream.base.streaming import prefix_errors
 from profilestream.capture import capture_checks, ingest
 from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
 from profilestream.learn import describe_segments, factors, segments, training_examples
@@ -27,8 +27,8 @@ class Stage:
     """A stage: streaming queries with checkpoints.
 
     Args:
-        queries: its queries under the settings; empty when the settings do not enable it.
-        check: raises when settings, mappings or paths cannot work; writes nothing.
+        queries: returns its queries; empty when the settings do not enable the stage.
+        check: raises an error when settings, mappings or paths are invalid; writes nothing.
     """
 
     name: str
@@ -97,10 +97,10 @@ def check(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
     """Check every stage and step; writes nothing. Stored tables of stages that are rebuilt are not checked."""
     rebuild = _with_followers(settings, options).rebuild
     for stage in STAGES:
-        with named(stage.name):
+        with prefix_errors(stage.name):
             check_stage(spark, stage, settings, rebuild)
     for step in _enabled_steps(settings):
-        with named(step.name):
+        with prefix_errors(step.name):
             step.check(spark, settings)
 
 
@@ -108,7 +108,7 @@ def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: 
     """Check a stage's declarations, and its stored tables against them; writes nothing.
 
     Raises:
-        BadSettings: a setting, mapping, name or expression cannot work.
+        BadSettings: a setting, mapping, name or expression is invalid.
         Refused: a stored table was derived by another declaration, or written by newer code.
     """
     stage.check(spark, settings)
@@ -124,7 +124,7 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
     A requested stop takes effect after the batches in progress; later stages and steps do not run.
 
     Returns:
-        True when everything ended by itself; false when a stop was requested.
+        True when all stages and steps ended; false when a stop was requested.
 
     Raises:
         ProfilestreamError: a stage failed; the message starts with its name, and later stages did not run.
@@ -133,7 +133,7 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
     if options.continuous is not None:
         queries = [query for stage in STAGES for query in stage.queries(settings)]
         return streaming.run(spark, queries, settings, options, together=True)
-    with named(CAPTURE.name):
+    with prefix_errors(CAPTURE.name):
         is_finished = streaming.run(spark, CAPTURE.queries(settings), settings, options)
     if not is_finished:
         return False
@@ -143,7 +143,7 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
             return False
     for step in _enabled_steps(settings):
         started = time.monotonic()
-        with named(step.name):
+        with prefix_errors(step.name):
             step.run(spark, settings)
         console.line(f"{step.name}: {time.monotonic() - started:.1f} s")
     return True
@@ -190,12 +190,12 @@ def _with_followers(settings: Settings, options: RunOptions) -> RunOptions:
     """The options with all stages to rebuild: the requested ones, and those that read a table of a rebuilt stage.
 
     Raises:
-        Refused: there are followers, and --cascade was not given.
+        Refused: there are followers, and --cascade is not set.
     """
     rebuild, rebuilt_tables = list(options.rebuild), set[str]()
     for stage in STAGES:
         queries = stage.queries(settings)
-        followed = {query.reads.follows.name for query in queries if query.reads.follows}
+        followed = {query.reads.source_table.name for query in queries if query.reads.source_table}
         if followed & rebuilt_tables and stage.name not in rebuild:
             rebuild.append(stage.name)
         if stage.name in rebuild:

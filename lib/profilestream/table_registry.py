@@ -8,13 +8,13 @@ from profilestream.learn import factors, published_factors, published_segments, 
 
 
 def registry(settings: Settings) -> list[Table]:
-    """All tables that the settings can lead to, whether or not their stages are enabled, in flow order.
+    """All tables that can exist with these settings, in flow order; their stages may be enabled or not.
 
     Tables are left out when the settings do not declare their columns: features of users without a file of window
     features, training examples without a file of labels, segments without a profile vector.
 
     Raises:
-        BadSettings: a declaration cannot work.
+        BadSettings: a declaration is invalid.
     """
     captured = [tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES, tables.CAPTURE_ALARMS]
     declared = [table for derived in fold_stage.declared_tables(settings).values() for table in derived.tables]
@@ -47,9 +47,9 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
     derived = fold_stage.declared_tables(settings).values()
     profile = profiles.find_profile_table(settings)
     profile_tables = [] if profile is None else [table.name for table in profile.tables]
-    tiles = [table.name for table in (one.table for one in derived) if "hour" in table.key]
-    entities = feature_declaration.declared_features(settings)
-    user_tiles = [entities.entities["user"]] if entities and "user" in entities.entities else []
+    tiles = [tile.table.name for tile in derived if "hour" in tile.table.key]
+    features = feature_declaration.declared_features(settings)
+    user_tiles = [features.entities["user"]] if features and "user" in features.entities else []
     factors_tables, segments_tables = ["factors", "published_factors"], ["user_segments", "segments"]
     return {
         "capture_events": ["events", "capture_batches"],

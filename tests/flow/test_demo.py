@@ -28,7 +28,7 @@ def _overrides(home: Path) -> list[str]:
         "capture.alarms.min_batches=1",
         "learn.examples.enabled=true",
         "learn.examples.interval=1d",
-        *table_docs.COMPLETE,
+        *table_docs.ALL_TABLES_OVERRIDES,
     ]
 
 

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from tests.builders import SHOP, Shop, event
 
-CAPTURED = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
+CAPTURE_TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
 
 class Crash(Exception):
@@ -36,7 +36,7 @@ def _write_two_files(shop: Shop) -> None:
 
 
 def _tables_content(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
-    return {table.name: shop.content(spark, table) for table in CAPTURED}
+    return {table.name: shop.content(spark, table) for table in CAPTURE_TABLES}
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def _writes(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, side: str) ->
     """The names of the writes of a run, in order; write number `crash_at` (from 0) crashes before or after it."""
     writes: list[str] = []
 
-    def recorded(write: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+    def record(write: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             number = len(writes)
             writes.append(name(*args))
@@ -58,8 +58,8 @@ def _writes(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, side: str) ->
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "append", recorded(commits.append, lambda frame, table, *rest: table.name))
-        patch.setattr(files, "write_text", recorded(files.write_text, lambda spark, path, text: Path(path).parent.name))
+        patch.setattr(commits, "append", record(commits.append, lambda frame, table, *rest: table.name))
+        patch.setattr(files, "write_text", record(files.write_text, lambda spark, path, text: Path(path).parent.name))
         yield writes
 
 
@@ -71,7 +71,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def captured(spark: SparkSession, template: tuple[Path, Path]) -> Shop:
+def captured_shop(spark: SparkSession, template: tuple[Path, Path]) -> Shop:
     """A shop whose two batches are captured; restored from the backup for each test."""
     home, backup = template
     shop = Shop(home)
@@ -92,7 +92,7 @@ def _restore(spark: SparkSession, backup: Path, home: Path) -> None:
 
 def test_a_crash_before_or_after_any_write_changes_nothing(
     spark: SparkSession,
-    captured: Shop,
+    captured_shop: Shop,
     template: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
     at_length: bool,
@@ -100,23 +100,23 @@ def test_a_crash_before_or_after_any_write_changes_nothing(
     """One crash per run: before a write, after it, before the next, ...; each run continues from the last one."""
     home, backup = template
     third_file = "\n".join(json.dumps(r) for r in [event(0), event(40), event(41, kind="peek"), event(3, price="9")])
-    captured.write("c.jsonl", third_file)
+    captured_shop.write("c.jsonl", third_file)
     with _writes(monkeypatch, None, "") as writes:
-        captured.capture(spark)
-    expected = _tables_content(spark, captured)
-    assert captured.counts(spark) == (14, 7, 4, 3)
-    names = ["plans", *[t.name for t in CAPTURED]]
+        captured_shop.capture(spark)
+    expected = _tables_content(spark, captured_shop)
+    assert captured_shop.counts(spark) == (14, 7, 4, 3)
+    names = ["plans", *[t.name for t in CAPTURE_TABLES]]
     assert writes == names
     _restore(spark, backup, home)
-    captured.written = 10
-    captured.write("c.jsonl", third_file)
+    captured_shop.written = 10
+    captured_shop.write("c.jsonl", third_file)
     all_crashes = [([name], side) for name in names for side in ("before", "after")]
     for expected_writes, side in all_crashes if at_length else [(names[:2], "after")]:
         with _writes(monkeypatch, len(expected_writes) - 1, side) as writes, pytest.raises(Crash):
-            captured.capture(spark)
+            captured_shop.capture(spark)
         assert writes == expected_writes, "a retry repeated a write of an earlier run"
-    captured.capture(spark)
-    assert _tables_content(spark, captured) == expected
+    captured_shop.capture(spark)
+    assert _tables_content(spark, captured_shop) == expected
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
@@ -136,60 +136,66 @@ def _checkpoint(shop: Shop) -> Path:
     return shop.home / "checkpoints" / "capture_events" / "shop"
 
 
-def test_a_retry_of_a_batch_without_its_checkpoint_commit_changes_nothing(spark: SparkSession, captured: Shop) -> None:
-    before = _tables_content(spark, captured)
-    (_checkpoint(captured) / "commits" / "1").unlink()
-    (_checkpoint(captured) / "commits" / ".1.crc").unlink(missing_ok=True)
-    captured.capture(spark)
-    assert _tables_content(spark, captured) == before
+def test_a_retry_of_a_batch_without_its_checkpoint_commit_changes_nothing(
+    spark: SparkSession, captured_shop: Shop
+) -> None:
+    before = _tables_content(spark, captured_shop)
+    (_checkpoint(captured_shop) / "commits" / "1").unlink()
+    (_checkpoint(captured_shop) / "commits" / ".1.crc").unlink(missing_ok=True)
+    captured_shop.capture(spark)
+    assert _tables_content(spark, captured_shop) == before
 
 
-def test_a_lost_checkpoint_is_refused_and_a_new_epoch_adds_no_duplicates(spark: SparkSession, captured: Shop) -> None:
-    before = captured.content(spark, tables.EVENTS)
-    shutil.rmtree(_checkpoint(captured))
+def test_a_lost_checkpoint_is_refused_and_a_new_epoch_adds_no_duplicates(
+    spark: SparkSession, captured_shop: Shop
+) -> None:
+    before = captured_shop.content(spark, tables.EVENTS)
+    shutil.rmtree(_checkpoint(captured_shop))
     with pytest.raises(Refused, match="the checkpoint of capture_events/shop is new, but events already holds batches"):
-        captured.capture(spark)
-    captured.capture(spark, accept_new_epoch=True)
-    assert captured.content(spark, tables.EVENTS) == before
+        captured_shop.capture(spark)
+    captured_shop.capture(spark, accept_new_epoch=True)
+    assert captured_shop.content(spark, tables.EVENTS) == before
 
 
 def test_a_checkpoint_restored_from_an_older_copy_is_refused(
-    spark: SparkSession, captured: Shop, tmp_path: Path
+    spark: SparkSession, captured_shop: Shop, tmp_path: Path
 ) -> None:
-    shutil.copytree(_checkpoint(captured), tmp_path / "older")
-    captured.write("c.jsonl", json.dumps(event(50)))
-    captured.capture(spark)
-    shutil.rmtree(_checkpoint(captured))
-    shutil.copytree(tmp_path / "older", _checkpoint(captured))
+    shutil.copytree(_checkpoint(captured_shop), tmp_path / "older")
+    captured_shop.write("c.jsonl", json.dumps(event(50)))
+    captured_shop.capture(spark)
+    shutil.rmtree(_checkpoint(captured_shop))
+    shutil.copytree(tmp_path / "older", _checkpoint(captured_shop))
     with pytest.raises(Refused, match="its last batch is 1, the table contains batch 2"):
-        captured.capture(spark)
+        captured_shop.capture(spark)
 
 
-@pytest.mark.parametrize("table", CAPTURED, ids=lambda t: t.name)
-def test_a_lost_table_is_refused(spark: SparkSession, captured: Shop, table: Table) -> None:
-    shutil.rmtree(captured.home / "warehouse" / table.name)
+@pytest.mark.parametrize("table", CAPTURE_TABLES, ids=lambda t: t.name)
+def test_a_lost_table_is_refused(spark: SparkSession, captured_shop: Shop, table: Table) -> None:
+    shutil.rmtree(captured_shop.home / "warehouse" / table.name)
     with pytest.raises(
         Refused, match=f"table {table.name} is missing, but the checkpoint of capture_events/shop has started"
     ):
-        captured.capture(spark)
+        captured_shop.capture(spark)
 
 
-def test_a_table_restored_from_an_older_copy_is_refused(spark: SparkSession, captured: Shop, tmp_path: Path) -> None:
-    table = captured.home / "warehouse" / "capture_batches"
+def test_a_table_restored_from_an_older_copy_is_refused(
+    spark: SparkSession, captured_shop: Shop, tmp_path: Path
+) -> None:
+    table = captured_shop.home / "warehouse" / "capture_batches"
     shutil.copytree(table, tmp_path / "older")
-    captured.write("c.jsonl", json.dumps(event(50)))
-    captured.capture(spark)
+    captured_shop.write("c.jsonl", json.dumps(event(50)))
+    captured_shop.capture(spark)
     shutil.rmtree(table)
     shutil.copytree(tmp_path / "older", table)
     with pytest.raises(Refused, match="table capture_batches is older than the checkpoint"):
-        captured.capture(spark)
+        captured_shop.capture(spark)
 
 
-def test_a_table_of_newer_code_is_refused(spark: SparkSession, captured: Shop) -> None:
-    path = captured.home / "warehouse" / "events"
+def test_a_table_of_newer_code_is_refused(spark: SparkSession, captured_shop: Shop) -> None:
+    path = captured_shop.home / "warehouse" / "events"
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('{delta_table.VERSION_PROPERTY}' = '9')")
     with pytest.raises(Refused, match="table events has schema version 9; this code supports 1"):
-        captured.capture(spark)
+        captured_shop.capture(spark)
 
 
 def test_a_mapping_edited_while_a_batch_is_unfinished_is_refused(
@@ -251,10 +257,10 @@ def test_a_side_table_that_changed_while_a_batch_is_unfinished_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("compact_every", "listed"), [("10", "1"), pytest.param("2", "1.compact", marks=pytest.mark.long)]
+    ("compact_every", "file_list"), [("10", "1"), pytest.param("2", "1.compact", marks=pytest.mark.long)]
 )
 def test_files_listed_for_a_batch_that_was_never_started_become_a_batch(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_every: str, listed: str
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_every: str, file_list: str
 ) -> None:
     spark.conf.set("spark.sql.streaming.fileSource.log.compactInterval", compact_every)
     shop = Shop(tmp_path)
@@ -266,7 +272,7 @@ def test_files_listed_for_a_batch_that_was_never_started_become_a_batch(
         shop.capture(spark)
     for name in ("1", ".1.crc"):
         (checkpoint / "offsets" / name).unlink()
-    assert (checkpoint / "sources" / "0" / listed).exists()
+    assert (checkpoint / "sources" / "0" / file_list).exists()
     shop.capture(spark)
     spark.conf.unset("spark.sql.streaming.fileSource.log.compactInterval")
     batches = shop.read(spark, tables.CAPTURE_BATCHES).orderBy("batch_id").collect()
@@ -274,16 +280,16 @@ def test_files_listed_for_a_batch_that_was_never_started_become_a_batch(
 
 
 def test_a_concurrent_run_of_the_same_source_is_refused_and_the_lock_ends_with_its_process(
-    spark: SparkSession, captured: Shop
+    spark: SparkSession, captured_shop: Shop
 ) -> None:
-    lock = captured.home / "checkpoints" / "capture" / "shop.lock"
+    lock = captured_shop.home / "checkpoints" / "capture" / "shop.lock"
     assert lock.exists()
-    captured.capture(spark)
+    captured_shop.capture(spark)
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Refused, match="capture/shop is already running"):
-            captured.capture(spark)
-    captured.capture(spark)
+            captured_shop.capture(spark)
+    captured_shop.capture(spark)
 
 
 def test_two_sources_write_concurrently_and_share_the_users_of_one_namespace(
@@ -341,34 +347,36 @@ def test_any_order_and_split_of_files_gives_the_same_events(spark: SparkSession,
     assert len(contents[0]) == 9
 
 
-def test_a_file_changed_after_capture_is_refused_and_a_deleted_one_is_not(spark: SparkSession, captured: Shop) -> None:
-    before = _tables_content(spark, captured)
-    (captured.input / "a.jsonl").unlink()
-    captured.capture(spark)
-    assert _tables_content(spark, captured) == before
-    changed = captured.input / "b.jsonl"
-    changed.write_text(changed.read_text() + "\n" + json.dumps(event(70)))
-    os.utime(changed, (1_800_000_000, 1_800_000_000))
+def test_a_file_changed_after_capture_is_refused_and_a_deleted_one_is_not(
+    spark: SparkSession, captured_shop: Shop
+) -> None:
+    before = _tables_content(spark, captured_shop)
+    (captured_shop.input / "a.jsonl").unlink()
+    captured_shop.capture(spark)
+    assert _tables_content(spark, captured_shop) == before
+    changed_file = captured_shop.input / "b.jsonl"
+    changed_file.write_text(changed_file.read_text() + "\n" + json.dumps(event(70)))
+    os.utime(changed_file, (1_800_000_000, 1_800_000_000))
     with pytest.raises(Refused, match=r"1 file\(s\) changed after they were read"):
-        captured.capture(spark)
-    captured.capture(spark, accept_changed_files=True)
-    assert _tables_content(spark, captured) == before
-    shutil.copy(changed, captured.input / "b_again.jsonl")
-    captured.capture(spark, accept_changed_files=True)
-    ids = {row[0] for row in captured.read(spark, tables.EVENTS).select("event_id").collect()}
+        captured_shop.capture(spark)
+    captured_shop.capture(spark, accept_changed_files=True)
+    assert _tables_content(spark, captured_shop) == before
+    shutil.copy(changed_file, captured_shop.input / "b_again.jsonl")
+    captured_shop.capture(spark, accept_changed_files=True)
+    ids = {row[0] for row in captured_shop.read(spark, tables.EVENTS).select("event_id").collect()}
     assert ids == {"e0", "e1", "e2", "e3", "e4", "e5", "e70"}
 
 
-def test_a_broken_file_stops_the_stage_and_can_be_skipped(spark: SparkSession, captured: Shop) -> None:
-    broken = captured.write("c.jsonl.gz", b"\x1f\x8b\x08\x00broken")
-    captured.write("d.jsonl", json.dumps(event(60)))
+def test_a_broken_file_stops_the_stage_and_can_be_skipped(spark: SparkSession, captured_shop: Shop) -> None:
+    broken_file = captured_shop.write("c.jsonl.gz", b"\x1f\x8b\x08\x00broken")
+    captured_shop.write("d.jsonl", json.dumps(event(60)))
     with pytest.raises(SourceUnreadable, match="a file cannot be read") as raised:
-        captured.capture(spark)
-    assert str(broken) in raised.value.where
-    captured.capture(spark, skip_files=(str(broken),))
-    assert captured.counts(spark) == (12, 7, 3, 2)
+        captured_shop.capture(spark)
+    assert str(broken_file) in raised.value.where
+    captured_shop.capture(spark, skip_files=(str(broken_file),))
+    assert captured_shop.counts(spark) == (12, 7, 3, 2)
     row = (
-        captured.read(spark, tables.REJECTED_EVENTS)
+        captured_shop.read(spark, tables.REJECTED_EVENTS)
         .where("rule = 'file_unreadable'")
         .select("position", "payload")
         .first()

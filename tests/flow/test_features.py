@@ -51,17 +51,17 @@ def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     for derived in fold_stage.declared_tables(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
         values: list[Row] = Fold.of(derived).read(Fold.of(derived).merge_rows(rows)).collect()
-        lines[derived.name] = sorted(_line(_rounded(row.asDict(recursive=True))) for row in values)
+        lines[derived.name] = sorted(_json_line(_round_floats(row.asDict(recursive=True))) for row in values)
     return lines
 
 
-def _line(row: dict[str, Any]) -> str:
+def _json_line(row: dict[str, Any]) -> str:
     return json.dumps(row, default=str, sort_keys=True)
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     return round(value, 9) if isinstance(value, float) else value
 
 
@@ -117,7 +117,7 @@ def test_one_line_in_the_declaration_and_a_rebuild_add_a_statistic(
     assert derive_features.main([*config, "--rebuild"]) == 0
     after = [json.loads(line) for line in _tiles(spark, shop)["user_hours"]]
     assert sum(row["expensive"] for row in after) == sum(1 for n in range(48) if n % 9 and 1 + n % 5 > 3)
-    assert sorted(_line({k: v for k, v in row.items() if k != "expensive"}) for row in after) == before
+    assert sorted(_json_line({k: v for k, v in row.items() if k != "expensive"}) for row in after) == before
 
 
 def test_tiles_of_another_declaration_are_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_chang
     for table, column in ((segments.users_table(settings), "distance"), (segments.table(settings), "weight")):
         assert_all_readers_agree(spark, table.path(settings.paths), column)
     # The profile table that the stage follows is rebuilt.
-    profiles.profile_table(settings).table.empty(spark, settings.paths)
+    profiles.profile_table(settings).table.recreate(spark, settings.paths)
     with pytest.raises(Refused, match="user_profiles was rebuilt"):
         streaming.run(spark, queries, settings, RunOptions())
 

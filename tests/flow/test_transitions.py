@@ -87,7 +87,7 @@ def test_late_events_crashes_and_any_batches_equal_a_recount(
     error = capsys.readouterr().err
     assert "['derive_transitions'] read tables that ['derive_sessions'] would rebuild" in error
     assert error.splitlines()[-1] == "  what to do: rebuild them too: --cascade"
-    warehouse.table.empty(spark, settings.paths)
+    warehouse.table.recreate(spark, settings.paths)
     assert derive_transitions.main(config) == 3
     assert capsys.readouterr().err.splitlines()[-1].endswith("jobs/derive_transitions.py --rebuild")
     assert derive_sessions.main([*config, "--rebuild", "--cascade"]) == 0

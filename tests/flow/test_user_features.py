@@ -84,7 +84,7 @@ def test_only_users_with_changed_windows_are_recomputed_and_crashes_change_nothi
     assert_all_readers_agree(spark, path, "events_7d")
 
     (source,) = [table for table in warehouse.query.tables if table.name == "user_hours"]
-    source.empty(spark, warehouse.settings.paths)
+    source.recreate(spark, warehouse.settings.paths)
     with pytest.raises(Refused, match="user_hours was rebuilt"):
         streaming.run(spark, queries, warehouse.settings, RunOptions())
     assert derive_windows.main(["--config", str(shop.config()), "--rebuild"]) == 0

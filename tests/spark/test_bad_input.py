@@ -234,7 +234,9 @@ def test_anonymous_events_are_rejected_if_the_mapping_rejects_them(spark: SparkS
 
 def read(spark: SparkSession, folder: Path, spec: InputSpec) -> list[tuple[Any, ...]]:
     """Position, payload, fault, raw values and extra of the records of all files in a folder."""
-    frame = raw_records.from_files(spark, list(files.sizes(spark, str(folder))), str(folder), spec, max_line_bytes=1000)
+    frame = raw_records.from_files(
+        spark, list(files.file_stats(spark, str(folder))), str(folder), spec, max_line_bytes=1000
+    )
     with raw_records.reading_files(spark, []):
         rows: list[Row] = frame.collect()
     return sorted((r.position, r.payload, r.fault, tuple(r.raw), r.extra) for r in rows)

@@ -18,18 +18,18 @@ from tests.builders import Shop, event
 def test_an_ended_query_is_garbage_collected_in_python_and_java(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[weakref.ref[QueryRunner]] = []
+    runners: list[weakref.ref[QueryRunner]] = []
 
     class TrackedRunner(QueryRunner):
         def start(self, spark: SparkSession) -> None:
             super().start(spark)
-            started.append(weakref.ref(self))
+            runners.append(weakref.ref(self))
 
     monkeypatch.setattr(streaming, "QueryRunner", TrackedRunner)
     shop = Shop(tmp_path)
     shop.write("a.jsonl", json.dumps(event(1)))
     shop.capture(spark)
-    (runner,) = started
+    (runner,) = runners
     deadline = time.monotonic() + 20
     while runner() is not None and time.monotonic() < deadline:
         gc.collect()

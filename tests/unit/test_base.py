@@ -14,7 +14,7 @@ import pytest
 from profilestream.base import console, files, job, locks, session, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, ProfilestreamError, Refused
-from profilestream.base.progress import StageProgress
+from profilestream.base.progress_bars import StageProgress
 from rich.console import Console
 
 
@@ -70,25 +70,25 @@ def test_a_properties_line_without_value_is_an_error(tmp_path: Path) -> None:
 def test_kill_9_releases_the_lock_of_a_process(tmp_path: Path) -> None:
     code = (
         "import sys, time; from profilestream.base import locks\n"
-        f"with locks.held({str(tmp_path)!r}, 'capture/x'): print('held', flush=True); time.sleep(60)"
+        f"with locks.hold_lock({str(tmp_path)!r}, 'capture/x'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with (
             pytest.raises(Refused, match=rf"capture/x is already running \(process {other.pid}\)"),
-            locks.held(str(tmp_path), "capture/x"),
+            locks.hold_lock(str(tmp_path), "capture/x"),
         ):
             pass
         other.kill()
-    with locks.held(str(tmp_path), "capture/x"):
+    with locks.hold_lock(str(tmp_path), "capture/x"):
         assert (tmp_path / "capture" / "x.lock").read_text() == str(os.getpid())
 
 
 def test_a_remote_lock_folder_is_an_error() -> None:
     with (
         pytest.raises(BadSettings, match="locks cannot be stored at s3a://bucket/x"),
-        locks.held("s3a://bucket/x", "a"),
+        locks.hold_lock("s3a://bucket/x", "a"),
     ):
         pass
 

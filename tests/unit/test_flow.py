@@ -38,4 +38,6 @@ def test_no_stage_runs_at_the_same_time_as_a_stage_that_it_follows() -> None:
     for group in flow.DERIVED:
         queries = [query for stage in group for query in stage.queries(settings)]
         written = {table.name for query in queries for table in query.tables}
-        assert not [query.stage for query in queries if query.reads.follows and query.reads.follows.name in written]
+        assert not [
+            query.stage for query in queries if query.reads.source_table and query.reads.source_table.name in written
+        ]

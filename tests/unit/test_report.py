@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from profilestream.serve.report import components, html_page, sections, time_grains
+from profilestream.serve.report import html_page, report_elements, sections, time_grains
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion, ReportView
 from profilestream.serve.report.view_pipeline import (
     AlarmRow,
@@ -116,8 +116,8 @@ def test_texts_of_the_data_cannot_become_elements_or_scripts() -> None:
 
 
 def test_a_text_in_a_figure_cannot_end_its_script() -> None:
-    chart = components.Chart("", "", {"data": [], "layout": {"title": EVIL}})
-    parser = PageParser(html_page.page("", "", [], [components.Section("one", "", (chart,))], ""))
+    chart = report_elements.Chart("", "", {"data": [], "layout": {"title": EVIL}})
+    parser = PageParser(html_page.page("", "", [], [report_elements.Section("one", "", (chart,))], ""))
     assert json.loads(parser.scripts[0]) == {"one-0": chart.figure}
 
 

@@ -14,12 +14,14 @@ from profilestream.derive import fold_stage
 from profilestream.steward import table_docs
 
 ROOT = Path(__file__).parent.parent.parent
-TABLES = table_registry.registry(settings_module.load(str(ROOT / "conf" / "demo.toml"), list(table_docs.COMPLETE)))
+TABLES = table_registry.registry(
+    settings_module.load(str(ROOT / "conf" / "demo.toml"), list(table_docs.ALL_TABLES_OVERRIDES))
+)
 
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return settings_module.load(str(ROOT / "conf" / "demo.toml"), list(table_docs.COMPLETE))
+    return settings_module.load(str(ROOT / "conf" / "demo.toml"), list(table_docs.ALL_TABLES_OVERRIDES))
 
 
 def _with_fields(columns: tuple[Column, ...]) -> list[Column]:
@@ -52,6 +54,13 @@ def test_columns_that_identify_a_person_are_marked() -> None:
     assert subjects["item_hours.users"] == Subject("user", "sketch")
     assert subjects["events.target_user_id"] == Subject("other_user")
     assert subjects["rejected_events.payload"] == Subject("raw_payload")
+
+
+def test_states_have_the_unit_of_their_event_column() -> None:
+    units = {f"{table.name}.{c.name}": c.unit for table in TABLES for c in _with_fields(table.columns)}
+    assert (units["user_hours.events"], units["user_hours.value"], units["user_hours.prices"]) == (
+        "events", "currency", "currency",
+    )  # fmt: skip
 
 
 def test_every_table_has_readers_that_exist(settings: Settings) -> None:

@@ -1,1 +1,1 @@
-"""Settings, session, tables, commits and streaming queries: what every other package uses."""
+"""Settings, session, tables, commits and streaming queries; all other packages use this one."""

@@ -27,8 +27,8 @@ class Plan:
     """Inputs of a batch that a retry must use again.
 
     Args:
-        fingerprint: of the mapping and the settings that change what is written.
-        settings: the settings behind the fingerprint, so that a user can restore them.
+        fingerprint: fingerprint of the mapping and of the settings that change what is written.
+        settings: the text that the fingerprint is computed from, so that a user can restore the settings.
         versions: Delta version of every table read other than the source.
         skip_files: files that the user requested to skip.
     """
@@ -76,12 +76,12 @@ class Checkpoint:
         return None if text is None else Plan(**json.loads(text))
 
     def store_plan(self, batch_id: int, plan: Plan) -> None:
-        """Write the plan of a batch, and delete the plan that no retry can need any more."""
+        """Write the plan of a batch, and delete the oldest plan, which no retry needs."""
         files.write_text(self.spark, f"{self.path}/plans/{batch_id}", json.dumps(asdict(plan), indent=1))
         if batch_id >= _PLANS_STORED:
             files.delete(self.spark, f"{self.path}/plans/{batch_id - _PLANS_STORED}")
 
-    def complete_version(self, batch_id: int) -> int | None:
+    def last_complete_version(self, batch_id: int) -> int | None:
         """Latest version of the Delta source whose files were all read by the batches before this one.
 
         Null when the batch continues within a commit or within the initial snapshot, and when nothing was read yet.
@@ -106,9 +106,9 @@ class Checkpoint:
     def drop_unstarted_files(self) -> None:
         """Remove files that were listed for a batch that was never started.
 
-        Spark logs the files of a batch before the batch itself. After a crash between the two, it would read them
-        together with the next files in one batch: no row is lost, but batches differ from a run without the crash.
-        Every tenth list is compact and repeats the earlier ones, which Spark stores for 100 more batches.
+        Spark logs the files of a batch before it logs the batch. After a crash between the two, Spark would read these
+        files in one batch with the next files: no row is lost, but batches differ from a run without the crash.
+        Every tenth list is compact: it repeats the earlier lists. Spark deletes those after 100 more batches.
         """
         started = self.last_started()
         last = -1
@@ -121,7 +121,7 @@ class Checkpoint:
                 files.delete(self.spark, f"{self.path}/sources/0/{name}")
 
     def listed_files(self) -> dict[str, int]:
-        """Every input file that a file source has listed: path -> its modification time then, in ms."""
+        """Every input file that a file source has listed: path -> modification time when it was listed, in ms."""
         return {entry["path"]: entry["timestamp"] for entry in self._file_entries()}
 
     def files_of(self, batch_id: int) -> int:

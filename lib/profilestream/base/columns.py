@@ -35,9 +35,9 @@ class Column:
     Args:
         type: as in CREATE TABLE, such as `DOUBLE` or `STRING NOT NULL`.
         meaning: one sentence.
-        unit: of a number, or of the numbers in it; empty when it has none.
-        subject: how it identifies a person; null when it does not.
-        fields: of a struct, in order.
+        unit: unit of its numbers; empty when there is none.
+        subject: how the column identifies a person; null when it does not.
+        fields: columns of a struct, in order.
     """
 
     name: str

@@ -19,12 +19,12 @@ from profilestream.base.settings import Paths
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
 _VERSION = "spark.databricks.delta.write.txnVersion"
-# A MERGE joins all rows of the touched files with the batch. A Bloom filter of the batch's keys drops most of them
-# before the shuffle; by default Spark builds one only for scans of 10 GB, from a few filtered megabytes.
+# A MERGE joins all rows of the touched files with the batch. A Bloom filter of the batch's keys drops most of the
+# rows before the shuffle. By default, Spark builds the filter only for a scan of 10 GB or more and a batch of a few MB.
 _MERGE_CONF = {
     "spark.databricks.delta.merge.materializeSource": "none",  # `merge` materializes it
     "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold": "64MB",
-    "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # a checkpoint has no size
+    "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # of unknown size: a local checkpoint
 }
 
 
@@ -67,10 +67,11 @@ def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
 
 
 @contextmanager
-def states_ready(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -> Iterator[None]:
+def preload_states(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -> Iterator[None]:
     """Let Delta load the states of the tables (0.4 s each) in parallel with the body of the block.
 
-    A commit with an application id needs the state, to find out whether it was made before; otherwise it waits for it.
+    A commit with an application id reads the state of its table, to find an earlier commit of the same batch. Without
+    this block, the commit waits until the state is loaded.
     """
     with Threads(spark, len(tables)) as threads:
         states = [threads.submit(last_batch, spark, table, paths, "") for table in tables]
@@ -80,12 +81,12 @@ def states_ready(spark: SparkSession, tables: tuple[Table, ...], paths: Paths) -
 
 
 def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
-    """Whether the table already contains this batch. Check before computing: Delta computes a write, then skips it."""
+    """Whether the table already contains this batch. Check first: Delta computes a write before it skips it."""
     last = last_batch(spark, table, paths, txn.app_id(table))
     return last is not None and last >= txn.batch_id
 
 
-def stamped(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:
+def with_batch_columns(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:
     """Rows in the column order of the table, with epoch and batch id filled in; `more` columns follow."""
     stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
     return rows.withColumns(stamp).select(*table.names, *more)
@@ -119,7 +120,7 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
 def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None:
     """Replace the rows that satisfy `where` by rows computed from them, in one commit that belongs to no batch.
 
-    The frame must read the table in the plan that is written: with cached rows, commits made meanwhile would be undone.
+    The frame must read the table in the plan that is written: with cached rows, commits since then would be lost.
     """
     table.check(frame.schema)
     frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table.uri(paths))
@@ -152,7 +153,7 @@ def merge(
     table.check(frame.select(*table.names).schema)
     rows = materialize(frame)
     if table.log(spark, paths).startTransaction().snapshot().numOfFiles() == 0:
-        # Nothing can match, and a MERGE would write every row twice, for the change feed.
+        # The table is empty, so no key can match; a MERGE would also write every row again to the change feed.
         append(rows.where(f"NOT {delete_flag}" if delete_flag else "true").select(*table.names), table, paths, txn)
         return rows
     # Spark builds a Bloom filter only from filtered rows; this condition is true for all rows.

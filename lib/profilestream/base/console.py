@@ -18,19 +18,19 @@ from contextlib import contextmanager
 from pyspark.logger import PySparkLogger
 from rich.console import Console
 
-# Lines of the JVM that a user can do nothing about, and why.
+# Lines of the JVM that are not shown, because a user cannot act on them: pattern and reason.
 JAVA_NOISE = {
     r"^WARNING: Using incubator modules": "Spark itself adds jdk.incubator.vector to the command line",
     r"^WARNING: .*(sun\.misc\.Unsafe|restricted method|native-access|final field)": "libraries of Spark on newer Java",
     r"^WARNING: .* will be (removed|blocked) in a future release": "the second half of the same warnings",
     r"^Warning: Java versions > Java 11 can only operate in restricted mode": "DataSketches, without off-heap memory",
     r"Unable to load native-hadoop library": "Hadoop's optional native code; Java's own is used",
-    r"^Using Spark's default log4j profile": "conf/log4j2.properties is read a moment later",
+    r"^Using Spark's default log4j profile": "Spark reads conf/log4j2.properties later",
     r"^Setting default log level to": "the level is set in conf/log4j2.properties",
     r"^To adjust logging level use sc\.setLogLevel": "the level is set in conf/log4j2.properties",
     r"^:: loading settings :: ": "Ivy's banner when spark.jars.packages is used",
 }
-# Python loggers (with their children) whose records do not help a user, and why.
+# Python loggers (with their children) whose records are not shown: name and reason.
 QUIET_LOGGERS = {
     "py4j": "the job reports a failed call, in plain words",
     "pyspark": "the job reports a failed query, in plain words",
@@ -38,9 +38,9 @@ QUIET_LOGGERS = {
     "SQLQueryContextLogger": "the same for SQL texts",
     "alembic": "MLflow creates its database schema",
     "mlflow": "each retry of an unreachable server; the job reports it once",
-    "urllib3": "the same retries, one level below",
+    "urllib3": "the same retries, logged by the HTTP client",
 }
-# Python warnings of libraries about each other: category and module.
+# Python warnings that are not shown, since one library warns about another: category and module.
 QUIET_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (DeprecationWarning, "(pyspark|mlflow|delta)"),
     (FutureWarning, "(pyspark|mlflow|delta|pandas)"),
@@ -55,7 +55,7 @@ def console() -> Console:
 
 
 def line(text: str) -> None:
-    """Print one line; with the time in front of it unless a person watches a terminal."""
+    """Print one line, with the time first unless standard error is a terminal."""
     stamp = "" if console().is_terminal else f"{time.strftime('%Y-%m-%d %H:%M:%S')} "
     console().print(f"{stamp}{text}", markup=False)
 
@@ -69,13 +69,13 @@ class _ConsoleHandler(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Send log records to the console, and silence what a user can do nothing about."""
+    """Send log records to the console; turn off QUIET_LOGGERS and QUIET_WARNINGS."""
     root = logging.getLogger()
     if not any(isinstance(handler, _ConsoleHandler) for handler in root.handlers):
         root.addHandler(_ConsoleHandler())
         root.setLevel(logging.INFO)
     for name in QUIET_LOGGERS:
-        # A logger that PySpark uses must be of PySpark's class, which prints by a handler of its own.
+        # A logger that PySpark uses must be of PySpark's class, which has its own handler.
         logger = PySparkLogger.getLogger(name) if name.endswith("ContextLogger") else logging.getLogger(name)
         logger.setLevel(logging.CRITICAL)
     for category, module in QUIET_WARNINGS:

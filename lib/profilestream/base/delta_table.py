@@ -22,7 +22,7 @@ from profilestream.base.settings import Paths
 
 VERSION_PROPERTY = "profilestream.schema_version"
 DECLARATION_PROPERTY = "profilestream.declaration"
-KEEP = "stored until a person is erased or the stage is rebuilt"
+DEFAULT_RETENTION = "stored until the data of a person is erased or the stage is rebuilt"
 _CREATE_ATTEMPTS = 3
 _CREATE_LOCKS: dict[str, threading.Lock] = {}  # by path: two sources of one run create the same tables
 
@@ -46,9 +46,9 @@ class Table:
         retention: how long its rows are stored.
         partitioned_by: partition columns.
         schema_version: incremented by every change of columns. A stored table with a higher version is refused. One
-            with a lower version gets the missing columns with null values, so a new column must be nullable.
+            with a lower version gets the missing columns, with null values; so a new column must be nullable.
         properties: Delta table properties.
-        declaration: fingerprint of the declaration that its rows are derived by; empty for tables that are not derived.
+        declaration: fingerprint of the declaration of a derived table; empty for other tables.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Table:
     key: tuple[str, ...]
     meaning: str = ""
     writer: str = ""
-    retention: str = KEEP
+    retention: str = DEFAULT_RETENTION
     partitioned_by: tuple[str, ...] = ()
     schema_version: int = 1
     properties: dict[str, str] = field(default_factory=dict, hash=False)
@@ -96,8 +96,8 @@ class Table:
     def create(self, spark: SparkSession, paths: Paths) -> bool:
         """Create the table if it does not exist; true if it was created.
 
-        A process that was killed while it created the table leaves a log without a version. Delta then reports that
-        the table exists and that it cannot be found; such a log is removed.
+        A process that was killed while it created the table leaves a log without a version. Delta then fails both to
+        create the table (it exists) and to read it (it is not found). Such a log is removed.
         """
         path = self.uri(paths)
         with _CREATE_LOCKS.setdefault(path, threading.Lock()):
@@ -126,7 +126,7 @@ class Table:
             builder = builder.property(key, value)
         return builder
 
-    def empty(self, spark: SparkSession, paths: Paths) -> None:
+    def recreate(self, spark: SparkSession, paths: Paths) -> None:
         """Delete the table and create it without rows. Delta cannot replace a table that is not in a catalog."""
         path = self.uri(paths)
         files.delete(spark, path)
@@ -146,7 +146,7 @@ class Table:
         self.register(spark, paths)
 
     def register(self, spark: SparkSession, paths: Paths) -> None:
-        """Register the table in the catalog, when the settings name one."""
+        """Register the table in the catalog, if the settings contain one."""
         if paths.catalog:
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
             spark.sql(
@@ -171,7 +171,7 @@ class Table:
         """Refuse a stored table that this code cannot write; writes nothing.
 
         Raises:
-            Refused: newer code wrote it, or it was derived by another declaration.
+            Refused: newer code wrote it, or its rows were derived by another declaration.
             SchemaMismatch: its columns differ from the declared ones, even after new nullable columns are added.
         """
         path, metadata = self.path(paths), self.metadata(spark, paths)
@@ -208,7 +208,7 @@ class Table:
         return [column for column in self.schema if column.nullable and column.name not in stored]
 
     def check(self, schema: T.StructType) -> None:
-        """Raise SchemaMismatch unless a frame's schema has the declared columns and types, in any nullability."""
+        """Raise SchemaMismatch unless a schema has the declared columns and types; nullability is ignored."""
         actual = {f.name: f.dataType.simpleString() for f in schema}
         expected = {f.name: f.dataType.simpleString() for f in self.schema}
         wrong = [

@@ -1,4 +1,4 @@
-"""The kinds of errors. Each has the exit code that scripts rely on.
+"""Error classes, each with an exit code for scripts.
 
 1  any other failure         2  bad settings or input         3  refused, to protect data
 """
@@ -15,7 +15,7 @@ class ProfilestreamError(Exception):
     Args:
         what: one sentence, with the offending values.
         where: file, table, query, batch or settings key.
-        do: how to fix it; printed last, so that it is the last line that a user reads.
+        do: how to fix it; printed as the last line.
     """
 
     exit_code = 1
@@ -59,7 +59,7 @@ class SourceMissing(ProfilestreamError):
 
 
 class SourceUnreadable(ProfilestreamError):
-    """An input file fails while it is read: it is truncated, or not of the format that its name states."""
+    """An input file cannot be read to its end: it is truncated, or not in the format of its file extension."""
 
     exit_code = 2
 
@@ -71,7 +71,7 @@ class SchemaMismatch(ProfilestreamError):
 
 
 class Refused(ProfilestreamError):
-    """The run would lose, double or mix data."""
+    """The run would lose, duplicate or mix data."""
 
     exit_code = 3
 

@@ -30,7 +30,7 @@ def local_path(uri: str) -> str | None:
 
 
 def qualified(path: str) -> str:
-    """The path as an absolute URI; local paths in Hadoop's spelling, file:/x.
+    """The path as an absolute URI; a local path in Hadoop's form, file:/x.
 
     The JVM keeps the working directory in which it was started, so every path that is passed to Spark is qualified.
     """
@@ -38,8 +38,8 @@ def qualified(path: str) -> str:
     return path if local is None else "file:" + os.path.abspath(local)
 
 
-def as_metadata(path: str) -> str:
-    """The path in the spelling of Spark's `_metadata.file_path`: a URI with special characters encoded."""
+def metadata_path(path: str) -> str:
+    """The path in the form of Spark's `_metadata.file_path`: a URI with special characters encoded."""
     return quote(qualified(path), safe="/:@!$&'()*+,;=~")
 
 
@@ -90,10 +90,10 @@ def delete(spark: SparkSession, path: str) -> None:
 
 
 def prune(spark: SparkSession, folder: str) -> None:
-    """Remove a folder that contains only hidden files and empty folders, as a killed writer leaves it.
+    """Remove a folder if it contains only hidden files and empty folders, which a killed writer leaves.
 
-    Any other folder stays. Folders are removed one by one and only when empty, so a process that writes into one at the
-    same time loses no finished file.
+    Nothing else is removed. A folder is removed only when it is empty, so no file is lost that another process
+    finishes at the same time.
     """
     fs, target = _path(spark, folder)
     if not fs.exists(target):
@@ -126,7 +126,7 @@ def first_line(spark: SparkSession, path: str, encoding: str) -> str:
         stream.close()
 
 
-def sizes(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[int, int]]:
+def file_stats(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[int, int]]:
     """Every input file below a folder (or the file itself): path -> (size in bytes, modification time in ms).
 
     Files and folders whose names start with `_` or `.` are ignored, as in Spark.
@@ -143,7 +143,7 @@ def sizes(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[i
     while statuses.hasNext():
         status = statuses.next()
         path = str(status.getPath())
-        below = path.split("/")[depth:]
-        if not any(part.startswith(("_", ".")) for part in below) and fnmatch(path.split("/")[-1], glob or "*"):
+        parts = path.split("/")[depth:]
+        if not any(part.startswith(("_", ".")) for part in parts) and fnmatch(path.split("/")[-1], glob or "*"):
             entries[path] = (int(status.getLen()), int(status.getModificationTime()))
     return dict(sorted(entries.items()))

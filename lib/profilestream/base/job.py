@@ -1,4 +1,4 @@
-"""What every job's `main` shares: the command line, logging, and errors as exit codes."""
+"""Shared by the `main` of every job: command line, logging, and errors as exit codes."""
 
 import argparse
 import sys
@@ -81,11 +81,11 @@ def load(args: argparse.Namespace) -> Settings:
 
 
 def run(body: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser, argv: list[str]) -> int:
-    """Run a job's body; print an error with what to do.
+    """Run a job's body; print an error and how to fix it.
 
     Returns:
         0 done, 2 bad settings or input, 3 refused to protect data, 130 Ctrl-C outside of a streaming query, 1 any other
-        failure. After a failure the last line on standard error is what to do.
+        failure. After a failure, the last line on standard error states what to do.
     """
     args = arguments.parse_args(argv)
     console.configure_logging()

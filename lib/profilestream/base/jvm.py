@@ -1,4 +1,4 @@
-"""The JVM behind the session: Java classes by name, and the objects that it holds for Python."""
+"""Access to the session's JVM: Java classes by name, cached lookups, and freeing of its objects."""
 
 import functools
 import gc
@@ -16,7 +16,7 @@ def java_class(spark: SparkSession, name: str) -> Any:
 
 
 def cache_lookups(spark: SparkSession) -> None:
-    """Cache what PySpark looks up in the JVM for every column: 0.5 ms each, hundreds per batch."""
+    """Cache the JVM functions that PySpark looks up for every column: 0.5 ms each, hundreds per batch."""
     jvm = spark._jvm
     for name, members in (
         ("org.apache.spark.sql.functions", ("col", "lit", "expr", "when", "coalesce")),
@@ -33,7 +33,7 @@ def collect_garbage() -> None:
     """Let Java free plans and frames that Python no longer uses.
 
     Java holds an object as long as Python holds its Py4J proxy. Proxies refer to themselves, so only Python's cyclic
-    garbage collector frees them; they are few and small, so it runs too late for Java's heap.
+    garbage collector frees them; they are few and small, so it runs too rarely for Java's heap.
     """
     gc.collect()
 

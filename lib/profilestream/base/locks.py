@@ -1,4 +1,4 @@
-"""One run of a stage and source at a time. The operating system holds the lock, so kill -9 leaves none."""
+"""Locks: one run per stage and source at a time. The operating system releases a lock even after kill -9."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from profilestream.base.files import local_path
 
 
 @contextmanager
-def held(folder: str, name: str) -> Iterator[None]:
+def hold_lock(folder: str, name: str) -> Iterator[None]:
     """Hold the lock `<folder>/<name>.lock` during the block.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a streaming query is: its source, its tables, and the function that writes one micro-batch."""
+"""Declaration of a streaming query: its source, its tables, and the function that writes one micro-batch."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ class Batch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def is_done(self, table: Table) -> bool:
-        """Whether the table already contains this batch. Delta needs 0.4 s to answer, so only a retry checks."""
+        """Whether the table already contains this batch. A check takes 0.4 s, so only a retry does it."""
         return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
     def append(self, frame: DataFrame, table: Table) -> None:
@@ -58,7 +58,7 @@ class Batch:
     def in_background(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
         """Yield a function that runs a call in another thread; the block ends when all calls have ended.
 
-        A call may append. Nothing may be merged meanwhile: a MERGE sets its application id in the session's settings.
+        A call may append. Do not merge in the block: a MERGE sets its application id in the session's settings.
         """
         futures: list[Future[Any]] = []
 
@@ -107,7 +107,7 @@ class RunOptions:
     """Options of one run, from the command line.
 
     Args:
-        continuous: run until stopped, with a batch every so many seconds; null: run to the end of the input.
+        continuous: seconds between batches of a run that ends when it is stopped; null: run to the end of the input.
         accept_new_epoch: start a new checkpoint over tables that another one wrote.
         accept_changed_files: continue although files changed after they were read.
         replan: plan the unfinished batch again with the current settings and side tables, if it has written nothing.
@@ -131,12 +131,12 @@ class QueryInput:
 
     Args:
         read: the source as a streaming frame.
-        follows: the table that is the source, if a stage derived it: its rows or its change feed.
-        folder, glob: of input files, when the source is a folder; empty otherwise.
+        follows: the source table, if a stage derives it; null for logs and `events`.
+        folder, glob: folder and name pattern of the input files; empty when the source is a table.
     """
 
     read: Callable[[SparkSession], DataFrame]
-    follows: Table | None = None
+    source_table: Table | None = None
     folder: str = ""
     glob: str = ""
 
@@ -149,11 +149,12 @@ class Query:
         stage, source: its name; the checkpoint is in `<checkpoints>/<stage>[/<source>]`.
         lock: name of the lock that a run of the query holds.
         reads: its source.
-        tables: written by the query, in order. Every batch writes the last one, so its last batch is the trusted one.
-        shared: those of them that other stages write too; a rebuild leaves their rows.
+        tables: tables that the query writes, in order. Every batch writes the last table, so this one decides which
+            batches are done.
+        shared: those of `tables` that other stages also write; a rebuild does not change their rows.
         settings: all settings that change what is written, as text.
         write: writes one batch; a retry of the batch calls it again with the same rows.
-        versions: of all else that a batch reads (a Delta version, a hash of files), taken when the batch is planned.
+        versions: returns the version (of Delta, or a hash of files) of each other input, when a batch is planned.
         on_progress: called with the epoch about once a second while the query runs (false) and after it ended without
             an error (true), for reports outside of the tables; must not raise and must return quickly.
     """
@@ -171,7 +172,7 @@ class Query:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when `settings` does."""
+        """Hash of `settings`."""
         return fingerprint(self.settings)
 
     @property
@@ -202,18 +203,18 @@ def appended_rows(table: Table, writer: str, paths: Paths, max_files: int) -> Qu
 
     Args:
         writer: the stage that writes the table, for the message of SourceMissing when there is no table yet.
-        max_files: files that a micro-batch takes at most.
+        max_files: maximum number of files per micro-batch.
     """
 
     def read(spark: SparkSession) -> DataFrame:
         table.require(spark, paths, do=f"run jobs/{writer}.py first")
         return _delta_stream(spark, max_files).option("skipChangeCommits", True).load(table.uri(paths))
 
-    return QueryInput(read, follows=None if table == EVENTS else table)
+    return QueryInput(read, source_table=None if table == EVENTS else table)
 
 
 def changed_rows(table: Table, writer: str, paths: Paths, max_files: int) -> QueryInput:
-    """The change feed of a merged Delta table; a new query reads the rows that exist as inserts first.
+    """The change feed of a merged Delta table; a new query first reads all existing rows, as inserts.
 
     Args:
         writer, max_files: as for appended_rows.
@@ -223,7 +224,7 @@ def changed_rows(table: Table, writer: str, paths: Paths, max_files: int) -> Que
         table.require(spark, paths, do=f"run jobs/{writer}.py first")
         return _delta_stream(spark, max_files).option("readChangeFeed", True).load(table.uri(paths))
 
-    return QueryInput(read, follows=table)
+    return QueryInput(read, source_table=table)
 
 
 def _delta_stream(spark: SparkSession, max_files: int) -> DataStreamReader:

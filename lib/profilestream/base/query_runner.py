@@ -1,6 +1,6 @@
 """Runs one streaming query exactly once: start checks, batch plan, retry of an unfinished batch, clean stop.
 
-All code that makes a retry, a crash or a restored checkpoint harmless is in this module and in startup_checks.
+Only this module and startup_checks handle retries, crashes and restored checkpoints.
 """
 
 import logging
@@ -14,7 +14,7 @@ from profilestream.base import commits, files, jvm, startup_checks
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused
-from profilestream.base.progress import StageProgress
+from profilestream.base.progress_bars import StageProgress
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
 
@@ -44,8 +44,10 @@ class QueryRunner:
             accept_new_epoch=options.accept_new_epoch or is_rebuilt,
             accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
-        if query.reads.follows:
-            startup_checks.check_followed(spark, query.stage, query.reads.follows, self._checkpoint, settings.paths)
+        if query.reads.source_table:
+            startup_checks.check_followed(
+                spark, query.stage, query.reads.source_table, self._checkpoint, settings.paths
+            )
         self._checkpoint.drop_unstarted_files()
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()
@@ -63,12 +65,12 @@ class QueryRunner:
         files.delete(spark, self._checkpoint.path)
         for table in self.query.tables:
             if table not in self.query.shared:
-                table.empty(spark, self._paths)
+                table.recreate(spark, self._paths)
 
     def start(self, spark: SparkSession) -> None:
         """Start the query; does not wait for it."""
-        every = self._options.continuous
-        trigger = {"availableNow": True} if every is None else {"processingTime": f"{every} seconds"}
+        interval = self._options.continuous
+        trigger = {"availableNow": True} if interval is None else {"processingTime": f"{interval} seconds"}
         self.handle = (
             self.query.reads.read(spark)
             .writeStream.queryName(self.query.name)
@@ -88,10 +90,14 @@ class QueryRunner:
         with self._batch_lock:
             last = self._last_batch
         deadline = time.monotonic() + _STOP_TIMEOUT_SECONDS
-        while self.is_active() and (self._checkpoint.last_finished() or -1) < last and time.monotonic() < deadline:
+        while self.is_active() and not self._is_finished(last) and time.monotonic() < deadline:
             time.sleep(0.1)
         if self.handle is not None:
             self.handle.stop()
+
+    def _is_finished(self, batch_id: int) -> bool:
+        finished = self._checkpoint.last_finished()
+        return batch_id < 0 or (finished is not None and finished >= batch_id)
 
     def failure(self) -> BaseException | None:
         """The error that ended the query; null while it runs, and after it finished or was stopped."""
@@ -121,7 +127,7 @@ class QueryRunner:
             return
         if stored_plan is None:
             self._checkpoint.store_plan(batch_id, plan)
-        with commits.states_ready(spark, self.query.tables, self._paths):
+        with commits.preload_states(spark, self.query.tables, self._paths):
             result = self.query.write(frame, batch)
         self.batches[batch_id], self.results[batch_id], self._last_batch = batch, result, batch_id
         jvm.collect_garbage()
@@ -133,8 +139,8 @@ class QueryRunner:
         )  # fmt: skip
 
     def _new_plan(self, versions: dict[str, int]) -> Plan:
-        skips = [files.qualified(path) for path in self._options.skip_files]
-        return Plan(self.query.fingerprint, self.query.settings, versions, skips)
+        skip_files = [files.qualified(path) for path in self._options.skip_files]
+        return Plan(self.query.fingerprint, self.query.settings, versions, skip_files)
 
     def _adopt_plan(self, spark: SparkSession) -> None:
         """Use the stored plan of an unfinished batch, or replace it when that is requested and safe."""
@@ -174,15 +180,15 @@ class QueryRunner:
         """Files that this run will read; null when the source is not a folder."""
         if not self.query.reads.folder:
             return None
-        names = startup_checks.listed_paths(self._checkpoint.listed_files())
+        listed_paths = startup_checks.listed_paths(self._checkpoint.listed_files())
         # Spark skips empty files silently, so they are not counted.
-        waiting = [
+        new_paths = [
             path
-            for path, (size, _) in files.sizes(spark, self.query.reads.folder, self.query.reads.glob).items()
-            if size and path not in names
+            for path, (size, _) in files.file_stats(spark, self.query.reads.folder, self.query.reads.glob).items()
+            if size and path not in listed_paths
         ]
         unfinished = startup_checks.unfinished_batch(self._checkpoint)
-        return len(waiting) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
+        return len(new_paths) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
 
 
 def checkpoint_path(paths: Paths, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The Spark session: the only module that creates one, after checks of Java, Spark and Delta. Helpers for frames."""
+"""Creates the Spark session (only this module does) after checks of versions; helpers for threads and frames."""
 
 import functools
 import gc
@@ -28,10 +28,10 @@ from profilestream.base.errors import BadSettings
 
 SPARK, DELTA, JAVA = "4.2.0", "4.4.0", 17
 
-# A frame with at most so many rows is broadcast in a join.
+# A frame with at most this number of rows is broadcast in a join.
 BROADCAST_ROWS = 1_000_000
 
-# Settings that the code depends on, however the session is started.
+# Settings that the code depends on; set in every session.
 REQUIRED_CONF = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
@@ -41,16 +41,16 @@ REQUIRED_CONF = {
     # A log line may contain a key twice, or a key that a clip also writes.
     "spark.sql.mapKeyDedupPolicy": "LAST_WIN",
     # Aggregates with object state (lists, sketches) use sorted rows: the hash aggregate falls back to sorting after 128
-    # keys anyway, and sorts rows that the fold has sorted already. Saves a fifth of a profile batch.
+    # keys anyway, and sorts rows that the fold has sorted already. Saves 20 % of a profile batch.
     "spark.sql.execution.useObjectHashAggregateExec": "false",
-    # Without a set value, the default is computed at every value that a lambda reads.
+    # If this is not set, Spark computes the default for every value that a lambda function reads.
     "spark.sql.types.framework.enabled": "false",
     # A batch uses 70 to 190 generated classes; with the default of 100, none is cached when the next batch starts.
     "spark.sql.codegen.cache.maxEntries": "2000",
     # A task that writes a few event dates keeps their files open instead of sorting its rows by date.
     "spark.sql.maxConcurrentOutputFileWriters": "40",
-    # By default Delta lists the files of small tables in every checksum; nothing reads that list, and creating a table
-    # takes 0.25 s instead of 0.15 s.
+    # By default Delta lists the files of small tables in every checksum; nothing reads that list. Creating a table
+    # takes 0.25 s with this list and 0.15 s without it.
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -77,7 +77,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
         conf.set("spark.driver.extraJavaOptions", f"{java_options} -Dlog4j2.configurationFile={log_settings}".strip())
     for key, value in REQUIRED_CONF.items():
         conf.set(key, value)
-    is_submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit was given the jars
+    is_submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit passes the jars
     if not is_submitted and not conf.contains("spark.jars") and not conf.contains("spark.jars.packages"):
         conf.set("spark.jars", ",".join(_delta_jars()))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -94,7 +94,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
 
 @contextmanager
 def _interrupts_delayed() -> Iterator[None]:
-    """Ctrl-C takes effect at the end of the block, and by the handler from before the block.
+    """Delay Ctrl-C to the end of the block, and restore the handler from before the block.
 
     PySpark installs a handler that calls Java from within a call to Java, which fails with several stack traces.
     """
@@ -123,10 +123,10 @@ class Threads(ThreadPoolExecutor):
 
 
 def with_spark_session(spark: SparkSession, call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call for another thread, with the active session and the properties by which Spark cancels a query's jobs.
+    """The call, prepared for another thread: it sets the active session, and the properties to cancel a query's jobs.
 
     A new Python thread has no active session in Java. Delta needs one when it plans a query itself, for example to read
-    a commit without its checksum file, as a killed process leaves it.
+    a commit without its checksum file, which a killed process leaves.
     """
 
     @functools.wraps(call)
@@ -138,11 +138,11 @@ def with_spark_session(spark: SparkSession, call: Callable[..., Any]) -> Callabl
 
 
 def materialize(frame: DataFrame) -> DataFrame:
-    """The frame's rows, computed now and stored on the executors: on two of them where there are two.
+    """The frame's rows, computed now and stored on the executors, in two copies if there are at least two executors.
 
-    With one copy, rows on a lost worker cannot be computed again, and the batch fails.
+    With one copy, the loss of an executor fails the batch: its rows cannot be computed again.
     """
-    is_single = frame.sparkSession._jsc.sc().getExecutorMemoryStatus().size() < 3  # the driver counts too
+    is_single = frame.sparkSession._jsc.sc().getExecutorMemoryStatus().size() < 3  # the size includes the driver
     return frame.localCheckpoint(
         storageLevel=StorageLevel.MEMORY_AND_DISK if is_single else StorageLevel.MEMORY_AND_DISK_2
     )

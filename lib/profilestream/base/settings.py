@@ -28,7 +28,7 @@ class Frozen(BaseModel):
 
 
 class Paths(Frozen):
-    """Paths of data. Relative paths start at the working directory of the job.
+    """Paths of data. Relative paths are relative to the working directory of the job.
 
     Args:
         warehouse: folder of the Delta tables.
@@ -94,9 +94,9 @@ class Alarms(Frozen):
     Args:
         action: `warn` logs and stores the alarm; `stop` refuses the batch before any of its rows is written.
         max_deviations: number of deviations from the mean of earlier batches above which an alarm is raised.
-        half_life_days: of the weight of an earlier batch, in event time.
+        half_life_days: half-life of the weight of an earlier batch, in event time.
         min_batches: number of earlier batches that are needed to raise an alarm.
-        min_rows: of a batch with fewer rows, only the volume is measured.
+        min_rows: for a batch with fewer rows, only the volume is measured.
         min_deviation: lower bound of a deviation, for measures that are compared by ratio; 0.2 is about 20 %.
         min_share_deviation: the same for shares of rows; 0.02 is two percentage points.
     """
@@ -145,11 +145,11 @@ class Sessions(Frozen):
     Args:
         enabled: whether `derive_sessions` runs.
         gap_minutes: a longer pause between two events of a user ends a session.
-        max_hours: an event this long after the first event of a session, or later, starts the next session.
+        max_hours: maximum length of a session; an event at or after this limit starts the next session.
         use_source_session_ids: events with a `session_id` of the log belong to the session with that id, however long
             it is; only events without an id are split by gap and maximum length.
-        category: SQL over an event, its state in the session's category path; null: not part of the path.
-        max_categories: the first so many categories of a session are states of their own; later ones are `(other)`.
+        category: SQL over an event that returns its state in the session's category path; null: not part of the path.
+        max_categories: number of categories per session that are separate states; later categories are `(other)`.
     """
 
     enabled: bool = False
@@ -175,7 +175,7 @@ class Transitions(Frozen):
 
     Args:
         enabled: whether `derive_transitions` runs; it reads the change feed of `sessions`.
-        half_life_days: event time after which the weight of a session is halved.
+        half_life_days: half-life of the weight of a session, in event time.
     """
 
     enabled: bool = False
@@ -188,7 +188,8 @@ class WindowFeatures(Frozen):
     Args:
         file: the TOML file that declares them; empty: none.
         enabled: whether `derive_windows` writes `user_features`.
-        day_tiles_after_days: hour tiles of days this much older than the last are merged into day tiles; null: never.
+        day_tiles_after_days: hour tiles older than the last day by more than this number of days are merged into day
+            tiles; null: never.
     """
 
     file: str = ""
@@ -200,9 +201,9 @@ class Derive(Frozen):
     """Derived tables (docs/features.md).
 
     Args:
-        features: files that declare tile tables, which are appended to.
-        profiles: files that declare tables with one row per key, which are merged into.
-        shop_timezone: of the shop, for hours of the day and weekdays.
+        features: files that declare tile tables; batches append to these tables.
+        profiles: files that declare tables with one row per key; batches are merged into these tables.
+        shop_timezone: time zone of the shop, for hours of the day and weekdays.
         event_weights: weight of an event type as a sign of preference; 1 for other types.
         max_files_per_trigger: files of `events`, or of a change feed, per micro-batch.
         sessions: sessions of users.
@@ -249,7 +250,7 @@ class Derive(Frozen):
 
 
 class Factors(Frozen):
-    """The factorization of users and items (docs/learners.md). Null values have a default that depends on the mode.
+    """The factorization of users and items (docs/learners.md). The default of a null value depends on the mode.
 
     Args:
         enabled: whether `learn_factors` runs.
@@ -312,11 +313,11 @@ class Segments(Frozen):
         half_life_days: days of event time in which the weight of a user's contribution halves; inf: no decay.
         init_passes: assignment passes over the first batch.
         passes: assignment passes over every later batch.
-        max_split_merges: split/merge moves per batch at most.
+        max_split_merges: maximum number of split/merge moves per batch.
         min_gain: a move must save at least this many times its cost.
         init_size: users of the first batch from which the initial centers are chosen; also the users in the sample for
             descriptions and --try-k.
-        seed: of the hash that selects these users, and of the choice of centers.
+        seed: seed of the hash that selects these users, and of the choice of centers.
     """
 
     enabled: bool = False
@@ -335,13 +336,13 @@ class Tracking(Frozen):
 
     Args:
         enabled: whether the learning stages send metrics; publishing uses MLflow in any case.
-        uri: of the tracking server or database, which is the model registry too; empty: the SQLite file `mlflow.db` in
-            the parent folder of the warehouse.
+        uri: URI of the tracking server or database, which is also the model registry; empty: the SQLite file
+            `mlflow.db` in the parent folder of the warehouse.
         artifact_location: folder of the model files; empty: `mlflow_artifacts` next to the SQLite file, or the default
             of the server. Used when the experiment is created.
         experiment: name of the MLflow experiment.
-        interval_seconds: between two transfers while a stage runs; there is always one at its end.
-        timeout_seconds: how long a stage waits at its end.
+        interval_seconds: interval between two transfers while a stage runs; one more follows at its end.
+        timeout_seconds: maximum time that a stage waits at its end for the last transfer.
     """
 
     enabled: bool = True
@@ -359,7 +360,7 @@ class Gate(Frozen):
     """The promotion gate: when a published version becomes the champion (docs/learners.md).
 
     Args:
-        eval_batches: last evaluated batches; the compared value is the mean of the metric over them, by weight.
+        eval_batches: number of latest evaluated batches; the gate compares the weighted mean of the metric over them.
         margin: relative difference by which the version must be better than a champion of another epoch.
         tolerance: relative difference by which the version may be worse than a champion of the same epoch.
     """
@@ -373,9 +374,9 @@ class Publish(Gate):
     """Publishing of the factors as a registered model.
 
     Args:
-        name: of the registered model.
-        ranker: that the registered model recommends by, and whose metric the gate compares.
-        metric: that the gate compares; learn/metrics.py declares it.
+        name: name of the registered model.
+        ranker: ranker of the registered model; the gate compares its metric.
+        metric: metric that the gate compares; learn/metrics.py declares it.
         top_k: items per user that the registered model returns by default.
     """
 
@@ -391,7 +392,7 @@ class PublishSegments(Gate):
     The gate compares their cost, divided by the cost of one center for all users.
 
     Args:
-        name: of the registered model.
+        name: name of the registered model.
     """
 
     name: ModelName = "segments"
@@ -406,12 +407,12 @@ class Examples(Frozen):
         set_name: name of the set of rows that a run replaces; rows of other sets are unchanged.
         features, labels: columns of the rows; empty: all declared ones.
         interval, offset: the times are `offset` after multiples of `interval` since 1970-01-01 00:00 UTC, a Thursday.
-        since, until: first day of the times, and the day before which they end (UTC); null: no bound.
-        active_within: a user has a row at a time if it had an event in this interval before; `lifetime`: any earlier
-            event.
+        since, until: first day of the times, and first day after them (UTC); null: no bound.
+        active_within: a user has a row at a time t if the user has an event in this interval before t; `lifetime`: any
+            event before t.
         sample_fraction: fraction of the pairs of user and time to keep, selected by a hash.
-        max_times_per_user: times per user at most, selected by the same hash; null: no limit.
-        seed: of the hash.
+        max_times_per_user: maximum number of times per user, selected by the same hash; null: no limit.
+        seed: seed of the hash.
         label_delay: a label is null until the newest event is this much later than the end of its horizon.
     """
 
@@ -438,10 +439,10 @@ class Examples(Frozen):
 
 
 class Learn(Frozen):
-    """What is learned from events.
+    """Settings of the learners and of training examples.
 
     Args:
-        max_files_per_trigger: files of `events` that a micro-batch takes at most.
+        max_files_per_trigger: maximum number of files of `events` per micro-batch.
     """
 
     max_files_per_trigger: int = Field(default=1000, ge=1)
@@ -469,7 +470,7 @@ class Scores(Frozen):
         active_within_days: only users with an event in this many days before the newest event; null: all users.
         exclude_interacted: exclude items for which the user's stored events have a positive total weight.
         max_item_age_days: exclude items without an event in this many days before the newest event; null: none.
-        max_per_category: items of one category per list; null: no limit.
+        max_per_category: maximum number of items of one category per list; null: no limit.
     """
 
     enabled: bool = False
@@ -498,7 +499,7 @@ class Report(Frozen):
 
     Args:
         enabled: whether `run_pipeline` writes it after its stages.
-        path: of the page; empty: `report.html` in the parent folder of the warehouse.
+        path: path of the page; empty: `report.html` in the parent folder of the warehouse.
     """
 
     enabled: bool = False
@@ -529,7 +530,7 @@ class Settings(Frozen):
 def load(config: str, overrides: list[str]) -> Settings:
     """Settings from a TOML file, overridden by `key=value` texts such as `paths.warehouse=/tmp/w`.
 
-    Relative names of mappings, declarations and properties files start at the folder of the config file.
+    Relative names of mapping, declaration and properties files are relative to the folder of the config file.
 
     Raises:
         BadSettings: the file does not exist or is not TOML, or keys or values are invalid; all in one message.
@@ -542,7 +543,7 @@ def load(config: str, overrides: list[str]) -> Settings:
 
 
 def fingerprint(text: str) -> str:
-    """Sixteen hex digits that change when the text does."""
+    """The first 16 hex digits of the SHA-256 hash of the text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -554,7 +555,7 @@ def read_toml(path: str) -> dict[str, Any]:
     except OSError as error:
         raise BadSettings(f"cannot read {path}: {error.strerror}", where=path, do="name an existing file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{path} is not TOML: {error}", where=path, do="correct the line that it names") from None
+        raise BadSettings(f"{path} is not TOML: {error}", where=path, do="correct the line in the message") from None
 
 
 def validated(model: type[Model], document: dict[str, Any], path: str) -> Model:

@@ -25,7 +25,12 @@ def check_start(
     accept_new_epoch: bool = False,
     accept_changed_files: bool = False,
 ) -> None:
-    """Refuse to start where a run would lose or double rows; create the tables of a new query.
+    """Refuse to start if a run would lose or duplicate rows; create the tables of a new query.
+
+    Args:
+        name: name of the query.
+        tables: tables that the query writes, in order.
+        folder, glob: folder and name pattern of the input files; empty when the source is a table.
 
     Raises:
         Refused: a table is missing, the checkpoint is older than the tables, another epoch wrote them, or a file
@@ -40,9 +45,9 @@ def check_start(
     if checkpoint.is_new():
         _check_no_other_epoch(spark, name, tables, checkpoint, paths, accept=accept_new_epoch)
         with Threads(spark, len(tables)) as threads:
-            is_created = threads.map(lambda table: table.create(spark, paths), tables)
-        existing = tuple(table for table, is_new in zip(tables, is_created, strict=True) if not is_new)
-    with commits.states_ready(spark, existing, paths):
+            creation_flags = threads.map(lambda table: table.create(spark, paths), tables)
+        existing = tuple(table for table, is_new in zip(tables, creation_flags, strict=True) if not is_new)
+    with commits.preload_states(spark, existing, paths):
         for table in existing:
             _check_table(spark, name, table, checkpoint, paths, is_last=table is tables[-1])
     for table in tables:
@@ -55,7 +60,7 @@ def check_followed(spark: SparkSession, stage: str, followed: Table, checkpoint:
     """Refuse to continue after the source table was rebuilt: results computed from the old version would remain.
 
     Raises:
-        Refused: it was rebuilt.
+        Refused: the source table was rebuilt.
     """
     source_id = checkpoint.source_table_id()
     if source_id is not None and source_id != commits.table_id(spark, followed, paths):
@@ -80,7 +85,7 @@ def contains_batch(
 
 
 def listed_paths(listed: dict[str, int]) -> dict[str, int]:
-    """Paths from a checkpoint (URL-encoded URIs) in the spelling of file listings."""
+    """Paths from a checkpoint (URL-encoded URIs) in the form that file listings use."""
     return {files.qualified(unquote(path)): modified for path, modified in listed.items()}
 
 
@@ -137,7 +142,7 @@ def _check_files(spark: SparkSession, name: str, folder: str, glob: str, checkpo
     listed = listed_paths(checkpoint.listed_files())
     if not listed:
         return
-    stored = files.sizes(spark, folder, glob)
+    stored = files.file_stats(spark, folder, glob)
     changed = [path for path, (_, modified) in stored.items() if path in listed and listed[path] != modified]
     if changed:
         raise Refused(

@@ -11,13 +11,13 @@ from typing import Any
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 
-from profilestream.base import console, jvm, locks, stage_batches
+from profilestream.base import batch_durations, console, jvm, locks
+from profilestream.base.batch_durations import StageBatches
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.session import Threads
 from profilestream.base.settings import Settings
-from profilestream.base.stage_batches import StageBatches
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def run(
 
 
 @contextmanager
-def named(stage: str) -> Iterator[None]:
+def prefix_errors(stage: str) -> Iterator[None]:
     """Errors raised in the block start with the name of the stage; unchanged when the name is empty."""
     try:
         yield
@@ -70,25 +70,25 @@ def _run_group(
     def stage_of(query: Query) -> str:
         return query.stage if with_stage_names else ""
 
-    def checked(query: Query) -> QueryRunner:
-        with named(stage_of(query)):
+    def new_runner(query: Query) -> QueryRunner:
+        with prefix_errors(stage_of(query)):
             return QueryRunner(query, spark, settings, options)
 
     with ExitStack() as stack:
         for query in queries:
-            with named(stage_of(query)):
-                stack.enter_context(locks.held(settings.paths.lock_folder, query.lock))
-        # Creating and opening a table is half a second of planning; several run in parallel.
+            with prefix_errors(stage_of(query)):
+                stack.enter_context(locks.hold_lock(settings.paths.lock_folder, query.lock))
+        # Creating and opening a table takes 0.5 s of planning, so the tables are created in parallel.
         with Threads(spark, len(queries) + 1) as threads:
-            metrics_table = threads.submit(stage_batches.create, spark, settings)
-            runners = list(threads.map(checked, queries))
-        metrics_table.result()
+            table_creation = threads.submit(batch_durations.create, spark, settings)
+            runners = list(threads.map(new_runner, queries))
+        table_creation.result()
         stack.callback(_release, runners)
         batches = stack.enter_context(StageBatches(spark, settings, runners))
         try:
             for runner in runners:
                 stack.enter_context(runner.progress)
-                with named(stage_of(runner.query)):
+                with prefix_errors(stage_of(runner.query)):
                     runner.start(spark)
             _wait(spark, runners, stop_requested, batches)
         finally:
@@ -96,7 +96,7 @@ def _run_group(
                 if runner.is_active():
                     runner.stop_when_idle()
         for runner in runners:
-            with named(stage_of(runner.query)):
+            with prefix_errors(stage_of(runner.query)):
                 _raise_failure(runner)
         for runner in runners:
             runner.query.on_progress(spark, runner.epoch, True)

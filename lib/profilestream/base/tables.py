@@ -1,6 +1,6 @@
-"""Every Delta table with fixed columns, declared once, in flow order.
+"""Declarations of the Delta tables with fixed columns, in flow order.
 
-Tables with columns from TOML are built by the stage that writes them; table_registry lists all tables of a warehouse.
+Tables with columns from TOML are declared by the stage that writes them; table_registry lists all tables.
 """
 
 from profilestream.base.columns import (
@@ -18,7 +18,7 @@ from profilestream.base.delta_table import Table
 
 _UPDATABLE = {"delta.enableDeletionVectors": "true"}
 _FOLLOWED = {**_UPDATABLE, "delta.enableChangeDataFeed": "true"}
-USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `space:id`.", subject=USER)
+USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `namespace:id`.", subject=USER)
 _SOURCE = Column("source", "STRING NOT NULL", "Name of the source in the settings.")
 _INGEST_TIME = Column("ingest_time", "TIMESTAMP NOT NULL", "When the batch started; the same in a retry.", "UTC")
 
@@ -32,8 +32,8 @@ EVENTS = Table(
         Column("event_time", "TIMESTAMP NOT NULL", "When it happened.", "UTC"),
         _INGEST_TIME,
         Column("event_date", "DATE NOT NULL", "Day of `event_time` in UTC; the partition."),
-        Column("user_id", "STRING", "The user, as `space:id`; null for an anonymous visitor.", subject=USER),
-        Column("item_id", "STRING", "The item, as `space:id`."),
+        Column("user_id", "STRING", "The user, as `namespace:id`; null for an anonymous visitor.", subject=USER),
+        Column("item_id", "STRING", "The item, as `namespace:id`."),
         Column("order_id", "STRING", "The order of a purchase or return."),
         Column("category", "STRING", "Category of the item; levels are separated by a dot."),
         Column("brand", "STRING", "Brand of the item."),
@@ -63,7 +63,7 @@ EVENTS = Table(
     ),
     key=("source", "event_id", "event_date"),
     partitioned_by=("event_date",),
-    # Readers select ranges of this column only; min and max of all 29 columns cost a tenth of a batch.
+    # Readers filter by ranges of this column only; min and max of all 29 columns take 10 % of a batch.
     properties={"delta.dataSkippingStatsColumns": "event_time"},
 )
 
@@ -141,7 +141,7 @@ CAPTURE_ALARMS = Table(
         Column("value", "DOUBLE NOT NULL", "Value of the batch.", "unit of the measure"),
         Column("expected", "DOUBLE NOT NULL", "Decayed mean of earlier batches.", "unit of the measure"),
         Column("deviations", "DOUBLE NOT NULL", "Distance from the expected value.", "standard deviations"),
-        Column("action", "STRING NOT NULL", "`warn` or `stop`, as the settings state."),
+        Column("action", "STRING NOT NULL", "`warn` or `stop`, from the settings."),
         Column("message", "STRING NOT NULL", "The alarm in words."),
     ),
     key=("source", "epoch", "batch_id", "measure"),
@@ -156,7 +156,7 @@ SESSIONS = Table(
         Column("session_start", "TIMESTAMP NOT NULL", "Time of the first event.", "UTC"),
         Column("session_end", "TIMESTAMP NOT NULL", "Time of the last event.", "UTC"),
         Column(
-            "session_id", "STRING NOT NULL", "Session id of the log; empty for sessions made by the gap.", subject=USER
+            "session_id", "STRING NOT NULL", "Session id of the log; empty for sessions split by the gap.", subject=USER
         ),
         Column("events", "BIGINT NOT NULL", "Events of the session.", "events"),
         Column("types", "MAP<STRING, BIGINT> NOT NULL", "Events by type.", "events"),
@@ -243,13 +243,13 @@ SEGMENTS = Table(
         Column("users", "BIGINT NOT NULL", "Users in the segment.", "users"),
         Column("weight", "DOUBLE NOT NULL", "Sum of the decayed weights of its users."),
         Column("sums", "ARRAY<DOUBLE> NOT NULL", "Weighted sum of the points x of its users."),
-        Column("scatter", "ARRAY<DOUBLE> NOT NULL", "Weighted sum of x xT of its users, by rows."),
+        Column("scatter", "ARRAY<DOUBLE> NOT NULL", "Weighted sum of x xT over the points x of its users, row by row."),
         Column("center", "MAP<STRING, DOUBLE> NOT NULL", "Cluster center by dimension.", "standard deviations"),
         Column("location", "MAP<STRING, DOUBLE> NOT NULL", "Mean of the users of the first batch, by dimension."),
         Column(
             "scale",
             "MAP<STRING, DOUBLE> NOT NULL",
-            "Standard deviation of the users of the first batch over the weight.",
+            "Standard deviation of the users of the first batch, divided by the weight of the dimension.",
         ),
         Column("cost", "DOUBLE NOT NULL", "Mean squared distance of its users to the center.", "variances"),
         Column("parent_id", "BIGINT", "Segment that it was split from in this batch; null without a split."),

@@ -10,10 +10,10 @@ The factor of v adds the uncertainty of m, which is large while there are few va
 deviation by chance alone: sqrt(p (1 - p) / n) for a share p of n rows, and 1 / sqrt(rows) for the logarithm of a number
 of rows (Shewhart's p and u charts).
 
-A value outside the limits updates the trend as the nearest limit (Gelper, Fried and Croux, Robust Forecasting with
-Exponential and Holt-Winters Smoothing, Journal of Forecasting 29(3), 2010). So one unusual day does not hide the next
-one, and a lasting change raises alarms for a limited time only. Amounts are compared by their logarithms: 10 times as
-much and a tenth are equally far from the mean.
+In the trend, a value outside the limits is replaced by the nearest limit (Gelper, Fried and Croux, Robust Forecasting
+with Exponential and Holt-Winters Smoothing, Journal of Forecasting 29(3), 2010). So one unusual day does not hide the
+next one, and a lasting change raises alarms for a limited time only. Amounts are compared by their logarithms: 10 times
+the mean and a tenth of it have the same distance from the mean.
 """
 
 import math
@@ -88,7 +88,7 @@ class MeasureType:
     Args:
         sampling_deviation: deviation by chance alone, from the expected value and the number of parts.
         natural: converts a value from the scale of comparison to its natural unit.
-        template: text with a place for the number and for the `part` of the measure.
+        template: format string for the number and for the `part` of the measure.
         is_share: the value is between 0 and 1 and is formatted in percent.
         is_one_sided: only a value above the upper limit raises an alarm.
     """
@@ -116,7 +116,7 @@ class Measure:
     Args:
         value: on the scale of comparison.
         parts: number of rows or files that the value is a mean of.
-        part: word for the message, such as `file`.
+        part: name of one part in the message, such as `file`.
     """
 
     name: str
@@ -154,7 +154,7 @@ def reject_share(rejected: int, rows: int) -> Measure:
 
 
 def null_share(column: str, nulls: int, rows: int) -> Measure:
-    """Share of the good rows without a value in a column."""
+    """Share of the clean rows without a value in a column."""
     return Measure(f"null_{column}", _SHARE, nulls / rows, rows, f"without {column}")
 
 
@@ -194,7 +194,7 @@ def evaluate(
 
     Args:
         trends: of the earlier batches, by name of the measure.
-        as_of: newest event time of the batch, microseconds since 1970. Null when the batch has no good row: existing
+        as_of: newest event time of the batch, microseconds since 1970. Null when the batch has no clean row: existing
             trends keep their time, and no new trend is created.
     """
     alarms = []
@@ -207,8 +207,10 @@ def evaluate(
             alarms += [alarm] if alarm else []
         time = as_of if as_of is not None or trend is None else trend.as_of
         if time is not None:
-            new = Trend.from_value(value, time)
-            updated_trends[measure.name] = new if trend is None else trend.merge(new, settings.half_life_days)
+            new_trend = Trend.from_value(value, time)
+            if trend is not None:
+                new_trend = trend.merge(new_trend, settings.half_life_days)
+            updated_trends[measure.name] = new_trend
     return alarms, updated_trends
 
 

@@ -1,7 +1,7 @@
 """Measures each batch of a source and raises its alarms (the limits are in `alarms.py`).
 
-The trends of a source are in its latest row of `capture_batches`. A batch reads this one row, or nothing if the same
-run wrote it. The measures come from sums that the batch computes anyway.
+The trends of a source are in its latest row of `capture_batches`. A batch reads only this row, and reads nothing if
+the same run wrote it. The measures are computed from sums that the batch needs anyway.
 """
 
 import logging
@@ -63,7 +63,7 @@ class BatchMeasures:
     """The measures of a batch.
 
     Args:
-        as_of: newest event time of the batch, microseconds since 1970; null when no row is good.
+        as_of: newest event time of the batch, microseconds since 1970; null when no row is clean.
     """
 
     measures: list[Measure]
@@ -84,7 +84,7 @@ class AlarmResult:
 
 
 def measure_sums(mapping: Mapping) -> Column:
-    """Aggregate of all sums that `measure_batch` reads, named `sums`. One SQL text builds faster than Columns."""
+    """Aggregate of all sums that `measure_batch` reads, named `sums`; SQL text, since Columns take longer to build."""
     parts = {f"has_{column}": f"count({column})" for column in _null_share_columns(mapping)}
     parts["seconds"] = "sum(double(event_time))"
     for column in _level_columns(mapping):
@@ -110,28 +110,29 @@ def measure_batch(
         rows, rejected: counts without skipped files.
         min_rows: below this number of rows only the volume is measured.
     """
-    good = [row for row in summary if row["rule"] is None]
-    count = sum(row["n"] for row in good)
+    clean_rows = [row for row in summary if row["rule"] is None]
+    count = sum(row["n"] for row in clean_rows)
     measures = list(_volumes(summary, rows, inputs, mapping))
     if rows >= min_rows:
         measures.append(alarms.reject_share(rejected, rows))
     if count >= min_rows:
         for column in _null_share_columns(mapping):
-            measures.append(alarms.null_share(column, count - sum(r["sums"][f"has_{column}"] for r in good), count))
-        seconds = inputs.ingest_micros / 1e6 - sum(r["sums"]["seconds"] for r in good) / count
+            nulls = count - sum(r["sums"][f"has_{column}"] for r in clean_rows)
+            measures.append(alarms.null_share(column, nulls, count))
+        seconds = inputs.ingest_micros / 1e6 - sum(r["sums"]["seconds"] for r in clean_rows) / count
         measures.append(alarms.lateness(seconds, count))
     for column in _level_columns(mapping):
-        positive = sum(r["sums"]["positive"] for r in good)
+        positive = sum(r["sums"]["positive"] for r in clean_rows)
         if positive >= min_rows:
-            logarithms = sum(r["sums"]["logarithms"] or 0.0 for r in good)
+            logarithms = sum(r["sums"]["logarithms"] or 0.0 for r in clean_rows)
             measures.append(alarms.level(column, logarithms, positive))
-    return BatchMeasures(measures, max((row["last"] for row in good), default=None))
+    return BatchMeasures(measures, max((row["last"] for row in clean_rows), default=None))
 
 
 def _volumes(summary: list[Any], rows: int, inputs: InputBatch, mapping: Mapping) -> Iterator[Measure]:
     """Rows per file, since batches differ in their number of files. For a Delta table, rows per day.
 
-    A day counts with the weight of its rows, so a few late rows of other days hardly change the mean.
+    The mean over days is weighted by the rows of each day, so a few late rows of other days hardly change it.
     """
     if inputs.paths:
         yield alarms.volume(rows, len(inputs.paths), "file")
@@ -181,7 +182,7 @@ def append_alarms(
 
     Args:
         batch_columns: source, ingest time, epoch and batch id.
-        last: as `BatchMeasures.as_of`.
+        last: newest event time, as `BatchMeasures.as_of`.
     """
     if not result.alarms:
         return

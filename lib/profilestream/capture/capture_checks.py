@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing, first_sentence
 from profilestream.base.settings import Settings
-from profilestream.capture import canonical_columns, cleaning_rules, ingest, raw_records, side_tables
+from profilestream.capture import cleaning_rules, execute_mapping, ingest, raw_records, side_tables
 from profilestream.capture.ingest import CaptureSource
 
 
@@ -42,25 +42,25 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
     if mapping.input.explode:
         raw = raw_records.empty(spark, mapping.input).select("raw.*")
         _check_expression(raw, "input.explode", f"posexplode_outer({mapping.input.explode})", file)
-    raw = canonical_columns.explode(raw_records.empty(spark, mapping.input), mapping)
+    raw = execute_mapping.explode(raw_records.empty(spark, mapping.input), mapping)
     for name, lookup in mapping.lookup.items():
         _check_expression(raw, f"lookup.{name}.on", lookup.on, file)
         side_tables.check_lookup(spark, name, lookup, file)
     try:
-        raw = canonical_columns.join_side_tables(raw, mapping, side_tables.read_all(spark, mapping, {}))
+        raw = execute_mapping.join_side_tables(raw, mapping, side_tables.read_all(spark, mapping, {}))
     except PySparkException as error:
         raise _invalid_sql("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
     for name, sql in mapping.columns.items():
         _check_expression(raw, f"columns.{name}", sql, file)
     _check_event_time(spark, raw, source)
-    without_fill = canonical_columns.build_expressions(raw, mapping.model_copy(update={"fill": {}}))
-    events = canonical_columns.apply_expressions(raw, without_fill)
+    without_fill = execute_mapping.build_expressions(raw, mapping.model_copy(update={"fill": {}}))
+    events = execute_mapping.apply_expressions(raw, without_fill)
     for name, sql in mapping.fill.items():
         _check_expression(events, f"fill.{name}", sql, file)
     for kind, rules in (("reject", mapping.reject), ("warn", mapping.warn)):
         for name, rule in rules.items():
             _check_expression(events, f"{kind}.{name}.when", rule.when, file, expected_type="boolean")
-    events = canonical_columns.apply_expressions(raw, canonical_columns.build_expressions(raw, mapping))
+    events = execute_mapping.apply_expressions(raw, execute_mapping.build_expressions(raw, mapping))
     with_time = events.withColumn("_ingest_time", F.current_timestamp())
     cleaning_rules.evaluate(with_time, cleaning_rules.build_rules(events.columns, mapping, source.capture))
 
@@ -99,7 +99,7 @@ def _check_event_time(spark: SparkSession, raw: DataFrame, source: CaptureSource
     """Refuse a numeric event time and an invalid time format. Spark would report the format at the first row only."""
     file, pattern = source.config.mapping, source.mapping.time_format
     try:
-        canonical_columns.build_expressions(raw, source.mapping.model_copy(update={"fill": {}}))
+        execute_mapping.build_expressions(raw, source.mapping.model_copy(update={"fill": {}}))
     except BadSettings as error:
         raise BadSettings(error.what, where=f"{file}, columns.event_time", do=error.do) from None
     try:

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
-from profilestream.capture.canonical_columns import NOTES, note_where, trim_characters
+from profilestream.capture.execute_mapping import NOTES, note_where, trim_characters
 from profilestream.capture.mapping import NUMERIC_COLUMNS, Mapping
 
 PLACEHOLDER_IDS = ("null", "undefined", "none", "nan", "nil", "n/a", "anonymous", "unknown", "0", "-1")

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from profilestream.base.session import materialize
-from profilestream.capture.canonical_columns import content_hash
+from profilestream.capture.execute_mapping import content_hash
 
 ID_HASH = "_id_hash"
 _BROADCAST_ROWS = 2_000_000

@@ -21,9 +21,9 @@ from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.capture import (
     batch_monitor,
-    canonical_columns,
     cleaning_rules,
     dedupe,
+    execute_mapping,
     raw_records,
     side_tables,
     sources,
@@ -56,9 +56,9 @@ class CaptureSource:
     trend_cache: TrendCache = field(default_factory=TrendCache, compare=False, repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def expressions(self, records: DataFrame) -> canonical_columns.Expressions:
+    def expressions(self, records: DataFrame) -> execute_mapping.Expressions:
         """The canonical columns; built once per run."""
-        return self._cached("expressions", lambda: canonical_columns.build_expressions(records, self.mapping))
+        return self._cached("expressions", lambda: execute_mapping.build_expressions(records, self.mapping))
 
     def rules(self, columns: list[str]) -> cleaning_rules.RuleColumns:
         """The rules as columns; built once per run."""
@@ -165,13 +165,13 @@ def apply_mapping(
     """
     mapping = source.mapping
     side = side_tables.read_all(records.sparkSession, mapping, versions)
-    records = canonical_columns.join_side_tables(records, mapping, side)
-    events = canonical_columns.apply_expressions(records, source.expressions(records))
+    records = execute_mapping.join_side_tables(records, mapping, side)
+    events = execute_mapping.apply_expressions(records, source.expressions(records))
     with_time = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
     with_rules = cleaning_rules.evaluate(with_time, source.rules(events.columns))
     is_rejected = F.col("rule").isNotNull()
-    return canonical_columns.add_ids(with_rules, mapping).select(
-        *canonical_columns.mapped_columns(mapping),
+    return execute_mapping.add_ids(with_rules, mapping).select(
+        *execute_mapping.mapped_columns(mapping),
         "position",
         "rule",
         "reason",
@@ -214,7 +214,7 @@ def write_batch(
         with batch.phase("find duplicates"):
             good = rows.where(F.col("rule").isNull())
             stored = _stored_events(batch, source, summary)
-            repeats = dedupe.find_repeats(good, stored, canonical_columns.content_columns(mapping))
+            repeats = dedupe.find_repeats(good, stored, execute_mapping.content_columns(mapping))
             clean = dedupe.without_repeats(good, repeats)
             busy = _busy_minutes(clean, mapping)
         counts = _row_counts(rows_in, summary, repeats, busy, mapping, len(inputs.skipped_paths))
@@ -242,11 +242,11 @@ def write_batch(
 
 def _records(inputs: InputBatch, source: CaptureSource) -> DataFrame:
     """The records of the batch; of a reprocessed line only the elements that were rejected."""
-    records = canonical_columns.explode(inputs.records, source.mapping)
+    records = execute_mapping.explode(inputs.records, source.mapping)
     if inputs.reprocessed_rows is None:
         return records
     rejected = F.broadcast(inputs.reprocessed_rows.select(F.col("position").alias("_rejected")))
-    line = canonical_columns.line_position()
+    line = execute_mapping.line_position()
     return records.join(rejected, F.col("_rejected").isin(F.col("position"), line), "left_semi")
 
 
@@ -400,7 +400,7 @@ def _with_reprocessed_from(rejected: DataFrame, inputs: InputBatch) -> DataFrame
     if inputs.reprocessed_rows is None:
         return rejected.withColumn("reprocessed_from", F.lit(None).cast("string"))
     origins = inputs.reprocessed_rows.select(F.col("position").alias("_position"), "reprocessed_from")
-    line = canonical_columns.line_position()
+    line = execute_mapping.line_position()
     return rejected.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
 
 

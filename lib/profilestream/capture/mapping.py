@@ -1,6 +1,6 @@
 """A source mapping: how the log of one shop becomes canonical events, declared in a TOML file.
 
-Values are SQL expressions over the raw columns, and options. This module needs no Spark. `canonical_columns.py` builds
+Values are SQL expressions over the raw columns, and options. This module needs no Spark. `execute_mapping.py` builds
 frames from a mapping; `capture_checks.py` checks its expressions on an empty frame at start.
 """
 

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
-from profilestream.capture import canonical_columns, capture_checks, dedupe, ingest, raw_records
+from profilestream.capture import capture_checks, dedupe, execute_mapping, ingest, raw_records
 from profilestream.capture.ingest import CaptureSource
 
 
@@ -39,19 +39,19 @@ def show(
         raise SourceMissing(f"there is no file {path}", where="--preview", do="name a file of the source")
     capture_checks.check_mapping(spark, source)
     now = int(time.time() * 1e6)
-    records = canonical_columns.explode(_records(spark, source, path), source.mapping)
+    records = execute_mapping.explode(_records(spark, source, path), source.mapping)
     canonical_rows = ingest.apply_mapping(records, source, ingest_micros=now, versions={}).persist()
     with raw_records.reading_files(spark, [path]):
         by_rule = {r["rule"]: r["count"] for r in canonical_rows.groupBy("rule").count().collect()}
     good = canonical_rows.where(F.col("rule").isNull())
-    repeats = dedupe.find_repeats(good, None, canonical_columns.content_columns(source.mapping))
+    repeats = dedupe.find_repeats(good, None, execute_mapping.content_columns(source.mapping))
     outcomes = (
         {} if repeats is None else {r["outcome"]: r["count"] for r in repeats.groupBy("outcome").count().collect()}
     )
     clean = by_rule.pop(None, 0)
     duplicate, reused = outcomes.get("duplicate", 0), outcomes.get("id_reused", 0)
     by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
-    columns = [c for c in canonical_columns.mapped_columns(source.mapping) if c not in ("event_date", "extra")]
+    columns = [c for c in execute_mapping.mapped_columns(source.mapping) if c not in ("event_date", "extra")]
     print_line(f"first {rows} clean rows of {path} (mapped columns):")
     first = dedupe.without_repeats(good, repeats).orderBy(F.length("position"), "position").limit(rows)
     for number, row in enumerate(first.select(F.to_json(F.struct(*columns))).collect()):
@@ -69,7 +69,7 @@ def _records(spark: SparkSession, source: CaptureSource, path: str) -> DataFrame
     spec = source.mapping.input
     if spec.format == "delta":
         return raw_records.from_rows(spark.read.format("delta").load(files.qualified(path)), spec, 0)
-    paths = list(files.sizes(spark, path))
+    paths = list(files.file_stats(spark, path))
     return raw_records.from_files(spark, paths, path, spec, max_line_bytes=source.capture.max_line_bytes)
 
 

@@ -173,7 +173,7 @@ def reading_files(spark: SparkSession, paths: list[str]) -> Iterator[None]:
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
         named_paths = [
-            path for path in paths if any(p.removeprefix("file:") in text for p in (path, files.as_metadata(path)))
+            path for path in paths if any(p.removeprefix("file:") in text for p in (path, files.metadata_path(path)))
         ]
         if "FAILED_READ_FILE" in text and named_paths:
             raise unreadable(named_paths[0], error) from error
@@ -218,7 +218,7 @@ def _read_lines(
 
 def _relative_path(path: Column, root: str) -> Column:
     """The path of the file relative to the folder of the source; the file name if the source is one file."""
-    prefix = files.as_metadata(root).rstrip("/") + "/"
+    prefix = files.metadata_path(root).rstrip("/") + "/"
     below = F.substr(path, F.lit(len(prefix) + 1))
     return F.when(path.startswith(prefix), below).otherwise(F.substring_index(path, "/", -1))
 

@@ -20,7 +20,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult
 from profilestream.base.settings import Settings
-from profilestream.capture import canonical_columns, ingest, raw_records, side_tables
+from profilestream.capture import execute_mapping, ingest, raw_records, side_tables
 from profilestream.capture.ingest import CaptureSource
 from profilestream.capture.sources import InputBatch
 
@@ -49,7 +49,7 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
         Refused: capture of the source is running, or the mapping differs from the one of an unfinished batch.
     """
     source = ingest.load_source(settings, name)
-    with locks.held(settings.paths.lock_folder, source.lock):
+    with locks.hold_lock(settings.paths.lock_folder, source.lock):
         if not tables.CAPTURE_BATCHES.exists(spark, settings.paths):
             raise SourceMissing(
                 f"{name} was never captured", where=settings.paths.warehouse, do="run capture_events first"
@@ -144,7 +144,7 @@ def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
         F.col("payload")
     )
     lines = rows.select(
-        text.alias("value"), canonical_columns.line_position().alias("position"), "payload_header"
+        text.alias("value"), execute_mapping.line_position().alias("position"), "payload_header"
     ).dropDuplicates(["position"])
     if spec.format != "csv":
         json_spec = spec.model_copy(update={"format": "jsonl"})

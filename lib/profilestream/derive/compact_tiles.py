@@ -43,7 +43,7 @@ def tile_length(time: Column, until: date | None) -> Column:
 
 
 def tile_bounds(until: date | None) -> tuple[Column, Column]:
-    """Start and end of a tile in microseconds. On a day with day tiles, hour tiles have the bounds of the day too."""
+    """Start and end of a tile in microseconds. An hour tile of a day with day tiles gets the bounds of the day."""
     hour = F.unix_micros("hour")
     length = tile_length(hour, until)
     start = hour - F.pmod(hour, length)
@@ -51,16 +51,16 @@ def tile_bounds(until: date | None) -> tuple[Column, Column]:
 
 
 def run(spark: SparkSession, settings: Settings) -> None:
-    """Compact the days that are old enough in every tile table of an entity; does nothing without an age limit.
+    """Compact the old days of every tile table of an entity; does nothing when the settings have no age limit.
 
-    The age of a day is its distance to the last day of the table. The lock of the stage that appends tiles is held
-    meanwhile. A second run rewrites only days for which late events added hour tiles.
+    The age of a day is its distance to the last day of the table. The run holds the lock of the stage that appends
+    tiles. A second run rewrites only days for which late events added hour tiles.
     """
     age = settings.derive.windows.day_tiles_after_days
     features = feature_declaration.declared_features(settings)
     if age is None or features is None:
         return
-    with locks.held(settings.paths.lock_folder, tiles.STAGE):
+    with locks.hold_lock(settings.paths.lock_folder, tiles.STAGE):
         for derived in fold_stage.declared_tables(settings).values():
             if derived.name in features.entities.values() and derived.table.exists(spark, settings.paths):
                 _compact(spark, derived, age, settings.paths)
@@ -78,13 +78,13 @@ def _compact(spark: SparkSession, derived: DerivedTable, age: int, paths: Paths)
     days = [row["date"] for row in rows.where(is_old_hour_tile).select("date").distinct().collect()]
     if not days:
         return
-    before = day_tiles_until(spark, table, paths)
-    if before is None or before < until:
+    stored_until = day_tiles_until(spark, table, paths)
+    if stored_until is None or stored_until < until:
         spark.sql(f"ALTER TABLE delta.`{table.uri(paths)}` SET TBLPROPERTIES ('{PROPERTY}' = '{until}')")
     old_tiles = table.read(spark, paths).where(F.col("date").isin(days))
     by_day = Fold.of(derived).merge_rows(old_tiles.withColumn("hour", F.col("date").cast("timestamp")))
     batch_columns = {"epoch": F.lit(_DAY_TILE_EPOCH), "batch_id": F.lit(0).cast("bigint")}
     day_tiles = fold_stage.repartition_by_folder(by_day.withColumns(batch_columns).select(*table.names), derived)
-    # The same order of entities in every day: a reader then merges the tiles of an entity in a row, 5 % faster.
+    # All days have the same order of entities, so a reader merges consecutive tiles of one entity: 5 % faster.
     day_tiles = day_tiles.sortWithinPartitions(*derived.partitioned_by, *derived.keys)
     commits.rewrite(day_tiles, table, paths, where=f"date IN ({', '.join(repr(str(day)) for day in days)})")

@@ -98,7 +98,7 @@ def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
 
 
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
-    rows = commits.stamped(fold.partials(events), fold.derived.table, batch.txn)
+    rows = commits.with_batch_columns(fold.partials(events), fold.derived.table, batch.txn)
     batch.append(repartition_by_folder(rows, fold.derived), fold.derived.table)
 
 
@@ -111,7 +111,7 @@ def repartition_by_folder(rows: DataFrame, derived: DerivedTable) -> DataFrame:
 
 def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
     table = fold.derived.table
-    rows = commits.stamped(fold.partials(events), table, batch.txn)
+    rows = commits.with_batch_columns(fold.partials(events), table, batch.txn)
     rows = batch.merge(rows, table, updates=fold.merged_columns)
     if fold.derived.population:
         stored = table.read(batch.spark, batch.paths, version=batch.plan.versions[table.name])

@@ -1,7 +1,7 @@
-"""Events -> sessions: one row per session, exact for late events; the sessions that a batch touches are recomputed.
+"""Derives sessions from events, one row per session. A batch recomputes all sessions that its events change.
 
-A batch is one MERGE. Rows stay on the executors. Only the time range of the batch and the days that it touches are
-collected to the driver.
+So late events are merged exactly. A batch is one MERGE. The driver collects only the time range and the days of the
+batch; all rows stay on the executors.
 """
 
 import json
@@ -22,7 +22,7 @@ STAGE, NAME = "derive_sessions", "sessions"
 
 
 def table(settings: Settings) -> Table:
-    """`sessions`, with the key and the fingerprint that the settings determine."""
+    """`sessions`; the settings determine its key and fingerprint."""
     # Two sessions of a user can start at the same time only if the source provides session ids.
     more_keys = ("session_id",) if settings.derive.sessions.use_source_session_ids else ()
     return replace(
@@ -61,12 +61,12 @@ def queries(settings: Settings) -> list[Query]:
     sessions, config = table(settings), settings.derive.sessions
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        return {one.name: commits.version(spark, one, settings.paths) for one in (sessions, tables.EVENTS)}
+        return {source.name: commits.version(spark, source, settings.paths) for source in (sessions, tables.EVENTS)}
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         stored_sessions, stored_events = (
-            one.read(batch.spark, batch.paths, version=batch.plan.versions[one.name])
-            for one in (sessions, tables.EVENTS)
+            source.read(batch.spark, batch.paths, version=batch.plan.versions[source.name])
+            for source in (sessions, tables.EVENTS)
         )
         batch_spans = session_spans.event_spans(session_spans.with_session_id(events, config))
         with batch.cached(batch_spans) as rows:
@@ -109,5 +109,5 @@ def _merge(
     session_events = session_spans.join_events(events, intervals, "session_start", "session_limit")
     sessions = session_spans.summarize(session_events, config)
     changes = session_spans.changes(sessions, old_sessions, small_spans)
-    rows = commits.stamped(changes, target, batch.txn, session_spans.DELETE_FLAG)
+    rows = commits.with_batch_columns(changes, target, batch.txn, session_spans.DELETE_FLAG)
     batch.merge(rows, target, delete_flag=session_spans.DELETE_FLAG, within=extent.sql("t.session_start"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from profilestream.base.columns import Column, Person, Place, Subject
+from profilestream.base.tables import EVENTS
 from profilestream.derive.array_statistics import MeanVector
 from profilestream.derive.map_statistics import Heaviest
 from profilestream.derive.statistics import StatisticBase
@@ -18,6 +19,8 @@ _PLACE_OF_VALUES: dict[str, Place] = {
     "min": "value", "max": "value", "first": "array element", "last": "array element", "last_by_key": "map key",
     "top": "map key", "frequent": "map key", "distinct": "sketch",
 }  # fmt: skip
+_KINDS_OF_WEIGHTS = ("count", "histogram", "top", "frequent")
+_LONGEST_SQL = 100
 _MEANINGS = {
     "count": "Number of events",
     "sum": "Sum of {of}",
@@ -59,9 +62,16 @@ def _column(name: str, statistic: Any) -> Column:
     text += "" if statistic.where == "true" else f" where {sql_text(statistic.where)}"
     text += "" if statistic.weight == "1" else f", weighted by {sql_text(statistic.weight)}"
     text += "" if statistic.half_life is None else f", with a half-life of {statistic.half_life:g} days"
-    unit = "events" if statistic.kind == "count" and statistic.weight == "1" else ""
     place = _PLACE_OF_VALUES.get(statistic.kind)
-    return Column(name, statistic.ddl, f"{text}.", unit, subject(statistic.of, place) if place else None)
+    return Column(name, statistic.ddl, f"{text}.", _unit(statistic), subject(statistic.of, place) if place else None)
+
+
+def _unit(statistic: StatisticBase) -> str:
+    """Of the numbers in the state: events for kinds that add weights, else the unit of the event column."""
+    units = {column.name: column.unit for column in EVENTS.columns}
+    if getattr(statistic, "kind", "") in _KINDS_OF_WEIGHTS:
+        return "events" if statistic.weight == "1" else units.get(statistic.weight, "")
+    return units.get(statistic.of, "")
 
 
 def subject(sql: str, place: Place = "value") -> Subject | None:
@@ -72,5 +82,6 @@ def subject(sql: str, place: Place = "value") -> Subject | None:
 
 
 def sql_text(sql: str) -> str:
-    """A SQL expression as inline code on one line."""
-    return f"`{' '.join(sql.split())}`"
+    """A SQL expression as inline code on one line; the end of a long one is cut off."""
+    line = " ".join(sql.split())
+    return f"`{line if len(line) <= _LONGEST_SQL else f'{line[: _LONGEST_SQL - 3]}...'}`"

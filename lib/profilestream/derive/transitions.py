@@ -68,7 +68,7 @@ def queries(settings: Settings) -> list[Query]:
                 # Fold by user first: a few pairs of states have most transitions, and one task sums all rows of a pair.
                 totals = total_fold.merge_rows(partials)
                 for derived, frame in ((user_fold.derived, partials), (total_fold.derived, totals)):
-                    batch.append(commits.stamped(frame, derived.table, batch.txn), derived.table)
+                    batch.append(commits.with_batch_columns(frame, derived.table, batch.txn), derived.table)
         return BatchResult(rows_in=rows)
 
     return [

@@ -99,7 +99,7 @@ def queries(settings: Settings) -> list[Query]:
                 changed = changed.unionByName(_users_with_moved_tiles(batch.spark, pinned, before, latest))
             requests = changed.distinct().withColumn("at", F.timestamp_micros(F.lit(latest)))
             values = point_in_time.features_as_of(batch.spark, requests, pinned).withColumnRenamed("at", "as_of")
-            batch.merge(commits.stamped(values, target, batch.txn), target)
+            batch.merge(commits.with_batch_columns(values, target, batch.txn), target)
         return BatchResult(rows_in=count)
 
     return [

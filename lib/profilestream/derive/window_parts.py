@@ -1,10 +1,10 @@
-"""Window parts: the rows of states that make up the windows of requests, from full tiles and from events at the edges.
+"""Window parts: rows of states, computed from full tiles and from events, that are merged into window features.
 
 A *request* is an entity and a time t. A window `[t - w, t)` consists of
 
 - the tiles that are completely inside it, read from the tile table;
-- the rest of the hour that contains t - w, and the start of the hour that contains t: events at the two *edges*, read
-  from `events`. On days with day tiles (compact_tiles.py) the edges are parts of the day.
+- the events at its two *edges*, read from `events`: the rest of the hour that contains t - w, and the start of the hour
+  that contains t. On days with day tiles (compact_tiles.py) the edges are parts of the day.
 
 A window part is a row of states of an entity, with a bit mask of the windows it belongs to. The fold engine merges the
 parts of a request.
@@ -53,7 +53,7 @@ class _RequestSummary:
 
     @property
     def at(self) -> Column:
-        """The time of a request. If there is only one it is a literal: Spark then filters by it before the join."""
+        """The time of a request; a literal if all times are equal, so that Spark filters before the join."""
         return F.lit(self.last) if self.has_one_time else F.unix_micros(AT)
 
 
@@ -63,8 +63,11 @@ def read_parts(
     """Keys, AT, `as_of` and one state column per window; several rows per request, one of them with null states.
 
     `as_of` is the time of the request, to which weights are decayed; it is null in the row with null states.
+
+    Args:
+        known_by: use only events ingested by this time, and no tiles; null: all events.
     """
-    nulls = {name: F.lit(None).cast(one.ddl) for name, (_, one, _) in features.states.items()}
+    nulls = {name: F.lit(None).cast(statistic.ddl) for name, (_, statistic, _) in features.states.items()}
     empty = requests.withColumns({"as_of": F.lit(None).cast("timestamp"), **nulls})
     if known_by is not None:
         events = _events_ingested_by(spark, requests, features, known_by)
@@ -84,7 +87,7 @@ def read_parts(
 
 
 def _fold_tiles(rows: DataFrame, features: EntityFeatures) -> DataFrame:
-    """Tiles of requests -> few rows per request. Folded before the union with other parts, which copies every row."""
+    """Tiles of requests -> few rows per request, folded before the union with other parts: it copies every row."""
     if features.has_small_states:
         return features.fold.merge_rows(_split_by_window(rows, features))
     # Merge rows of equal masks first, so that each state is deserialized once per row and not once per window.
@@ -110,8 +113,8 @@ def _edge_days(features: EntityFeatures, until: date | None) -> Column:
     at = F.unix_micros(AT)
     bounds = [at, *(at - length for window in features.windows if (length := window_micros(window)) is not None)]
     days = [
-        F.when(F.pmod(one, compact_tiles.tile_length(one, until)) != 0, F.floor(one / F.lit(DAY)).cast("int"))
-        for one in bounds
+        F.when(F.pmod(bound, compact_tiles.tile_length(bound, until)) != 0, F.floor(bound / F.lit(DAY)).cast("int"))
+        for bound in bounds
     ]
     return F.array_distinct(F.array_compact(F.array(*days)))
 
@@ -132,7 +135,7 @@ def _full_tiles(
 def _with_mask(rows: DataFrame, features: EntityFeatures, belongs: Callable[[int | None], Column]) -> DataFrame:
     """Rows with the mask of the windows they belong to.
 
-    Rows outside of all windows are dropped, unless the population is needed: they show that an entity existed.
+    Rows outside of all windows are dropped unless the population is needed, which counts the entities that existed.
 
     Args:
         belongs: length of a window -> whether a row belongs to it.
@@ -169,7 +172,7 @@ def utc_date(micros: int) -> Column:
 def _edge_events(
     spark: SparkSession, requests: DataFrame, summary: _RequestSummary, features: EntityFeatures, until: date | None
 ) -> DataFrame:
-    """Events inside a window of a request whose tile is not. Only partitions of edge days are read."""
+    """Events inside a window whose tile is not completely inside it. Reads only partitions of edge days."""
     dates = [_EPOCH + timedelta(days=day) for day in summary.edge_days]
     events = with_entity_keys(features.read(spark, tables.EVENTS).where(F.col("event_date").isin(dates)), features)
     on, keyed_requests = [f"_{name}" for name in features.keys], requests.select(*_event_keys(features), AT)
@@ -193,7 +196,7 @@ def _edge_events(
 def _events_ingested_by(
     spark: SparkSession, requests: DataFrame, features: EntityFeatures, known_by: datetime
 ) -> DataFrame:
-    """Events inside a window of a request that were ingested by a time."""
+    """Events that were ingested by `known_by` and are inside a window of a request."""
     summary = _summarize(requests, F.array().cast("array<int>"))
     events = features.read(spark, tables.EVENTS).where(F.col("ingest_time") <= F.lit(known_by))
     time = F.unix_micros("event_time")

@@ -38,7 +38,7 @@ def run(spark: SparkSession, settings: Settings) -> None:
     if commits.is_done(spark, descriptions, paths, txn):
         return
     rows = _description_rows(spark, settings, model)
-    commits.replace(commits.stamped(rows, descriptions, txn), descriptions, paths, txn, where="true")
+    commits.replace(commits.with_batch_columns(rows, descriptions, txn), descriptions, paths, txn, where="true")
 
 
 def _description_rows(spark: SparkSession, settings: Settings, model: SegmentModel) -> DataFrame:

@@ -81,7 +81,7 @@ def queries(settings: Settings) -> list[Query]:
     factors = table(settings)
 
     def versions(spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
-        events_version = checkpoint.complete_version(batch_id)
+        events_version = checkpoint.last_complete_version(batch_id)
         of_events = {} if events_version is None else {tables.EVENTS.name: events_version}
         return {factors.name: commits.version(spark, factors, settings.paths), **of_events}
 
@@ -93,7 +93,7 @@ def queries(settings: Settings) -> list[Query]:
                 state, is_learned = _full_passes_if_due(state, new, batch, settings)
             update = learn_batch(new.limit(0) if is_learned else new, state, batch, settings)
             batch.append(update.metric_rows, tables.MODEL_METRICS)
-            batch.merge(commits.stamped(update.rows, factors, batch.txn), factors)
+            batch.merge(commits.with_batch_columns(update.rows, factors, batch.txn), factors)
         return BatchResult(rows_in=rows)
 
     return [
@@ -265,19 +265,19 @@ def run_full_passes(spark: SparkSession, settings: Settings) -> int:
     last_batch = checkpoint.last_finished()
     if last_batch is None or not factors.exists(spark, settings.paths):
         raise SourceMissing("nothing was learned yet", where=checkpoint.path, do=f"run jobs/{STAGE}.py first")
-    events_version = checkpoint.complete_version(last_batch + 1)
+    events_version = checkpoint.last_complete_version(last_batch + 1)
     if events_version is None:
         raise Refused(
             "the last run ended within a commit of events", where=checkpoint.path, do=f"run jobs/{STAGE}.py to its end"
         )
-    with locks.held(settings.paths.lock_folder, STAGE):
+    with locks.hold_lock(settings.paths.lock_folder, STAGE):
         events = _interactions_until(spark, events_version, settings)
         passes = max(1, settings.learn.factors.full_passes)
         state = fit_full_passes(read_state(spark, settings), events, passes, settings)
         if state.is_rebuilt:
             rows = state.rows.unionByName(_global_row(spark, state.global_sums), allowMissingColumns=True)
             txn = Txn(f"full pass of {STAGE}", str(uuid.uuid4()), last_batch)
-            commits.merge(commits.stamped(rows, factors, txn), factors, settings.paths, txn)
+            commits.merge(commits.with_batch_columns(rows, factors, txn), factors, settings.paths, txn)
     return int(state.global_sums.event_count)
 
 

@@ -128,7 +128,7 @@ def metric_rows(
         "rows_to": _timestamp(times.rows_to),
     }
     frame = frame_of_dicts(spark, rows, tables.MODEL_METRICS.schema).withColumns(constants)
-    return commits.stamped(frame, tables.MODEL_METRICS, txn)
+    return commits.with_batch_columns(frame, tables.MODEL_METRICS, txn)
 
 
 def _timestamp(micros: int | None) -> Column:

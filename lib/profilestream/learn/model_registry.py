@@ -33,9 +33,9 @@ class PyfuncModel:
 
     Args:
         code: file in this folder that MLflow runs ("models from code").
-        inputs, outputs: column types by name, as MLflow spells them; `array<double>` for a list.
-        example: an input, values by column.
-        config: `model_config` for the code.
+        inputs, outputs: MLflow type by column name; `array<double>` for a list.
+        example: an example input: values by column.
+        config: MLflow's `model_config`, which the code reads.
         params: integer parameters of `predict`, with their defaults.
     """
 
@@ -49,7 +49,7 @@ class PyfuncModel:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A registered model; it exists in MLflow from its first version on."""
+    """A registered model; MLflow creates it with its first version."""
 
     store: MlflowStore
     name: str
@@ -82,7 +82,7 @@ class RegisteredModel:
         """The number of a new version. Its files are written later, by `log_model`.
 
         Args:
-            folder: of the model files, within the artifacts of the run.
+            folder: folder of the model files in the artifacts of the run.
         """
         client = self.store.client
         if not client.search_registered_models(f"name = '{self.name}'"):
@@ -94,7 +94,7 @@ class RegisteredModel:
         """Write the model files to the artifacts of the run: code, configuration, signature and input example.
 
         Args:
-            config: of this version, in addition to `model.config`.
+            config: configuration of this version, in addition to `model.config`.
         """
         import pandas as pd
         from mlflow import pyfunc

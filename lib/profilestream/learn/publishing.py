@@ -106,7 +106,7 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
         Refused: the published table contains versions of another registry.
     """
     with (
-        locks.held(settings.paths.lock_folder, STAGE),
+        locks.hold_lock(settings.paths.lock_folder, STAGE),
         model_registry.open_model(settings, learner.model_name) as model,
     ):
         epoch = _stage_epoch(spark, settings, learner)

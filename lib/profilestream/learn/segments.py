@@ -1,7 +1,7 @@
 """learn_segments: k segments of users by incremental k-means over profile vectors, updated with every micro-batch.
 
-The state is the rows of the last batch in `segments`. The contribution of a user is its row in `user_segments`, so a
-user counts once, no matter how many batches changed the profile. The computation of a batch is in segments_batch.py.
+The rows of the last batch in `segments` are the state. The row of a user in `user_segments` is the contribution of the
+user, so each user counts once, even if many batches changed the profile. segments_batch.py computes a batch.
 """
 
 import json
@@ -50,7 +50,7 @@ def profile(settings: Settings) -> DerivedTable:
         raise BadSettings(
             f"{derived.name} declares no [population], so it has no profile vector",
             where="learn.segments.enabled",
-            do="declare one, as conf/derive/user_profiles.toml does",
+            do="declare [population], as conf/derive/user_profiles.toml does",
         )
     return derived
 
@@ -83,16 +83,18 @@ def queries(settings: Settings) -> list[Query]:
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(latest := segments_batch.latest_profiles(changes, derived)) as rows:
-            before = _model_before(latest, batch, segments, derived)
+            model = _model_before(latest, batch, segments, derived)
             stored = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
-            changed = segments_batch.changed_contributions(latest, rows, stored, before.scaling).persist()
-            others = stored.join(broadcast_if_small(latest.select("user_id"), rows), "user_id", "left_anti")
-            assignment = segments_batch.assign_batch(changed, others, before.state, batch, kmeans_params)
+            changed = segments_batch.changed_contributions(latest, rows, stored, model.scaling).persist()
+            other_users = stored.join(broadcast_if_small(latest.select("user_id"), rows), "user_id", "left_anti")
+            assignment = segments_batch.assign_batch(changed, other_users, model.state, batch, kmeans_params)
             with batch.in_background() as run:
-                run(batch.append, _metric_rows(before.state, assignment.evaluation, batch), tables.MODEL_METRICS)
+                run(batch.append, _metric_rows(model.state, assignment.evaluation, batch), tables.MODEL_METRICS)
                 update = segments_batch.update_segments(changed, assignment, batch, kmeans_params)
-            batch.merge(commits.stamped(update.users, users, batch.txn, IS_DELETED), users, delete_flag=IS_DELETED)
-            batch.append(_segment_rows(update, before.scaling, batch, segments), segments)
+            batch.merge(
+                commits.with_batch_columns(update.users, users, batch.txn, IS_DELETED), users, delete_flag=IS_DELETED
+            )
+            batch.append(_segment_rows(update, model.scaling, batch, segments), segments)
             changed.unpersist()
         return BatchResult(rows_in=rows)
 
@@ -172,7 +174,7 @@ def _model_before(latest: DataFrame, batch: Batch, segments: Table, derived: Der
 
 
 def _metric_rows(before: KMeansState, evaluation: KMeansDelta | None, batch: Batch) -> DataFrame:
-    """Rows of `model_metrics`: cost of the batch's points by the segments before it, and by one mean of all users."""
+    """Rows of `model_metrics`: cost of the batch's points, for the segments before it and for one center."""
     values: dict[str, dict[str, tuple[float, float]]] = {}
     if evaluation is not None and evaluation.evaluated_points:
         points = evaluation.evaluated_points
@@ -209,4 +211,6 @@ def _segment_rows(update: SegmentsUpdate, scaling: Scaling, batch: Batch, segmen
         for n, segment_id in enumerate(ids.tolist())
     ]
     rows = frame_of_dicts(batch.spark, values, segments.schema)
-    return commits.stamped(rows.withColumn("as_of", F.timestamp_micros(F.lit(sums.as_of))), segments, batch.txn)
+    return commits.with_batch_columns(
+        rows.withColumn("as_of", F.timestamp_micros(F.lit(sums.as_of))), segments, batch.txn
+    )

@@ -115,10 +115,10 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
         Refused: tiles and `events` do not contain the same events, or the table has another declaration.
     """
     examples, paths, set_name = table(settings), settings.paths, settings.learn.examples.set_name
-    with locks.held(paths.lock_folder, STAGE):
+    with locks.hold_lock(paths.lock_folder, STAGE):
         features = features_at_current_versions(spark, settings)
         if rebuild:
-            examples.empty(spark, paths)
+            examples.recreate(spark, paths)
         examples.prepare(spark, paths)
         rows = materialize(compute_examples(spark, settings, features)).select(*examples.names)
         commits.replace(rows, examples, paths, Txn(STAGE, str(uuid.uuid4()), 0), where=f"set_name = '{set_name}'")

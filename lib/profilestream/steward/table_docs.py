@@ -12,8 +12,8 @@ from profilestream.base.columns import Column
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 
-# Settings that declare every table, on top of the demo's.
-COMPLETE = (
+# Overrides of the demo's settings, so that every table is declared.
+ALL_TABLES_OVERRIDES = (
     "learn.examples.file=derive/labels.toml",
     "derive.windows.file=derive/windows.toml",
 )
@@ -97,7 +97,7 @@ def _diagram(registry: list[Table]) -> str:
 
 def main(argv: list[str]) -> int:
     config, target = argv
-    Path(target).write_text(page(settings_module.load(config, list(COMPLETE))))
+    Path(target).write_text(page(settings_module.load(config, list(ALL_TABLES_OVERRIDES))))
     return 0
 
 

@@ -8,7 +8,7 @@ from string import Template
 
 from profilestream.serve.report import assets
 from profilestream.serve.report.chart_elements import Figure
-from profilestream.serve.report.components import Chart, KeyFigure, Section, TextTable
+from profilestream.serve.report.report_elements import Chart, KeyFigure, Section, TextTable
 
 # The Content-Security-Policy blocks all requests, whatever a script or a text from the data contains.
 _PAGE = Template("""<!DOCTYPE html>

@@ -1,7 +1,7 @@
 """Title, key figures and sections of the report in display order; no Spark. html_page.py turns them into HTML."""
 
 from profilestream.serve.report import sections_pipeline, sections_users
-from profilestream.serve.report.components import KeyFigure, Section
+from profilestream.serve.report.report_elements import KeyFigure, Section
 from profilestream.serve.report.view_model import ReportView, format_utc
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from profilestream.serve.report import charts, view_model
-from profilestream.serve.report.components import Chart, Section, TextTable
+from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.view_model import MetricPoint, ReportView, format_utc
 from profilestream.serve.report.view_pipeline import CaptureBatch, PipelineView, RejectedByRule
 

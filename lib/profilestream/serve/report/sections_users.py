@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from profilestream.serve.report import chart_elements, charts
-from profilestream.serve.report.components import Chart, Section, TextTable
+from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.time_grains import TimeGrain
 from profilestream.serve.report.view_model import format_utc
 from profilestream.serve.report.view_users import EventsView, PreferencesView, SegmentsView, TagsView, UsersView

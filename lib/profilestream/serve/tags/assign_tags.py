@@ -46,7 +46,7 @@ def run(spark: SparkSession, settings: Settings) -> None:
         where=settings.serve.tags.file,
         do="use try_cast, try_divide, try_element_at, ..., which return null instead",
     )
-    with locks.held(paths.lock_folder, STEP), value_errors:
+    with locks.hold_lock(paths.lock_folder, STEP), value_errors:
         for table in (USER_GROUPS, USER_TAGS):
             table.prepare(spark, paths)
         users = user_frame.all_users(spark, settings)

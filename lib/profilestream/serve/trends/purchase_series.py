@@ -45,7 +45,7 @@ class TrendPeriods:
 
 @dataclass(frozen=True)
 class GroupSeries:
-    """Values of a measure for one group, and for one category or all, by period; NaN for periods without a value.
+    """Values of a measure by period, for one group and one category (or all categories); NaN: no value in the period.
 
     `mean_price`: spend per item of the category; it also changes when users buy cheaper or more expensive items.
     `price_index`: spend divided by the cost of the same items at their mean price over all periods, a Paasche index; it
@@ -84,7 +84,7 @@ def full_periods(events: DataFrame, days: int, timezone: str, since: date | None
         until: first day not to use.
 
     Raises:
-        BadSettings: there are less than eight periods.
+        BadSettings: there are fewer than eight periods.
     """
     local = F.to_date(F.from_utc_timestamp("event_time", timezone))
     row = events.agg(F.min(local), F.max(local)).head()
@@ -103,7 +103,7 @@ def sum_purchases(events: DataFrame, groups: DataFrame, periods: TrendPeriods, m
 
     Args:
         groups: `user_id` and `group`, one row per user; users without events are ignored.
-        max_categories: number of categories, those with the highest spend; all others are combined.
+        max_categories: number of categories with the highest spend to keep; all others are combined.
 
     Raises:
         BadSettings: no user of the events has a group, or there are more than 50 groups.
@@ -133,7 +133,7 @@ def sum_purchases(events: DataFrame, groups: DataFrame, periods: TrendPeriods, m
 
 
 def _purchases(events: DataFrame, periods: TrendPeriods) -> DataFrame:
-    """Purchases with a value and a positive quantity, with the number of their period."""
+    """Purchases with a value and a positive quantity, with the index of their period."""
     local = F.to_date(F.from_utc_timestamp("event_time", periods.timezone))
     purchases = events.where("event_type = 'purchase' AND value IS NOT NULL AND quantity > 0").select(
         "user_id",
@@ -147,7 +147,7 @@ def _purchases(events: DataFrame, periods: TrendPeriods) -> DataFrame:
 
 
 def _with_largest_categories(purchases: DataFrame, max_categories: int) -> DataFrame:
-    """The purchases, with all but the categories with the highest spend replaced by one."""
+    """The purchases; all categories except those with the highest spend are replaced by `(other)`."""
     by_spend = purchases.groupBy("category").agg(F.sum("spend").alias("spend")).orderBy(F.desc("spend"), "category")
     largest = by_spend.limit(max_categories).select("category", F.lit(True).alias("is_large"))
     category = F.when(F.col("is_large"), F.col("category")).otherwise(_OTHER_CATEGORIES)

@@ -20,12 +20,12 @@ def as_json(view: UserView) -> str:
 def as_text(view: UserView) -> str:
     """A heading, then one block per section and one line per field; null and empty values are left out."""
     lines = [f"{view.user_id}, as of {_format(view.as_of)} UTC"]
-    relative = {name: value for name, value in view.sections.items() if not _is_block(name, value)}
+    comparisons = {name: value for name, value in view.sections.items() if not _is_block(name, value)}
     for name, value in view.sections.items():
         if _is_block(name, value):
             lines += _block(name, value)
     lines += _block(
-        "compared with all users", {name: value for name, value in relative.items() if name != "newest_event_time"}
+        "compared with all users", {name: value for name, value in comparisons.items() if name != "newest_event_time"}
     )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Progress of the running queries: one live bar per query on a terminal, one plain line per batch elsewhere."""
+"""Progress display of running queries: one live bar per query on a terminal, one text line per batch elsewhere."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from profilestream.base import console
 
 
 class _Bars:
-    """The one live display of the process; queries that run together add a bar each."""
+    """The live display, one per process; each query that is running adds a bar."""
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
@@ -70,7 +70,7 @@ class StageProgress:
 
     @property
     def files_left(self) -> int | None:
-        """Files that the run has still to read; null when the source is not a folder of files."""
+        """Files that the run still has to read; null when the source is not a folder of files."""
         return None if self._total is None else max(self._total - self._files, 0)
 
     def batch_done(self, rows: int, files: int) -> None:

@@ -1,4 +1,4 @@
-"""Records to canonical columns by a mapping: explode, join side tables, evaluate expressions, clean.
+"""Applies a mapping to raw records: explode, join side tables, evaluate the SQL of canonical columns, clean.
 
 All functions build frames and columns; none runs a Spark action.
 """
@@ -24,7 +24,7 @@ _BLANKS = (
 
 @dataclass(frozen=True)
 class ParsedColumn:
-    """A canonical column of a record: its value, and the text that the value was parsed from (null if typed)."""
+    """A canonical column: its value, and the text it was parsed from (null if the mapping's SQL returns no text)."""
 
     value: Column
     text: Column | None
@@ -58,7 +58,7 @@ def explode(records: DataFrame, mapping: Mapping) -> DataFrame:
 
 
 def trim_characters(column: Column, characters: str) -> Column:
-    """The text without these characters at both ends. Spark's trim by a set is slow, so it runs only where needed."""
+    """The text without these characters at both ends. Trims only where needed: a set is slow in Spark."""
     is_needed = F.left(column, F.lit(1)).isin(*characters) | F.right(column, F.lit(1)).isin(*characters)
     return F.when(is_needed, F.trim(column, F.lit(characters))).otherwise(column)
 
@@ -80,7 +80,7 @@ def join_side_tables(records: DataFrame, mapping: Mapping, side_tables: dict[str
 
 @dataclass(frozen=True)
 class Expressions:
-    """The canonical columns of a mapping. Building them takes 0.2 s, so a run builds them once for all batches.
+    """The canonical columns of a mapping. A run builds them once for all batches, since that takes 0.2 s.
 
     Args:
         columns: read from the record.
@@ -179,7 +179,7 @@ def _parse(name: str, sql: str, data_type: T.DataType, mapping: Mapping) -> Pars
 
 
 def _parse_time(text: Column, pattern: str) -> Column:
-    """Without a pattern the text must start with a year: Spark also parses `now` and `10:30`, as times of today."""
+    """Without a pattern, null unless the text starts with a year: Spark parses `now` and `10:30` as times of today."""
     if pattern:
         return F.try_to_timestamp(text, F.lit(pattern))
     return F.when(F.substring(text, 5, 1) == "-", F.try_to_timestamp(text))
@@ -259,9 +259,9 @@ def _is_outside(column: Column, clip: Clip) -> Column:
 
 
 def _clip_to_bounds(column: Column, clip: Clip) -> Column:
-    low = column if clip.min is None else F.greatest(column, F.lit(clip.min))
-    bounded = low if clip.max is None else F.least(low, F.lit(clip.max))
-    return F.when(column.isNotNull() & ~F.isnan(column), bounded).otherwise(column)
+    above_min = column if clip.min is None else F.greatest(column, F.lit(clip.min))
+    in_bounds = above_min if clip.max is None else F.least(above_min, F.lit(clip.max))
+    return F.when(column.isNotNull() & ~F.isnan(column), in_bounds).otherwise(column)
 
 
 def _with_namespace(column: Column, namespace: str) -> Column:

@@ -1,4 +1,4 @@
-"""Duration by phase of every micro-batch, from Spark's query progress, in `stage_batches`. Not exactly once."""
+"""Writes the table `stage_batches`: duration by phase of every micro-batch, from Spark's progress. Not exactly once."""
 
 import time
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def create(spark: SparkSession, settings: Settings) -> None:
 
 
 class StageBatches:
-    """Polls the queries for their progress, and appends it to the table at intervals and at the end.
+    """Polls the progress of the queries, and appends it to the table at intervals and at the end of the run.
 
     It polls instead of using a StreamingQueryListener: a listener costs about 200 JVM calls per event, and Spark waits
     for it.

@@ -1,4 +1,4 @@
-"""Components of the report: key figures, tables, charts and sections, as text and plotly figures."""
+"""Data classes of the report: key figures, tables, charts and sections; html_page.py renders them as HTML."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class KeyFigure:
     """A number at the top of the report.
 
     Args:
-        name: identifies the number for programs.
+        name: id of the number, for programs.
         label: name for readers.
         value: the exact number, for programs.
         text: the number as shown; empty: `value` without decimals, with thousands separators.
@@ -48,7 +48,7 @@ class Chart:
     """A figure with a caption that explains it.
 
     Args:
-        table: the numbers of the figure, folded below it.
+        table: the numbers of the figure, in a collapsed block below it.
         is_wide: whether the chart takes the full width of the section.
     """
 
@@ -65,7 +65,7 @@ class Section:
 
     Args:
         name: anchor of the section.
-        hint: for a section without parts: how to get the data; else empty.
+        hint: how to get the data, for a section without parts; else empty.
     """
 
     name: str
