@@ -15,6 +15,8 @@ from jobs import learn_publish, run_demo
 from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
+# Online Retail has neither categories nor brands; two days give no scored rows and no labels.
+WITHOUT_ROWS = ("category_hours", "brand_hours", "user_category_hours", "model_metrics", "training_examples")
 
 
 def _overrides(home: Path) -> list[str]:
@@ -71,4 +73,5 @@ def test_the_demo_removes_old_output_and_writes_every_registered_table(
     for table in registry:
         _assert_equal_to_declaration(spark, table, settings)
         numbers = [c.name for c in table.columns if c.sql_type in ("BIGINT", "INT", "DOUBLE") and not c.is_nullable]
-        assert_all_readers_agree(spark, table.path(settings.paths), numbers[0] if numbers else "")
+        column = numbers[0] if numbers else ""
+        assert_all_readers_agree(spark, table.path(settings.paths), column, is_empty=table.name in WITHOUT_ROWS)

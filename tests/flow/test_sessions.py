@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from profilestream.base import commits, tables
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
-from profilestream.base.errors import BadSettings
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
 from profilestream.derive import sessions
@@ -252,11 +251,3 @@ def test_crashes_and_a_rebuild_change_nothing(spark: SparkSession, tmp_path: Pat
     assert _sessions(table.read(spark, settings.paths)) == stored
     config = ["--config", str(shop.config()), "--set", "derive.sessions.gap_minutes=5"]
     assert derive_sessions.main(config) == 3
-
-
-def test_a_declared_table_of_the_same_name_is_rejected(spark: SparkSession, tmp_path: Path) -> None:
-    shipped = Path(__file__).parent.parent.parent / "conf" / "derive" / "user_hours.toml"
-    (tmp_path / "mine.toml").write_text(shipped.read_text().replace('"user_hours"', '"sessions"'))
-    extra = f'[derive]\nfeatures = ["{tmp_path}/mine.toml"]\n[derive.sessions]\nenabled = true\n'
-    with pytest.raises(BadSettings, match="sessions is the table of derive_sessions"):
-        sessions.check(spark, Shop(tmp_path, extra_settings=extra).settings())
