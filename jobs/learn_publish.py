@@ -9,7 +9,7 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.learn import model_versions, published_factors, published_segments, publishing
+from profilestream.learn import published_factors, published_segments, publishing, version_aliases
 
 LEARNERS = {"factors": published_factors.publishable, "segments": published_segments.publishable}
 
@@ -20,11 +20,11 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     if args.list:
-        print("\n".join(model_versions.version_lines(settings, learner.model_name)))
+        print("\n".join(version_aliases.version_lines(settings, learner.model_name)))
     elif args.rollback:
-        print(model_versions.roll_back(settings, learner.model_name))
+        print(version_aliases.roll_back(settings, learner.model_name))
     elif args.promote is not None:
-        print(model_versions.promote(settings, learner.model_name, args.promote))
+        print(version_aliases.promote(settings, learner.model_name, args.promote))
     else:
         spark = open_session(publishing.STAGE, settings.spark.properties)
         print(publishing.publish(spark, settings, learner))

@@ -113,7 +113,7 @@ def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: 
     """
     stage.check(spark, settings)
     if stage.name not in rebuild:
-        for table in {table for query in stage.queries(settings) for table in query.tables}:
+        for table in dict.fromkeys(table for query in stage.queries(settings) for table in query.tables):
             if table.exists(spark, settings.paths):
                 table.check_stored(spark, settings.paths)
 
@@ -162,10 +162,12 @@ def run_stage(
     options = _with_followers(settings, options)
     stages = [stage for stage in STAGES if stage.name in (name, *options.rebuild)]
     spark = open_session(name, settings.spark.properties)
-    for stage in stages:
-        check_stage(spark, stage, settings, options.rebuild)
     if args.check:
+        for stage in stages:
+            check_stage(spark, stage, settings, options.rebuild)
         return
+    for stage in stages:
+        stage.check(spark, settings)  # QueryRunner checks the stored tables
     queries = [query for stage in stages for query in stage.queries(settings)]
     if not queries:
         console.line(f"{name} is not enabled in {settings.config_file}; nothing to run")

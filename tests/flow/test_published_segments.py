@@ -18,7 +18,7 @@ from profilestream.base.delta_table import Table
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import PublishSegments
-from profilestream.learn import promotion, published_segments, segments
+from profilestream.learn import promotion_gate, published_segments, segments
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.tracking import MlflowStore
@@ -188,10 +188,10 @@ def test_a_champion_with_another_scale_is_compared_by_the_relative_cost_over_the
         published_segments.publishable(shop.settings()).gate_metric, gate=PublishSegments(eval_batches=2)
     )
     assert METRICS[gate_metric.metric].is_lower_better
-    candidate = promotion.gate_value(spark, shop.settings(), gate_metric, epoch, up_to=28)
+    candidate = promotion_gate.gate_value(spark, shop.settings(), gate_metric, epoch, up_to=28)
     assert candidate.value == pytest.approx((30 * 0.6 + 10 * 1.764) / (30 * 1.0 + 10 * 3.0))
     for value, expected in ((0.5941, False), (0.5939, True)):
         version = replace(candidate, value=value)
-        passes, reason = promotion.passes_gate(spark, shop.settings(), gate_metric, champion, version)
+        passes, reason = promotion_gate.passes_gate(spark, shop.settings(), gate_metric, champion, version)
         assert passes == expected
         assert reason == f"cost/mean of kmeans is {value:.4f}, needed less than 0.5940 (version 1: 0.6000)"

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
-from profilestream.learn import als_tasks, factors, promotion, published_factors, score_tasks
+from profilestream.learn import als_tasks, factors, promotion_gate, published_factors, score_tasks
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.published_factors import PublishedFactors
@@ -345,7 +345,7 @@ def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_b
     gate_metric = published_factors.publishable(settings).gate_metric
     for recall, expected in ((0.601, False), (0.61, True)):
         _set_recall(spark, shop, batch_id=4, recall=recall)
-        candidate = promotion.gate_value(spark, settings, gate_metric, epoch, up_to=4)
-        passes, reason = promotion.passes_gate(spark, settings, gate_metric, champion, candidate)
+        candidate = promotion_gate.gate_value(spark, settings, gate_metric, epoch, up_to=4)
+        passes, reason = promotion_gate.passes_gate(spark, settings, gate_metric, champion, candidate)
         assert passes == expected
         assert reason == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"

@@ -5,7 +5,7 @@ carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141
 session settings, #3934).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,6 +44,11 @@ class Txn:
 def version(spark: SparkSession, table: Table, paths: Paths) -> int:
     """The latest version of the table, read from its log now."""
     return int(table.log(spark, paths).startTransaction().readVersion())
+
+
+def versions(spark: SparkSession, tables: Iterable[Table], paths: Paths) -> dict[str, int]:
+    """The latest version of each table, by name; a batch stores them, so that a retry reads the same rows."""
+    return {table.name: version(spark, table, paths) for table in tables}
 
 
 def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:

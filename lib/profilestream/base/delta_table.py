@@ -141,7 +141,6 @@ class Table:
             Refused, SchemaMismatch: as check_stored.
         """
         if not self.create(spark, paths):
-            self.check_stored(spark, paths)
             self.upgrade(spark, paths)
         self.register(spark, paths)
 
@@ -174,6 +173,9 @@ class Table:
             Refused: newer code wrote it, or its rows were derived by another declaration.
             SchemaMismatch: its columns differ from the declared ones, even after new nullable columns are added.
         """
+        self._checked_metadata(spark, paths)
+
+    def _checked_metadata(self, spark: SparkSession, paths: Paths) -> Any:
         path, metadata = self.path(paths), self.metadata(spark, paths)
         stored = int(_property(metadata, VERSION_PROPERTY) or 0)
         if stored > self.schema_version:
@@ -191,10 +193,15 @@ class Table:
         columns = _columns(metadata)
         new = self._new_columns(columns.names) if stored < self.schema_version else []
         self.check(T.StructType([*columns, *new]))
+        return metadata
 
     def upgrade(self, spark: SparkSession, paths: Paths) -> None:
-        """Add the columns that a stored table of a lower schema version lacks; call `check_stored` first."""
-        metadata = self.metadata(spark, paths)
+        """Check a stored table, and add the columns that one of a lower schema version lacks.
+
+        Raises:
+            Refused, SchemaMismatch: as check_stored.
+        """
+        metadata = self._checked_metadata(spark, paths)
         if int(_property(metadata, VERSION_PROPERTY) or 0) >= self.schema_version:
             return
         path = f"delta.`{self.uri(paths)}`"

@@ -131,7 +131,7 @@ class QueryInput:
 
     Args:
         read: the source as a streaming frame.
-        follows: the source table, if a stage derives it; null for logs and `events`.
+        source_table: the table that it reads, if a stage derives it; null for logs and `events`.
         folder, glob: folder and name pattern of the input files; empty when the source is a table.
     """
 

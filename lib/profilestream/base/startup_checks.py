@@ -119,7 +119,6 @@ def _check_table(
             do="restore the table; or read everything again: "
             f"remove {checkpoint.path} and start with --accept-new-epoch",
         )
-    table.check_stored(spark, paths)
     table.upgrade(spark, paths)
     written = commits.last_batch(spark, table, paths, Txn(name, checkpoint.epoch(), 0).app_id(table))
     if written is not None and (started is None or written > started):

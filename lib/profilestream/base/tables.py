@@ -20,6 +20,7 @@ _UPDATABLE = {"delta.enableDeletionVectors": "true"}
 _FOLLOWED = {**_UPDATABLE, "delta.enableChangeDataFeed": "true"}
 USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `namespace:id`.", subject=USER)
 _SOURCE = Column("source", "STRING NOT NULL", "Name of the source in the settings.")
+_POSITION = Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`.")
 _INGEST_TIME = Column("ingest_time", "TIMESTAMP NOT NULL", "When the batch started; the same in a retry.", "UTC")
 
 EVENTS = Table(
@@ -57,7 +58,7 @@ EVENTS = Table(
         ),
         Column("warnings", "ARRAY<STRING>", "Names of the warning rules that were true for the record."),
         _SOURCE,
-        Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`."),
+        _POSITION,
         EPOCH,
         BATCH_ID,
     ),
@@ -73,7 +74,7 @@ REJECTED_EVENTS = Table(
     writer="capture_events",
     columns=(
         _SOURCE,
-        Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`."),
+        _POSITION,
         Column("rule", "STRING NOT NULL", "Name of the first rule that rejected the record."),
         Column("reason", "STRING NOT NULL", "Why, with the offending value.", subject=RAW_PAYLOAD),
         Column("payload", "STRING", "The raw record.", subject=RAW_PAYLOAD),

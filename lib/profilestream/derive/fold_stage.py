@@ -60,9 +60,8 @@ def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Quer
     text = "\n".join(fold.derived.settings for fold in folds)
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        """Versions of the tables that a batch merges into, so that a retry reads the same rows."""
         merged = [fold.derived.table for fold in folds if fold.derived.write == "merge"]
-        return {table.name: commits.version(spark, table, settings.paths) for table in merged}
+        return commits.versions(spark, merged, settings.paths)
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(events) as rows:

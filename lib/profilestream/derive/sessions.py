@@ -61,7 +61,7 @@ def queries(settings: Settings) -> list[Query]:
     sessions, config = table(settings), settings.derive.sessions
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        return {source.name: commits.version(spark, source, settings.paths) for source in (sessions, tables.EVENTS)}
+        return commits.versions(spark, (sessions, tables.EVENTS), settings.paths)
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         stored_sessions, stored_events = (

@@ -4,16 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from profilestream.base.columns import Column, Person, Place, Subject
+from profilestream.base.columns import Column, Place, Subject
 from profilestream.base.tables import EVENTS
 from profilestream.derive.array_statistics import MeanVector
 from profilestream.derive.map_statistics import Heaviest
 from profilestream.derive.statistics import StatisticBase
 
-_PERSON_BY_EVENT_COLUMN: dict[str, Person] = {
-    "user_id": "user", "session_id": "user", "target_user_id": "other_user", "text": "free_text",
-    "query": "free_text", "attributes": "free_text", "extra": "raw_payload",
-}  # fmt: skip
 # Kinds whose states contain values of events, and where.
 _PLACE_OF_VALUES: dict[str, Place] = {
     "min": "value", "max": "value", "first": "array element", "last": "array element", "last_by_key": "map key",
@@ -53,9 +49,10 @@ def state_column(name: str, fields: Mapping[str, StatisticBase]) -> Column:
 
 
 def _column(name: str, statistic: Any) -> Column:
+    k = getattr(statistic, "k", 1)
     text = _MEANINGS[statistic.kind].format(
         of=sql_text(statistic.of),
-        k="event" if getattr(statistic, "k", 1) == 1 else f"{statistic.k} events" if hasattr(statistic, "k") else "",
+        k="event" if k == 1 else f"{k} events",
         n=statistic.n if isinstance(statistic, Heaviest) else "",
         dimensions=", ".join(statistic.dimensions) if isinstance(statistic, MeanVector) else "",
     )
@@ -77,8 +74,8 @@ def _unit(statistic: StatisticBase) -> str:
 def subject(sql: str, place: Place = "value") -> Subject | None:
     """How values of a SQL expression over an event identify a person; null when they do not."""
     words = set(re.findall(r"[A-Za-z_]\w*", sql))
-    persons = [person for column, person in _PERSON_BY_EVENT_COLUMN.items() if column in words]
-    return Subject(persons[0], place) if persons else None
+    subjects = [column.subject for column in EVENTS.columns if column.subject and column.name in words]
+    return Subject(subjects[0].person, place) if subjects else None
 
 
 def sql_text(sql: str) -> str:

@@ -87,7 +87,7 @@ def queries(settings: Settings) -> list[Query]:
     source = features.tiles.table
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        return {one.name: commits.version(spark, one, settings.paths) for one in (target, source, tables.EVENTS)}
+        return commits.versions(spark, (target, source, tables.EVENTS), settings.paths)
 
     def write(rows: DataFrame, batch: Batch) -> BatchResult:
         pinned = replace(features, versions=batch.plan.versions)

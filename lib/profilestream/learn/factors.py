@@ -83,7 +83,7 @@ def queries(settings: Settings) -> list[Query]:
     def versions(spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
         events_version = checkpoint.last_complete_version(batch_id)
         of_events = {} if events_version is None else {tables.EVENTS.name: events_version}
-        return {factors.name: commits.version(spark, factors, settings.paths), **of_events}
+        return commits.versions(spark, (factors,), settings.paths) | of_events
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         new = interactions(events, settings)

@@ -10,9 +10,9 @@ from profilestream.learn import factors, publishing
 from profilestream.learn.als import AlsParams
 from profilestream.learn.als_rows import global_sums_from_bytes
 from profilestream.learn.model_registry import PyfuncModel
-from profilestream.learn.model_versions import CHAMPION, VersionTags
-from profilestream.learn.promotion import GateMetric
+from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publishing import LearnerState, PublishableLearner
+from profilestream.learn.version_aliases import CHAMPION, VersionTags
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 from profilestream.base.settings import Settings
 from profilestream.learn import publishing, segments
 from profilestream.learn.model_registry import PyfuncModel
-from profilestream.learn.model_versions import CHAMPION
-from profilestream.learn.promotion import GateMetric
+from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publishing import LearnerState, PublishableLearner
+from profilestream.learn.version_aliases import CHAMPION
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.learn import model_registry, model_versions, promotion
+from profilestream.learn import model_registry, promotion_gate, version_aliases
 from profilestream.learn.model_registry import PyfuncModel, RegisteredModel, RegisteredVersion
-from profilestream.learn.model_versions import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
-from profilestream.learn.promotion import GateMetric
+from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
 
 STAGE = "learn_publish"
 
@@ -116,16 +116,16 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
             raise _nothing_learned(settings, learner, "capture events first")
         model.store.log_missing_metrics(spark, learner.learner, epoch, learner.run_params)
         metric = learner.gate_metric
-        candidate = promotion.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
+        candidate = promotion_gate.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
         value = "" if candidate.value is None else repr(candidate.value)
         tags = VersionTags(epoch, state.batch_id, table_version, metric.model, metric.name, value, learner.params)
         number = _create_version(spark, settings, learner, model, state, tags)
-        champion = model_versions.version_of_alias(model.versions(), CHAMPION)
+        champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
         passes, reason = True, "there was no champion"
         if champion is not None:
-            passes, reason = promotion.passes_gate(spark, settings, metric, champion, candidate)
+            passes, reason = promotion_gate.passes_gate(spark, settings, metric, champion, candidate)
         if passes:
-            model_versions.set_champion(model, number)
+            version_aliases.set_champion(model, number)
         else:
             model.set_alias(CHALLENGER, number)
         _remove_rows_without_alias(spark, settings, learner, model)
@@ -174,7 +174,7 @@ def _create_version(
     commits.append(ordered, published, paths, Txn(STAGE, str(uuid.uuid4()), number))
     table = files.local_path(published.uri(paths)) or published.uri(paths)
     model.log_model(run, folder, state.model, {"table": table, "model_version": number})
-    model_versions.tag_rows(model, number, ROWS_STORED)
+    version_aliases.tag_rows(model, number, ROWS_STORED)
     return number
 
 
@@ -185,7 +185,7 @@ def _remove_rows_without_alias(
     versions = model.versions()
     for version in versions:
         if not version.aliases and VersionTags.of(version).rows != ROWS_REMOVED:
-            model_versions.tag_rows(model, version.number, ROWS_REMOVED)
+            version_aliases.tag_rows(model, version.number, ROWS_REMOVED)
     with_alias = ", ".join(str(version.number) for version in versions if version.aliases)
     commits.delete(spark, learner.published_table, settings.paths, where=f"model_version NOT IN ({with_alias})")
 

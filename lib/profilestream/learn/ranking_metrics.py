@@ -142,18 +142,26 @@ def evaluate_rankers(
         user_items: items that the users have; they are not ranked.
         targets: user number and item position of each target, (pairs, 2).
     """
-    items = len(index.item_ids)
-    totals: dict[str, RankingSums] = {}
-    chunk = max(1, _MAX_CELLS // max(items, 1))
-    for begin in range(0, len(vectors), chunk):
-        size = min(chunk, len(vectors) - begin)
-        chunk_items = user_items.of_users(begin, begin + size)
-        is_target, is_excluded = np.zeros((size, items), bool), np.zeros((size, items), bool)
-        is_excluded[chunk_items.user, chunk_items.item] = True
-        in_chunk = targets[(targets[:, 0] >= begin) & (targets[:, 0] < begin + size)]
-        is_target[in_chunk[:, 0] - begin, in_chunk[:, 1]] = True
-        is_target &= ~is_excluded
-        for ranker, scores in index.scores(vectors[begin : begin + size], chunk_items, params).items():
-            sums = evaluate(scores, is_target, is_excluded, index.popularity)
-            totals[ranker] = totals[ranker] + sums if ranker in totals else sums
-    return totals
+    chunk = max(1, _MAX_CELLS // max(len(index.item_ids), 1))
+    parts = (
+        _evaluate_chunk(index, vectors[begin : begin + chunk], begin, user_items, targets, params)
+        for begin in range(0, len(vectors), chunk)
+    )
+    return sum_by_ranker(part for sums in parts for part in sums.items())
+
+
+def _evaluate_chunk(
+    index: ItemIndex, vectors: Floats, begin: int, user_items: UserItems, targets: Longs, params: AlsParams
+) -> dict[str, RankingSums]:
+    """The sums of the users from number `begin`, one per vector."""
+    size, items = len(vectors), len(index.item_ids)
+    chunk_items = user_items.of_users(begin, begin + size)
+    is_target, is_excluded = np.zeros((size, items), bool), np.zeros((size, items), bool)
+    is_excluded[chunk_items.user, chunk_items.item] = True
+    in_chunk = targets[(targets[:, 0] >= begin) & (targets[:, 0] < begin + size)]
+    is_target[in_chunk[:, 0] - begin, in_chunk[:, 1]] = True
+    is_target &= ~is_excluded
+    return {
+        ranker: evaluate(scores, is_target, is_excluded, index.popularity)
+        for ranker, scores in index.scores(vectors, chunk_items, params).items()
+    }

@@ -79,7 +79,7 @@ def queries(settings: Settings) -> list[Query]:
     kmeans_params = params(settings)
 
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        return {users.name: commits.version(spark, users, settings.paths)}
+        return commits.versions(spark, (users,), settings.paths)
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(latest := segments_batch.latest_profiles(changes, derived)) as rows:

@@ -136,8 +136,7 @@ def features_at_current_versions(spark: SparkSession, settings: Settings) -> Ent
     if missing := [one.name for one in sources if not one.exists(spark, settings.paths)]:
         do = "run jobs/capture_events.py and jobs/derive_features.py first"
         raise SourceMissing(f"there are no tables {missing}", where=settings.paths.warehouse, do=do)
-    versions = {one.name: commits.version(spark, one, settings.paths) for one in sources}
-    return replace(features, versions=versions)
+    return replace(features, versions=commits.versions(spark, sources, settings.paths))
 
 
 def compute_examples(spark: SparkSession, settings: Settings, features: EntityFeatures) -> DataFrame:

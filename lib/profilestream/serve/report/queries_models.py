@@ -10,8 +10,8 @@ from profilestream.base.errors import ProfilestreamError
 from profilestream.base.settings import Settings
 from profilestream.learn import model_registry
 from profilestream.learn.model_registry import RegisteredVersion
-from profilestream.learn.model_versions import ROWS_STORED, VersionTags
 from profilestream.learn.tracking import MlflowStore
+from profilestream.learn.version_aliases import ROWS_STORED, VersionTags
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion
 
 log = logging.getLogger(__name__)

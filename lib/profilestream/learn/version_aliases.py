@@ -1,4 +1,4 @@
-"""Tags of the published versions, and the aliases that point to them.
+"""Aliases of the published versions (promote, roll back), and the tags of a version.
 
 `champion` is the version that is served, `challenger` the newest version that did not pass the promotion gate,
 `previous` the champion before.

@@ -9,7 +9,7 @@ from profilestream.base import tables
 from profilestream.base.settings import Gate, Settings
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredVersion
-from profilestream.learn.model_versions import VersionTags
+from profilestream.learn.version_aliases import VersionTags
 
 
 @dataclass(frozen=True)
