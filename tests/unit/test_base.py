@@ -14,7 +14,7 @@ import pytest
 from profilestream.base import console, files, job, locks, session, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, ProfilestreamError, Refused
-from profilestream.base.progress_bars import StageProgress
+from profilestream.base.stage_progress import StageProgress
 from rich.console import Console
 
 

@@ -14,9 +14,9 @@ from profilestream.base import commits, files, jvm, startup_checks
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused
-from profilestream.base.progress_bars import StageProgress
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
+from profilestream.base.stage_progress import StageProgress
 
 _STOP_TIMEOUT_SECONDS = 10
 log = logging.getLogger(__name__)
