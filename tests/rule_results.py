@@ -9,6 +9,7 @@ from profilestream.base.settings import Capture, Source, validated
 from profilestream.capture import execute_mapping, ingest, raw_records
 from profilestream.capture.ingest import CaptureSource
 from profilestream.capture.mapping import Mapping
+from profilestream.capture.sources.file_source import FileSource
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -21,7 +22,9 @@ def capture_source(mapping: str, **capture: Any) -> CaptureSource:
     """A source called `shop` with this mapping."""
     config = Source(path="/nowhere", mapping=FILE)
     settings = Capture.model_validate({"sources": {"shop": config}, **capture})
-    return CaptureSource("shop", config, validated(Mapping, tomllib.loads(mapping), FILE), settings)
+    parsed = validated(Mapping, tomllib.loads(mapping), FILE)
+    reader = FileSource("shop", config.path, parsed.input, ("maxFilesPerTrigger", 1), settings.max_line_bytes)
+    return CaptureSource("shop", config, parsed, settings, reader)
 
 
 def parse(
@@ -31,6 +34,7 @@ def parse(
     spec = source.mapping.input
     raw = [(str(n + 1), line.encode() if isinstance(line, str) else line, header) for n, line in enumerate(lines)]
     frame = spark.createDataFrame(raw, "position string, value binary, payload_header string")
+    frame = frame.withColumn("source_file", F.lit(None).cast("string"))
     names = raw_records.split_header(header, spec) if header else tuple(raw_records.schema(spec).names)
     text = frame.withColumn("value", F.col("value").cast("string"))
     return raw_records.parse_lines(text, spec, names, max_line_bytes=source.capture.max_line_bytes)

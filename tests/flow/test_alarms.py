@@ -122,7 +122,7 @@ def test_stop_refuses_a_batch_before_any_write_and_warn_accepts_it_once(
     write_day(shop, 2, rows=360)
     with pytest.raises(Refused, match=r"batch 2 of shop differs from earlier batches: \['volume'\]"):
         shop.capture(spark)
-    shop.capture(spark, skip_files=(str(shop.input / "02.jsonl"),))
+    shop.capture(spark, skipped_units=(str(shop.input / "02.jsonl"),))
     assert rows_of(shop, "capture_alarms") == 1
     volume = measures(shop, 2)["volume"]
     assert (volume["value"], volume["batches"]) == (None, 2)

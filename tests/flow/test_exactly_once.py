@@ -359,10 +359,10 @@ def test_a_file_changed_after_capture_is_refused_and_a_deleted_one_is_not(
     os.utime(changed_file, (1_800_000_000, 1_800_000_000))
     with pytest.raises(Refused, match=r"1 file\(s\) changed after they were read"):
         captured_shop.capture(spark)
-    captured_shop.capture(spark, accept_changed_files=True)
+    captured_shop.capture(spark, accept_changed_units=True)
     assert _tables_content(spark, captured_shop) == before
     shutil.copy(changed_file, captured_shop.input / "b_again.jsonl")
-    captured_shop.capture(spark, accept_changed_files=True)
+    captured_shop.capture(spark, accept_changed_units=True)
     ids = {row[0] for row in captured_shop.read(spark, tables.EVENTS).select("event_id").collect()}
     assert ids == {"e0", "e1", "e2", "e3", "e4", "e5", "e70"}
 
@@ -373,7 +373,7 @@ def test_a_broken_file_stops_the_stage_and_can_be_skipped(spark: SparkSession, c
     with pytest.raises(SourceUnreadable, match="a file cannot be read") as raised:
         captured_shop.capture(spark)
     assert str(broken_file) in raised.value.where
-    captured_shop.capture(spark, skip_files=(str(broken_file),))
+    captured_shop.capture(spark, skipped_units=(str(broken_file),))
     assert captured_shop.counts(spark) == (12, 7, 3, 2)
     row = (
         captured_shop.read(spark, tables.REJECTED_EVENTS)

@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceUnreadable
-from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec
+from profilestream.capture.sources import record_source
+from profilestream.capture.sources.delta_source import DeltaSource
+from profilestream.capture.sources.file_source import FileSource, reading_files
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from tests.builders import SHOP, Shop, event
 from tests.rule_results import capture_source, evaluate, parse, rule_results
@@ -52,9 +55,9 @@ JSON_LINES: list[tuple[str, str | None, str | None]] = [
     ("\x00", "unparseable", NOT_JSON),
     ("[" * 3000, "unparseable", NOT_JSON),
     ('{"id":' + "9" * 2000 + "}", "unparseable", NOT_JSON),
-    ("{}", "event_id_missing", "there is no event id"),
-    (without("id"), "event_id_missing", "there is no event id"),
-    (line(id=" "), "event_id_missing", "there is no event id"),
+    ("{}", "event_id_missing", "there is no event id, or a placeholder"),
+    (without("id"), "event_id_missing", "there is no event id, or a placeholder"),
+    (line(id=" "), "event_id_missing", "there is no event id, or a placeholder"),
     (without("kind"), "event_type_missing", "there is no event type"),
     (line(kind=None), "event_type_missing", "there is no event type"),
     (line(kind=" "), "event_type_missing", "there is no event type"),
@@ -71,7 +74,7 @@ JSON_LINES: list[tuple[str, str | None, str | None]] = [
     (line(at="2027-01-01T00:10:01Z"), "event_time_in_future",
      "'2027-01-01 00:10:01' is later than the time of capture"),
     (line(who="null"), "user_id_placeholder", f"user id 'null' {PLACEHOLDER}"),
-    (line(who=" UnDefined "), "user_id_placeholder", f"user id ' UnDefined ' {PLACEHOLDER}"),
+    (line(who=" UnDefined "), "user_id_placeholder", f"user id 'UnDefined' {PLACEHOLDER}"),
     (line(who="0"), "user_id_placeholder", f"user id '0' {PLACEHOLDER}"),
     (line(who=-1), "user_id_placeholder", f"user id '-1' {PLACEHOLDER}"),
     (line(who=""), "user_id_placeholder", f"user id '' {PLACEHOLDER}"),
@@ -119,26 +122,29 @@ def test_a_value_of_another_type_than_declared_is_rejected(spark: SparkSession) 
         {"p": 1.5, "n": 2, "tags": ["a"], "e": {"x": 7, "y": "z", "more": 1}},
         {"p": "1.5", "n": "2", "tags": [], "e": {"x": None}},
         {"p": None, "tags": None},
+        {"p": "", "n": "\u00a0"},
     ]
     bad: list[dict[str, Any]] = [
-        {"p": "abc"}, {"p": True}, {"p": {"x": 1}}, {"p": ""}, {"n": 1.5}, {"n": 10**20}, {"tags": "a"},
+        {"p": "abc"}, {"p": True}, {"p": {"x": 1}}, {"n": 1.5}, {"n": 10**20}, {"tags": "a"},
         {"tags": {"a": 1}}, {"e": "7"}, {"e": [7]}, {"e": {"x": "seven"}}, {"e": {"x": [7]}},
     ]  # fmt: skip
     lines = [json.dumps({"at": "2026-01-01", **values}) for values in (*good, *bad)]
     rows = evaluate(source, parse(spark, source, lines))
     reason = f"a value does not have the type that the mapping declares: {columns}"
     assert rule_results(rows) == [
-        *[(str(n), None, None) for n in (1, 2, 3)],
-        *[(str(n + 4), "wrong_type", reason) for n in range(len(bad))],
+        *[(str(n), None, None) for n in (1, 2, 3, 4)],
+        *[(str(n + 5), "wrong_type", reason) for n in range(len(bad))],
     ]
     assert [row.payload for row in rows] == [None] * 3 + lines[3:]
-    assert [(row.price, row.quantity, row.item_id) for row in rows[:3]] == [(1.5, 2, "7"), (1.5, 2, None), (None,) * 3]
+    assert [(row.price, row.quantity, row.item_id) for row in rows[:4]] == [
+        (1.5, 2, "7"), (1.5, 2, None), (None,) * 3, (None,) * 3,
+    ]  # fmt: skip
 
 
 def test_every_bad_csv_line_is_rejected_with_rule_reason_and_verbatim_text(spark: SparkSession) -> None:
     header = "id,kind,at,who,what,price,quantity"
     good = "e1,view,2026-01-01,u1,i1,2.5,1"
-    not_seven = "not a CSV line of 7 cells"
+    not_seven, is_open = "not a CSV line of 7 cells", "the line ends inside a quoted cell"
     lines: list[tuple[str, str | None, str | None]] = [
         (good, None, None),
         (good[:-2], "unparseable", not_seven),
@@ -146,10 +152,10 @@ def test_every_bad_csv_line_is_rejected_with_rule_reason_and_verbatim_text(spark
         (good + "\x00x", "quantity_unreadable", "quantity '1\x00x' is not a number"),
         ("e1", "unparseable", not_seven),
         ('{"id":"e1"}', "unparseable", not_seven),
-        (good.replace("u1", '"u1'), "unparseable", not_seven),
-        (good[:-1] + '"1', "unparseable", not_seven),
-        (good[:-1] + '"', "unparseable", not_seven),
-        (good[:-1] + '"1""', "unparseable", not_seven),
+        (good.replace("u1", '"u1'), "unparseable", is_open),
+        (good[:-1] + '"1', "unparseable", is_open),
+        (good[:-1] + '"', "unparseable", is_open),
+        (good[:-1] + '"1""', "unparseable", is_open),
         (good.replace("u1", '"u,1"'), None, None),
         (good.replace("u1", 'u"1'), None, None),
         ("," * 50_000, "unparseable", not_seven),
@@ -211,7 +217,7 @@ def test_a_nonexistent_local_time_is_rejected_and_an_ambiguous_one_gets_a_warnin
     rows = evaluate(source, parse(spark, source, [line(at=time) for time in times]))
     skipped = "local time '2026-03-29 01:30:00' does not exist in Europe/London: the clocks were set forward"
     assert [(row.rule, row.reason, row.warnings) for row in rows] == [
-        (None, None, []), ("event_time_nonexistent", skipped, []), (None, None, []),
+        (None, None, []), ("event_time_nonexistent", skipped, None), (None, None, []),
         (None, None, ["event_time_ambiguous"]), (None, None, []),
     ]  # fmt: skip
     assert [str(row.event_time)[5:16] for row in rows if row.rule is None] == [
@@ -232,12 +238,15 @@ def test_anonymous_events_are_rejected_if_the_mapping_rejects_them(spark: SparkS
 # -- files -----------------------------------------------------------------------------------------
 
 
+def source(folder: Path, spec: InputSpec) -> FileSource:
+    """The files of a folder as a source."""
+    return FileSource("shop", str(folder), spec, ("maxFilesPerTrigger", 1), max_line_bytes=1000)
+
+
 def read(spark: SparkSession, folder: Path, spec: InputSpec) -> list[tuple[Any, ...]]:
     """Position, payload, fault, raw values and extra of the records of all files in a folder."""
-    frame = raw_records.from_files(
-        spark, list(files.file_stats(spark, str(folder))), str(folder), spec, max_line_bytes=1000
-    )
-    with raw_records.reading_files(spark, []):
+    frame = source(folder, spec).records(spark, list(files.file_stats(spark, str(folder))))
+    with reading_files(spark, []):
         rows: list[Row] = frame.collect()
     return sorted((r.position, r.payload, r.fault, tuple(r.raw), r.extra) for r in rows)
 
@@ -246,9 +255,9 @@ def test_a_file_larger_than_one_split_has_positions_by_offset(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        raw_records,
-        "_SPLIT_SETTINGS",
-        {**raw_records._SPLIT_SETTINGS, **dict.fromkeys(list(raw_records._SPLIT_SETTINGS)[:2], "100")},
+        record_source,
+        "_READ_SETTINGS",
+        {**record_source._READ_SETTINGS, **dict.fromkeys(list(record_source._READ_SETTINGS)[:2], "100")},
     )
     lines = [f'{{"a":"{number:011}"}}' for number in range(12)]  # 20 bytes each with its end
     (tmp_path / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -282,8 +291,8 @@ def test_positions_are_correct_for_all_line_ends_blank_lines_and_names(spark: Sp
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(text)
     places = {
-        "crlf.jsonl:1": 1, "crlf.jsonl:2": 2, "bom.jsonl:1": 1, "bom.jsonl:2": 2, "blank%20lines.jsonl:2": 1,
-        "blank%20lines.jsonl:5": 2, "no%231%2050%25.jsonl:1": 1, "log%5B1%5D.jsonl:1": 1, "log1.jsonl:1": 2,
+        "crlf.jsonl:1": 1, "crlf.jsonl:2": 2, "bom.jsonl:1": 1, "bom.jsonl:2": 2, "blank lines.jsonl:2": 1,
+        "blank lines.jsonl:5": 2, "no%231%2050%25.jsonl:1": 1, "log%5B1%5D.jsonl:1": 1, "log1.jsonl:1": 2,
         "packed.jsonl.gz:1": 1, "packed.jsonl.gz:2": 2, "sub/deep.jsonl:1": 1,
     }  # fmt: skip
     assert read(spark, tmp_path, spec) == sorted((p, f'{{"a":{n}}}', None, (str(n),), None) for p, n in places.items())
@@ -311,7 +320,7 @@ def test_each_csv_file_of_a_folder_is_read_by_its_own_header(spark: SparkSession
         ("4.csv:2", "1,9,2", None, ("1", "2"), {"new": "9"}),
         ("4.csv:3", "1,9", "unparseable", ("1", "."), {"new": "9"}),
         ("5.csv.gz:2", '1,"x ""y"", z"', None, ("1", 'x "y", z'), None),
-        ("no%20header.csv:2", "1,2", "unparseable", (None, None), None),
+        ("no header.csv:2", "1,2", "header_unknown", (None, None), {"1": "1", "2": "2"}),
     ]
 
 
@@ -339,7 +348,7 @@ def test_each_parquet_file_is_read_by_its_own_schema(spark: SparkSession, tmp_pa
         ("1.parquet:2", "{}", None, (None, None), None),
         ("2.parquet:1", '{"n":"abc","a":7}', "wrong_type", ("7", None), None),
         (
-            "3%20%5Bc%5D.parquet:1",
+            "3 [c].parquet:1",
             '{"a":"x","more":true,"list":[1,2]}',
             None,
             ("x", None),
@@ -351,9 +360,13 @@ def test_each_parquet_file_is_read_by_its_own_schema(spark: SparkSession, tmp_pa
 
 def test_positions_of_delta_rows_are_batch_and_row_number(spark: SparkSession) -> None:
     rows = spark.sql("SELECT 'abc' AS n, 7 AS a, 1 AS more").coalesce(1)
-    (record,) = raw_records.from_rows(rows, InputSpec(format="delta", columns="a string, n double"), 3).collect()
+    spec = InputSpec(format="delta", columns="a string, n double")
+    batch = DeltaSource("shop", "", spec, "stop", ("maxFilesPerTrigger", 1)).read_batch(
+        rows.withColumn("ingest_time", F.current_timestamp()), 3, []
+    )
+    (record,) = batch.records.collect()
     assert (record.position, record.payload, record.fault, tuple(record.raw), record.extra) == (
-        "3:0", '{"n":"abc","a":7,"more":1}', "wrong_type", ("7", None), {"more": "1"},
+        "3:1", '{"n":"abc","a":7,"more":1}', "wrong_type", ("7", None), {"more": "1"},
     )  # fmt: skip
 
 
@@ -362,8 +375,8 @@ def test_positions_of_delta_rows_are_batch_and_row_number(spark: SparkSession) -
     [
         ("cut.csv.gz", InputSpec(format="csv", columns="id string"), "FAILED_READ_FILE"),
         ("cut it.jsonl.gz", InputSpec(format="jsonl", columns="id string"), "FAILED_READ_FILE"),
-        ("cut.parquet", InputSpec(format="parquet", columns="id string"), "FAILED_READ_FILE"),
-        ("no.csv.gz", InputSpec(format="csv", columns="id string"), "not a gzip file"),
+        ("cut.parquet", InputSpec(format="parquet", columns="id string"), "is not a Parquet file"),
+        ("no.csv.gz", InputSpec(format="csv", columns="id string"), "incorrect header check"),
     ],
 )
 def test_an_unreadable_file_is_named_with_the_option_to_skip_it(
@@ -379,8 +392,8 @@ def test_an_unreadable_file_is_named_with_the_option_to_skip_it(
     (tmp_path / "good").write_text("")
     (tmp_path / name).write_bytes(content)
     path = f"file:{tmp_path}/{name}"
-    with pytest.raises(SourceUnreadable) as raised, raw_records.reading_files(spark, [path]):
-        raw_records.from_files(spark, [path], str(tmp_path), spec, max_line_bytes=1000).collect()
+    with pytest.raises(SourceUnreadable) as raised, reading_files(spark, [path]):
+        source(tmp_path, spec).records(spark, [path]).collect()
     assert why in raised.value.what
     assert raised.value.where == path
     assert raised.value.do == f"repair or remove the file, or skip it: --skip-file {path}"

@@ -4,10 +4,14 @@ from datetime import date
 
 import pytest
 from profilestream.capture import dedupe
+from profilestream.capture.mapping import InputSpec, Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-CONTENT = ["item_id", "price", "extra"]
+MAPPED_ID = Mapping(
+    input=InputSpec(format="jsonl", columns="id string"),
+    columns={"event_id": "id", "event_type": "'view'", "event_time": "id", "item_id": "id", "price": "id"},
+)
 
 
 def _rows(spark: SparkSession, *rows: tuple[str, str, str, float | None], day: int = 1) -> DataFrame:
@@ -16,14 +20,15 @@ def _rows(spark: SparkSession, *rows: tuple[str, str, str, float | None], day: i
     return spark.createDataFrame(list(rows), schema).select(
         "*",
         F.lit(date(2026, 1, day)).alias("event_date"),
-        F.lit(None).cast("map<string,string>").alias("extra"),
+        F.lit(None).cast("timestamp").alias("event_time"),
+        F.lit("view").alias("event_type"),
         F.array().cast("array<string>").alias("warnings"),
         dedupe.id_hash().alias(dedupe.ID_HASH),
     )
 
 
 def _outcomes(batch: DataFrame, stored: DataFrame | None) -> dict[str, str]:
-    repeats = dedupe.find_repeats(batch, stored, CONTENT)
+    repeats = dedupe.find_repeats(batch, stored, MAPPED_ID)
     return {} if repeats is None else {row["position"]: row["outcome"] for row in repeats.collect()}
 
 
@@ -34,7 +39,7 @@ def test_a_repeated_id_is_a_duplicate_if_the_content_is_equal_and_id_reused_othe
         spark, ("f:10", "a", "i", 1.0), ("f:9", "a", "i", 1.0), ("f:11", "a", "i", 2.0), ("f:12", "b", "i", None)
     )
     assert _outcomes(batch, None) == {"f:10": "duplicate", "f:11": "id_reused"}
-    clean = dedupe.without_repeats(batch, dedupe.find_repeats(batch, None, CONTENT)).select("position").collect()
+    clean = dedupe.without_repeats(batch, dedupe.find_repeats(batch, None, MAPPED_ID)).select("position").collect()
     assert sorted(row[0] for row in clean) == ["f:12", "f:9"]
 
 
@@ -46,9 +51,15 @@ def test_a_stored_row_precedes_the_rows_of_the_batch(spark: SparkSession) -> Non
     assert _outcomes(batch, stored) == {"f:1": "id_reused", "f:2": "duplicate", "f:3": "duplicate"}
 
 
-def test_the_same_id_on_another_date_is_another_event(spark: SparkSession) -> None:
-    batch = _rows(spark, ("f:1", "a", "i", 1.0)).unionByName(_rows(spark, ("f:2", "a", "i", 9.0), day=2))
-    assert _outcomes(batch, None) == {}
+def test_the_same_id_a_day_later_is_compared_and_two_days_later_is_another_event(spark: SparkSession) -> None:
+    first = _rows(spark, ("f:1", "a", "i", 1.0))
+    next_day = _rows(spark, ("f:2", "a", "i", 9.0), day=2)
+    third_day = _rows(spark, ("f:3", "a", "i", 9.0), day=3)
+    assert _outcomes(first.unionByName(next_day), None) == {"f:2": "id_reused"}
+    # The rejected row of the second day is no event that the third day could repeat.
+    assert _outcomes(first.unionByName(next_day).unionByName(third_day), None) == {"f:2": "id_reused"}
+    assert _outcomes(third_day, first.unionByName(next_day.where("false"))) == {}
+    assert _outcomes(next_day, first) == {"f:2": "id_reused"}
 
 
 def test_different_ids_with_the_same_hash_are_not_duplicates(spark: SparkSession) -> None:
@@ -56,12 +67,13 @@ def test_different_ids_with_the_same_hash_are_not_duplicates(spark: SparkSession
         dedupe.ID_HASH, F.lit(7).cast("bigint")
     )
     assert _outcomes(batch, None) == {}
-    assert dedupe.without_repeats(batch, dedupe.find_repeats(batch, None, CONTENT)).count() == 2
+    assert dedupe.without_repeats(batch, dedupe.find_repeats(batch, None, MAPPED_ID)).count() == 2
 
 
 def test_without_repeated_hashes_nothing_is_returned(spark: SparkSession) -> None:
     assert (
-        dedupe.find_repeats(_rows(spark, ("f:1", "a", "i", 1.0)), _rows(spark, ("z:1", "b", "i", 1.0)), CONTENT) is None
+        dedupe.find_repeats(_rows(spark, ("f:1", "a", "i", 1.0)), _rows(spark, ("z:1", "b", "i", 1.0)), MAPPED_ID)
+        is None
     )
 
 

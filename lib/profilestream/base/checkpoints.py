@@ -7,7 +7,6 @@ Layout, next to Spark's own `offsets/` and `commits/`:
 """
 
 import json
-import sys
 import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,13 +29,13 @@ class Plan:
         fingerprint: fingerprint of the mapping and of the settings that change what is written.
         settings: the text that the fingerprint is computed from, so that a user can restore the settings.
         versions: Delta version of every table read other than the source.
-        skip_files: files that the user requested to skip.
+        skipped_units: units of the source, such as files, that the user requested to skip.
     """
 
     fingerprint: str
     settings: str = ""
     versions: dict[str, int] = field(default_factory=dict)
-    skip_files: list[str] = field(default_factory=list)
+    skipped_units: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,16 @@ class Checkpoint:
         """Latest batch id that was committed; null when there is none."""
         return self._last("commits")
 
+    def unfinished(self) -> int | None:
+        """Id of the batch that was started and not committed; null when there is none."""
+        started = self.last_started()
+        return started if started is not None and started != self.last_finished() else None
+
+    def last_offset(self) -> dict[str, Any]:
+        """The offset at which the last started batch ends, as its source wrote it; empty before the first batch."""
+        started = self.last_started()
+        return {} if started is None else self._offset(started)
+
     def _last(self, log: str) -> int | None:
         return max((int(n) for n in files.names(self.spark, f"{self.path}/{log}") if n.isdigit()), default=None)
 
@@ -81,6 +90,10 @@ class Checkpoint:
         if batch_id >= _PLANS_STORED:
             files.delete(self.spark, f"{self.path}/plans/{batch_id - _PLANS_STORED}")
 
+    def drop_plan(self, batch_id: int) -> None:
+        """Remove the plan of a batch that has written nothing, so that another mapping can plan it."""
+        files.delete(self.spark, f"{self.path}/plans/{batch_id}")
+
     def last_complete_version(self, batch_id: int) -> int | None:
         """Latest version of the Delta source whose files were all read by the batches before this one.
 
@@ -93,8 +106,7 @@ class Checkpoint:
 
     def source_table_id(self) -> str | None:
         """Delta's id of the source table; null before the first batch, and for sources other than Delta."""
-        started = self.last_started()
-        table_id = None if started is None else self._offset(started).get("reservoirId")
+        table_id = self.last_offset().get("reservoirId")
         return None if table_id is None else str(table_id)
 
     def _offset(self, batch_id: int) -> dict[str, Any]:
@@ -102,39 +114,3 @@ class Checkpoint:
         lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id}") or "").splitlines()
         offset = json.loads(lines[-1]) if lines else {}
         return offset if isinstance(offset, dict) else {}
-
-    def drop_unstarted_files(self) -> None:
-        """Remove files that were listed for a batch that was never started.
-
-        Spark logs the files of a batch before it logs the batch. After a crash between the two, Spark would read these
-        files in one batch with the next files: no row is lost, but batches differ from a run without the crash.
-        Every tenth list is compact: it repeats the earlier lists. Spark deletes those after 100 more batches.
-        """
-        started = self.last_started()
-        last = -1
-        if started is not None:
-            offset = (files.read_text(self.spark, f"{self.path}/offsets/{started}") or "").splitlines()[-1]
-            last = int(json.loads(offset)["logOffset"]) if offset.startswith('{"logOffset"') else sys.maxsize
-        for name in files.names(self.spark, f"{self.path}/sources/0"):
-            number = name.removesuffix(".compact")
-            if number.isdigit() and int(number) > last:
-                files.delete(self.spark, f"{self.path}/sources/0/{name}")
-
-    def listed_files(self) -> dict[str, int]:
-        """Every input file that a file source has listed: path -> modification time when it was listed, in ms."""
-        return {entry["path"]: entry["timestamp"] for entry in self._file_entries()}
-
-    def files_of(self, batch_id: int) -> int:
-        """Number of input files of a batch of a file source."""
-        return sum(entry["batchId"] == batch_id for entry in self._file_entries())
-
-    def _file_entries(self) -> list[dict[str, Any]]:
-        folder = f"{self.path}/sources/0"
-        logs = files.names(self.spark, folder)
-        compacted = max((int(n.removesuffix(".compact")) for n in logs if n.endswith(".compact")), default=-1)
-        selected = [n for n in logs if n == f"{compacted}.compact" or (n.isdigit() and int(n) > compacted)]
-        entries: list[dict[str, Any]] = []
-        for name in selected:
-            lines = (files.read_text(self.spark, f"{folder}/{name}") or "").splitlines()
-            entries += [json.loads(line) for line in lines if line.startswith("{")]
-        return entries

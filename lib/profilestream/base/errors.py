@@ -52,6 +52,13 @@ def value_errors_as_bad_settings(what: str, *, where: str, do: str) -> Iterator[
         raise BadSettings(f"{what}: {first_sentence(message)[:300]}", where=where, do=do) from error
 
 
+class NothingWritten(BadSettings):
+    """A mapping that cannot work for the batch, found before any table contains rows of it.
+
+    The batch can be planned again with another mapping.
+    """
+
+
 class SourceMissing(ProfilestreamError):
     """An input folder, file or table does not exist."""
 

@@ -1,15 +1,19 @@
 """Files and folders on any file system that Spark reads (local, HDFS, S3, ...)."""
 
+import codecs
+import io
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
+import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from profilestream.base.jvm import java_class
 
-_PLAIN = ("", ".csv", ".tsv", ".txt", ".log")  # extensions of uncompressed text
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:
@@ -105,25 +109,64 @@ def prune(spark: SparkSession, folder: str) -> None:
         fs.delete(target, False)
 
 
-def first_line(spark: SparkSession, path: str, encoding: str) -> str:
-    """The first line of a text file, decompressed by its extension (.gz, .bz2, ...); "" for an empty file."""
+def first_lines(spark: SparkSession, path: str, encoding: str) -> Iterator[str]:
+    """The lines of a text file, decompressed by its extension, without line ends and the mark of byte order.
+
+    Bytes that are no text in this encoding are replaced. The file is read as far as lines are requested.
+
+    Args:
+        encoding: name of a charset that Java knows.
+    """
     local = local_path(path)
-    if local is not None and os.path.splitext(local)[1] in _PLAIN:
-        with open(local, encoding=encoding, errors="replace") as file:
-            return file.readline().rstrip("\n").lstrip("\ufeff")
+    if local is not None and _is_python_codec(encoding):
+        with pa.input_stream(local) as stream, io.TextIOWrapper(cast(Any, stream), encoding, errors="replace") as text:
+            for line in text:
+                yield line.rstrip("\r\n").lstrip("\ufeff")
+        return
     fs, target = _path(spark, path)
     if fs.getFileStatus(target).getLen() == 0:
-        return ""
-    codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
+        return
+    codecs_of = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
     stream = fs.open(target)
     try:
-        codec = codecs(spark._jsc.hadoopConfiguration()).getCodec(target)
+        codec = codecs_of(spark._jsc.hadoopConfiguration()).getCodec(target)
         decompressed = stream if codec is None else codec.createInputStream(stream)
         reader = java_class(spark, "java.io.InputStreamReader")(decompressed, encoding)
-        line = java_class(spark, "java.io.BufferedReader")(reader).readLine()
-        return "" if line is None else str(line).lstrip("\ufeff")
+        lines = java_class(spark, "java.io.BufferedReader")(reader)
+        while (line := lines.readLine()) is not None:
+            yield str(line).lstrip("\ufeff")
     finally:
         stream.close()
+
+
+def first_bytes(spark: SparkSession, path: str, count: int) -> bytes:
+    """The first bytes of a file as it is stored; fewer if the file is shorter."""
+    fs, target = _path(spark, path)
+    stream = fs.open(target)
+    try:
+        return bytes(stream.readNBytes(count))
+    finally:
+        stream.close()
+
+
+def read_bytes(spark: SparkSession, path: str) -> bytes:
+    """Content of a small file, decompressed by its extension."""
+    fs, target = _path(spark, path)
+    stream = fs.open(target)
+    try:
+        data = bytes(stream.readAllBytes())
+    finally:
+        stream.close()
+    compression: Any = _COMPRESSIONS.get(os.path.splitext(path)[1])
+    return data if compression is None else bytes(pa.input_stream(io.BytesIO(data), compression=compression).read())
+
+
+def _is_python_codec(encoding: str) -> bool:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        return False
+    return True
 
 
 def file_stats(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[int, int]]:

@@ -67,9 +67,9 @@ def options(args: argparse.Namespace) -> RunOptions:
     return RunOptions(
         continuous=_seconds(args.every) if args.mode == "continuous" else None,
         accept_new_epoch=args.accept_new_epoch,
-        accept_changed_files=args.accept_changed_files,
+        accept_changed_units=args.accept_changed_files,
         replan=args.replan,
-        skip_files=tuple(args.skip_file),
+        skipped_units=tuple(args.skip_file),
         rebuild=tuple(filter(None, [getattr(args, "rebuild", "")])),
         cascade=getattr(args, "cascade", False),
     )

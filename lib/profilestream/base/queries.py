@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamReader
@@ -14,6 +14,7 @@ from profilestream.base import commits
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
+from profilestream.base.errors import ProfilestreamError
 from profilestream.base.session import Threads
 from profilestream.base.settings import Paths, fingerprint
 from profilestream.base.tables import EVENTS
@@ -109,20 +110,33 @@ class RunOptions:
     Args:
         continuous: seconds between batches of a run that ends when it is stopped; null: run to the end of the input.
         accept_new_epoch: start a new checkpoint over tables that another one wrote.
-        accept_changed_files: continue although files changed after they were read.
+        accept_changed_units: continue although units of a source, such as files, changed after they were read.
         replan: plan the unfinished batch again with the current settings and side tables, if it has written nothing.
-        skip_files: unreadable files to skip; each is recorded as one rejected row.
+        skipped_units: unreadable units of a source, such as files, to skip; each is recorded as one rejected row.
         rebuild: names of stages whose checkpoints are removed and whose tables are emptied and derived again.
         cascade: also rebuild the stages that follow a rebuilt table (flow.py).
     """
 
     continuous: float | None = None
     accept_new_epoch: bool = False
-    accept_changed_files: bool = False
+    accept_changed_units: bool = False
     replan: bool = False
-    skip_files: tuple[str, ...] = ()
+    skipped_units: tuple[str, ...] = ()
     rebuild: tuple[str, ...] = ()
     cascade: bool = False
+
+
+class ExternalSource(Protocol):
+    """What a run needs to know of a source that profilestream does not write."""
+
+    def check(self, spark: SparkSession, checkpoint: Checkpoint, options: RunOptions) -> None:
+        """Raise an error if the source and the checkpoint disagree."""
+
+    def new_units(self, spark: SparkSession, checkpoint: Checkpoint) -> int | None:
+        """Number of units, such as files, that the run will read; null when it is unknown."""
+
+    def explain(self, error: Exception) -> ProfilestreamError | None:
+        """The error for a user when the source made Spark's query fail; null when the cause is another one."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +146,12 @@ class QueryInput:
     Args:
         read: the source as a streaming frame.
         source_table: the table that it reads, if a stage derives it; null for logs and `events`.
-        folder, glob: folder and name pattern of the input files; empty when the source is a table.
+        external: the source of a log; null when the source is a table of profilestream.
     """
 
     read: Callable[[SparkSession], DataFrame]
     source_table: Table | None = None
-    folder: str = ""
-    glob: str = ""
+    external: ExternalSource | None = None
 
 
 @dataclass(frozen=True)

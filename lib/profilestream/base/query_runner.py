@@ -7,13 +7,14 @@ import logging
 import threading
 import time
 
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from profilestream.base import commits, files, jvm, startup_checks
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
-from profilestream.base.errors import Refused
+from profilestream.base.errors import NothingWritten, Refused
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
 from profilestream.base.stage_progress import StageProgress
@@ -40,15 +41,16 @@ class QueryRunner:
         if is_rebuilt := query.stage in options.rebuild:
             self._reset(spark)
         startup_checks.check_start(
-            spark, query.name, query.tables, query.reads.folder, query.reads.glob, self._checkpoint, settings.paths,
+            spark, query.name, query.tables, self._checkpoint, settings.paths,
             accept_new_epoch=options.accept_new_epoch or is_rebuilt,
-            accept_changed_files=options.accept_changed_files,
         )  # fmt: skip
+        external = query.reads.external
+        if external is not None:
+            external.check(spark, self._checkpoint, options)
         if query.reads.source_table:
             startup_checks.check_followed(
                 spark, query.stage, query.reads.source_table, self._checkpoint, settings.paths
             )
-        self._checkpoint.drop_unstarted_files()
         self._adopt_plan(spark)
         self.epoch = self._checkpoint.epoch()
         self.error: BaseException | None = None
@@ -57,7 +59,8 @@ class QueryRunner:
         self._batch_lock = threading.Lock()
         self._stop_requested = threading.Event()
         self._last_batch = -1
-        self.progress = StageProgress(query.name, self._count_input_files(spark))
+        new_units = None if external is None else external.new_units(spark, self._checkpoint)
+        self.progress = StageProgress(query.name, new_units)
         self.handle: StreamingQuery | None = None
 
     def _reset(self, spark: SparkSession) -> None:
@@ -101,9 +104,14 @@ class QueryRunner:
 
     def failure(self) -> BaseException | None:
         """The error that ended the query; null while it runs, and after it finished or was stopped."""
-        if self.error is not None:
-            return None if isinstance(self.error, _Stopped) else self.error
-        return self.handle.exception() if self.handle is not None and not self.handle.isActive else None
+        if isinstance(self.error, _Stopped):
+            return None
+        error = self.error
+        if error is None and self.handle is not None and not self.handle.isActive:
+            error = self.handle.exception()
+        external = self.query.reads.external
+        explained = external.explain(error) if external is not None and isinstance(error, PySparkException) else None
+        return explained or error
 
     def _process(self, frame: DataFrame, batch_id: int) -> None:
         with self._batch_lock:
@@ -128,7 +136,11 @@ class QueryRunner:
         if stored_plan is None:
             self._checkpoint.store_plan(batch_id, plan)
         with commits.preload_states(spark, self.query.tables, self._paths):
-            result = self.query.write(frame, batch)
+            try:
+                result = self.query.write(frame, batch)
+            except NothingWritten:
+                self._checkpoint.drop_plan(batch_id)
+                raise
         self.batches[batch_id], self.results[batch_id], self._last_batch = batch, result, batch_id
         jvm.collect_garbage()
         self.progress.batch_done(result.rows_in, result.files)
@@ -139,17 +151,17 @@ class QueryRunner:
         )  # fmt: skip
 
     def _new_plan(self, versions: dict[str, int]) -> Plan:
-        skip_files = [files.qualified(path) for path in self._options.skip_files]
-        return Plan(self.query.fingerprint, self.query.settings, versions, skip_files)
+        skipped_units = [files.qualified(path) for path in self._options.skipped_units]
+        return Plan(self.query.fingerprint, self.query.settings, versions, skipped_units)
 
     def _adopt_plan(self, spark: SparkSession) -> None:
         """Use the stored plan of an unfinished batch, or replace it when that is requested and safe."""
-        batch_id = startup_checks.unfinished_batch(self._checkpoint)
+        batch_id = self._checkpoint.unfinished()
         plan = None if batch_id is None else self._checkpoint.plan(batch_id)
         if batch_id is None or plan is None:
             return
         is_same = plan.fingerprint == self.query.fingerprint
-        if is_same and not (self._options.skip_files or self._options.replan):
+        if is_same and not (self._options.skipped_units or self._options.replan):
             return
         where = f"{self.query.name}, batch {batch_id}, {self._checkpoint.path}/plans/{batch_id}"
         if not is_same and not self._options.replan:
@@ -163,7 +175,7 @@ class QueryRunner:
             for table in self.query.tables
             if startup_checks.contains_batch(spark, table, self._paths, self.query.name, self._checkpoint, batch_id)
         ]
-        if written and is_same and not self._options.skip_files:
+        if written and is_same and not self._options.skipped_units:
             return
         if written:
             raise Refused(
@@ -175,20 +187,6 @@ class QueryRunner:
         if self._options.replan:
             versions = self.query.versions(spark, self._checkpoint, batch_id)
         self._checkpoint.store_plan(batch_id, self._new_plan(versions))
-
-    def _count_input_files(self, spark: SparkSession) -> int | None:
-        """Files that this run will read; null when the source is not a folder."""
-        if not self.query.reads.folder:
-            return None
-        listed_paths = startup_checks.listed_paths(self._checkpoint.listed_files())
-        # Spark skips empty files silently, so they are not counted.
-        new_paths = [
-            path
-            for path, (size, _) in files.file_stats(spark, self.query.reads.folder, self.query.reads.glob).items()
-            if size and path not in listed_paths
-        ]
-        unfinished = startup_checks.unfinished_batch(self._checkpoint)
-        return len(new_paths) + (0 if unfinished is None else self._checkpoint.files_of(unfinished))
 
 
 def checkpoint_path(paths: Paths, name: str) -> str:

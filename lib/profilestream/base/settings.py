@@ -78,11 +78,14 @@ class Source(Frozen):
     Args:
         path: folder of files, or a Delta table.
         mapping: file that maps its records to canonical columns (docs/mappings.md).
+        on_change: for a Delta table: what happens at a commit that removes or rewrites rows. `stop` refuses to go on;
+            `skip` ignores the whole commit, also the rows that it adds.
         max_files_per_trigger: maximum number of files per micro-batch; null: the value of `stream`.
     """
 
     path: str
     mapping: str
+    on_change: Literal["stop", "skip"] = "stop"
     max_files_per_trigger: int | None = Field(default=None, ge=1)
 
 
@@ -110,6 +113,13 @@ class Alarms(Frozen):
     min_share_deviation: float = Field(default=0.02, gt=0, lt=0.5)
 
 
+PLACEHOLDERS = (
+    "null", "(null)", "<null>", "[null]", "\\N", "undefined", "none", "(none)", "nan", "nil", "n/a", "#n/a", "na",
+    "anonymous", "unknown", "guest", "(not set)", "not set", "(not provided)", "(blank)", "missing", "0", "0.0", "-1",
+    "-", "--", "?", "00000000-0000-0000-0000-000000000000", "[object *]", "${*}", "{*}", "%%*%%",
+)  # fmt: skip
+
+
 class Capture(Frozen):
     """Settings of all sources.
 
@@ -118,6 +128,9 @@ class Capture(Frozen):
             as `event_time_in_future`.
         min_event_date: events before this date (UTC) are rejected as `event_time_before_min_date`.
         max_line_bytes: longer lines are rejected as `line_too_long`.
+        max_number: numbers above it are rejected as `number_absurd`, and so are numbers other than 0 below its inverse.
+        placeholders: patterns of texts that stand for a missing id, category or brand. Capital letters, blanks and
+            quotes around the text do not matter; `*` stands for any characters. A mapping can replace or extend them.
         alarms: alarms for batches that differ from earlier ones.
         sources: by name; the name is stored in the column `source`.
     """
@@ -125,6 +138,8 @@ class Capture(Frozen):
     max_clock_skew_minutes: float = Field(default=10.0, ge=0)
     min_event_date: date = date(1995, 1, 1)
     max_line_bytes: int = Field(default=1_000_000, ge=1)
+    max_number: float = Field(default=1e15, gt=1)
+    placeholders: tuple[str, ...] = PLACEHOLDERS
     alarms: Alarms = Alarms()
     sources: dict[str, Source] = Field(min_length=1)
 

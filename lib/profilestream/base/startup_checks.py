@@ -1,14 +1,12 @@
 """Checks before a query starts: the checkpoint and the tables must agree."""
 
-from urllib.parse import unquote
-
 from pyspark.sql import SparkSession
 
-from profilestream.base import commits, files
+from profilestream.base import commits
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.errors import Refused
 from profilestream.base.session import Threads
 from profilestream.base.settings import Paths
 
@@ -17,30 +15,20 @@ def check_start(
     spark: SparkSession,
     name: str,
     tables: tuple[Table, ...],
-    folder: str,
-    glob: str,
     checkpoint: Checkpoint,
     paths: Paths,
     *,
     accept_new_epoch: bool = False,
-    accept_changed_files: bool = False,
 ) -> None:
     """Refuse to start if a run would lose or duplicate rows; create the tables of a new query.
 
     Args:
         name: name of the query.
         tables: tables that the query writes, in order.
-        folder, glob: folder and name pattern of the input files; empty when the source is a table.
 
     Raises:
-        Refused: a table is missing, the checkpoint is older than the tables, another epoch wrote them, or a file
-            changed after it was read.
-        SourceMissing: the input folder does not exist.
+        Refused: a table is missing, the checkpoint is older than the tables, or another epoch wrote them.
     """
-    if folder and not files.exists(spark, folder):
-        raise SourceMissing(
-            f"there is no input at {folder}", where=f"query {name}", do="correct the path of the source in the settings"
-        )
     existing = tables
     if checkpoint.is_new():
         _check_no_other_epoch(spark, name, tables, checkpoint, paths, accept=accept_new_epoch)
@@ -52,8 +40,6 @@ def check_start(
             _check_table(spark, name, table, checkpoint, paths, is_last=table is tables[-1])
     for table in tables:
         table.register(spark, paths)
-    if folder and not accept_changed_files:
-        _check_files(spark, name, folder, glob, checkpoint)
 
 
 def check_followed(spark: SparkSession, stage: str, followed: Table, checkpoint: Checkpoint, paths: Paths) -> None:
@@ -71,22 +57,11 @@ def check_followed(spark: SparkSession, stage: str, followed: Table, checkpoint:
         )
 
 
-def unfinished_batch(checkpoint: Checkpoint) -> int | None:
-    """Id of the batch that was started and not committed; null when there is none."""
-    started, finished = checkpoint.last_started(), checkpoint.last_finished()
-    return started if started is not None and started != finished else None
-
-
 def contains_batch(
     spark: SparkSession, table: Table, paths: Paths, name: str, checkpoint: Checkpoint, batch_id: int
 ) -> bool:
     """Whether a table already contains a batch of this query."""
     return commits.is_done(spark, table, paths, Txn(name, checkpoint.epoch(), batch_id))
-
-
-def listed_paths(listed: dict[str, int]) -> dict[str, int]:
-    """Paths from a checkpoint (URL-encoded URIs) in the form that file listings use."""
-    return {files.qualified(unquote(path)): modified for path, modified in listed.items()}
 
 
 def _check_no_other_epoch(
@@ -134,19 +109,4 @@ def _check_table(
             f"the checkpoint has finished batch {finished}",
             where=table.path(paths),
             do="restore the newer table, or the checkpoint that belongs to this one",
-        )
-
-
-def _check_files(spark: SparkSession, name: str, folder: str, glob: str, checkpoint: Checkpoint) -> None:
-    listed = listed_paths(checkpoint.listed_files())
-    if not listed:
-        return
-    stored = files.file_stats(spark, folder, glob)
-    changed = [path for path, (_, modified) in stored.items() if path in listed and listed[path] != modified]
-    if changed:
-        raise Refused(
-            f"{len(changed)} file(s) changed after they were read; added rows would be lost: {changed[:3]}",
-            where=f"query {name}",
-            do="copy them under new names (rows that were already read are recognized as duplicates), "
-            "or ignore the changes: --accept-changed-files",
         )

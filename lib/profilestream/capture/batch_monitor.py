@@ -19,8 +19,9 @@ from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Alarms
 from profilestream.capture import alarms
 from profilestream.capture.alarms import Alarm, Measure, Trend
+from profilestream.capture.cleaning_rules import EXPRESSION_FAILED
 from profilestream.capture.mapping import Mapping
-from profilestream.capture.sources import InputBatch
+from profilestream.capture.sources.record_source import InputBatch
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +135,8 @@ def _volumes(summary: list[Any], rows: int, inputs: InputBatch, mapping: Mapping
 
     The mean over days is weighted by the rows of each day, so a few late rows of other days hardly change it.
     """
-    if inputs.paths:
-        yield alarms.volume(rows, len(inputs.paths), "file")
+    if inputs.units:
+        yield alarms.volume(rows, len(inputs.units), "file")
     by_day: dict[Any, int] = {}
     for row in summary if mapping.input.format == "delta" else []:
         if row["event_date"] is not None:
@@ -144,10 +145,19 @@ def _volumes(summary: list[Any], rows: int, inputs: InputBatch, mapping: Mapping
         yield alarms.volume(round(sum(n * n for n in by_day.values()) / sum(by_day.values())), 1, "day")
 
 
+def failing_expression(key: str, settings: Alarms) -> Alarm:
+    """The alarm for an expression of the mapping that raises on every row of a batch."""
+    return Alarm(EXPRESSION_FAILED, 1.0, 0.0, 1 / settings.min_share_deviation, f"{key} fails on every row")
+
+
 def evaluate_batch(
-    batch_measures: BatchMeasures, source: str, cache: TrendCache, batch: Batch, settings: Alarms, inputs: InputBatch
-) -> AlarmResult:
+    batch_measures: BatchMeasures, certain: list[Alarm], source: str, cache: TrendCache, batch: Batch, settings: Alarms,
+    inputs: InputBatch,
+) -> AlarmResult:  # fmt: skip
     """The alarms of a batch, compared with the earlier batches of the source in this epoch. Logs each alarm.
+
+    Args:
+        certain: alarms that need no comparison.
 
     Raises:
         Refused: there is an alarm, `action` is `stop`, and no table contains rows of the batch yet.
@@ -155,6 +165,7 @@ def evaluate_batch(
     measures, txn = batch_measures.measures, batch.txn
     earlier = cache.trends_before(batch, source)
     batch_alarms, trends = alarms.evaluate(measures, earlier, batch_measures.as_of, settings)
+    batch_alarms = [*certain, *batch_alarms]
     values = {measure.name: measure.natural_value for measure in measures}
     column = {name: {"value": values.get(name), **asdict(trend)} for name, trend in trends.items()}
     for alarm in batch_alarms:
@@ -166,10 +177,10 @@ def evaluate_batch(
     if batch_alarms and settings.action == "stop" and not any(batch.is_done(table) for table in first_tables):
         names = [alarm.measure for alarm in batch_alarms]
         messages = "; ".join(f"{alarm.measure}: {alarm.message}" for alarm in batch_alarms)
-        skip = ", or exclude its files with --skip-file PATH" if inputs.paths else ""
+        skip = ", or exclude its files with --skip-file PATH" if inputs.units else ""
         raise Refused(
             f"batch {txn.batch_id} of {source} differs from earlier batches: {names}",
-            where=f"{txn.query}, batch {txn.batch_id} (nothing was written); files {inputs.paths[:3]}",
+            where=f"{txn.query}, batch {txn.batch_id} (nothing was written); files {inputs.units[:3]}",
             do=f"{messages}; if the data is correct, run once with --set capture.alarms.action=warn{skip}",
         )
     return AlarmResult(batch_alarms, trends, column)

@@ -1,30 +1,48 @@
 """Checks of a source before anything is read: mapping, SQL expressions, paths. Nothing is written."""
 
+import itertools
+
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing, first_sentence
+from profilestream.base.jvm import java_class
 from profilestream.base.settings import Settings
 from profilestream.capture import cleaning_rules, execute_mapping, ingest, raw_records, side_tables
 from profilestream.capture.ingest import CaptureSource
 
 
 def check_sources(spark: SparkSession, settings: Settings) -> None:
-    """Check every source of the settings."""
+    """Check every source of the settings; raises as check_source."""
     for name in settings.capture.sources:
         check_source(spark, settings, name)
+
+
+def _check_paths(settings: Settings) -> None:
+    """Refuse two sources that read the same files: every event would be stored twice."""
+    paths = {name: f"{files.qualified(config.path).rstrip('/')}/" for name, config in settings.capture.sources.items()}
+    for (first, path), (second, other) in itertools.combinations(paths.items(), 2):
+        if path.startswith(other) or other.startswith(path):
+            raise BadSettings(
+                f"sources {first!r} and {second!r} read the same files",
+                where=f"settings, capture.sources.{second}.path",
+                do="give each source a folder of its own, or a pattern of file names in `glob`",
+            )
 
 
 def check_source(spark: SparkSession, settings: Settings, name: str) -> None:
     """Check one source.
 
     Raises:
-        BadSettings: Spark does not accept a list of columns or an expression; the message names its key.
+        BadSettings: Spark does not accept a list of columns or an expression; the message names its key. Or two sources
+            of the settings read the same files.
         SourceMissing: the input path or a side table does not exist.
         SourceUnreadable: a side table does not have the format that the mapping declares.
     """
+    _check_paths(settings)
     source = ingest.load_source(settings, name)
     if not files.exists(spark, source.config.path):
         raise SourceMissing(
@@ -39,11 +57,13 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
     """Check the columns, lookups and expressions of a mapping one by one on an empty frame; raises as check_source."""
     mapping, file = source.mapping, source.config.mapping
     _check_input_columns(source)
+    _check_encoding(spark, mapping.input.encoding, f"{file}, input.encoding")
     if mapping.input.explode:
         raw = raw_records.empty(spark, mapping.input).select("raw.*")
         _check_expression(raw, "input.explode", f"posexplode_outer({mapping.input.explode})", file)
     raw = execute_mapping.explode(raw_records.empty(spark, mapping.input), mapping)
     for name, lookup in mapping.lookup.items():
+        _check_encoding(spark, lookup.encoding, f"{file}, lookup.{name}.encoding")
         _check_expression(raw, f"lookup.{name}.on", lookup.on, file)
         side_tables.check_lookup(spark, name, lookup, file)
     try:
@@ -53,16 +73,16 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
     for name, sql in mapping.columns.items():
         _check_expression(raw, f"columns.{name}", sql, file)
     _check_event_time(spark, raw, source)
-    without_fill = execute_mapping.build_expressions(raw, mapping.model_copy(update={"fill": {}}))
+    without_fill = execute_mapping.build_expressions(raw, mapping.model_copy(update={"fill": {}}), source.capture)
     events = execute_mapping.apply_expressions(raw, without_fill)
     for name, sql in mapping.fill.items():
         _check_expression(events, f"fill.{name}", sql, file)
     for kind, rules in (("reject", mapping.reject), ("warn", mapping.warn)):
         for name, rule in rules.items():
             _check_expression(events, f"{kind}.{name}.when", rule.when, file, expected_type="boolean")
-    events = execute_mapping.apply_expressions(raw, execute_mapping.build_expressions(raw, mapping))
-    with_time = events.withColumn("_ingest_time", F.current_timestamp())
-    cleaning_rules.evaluate(with_time, cleaning_rules.build_rules(events.columns, mapping, source.capture))
+    expressions = execute_mapping.build_expressions(raw, mapping, source.capture)
+    events = execute_mapping.apply_expressions(raw, expressions).withColumn("_ingest_time", F.current_timestamp())
+    cleaning_rules.evaluate(events, cleaning_rules.build_rules(events, mapping, source.capture))
 
 
 def _check_input_columns(source: CaptureSource) -> None:
@@ -78,7 +98,23 @@ def _check_input_columns(source: CaptureSource) -> None:
             where=f"{file}, input.columns",
             do="declare them as string and cast in the column's expression: try_cast(x AS DOUBLE)",
         )
+    unknown = [name for name in source.mapping.identity if name not in schema.names]
+    if unknown:
+        raise BadSettings(
+            f"identity names columns that are not raw columns: {unknown}",
+            where=f"{file}, identity",
+            do=f"name some of {schema.names}",
+        )
     _check_unique_names(schema.names, source)
+
+
+def _check_encoding(spark: SparkSession, name: str, where: str) -> None:
+    try:
+        java_class(spark, "java.nio.charset.Charset").forName(name)
+    except Py4JJavaError:
+        raise BadSettings(
+            f"Java has no charset {name!r}", where=where, do="write a name such as UTF-8, GBK or windows-1252"
+        ) from None
 
 
 def _check_unique_names(columns: list[str], source: CaptureSource) -> None:
@@ -99,7 +135,7 @@ def _check_event_time(spark: SparkSession, raw: DataFrame, source: CaptureSource
     """Refuse a numeric event time and an invalid time format. Spark would report the format at the first row only."""
     file, pattern = source.config.mapping, source.mapping.time_format
     try:
-        execute_mapping.build_expressions(raw, source.mapping.model_copy(update={"fill": {}}))
+        execute_mapping.build_expressions(raw, source.mapping.model_copy(update={"fill": {}}), source.capture)
     except BadSettings as error:
         raise BadSettings(error.what, where=f"{file}, columns.event_time", do=error.do) from None
     try:

@@ -8,11 +8,15 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
-from profilestream.capture.execute_mapping import NOTES, note_where, trim_characters
+from profilestream.capture import execute_mapping, guarded_sql, placeholders
+from profilestream.capture.conversion import any_of
+from profilestream.capture.execute_mapping import FAILED, FAILURE, NOTES, note_where
+from profilestream.capture.guarded_sql import Guarded
 from profilestream.capture.mapping import NUMERIC_COLUMNS, Mapping
+from profilestream.capture.text_parsers import BLANKS
 
-PLACEHOLDER_IDS = ("null", "undefined", "none", "nan", "nil", "n/a", "anonymous", "unknown", "0", "-1")
-FAULTS = ("line_too_long", "not_utf8", "unparseable", "wrong_type", "nothing_to_explode")
+FAULTS = ("line_too_long", "not_utf8", "header_unknown", "unparseable", "wrong_type", "nothing_to_explode")
+EXPRESSION_FAILED = "expression_failed"
 # Rules that need more than the row: a file that cannot be read, an id of an earlier event.
 BATCH_RULES = ("file_unreadable", "id_reused")
 BOT_WARNING = "bot_suspected"
@@ -33,66 +37,83 @@ class RuleColumns:
     run builds them once for all batches.
 
     Args:
+        attempts: the conditions of the mapping.
         rule: the first reject rule that is true; null on good rows.
-        warnings: names of fills, clips and warn rules.
+        warnings: names of placeholders, fills, clips and warn rules.
         reason: why the row was rejected; reads the column `rule`.
     """
 
+    attempts: list[Guarded]
     rule: Column
     warnings: Column
     reason: Column
 
 
-def build_rules(columns: list[str], mapping: Mapping, capture: Capture) -> RuleColumns:
+def build_rules(events: DataFrame, mapping: Mapping, capture: Capture) -> RuleColumns:
     """The rules for rows with these columns: those of `apply_expressions`, and `_ingest_time`."""
-    checks = _reject_checks(columns, mapping, capture)
+    conditions = {f"reject.{name}.when": rule.when for name, rule in mapping.reject.items()}
+    conditions |= {f"warn.{name}.when": rule.when for name, rule in mapping.warn.items()}
+    attempts = guarded_sql.guarded(events, conditions, execute_mapping.is_parsed())
+    checks = _reject_checks(events.columns, mapping, capture, attempts)
     fault = F.col("fault")
     rule = reduce(lambda chain, c: chain.when(c.condition, c.name), checks, F.when(fault.isNotNull(), fault))
     fault_reason = F.when(fault.isNotNull(), F.col("fault_reason"))
     reason = reduce(lambda chain, c: chain.when(F.col("rule") == c.name, c.reason), checks, fault_reason)
+    warnings = _warn_checks(events.columns, mapping, attempts)
     return RuleColumns(
+        attempts=list(attempts.values()),
         rule=rule,
-        warnings=F.concat(NOTES, *[note_where(c.condition, c.name) for c in _warn_checks(columns, mapping)]),
+        warnings=F.concat(NOTES, *[note_where(c.condition, c.name) for c in warnings]),
         reason=F.when(F.col("rule").isNotNull(), F.coalesce(reason, F.col("rule"))),
     )
 
 
 def evaluate(events: DataFrame, rules: RuleColumns) -> DataFrame:
     """Events with `rule` and `reason` (null on good rows) and `warnings`."""
+    events = execute_mapping.with_failures(events, rules.attempts)
     return events.withColumns({"rule": rules.rule, "warnings": rules.warnings}).withColumn("reason", rules.reason)
 
 
-def _reject_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list[Check]:
-    """Reject rules in order: first the rules of the mapping, then the built-in rules of every source."""
-    own = [Check(n, F.expr(r.when), F.lit(r.reason or f"{n}: {r.when}")) for n, r in mapping.reject.items()]
-    return [*own, *_id_checks(mapping), *_type_checks(mapping),
+def _reject_checks(columns: list[str], mapping: Mapping, capture: Capture, attempts: dict[str, Guarded]) -> list[Check]:
+    """Reject rules in order: first those of the mapping, then the built-in rules of every source."""
+    failed = Check(EXPRESSION_FAILED, F.col(FAILED).isNotNull(), F.col(FAILURE))
+    own = [
+        Check(n, attempts[f"reject.{n}.when"].value, F.lit(r.reason or f"{n}: {r.when}"))
+        for n, r in mapping.reject.items()
+    ]
+    return [failed, *own, *_id_checks(mapping), *_type_checks(mapping),
             *_time_checks(columns, mapping, capture), *_user_checks(mapping),
-            *_number_checks(columns)]  # fmt: skip
+            *_number_checks(columns, capture)]  # fmt: skip
 
 
-def _warn_checks(columns: list[str], mapping: Mapping) -> list[Check]:
+def _warn_checks(columns: list[str], mapping: Mapping, attempts: dict[str, Guarded]) -> list[Check]:
     """Warn rules: those of the mapping, and an ambiguous local time."""
-    own = [Check(n, F.expr(r.when), F.lit(r.reason or n)) for n, r in mapping.warn.items()]
+    own = [Check(n, attempts[f"warn.{n}.when"].value, F.lit(r.reason or n)) for n, r in mapping.warn.items()]
     if "_local_time" not in columns:
         return own
-    hour_later = F.from_utc_timestamp(F.col("event_time") + F.expr("INTERVAL 1 HOUR"), mapping.timezone)
-    is_ambiguous = hour_later == F.col("_local_time")
+    # The same wall-clock time with the offset that is in force a day later, after the clocks were set back.
+    local, next_day = F.col("_local_time"), F.col("event_time") + F.expr("INTERVAL 1 DAY")
+    offset = F.unix_micros(F.from_utc_timestamp(next_day, mapping.timezone)) - F.unix_micros(next_day)
+    second = F.timestamp_micros(F.unix_micros(local) - offset)
+    is_ambiguous = (second != F.col("event_time")) & (F.from_utc_timestamp(second, mapping.timezone) == local)
     reason = F.lit("the clocks were set back, so the local time occurred twice; the first one is used")
-    return [*own, Check("event_time_ambiguous", is_ambiguous, reason)]
+    return [*own, Check("event_time_ambiguous", F.coalesce(is_ambiguous, F.lit(False)), reason)]
 
 
 def names(mapping: Mapping) -> tuple[list[str], list[str]]:
     """Names of all reject rules and all warnings that a row of this source can have."""
     numbers = [c for c in NUMERIC_COLUMNS if c in mapping.columns]
     rejects = [
-        *FAULTS, *mapping.reject, *(["event_id_missing"] if "event_id" in mapping.columns else []),
+        *FAULTS, EXPRESSION_FAILED, *mapping.reject, *(["event_id_missing"] if "event_id" in mapping.columns else []),
         "event_type_missing", "event_type_unknown", "event_time_unreadable",
         "event_time_nonexistent", "event_time_before_min_date", "event_time_in_future", "user_id_placeholder",
         *(["user_missing"] if mapping.anonymous == "reject" else []), *[f"{c}_unreadable" for c in numbers],
-        "number_not_finite", "price_negative", "quantity_negative", *BATCH_RULES,
+        "number_not_finite", "number_absurd", "price_negative", "quantity_negative", *BATCH_RULES,
     ]  # fmt: skip
     warnings = [
         *mapping.warn,
+        "control_characters",
+        *[f"placeholder_{c}" for c in placeholders.warned_columns(mapping)],
         *([] if mapping.timezone == "UTC" else ["event_time_ambiguous"]),
         *[f"filled_{c}" for c in mapping.fill],
         *[f"clipped_{c}" for c in mapping.clip],
@@ -116,8 +137,9 @@ def check_names(mapping: Mapping, where: str) -> None:
 
 
 def _id_checks(mapping: Mapping) -> list[Check]:
-    missing = F.col("event_id").isNull() | (F.trim("event_id") == "")
-    return [Check("event_id_missing", missing, F.lit("there is no event id"))] if "event_id" in mapping.columns else []
+    if "event_id" not in mapping.columns:
+        return []
+    return [Check("event_id_missing", F.col("event_id").isNull(), F.lit("there is no event id, or a placeholder"))]
 
 
 def _type_checks(mapping: Mapping) -> list[Check]:
@@ -153,19 +175,20 @@ def _time_checks(columns: list[str], mapping: Mapping, capture: Capture) -> list
 
 
 def _user_checks(mapping: Mapping) -> list[Check]:
-    user = F.col("user_id")
-    normalized = F.lower(trim_characters(user, " \t\r\n\u00a0"))
-    reason = _reason("user id {} is a placeholder, not a user", user)
-    placeholder = Check("user_id_placeholder", normalized.isin(*PLACEHOLDER_IDS, ""), reason)
-    missing = Check("user_missing", user.isNull(), F.lit("there is no user, and the mapping rejects anonymous events"))
-    return [placeholder, missing] if mapping.anonymous == "reject" else [placeholder]
+    missing = F.lit("there is no user, and the mapping rejects anonymous events")
+    checks = [Check("user_missing", F.col("user_id").isNull(), missing)] if mapping.anonymous == "reject" else []
+    if "user_id" in mapping.columns and mapping.placeholders.user == "reject":
+        text = F.col("_placeholder_user_id")
+        reason = _reason("user id {} is a placeholder, not a user", text)
+        checks.insert(0, Check("user_id_placeholder", text.isNotNull(), reason))
+    return checks
 
 
-def _number_checks(columns: list[str]) -> list[Check]:
+def _number_checks(columns: list[str], capture: Capture) -> list[Check]:
     unreadable = [
         Check(
             f"{name}_unreadable",
-            (F.trim(text) != "") & F.col(name).isNull(),
+            (F.trim(text, F.lit(BLANKS)) != "") & F.col(name).isNull(),
             _reason(f"{name} {{}} is not a number", text),
         )
         for name in NUMERIC_COLUMNS
@@ -175,10 +198,13 @@ def _number_checks(columns: list[str]) -> list[Check]:
     value = F.coalesce(F.col("value"), F.col("price") * F.col("quantity"))
     numbers = [*[F.col(name) for name in NUMERIC_COLUMNS if name != "value"], value]
     not_finite = [F.isnan(c) | (F.abs(c) == float("inf")) for c in numbers]
+    absurd = [(F.abs(c) > capture.max_number) | ((F.abs(c) < 1 / capture.max_number) & (c != 0)) for c in numbers]
     return [
         *unreadable,
-        Check("number_not_finite", reduce(Column.__or__, [F.coalesce(c, F.lit(False)) for c in not_finite]),
+        Check("number_not_finite", any_of(not_finite),
               F.lit("a number is NaN or infinite")),
+        Check("number_absurd", any_of(absurd),
+              F.lit(f"a number is above {capture.max_number:g} (capture.max_number) or below its inverse")),
         Check("price_negative", F.col("price") < 0, _reason("price {} is negative", F.col("price").cast("string"))),
         Check("quantity_negative", F.col("quantity") < 0,
               _reason("quantity {} is negative", F.col("quantity").cast("string"))),

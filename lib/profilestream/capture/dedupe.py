@@ -1,18 +1,20 @@
 """Exact duplicates at any distance in time, without a shuffle of complete rows.
 
-A redelivered event has the same event time, so only the `event_date` partitions of the batch are read from `events`. A
-first pass over 64-bit hashes of the ids selects the few ids that occur more than once; all other rows need no further
-comparison. These few are compared by their full ids and contents: equal content is a duplicate; different content under
-the same id is rejected as `id_reused`.
+A redelivered event has the same event time, so only the dates of the batch are searched in `events`. An id that the log
+states can come again with a corrected time, so for such ids the days before and after are searched too. A first pass
+over 64-bit hashes of the ids selects the few ids that occur more than once; all other rows need no further comparison.
+These few are compared by their full ids and contents: equal content is a duplicate; different content under the same id
+is rejected as `id_reused`.
 """
 
-from datetime import date
+from datetime import date, timedelta
 
-from pyspark.sql import Column, DataFrame, Observation, Window
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from profilestream.base.session import materialize
-from profilestream.capture.execute_mapping import content_hash
+from profilestream.capture.execute_mapping import content_columns, content_hash
+from profilestream.capture.mapping import Mapping
 
 ID_HASH = "_id_hash"
 _BROADCAST_ROWS = 2_000_000
@@ -23,19 +25,33 @@ def id_hash() -> Column:
     return F.xxhash64("event_id")
 
 
+def searched_dates(dates: list[date], mapping: Mapping) -> list[date]:
+    """The dates on which an event of the batch can have an earlier event with its id.
+
+    Args:
+        dates: of the events of the batch.
+    """
+    days = range(-_days_apart(mapping), _days_apart(mapping) + 1)
+    return sorted({day + timedelta(days=n) for day in dates for n in days})
+
+
+def _days_apart(mapping: Mapping) -> int:
+    """Days between two events with one id that are compared."""
+    return 1 if "event_id" in mapping.columns else 0
+
+
 def stored_events(events: DataFrame, *, source: str, dates: list[date], epoch: str, batch_id: int) -> DataFrame:
     """Rows of `events` of a source on some dates, without rows that the same batch wrote before a crash."""
     is_same_batch = (F.col("epoch") == epoch) & (F.col("batch_id") == batch_id)
     return events.where(F.col("event_date").isin(dates) & (F.col("source") == source) & ~is_same_batch)
 
 
-def find_repeats(candidates: DataFrame, stored: DataFrame | None, content_columns: list[str]) -> DataFrame | None:
+def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mapping) -> DataFrame | None:
     """The rows of a batch that repeat the id of an earlier row, with `outcome`: duplicate or id_reused.
 
     Args:
         candidates: good rows of the batch with `_id_hash`. Persist them: they are read more than once.
         stored: rows of `stored_events`; null: compare the batch with itself only.
-        content_columns: columns that make an event with the same id a different one.
 
     Returns:
         position, event_id, warnings, outcome; null when no id hash occurs more than once.
@@ -54,16 +70,35 @@ def find_repeats(candidates: DataFrame, stored: DataFrame | None, content_column
     if count == 0:
         return None
     few = F.broadcast(repeated_hashes) if count <= _BROADCAST_ROWS else repeated_hashes
-    contents = _narrow(candidates.join(few, ID_HASH, "left_semi"), content_columns, 1)
+    columns = content_columns(mapping)
+    contents = _narrow(candidates.join(few, ID_HASH, "left_semi"), columns, 1)
     if stored is not None:
         earlier = stored.withColumn(ID_HASH, id_hash()).join(few, ID_HASH, "left_semi")
-        contents = contents.unionByName(_narrow(earlier, content_columns, 0))
-    by_id = Window.partitionBy("event_id", "event_date").orderBy("in_batch", F.length("position"), "position")
-    outcome = F.when(F.first("_content").over(by_id) == F.col("_content"), "duplicate").otherwise("id_reused")
-    with_outcome = contents.withColumns({"_rank": F.row_number().over(by_id), "outcome": outcome})
+        contents = contents.unionByName(_narrow(earlier, columns, 0))
+    row = "in_batch, length(position) AS length, position, event_date, _content, warnings"
+    by_id = contents.groupBy("event_id").agg(F.expr(f"array_sort(collect_list(struct({row})))").alias("rows"))
+    outcomes = by_id.select("event_id", F.explode(F.expr(_outcomes(_days_apart(mapping)))).alias("row"))
     return materialize(
-        with_outcome.where("_rank > 1 AND in_batch = 1").select("position", "event_id", "warnings", "outcome")
+        outcomes.where("row.in_batch = 1").select("row.position", "event_id", "row.warnings", "row.outcome")
     )
+
+
+def _outcomes(days: int) -> str:
+    """SQL over `rows`, the events with one id in order: those that repeat an earlier accepted event, with `outcome`.
+
+    An event is accepted if no accepted event is at most `days` days away; so the outcome does not depend on batches.
+    """
+    near = f"filter(a.accepted, x -> abs(datediff(x.day, r.event_date)) <= {days})"
+    outcome = f"if(element_at({near}, 1).content = r._content, 'duplicate', 'id_reused')"
+    repeat = f"struct(r.in_batch AS in_batch, r.position AS position, r.warnings AS warnings, {outcome} AS outcome)"
+    start = (
+        "struct(cast(array() AS array<struct<day: date, content: string>>) AS accepted, cast(array() AS "
+        "array<struct<in_batch: int, position: string, warnings: array<string>, outcome: string>>) AS repeats)"
+    )
+    accept = "array_append(a.accepted, struct(r.event_date AS day, r._content AS content))"
+    return f"""aggregate(rows, {start}, (a, r) -> if(size({near}) = 0,
+        struct({accept} AS accepted, a.repeats AS repeats),
+        struct(a.accepted AS accepted, array_append(a.repeats, {repeat}) AS repeats)), a -> a.repeats)"""
 
 
 def without_repeats(candidates: DataFrame, repeats: DataFrame | None) -> DataFrame:

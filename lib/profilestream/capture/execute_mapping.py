@@ -1,9 +1,11 @@
 """Applies a mapping to raw records: explode, join side tables, evaluate the SQL of canonical columns, clean.
 
-All functions build frames and columns; none runs a Spark action.
+All functions build frames and columns; none runs a Spark action. The SQL of the mapping is evaluated by `guarded_sql`:
+where an expression raises, its value is null, and `_failed` contains its key.
 """
 
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, reduce
 
 from pyspark.sql import Column, DataFrame
@@ -12,14 +14,43 @@ from pyspark.sql import types as T
 
 from profilestream.base import tables
 from profilestream.base.errors import BadSettings
-from profilestream.capture.mapping import MAPPABLE_COLUMNS, NUMERIC_COLUMNS, TEXT_COLUMNS, Clip, Mapping, TextStep
+from profilestream.base.settings import Capture
+from profilestream.capture import guarded_sql, placeholders
+from profilestream.capture.conversion import any_of, convert, text_of, whole_number_text
+from profilestream.capture.guarded_sql import Guarded
+from profilestream.capture.mapping import (
+    ID_COLUMNS,
+    MAPPABLE_COLUMNS,
+    NUMERIC_COLUMNS,
+    TEXT_COLUMNS,
+    Clip,
+    Mapping,
+    TextStep,
+)
+from profilestream.capture.text_parsers import (
+    BLANKS,
+    is_instant,
+    parse_number,
+    parse_time,
+    trim_blanks,
+    trim_characters,
+)
 
 TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMERIC_COLUMNS, "double")}
 NOTES = "_notes"
-_BLANKS = (
-    " \t\n\r\f\v\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000\ufeff"
-)
+# Keys of the expressions that raise on the row, separated by commas, and the reason for the first one.
+FAILED, FAILURE = "_failed", "_failure"
+# Columns of a record that no expression changes.
+_RECORD_COLUMNS = (
+    "position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw", FAILED,
+    FAILURE,
+)  # fmt: skip
+_CONTROL_CHARACTERS = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]"
+
+
+def is_parsed() -> Column:
+    """Whether the record could be parsed: the condition under which expressions are evaluated; never constant."""
+    return F.col("fault").isNull()
 
 
 @dataclass(frozen=True)
@@ -28,22 +59,32 @@ class ParsedColumn:
 
     value: Column
     text: Column | None
+    is_instant: Column | None = None
 
 
 def explode(records: DataFrame, mapping: Mapping) -> DataFrame:
-    """The records with their raw columns at top level; one row per element if the mapping explodes an array.
+    """The records with their raw columns at top level, `_failed` and `_failure`; one row per element if the mapping
+    explodes an array.
 
     A record whose array is empty or missing remains one row, with the fault `nothing_to_explode`.
     """
+    nothing = F.lit(None).cast("string")
     flat = records.select("*", "raw.*")
     spec = mapping.input
     if not spec.explode:
-        return flat
+        return flat.withColumns({FAILED: nothing, FAILURE: nothing})
     columns = [F.col(name) for name in records.columns if name not in ("position", "fault", "fault_reason", "raw")]
     element = F.col(f"`{spec.explode_as}`")
-    elements = F.when(F.col("fault").isNull(), F.expr(spec.explode))
-    wide = flat.select("*", F.posexplode_outer(elements).alias("_index", spec.explode_as))
-    is_empty = F.col("fault").isNull() & F.col("_index").isNull()
+    attempt = guarded_sql.guarded(flat, {"input.explode": spec.explode}, is_parsed())["input.explode"]
+    flat = flat.withColumns(
+        {
+            "_elements": F.when(is_parsed(), attempt.value),
+            FAILED: guarded_sql.failed_keys([attempt]),
+            FAILURE: guarded_sql.failure_reason([attempt]),
+        }
+    )
+    wide = flat.select("*", F.posexplode_outer("_elements").alias("_index", spec.explode_as))
+    is_empty = is_parsed() & F.col("_index").isNull() & F.col(FAILED).isNull()
     empty_reason = F.lit(f"{spec.explode} is empty or missing")
     raw_names = records.schema["raw"].dataType.names  # type: ignore[attr-defined]
     return wide.select(
@@ -54,13 +95,9 @@ def explode(records: DataFrame, mapping: Mapping) -> DataFrame:
         F.struct(F.col("raw.*"), element.alias(spec.explode_as)).alias("raw"),
         *[F.col(f"`{name}`") for name in raw_names],
         element.alias(spec.explode_as),
+        FAILED,
+        FAILURE,
     )
-
-
-def trim_characters(column: Column, characters: str) -> Column:
-    """The text without these characters at both ends. Trims only where needed: a set is slow in Spark."""
-    is_needed = F.left(column, F.lit(1)).isin(*characters) | F.right(column, F.lit(1)).isin(*characters)
-    return F.when(is_needed, F.trim(column, F.lit(characters))).otherwise(column)
 
 
 def line_position() -> Column:
@@ -70,10 +107,15 @@ def line_position() -> Column:
 
 def join_side_tables(records: DataFrame, mapping: Mapping, side_tables: dict[str, DataFrame]) -> DataFrame:
     """Records with one struct column per side table; null where the side table lacks the key."""
+    expressions = {f"lookup.{name}.on": lookup.on for name, lookup in mapping.lookup.items()}
+    if not expressions:
+        return records
+    attempts = guarded_sql.guarded(records, expressions, is_parsed())
+    records = with_failures(records, list(attempts.values()))
     for name, lookup in mapping.lookup.items():
         key = F.col(f"`{lookup.key}`")
         side = side_tables[name].select(key.alias("_key"), F.struct("*").alias(name))
-        on = F.expr(lookup.on).try_cast(side.schema["_key"].dataType)
+        on = attempts[f"lookup.{name}.on"].value.try_cast(side.schema["_key"].dataType)
         records = records.join(F.broadcast(side), on == F.col("_key"), "left").drop("_key")
     return records
 
@@ -83,35 +125,48 @@ class Expressions:
     """The canonical columns of a mapping. A run builds them once for all batches, since that takes 0.2 s.
 
     Args:
-        columns: read from the record.
+        read: columns read from the record, as the SQL of the mapping returns them.
+        columns: canonical columns over `read`.
         steps: columns that replace columns of the same name, applied in order.
     """
 
+    read: list[Column]
     columns: list[Column]
     steps: list[dict[str, Column]]
 
 
-def build_expressions(records: DataFrame, mapping: Mapping) -> Expressions:
+def build_expressions(records: DataFrame, mapping: Mapping, capture: Capture) -> Expressions:
     """The expressions of the canonical columns, for records with these columns and types."""
-    schema = records.select(*[F.expr(sql).alias(name) for name, sql in mapping.columns.items()]).schema
+    keys = {name: f"columns.{name}" for name in mapping.columns}
+    attempts = guarded_sql.guarded(records, {keys[n]: sql for n, sql in mapping.columns.items()}, is_parsed())
+    attempts = {name: attempts[key] for name, key in keys.items()}
     parsed_columns = {
-        name: _parse(name, mapping.columns[name], schema[name].dataType, mapping)
+        name: _parse(name, attempts[name], F.col(f"_read_{name}"), mapping)
         if name in mapping.columns
         else ParsedColumn(F.lit(None).cast(TYPES.get(name, "string")), None)
         for name in MAPPABLE_COLUMNS
     }
-    record_columns = [
-        "position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw",
-    ]  # fmt: skip
+    failed = _failures(list(attempts.values()))
+    kept = [F.col(name) for name in _RECORD_COLUMNS if name not in failed]
+    failures = [column.alias(name) for name, column in failed.items()]
+    read = [*kept, *failures, *[attempt.value.alias(f"_read_{name}") for name, attempt in attempts.items()]]
+    record_hash = [] if "event_id" in mapping.columns else [_record_hash(records, mapping).alias("_record_hash")]
     columns = [
-        *[F.col(name) for name in record_columns],
+        *[F.col(name) for name in _RECORD_COLUMNS],
+        *[F.col("_record_hash") for _ in record_hash],
         *[column.value.alias(name) for name, column in parsed_columns.items()],
         *[column.text.alias(f"_text_{name}") for name, column in parsed_columns.items() if column.text is not None],
+        *[c.is_instant.alias("_is_instant") for c in parsed_columns.values() if c.is_instant is not None],
     ]
     texts = {name: _apply_text_steps(F.col(name), steps) for name, steps in mapping.text.items()}
-    scales = {name: F.col(name) * F.lit(factor) for name, factor in mapping.scale.items()}
-    steps = [_to_utc(mapping), {**texts, **scales}, _fill(mapping), _clip(mapping)]
-    return Expressions(columns, [step for step in steps if step])
+    scales = {name: _scaled(F.col(name), factor) for name, factor in mapping.scale.items()}
+    steps = [_to_utc(mapping, parsed_columns["event_time"]), {**texts, **scales}]
+    steps += [_without_placeholders(mapping, capture)]
+    events = reduce(
+        DataFrame.withColumns, [s for s in steps if s], records.select(*read, *record_hash).select(*columns)
+    )
+    steps += [_fill(events, mapping), _clip(mapping)]
+    return Expressions([*read, *record_hash], columns, [step for step in steps if step])
 
 
 def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame:
@@ -119,13 +174,17 @@ def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame
 
     `_text_<column>`   text that a number or time was parsed from, where the expression returns text
     `_local_time`      wall-clock time, where the time zone of the mapping is not UTC
-    `_notes`           names of the fills and clips that changed the row
+    `_notes`           names of the placeholders, fills and clips that changed the row
+    `_placeholder_<column>`  text of a user or event id that is a placeholder
+    `_record_hash`     hash of the raw record, where the mapping has no event id
     """
-    return reduce(DataFrame.withColumns, expressions.steps, records.select(*expressions.columns))
+    return reduce(
+        DataFrame.withColumns, expressions.steps, records.select(*expressions.read).select(*expressions.columns)
+    )
 
 
 def add_ids(events: DataFrame, mapping: Mapping) -> DataFrame:
-    """Events with date, value, ids with their namespaces, and an event id (a hash of the content unless mapped)."""
+    """Events with date, value, ids with their namespaces, and an event id (a hash of the record unless mapped)."""
     columns = {
         "user_id": _with_namespace(F.col("user_id"), mapping.user_namespace),
         "target_user_id": _with_namespace(F.col("target_user_id"), mapping.user_namespace),
@@ -133,10 +192,43 @@ def add_ids(events: DataFrame, mapping: Mapping) -> DataFrame:
         "value": F.coalesce("value", F.col("price") * F.col("quantity")),
         "event_date": F.to_date("event_time"),
     }
-    with_ids = events.withColumns(columns)
-    if "event_id" in mapping.columns:
-        return with_ids
-    return with_ids.withColumn("event_id", content_hash(tuple(content_columns(mapping))))
+    if "event_id" not in mapping.columns:
+        columns["event_id"] = F.col("_record_hash")
+    return events.withColumns(columns)
+
+
+def with_failures(frame: DataFrame, attempts: list[Guarded]) -> DataFrame:
+    """The frame whose `_failed` and `_failure` also cover these expressions."""
+    failures = _failures(attempts)
+    return frame.withColumns(failures) if failures else frame
+
+
+def _failures(attempts: list[Guarded]) -> dict[str, Column]:
+    """`_failed` and `_failure` with these expressions; empty when none can raise."""
+    if not any(attempt.failed is not None for attempt in attempts):
+        return {}
+    keys = F.nullif(F.concat_ws(",", FAILED, guarded_sql.failed_keys(attempts)), F.lit(""))
+    return {FAILED: keys, FAILURE: F.coalesce(FAILURE, guarded_sql.failure_reason(attempts))}
+
+
+def _record_hash(records: DataFrame, mapping: Mapping) -> Column:
+    """Hex MD5 of the raw record, or of the raw columns that the mapping names as its identity."""
+    raw = records.schema["raw"].dataType
+    assert isinstance(raw, T.StructType)
+    chosen = [field for field in raw if not mapping.identity or field.name in mapping.identity]
+    parts = [_hashable_raw(F.col("raw")[field.name], field.dataType) for field in chosen]
+    parts += [] if mapping.identity else [_hashable("extra")]
+    return _md5(parts)
+
+
+def _hashable_raw(column: Column, data_type: T.DataType) -> Column:
+    if isinstance(data_type, (T.FloatType, T.DoubleType)):
+        return F.when(column.isNotNull(), F.xxhash64(column.cast("double")).cast("string"))
+    return text_of(column, data_type)
+
+
+def _md5(parts: list[Column]) -> Column:
+    return F.md5(F.concat_ws("\x1f", *[F.coalesce(part, F.lit("\x00")) for part in parts]))
 
 
 @cache
@@ -148,8 +240,7 @@ def content_hash(columns: tuple[str, ...]) -> Column:
     Args:
         columns: columns to hash, such as `content_columns(mapping)`.
     """
-    parts = [_hashable(name) for name in columns]
-    return F.md5(F.concat_ws("\x1f", *[F.coalesce(part, F.lit("\x00")) for part in parts]))
+    return _md5([_hashable(name) for name in columns])
 
 
 def _hashable(name: str) -> Column:
@@ -163,48 +254,98 @@ def _hashable(name: str) -> Column:
     return column
 
 
-def _parse(name: str, sql: str, data_type: T.DataType, mapping: Mapping) -> ParsedColumn:
-    column = F.expr(sql)
+def _parse(name: str, attempt: Guarded, read: Column, mapping: Mapping) -> ParsedColumn:
+    data_type = attempt.data_type
     if name == "event_time" and isinstance(data_type, T.NumericType):
         raise BadSettings(
-            f"event_time = {sql!r} is a number ({data_type.simpleString()})",
+            f"event_time = {mapping.columns[name]!r} is a number ({data_type.simpleString()})",
             where="mapping, columns.event_time",
             do='write timestamp_millis(x) or timestamp_seconds(x), and timezone = "UTC"',
         )
     if isinstance(data_type, T.StringType) and name == "event_time":
-        return ParsedColumn(_parse_time(F.trim(column), mapping.time_format), column)
+        text = trim_blanks(read)
+        has_zone = None if mapping.timezone == "UTC" else is_instant(text, mapping.time_format)
+        return ParsedColumn(parse_time(text, mapping.time_format), read, has_zone)
     if isinstance(data_type, T.StringType) and name in NUMERIC_COLUMNS:
-        return ParsedColumn(_parse_number(trim_characters(column, '" ')), column)
-    return ParsedColumn(column.cast("string") if name in TEXT_COLUMNS else column.try_cast(TYPES[name]), None)
+        return ParsedColumn(_without_sign_of_zero(parse_number(trim_characters(read, BLANKS + '"'))), read)
+    if name in NUMERIC_COLUMNS:
+        return ParsedColumn(_without_sign_of_zero(convert(read, data_type, T.DoubleType()).value), None)
+    if name in ID_COLUMNS:
+        return ParsedColumn(_id_text(read, data_type, mapping), None)
+    if name in TEXT_COLUMNS:
+        return ParsedColumn(_plain_text(read, data_type), None)
+    return ParsedColumn(read.try_cast(TYPES[name]), None)
 
 
-def _parse_time(text: Column, pattern: str) -> Column:
-    """Without a pattern, null unless the text starts with a year: Spark parses `now` and `10:30` as times of today."""
-    if pattern:
-        return F.try_to_timestamp(text, F.lit(pattern))
-    return F.when(F.substring(text, 5, 1) == "-", F.try_to_timestamp(text))
+def _without_sign_of_zero(number: Column) -> Column:
+    return number + F.lit(0.0)
 
 
-def _parse_number(text: Column) -> Column:
-    """Null for `5d` and `5f`, which Spark would parse as Java literals."""
-    return F.when(~F.right(text, F.lit(1)).isin("d", "D", "f", "F"), text.try_cast("double"))
+def _plain_text(column: Column, data_type: T.DataType) -> Column:
+    """A value as text; bytes in hexadecimal form."""
+    return F.lower(F.hex(column)) if isinstance(data_type, T.BinaryType) else text_of(column, data_type)
 
 
-def _to_utc(mapping: Mapping) -> dict[str, Column]:
+def _id_text(column: Column, data_type: T.DataType, mapping: Mapping) -> Column:
+    """An id without blanks at its ends.
+
+    A CSV cell has no type, so there a whole number with a point or in scientific notation (`12345678.0`, `1.2345678E7`)
+    is written as digits, like a number of the other formats.
+    """
+    text = trim_blanks(_plain_text(column, data_type))
+    if mapping.input.format not in ("csv", "text") or not isinstance(data_type, T.StringType):
+        return text
+    is_number = text.rlike(r"^-?([0-9]+\.0+|[0-9](\.[0-9]+)?[eE]\+?[0-9]+)$")
+    return F.when((text.contains(".") | F.upper(text).contains("E")) & is_number, whole_number_text(text)).otherwise(
+        text
+    )
+
+
+def _to_utc(mapping: Mapping, event_time: ParsedColumn) -> dict[str, Column]:
+    """Wall-clock times as instants; `_local_time` is null for a time that states its zone."""
     if mapping.timezone == "UTC":
         return {}
-    local = F.col("event_time")
-    return {"_local_time": local, "event_time": F.to_utc_timestamp(local, mapping.timezone)}
+    time = F.col("event_time")
+    instant = F.lit(False) if event_time.is_instant is None else F.coalesce("_is_instant", F.lit(False))
+    return {
+        "_local_time": F.when(~instant, time),
+        "event_time": F.when(instant, time).otherwise(F.to_utc_timestamp(time, mapping.timezone)),
+    }
+
+
+def _scaled(column: Column, factor: float) -> Column:
+    """The number times the factor, which is a fraction of two whole numbers: 1999 times 0.01 is 1999 / 100 = 19.99."""
+    numerator, denominator = Decimal(str(factor)).as_integer_ratio()
+    return column * F.lit(float(numerator)) / F.lit(float(denominator))
+
+
+def _without_placeholders(mapping: Mapping, capture: Capture) -> dict[str, Column]:
+    """Columns without placeholders; see `placeholders`."""
+    patterns, warned = placeholders.patterns_of(mapping, capture), placeholders.warned_columns(mapping)
+    columns: dict[str, Column] = {}
+    notes = [_no_notes()]
+    for name in placeholders.COLUMNS:
+        if name not in mapping.columns:
+            continue
+        is_placeholder = F.coalesce(placeholders.is_placeholder(F.col(name), patterns), F.lit(False))
+        columns[name] = F.when(~is_placeholder, F.col(name))
+        if name in warned:
+            notes.append(note_where(is_placeholder, f"placeholder_{name}"))
+        else:
+            columns[f"_placeholder_{name}"] = F.when(is_placeholder, F.col(name))
+    texts = [name for name in TEXT_COLUMNS if name in mapping.columns and name != "event_type"]
+    has_control = [F.col(name).rlike(_CONTROL_CHARACTERS) for name in texts]
+    if has_control:
+        notes.append(note_where(any_of(has_control), "control_characters"))
+    return {NOTES: F.concat(*notes), **columns}
 
 
 def _apply_text_steps(column: Column, steps: tuple[TextStep, ...]) -> Column:
     for step in steps:
-        column = {"nfkc": _nfkc, "trim": _trim, "lower": F.lower, "upper": F.upper, "title": F.initcap}[step](column)
+        column = {"nfkc": _nfkc, "trim": trim_blanks, "lower": F.lower, "upper": F.upper, "title": F.initcap}[step](
+            column
+        )
     return F.when(column != "", column)
-
-
-def _trim(column: Column) -> Column:
-    return trim_characters(column, _BLANKS)
 
 
 def _nfkc(column: Column) -> Column:
@@ -214,11 +355,15 @@ def _nfkc(column: Column) -> Column:
     return F.when(is_needed, normalized).otherwise(column)
 
 
-def _fill(mapping: Mapping) -> dict[str, Column]:
-    fills = {name: F.expr(sql).try_cast(TYPES.get(name, "string")) for name, sql in mapping.fill.items()}
+def _fill(events: DataFrame, mapping: Mapping) -> dict[str, Column]:
+    attempts = guarded_sql.guarded(events, {f"fill.{n}": sql for n, sql in mapping.fill.items()}, is_parsed())
+    fills = {n: attempts[f"fill.{n}"].value.try_cast(TYPES.get(n, "string")) for n in mapping.fill}
     missing = {name: F.col(name).isNull() & value.isNotNull() for name, value in fills.items()}
-    notes = F.concat(_no_notes(), *[note_where(is_missing, f"filled_{name}") for name, is_missing in missing.items()])
-    return {NOTES: notes, **{name: F.coalesce(F.col(name), value) for name, value in fills.items()}}
+    if not missing:
+        return {}
+    notes = F.concat(NOTES, *[note_where(is_missing, f"filled_{name}") for name, is_missing in missing.items()])
+    filled = {name: F.coalesce(F.col(name), value) for name, value in fills.items()}
+    return {NOTES: notes, **_failures(list(attempts.values())), **filled}
 
 
 def _clip(mapping: Mapping) -> dict[str, Column]:
@@ -269,12 +414,13 @@ def _with_namespace(column: Column, namespace: str) -> Column:
 
 
 def content_columns(mapping: Mapping) -> list[str]:
-    """Columns in which events of a source can differ, apart from the id: mapped and filled columns, and `extra`."""
+    """Columns in which events with the same mapped id can differ: mapped and filled columns. Without a mapped id, equal
+    ids mean equal records, so there are none."""
     mapped = {*mapping.columns, *mapping.fill} - {"event_id"}
-    return [column for column in (*MAPPABLE_COLUMNS, "extra") if column in mapped or column == "extra"]
+    return [name for name in MAPPABLE_COLUMNS if name in mapped] if "event_id" in mapping.columns else []
 
 
 def mapped_columns(mapping: Mapping) -> list[str]:
     """Columns of `events` that are computed from the record. All others are null or constant in a batch."""
-    mapped = {*content_columns(mapping), "event_id", "value", "event_date", "warnings"}
+    mapped = {*mapping.columns, *mapping.fill, "event_id", "value", "event_date", "extra", "warnings"}
     return [column for column in tables.EVENTS.names if column in mapped]

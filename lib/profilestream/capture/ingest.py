@@ -3,39 +3,36 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import tables
 from profilestream.base.commits import Txn
-from profilestream.base.errors import BadSettings, StateCorrupt, value_errors_as_bad_settings
+from profilestream.base.errors import BadSettings, NothingWritten, StateCorrupt
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
 from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
-from profilestream.capture import (
-    batch_monitor,
-    cleaning_rules,
-    dedupe,
-    execute_mapping,
-    raw_records,
-    side_tables,
-    sources,
-)
+from profilestream.capture import batch_monitor, cleaning_rules, dedupe, execute_mapping, raw_records, side_tables
 from profilestream.capture import mapping as mappings
 from profilestream.capture.batch_monitor import AlarmResult, TrendCache
-from profilestream.capture.cleaning_rules import BOT_WARNING
+from profilestream.capture.cleaning_rules import BOT_WARNING, FAULTS
+from profilestream.capture.execute_mapping import FAILED
 from profilestream.capture.mapping import Mapping
-from profilestream.capture.sources import InputBatch
+from profilestream.capture.sources.delta_source import DeltaSource
+from profilestream.capture.sources.file_source import FileSource, reading_files
+from profilestream.capture.sources.record_source import InputBatch, RecordSource
 
 STAGE = "capture_events"
 _ROWS_PER_FILE = 500_000
+# A batch with fewer rows does not show that an expression of the mapping is wrong.
+_MIN_ROWS_OF_WRONG_EXPRESSION = 100
 Built = TypeVar("Built")
 TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
@@ -46,6 +43,7 @@ class CaptureSource:
 
     Args:
         config: the settings of the source.
+        reader: reads its records.
         trend_cache: trends of the alarms after the last batch of this run.
     """
 
@@ -53,16 +51,19 @@ class CaptureSource:
     config: Source
     mapping: Mapping
     capture: Capture
+    reader: RecordSource
     trend_cache: TrendCache = field(default_factory=TrendCache, compare=False, repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def expressions(self, records: DataFrame) -> execute_mapping.Expressions:
         """The canonical columns; built once per run."""
-        return self._cached("expressions", lambda: execute_mapping.build_expressions(records, self.mapping))
+        return self._cached(
+            "expressions", lambda: execute_mapping.build_expressions(records, self.mapping, self.capture)
+        )
 
-    def rules(self, columns: list[str]) -> cleaning_rules.RuleColumns:
+    def rules(self, events: DataFrame) -> cleaning_rules.RuleColumns:
         """The rules as columns; built once per run."""
-        return self._cached("rules", lambda: cleaning_rules.build_rules(columns, self.mapping, self.capture))
+        return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
 
     def _cached(self, name: str, build: Callable[[], Built]) -> Built:
         if name not in self._cache:
@@ -109,7 +110,19 @@ def load_source(settings: Settings, name: str) -> CaptureSource:
     config = settings.capture.sources[name]
     mapping = mappings.load(config.mapping)
     cleaning_rules.check_names(mapping, config.mapping)
-    return CaptureSource(name, config, mapping, settings.capture)
+    return CaptureSource(name, config, mapping, settings.capture, _reader(name, config, mapping, settings))
+
+
+def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> RecordSource:
+    limit: tuple[str, int] = (
+        "maxFilesPerTrigger",
+        config.max_files_per_trigger or settings.stream.max_files_per_trigger,
+    )
+    if settings.stream.max_bytes_per_trigger and config.max_files_per_trigger is None:
+        limit = ("maxBytesPerTrigger", settings.stream.max_bytes_per_trigger)
+    if mapping.input.format == "delta":
+        return DeltaSource(name, config.path, mapping.input, config.on_change, limit)
+    return FileSource(name, config.path, mapping.input, limit, settings.capture.max_line_bytes)
 
 
 def chosen_sources(settings: Settings, name: str | None) -> list[str]:
@@ -131,20 +144,12 @@ def query(settings: Settings, name: str) -> Query:
     def write(frame: DataFrame, batch: Batch) -> BatchResult:
         start_time = time.monotonic()
         with batch.phase("list"):
-            inputs = sources.read_batch(
-                frame, source.config, source.mapping, batch_id=batch.txn.batch_id, skip_files=batch.plan.skip_files,
-                max_line_bytes=source.capture.max_line_bytes,
-            )  # fmt: skip
+            inputs = source.reader.read_batch(frame, batch.txn.batch_id, batch.plan.skipped_units)
         return write_batch(inputs, source, batch, kind="source", start_time=start_time)
 
-    reads = QueryInput(
-        lambda spark: sources.read_stream(spark, source.config, source.mapping, settings),
-        folder="" if source.mapping.input.format == "delta" else source.config.path,
-        glob=source.mapping.input.glob,
-    )
     return stage_query(
         STAGE,
-        reads,
+        QueryInput(source.reader.read_stream, external=source.reader),
         TABLES,
         write,
         settings=source.settings_text,
@@ -168,16 +173,92 @@ def apply_mapping(
     records = execute_mapping.join_side_tables(records, mapping, side)
     events = execute_mapping.apply_expressions(records, source.expressions(records))
     with_time = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
-    with_rules = cleaning_rules.evaluate(with_time, source.rules(events.columns))
+    with_rules = cleaning_rules.evaluate(with_time, source.rules(with_time))
     is_rejected = F.col("rule").isNotNull()
+    # Values of rejected rows can be outside the range of Python's types, and no later step needs them.
     return execute_mapping.add_ids(with_rules, mapping).select(
-        *execute_mapping.mapped_columns(mapping),
+        *[F.when(~is_rejected, F.col(name)).alias(name) for name in execute_mapping.mapped_columns(mapping)],
         "position",
         "rule",
         "reason",
+        FAILED,
         *[F.when(is_rejected, F.col(name)).alias(name) for name in ("payload", "payload_encoding", "payload_header")],
         dedupe.id_hash().alias(dedupe.ID_HASH),
     )
+
+
+@dataclass(frozen=True)
+class EvaluatedBatch:
+    """The rows of a batch with rule and reason, in the cache.
+
+    Args:
+        rows: as `apply_mapping` returns them.
+        records: the exploded records that they are computed from.
+        summary: rows of `_summary`.
+        rows_in: number of records, counted while they were read.
+    """
+
+    rows: DataFrame
+    records: DataFrame
+    summary: list[Any]
+    rows_in: int
+
+    @property
+    def good(self) -> DataFrame:
+        """The rows that no rule rejects."""
+        return self.rows.where(F.col("rule").isNull())
+
+
+@contextmanager
+def evaluated_batch(
+    spark: SparkSession, inputs: InputBatch, source: CaptureSource, versions: dict[str, int]
+) -> Iterator[EvaluatedBatch]:
+    """Evaluate the mapping and the rules on the records of a batch; the rows are cached during the block.
+
+    Args:
+        versions: of the side tables.
+
+    Raises:
+        SourceUnreadable: a file fails while it is read.
+    """
+    lines = inputs.records
+    batch = _evaluate(spark, lines, inputs, source, versions)
+    try:
+        if any(row["open_quotes"] for row in batch.summary) and isinstance(source.reader, FileSource) and inputs.units:
+            quoted = source.reader.quoted_lines(spark, inputs.units)
+            with reading_files(spark, inputs.units):
+                quoted = materialize(quoted)
+            batch.rows.unpersist()
+            batch = _evaluate(spark, _reject_lines(lines, quoted), inputs, source, versions)
+        yield batch
+    finally:
+        batch.rows.unpersist()
+
+
+def _evaluate(
+    spark: SparkSession, lines: DataFrame, inputs: InputBatch, source: CaptureSource, versions: dict[str, int]
+) -> EvaluatedBatch:
+    observation = Observation(f"{source.name} rows in")
+    records = _records(lines, inputs, source)
+    rows = apply_mapping(
+        records.observe(observation, F.count(F.lit(1)).alias("n")), source,
+        ingest_micros=inputs.ingest_micros, versions=versions,
+    ).persist()  # fmt: skip
+    with reading_files(spark, inputs.units):
+        summary = _summary(rows, source.mapping)
+    return EvaluatedBatch(rows, records, summary, int(observation.get["n"]))
+
+
+def _reject_lines(lines: DataFrame, quoted: DataFrame) -> DataFrame:
+    """The records, with those at these positions rejected as parts of a quoted cell."""
+    marked = lines.join(F.broadcast(quoted.withColumn("_is_quoted", F.lit(True))), "position", "left")
+    is_quoted = F.col("_is_quoted").isNotNull() & F.col("fault").isNull()
+    return marked.withColumns(
+        {
+            "fault_reason": F.when(is_quoted, raw_records.INSIDE_QUOTES_REASON).otherwise(F.col("fault_reason")),
+            "fault": F.when(is_quoted, "unparseable").otherwise(F.col("fault")),
+        }
+    ).select(*raw_records.COLUMNS)
 
 
 def write_batch(
@@ -192,7 +273,7 @@ def write_batch(
         reprocessed_up_to, reprocessed_rules: columns of `capture_batches`; null unless rows are reprocessed.
 
     Raises:
-        BadSettings: an expression of the mapping fails on a row.
+        NothingWritten: an expression of a new mapping raises on every row.
         Refused: files of a side table changed since the first attempt, or an alarm stops the batch.
         SourceUnreadable: a file fails while it is read.
         StateCorrupt: the row counts do not add up.
@@ -201,48 +282,43 @@ def write_batch(
     if batch.is_retry:
         where = f"{batch.txn.query}, batch {batch.txn.batch_id}"
         side_tables.check_unchanged(spark, mapping, batch.plan.versions, where=where)
-    observation = Observation(f"{source.name} rows in")
-    records = _records(inputs, source)
-    rows = apply_mapping(
-        records.observe(observation, F.count(F.lit(1)).alias("n")), source,
-        ingest_micros=inputs.ingest_micros, versions=batch.plan.versions,
-    ).persist()  # fmt: skip
-    try:
-        with batch.phase("read and evaluate"), raw_records.reading_files(spark, inputs.paths), _value_errors(source):
-            summary = _summary(rows, mapping)
-        rows_in = int(observation.get["n"]) + len(inputs.skipped_paths)
+    with ExitStack() as stack:
+        with batch.phase("read and evaluate"):
+            evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
+        records, summary = evaluated.records, evaluated.summary
+        failing = _failing_expressions(summary)
+        if kind == "source":
+            _check_expressions(failing, source, batch)
         with batch.phase("find duplicates"):
-            good = rows.where(F.col("rule").isNull())
             stored = _stored_events(batch, source, summary)
-            repeats = dedupe.find_repeats(good, stored, execute_mapping.content_columns(mapping))
-            clean = dedupe.without_repeats(good, repeats)
+            repeats = dedupe.find_repeats(evaluated.good, stored, mapping)
+            clean = dedupe.without_repeats(evaluated.good, repeats)
             busy = _busy_minutes(clean, mapping)
-        counts = _row_counts(rows_in, summary, repeats, busy, mapping, len(inputs.skipped_paths))
-        with raw_records.reading_files(spark, inputs.paths):
+        skipped = len(inputs.skipped_units)
+        counts = _row_counts(evaluated.rows_in + skipped, summary, repeats, busy, mapping, skipped)
+        with reading_files(spark, inputs.units):
             counts = _checked_counts(counts, records, source, batch)
         result = AlarmResult([], {}, {})
         if kind == "source":
-            result = _evaluate_alarms(summary, counts, source, inputs, batch)
+            result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
         if counts.clean:
             batch.append(_event_rows(clean, busy, source, inputs, batch.txn), tables.EVENTS)
         if counts.rejected:
-            with raw_records.reading_files(spark, inputs.paths):
-                batch.append(_rejected_rows(rows, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
-    finally:
-        rows.unpersist()
+            with reading_files(spark, inputs.units):
+                batch.append(_rejected_rows(evaluated, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
     batch_columns = _batch_columns(source, inputs, batch.txn)
     batch_monitor.append_alarms(result, batch_columns, counts.event_time_max, batch, source.capture.alarms)
     seconds = time.monotonic() - start_time
     row = _batch_row(counts, source, inputs, batch, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)
     batch.append(row, tables.CAPTURE_BATCHES)
     source.trend_cache.store(batch, result.trends)
-    files = len(inputs.paths) + len(inputs.skipped_paths)
-    return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=files)
+    units = len(inputs.units) + len(inputs.skipped_units)
+    return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=units)
 
 
-def _records(inputs: InputBatch, source: CaptureSource) -> DataFrame:
+def _records(lines: DataFrame, inputs: InputBatch, source: CaptureSource) -> DataFrame:
     """The records of the batch; of a reprocessed line only the elements that were rejected."""
-    records = execute_mapping.explode(inputs.records, source.mapping)
+    records = execute_mapping.explode(lines, source.mapping)
     if inputs.reprocessed_rows is None:
         return records
     rejected = F.broadcast(inputs.reprocessed_rows.select(F.col("position").alias("_rejected")))
@@ -250,12 +326,28 @@ def _records(inputs: InputBatch, source: CaptureSource) -> DataFrame:
     return records.join(rejected, F.col("_rejected").isin(F.col("position"), line), "left_semi")
 
 
-def _value_errors(source: CaptureSource) -> AbstractContextManager[None]:
-    return value_errors_as_bad_settings(
-        "an expression of the mapping fails on a row",
-        where=source.config.mapping,
-        do="write try_cast, try_divide, try_to_timestamp, ... which return null instead, and start with --replan",
-    )
+def _failing_expressions(summary: list[Any]) -> list[str]:
+    """Keys of the expressions that raise on every record of the batch that could be parsed."""
+    parsed = sum(row["n"] for row in summary if row["rule"] not in FAULTS)
+    failures: Counter[str] = Counter()
+    for row in summary:
+        for key in (row[FAILED] or "").split(","):
+            failures[key] += row["n"]
+    return [key for key, count in failures.items() if key and count == parsed >= _MIN_ROWS_OF_WRONG_EXPRESSION]
+
+
+def _check_expressions(failing: list[str], source: CaptureSource, batch: Batch) -> None:
+    """Refuse the first batch of a mapping in which an expression raises on every row."""
+    if not failing or batch.is_done(tables.EVENTS) or batch.is_done(tables.REJECTED_EVENTS):
+        return
+    batches = tables.CAPTURE_BATCHES.read(batch.spark, batch.paths)
+    same = (F.col("source") == source.name) & (F.col("fingerprint") == source.fingerprint)
+    if batches.where(same & (F.col("kind") == "source")).isEmpty():
+        raise NothingWritten(
+            f"an expression of the mapping fails on every row: {', '.join(failing)}",
+            where=f"{source.config.mapping}, {failing[0]} (nothing was written)",
+            do="correct the expression; see single rows with --preview 20 FILE",
+        )
 
 
 def _warning_counts(mapping: Mapping) -> list[Column]:
@@ -264,11 +356,15 @@ def _warning_counts(mapping: Mapping) -> list[Column]:
 
 
 def _summary(rows: DataFrame, mapping: Mapping) -> list[Any]:
-    """Counts and sums of the batch by rule and date. The first action on the batch: it fills the cache."""
+    """Counts and sums of the batch by rule, date (ISO text, null for rejected rows) and failed expressions.
+
+    The first action on the batch: it fills the cache.
+    """
     return (
-        rows.groupBy("rule", "event_date")
+        rows.groupBy("rule", F.col("event_date").cast("string").alias("event_date"), FAILED)
         .agg(
             F.count(F.lit(1)).alias("n"),
+            F.count_if(F.col("reason") == raw_records.OPEN_QUOTE_REASON).alias("open_quotes"),
             F.unix_micros(F.min("event_time")).alias("first"),
             F.unix_micros(F.max("event_time")).alias("last"),
             batch_monitor.measure_sums(mapping),
@@ -279,10 +375,11 @@ def _summary(rows: DataFrame, mapping: Mapping) -> list[Any]:
 
 
 def _stored_events(batch: Batch, source: CaptureSource, summary: list[Any]) -> DataFrame:
-    dates: list[date] = sorted({row["event_date"] for row in summary if row["rule"] is None})
+    dates = sorted({date.fromisoformat(row["event_date"]) for row in summary if row["rule"] is None})
     events = tables.EVENTS.read(batch.spark, batch.paths)
     epoch, batch_id = batch.txn.epoch, batch.txn.batch_id
-    return dedupe.stored_events(events, source=source.name, dates=dates, epoch=epoch, batch_id=batch_id)
+    searched = dedupe.searched_dates(dates, source.mapping)
+    return dedupe.stored_events(events, source=source.name, dates=searched, epoch=epoch, batch_id=batch_id)
 
 
 def _row_counts(
@@ -336,12 +433,13 @@ def _checked_counts(counts: RowCounts, records: DataFrame, source: CaptureSource
 
 
 def _evaluate_alarms(
-    summary: list[Any], counts: RowCounts, source: CaptureSource, inputs: InputBatch, batch: Batch
+    summary: list[Any], counts: RowCounts, failing: list[str], source: CaptureSource, inputs: InputBatch, batch: Batch
 ) -> AlarmResult:
-    skipped, settings = len(inputs.skipped_paths), source.capture.alarms
+    skipped, settings = len(inputs.skipped_units), source.capture.alarms
     rows, rejected = counts.rows_in - skipped, counts.rejected - skipped
     measures = batch_monitor.measure_batch(summary, rows, rejected, inputs, source.mapping, settings.min_rows)
-    return batch_monitor.evaluate_batch(measures, source.name, source.trend_cache, batch, settings, inputs)
+    certain = [batch_monitor.failing_expression(key, settings) for key in failing]
+    return batch_monitor.evaluate_batch(measures, certain, source.name, source.trend_cache, batch, settings, inputs)
 
 
 def _busy_minutes(clean: DataFrame, mapping: Mapping) -> DataFrame | None:
@@ -371,24 +469,24 @@ def _event_rows(
 
 
 def _rejected_rows(
-    rows: DataFrame, repeats: DataFrame | None, source: CaptureSource, inputs: InputBatch, batch: Batch,
+    evaluated: EvaluatedBatch, repeats: DataFrame | None, source: CaptureSource, inputs: InputBatch, batch: Batch,
     counts: RowCounts,
 ) -> DataFrame:  # fmt: skip
     """The rows of `rejected_events`: rows rejected by a rule, reused ids with different content, skipped files."""
     columns = ("position", "rule", "reason", "payload", "payload_encoding", "payload_header")
-    rejected = rows.where(F.col("rule").isNotNull()).select(*columns)
+    rejected = evaluated.rows.where(F.col("rule").isNotNull()).select(*columns)
     if repeats is not None and counts.rejected_by_rule["id_reused"]:
         reused = F.broadcast(repeats.where("outcome = 'id_reused'").select("position", "event_id"))
-        payloads = _records(inputs, source).select("position", "payload", "payload_encoding", "payload_header")
+        payloads = evaluated.records.select("position", "payload", "payload_encoding", "payload_header")
         reason = F.concat(F.lit("another event with different content has the id "), "event_id")
         rejected = rejected.unionByName(
             payloads.join(reused, "position").select(
                 "position", F.lit("id_reused").alias("rule"), reason.alias("reason"), *columns[3:]
             )
         )
-    if inputs.skipped_paths:
+    if inputs.skipped_units:
         files = [
-            (path, "file_unreadable", "skipped by --skip-file", path, "utf8", None) for path in inputs.skipped_paths
+            (path, "file_unreadable", "skipped by --skip-file", path, "utf8", None) for path in inputs.skipped_units
         ]
         schema = ", ".join(f"{name} string" for name in columns)
         rejected = rejected.unionByName(batch.spark.createDataFrame(files, schema))
@@ -423,7 +521,7 @@ def _batch_row(
     lateness = None if first is None else (inputs.ingest_micros - first) / 1e6
     values = {
         "kind": kind,
-        "files": len(inputs.paths) + len(inputs.skipped_paths),
+        "files": len(inputs.units) + len(inputs.skipped_units),
         "rows_in": counts.rows_in,
         "rows_clean": counts.clean,
         "rows_rejected": counts.rejected,

@@ -7,7 +7,7 @@ frames from a mapping; `capture_checks.py` checks its expressions on an empty fr
 import json
 import zoneinfo
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,32 +23,67 @@ MAPPABLE_COLUMNS = tuple(column for column in EVENTS.names if column not in CAPT
 NUMERIC_COLUMNS = ("price", "quantity", "value", "rating")
 TEXT_COLUMNS = tuple(c for c in MAPPABLE_COLUMNS if c not in (*NUMERIC_COLUMNS, "event_time", "attributes"))
 
+ID_COLUMNS = ("event_id", "user_id", "item_id", "order_id", "session_id", "target_user_id")
+TEXT_COLUMN = "line string"
+
 TextStep = Literal["nfkc", "trim", "lower", "upper", "title"]
 
 
-class InputSpec(Frozen):
-    """Format and columns of the raw log.
+class TextFormat(Frozen):
+    """How text files are read; the same keys for logs and side tables.
 
     Args:
-        columns: raw columns as in CREATE TABLE (`user string, items array<struct<id: string>>`). CSV cells are
-            strings. A column that a file lacks is null; a column that is not listed here is stored in `extra`.
-        glob: pattern of file names in the folder, such as `*.csv`; empty: all files.
-        header: whether a CSV file starts with its column names; without a header, cells are in the order of `columns`.
-        explode: an array expression; each element becomes a record, with the element in the column `explode_as`.
+        header: whether a CSV file starts with its column names: the first line that is neither blank nor a comment.
+        separator, quote: of CSV cells. A quote inside a quoted cell is doubled.
+        escape: character before a quote or separator that belongs to a CSV cell; empty: none.
+        comment: CSV lines that start with this character are skipped; empty: none.
+        skip_lines: lines at the start of each file that are skipped, before the header.
+        encoding: name of a charset that Java knows, such as UTF-8, GBK or windows-1252.
     """
 
-    format: Literal["jsonl", "csv", "parquet", "delta"]
-    columns: str
-    glob: str = ""
     header: bool = True
     separator: str = Field(default=",", min_length=1, max_length=1)
     quote: str = Field(default='"', min_length=1, max_length=1)
-    encoding: Literal["UTF-8", "ISO-8859-1"] = "UTF-8"
+    escape: str = Field(default="", max_length=1)
+    comment: str = Field(default="", max_length=1)
+    skip_lines: int = Field(default=0, ge=0, le=1000)
+    encoding: str = "UTF-8"
+
+
+class InputSpec(TextFormat):
+    """Format and columns of the raw log.
+
+    Args:
+        format: `text` has one raw column, `line`.
+        columns: raw columns as in CREATE TABLE (`user string, items array<struct<id: string>>`). CSV cells and
+            partition values of folders (`date=2026-03-01/`) are strings. A column that a file lacks is null.
+        glob: pattern of file names in the folder, such as `*.csv`; empty: all files.
+        unknown_fields: `extra` stores raw columns and fields that `columns` lacks in `extra`; `ignore` drops them.
+        explode: an array expression; each element becomes a record, with the element in the column `explode_as`.
+    """
+
+    format: Literal["jsonl", "csv", "text", "parquet", "delta"]
+    columns: str = ""
+    glob: str = ""
+    unknown_fields: Literal["extra", "ignore"] = "extra"
     explode: str = ""
     explode_as: str = "element"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _text_has_one_column(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("format") == "text" and "columns" not in values:
+            return {**values, "columns": TEXT_COLUMN}
+        return values
 
-class Lookup(Frozen):
+    @model_validator(mode="after")
+    def _check_columns(self) -> "InputSpec":
+        if not self.columns.strip():
+            raise ValueError("columns is required: list the raw columns with their types")
+        return self
+
+
+class Lookup(TextFormat):
     """A side table that is joined to every record; its columns are then called `<name>.<column>`.
 
     Args:
@@ -82,18 +117,35 @@ class Bots(Frozen):
     max_events_per_minute: int = Field(ge=1)
 
 
+class Placeholders(Frozen):
+    """Texts that a log writes instead of a missing id, such as `null` or `(not set)`.
+
+    Args:
+        replace: the patterns of this source instead of `capture.placeholders`; null: those of the settings.
+        add: further patterns.
+        user: what happens to a row whose user is a placeholder: it is rejected, or its user is null.
+    """
+
+    replace: tuple[str, ...] | None = None
+    add: tuple[str, ...] = ()
+    user: Literal["reject", "anonymous"] = "reject"
+
+
 class Mapping(Frozen):
     """The mapping of one source.
 
     Args:
-        timezone: of wall-clock times in `event_time`; an instant (epoch, or with an offset) needs "UTC".
+        timezone: of wall-clock times in `event_time`. A text with an offset or a zone is an instant in any zone; an
+            expression that returns a timestamp from an epoch number needs "UTC".
         time_format: Spark pattern of a text `event_time`; empty: ISO 8601.
         anonymous: `keep` stores events without a user (they update item tables only); `reject` rejects them.
         user_namespace, item_namespace: prefix of stored ids. Sources of one shop share a namespace; different shops
             have different ones.
         event_types: types in addition to the built-in ones.
         columns: canonical column = SQL expression over the raw columns. `event_type` and `event_time` are required;
-            without `event_id` the id is a hash of the canonical columns.
+            without `event_id` the id is a hash of the raw record.
+        identity: raw columns that identify an event, for a log without `event_id`; empty: all raw columns and `extra`.
+        placeholders: texts that stand for a missing id.
         text, scale, fill, clip: cleaning by canonical column, applied in this order.
         reject, warn: rules by name. Rejected rows are stored in `rejected_events`; a warning adds the name of the rule
             to `warnings` of the event.
@@ -108,6 +160,8 @@ class Mapping(Frozen):
     event_types: tuple[str, ...] = ()
     lookup: dict[str, Lookup] = {}
     columns: dict[str, str]
+    identity: tuple[str, ...] = ()
+    placeholders: Placeholders = Placeholders()
     text: dict[str, tuple[TextStep, ...]] = {}
     scale: dict[str, float] = {}
     fill: dict[str, str] = {}
@@ -139,6 +193,8 @@ class Mapping(Frozen):
         _check_allowed(self.clip, NUMERIC_COLUMNS)
         not_fillable = ("event_id", "event_type", "event_time", "user_id")
         _check_allowed(self.fill, tuple(c for c in MAPPABLE_COLUMNS if c not in not_fillable))
+        if self.identity and "event_id" in self.columns:
+            raise ValueError("identity is for logs without an event id, but columns.event_id is set")
         return self
 
     @property

@@ -1,7 +1,9 @@
 """`--preview N FILE`: prints how a mapping reads one file. Nothing is written."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -9,8 +11,11 @@ from pyspark.sql import functions as F
 from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
-from profilestream.capture import capture_checks, dedupe, execute_mapping, ingest, raw_records
-from profilestream.capture.ingest import CaptureSource
+from profilestream.capture import capture_checks, dedupe, execute_mapping, ingest
+from profilestream.capture.ingest import CaptureSource, EvaluatedBatch
+from profilestream.capture.sources.delta_source import DeltaSource
+from profilestream.capture.sources.file_source import FileSource
+from profilestream.capture.sources.record_source import InputBatch
 
 
 def run(spark: SparkSession, settings: Settings, names: list[str], rows: str, path: str) -> None:
@@ -38,39 +43,48 @@ def show(
     if not files.exists(spark, path):
         raise SourceMissing(f"there is no file {path}", where="--preview", do="name a file of the source")
     capture_checks.check_mapping(spark, source)
-    now = int(time.time() * 1e6)
-    records = execute_mapping.explode(_records(spark, source, path), source.mapping)
-    canonical_rows = ingest.apply_mapping(records, source, ingest_micros=now, versions={}).persist()
-    with raw_records.reading_files(spark, [path]):
-        by_rule = {r["rule"]: r["count"] for r in canonical_rows.groupBy("rule").count().collect()}
-    good = canonical_rows.where(F.col("rule").isNull())
-    repeats = dedupe.find_repeats(good, None, execute_mapping.content_columns(source.mapping))
+    with ingest.evaluated_batch(spark, _inputs(spark, source, path), source, {}) as batch:
+        _print_batch(batch, source, rows, path, print_line)
+
+
+def _print_batch(
+    batch: EvaluatedBatch, source: CaptureSource, rows: int, path: str, print_line: Callable[[str], None]
+) -> None:
+    by_rule: Counter[str | None] = Counter()
+    for row in batch.summary:
+        by_rule[row["rule"]] += row["n"]
+    good = batch.good
+    repeats = dedupe.find_repeats(good, None, source.mapping)
     outcomes = (
         {} if repeats is None else {r["outcome"]: r["count"] for r in repeats.groupBy("outcome").count().collect()}
     )
     clean = by_rule.pop(None, 0)
     duplicate, reused = outcomes.get("duplicate", 0), outcomes.get("id_reused", 0)
-    by_rule = {**by_rule, **({"id_reused": reused} if reused else {})}
+    rejected_by_rule = {str(rule): n for rule, n in by_rule.items()} | ({"id_reused": reused} if reused else {})
     columns = [c for c in execute_mapping.mapped_columns(source.mapping) if c not in ("event_date", "extra")]
     print_line(f"first {rows} clean rows of {path} (mapped columns):")
     first = dedupe.without_repeats(good, repeats).orderBy(F.length("position"), "position").limit(rows)
     for number, row in enumerate(first.select(F.to_json(F.struct(*columns))).collect()):
         print_line(f"{number + 1:4d}  {row[0]}")
-    total = clean + sum(by_rule.values()) - reused
-    rejected = sum(by_rule.values())
+    rejected = sum(rejected_by_rule.values())
     clean -= duplicate + reused
+    total = clean + rejected + duplicate
     print_line(f"{total:,} rows = {clean:,} clean + {rejected:,} rejected + {duplicate:,} duplicate")
-    _print_rejected(canonical_rows, by_rule, print_line)
+    _print_rejected(batch.rows, rejected_by_rule, print_line)
     print_line("nothing was written")
-    canonical_rows.unpersist()
 
 
-def _records(spark: SparkSession, source: CaptureSource, path: str) -> DataFrame:
-    spec = source.mapping.input
-    if spec.format == "delta":
-        return raw_records.from_rows(spark.read.format("delta").load(files.qualified(path)), spec, 0)
+def _inputs(spark: SparkSession, source: CaptureSource, path: str) -> InputBatch:
+    """The file or table as the only input of a batch, read like the source itself."""
+    now, reader = int(time.time() * 1e6), source.reader
+    if isinstance(reader, DeltaSource):
+        rows = spark.read.format("delta").load(files.qualified(path)).withColumn("ingest_time", F.current_timestamp())
+        return replace(reader.read_batch(rows, 0, []), ingest_micros=now)
+    assert isinstance(reader, FileSource)
+    below_root = files.qualified(path).startswith(files.qualified(reader.path).rstrip("/") + "/")
+    reader = reader if below_root else replace(reader, path=path)
     paths = list(files.file_stats(spark, path))
-    return raw_records.from_files(spark, paths, path, spec, max_line_bytes=source.capture.max_line_bytes)
+    return InputBatch(reader.records(spark, paths), now, paths, [])
 
 
 def _print_rejected(canonical_rows: DataFrame, by_rule: dict[str, int], print_line: Callable[[str], None]) -> None:

@@ -2,114 +2,41 @@
 
 Every reader returns the same columns, so later steps do not depend on the format:
 
-    position, payload, payload_encoding (utf8, base64), payload_header (CSV header of the line)
+    position, source_file   place of the record; path of its file below the folder of the source (null for tables)
+    payload, payload_encoding (utf8, base64), payload_header (CSV header of the line)
     fault, fault_reason     why the payload cannot be parsed; null when it can
     raw                     struct of the raw columns of the mapping
     extra                   map of the fields that the mapping does not name; null when there are none
 """
 
 import csv
-import json
-import re
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import cast
 
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.base import files
-from profilestream.base.errors import SourceUnreadable
+from profilestream.capture.conversion import Converted, any_of, convert, is_nested, text_of, whole_number_text
+from profilestream.capture.guarded_sql import null_if_raises
 from profilestream.capture.mapping import InputSpec
 
-COLUMNS = ("position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra")
-
-# Positions must not depend on the number of cores: with these settings every file is split at multiples of 32 MB, and
-# no partition contains parts of two files.
-_SPLIT_SETTINGS = {
-    "spark.sql.files.maxPartitionBytes": str(32 << 20),
-    "spark.sql.files.openCostInBytes": str(32 << 20),
-    "spark.sql.files.minPartitionNum": "1",
-}
-# Mask for the line number within a split: the upper bits of the id are the partition, and a partition is one split.
-_ROW_IN_SPLIT = (1 << 33) - 1
+COLUMNS = (
+    "position", "source_file", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra",
+)  # fmt: skip
+# A CSV line that ends inside a quoted cell, and the lines that belong to this cell. Such a line is no record, so it is
+# not reprocessed.
+OPEN_QUOTE_REASON = "the line ends inside a quoted cell"
+INSIDE_QUOTES_REASON = "the line is part of a quoted cell that begins on an earlier line"
 # Above 20,480 cells Spark's CSV parser fails instead of marking the line as corrupt.
 _MAX_CSV_CELLS = 20_000
-# Longer lines are not checked for being blank; a blank line of that length is rejected as unparseable.
-_MAX_BLANK_LINE_BYTES = 200
-
-
-def from_files(
-    spark: SparkSession, paths: list[str], root: str, spec: InputSpec, *, max_line_bytes: int, tasks: int = 2
-) -> DataFrame:
-    """Records of the files of a batch.
-
-    Args:
-        root: folder of the source; positions are relative to it.
-        tasks: maximum number of tasks that read and parse the files.
-
-    Raises:
-        SourceUnreadable: the header of a file cannot be read.
-    """
-    by_layout = _group_by_layout(spark, paths, spec)
-    read = _read_parquet if spec.format == "parquet" else _read_lines
-    frames = [
-        read(spark, group, root, spec, layout, max_line_bytes, max(1, tasks * len(group) // len(paths)))
-        for layout, group in by_layout.items()
-    ]
-    return reduce(DataFrame.unionByName, frames) if frames else empty(spark, spec)
-
-
-def empty(spark: SparkSession, spec: InputSpec) -> DataFrame:
-    """A frame without records, with all columns."""
-    no_lines = spark.createDataFrame([], "value string, position string, payload_header string")
-    return parse_lines(no_lines, spec, _column_names(spec), max_line_bytes=1)
-
-
-def from_rows(rows: DataFrame, spec: InputSpec, batch_id: int) -> DataFrame:
-    """Records of the rows of a Delta source. The position is the place in the micro-batch: table rows have no other."""
-    placed = rows.select(
-        F.concat_ws(":", F.lit(batch_id), F.monotonically_increasing_id()).alias("position"),
-        F.struct(*rows.columns).alias("row"),
-    )
-    return _from_struct(placed, rows.schema, spec)
-
-
-def parse_lines(lines: DataFrame, spec: InputSpec, names: tuple[str, ...], *, max_line_bytes: int) -> DataFrame:
-    """Records of text lines (`value`, `position`, `payload_header`), each parsed once.
-
-    Args:
-        names: column names of the CSV cells, in order; ignored for JSON lines.
-    """
-    value, readable = F.col("value"), F.col("_readable")
-    too_long = F.octet_length(value) > max_line_bytes
-    parse = _parse_csv if spec.format == "csv" else _parse_json
-    parseable = F.when(readable & ~too_long, value)
-    parsed = parse(lines.withColumn("_readable", F.is_valid_utf8(value)), parseable, spec, names)
-    fault = F.when(~readable, "not_utf8").when(too_long, "line_too_long").otherwise(parsed.fault)
-    reason = (
-        F.when(~readable, "the line contains bytes that are not UTF-8")
-        .when(too_long, f"the line is longer than {max_line_bytes} bytes")
-        .otherwise(parsed.reason)
-    )
-    flat = parsed.frame.select(
-        "position",
-        F.when(readable, value).otherwise(F.base64(value.cast("binary"))).alias("payload"),
-        F.when(readable, "utf8").otherwise("base64").alias("payload_encoding"),
-        "payload_header",
-        fault.alias("fault"),
-        F.when(fault.isNotNull(), reason).alias("fault_reason"),
-        *[cell.alias(f"_cell_{name}") for name, cell in parsed.cells.items()],
-        parsed.extra.alias("extra"),
-    )
-    raw = F.struct(*[F.col(f"`_cell_{name}`").alias(name) for name in parsed.cells])
-    return flat.withColumn("raw", raw).select(*COLUMNS)
+_INVALID_TEXT = "\u0000invalid\u0000"
+# A JSON number with a point or an exponent, as Spark writes a double.
+_JSON_DOUBLE = r"^-?[0-9]+\.[0-9]+(E-?[0-9]+)?$"
+_JSON_DOUBLE_INSIDE = r"[:\[,]-?[0-9]+\.[0-9]+"
+# Matches each string and each number of a JSON text; `"$1$2"` then quotes the numbers.
+_JSON_STRING_OR_NUMBER = r'"((?:[^"\\]|\\.)*+)"|(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)'
 
 
 def schema(spec: InputSpec) -> T.StructType:
@@ -117,110 +44,134 @@ def schema(spec: InputSpec) -> T.StructType:
     return cast(T.StructType, T.StructType.fromDDL(spec.columns))
 
 
-def split_header(header: str, spec: InputSpec) -> tuple[str, ...]:
-    """Column names in a CSV header line."""
-    return tuple(n.strip() for n in next(csv.reader([header], delimiter=spec.separator, quotechar=spec.quote), []))
-
-
-def _column_names(spec: InputSpec) -> tuple[str, ...]:
+def column_names(spec: InputSpec) -> tuple[str, ...]:
+    """Names of the raw columns of the mapping."""
     return tuple(schema(spec).names)
 
 
-def _group_by_layout(spark: SparkSession, paths: list[str], spec: InputSpec) -> dict[str, list[str]]:
-    """Files grouped by CSV header line or by Parquet schema; other formats are one group."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        try:
-            if spec.format == "csv" and spec.header:
-                groups[files.first_line(spark, path, spec.encoding)].append(path)
-            elif spec.format == "parquet":
-                groups[spark.read.parquet(_escape_glob(path)).schema.json()].append(path)
-            else:
-                groups[""].append(path)
-        except Exception as error:
-            raise unreadable(path, error) from error
-    return groups
+def split_header(header: str, spec: InputSpec) -> tuple[str, ...]:
+    """Column names in a CSV header line."""
+    escape = spec.escape or None
+    cells = next(csv.reader([header], delimiter=spec.separator, quotechar=spec.quote, escapechar=escape), [])
+    return tuple(name.strip() for name in cells)
 
 
-def _escape_glob(path: str) -> str:
-    """The path with glob characters escaped: Spark reads `log[1].csv` as a pattern."""
-    return re.sub(r"([][{}*?\\])", r"\\\1", path)
+def empty(spark: SparkSession, spec: InputSpec) -> DataFrame:
+    """A frame without records, with all columns."""
+    no_lines = spark.createDataFrame([], "value string, position string, source_file string, payload_header string")
+    return parse_lines(no_lines, spec, column_names(spec), max_line_bytes=1)
 
 
-def unreadable(path: str, error: Exception) -> SourceUnreadable:
-    """The error for a file that fails while it is read."""
-    message = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    message = (message.splitlines() or [type(error).__name__])[0]
-    return SourceUnreadable(
-        f"a file cannot be read ({message[:200]})",
-        where=path,
-        do=f"repair or remove the file, or skip it: --skip-file {path}",
-    )
+def parse_lines(
+    lines: DataFrame, spec: InputSpec, names: tuple[str, ...], *, max_line_bytes: int, charset: str = "UTF-8",
+    folder_columns: tuple[str, ...] = (),
+) -> DataFrame:  # fmt: skip
+    """Records of text lines (`value`, `position`, `source_file`, `payload_header`), each parsed once.
 
-
-@contextmanager
-def reading_files(spark: SparkSession, paths: list[str]) -> Iterator[None]:
-    """Settings for every Spark action that reads records of files: only with them are positions correct.
-
-    Raises:
-        SourceUnreadable: one of the files cannot be read.
+    Args:
+        names: column names of the CSV cells, in order; ignored for other formats.
+        charset: in which the bytes of `value` are text.
+        folder_columns: names of the partition values in the paths of the files.
     """
-    previous = {key: spark.conf.get(key, None) for key in _SPLIT_SETTINGS}
-    for key, value in _SPLIT_SETTINGS.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    except (PySparkException, Py4JJavaError) as error:
-        text = str(error)
-        named_paths = [
-            path for path in paths if any(p.removeprefix("file:") in text for p in (path, files.metadata_path(path)))
-        ]
-        if "FAILED_READ_FILE" in text and named_paths:
-            raise unreadable(named_paths[0], error) from error
-        raise
-    finally:
-        for key, previous_value in previous.items():
-            if previous_value is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, previous_value)
+    stored = F.col("value")
+    text = stored if charset == "UTF-8" else F.col("_text")
+    if charset != "UTF-8":
+        decoded = null_if_raises(F.decode(stored.cast("binary"), charset), stored.isNotNull())
+        lines = lines.withColumn("_text", F.regexp_replace(decoded, "[\\r\ufeff]", ""))
+    readable, too_long = F.col("_readable"), F.octet_length(stored) > max_line_bytes
+    is_readable = F.is_valid_utf8(stored) if charset == "UTF-8" else text.isNotNull()
+    parseable = F.when(readable & ~too_long, text)
+    parse = {"csv": _parse_csv, "text": _parse_text}.get(spec.format, _parse_json)
+    parsed = parse(lines.withColumn("_readable", is_readable), parseable, spec, names)
+    fault = (
+        F.when(~readable, "not_utf8")
+        .when(too_long, "line_too_long")
+        .otherwise(F.coalesce(parsed.fault, F.when(_is_lost(parsed.cells), "wrong_type")))
+    )
+    reason = (
+        F.when(~readable, f"the line contains bytes that are not {charset}")
+        .when(too_long, f"the line is longer than {max_line_bytes} bytes")
+        .when(parsed.fault.isNotNull(), parsed.reason)
+        .otherwise(_wrong_type_reason(spec))
+    )
+    folders = {name: folder_value(name) for name in folder_columns}
+    cells = {f.name: parsed.cells[f.name].value for f in schema(spec)} | {
+        name: value for name, value in folders.items() if name in schema(spec).names
+    }
+    others = {name: value for name, value in folders.items() if name not in cells}
+    flat = parsed.frame.select(
+        "position",
+        "source_file",
+        F.when(readable, text).otherwise(F.base64(stored.cast("binary"))).alias("payload"),
+        F.when(readable, "utf8").otherwise("base64").alias("payload_encoding"),
+        "payload_header",
+        fault.alias("fault"),
+        F.when(fault.isNotNull(), reason).alias("fault_reason"),
+        *[cell.alias(f"_cell_{name}") for name, cell in cells.items()],
+        _extra(parsed.extra, parsed.cells, parsed.texts, others, spec).alias("extra"),
+    )
+    raw = F.struct(*[F.col(f"`_cell_{name}`").alias(name) for name in cells])
+    return flat.withColumn("raw", raw).select(*COLUMNS)
 
 
-def _read_lines(
-    spark: SparkSession, paths: list[str], root: str, spec: InputSpec, layout: str, max_line_bytes: int, tasks: int
+def from_struct(
+    placed: DataFrame, stored: T.StructType, spec: InputSpec, folder_columns: tuple[str, ...] = ()
 ) -> DataFrame:
-    text = spark.read.text([_escape_glob(path) for path in paths]).select(
-        "value",
-        _relative_path(F.col("_metadata.file_path"), root).alias("_file"),
-        F.col("_metadata.file_block_start").alias("_start"),
-        (F.monotonically_increasing_id().bitwiseAND(F.lit(_ROW_IN_SPLIT)) + 1).alias("_line"),
+    """Records of typed rows (`position`, `source_file`, `row`); the payload is the row as JSON.
+
+    Args:
+        stored: type of `row`.
+        folder_columns: as for parse_lines.
+    """
+    row, fields = F.col("row"), schema(spec)
+    types = {field.name: field.dataType for field in stored}
+    cells = {
+        f.name: convert(row[f.name], types[f.name], f.dataType)
+        if f.name in types
+        else Converted(_folder_or_null(f.name, folder_columns).cast(f.dataType), F.lit(False))
+        for f in fields
+    }
+    others = {
+        name: F.lower(F.hex(row[name])) if isinstance(types[name], T.BinaryType) else text_of(row[name], types[name])
+        for name in types
+        if name not in cells
+    }
+    others |= {name: folder_value(name) for name in folder_columns if name not in cells}
+    texts = {name: text_of(row[name], types[name]) for name in cells if name in types and is_nested(types[name])}
+    invalid = {
+        name: row[name].isNotNull() & ~F.is_valid_utf8(row[name].cast("string"))
+        for name, data_type in types.items()
+        if _has_text(data_type) and (name in cells or not isinstance(data_type, T.BinaryType))
+    }
+    is_invalid = any_of(list(invalid.values()))
+    # Never constant, so that guards which depend on it are evaluated: guarded_sql.
+    base_fault = F.when(F.length("position") < 0, "unparseable")
+    fault = F.when(is_invalid, "not_utf8").when(_is_lost(cells), "wrong_type").otherwise(base_fault)
+    reason = F.when(is_invalid, "a value contains bytes that are not UTF-8").otherwise(_wrong_type_reason(spec))
+    return placed.select(
+        "position",
+        "source_file",
+        F.when(is_invalid, F.base64(_invalid_payload(row, types, invalid)))
+        .otherwise(F.to_json("row"))
+        .alias("payload"),
+        F.when(is_invalid, "base64").otherwise("utf8").alias("payload_encoding"),
+        F.lit(None).cast("string").alias("payload_header"),
+        fault.alias("fault"),
+        F.when(fault.isNotNull(), reason).alias("fault_reason"),
+        F.struct(*[cell.value.alias(name) for name, cell in cells.items()]).alias("raw"),
+        _extra(None, cells, texts, others, spec).alias("extra"),
     )
-    value = F.col("value")
-    if spec.encoding != "UTF-8":
-        value = F.decode(value.cast("binary"), spec.encoding)
-    is_first = (F.col("_start") == 0) & (F.col("_line") == 1)
-    # A regular expression would replace bytes that are not UTF-8.
-    value = F.when(is_first & value.startswith("\ufeff"), F.substr(value, F.lit(2))).otherwise(value)
-    is_record = (F.octet_length(value) > _MAX_BLANK_LINE_BYTES) | (F.trim(value) != "")
-    if spec.format == "csv" and spec.header:
-        is_record = is_record & ~is_first
-    line = F.col("_line").cast("string")
-    place = F.when(F.col("_start") == 0, line).otherwise(F.concat_ws("+", "_start", line))
-    has_header = spec.format == "csv" and spec.header
-    lines = text.where(is_record).select(
-        value.alias("value"),
-        F.concat_ws(":", "_file", place).alias("position"),
-        F.lit(layout if has_header else None).cast("string").alias("payload_header"),
-    )
-    names = split_header(layout, spec) if has_header else _column_names(spec)
-    return parse_lines(lines.coalesce(tasks), spec, names, max_line_bytes=max_line_bytes)
 
 
-def _relative_path(path: Column, root: str) -> Column:
-    """The path of the file relative to the folder of the source; the file name if the source is one file."""
-    prefix = files.metadata_path(root).rstrip("/") + "/"
-    below = F.substr(path, F.lit(len(prefix) + 1))
-    return F.when(path.startswith(prefix), below).otherwise(F.substring_index(path, "/", -1))
+def folder_value(name: str) -> Column:
+    """The partition value in the path of the file, such as `2026-03-01` in `date=2026-03-01/part.csv`; null without."""
+    value = F.regexp_extract("source_file", rf"(?:^|/)\Q{name}\E=([^/]*)/", 1)
+    is_null = value.isin("", "__HIVE_DEFAULT_PARTITION__")
+    return F.when(~is_null, F.coalesce(F.try_url_decode(F.replace(value, F.lit("+"), F.lit("%2B"))), value))
+
+
+def _folder_or_null(name: str, folder_columns: tuple[str, ...]) -> Column:
+    return folder_value(name) if name in folder_columns else F.lit(None)
 
 
 @dataclass(frozen=True)
@@ -228,16 +179,26 @@ class _ParsedLines:
     """Parsed lines: a frame, and columns over it.
 
     Args:
-        cells: the raw columns, in the order of the mapping.
+        cells: the raw columns, by name.
+        texts: nested raw columns as text, for `extra`.
         fault, reason: why the line cannot be parsed; the fault is null when it can.
-        extra: fields that the mapping does not name.
+        extra: map of the fields that the mapping does not name; null when there are none.
     """
 
     frame: DataFrame
-    cells: dict[str, Column]
+    cells: dict[str, Converted]
+    texts: dict[str, Column]
     fault: Column
     reason: Column
     extra: Column
+
+
+def _parse_text(lines: DataFrame, parseable: Column, spec: InputSpec, names: tuple[str, ...]) -> _ParsedLines:
+    """Whole lines, in the one raw column."""
+    cell = Converted(parseable, F.lit(False))
+    nothing = F.lit(None).cast("string")
+    fault = F.when(F.length("position") < 0, "unparseable")  # never constant, as in from_struct
+    return _ParsedLines(lines, {column_names(spec)[0]: cell}, {}, fault, nothing, _no_extra())
 
 
 def _parse_csv(lines: DataFrame, parseable: Column, spec: InputSpec, names: tuple[str, ...]) -> _ParsedLines:
@@ -250,22 +211,47 @@ def _parse_csv(lines: DataFrame, parseable: Column, spec: InputSpec, names: tupl
     places = {cell: f"_{i}" for i, cell in enumerate(cells)}
     ddl = ", ".join(f"{place} string" for place in (*places.values(), "_end", "_corrupt"))
     options = {
-        "sep": spec.separator, "quote": spec.quote, "escape": spec.quote, "mode": "PERMISSIVE",
+        "sep": spec.separator, "quote": spec.quote, "escape": spec.escape or spec.quote, "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": "_corrupt", "maxCharsPerColumn": "-1",
     }  # fmt: skip
-    separators = F.length(parseable) - F.length(F.replace(parseable, F.lit(spec.separator)))
-    has_too_many_cells = (F.octet_length(parseable) >= _MAX_CSV_CELLS) & (separators >= _MAX_CSV_CELLS)
+    has_too_many_cells = (F.octet_length(parseable) >= _MAX_CSV_CELLS) & (
+        _count(parseable, spec.separator) >= _MAX_CSV_CELLS
+    )
     extended = F.concat(F.when(~has_too_many_cells, parseable), F.lit(spec.separator + "."))
     parsed = lines.withColumn("_cells", F.from_csv(extended, ddl, options))
-    raw_names = schema(spec).names
+    fields = schema(spec)
     values = {cell: F.col("_cells")[place] for cell, place in places.items()}
+    is_no_header = spec.header and not set(names) & set(fields.names)
+    is_corrupt = F.col("_cells").isNull() | F.col("_cells._corrupt").isNotNull()
+    unreadable = F.when(is_corrupt & has_open_quote(parseable, spec), F.lit(OPEN_QUOTE_REASON)).otherwise(
+        f"not a CSV line of {len(cells)} cells"
+    )
+    no_header = F.lit(
+        "the header has none of the columns of the mapping: check header, separator, skip_lines and encoding"
+    )
     return _ParsedLines(
         parsed,
-        cells={name: values.get(name, F.lit(None).cast("string")) for name in raw_names},
-        fault=F.when(F.col("_cells").isNull() | F.col("_cells._corrupt").isNotNull(), "unparseable"),
-        reason=F.lit(f"not a CSV line of {len(cells)} cells"),
-        extra=_non_null_map({cell: column for cell, column in values.items() if cell not in raw_names}),
+        cells={
+            f.name: convert(values[f.name], T.StringType(), f.dataType)
+            if f.name in values
+            else Converted(F.lit(None).cast(f.dataType), F.lit(False))
+            for f in fields
+        },
+        texts={},
+        fault=F.when(parseable.isNotNull(), "header_unknown") if is_no_header else F.when(is_corrupt, "unparseable"),
+        reason=no_header if is_no_header else unreadable,
+        extra=_non_null_map({cell: column for cell, column in values.items() if cell not in fields.names}),
     )
+
+
+def has_open_quote(line: Column, spec: InputSpec) -> Column:
+    """Whether a CSV line has an odd number of quotes, so that a quoted cell is open at its end."""
+    text = F.replace(line, F.lit(spec.escape + spec.quote), F.lit("")) if spec.escape else line
+    return _count(text, spec.quote) % 2 == 1
+
+
+def _count(text: Column, character: str) -> Column:
+    return F.length(text) - F.length(F.replace(text, F.lit(character), F.lit("")))
 
 
 def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tuple[str, ...]) -> _ParsedLines:
@@ -273,41 +259,122 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
 
     Each line is parsed as an array of one object and a null. from_json reads the first value of a text and ignores the
     rest; in an array, any text after the object makes the array invalid or gives it another length than two.
+
+    from_json reads a number with a point or an exponent as a double, so its text differs from the line. Where this
+    text matters, the line is parsed a second time with its numbers as strings.
     """
     fields = schema(spec)
-    array = F.from_json(F.concat(F.lit("["), parseable, F.lit(",null]")), "array<map<string,string>>")
-    parsed = lines.withColumn("_objects", array)
+    parsed = lines.withColumn("_objects", _json_objects(parseable))
     json_object = F.get("_objects", F.lit(0))
     is_object = F.coalesce((F.size("_objects") == 2) & json_object.isNotNull(), F.lit(False))
     cells = {f.name: F.try_element_at(json_object, F.lit(f.name)) for f in fields}
-    nested = {f"_in_{f.name}": _parse_nested(cells[f.name], f.dataType) for f in fields if _is_nested(f)}
-    if nested:
-        parsed = parsed.withColumns(nested)
-    typed = {
-        f.name: _nested_value(f"_in_{f.name}") if _is_nested(f) else cells[f.name].try_cast(f.dataType) for f in fields
-    }
-    lost = [cells[f.name].isNotNull() & typed[f.name].isNull() for f in fields if f.dataType.typeName() != "string"]
-    is_wrong_type = reduce(Column.__or__, lost, F.lit(False))
-    non_null_cells = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
     extra = F.map_filter(json_object, lambda key, value: ~key.isin(fields.names) & value.isNotNull())
+    non_null_cells = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
+    has_extra = (
+        F.size(json_object) > non_null_cells
+        if spec.unknown_fields == "extra"
+        else F.coalesce(json_object.isNull(), F.lit(False))
+    )
+    parsed = parsed.withColumn("_extra", F.when(has_extra, F.when(F.size(extra) > 0, extra)))
+    rounded = {f.name: _is_rounded(cells[f.name], f, parseable) for f in fields if _needs_digits(f.dataType)}
+    has_rounded_extra = F.exists(F.map_values(F.col("_extra")), lambda value: value.rlike(_JSON_DOUBLE))
+    quoted = F.regexp_replace(parseable, _JSON_STRING_OR_NUMBER, '"$1$2"')
+    is_rounded = any_of([*rounded.values(), has_rounded_extra])
+    parsed = parsed.withColumn("_exact", F.when(is_rounded, F.get(_json_objects(quoted), F.lit(0))))
+    exact = F.col("_exact")
+    texts = {}
+    for field in fields:
+        cell = cells[field.name]
+        if field.name in rounded:
+            digits = F.try_element_at(exact, F.lit(field.name))
+            digits = digits if is_nested(field.dataType) else whole_number_text(digits)
+            cell = F.when(F.coalesce(rounded[field.name], F.lit(False)), digits).otherwise(cell)
+        texts[field.name] = cell
+    # An own projection: the converted columns read each text several times.
+    parsed = parsed.withColumns({f"_text_{name}": text for name, text in texts.items()})
+    texts = {name: F.col(f"`_text_{name}`") for name in texts}
+    exact_extra = F.transform_values(
+        F.col("_extra"),
+        lambda key, value: F.when(
+            value.rlike(_JSON_DOUBLE) & exact.isNotNull() & ~_is_json_string(key, value, parseable),
+            whole_number_text(F.try_element_at(exact, key)),
+        ).otherwise(value),
+    )
     return _ParsedLines(
         parsed,
-        cells=typed,
-        fault=F.when(~is_object, "unparseable").when(is_wrong_type, "wrong_type"),
-        reason=F.when(is_object, _wrong_type_reason(spec)).otherwise("not one JSON object"),
-        extra=F.when(F.size(json_object) > non_null_cells, F.when(F.size(extra) > 0, extra)),
+        cells={f.name: convert(texts[f.name], T.StringType(), f.dataType) for f in fields},
+        texts={f.name: texts[f.name] for f in fields if is_nested(f.dataType)},
+        fault=F.when(~is_object, "unparseable"),
+        reason=F.lit("not one JSON object"),
+        extra=F.when(F.col("_extra").isNotNull(), exact_extra),
     )
 
 
-def _parse_nested(cell: Column, data_type: T.DataType) -> Column:
-    """An array, struct or map that from_json returned as text: `v`, and `_corrupt` where a part has another type."""
-    text = F.concat(F.lit('{"v":'), cell, F.lit("}"))
-    options = {"columnNameOfCorruptRecord": "_corrupt"}
-    return F.from_json(text, f"v {data_type.simpleString()}, _corrupt string", options)
+def _json_objects(text: Column) -> Column:
+    return F.from_json(F.concat(F.lit("["), text, F.lit(",null]")), "array<map<string,string>>")
 
 
-def _nested_value(column: str) -> Column:
-    return F.when(F.col(f"`{column}`")["_corrupt"].isNull(), F.col(f"`{column}`")["v"])
+def _needs_digits(data_type: T.DataType) -> bool:
+    """Whether a value of the type keeps digits that a double does not."""
+    if isinstance(data_type, T.StructType):
+        return any(_needs_digits(field.dataType) for field in data_type)
+    if isinstance(data_type, T.ArrayType):
+        return _needs_digits(data_type.elementType)
+    if isinstance(data_type, T.MapType):
+        return _needs_digits(data_type.valueType)
+    return isinstance(data_type, (T.StringType, T.DecimalType, T.IntegralType))
+
+
+def _is_rounded(cell: Column, field: T.StructField, line: Column) -> Column:
+    """Whether the text of a JSON value can differ from the line, because from_json read a number as a double."""
+    if is_nested(field.dataType):
+        return cell.rlike(_JSON_DOUBLE_INSIDE)
+    name = F.lit(field.name)
+    is_verbatim = reduce(
+        Column.__or__,
+        [F.contains(line, F.concat(F.lit('"'), name, F.lit(f'"{colon}'), cell, F.lit(end)))
+         for colon in (":", ": ") for end in (",", "}")],
+    )  # fmt: skip
+    is_whole = cell.endswith(".0") | cell.contains("E")
+    return (
+        cell.contains(".")
+        & cell.rlike(_JSON_DOUBLE)
+        & (is_whole | ~is_verbatim)
+        & ~_is_json_string(name, cell, line)
+    )  # fmt: skip
+
+
+def _is_json_string(name: Column, value: Column, line: Column) -> Column:
+    start, end = F.concat(F.lit('"'), name), F.concat(F.lit('"'), value, F.lit('"'))
+    return F.contains(line, F.concat(start, F.lit('":'), end)) | F.contains(line, F.concat(start, F.lit('": '), end))
+
+
+def _has_text(data_type: T.DataType) -> bool:
+    if isinstance(data_type, T.StructType):
+        return any(_has_text(field.dataType) for field in data_type)
+    if isinstance(data_type, T.ArrayType):
+        return _has_text(data_type.elementType)
+    if isinstance(data_type, T.MapType):
+        return _has_text(data_type.keyType) or _has_text(data_type.valueType)
+    return isinstance(data_type, (T.StringType, T.BinaryType))
+
+
+def _invalid_payload(row: Column, types: dict[str, T.DataType], invalid: dict[str, Column]) -> Column:
+    """The row as JSON, as bytes, in which the text columns with invalid bytes are unchanged."""
+    texts = [name for name in invalid if isinstance(types[name], (T.StringType, T.BinaryType))]
+    marks = {n: F.when(invalid[n], f"{_INVALID_TEXT}{n}").otherwise(row[n].cast("string")) for n in texts}
+    marked = F.struct(*[marks.get(n, row[n]).alias(n) for n in types])
+    payload = F.to_json(marked)
+    for name in texts:
+        mark = _INVALID_TEXT.replace("\u0000", "\\u0000") + name
+        payload = F.when(
+            invalid[name], F.replace(payload, F.lit(mark), row[name].cast("string"))
+        ).otherwise(payload)  # fmt: skip
+    return payload.cast("binary")
+
+
+def _is_lost(cells: dict[str, Converted]) -> Column:
+    return any_of([cell.is_lost for cell in cells.values()])
 
 
 def _wrong_type_reason(spec: InputSpec) -> Column:
@@ -315,60 +382,39 @@ def _wrong_type_reason(spec: InputSpec) -> Column:
     return F.lit(f"a value does not have the type that the mapping declares: {columns}")
 
 
-def _read_parquet(
-    spark: SparkSession, paths: list[str], root: str, spec: InputSpec, layout: str, max_line_bytes: int, tasks: int
-) -> DataFrame:
-    stored = T.StructType.fromJson(json.loads(layout))
-    rows = spark.read.schema(stored).parquet(*[_escape_glob(path) for path in paths])
-    placed = rows.select(
-        F.concat_ws(":", _relative_path(F.col("_metadata.file_path"), root), F.col("_metadata.row_index") + 1).alias(
-            "position"
-        ),
-        F.struct(*[F.col(f"`{name}`") for name in stored.names]).alias("row"),
-    )
-    return _from_struct(placed.coalesce(tasks), stored, spec)
+def _extra(
+    parsed: Column | None, cells: dict[str, Converted], texts: dict[str, Column], others: dict[str, Column],
+    spec: InputSpec,
+) -> Column:  # fmt: skip
+    """The values that the mapping does not name; of a nested column with unknown fields, the complete column.
+
+    Args:
+        parsed: map of unknown values by name.
+        texts: nested columns as text.
+        others: further unknown values, by name.
+    """
+    if spec.unknown_fields == "ignore":
+        return _no_extra()
+    with_unknown = {
+        name: F.when(any_of([cells[name].has_unknown]), text)
+        for name, text in texts.items()
+        if cells[name].has_unknown is not None
+    }
+    more = {**with_unknown, **others}
+    if not more:
+        return _no_extra() if parsed is None else parsed
+    further = _non_null_map(more)
+    return further if parsed is None else F.coalesce(F.map_concat(parsed, further), parsed, further)
 
 
-def _from_struct(placed: DataFrame, stored: T.StructType, spec: InputSpec) -> DataFrame:
-    """Records of typed rows (`position`, `row`); the payload is the row as JSON."""
-    fields = schema(spec)
-    stored_names = set(stored.names)
-    cells = {f.name: F.col("row")[f.name] if f.name in stored_names else F.lit(None) for f in fields}
-    casts = {f.name: _cast_if_possible(placed, cells[f.name], f.dataType) for f in fields}
-    lost = [cells[f.name].isNotNull() & casts[f.name].isNull() for f in fields if f.name in stored_names]
-    is_wrong_type = reduce(Column.__or__, lost, F.lit(False))
-    others = {name: F.col("row")[name] for name in stored.names if name not in set(fields.names)}
-    return placed.select(
-        "position",
-        F.to_json("row").alias("payload"),
-        F.lit("utf8").alias("payload_encoding"),
-        F.lit(None).cast("string").alias("payload_header"),
-        F.when(is_wrong_type, "wrong_type").alias("fault"),
-        F.when(is_wrong_type, _wrong_type_reason(spec)).alias("fault_reason"),
-        F.struct(*[column.alias(name) for name, column in casts.items()]).alias("raw"),
-        _non_null_map(
-            {name: F.to_json(c) if _is_nested(stored[name]) else c.cast("string") for name, c in others.items()}
-        ).alias("extra"),
-    )
-
-
-def _cast_if_possible(placed: DataFrame, cell: Column, data_type: T.DataType) -> Column:
-    """The cell in the type that the mapping declares; null when Spark has no cast between the two types."""
-    try:
-        placed.select(cell.try_cast(data_type))
-    except AnalysisException:
-        return F.lit(None).cast(data_type)
-    return cell.try_cast(data_type)
-
-
-def _is_nested(field: T.StructField) -> bool:
-    return isinstance(field.dataType, (T.StructType, T.ArrayType, T.MapType))
+def _no_extra() -> Column:
+    return F.lit(None).cast("map<string,string>")
 
 
 def _non_null_map(values: dict[str, Column]) -> Column:
     """A map of the values that are not null; null when all are null."""
     if not values:
-        return F.lit(None).cast("map<string,string>")
+        return _no_extra()
     pairs = F.map_from_arrays(F.array(*[F.lit(n) for n in values]), F.array(*values.values()))
     non_null = F.map_filter(pairs, lambda _, value: value.isNotNull())
     return F.when(F.size(non_null) > 0, non_null)

@@ -22,7 +22,8 @@ from profilestream.base.queries import Batch, BatchResult
 from profilestream.base.settings import Settings
 from profilestream.capture import execute_mapping, ingest, raw_records, side_tables
 from profilestream.capture.ingest import CaptureSource
-from profilestream.capture.sources import InputBatch
+from profilestream.capture.sources import file_paths
+from profilestream.capture.sources.record_source import InputBatch
 
 STAGE = "capture_reprocess"
 
@@ -93,10 +94,11 @@ def _pending_rows(batch: Batch, source: CaptureSource, rules: list[str] | None) 
     """Rejected rows of the source, at the planned version, that no earlier batch reprocessed.
 
     Unless rules are named, rows that the same mapping rejected are excluded: it would reject them again. Skipped files
-    have no rows to reprocess.
+    have no rows to reprocess, and a line inside a quoted cell is no record.
     """
     stored = tables.REJECTED_EVENTS.read(batch.spark, batch.paths, version=batch.plan.versions["rejected_events"])
-    rejected = stored.where((F.col("source") == source.name) & (F.col("rule") != "file_unreadable"))
+    is_record = (F.col("rule") != "file_unreadable") & (F.col("reason") != raw_records.INSIDE_QUOTES_REASON)
+    rejected = stored.where((F.col("source") == source.name) & is_record)
     batches = tables.CAPTURE_BATCHES.read(batch.spark, batch.paths).where(F.col("source") == source.name)
     same_mapping = batches.where(F.col("fingerprint") == source.fingerprint).select("epoch", "batch_id")
     if rules is None:
@@ -138,21 +140,42 @@ def _write(batch: Batch, source: CaptureSource) -> BatchResult:
 
 
 def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
-    """The payloads of rejected rows as records. A payload that several elements of one line share is parsed once."""
-    spec, max_line_bytes = source.mapping.input, source.capture.max_line_bytes
-    text = F.when(F.col("payload_encoding") == "base64", F.unbase64("payload").cast("string")).otherwise(
-        F.col("payload")
-    )
+    """The payloads of rejected rows as records. A payload that several elements of one line share is parsed once.
+
+    A payload is a text, or bytes in the encoding of the file; a CSV line is parsed with the header of its file.
+    """
+    spec = source.mapping.input
+    if spec.format in ("parquet", "delta"):
+        spec = spec.model_copy(update={"format": "jsonl"})
+    is_bytes = F.col("payload_encoding") == "base64"
     lines = rows.select(
-        text.alias("value"), execute_mapping.line_position().alias("position"), "payload_header"
+        F.when(is_bytes, F.unbase64("payload").cast("string")).otherwise(F.col("payload")).alias("value"),
+        F.when(is_bytes, spec.encoding).otherwise("UTF-8").alias("charset"),
+        execute_mapping.line_position().alias("position"),
+        F.regexp_extract("position", "^(.*):[^:]*$", 1).alias("source_file"),
+        "payload_header",
     ).dropDuplicates(["position"])
-    if spec.format != "csv":
-        json_spec = spec.model_copy(update={"format": "jsonl"})
-        return raw_records.parse_lines(lines, json_spec, (), max_line_bytes=max_line_bytes)
-    headers = [row[0] for row in lines.select("payload_header").distinct().collect()]
-    frames = []
-    for header in headers:
-        names = raw_records.split_header(header, spec) if header else tuple(raw_records.schema(spec).names)
-        same_header = lines.where(F.col("payload_header").eqNullSafe(F.lit(header)))
-        frames.append(raw_records.parse_lines(same_header, spec, names, max_line_bytes=max_line_bytes))
+    # With a corrected separator, the first line of a file is its header again.
+    is_header = spec.header & F.coalesce(F.col("value") == F.col("payload_header"), F.lit(False))
+    lines = lines.where(~is_header).persist()
+    groups = [tuple(row) for row in lines.select("payload_header", "charset").distinct().collect()]
+    folders = _folder_columns(lines)
+    frames = [raw_records.empty(rows.sparkSession, spec)]
+    for header, charset in groups:
+        has_header = header is not None and spec.format == "csv" and spec.header
+        names = raw_records.split_header(header, spec) if has_header else raw_records.column_names(spec)
+        group = lines.where(F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset))
+        frames.append(
+            raw_records.parse_lines(
+                group, spec, names, max_line_bytes=source.capture.max_line_bytes, charset=charset,
+                folder_columns=folders,
+            )
+        )  # fmt: skip
     return reduce(DataFrame.unionByName, frames)
+
+
+def _folder_columns(lines: DataFrame) -> tuple[str, ...]:
+    """Names of the partition values in the paths of the files."""
+    files_with_values = lines.where(F.col("source_file").contains("=")).select("source_file").distinct()
+    names = [file_paths.folder_names(row[0]) for row in files_with_values.collect()]
+    return tuple(dict.fromkeys(name for group in names for name in group))

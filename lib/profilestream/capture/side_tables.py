@@ -1,5 +1,10 @@
 """Side tables that a mapping looks values up in: reads, checks, and versions that a batch plan records."""
 
+import codecs
+import csv
+from functools import reduce
+
+import pyarrow as pa
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -69,7 +74,7 @@ def check_lookup(spark: SparkSession, name: str, lookup: Lookup, file: str) -> N
             )
         key = F.col(f"`{lookup.key}`")
         repeated = table.where(key.isNotNull()).groupBy(key.alias("key")).count().where("count > 1").first()
-    except (PySparkException, Py4JJavaError) as error:
+    except (PySparkException, Py4JJavaError, UnicodeDecodeError, csv.Error, TypeError) as error:
         raise SourceUnreadable(
             f"the side table at {lookup.path} cannot be read as {lookup.format}: {_error_text(error)}",
             where=f"{where}.path",
@@ -84,12 +89,51 @@ def check_lookup(spark: SparkSession, name: str, lookup: Lookup, file: str) -> N
 
 
 def _read(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
-    reader = spark.read.format(lookup.format)
     if lookup.format == "csv":
-        reader = reader.option("header", True)
+        return _read_csv(spark, lookup)
+    reader = spark.read.format(lookup.format)
+    if lookup.format == "json":
+        reader = reader.option("encoding", lookup.encoding)
     if lookup.format == "delta" and version is not None:
         reader = reader.option("versionAsOf", version)
     return reader.load(files.qualified(lookup.path))
+
+
+def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
+    """The rows of CSV files, with the same keys as for a log. A quoted cell may contain line breaks."""
+    frames = []
+    for path in files.file_stats(spark, lookup.path):
+        text = files.read_bytes(spark, path).decode(_python_codec(lookup.encoding)).lstrip("\ufeff")
+        lines = text.splitlines(keepends=True)[lookup.skip_lines :]
+        if lookup.comment:
+            lines = [line for line in lines if not line.startswith(lookup.comment)]
+        rows = [
+            row
+            for row in csv.reader(
+                lines, delimiter=lookup.separator, quotechar=lookup.quote, escapechar=lookup.escape or None
+            )
+            if row
+        ]
+        width = max(map(len, rows), default=0)
+        names = [name.strip() for name in rows.pop(0)] if lookup.header and rows else []
+        names += [f"_c{n}" for n in range(len(names), width)]
+        columns = {
+            name: pa.array([row[n] or None if n < len(row) else None for row in rows], pa.string())
+            for n, name in enumerate(names)
+        }
+        frames.append(spark.createDataFrame(pa.table(columns)))
+    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), frames)
+
+
+def _python_codec(encoding: str) -> str:
+    try:
+        return codecs.lookup(encoding).name
+    except LookupError:
+        raise BadSettings(
+            f"side tables cannot be read with the charset {encoding!r}",
+            where="lookup.encoding",
+            do="convert the file to UTF-8",
+        ) from None
 
 
 def _file_hash(spark: SparkSession, lookup: Lookup) -> int:
@@ -100,6 +144,6 @@ def _file_hash(spark: SparkSession, lookup: Lookup) -> int:
     return 0 if row is None or row["hash"] is None else int(row["hash"])
 
 
-def _error_text(error: PySparkException | Py4JJavaError) -> str:
+def _error_text(error: Exception) -> str:
     message = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
     return (first_sentence(message) or type(error).__name__)[:200]

@@ -1,0 +1,120 @@
+"""Evaluates the SQL of a mapping such that an error on one row costs this row, and not the batch.
+
+Spark has a `try_` form of some functions only. Here any expression that can raise is wrapped in Catalyst's `TryEval`,
+which returns null when the expression raises. To tell this null from a null value, the expression is wrapped in a
+struct of one field first. Spark evaluates a subexpression that two columns share before both, outside of `TryEval`,
+where it would raise. It does not do so inside a branch of CASE WHEN, so every `TryEval` is such a branch.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.classic.column import Column as ClassicColumn
+
+from profilestream.base.jvm import java_class
+
+# Resolved expressions that raise for no value, such as plain columns. All others are guarded.
+_NEVER_RAISES = frozenset(
+    "AttributeReference Literal Alias GetStructField Coalesce CaseWhen If IsNull IsNotNull And Or Not EqualTo In InSet "
+    "Concat Lower Upper StringTrim StringTrimLeft StringTrimRight StringReplace NamedLambdaVariable".split()
+)
+_STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_IDENTIFIERS = re.compile(r"`([^`]+)`|([^\W\d]\w*)")
+_VALUE_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """An expression of a mapping as columns.
+
+    Args:
+        key: its key in the mapping, such as `columns.event_time`.
+        data_type: of the value.
+        value: its value; null where it raises.
+        failed: whether it raises on the row; null when it can raise for no row.
+        reason: the key, and the values that the expression reads.
+    """
+
+    key: str
+    data_type: T.DataType
+    value: Column
+    failed: Column | None
+    reason: Column
+
+
+def guarded(frame: DataFrame, expressions: Mapping[str, str], condition: Column) -> dict[str, Guarded]:
+    """The expressions by key, evaluated on the rows for which the condition is true, and null on other rows.
+
+    Args:
+        expressions: SQL over the columns of the frame, by key.
+        condition: over the columns of the frame; must not be constant.
+
+    Raises:
+        PySparkException: Spark does not accept an expression.
+    """
+    if not expressions:
+        return {}
+    selected = frame.select(*[F.expr(sql).alias(f"e{n}") for n, sql in enumerate(expressions.values())])
+    resolved = selected._jdf.queryExecution().analyzed().expressions()
+    types = [field.dataType for field in selected.schema]
+    result = {}
+    for n, (key, sql) in enumerate(expressions.items()):
+        value, failed = F.expr(sql), None
+        if _can_raise(resolved.apply(n)):
+            attempt = null_if_raises(F.struct(value.alias("v")), condition)
+            value, failed = attempt["v"], condition & attempt.isNull()
+        result[key] = Guarded(key, types[n], value, failed, _reason(key, sql, frame.columns))
+    return result
+
+
+def null_if_raises(column: Column, condition: Column) -> Column:
+    """The column where the condition is true and the column does not raise, else null.
+
+    Args:
+        condition: must not be constant: Spark would remove the CASE WHEN.
+    """
+    spark = SparkSession.active()
+    expressions = java_class(spark, "org.apache.spark.sql.classic.ExpressionUtils")
+    try_eval = java_class(spark, "org.apache.spark.sql.catalyst.expressions.TryEval")
+    attempt = try_eval(expressions.expression(column._jc))
+    return F.when(condition, ClassicColumn(expressions.column(attempt)))
+
+
+def failed_keys(attempts: Iterable[Guarded]) -> Column:
+    """The keys of the expressions that raise on a row, separated by commas; null when none does."""
+    keys = [F.when(a.failed, F.lit(a.key)) for a in attempts if a.failed is not None]
+    return F.nullif(F.concat_ws(",", *keys), F.lit("")) if keys else F.lit(None).cast("string")
+
+
+def failure_reason(attempts: Iterable[Guarded]) -> Column:
+    """The reason of the first expression that raises on a row; null when none does."""
+    reasons = [F.when(a.failed, a.reason) for a in attempts if a.failed is not None]
+    return F.coalesce(*reasons) if reasons else F.lit(None).cast("string")
+
+
+def _can_raise(expression: Any) -> bool:
+    name = str(expression.getClass().getSimpleName())
+    is_safe = name in _NEVER_RAISES or (name == "Cast" and str(expression.evalMode()) != "ANSI")
+    children = expression.children()
+    return not is_safe or any(_can_raise(children.apply(n)) for n in range(children.size()))
+
+
+def _reason(key: str, sql: str, columns: Iterable[str]) -> Column:
+    """`<key> fails on this row: <column> = <value>, ...` for the columns that the expression names."""
+    known = {column.lower(): column for column in columns if column != "raw"}
+    tokens = [quoted or plain for quoted, plain in _IDENTIFIERS.findall(_STRINGS.sub("", sql))]
+    used = dict.fromkeys(known[token.lower()] for token in tokens if token.lower() in known)
+    texts = [F.concat(F.lit(f"{name} = "), F.coalesce(_as_text(name), F.lit("(none)"))) for name in used]
+    values = F.left(F.concat_ws(", ", *texts), F.lit(_VALUE_LENGTH)) if texts else F.lit(" ".join(sql.split()))
+    return F.concat(F.lit(f"{key} fails on this row: "), values)
+
+
+def _as_text(name: str) -> Column:
+    """A value of any type in JSON, without the name."""
+    text = F.to_json(F.array(F.col(f"`{name}`")))
+    return F.substr(text, F.lit(2), F.length(text) - 2)

@@ -1,0 +1,1 @@
+"""The sources of records: the interface, folders of files, and Delta tables."""

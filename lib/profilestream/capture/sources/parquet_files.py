@@ -1,0 +1,120 @@
+"""Rows of Parquet files, without columns that nobody maps and Spark cannot read."""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from profilestream.base import files
+from profilestream.base.errors import BadSettings, first_sentence
+from profilestream.base.jvm import java_class
+from profilestream.capture import raw_records
+from profilestream.capture.mapping import InputSpec
+from profilestream.capture.sources.file_paths import escape_glob, folder_columns, relative_path
+
+log = logging.getLogger(__name__)
+_NANOS_PER_MICRO = 1000
+
+
+@dataclass(frozen=True)
+class ParquetLayout:
+    """What the Parquet files of one frame have in common.
+
+    Args:
+        schema: the columns that are read, as JSON.
+        nanoseconds: columns with times in nanoseconds, which Spark reads as whole numbers.
+        folders: names of the partition values in the path.
+    """
+
+    schema: str
+    nanoseconds: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> ParquetLayout:
+    """The layout of one file.
+
+    Raises:
+        BadSettings: Spark cannot read a column that the mapping declares.
+        Exception: of Java, when the file is not a Parquet file.
+    """
+    message = _message_type(spark, path)
+    mapped = raw_records.column_names(spec)
+    names = [str(message.getFieldName(n)) for n in range(message.getFieldCount())]
+    fields, nanoseconds = [], []
+    for n, name in enumerate(names):
+        parquet_type = message.getType(n)
+        is_other_case = name not in mapped and name.lower() in {m.lower() for m in (*mapped, *names[:n])}
+        try:
+            if is_other_case:
+                raise ValueError("its name differs from another column in capital letters only")
+            fields.append(_spark_field(spark, parquet_type))
+        except (PySparkException, Py4JJavaError, ValueError) as error:
+            if name in mapped:
+                raise BadSettings(
+                    f"Spark cannot read the column {name!r} ({parquet_type}): {_text(error)}",
+                    where=path, do="write the file with another type, or remove the column from the mapping",
+                ) from error  # fmt: skip
+            log.warning("column %s of %s is left out: %s", name, path, _text(error))
+            continue
+        if "NANOS" in str(parquet_type.getLogicalTypeAnnotation() if parquet_type.isPrimitive() else ""):
+            nanoseconds.append(name)
+    return ParquetLayout(T.StructType(fields).json(), tuple(nanoseconds), folder_columns(path, root))
+
+
+def read_records(
+    spark: SparkSession, paths: list[str], root: str, spec: InputSpec, layout: ParquetLayout, max_line_bytes: int,
+    tasks: int,
+) -> DataFrame:  # fmt: skip
+    """The records of files with one layout, as `raw_records.COLUMNS`. Nanoseconds are cut to microseconds."""
+    stored = T.StructType.fromJson(json.loads(layout.schema))
+    rows = spark.read.schema(stored).parquet(*[escape_glob(path) for path in paths])
+    source_file = relative_path(F.col("_metadata.file_path"), root)
+    cells = {name: F.col(f"`{name}`") for name in stored.names}
+    cells |= {
+        name: F.timestamp_micros(F.expr(f"`{name}` div {_NANOS_PER_MICRO}")) for name in layout.nanoseconds
+    }  # fmt: skip
+    placed = rows.select(
+        F.concat_ws(":", source_file, F.col("_metadata.row_index") + 1).alias("position"),
+        source_file.alias("source_file"),
+        F.struct(*[cell.alias(name) for name, cell in cells.items()]).alias("row"),
+    )
+    row_type = placed.schema["row"].dataType
+    assert isinstance(row_type, T.StructType)
+    return raw_records.from_struct(placed.coalesce(tasks), row_type, spec, layout.folders)
+
+
+def _message_type(spark: SparkSession, path: str) -> Any:
+    """The schema in the footer of the file."""
+    conf = spark._jsc.hadoopConfiguration()
+    file = java_class(spark, "org.apache.parquet.hadoop.util.HadoopInputFile").fromPath(
+        files.hadoop_path(spark, path), conf
+    )
+    reader = java_class(spark, "org.apache.parquet.hadoop.ParquetFileReader").open(file)
+    try:
+        return reader.getFooter().getFileMetaData().getSchema()
+    finally:
+        reader.close()
+
+
+def _spark_field(spark: SparkSession, parquet_type: Any) -> T.StructField:
+    """The column as Spark reads it."""
+    package = "org.apache.spark.sql.execution.datasources.parquet.ParquetToSparkSchemaConverter"
+    conf = spark._jsparkSession.sessionState().conf().clone()
+    conf.setConfString("spark.sql.legacy.parquet.nanosAsLong", "true")
+    converter = java_class(spark, package)(conf)
+    message = java_class(spark, "org.apache.parquet.schema.Types").buildMessage().addField(parquet_type).named("spark")
+    schema = T.StructType.fromJson(json.loads(converter.convert(message).json()))
+    field = schema.fields[0]
+    return T.StructField(field.name, field.dataType, True)
+
+
+def _text(error: Exception) -> str:
+    message = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    return first_sentence(message)[:200]

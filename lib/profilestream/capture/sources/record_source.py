@@ -1,0 +1,93 @@
+"""The interface of a source: what capture needs to know of files, tables and, later, topics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+
+from profilestream.base.checkpoints import Checkpoint
+from profilestream.base.errors import ProfilestreamError
+from profilestream.base.queries import RunOptions
+
+_READ_SETTINGS = {
+    # Positions must not depend on the number of cores: with these settings every file is split at multiples of 32 MB,
+    # and no partition contains parts of two files.
+    "spark.sql.files.maxPartitionBytes": str(32 << 20),
+    "spark.sql.files.openCostInBytes": str(32 << 20),
+    "spark.sql.files.minPartitionNum": "1",
+    # Parquet columns whose names differ in capital letters only, and times in nanoseconds.
+    "spark.sql.caseSensitive": "true",
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
+}
+
+
+@contextmanager
+def reading(spark: SparkSession) -> Iterator[None]:
+    """Settings for every Spark action that reads records: only with them are positions correct."""
+    previous = {key: spark.conf.get(key, None) for key in _READ_SETTINGS}
+    for key, value in _READ_SETTINGS.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, previous_value in previous.items():
+            if previous_value is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, previous_value)
+
+
+@dataclass(frozen=True)
+class InputBatch:
+    """The input of one micro-batch.
+
+    Args:
+        records: columns as in `raw_records.COLUMNS`. `position` identifies a record in its source and orders the
+            records of a batch, by its length first; a retry of the batch has the same positions.
+        ingest_micros: time of the batch, microseconds since 1970 UTC; a retry of the batch has the same time.
+        units: what the batch covers, such as the paths of its files; empty for a table.
+        skipped_units: unreadable units that the user excluded; each is one rejected row.
+        reprocessed_rows: rejected rows that are reprocessed (`position`, `reprocessed_from`); null for a source.
+    """
+
+    records: DataFrame
+    ingest_micros: int
+    units: list[str]
+    skipped_units: list[str]
+    reprocessed_rows: DataFrame | None = None
+
+
+class RecordSource(ABC):
+    """A source of records, as Spark streams it."""
+
+    @abstractmethod
+    def read_stream(self, spark: SparkSession) -> DataFrame:
+        """The source as a streaming frame with `ingest_time`."""
+
+    @abstractmethod
+    def read_batch(self, frame: DataFrame, batch_id: int, skipped: list[str]) -> InputBatch:
+        """What a micro-batch of `read_stream` covers, and its records with their positions.
+
+        Args:
+            skipped: units that the user excluded.
+        """
+
+    @abstractmethod
+    def check(self, spark: SparkSession, checkpoint: Checkpoint, options: RunOptions) -> None:
+        """Compare the source with the checkpoint before the query starts.
+
+        Raises:
+            Refused: the source changed in a way that would lose or repeat rows.
+            SourceMissing: there is no such source.
+            SourceUnreadable: it contains a part that no batch can read.
+        """
+
+    @abstractmethod
+    def new_units(self, spark: SparkSession, checkpoint: Checkpoint) -> int | None:
+        """Number of units that the run will read, for the progress display; null when it is unknown."""
+
+    @abstractmethod
+    def explain(self, error: Exception) -> ProfilestreamError | None:
+        """The error for a user when Spark's streaming source failed because the source changed; null otherwise."""
