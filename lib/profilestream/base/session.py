@@ -52,6 +52,10 @@ REQUIRED_CONF = {
     # By default Delta lists the files of small tables in every checksum; nothing reads that list. Creating a table
     # takes 0.25 s with this list and 0.15 s without it.
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
+    # Spark itself decodes a few charsets only; Java knows those of all logs.
+    "spark.sql.legacy.javaCharsets": "true",
+    # The local file system with checksum files cannot read a file with a colon in its name.
+    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }

@@ -74,7 +74,7 @@ def text_of(cell: Column, stored: T.DataType) -> Column:
 def whole_number_text(text: Column) -> Column:
     """The text of a decimal number, without point and exponent if it is a whole number; other texts are unchanged."""
     number = text.try_cast("decimal(38,18)")
-    whole = number.try_cast("decimal(38,0)")
+    whole = number.try_cast("decimal(38,0)").try_cast("decimal(38,18)")
     return (
         F.when(text.rlike(_WHOLE_WITH_POINT), F.substring_index(text, ".", 1))
         .when(text.rlike(_EXPONENT) & (number.isNull() | (number == whole)),

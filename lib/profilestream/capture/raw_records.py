@@ -287,7 +287,7 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
         cell = cells[field.name]
         if field.name in rounded:
             digits = F.try_element_at(exact, F.lit(field.name))
-            digits = digits if is_nested(field.dataType) else whole_number_text(digits)
+            digits = _whole_numbers_inside(digits) if is_nested(field.dataType) else whole_number_text(digits)
             cell = F.when(F.coalesce(rounded[field.name], F.lit(False)), digits).otherwise(cell)
         texts[field.name] = cell
     # An own projection: the converted columns read each text several times.
@@ -312,6 +312,11 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
 
 def _json_objects(text: Column) -> Column:
     return F.from_json(F.concat(F.lit("["), text, F.lit(",null]")), "array<map<string,string>>")
+
+
+def _whole_numbers_inside(text: Column) -> Column:
+    """JSON whose numbers are strings, with whole numbers without a point."""
+    return F.regexp_replace(text, r'"(-?[0-9]+)\.0+"', '"$1"')
 
 
 def _needs_digits(data_type: T.DataType) -> bool:

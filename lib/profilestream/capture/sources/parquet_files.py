@@ -55,6 +55,8 @@ def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> Par
             if is_other_case:
                 raise ValueError("its name differs from another column in capital letters only")
             fields.append(_spark_field(spark, parquet_type))
+            if "TimeType" in repr(fields[-1].dataType):
+                raise ValueError(f"Spark has no operations on the type {fields.pop().dataType.simpleString()}")
         except (PySparkException, Py4JJavaError, ValueError) as error:
             if name in mapped:
                 raise BadSettings(

@@ -1,0 +1,638 @@
+"""Inputs that other systems fail on: no value stops a batch, every format gives the same result, nothing is guessed."""
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from profilestream.base import streaming, tables
+from profilestream.base.errors import BadSettings, NothingWritten, Refused, SourceUnreadable
+from profilestream.base.queries import RunOptions
+from profilestream.capture import ingest, reprocess
+from pyspark.sql import Row, SparkSession
+
+from tests.builders import Shop
+from tests.rule_results import capture_source, evaluate, parse
+
+BASE = """
+user_namespace = "s"
+item_namespace = "s"
+[input]
+format = "jsonl"
+columns = "id string, kind string, at string, who string, what string, price double, quantity double"
+[columns]
+event_type = "kind"
+event_time = "at"
+user_id = "who"
+item_id = "what"
+price = "price"
+quantity = "quantity"
+"""
+T = "2026-03-01T10:00:00Z"
+
+
+def mapping(columns: str, **expressions: str) -> str:
+    """A mapping of JSON lines with these raw columns; without an expression, the type is view and the time is T."""
+    defaults = {"event_type": "'view'", "event_time": f"'{T}'"}
+    lines = [f"{name} = {json.dumps(sql)}" for name, sql in {**defaults, **expressions}.items()]
+    namespaces = 'user_namespace = "s"\nitem_namespace = "s"\n'
+    return f'{namespaces}[input]\nformat = "jsonl"\ncolumns = "{columns}"\n[columns]\n' + "\n".join(lines) + "\n"
+
+
+def results(spark: SparkSession, text: str, values: list[dict[str, Any] | str], **capture: Any) -> list[Row]:
+    """The evaluated rows of JSON lines."""
+    source = capture_source(text, **capture)
+    lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    return evaluate(source, parse(spark, source, lines))
+
+
+# -- no row and no value stops a batch ----------------------------------------------------------------
+
+
+def test_a_time_outside_the_range_of_python_costs_one_row(spark: SparkSession, tmp_path: Path) -> None:
+    text = mapping("ts bigint, t2 bigint, who string, what string", event_time="coalesce(timestamp_millis(ts), "
+                   "timestamp_seconds(t2))", user_id="who", item_id="what")  # fmt: skip
+    shop = Shop(tmp_path, text)
+    lines = [
+        {"ts": 1772359200000, "who": "u1", "what": "a"},
+        {"ts": 1772359200000000, "who": "u1", "what": "b"},
+        {"t2": 1772359200000, "who": "u1", "what": "c"},
+        {"t2": -99999999999, "who": "u1", "what": "d"},
+        {"ts": 9223372036854775807, "who": "u1", "what": "e"},
+        {"ts": -9223372036854775808, "who": "u1", "what": "f"},
+    ]
+    shop.write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    shop.capture(spark)
+    assert shop.counts(spark) == (6, 1, 5, 0)
+    rejected = shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").select("position", "rule").collect()
+    assert [tuple(row) for row in rejected] == [
+        ("a.jsonl:2", "event_time_in_future"), ("a.jsonl:3", "event_time_in_future"),
+        ("a.jsonl:4", "event_time_before_min_date"), ("a.jsonl:5", "expression_failed"),
+        ("a.jsonl:6", "expression_failed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "0001-01-01"])
+def test_a_text_before_the_first_year_is_before_the_first_date(spark: SparkSession, text: str) -> None:
+    (row,) = results(spark, BASE, [{"kind": "view", "at": text}])
+    assert row.rule in ("event_time_before_min_date", "event_time_unreadable")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expressions", "good", "bad"),
+    [
+        ("url string", {"query": "parse_url(url, 'QUERY', 'utm_source')"}, {"url": "http://a.b/?utm_source=x"},
+         {"url": "http://a.b/?q=red shoes|blue"}),
+        ("q string", {"query": "url_decode(q)"}, {"q": "50%25"}, {"q": "50% off"}),
+        ("y int, m int, d int", {"event_time": "make_timestamp(y, m, d, 1, 1, 1)"}, {"y": 2026, "m": 1, "d": 2},
+         {"y": 2026, "m": 13, "d": 2}),
+        ("a array<string>", {"item_id": "element_at(a, 0 + size(a) - 1)"}, {"a": ["x", "y"]}, {"a": ["x"]}),
+        ("x string, r string", {"query": "regexp_extract(x, r, 0)"}, {"x": "a", "r": "a"}, {"x": "a", "r": "(("}),
+        ("items array<struct<id: string>>", {"item_id": "items[0].id"}, {"items": [{"id": "i"}]}, {"items": []}),
+        ("sku string", {"item_id": "split(sku, '-')[1]"}, {"sku": "a-b"}, {"sku": "ab"}),
+        ("p array<struct<key: string, v: string>>", {"item_id": "filter(p, x -> x.key = 'page')[0].v"},
+         {"p": [{"key": "page", "v": "1"}]}, {"p": [{"key": "no", "v": "1"}]}),
+        ("n int", {"quantity": "n * 100"}, {"n": 1}, {"n": 2147483647}),
+        ("a string", {"price": "CAST(a AS DOUBLE) / 2"}, {"a": "3"}, {"a": "three"}),
+        ("a string, b string", {"quantity": "int(a) % int(b)"}, {"a": "3", "b": "2"}, {"a": "3", "b": "0"}),
+        ("a string", {"event_time": "to_timestamp(a, 'yyyy')"}, {"a": "2026"}, {"a": "26"}),
+        ("a string", {"item_id": "from_json(a, 'id string', map('mode', 'FAILFAST')).id"}, {"a": '{"id":"i"}'},
+         {"a": "{"}),
+    ],
+)  # fmt: skip
+def test_an_expression_that_raises_costs_one_row(
+    spark: SparkSession, columns: str, expressions: dict[str, str], good: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    first, second, third = results(spark, mapping(columns, **expressions), [good, bad, good])
+    key = next(iter(expressions))
+    assert (first.rule, third.rule) == (None, None)
+    assert second.rule == "expression_failed"
+    assert second.reason.startswith(f"columns.{key} fails on this row: ")
+    name, value = next(iter(bad.items()))
+    assert f"{name} = {json.dumps(value, separators=(',', ':'))}" in second.reason
+
+
+def test_an_expression_that_raises_in_any_key_of_the_mapping_costs_one_row(spark: SparkSession) -> None:
+    base = mapping("n string, items array<string>", user_id="n")
+    keys = {
+        "reject.x.when": base + "[reject.x]\nwhen = \"int(raw.n) > 7\"\n",
+        "warn.x.when": base + "[warn.x]\nwhen = \"int(raw.n) > 7\"\n",
+        "fill.quantity": base + "[fill]\nquantity = \"int(raw.n)\"\n",
+        "input.explode": base.replace("[columns]", 'explode = "sequence(1, int(n))"\n[columns]'),
+    }  # fmt: skip
+    for key, text in keys.items():
+        rows = results(spark, text, [{"n": "1"}, {"n": "x"}])
+        assert {row.rule for row in rows} == {None, "expression_failed"}, key
+        (failed,) = [row for row in rows if row.rule]
+        assert failed.reason.startswith(f"{key} fails on this row: "), failed.reason
+
+
+def test_two_columns_share_a_subexpression_that_raises(spark: SparkSession) -> None:
+    text = mapping("n string", quantity="int(n) + 1", price="int(n) + 2", rating="int(n)")
+    rows = results(spark, text, [{"n": "1"}, {"n": "x"}])
+    assert [(row.rule, row.price) for row in rows] == [(None, 3.0), ("expression_failed", None)]
+
+
+def test_an_expression_that_raises_on_every_row_of_the_first_batch_is_refused_and_later_it_is_an_alarm(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    wrong = mapping("n string", user_id="n", quantity="int(n)")
+    shop = Shop(tmp_path, wrong)
+    shop.write("a.jsonl", "".join(f'{{"n":"u{n}"}}\n' for n in range(100)))
+    with pytest.raises(NothingWritten) as raised:
+        shop.capture(spark)
+    assert "columns.quantity" in raised.value.what
+    assert shop.read(spark, tables.CAPTURE_BATCHES).count() == 0
+    shop.mapping = mapping("n string", user_id="n", quantity="int(substring(n, 2))")
+    shop.capture(spark)
+    assert shop.counts(spark) == (100, 100, 0, 0)
+    shop.write("b.jsonl", "".join(f'{{"n":"x{n}y"}}\n' for n in range(100)))
+    shop.capture(spark)
+    assert shop.counts(spark) == (200, 100, 100, 0)
+    (alarm,) = shop.read(spark, tables.CAPTURE_ALARMS).where("measure = 'expression_failed'").collect()
+    assert alarm.message == "columns.quantity fails on every row"
+
+
+def test_a_file_with_a_colon_in_its_name_is_read(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BASE)
+    names = ["events-2026-01-01T10:00:00.jsonl", "[x].jsonl", "a b.jsonl", "50%20+1.jsonl", "ä#1.jsonl"]
+    for number, name in enumerate(names):
+        shop.write(name, json.dumps({"kind": "view", "at": T, "who": f"u{number}"}) + "\n")
+    shop.overrides = ["capture.sources.shop.max_files_per_trigger=10"]
+    shop.capture(spark)
+    positions = {row.position for row in shop.read(spark, tables.EVENTS).select("position").collect()}
+    assert positions == {f"{name}:1" for name in names}
+
+
+# -- one set of checks for every format ----------------------------------------------------------------
+
+
+def captured(spark: SparkSession, home: Path, text: str, table: pa.Table, name: str = "a.parquet") -> Shop:
+    """A shop that captured one Parquet file."""
+    shop = Shop(home, text.replace('format = "jsonl"', 'format = "parquet"'))
+    shop.input.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, shop.input / name)
+    shop.capture(spark)
+    return shop
+
+
+ITEMS = BASE.replace(
+    "price double, quantity double", "items array<struct<id:string,name:string,price:double>>"
+).replace('item_id = "what"\nprice = "price"\nquantity = "quantity"', 'item_id = "it.id"\ntext = "it.name"\n'
+          'price = "it.price"').replace("[columns]", 'explode = "items"\nexplode_as = "it"\n[columns]')  # fmt: skip
+
+
+def test_struct_fields_are_taken_by_name_at_every_depth(spark: SparkSession, tmp_path: Path) -> None:
+    structs = [
+        ([("name", "Cup"), ("id", "i2"), ("price", 2.0)], ("s:i2", "Cup", 2.0)),
+        ([("id", "i2"), ("name", "Cup"), ("price", 2.0), ("params", [{"k": "v"}])], ("s:i2", "Cup", 2.0)),
+        ([("id", "i2"), ("name", "Cup")], ("s:i2", "Cup", None)),
+    ]
+    shop = Shop(tmp_path, ITEMS.replace('format = "jsonl"', 'format = "parquet"'))
+    shop.input.mkdir(parents=True)
+    for number, (struct, _) in enumerate(structs):
+        row = {"kind": ["view"], "at": [T], "who": [f"u{number}"], "items": [[dict(struct)]]}
+        item = pa.struct([(k, pa.string() if k in ("id", "name") else pa.float64() if k == "price" else
+                           pa.list_(pa.struct([("k", pa.string())]))) for k, _ in struct])  # fmt: skip
+        schema = pa.schema(
+            [("kind", pa.string()), ("at", pa.string()), ("who", pa.string()), ("items", pa.list_(item))]
+        )
+        pq.write_table(pa.Table.from_pydict(row, schema), shop.input / f"{number}.parquet")
+    shop.overrides = ["capture.sources.shop.max_files_per_trigger=10"]
+    shop.capture(spark)
+    rows = shop.read(spark, tables.EVENTS).orderBy("user_id").collect()
+    assert [(row.item_id, row.text, row.price) for row in rows] == [expected for _, expected in structs]
+    assert [row.extra and sorted(row.extra) for row in rows] == [None, ["items"], None]
+    assert json.loads(rows[1].extra["items"])[0]["params"] == [{"k": "v"}]
+    lines = [{"kind": "view", "at": T, "who": f"u{n}", "items": [dict(s)]} for n, (s, _) in enumerate(structs)]
+    from_json = results(spark, ITEMS, list(lines))
+    assert [(row.item_id, row.text, row.price) for row in from_json] == [expected for _, expected in structs]
+    assert [row.extra and sorted(row.extra) for row in from_json] == [None, ["items"], None]
+
+
+def test_unknown_fields_of_an_object_are_stored_or_ignored(spark: SparkSession) -> None:
+    text = mapping("p struct<a:int>, m map<string,struct<a:int>>", quantity="p.a")
+    line = {"p": {"a": 1, "b": 2}, "m": {"k": {"a": 1, "c": 3}}, "z": 1.50}
+    (row,) = results(spark, text, [json.dumps(line).replace("1.5", "1.50")])
+    assert json.loads(row.extra["p"]) == {"a": 1, "b": 2}
+    assert json.loads(row.extra["m"]) == {"k": {"a": 1, "c": 3}}
+    assert row.extra["z"] == "1.50"
+    (ignored,) = results(spark, text.replace("[columns]", 'unknown_fields = "ignore"\n[columns]'), [line])
+    assert ignored.extra is None
+
+
+def test_bytes_that_are_not_utf8_are_rejected_and_bytes_have_a_stated_form(spark: SparkSession, tmp_path: Path) -> None:
+    table = pa.table({
+        "kind": ["view"] * 3, "at": [T] * 3, "who": ["u1", "u2", "u3"],
+        "what": pa.array([b"\xff\xfe\x00q", b"tea", bytes(range(16))], pa.binary()), "raw_id": pa.array([b"\xff\x00"] * 3),
+    })  # fmt: skip
+    shop = captured(spark, tmp_path, BASE, table)
+    (rejected,) = shop.read(spark, tables.REJECTED_EVENTS).collect()
+    assert (rejected.rule, rejected.payload_encoding) == ("not_utf8", "base64")
+    rows = shop.read(spark, tables.EVENTS).orderBy("user_id").collect()
+    assert (rows[0].item_id, rows[0].extra, rows[0].warnings) == ("s:tea", {"raw_id": "ff00"}, [])
+    assert rows[1].warnings == ["control_characters"]
+    as_hex = captured(spark, tmp_path / "hex", BASE.replace("what string", "what binary"), table)
+    assert as_hex.read(spark, tables.EVENTS).where("user_id = 's:u3'").first().item_id == "s:" + bytes(range(16)).hex()
+
+
+def test_numbers_as_text_follow_one_rule_in_all_formats(spark: SparkSession, tmp_path: Path) -> None:
+    numbers = {
+        "12345678.0": "12345678", "12345678": "12345678", "1.10": "1.10", "1E5": "100000", "17850.0": "17850",
+        "12345678901234567890": "12345678901234567890", "-7.00": "-7", "1.5e-3": "1.5e-3", "1.5E3": "1500",
+        "0.10": "0.10", "3.14": "3.14",
+    }  # fmt: skip
+    lines = [f'{{"kind":"view","at":"{T}","what":{number}}}' for number in numbers]
+    lines += [line.replace(":1.10}", ": 1.10 }") for line in lines if "1.10" in line]
+    rows = results(spark, BASE, list(lines))
+    assert [row.item_id for row in rows] == [f"s:{text}" for text in numbers.values()] + ["s:1.10"]
+    strings = results(spark, BASE, [{"kind": "view", "at": T, "what": text} for text in ("1.10", "12345678.0", "1E5")])
+    assert [row.item_id for row in strings] == ["s:1.10", "s:12345678.0", "s:1E5"]
+    typed = mapping("n bigint, d decimal(20,4), o struct<id:string>", quantity="n", text="cast(d as string)",
+                    item_id="o.id")  # fmt: skip
+    (row,) = results(spark, typed, ['{"n":12345678.0,"d":12345678901234.5678,"o":{"id":12345678.0}}'])
+    assert (row.quantity, row.text, row.item_id) == (12345678.0, "12345678901234.5678", "s:12345678")
+    csv = BASE.replace("price double, quantity double", "price string, quantity string")
+    csv_source = capture_source(csv.replace('format = "jsonl"', 'format = "csv"'))
+    header = "id,kind,at,who,what,price,quantity"
+    cells = {"12345678.0": "12345678", "1.10": "1.10", "1.2345678E7": "12345678", "A-1.0": "A-1.0", "12E3": "12E3"}
+    csv_lines = [f"1,view,{T},u,{cell},," for cell in cells]
+    from_csv = evaluate(csv_source, parse(spark, csv_source, csv_lines, header))
+    assert [row.item_id for row in from_csv] == [f"s:{text}" for text in cells.values()]
+    doubles = [12345678.0, 17850.0, 1.1, 0.0001, 1e22]
+    table = pa.table({
+        "kind": ["view"] * 5, "at": [T] * 5, "who": pa.array(doubles), "price": pa.array([24.9] * 5, pa.float32()),
+        "what": pa.array([Decimal("5.00"), Decimal("1.10"), None, None, None], pa.decimal128(9, 2)),
+    })  # fmt: skip
+    parquet = captured(spark, tmp_path, BASE, table).read(spark, tables.EVENTS).orderBy("position").collect()
+    assert [row.user_id for row in parquet] == ["s:12345678", "s:17850", "s:1.1", "s:0.0001", "s:1" + "0" * 22]
+    assert [row.item_id for row in parquet] == ["s:5", "s:1.10", None, None, None]
+    assert {row.price for row in parquet} == {24.9}
+
+
+def test_parquet_columns_that_spark_cannot_read_are_left_out_or_named(spark: SparkSession, tmp_path: Path) -> None:
+    moment = datetime(2026, 3, 1, 10)
+    base = {"kind": ["view"], "who": ["u1"], "WHO": ["other"], "t": pa.array([1], pa.time64("us")), "at": [moment]}
+    table = pa.table({**base, "at": pa.array([moment], pa.timestamp("ns", tz="UTC")),
+                      "seen": pa.array([moment], pa.timestamp("ns"))})  # fmt: skip
+    typed = BASE.replace("at string", "at timestamp")
+    shop = captured(spark, tmp_path, typed, table)
+    (row,) = shop.read(spark, tables.EVENTS).collect()
+    assert (row.user_id, row.event_time, row.extra) == ("s:u1", moment, {"seen": "2026-03-01 10:00:00"})
+    with pytest.raises(BadSettings, match="'t'"):
+        captured(spark, tmp_path / "mapped", typed.replace("id string", "t string"), table)
+
+
+def test_an_empty_parquet_file_is_unreadable(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BASE.replace('format = "jsonl"', 'format = "parquet"'))
+    shop.write("a.parquet", b"")
+    with pytest.raises(SourceUnreadable, match="zero bytes"):
+        shop.capture(spark)
+
+
+def test_every_format_gives_the_same_events_and_rejected_rows(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [
+        {"kind": "view", "at": T, "who": "u1", "what": "a b", "price": "1.50", "quantity": None},
+        {"kind": "purchase", "at": T, "who": " u2\u3000", "what": "(not set)", "price": "\u00a012.5 ", "quantity": "2"},
+        {"kind": "view", "at": "2026-07-01 10:00:00 BST", "who": "u3", "what": "x", "price": "0x1p3", "quantity": "1"},
+        {"kind": "view", "at": T, "who": "{{user_id}}", "what": "x", "price": None, "quantity": None},
+        {"kind": "view", "at": T, "who": "u5", "what": "x", "price": "1e300", "quantity": None},
+        {"kind": "view", "at": T, "who": "u6", "what": "bell\u0007", "price": "abc", "quantity": None},
+    ]
+    text = BASE.replace("price double, quantity double", "price string, quantity string")
+    names = ["kind", "at", "who", "what", "price", "quantity"]
+    found = {}
+    for form in ("jsonl", "csv", "parquet", "delta"):
+        shop = Shop(tmp_path / form, text.replace('format = "jsonl"', f'format = "{form}"'))
+        shop.input.mkdir(parents=True)
+        table = pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names]))
+        if form == "jsonl":
+            shop.write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        elif form == "csv":
+            shop.write("a.csv", ",".join(names) + "\n" + "".join(
+                ",".join(row[n] or "" for n in names) + "\n" for row in rows))  # fmt: skip
+        elif form == "parquet":
+            pq.write_table(table, shop.input / "a.parquet")
+        else:
+            spark.createDataFrame(table).coalesce(1).write.format("delta").save(str(shop.input))
+        shop.capture(spark)
+        events = shop.read(spark, tables.EVENTS).orderBy("user_id", "item_id")
+        rejected = shop.read(spark, tables.REJECTED_EVENTS).orderBy("rule").select("rule", "reason")
+        columns = ("event_id", "event_type", "event_time", "user_id", "item_id", "price", "quantity", "warnings")
+        found[form] = (events.select(*columns).collect(), rejected.collect())
+    events, rejected = found["jsonl"]
+    assert [(row.user_id, row.item_id, row.price) for row in events] == [("s:u1", "s:a b", 1.5), ("s:u2", None, 12.5)]
+    assert [row.rule for row in rejected] == [
+        "event_time_unreadable", "number_absurd", "price_unreadable", "user_id_placeholder",
+    ]  # fmt: skip
+    for form, result in found.items():
+        assert result == found["jsonl"], form
+
+
+# -- nothing is guessed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-07-01 10:00:00 BST", "2026-07-01 10:00:00 CST", "2026-07-01T10:00:00 PST", "2026-07", "2026-07-01 10",
+     "2026-07-01 10:00:00 EST", "2026-07-01T10:00:00EDT", "2026-07-01 10:00:00 IST", "2026", "10:00", "now"],
+)  # fmt: skip
+def test_a_time_outside_the_grammar_is_unreadable(spark: SparkSession, text: str) -> None:
+    (row,) = results(spark, BASE, [{"kind": "view", "at": text}])
+    assert row.rule == "event_time_unreadable"
+
+
+def test_zones_of_the_grammar_are_read(spark: SparkSession) -> None:
+    zones = {"Z": 10, "+02:00": 8, " UTC": 10, " GMT": 10, "": 10, " Europe/Berlin": 8, "-0500": 15, "+05": 5}
+    rows = results(spark, BASE, [{"kind": "view", "at": f"2026-07-01 10:00:00{zone}"} for zone in zones])
+    assert [row.event_time.hour for row in rows] == list(zones.values())
+    with_pattern = 'time_format = "MMM dd HH:mm:ss zzz yyyy"\n' + BASE
+    rows = results(spark, with_pattern, [{"kind": "view", "at": f"Jul 01 10:00:00 {z} 2026"} for z in ("BST", "UTC")])
+    assert [row.rule for row in rows] == ["event_time_unreadable", None]
+
+
+def test_a_text_with_an_offset_is_an_instant_in_any_time_zone(spark: SparkSession) -> None:
+    berlin = 'timezone = "Europe/Berlin"\n' + BASE
+    times = {"2026-07-01 12:00:00": 10, "2026-07-01T12:00:00Z": 12, "2026-07-01T12:00:00+02:00": 10,
+             "2026-07-01 12:00:00 Asia/Tokyo": 3, "2026-07-01": 22}  # fmt: skip
+    rows = results(spark, berlin, [{"kind": "view", "at": time} for time in times])
+    assert [row.event_time.hour for row in rows] == list(times.values())
+
+
+@pytest.mark.parametrize(
+    ("zone", "local", "warned"),
+    [("Australia/Lord_Howe", "2026-04-05 01:45:00", True), ("Europe/Berlin", "2026-10-25 02:30:00", True),
+     ("America/New_York", "2026-11-01 01:30:00", True), ("Australia/Lord_Howe", "2026-04-05 01:15:00", False),
+     ("Europe/Berlin", "2026-10-25 03:30:00", False)],
+)  # fmt: skip
+def test_a_local_time_that_occurs_twice_is_found_for_any_shift(
+    spark: SparkSession, zone: str, local: str, warned: bool
+) -> None:
+    (row,) = results(spark, f'timezone = "{zone}"\n' + BASE, [{"kind": "view", "at": local}])
+    assert row.warnings == (["event_time_ambiguous"] if warned else [])
+
+
+def test_a_scale_keeps_decimal_numbers_exact(spark: SparkSession) -> None:
+    rows = results(spark, BASE + "[scale]\nprice = 0.01\nquantity = 2.5\n", [
+        {"kind": "view", "at": T, "price": price, "quantity": 4} for price in (1999, 57, 1.1, -0.0)
+    ])  # fmt: skip
+    assert [row.price for row in rows] == [19.99, 0.57, 0.011, 0.0]
+    assert {row.quantity for row in rows} == {10.0}
+    assert str(rows[3].price) == "0.0"
+
+
+def test_numbers_are_read_by_a_stated_grammar(spark: SparkSession) -> None:
+    text = BASE.replace("price double", "price string")
+    prices = {"\u00a012.5\u202f": 12.5, "1e3": 1000.0, ".5": 0.5, "5.": 5.0, "+7": 7.0, "": None, "\u3000": None}
+    rows = results(spark, text, [{"kind": "view", "at": T, "price": price} for price in prices])
+    assert [row.price for row in rows] == list(prices.values())
+    wrong = ["0x1p3", "5d", "NaN", "Infinity", "1,5", "1 000", "٣"]
+    rows = results(spark, text, [{"kind": "view", "at": T, "price": price} for price in wrong])
+    assert [row.rule for row in rows] == ["price_unreadable"] * len(wrong)
+    rows = results(spark, BASE, [{"kind": "view", "at": T, "price": price} for price in ("", 1e308, 1e-320, 1e16)])
+    assert [row.rule for row in rows] == [None, "number_absurd", "number_absurd", "number_absurd"]
+
+
+# -- placeholders ------------------------------------------------------------------------------------------
+
+
+PLACEHOLDERS = [
+    "00000000-0000-0000-0000-000000000000", "(not set)", "\\N", "[object Object]", "(null)", "guest", "{{user_id}}",
+    '"null"', "-", "#N/A", "0.0", "\u3000", "\u200b", "", " ", "NULL", "${uid}", " 'None' ", "[Object Array]",
+]  # fmt: skip
+
+
+def test_placeholders_are_found_in_every_id_column(spark: SparkSession) -> None:
+    text = mapping(
+        "id string, who string, what string, o string, s string, f string, c string, b string", event_id="id",
+        user_id="who", item_id="what", order_id="o", session_id="s", target_user_id="f", category="c", brand="b",
+    )  # fmt: skip
+    good = {"id": "1", "who": "u", "what": "i", "o": "o", "s": "s", "f": "f", "c": "c", "b": "b"}
+    users = results(spark, text, [{**good, "who": value} for value in PLACEHOLDERS])
+    assert {row.rule for row in users} == {"user_id_placeholder"}
+    ids = results(spark, text, [{**good, "id": value} for value in PLACEHOLDERS])
+    assert {row.rule for row in ids} == {"event_id_missing"}
+    others = ("what", "o", "s", "f", "c", "b")
+    columns = ("item_id", "order_id", "session_id", "target_user_id", "category", "brand")
+    rows = results(spark, text, [{**good, **dict.fromkeys(others, value)} for value in PLACEHOLDERS])
+    assert {tuple(row[column] for column in columns) for row in rows} == {(None,) * 6}
+    assert {tuple(sorted(row.warnings)) for row in rows} == {tuple(sorted(f"placeholder_{c}" for c in columns))}
+    (clean,) = results(spark, text, [{**good, "who": " u\u00a0", "what": "guest house"}])
+    assert (clean.user_id, clean.item_id, clean.warnings) == ("s:u", "s:guest house", [])
+
+
+def test_a_mapping_extends_or_replaces_the_placeholders(spark: SparkSession) -> None:
+    shop = BASE + '[placeholders]\nreplace = ["none"]\nadd = ["test-*"]\nuser = "anonymous"\n'
+    values = [("0", "0"), ("test-7", "TEST-"), ("none", "null")]
+    rows = results(spark, shop, [{"kind": "view", "at": T, "who": who, "what": what} for who, what in values])
+    assert [(row.rule, row.user_id, row.item_id) for row in rows] == [
+        (None, "s:0", "s:0"), (None, None, None), (None, None, "s:null"),
+    ]  # fmt: skip
+    rows = results(spark, BASE, [{"kind": "view", "at": T, "who": "0"}], placeholders=["nobody"])
+    assert rows[0].user_id == "s:0"
+
+
+# -- one reading path ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "content", "text"),
+    [
+        ("", 'encoding = "ISO-8859-1"', b"id,kind,at,who,note\n1,view,%b,u1,caf\xe9\n", "café"),
+        ("", 'encoding = "GBK"', b"id,kind,at,who,note\n1,view,%b,u1,\xb2\xe8\xb1\xad\n", "茶杯"),
+        ('separator = ";"', 'separator = ","', b"id,kind,at,who,note\n1,view,%b,u1,tea\n", "tea"),
+        ("", 'quote = "\'"', b"id,kind,at,who,note\n1,view,%b,u1,'a,b'\n", "a,b"),
+        ("", 'escape = "\\\\"', b'id,kind,at,who,note\n1,view,%b,u1,"a\\",b"\n', 'a",b'),
+        ("", "header = false", b"1,view,%b,u1,tea\n", "tea"),
+    ],
+    ids=["latin", "gbk", "separator", "quote", "escape", "header"],
+)
+def test_a_corrected_key_of_input_repairs_rejected_rows(
+    spark: SparkSession, tmp_path: Path, wrong: str, right: str, content: bytes, text: str
+) -> None:
+    base = (BASE.replace('format = "jsonl"', 'format = "csv"\nKEY').replace('price = "price"', 'text = "note"')
+            .replace('quantity = "quantity"\n', "").replace(", what string, price double, quantity double",
+                                                             ", note string").replace('item_id = "what"\n', ""))  # fmt: skip
+    shop = Shop(tmp_path, base.replace("KEY", wrong))
+    shop.write("a.csv", content.replace(b"%b", T.encode()))
+    shop.capture(spark)
+    assert shop.counts(spark)[1] == 0
+    shop.mapping = base.replace("KEY", right)
+    reprocess.run(spark, shop.settings(), "shop", None)
+    (event,) = shop.read(spark, tables.EVENTS).collect()
+    assert event.text == text
+
+
+def test_csv_side_tables_are_read_like_a_log(spark: SparkSession, tmp_path: Path) -> None:
+    side = tmp_path / "side.csv"
+    side.write_text('# goods\nsku;name;cat\n1;"6"" plate; blue";plates\n2;"the ""big"" one";cards\n6;"two\nlines";z\n')
+    text = BASE + (f'text = "g.name"\ncategory = "g.cat"\n[lookup.g]\npath = "{side}"\nformat = "csv"\nkey = "sku"\n'
+                   'on = "what"\nseparator = ";"\ncomment = "#"\n')  # fmt: skip
+    rows = results(spark, text, [{"kind": "view", "at": T, "what": sku} for sku in ("1", "2", "6", "9")])
+    assert [(row.text, row.category) for row in rows] == [
+        ('6" plate; blue', "plates"), ('the "big" one', "cards"), ("two\nlines", "z"), (None, None),
+    ]  # fmt: skip
+
+
+# -- sources of an unexpected shape ---------------------------------------------------------------------
+
+
+CSV = (BASE.replace('format = "jsonl"', 'format = "csv"')
+       .replace("price double, quantity double", "price string, note string")
+       .replace('quantity = "quantity"', 'text = "note"'))  # fmt: skip
+HEADER = "id,kind,at,who,what,price,note\n"
+
+
+def test_a_line_break_in_a_cell_cannot_make_an_event(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, CSV)
+    shop.write(
+        "a.csv", HEADER + f'1,view,{T},u1,tea,1.5,"nice\n9,purchase,{T},u2,gold,999,x"\n2,view,{T},u3,tea,1,ok\n'
+    )
+    shop.write("b.csv", HEADER + f'1,view,{T},u4,tea,1.5,"a\n8,purchase,{T},u2,gold,999,x\n9,view,{T},u2,g,9,"\n')
+    shop.write("c.csv", HEADER + f'1,view,{T},u5,5" cup,1.5,x\n2,view,{T},u6,tea,1.5,"stray\n3,view,{T},u7,t,1,x\n')
+    shop.overrides = ["capture.sources.shop.max_files_per_trigger=10"]
+    shop.capture(spark)
+    users = {row.user_id for row in shop.read(spark, tables.EVENTS).collect()}
+    assert users == {"s:u3", "s:u5", "s:u7"}
+    rejected = shop.read(spark, tables.REJECTED_EVENTS).orderBy("position").collect()
+    assert [(row.position, row.rule) for row in rejected] == [
+        ("a.csv:2", "unparseable"), ("a.csv:3", "unparseable"), ("b.csv:2", "unparseable"),
+        ("b.csv:3", "unparseable"), ("b.csv:4", "unparseable"), ("c.csv:3", "unparseable"),
+    ]  # fmt: skip
+    reprocess.run(spark, shop.settings(), "shop", ["unparseable"])
+    assert shop.read(spark, tables.EVENTS).count() == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "rule"),
+    [
+        (f"1,view,{T},u1,i1,1.5,x\n" * 3, 3, "header_unknown"),
+        (HEADER.replace(",", ";") + f"1;view;{T};u1;i1;1.5;x\n", 2, "header_unknown"),
+        ("sep=,\n" + HEADER + f"1,view,{T},u1,i1,1.5,x\n", 3, "header_unknown"),
+        (HEADER.upper() + f"1,view,{T},u1,i1,1.5,x\n", 2, "header_unknown"),
+        ("\n\n" + HEADER + f"1,view,{T},u1,i1,1.5,x\n", 1, None),
+    ],
+)
+def test_a_header_without_mapped_columns_rejects_every_line(
+    spark: SparkSession, tmp_path: Path, content: str, rows: int, rule: str | None
+) -> None:
+    shop = Shop(tmp_path, CSV)
+    shop.write("a.csv", content)
+    shop.capture(spark)
+    assert shop.counts(spark) == ((rows, 0, rows, 0) if rule else (rows, rows, 0, 0))
+    rejected = shop.read(spark, tables.REJECTED_EVENTS).collect()
+    assert {row.rule for row in rejected} == ({rule} if rule else set())
+    assert all("header" in row.reason and "separator" in row.reason for row in rejected)
+
+
+def test_comments_skipped_lines_and_partition_values(spark: SparkSession, tmp_path: Path) -> None:
+    text = CSV.replace("note string", "note string, date string").replace("[columns]", 'skip_lines = 2\ncomment = "#"\n'
+                                                                          '[columns]\nregion = "date"\n')  # fmt: skip
+    text += 'channel = "source_file"\n'
+    shop = Shop(tmp_path, text)
+    body = f"export of\nsome tool\n#c\n{HEADER}#x\n1,view,{T},u1,i1,1.5,x\n1,view,bad,u1,i1,1.5,x\n"
+    shop.write("date=2026-03-01/kind2=a%20b/p.csv", body)
+    shop.capture(spark)
+    (event,) = shop.read(spark, tables.EVENTS).collect()
+    path = "date=2026-03-01/kind2=a%20b/p.csv"
+    assert (event.region, event.extra, event.channel, event.position) == (
+        "2026-03-01", {"kind2": "a b"}, path, f"{path}:6",
+    )  # fmt: skip
+    shop.mapping = text.replace('event_time = "at"', f"event_time = \"'{T}'\"")
+    reprocess.run(spark, shop.settings(), "shop", None)
+    rows = shop.read(spark, tables.EVENTS).collect()
+    assert [(row.region, row.extra, row.channel) for row in rows] == [("2026-03-01", {"kind2": "a b"}, path)] * 2
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "GB18030", "windows-1252", "UTF-16", "UTF-16LE", "Big5"])
+def test_text_files_are_read_in_any_charset(spark: SparkSession, tmp_path: Path, encoding: str) -> None:
+    word = "price €" if encoding == "windows-1252" else "茶杯"
+    shop = Shop(tmp_path, CSV.replace("[columns]", f'encoding = "{encoding}"\n[columns]'))
+    content = (HEADER + f"1,view,{T},u1,i1,1.5,{word}\r\n2,view,{T},u2,i1,1.5,x\r\n").encode(encoding)
+    broken = {"UTF-16": b"", "UTF-16LE": b"", "windows-1252": b""}.get(encoding, b"3,view,t,u3,i1,1.5,\xff\xff\n")
+    shop.write("a.csv", content + broken)
+    shop.capture(spark)
+    texts = [row.text for row in shop.read(spark, tables.EVENTS).orderBy("position").collect()]
+    assert texts == [word, "x"]
+    assert [row.rule for row in shop.read(spark, tables.REJECTED_EVENTS).collect()] == ["not_utf8"] * bool(broken)
+
+
+def test_a_text_log_has_one_column(spark: SparkSession, tmp_path: Path) -> None:
+    text = BASE.replace('format = "jsonl"\ncolumns = "id string, kind string, at string, who string, what string, price '
+                        'double, quantity double"', 'format = "text"')  # fmt: skip
+    for name, sql in {"kind": "split(line, ' ')[1]", "at": "split(line, ' ')[0]", "who": "split(line, ' ')[2]",
+                      "what": "substring(line, 99)"}.items():  # fmt: skip
+        text = text.replace(f'= "{name}"', f'= "{sql}"')
+    text = text.replace('price = "price"\nquantity = "quantity"\n', "")
+    shop = Shop(tmp_path, text)
+    shop.write("a.log", f"{T} view u1\n{T}\n")
+    shop.capture(spark)
+    assert shop.counts(spark) == (2, 1, 1, 0)
+
+
+def test_a_change_of_a_delta_source_is_refused_or_skipped(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BASE.replace('format = "jsonl"', 'format = "delta"'))
+    path = str(shop.input)
+
+    def append(*users: str) -> None:
+        rows = [("view", T, user) for user in users]
+        spark.createDataFrame(rows, "kind string, at string, who string").coalesce(1).write.format("delta").mode(
+            "append"
+        ).save(path)
+
+    append("u1", "u2", "u3")
+    shop.capture(spark)
+    positions = [row.position for row in shop.read(spark, tables.EVENTS).orderBy("position").collect()]
+    assert positions == ["0:1", "0:2", "0:3"]
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE who = 'u1'")
+    append("u4")
+    with pytest.raises(Refused) as refused:
+        shop.capture(spark)
+    assert "DELETE" in refused.value.what and 'on_change = "skip"' in refused.value.do
+    shop.overrides = ["capture.sources.shop.on_change=skip"]
+    shop.capture(spark)
+    assert shop.counts(spark) == (4, 4, 0, 0)
+    spark.sql(f"OPTIMIZE delta.`{path}`")
+    append("u5")
+    shop.capture(spark)
+    assert shop.counts(spark) == (5, 5, 0, 0)
+
+
+def test_the_same_event_stored_twice(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BASE + 'event_id = "id"\n')
+    night = {"id": "e1", "kind": "view", "at": "2026-03-01T23:59:59.9Z", "who": "u1"}
+    shop.write("a.jsonl", json.dumps(night) + "\n")
+    shop.write("b.jsonl", json.dumps({**night, "at": "2026-03-02T00:00:00.1Z"}) + "\n")
+    shop.write("c.jsonl", json.dumps({**night, "receivedAt": "later"}) + "\n")
+    shop.capture(spark)
+    assert shop.counts(spark) == (3, 1, 1, 1)
+    without_id = Shop(tmp_path / "identity", 'identity = ["id"]\n' + BASE)
+    without_id.write("a.jsonl", json.dumps(night) + "\n")
+    without_id.write("b.jsonl", json.dumps({**night, "more": 1}) + "\n")
+    without_id.capture(spark)
+    assert without_id.counts(spark) == (2, 1, 0, 1)
+    raw = Shop(tmp_path / "raw", BASE.replace('"kind"', "\"'view'\""))
+    raw.write("a.jsonl", json.dumps(night) + "\n" + json.dumps({**night, "kind": "open"}) + "\n")
+    raw.capture(spark)
+    assert raw.counts(spark) == (2, 2, 0, 0)
+
+
+def test_two_sources_over_the_same_files_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BASE)
+    shop.write("a/a.jsonl", "{}\n")
+    shop.extra_settings = f'[capture.sources.other]\npath = "{shop.input}/a"\nmapping = "{shop.home}/shop.toml"\n'
+    from profilestream.capture import capture_checks
+
+    with pytest.raises(BadSettings, match="read the same files"):
+        capture_checks.check_sources(spark, shop.settings())
+
+
+def test_the_query_can_be_built_without_input(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BASE)
+    settings = shop.settings()
+    streaming.run(spark, [ingest.query(settings, "shop")], settings, RunOptions())
+    assert shop.counts(spark) == (0, 0, 0, 0)
