@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -385,3 +386,17 @@ def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_b
         passes, reason = promotion_gate.passes_gate(spark, settings, gate_metric, champion, candidate)
         assert passes == expected
         assert reason == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"
+
+
+@pytest.mark.parametrize("folder", ["a b/ä#c", "50%20?x"])
+def test_the_default_store_is_in_the_parent_folder_of_the_warehouse_whatever_its_name(
+    tmp_path: Path, folder: str
+) -> None:
+    store = MlflowStore(Shop(tmp_path / folder, is_tracked=True).settings())
+    assert not store.exists()
+    run = store.get_or_create_run("factors", "epoch", {})
+    store.client.log_text(run.info.run_id, "text", "file.txt")
+    assert store.exists()
+    files = {str(path.relative_to(tmp_path / folder)) for path in (tmp_path / folder).rglob("*") if path.is_file()}
+    assert "mlflow.db" in files
+    assert f"mlflow_artifacts/{run.info.run_id}/artifacts/file.txt" in files
