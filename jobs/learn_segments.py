@@ -23,7 +23,8 @@ def body(args: argparse.Namespace) -> None:
 
 def describe(spark: SparkSession, settings: Settings) -> None:
     describe_segments.run(spark, settings)
-    print("\n".join(describe_segments.description_lines(spark, settings)))
+    for line in describe_segments.description_lines(spark, settings):
+        print(line)
 
 
 def print_k_scores(settings: Settings, min_k: int, max_k: int) -> None:

@@ -17,8 +17,7 @@ def body(args: argparse.Namespace) -> None:
     spark = open_session("run_pipeline", settings.spark.properties)
     flow.check(spark, settings, options)
     if not args.check:
-        flow.run(spark, settings, options)
-        flow.show_next(settings, [])
+        flow.run_with_summary(spark, settings, options)
 
 
 def main(argv: list[str]) -> int:

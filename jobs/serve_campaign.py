@@ -31,7 +31,7 @@ def body(args: argparse.Namespace) -> None:
     print(campaign_view.as_text(study, placebo, config))
     if args.out:
         figure = campaign_view.study_figure(study, placebo)
-        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}))
+        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:

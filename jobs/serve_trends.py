@@ -31,7 +31,7 @@ def body(args: argparse.Namespace) -> None:
     print(trend_view.as_text(trends, sums, periods, args.max_trends))
     if args.out:
         figure = trend_view.trends_figure(trends, periods, args.max_trends)
-        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}))
+        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from profilestream.base import console, job, streaming
+from profilestream.base import console, job, streaming, tables
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused
+from profilestream.base.errors import NothingToDo, Refused
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
@@ -121,7 +122,8 @@ def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: 
 def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
     """Run the stages in order, each to the end of its input, then the steps; or all stages at once (continuous).
 
-    A requested stop takes effect after the batches in progress; later stages and steps do not run.
+    A requested stop takes effect after the batches in progress; later stages and steps do not run. A step that has
+    nothing to do yet is skipped with a note.
 
     Returns:
         True when all stages and steps ended; false when a stop was requested.
@@ -143,10 +145,37 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
             return False
     for step in _enabled_steps(settings):
         started = time.monotonic()
-        with prefix_errors(step.name):
-            step.run(spark, settings)
-        console.line(f"{step.name}: {time.monotonic() - started:.1f} s")
+        try:
+            with prefix_errors(step.name):
+                step.run(spark, settings)
+        except NothingToDo as error:
+            console.line(f"{error.what}; skipped, to do: {error.do}")
+        else:
+            console.line(f"{step.name}: {time.monotonic() - started:.1f} s")
     return True
+
+
+def run_with_summary(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
+    """`run`, then print the rows that were captured, the seconds, the path of the page, and the next command."""
+    started, rows_before = time.monotonic(), _captured_rows(spark, settings)
+    is_finished = run(spark, settings, options)
+    captured = {name: rows - rows_before[name] for name, rows in _captured_rows(spark, settings).items()}
+    parts = ", ".join(f"{captured[part]:,} {part}" for part in ("clean", "rejected", "duplicate"))
+    state = "finished" if is_finished else "stopped as requested; the next run continues"
+    console.line(f"{state}: {captured['in']:,} rows captured ({parts}), {time.monotonic() - started:.1f} s")
+    if is_finished and options.continuous is None and settings.serve.report.enabled:
+        console.line(f"page: open {write_report.path(settings)} in a browser")
+    show_next(settings, [])
+
+
+def _captured_rows(spark: SparkSession, settings: Settings) -> dict[str, int]:
+    """Rows `in`, `clean`, `rejected` and `duplicate` of all batches of all sources."""
+    parts = ("in", "clean", "rejected", "duplicate")
+    if not tables.CAPTURE_BATCHES.exists(spark, settings.paths):
+        return dict.fromkeys(parts, 0)
+    batches = tables.CAPTURE_BATCHES.read(spark, settings.paths).where("kind = 'source'")
+    row = batches.agg(*[F.sum(f"rows_{part}") for part in parts]).first()
+    return {part: (row and row[number]) or 0 for number, part in enumerate(parts)}
 
 
 def run_stage(

@@ -1,6 +1,7 @@
 """Jobs end to end: exit codes and last lines, --check, clean stop, status, open readers (law 9)."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from profilestream.base import job, streaming, tables
+from profilestream.base import job, session, streaming, tables
+from profilestream.base.settings import Paths
+from profilestream.steward import status
 from pyspark.sql import SparkSession
 
 from jobs import capture_events, capture_reprocess, run_pipeline, steward_status
@@ -132,6 +135,37 @@ def test_status_prints_row_accounting_and_rejects(shop: Shop, capsys: pytest.Cap
     output = capsys.readouterr().out
     assert "shop: 4 = 2 clean + 1 rejected + 1 duplicate, in 1 batch" in output
     assert "shop  user_id_placeholder: user id 'null' is a placeholder, not a user" in output
+
+
+@pytest.mark.parametrize("folder", ["a b/ä#c", "it's 50%", 'a"b$HOME/k=v', "q?{x}[y]*&;"])
+def test_the_query_commands_of_status_work_in_any_folder(
+    spark: SparkSession,
+    tmp_path: Path,
+    folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shop = Shop(tmp_path)
+    shop.append_events(spark, [event(1, kind="purchase")])
+    shutil.copytree(tmp_path / "warehouse", tmp_path / folder / "warehouse")
+    paths = Paths(warehouse=f"{tmp_path}/{folder}/warehouse", checkpoints="unused")
+    assert paths.reader_warnings == []
+    commands = status.commands(paths)
+    for engine in ("DuckDB", "Polars"):
+        run = subprocess.run(commands[engine], shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "shop:i1" in run.stdout, run.stderr
+    monkeypatch.setattr(session, "open_session", lambda *_: spark)
+    print_code = f"printf %s {commands['Spark SQL'].split(' -c ', 1)[1]}"
+    exec(subprocess.run(print_code, shell=True, capture_output=True, text=True, check=True).stdout, {})
+    assert "shop:i1" in capsys.readouterr().out
+
+
+def test_a_path_that_other_readers_cannot_open_is_a_warning_at_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Shop(tmp_path / "a%20b%C3")
+    assert capture_events.main(["--config", str(shop.config()), "--check"]) == 0
+    assert "warning: the path of the warehouse contains %20, %C3: DuckDB, Polars" in capsys.readouterr().err
 
 
 def test_tables_are_registered_in_the_catalog_of_the_settings(spark: SparkSession, shop: Shop) -> None:

@@ -195,3 +195,12 @@ def test_a_champion_with_another_scale_is_compared_by_the_relative_cost_over_the
         passes, reason = promotion_gate.passes_gate(spark, shop.settings(), gate_metric, champion, version)
         assert passes == expected
         assert reason == f"cost/mean of kmeans is {value:.4f}, needed less than 0.5940 (version 1: 0.6000)"
+
+
+@pytest.mark.parametrize(("ids", "is_useful"), [((), False), ((1,), False), ((1, 2), True)])
+def test_a_single_segment_is_not_published(
+    spark: SparkSession, shop: Shop, ids: tuple[int, ...], is_useful: bool
+) -> None:
+    rows = frame_of_dicts(spark, _segments("e", 1, ids), segments.table(shop.settings()).schema)
+    state = published_segments.publishable(shop.settings()).state(rows, "e")
+    assert (state is not None) == is_useful

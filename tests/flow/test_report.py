@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.learn import segments
-from profilestream.serve.report import report_queries, time_grains, write_report
+from profilestream.serve.report import queries_events, report_queries, sections_users, time_grains, write_report
+from profilestream.serve.report.report_elements import Chart
 from profilestream.serve.report.time_grains import TimeGrain
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.report.view_users import TagRow, TagsView
@@ -223,6 +224,31 @@ def test_preferences_and_tags_are_counted_per_user(view: ReportView) -> None:
 def collected(time: datetime) -> datetime:
     """The time as `collect` returns it: in the zone of this machine, without zone information."""
     return time.astimezone().replace(tzinfo=None)
+
+
+@pytest.mark.parametrize("stray_day", [-75, 60, None])
+def test_one_event_far_from_the_others_changes_neither_axes_nor_cohorts(
+    spark: SparkSession, stray_day: int | None
+) -> None:
+    """Nine days with 20 users each, and one event of another user on the stray day."""
+    days = [(day, f"u{(3 * day + n) % 40}") for day in range(9) for n in range(20)]
+    stray = [] if stray_day is None else [(stray_day, "stray")]
+    rows = [(f"2026-01-01T10:{n % 60:02}:00Z", day, user) for n, (day, user) in enumerate([*days, *stray])]
+    time = "timestamp(at) + make_dt_interval(day) AS event_time"
+    others = ("'view' AS event_type", "1.0D AS value", "'EUR' AS currency")
+    events = spark.createDataFrame(rows, "at string, day int, user_id string").selectExpr("user_id", time, *others)
+    totals = queries_events.totals(events, "UTC")
+    assert totals
+    users = queries_events.users(events, totals)
+    assert users and users.steps["any event"] == 40 + len(stray)
+    assert (users.period_grain, users.cohort_grain) == ("day", "day")
+    assert [period.start for period in users.periods] == [datetime(2026, 1, 1 + day) for day in range(9)]
+    assert users.cohorts[0] and users.cohorts[0].start == datetime(2026, 1, 1)
+    assert sum(cohort.users[0] for cohort in users.cohorts) == 40
+    assert (users.axis.before, users.axis.after) == (int(stray_day == -75), int(stray_day == 60))
+    note = {-75: "1 event before 2026-01-01", 60: "1 event after 2026-01-09"}.get(stray_day or 0, "")
+    (chart,) = sections_users.activity(users).parts
+    assert isinstance(chart, Chart) and note in chart.caption
 
 
 def test_starts_of_numbered_periods_equal_date_trunc(spark: SparkSession) -> None:

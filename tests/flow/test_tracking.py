@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -327,6 +328,42 @@ def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows
         published_factors.read(spark, shop.settings(), 6)
 
 
+def test_a_rollback_after_the_version_of_the_champion_was_deleted_in_mlflow_restores_the_previous_champion(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _aliases(shop) == {"champion": 7, "previous": 3}
+    _client(shop).delete_model_version("factors", "7")
+    assert _aliases(shop) == {"previous": 3}
+    assert _publish(shop, "--rollback") == 0
+    assert capsys.readouterr().out == "version 3 is the champion again\n"
+    assert _aliases(shop) == {"champion": 3}
+    assert published_factors.read(SparkSession.active(), shop.settings()).model_version == 3
+    assert _publish(shop, "--rollback") == 2
+    assert _publish(shop) == 0
+    assert _aliases(shop)["champion"] > 7
+
+
+@pytest.mark.parametrize(
+    ("items_of_users", "items", "is_useful"),
+    [
+        ([], 0, False),
+        ([["i1"]], 1, False),
+        ([["i1"], ["i1"]], 1, False),
+        ([["i1", "i2", "i2"]], 2, False),
+        ([["i1", "i2"], ["i2", "i1"]], 2, False),
+        ([["i1", "i2"], ["i2"]], 2, True),
+    ],
+)
+def test_factors_that_can_recommend_nothing_are_not_published(
+    spark: SparkSession, shop: Shop, items_of_users: list[list[str]], items: int, is_useful: bool
+) -> None:
+    rows: list[tuple[str, int, list[str] | None]] = [("global", 3, None), *[("item", 3, None)] * items]
+    rows += [("user", 3, item_ids) for item_ids in items_of_users]
+    frame = spark.createDataFrame(rows, "side string, batch_id bigint, item_ids array<string>")
+    state = published_factors.publishable(shop.settings()).state(frame, "epoch")
+    assert (state is not None) == is_useful
+
+
 def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_be_beaten(
     spark: SparkSession, shop: Shop
 ) -> None:
@@ -349,3 +386,17 @@ def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_b
         passes, reason = promotion_gate.passes_gate(spark, settings, gate_metric, champion, candidate)
         assert passes == expected
         assert reason == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"
+
+
+@pytest.mark.parametrize("folder", ["a b/ä#c", "50%20?x"])
+def test_the_default_store_is_in_the_parent_folder_of_the_warehouse_whatever_its_name(
+    tmp_path: Path, folder: str
+) -> None:
+    store = MlflowStore(Shop(tmp_path / folder, is_tracked=True).settings())
+    assert not store.exists()
+    run = store.get_or_create_run("factors", "epoch", {})
+    store.client.log_text(run.info.run_id, "text", "file.txt")
+    assert store.exists()
+    files = {str(path.relative_to(tmp_path / folder)) for path in (tmp_path / folder).rglob("*") if path.is_file()}
+    assert "mlflow.db" in files
+    assert f"mlflow_artifacts/{run.info.run_id}/artifacts/file.txt" in files

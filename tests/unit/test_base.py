@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import logging
 import os
 import re
@@ -127,6 +128,46 @@ def test_bars_and_log_lines_share_one_terminal(monkeypatch: pytest.MonkeyPatch) 
     assert "a log line" in lines
     shown = [line for line in lines if line.startswith("capture_events/online_retail")]
     assert "3/12 files · 531,172 rows" in shown[-1] and max(map(len, lines)) <= 80
+
+
+def test_the_number_of_files_is_left_out_when_it_is_unknown_and_grows_with_added_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StageProgress("derive_features", None) as unknown, StageProgress("capture/x", 1) as growing:
+        unknown.batch_done(rows=10, files=0)
+        growing.batch_done(rows=10, files=1)
+        growing.batch_done(rows=10, files=2)
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert [line.split(" · ")[0] for line in lines] == ["batch 1", "1/1 files", "3/3 files"]
+    assert "left" not in lines[0]
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr(console, "console", lambda: terminal)
+    with StageProgress("derive_features", None) as unknown, StageProgress("capture/x", 2) as known:
+        unknown.batch_done(rows=10, files=0)
+        known.batch_done(rows=10, files=1)
+    shown = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in screen.getvalue().splitlines()]
+    assert any("?" in line or "-:--" in line for line in shown if "derive_features" in line) is False
+    assert any("1/2 files" in line for line in shown)
+
+
+def test_characters_that_the_terminal_lacks_are_printed_as_escapes_that_json_also_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = {"ascii": "caf\\u00e9 \\u20ac \\ud83d\\ude00 \\udc80", "latin-1": "café \\u20ac \\ud83d\\ude00 \\udc80"}
+    texts["utf-8"] = "café € 😀 \\udc80"
+    text = "café € 😀 \udc80"
+
+    def body(args: argparse.Namespace) -> None:
+        sys.stdout.write(json.dumps({"text": text}, ensure_ascii=False) + "\n" + text)
+
+    for encoding, expected in texts.items():
+        output = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
+        assert job.run(body, job.parser("A job."), ["--config", "x.toml"]) == 0
+        sys.stdout.flush()
+        document, shown = output.getvalue().decode(encoding).splitlines()
+        assert (json.loads(document), shown) == ({"text": text}, expected)
 
 
 def test_listed_noise_of_java_is_dropped_and_other_lines_are_printed(capfd: pytest.CaptureFixture[str]) -> None:

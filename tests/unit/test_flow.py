@@ -1,5 +1,7 @@
 """Order of the stages: which ones run at the same time, and what a requested stop skips; no Spark."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,7 +9,9 @@ import pytest
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import streaming
+from profilestream.base.errors import BadSettings, NothingToDo, SourceMissing
 from profilestream.base.queries import Query, RunOptions
+from profilestream.flow import Step
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,3 +45,28 @@ def test_no_stage_runs_at_the_same_time_as_a_stage_that_it_follows() -> None:
         assert not [
             query.stage for query in queries if query.reads.source_table and query.reads.source_table.name in written
         ]
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def run(*_: object) -> None:
+        raise error
+
+    return run
+
+
+def test_a_step_that_has_nothing_to_do_is_skipped_with_a_note_and_later_steps_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [])
+    monkeypatch.setattr(streaming, "run", lambda *_, **__: True)
+    calls: list[str] = []
+    steps = [Step(name, lambda _: True, lambda *_, name=name: calls.append(name)) for name in ("a", "b", "c")]
+    nothing = NothingToDo("no version was published yet", where="here", do="publish one")
+    monkeypatch.setattr(flow, "STEPS", (steps[0], replace(steps[1], run=_raising(nothing)), steps[2]))
+    assert flow.run(NO_SPARK, settings, RunOptions())
+    assert calls == ["a", "c"]
+    assert "stage b: no version was published yet; skipped, to do: publish one" in capsys.readouterr().err
+    for error in (SourceMissing("no table", where="here", do="x"), BadSettings("wrong", where="here", do="x")):
+        monkeypatch.setattr(flow, "STEPS", (replace(steps[0], run=_raising(error)),))
+        with pytest.raises(type(error), match="stage a: "):
+            flow.run(NO_SPARK, settings, RunOptions())

@@ -1,8 +1,12 @@
 """A user view as text: how numbers are formatted, and which values are left out."""
 
+import json
+import math
 from datetime import UTC, datetime
+from typing import Any
 
-from profilestream.serve.users import profile_renderer
+import pytest
+from profilestream.serve.users import profile_renderer, user_explanations
 from profilestream.serve.users.user_view import UserView
 
 
@@ -27,3 +31,25 @@ def test_numbers_are_short_and_empty_values_are_left_out() -> None:
         "  compared with all users",
         "    vector  weekend -2",
     ]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_that_are_not_finite_are_null_in_json_and_left_out_of_the_text(value: float) -> None:
+    facets = {"spent": value, "hours": [1.0, value], "items": {"a": value, "b": 2.0}, "rows": [{"x": (value,)}]}
+    view = UserView("shop:a", datetime(2026, 1, 2, tzinfo=UTC), {"behavior": facets, "vector": {"log_value": value}})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    document: dict[str, Any] = json.loads(profile_renderer.as_json(view), parse_constant=refuse)
+    nulls = {"spent": None, "hours": [1.0, None], "items": {"a": None, "b": 2.0}, "rows": [{"x": [None]}]}
+    assert (document["behavior"], document["vector"]) == (nulls, {"log_value": None})
+    lines = profile_renderer.as_text(view).splitlines()
+    assert [line.split() for line in lines[1:4]] == [["behavior"], ["hours", "█▁"], ["items", "b", "2"]]
+
+
+def test_deviations_that_are_not_finite_are_not_unusual() -> None:
+    vector = {"a": math.inf, "b": math.nan, "c": 3.0}
+    segment = {"typical_distance": 1.0, "distance_to_center": math.inf}
+    texts = user_explanations.unusual({"vector": vector, "segment": segment})
+    assert texts == {"unusual": {"c": "3.0 standard deviations above all users"}}

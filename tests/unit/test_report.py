@@ -1,14 +1,16 @@
 """The HTML page of the report: valid plotly figures, escaped texts, and hints in sections without data; no Spark."""
 
 import json
+import math
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from profilestream.serve.report import html_page, report_elements, sections, time_grains
+from profilestream.serve.report import html_page, report_elements, sections, sections_users, time_axis, time_grains
+from profilestream.serve.report.time_axis import DayEvents, TimeAxis
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion, ReportView
 from profilestream.serve.report.view_pipeline import (
     AlarmRow,
@@ -32,7 +34,7 @@ from profilestream.serve.report.view_users import (
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 DAY = [datetime(2025, 1, day, 12, tzinfo=UTC) for day in range(1, 29)]
-EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), (), (), ())
+EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), (), (), (), frozenset())
 FULL = ReportView(
     pipeline=PipelineView(
         sources=(
@@ -62,6 +64,7 @@ FULL = ReportView(
         cohorts=(Cohort(datetime(2024, 12, 30), (100, 40, 20)), Cohort(datetime(2025, 1, 6), (80, 20))),
         steps={"any event": 180, "viewed an item": 170, "added to cart": 60, "purchased": 45},
         cart_buyers=40,
+        axis=TimeAxis(DAY[0].date(), DAY[27].date(), DAY[0], DAY[27]),
     ),
     segments=SegmentsView(
         current=tuple(SegmentRow(n, 100 - n, f"group {n} {EVIL}", "weekend > 0.5", 0.8, 0.7) for n in range(9)),
@@ -74,6 +77,7 @@ FULL = ReportView(
     recall=tuple(MetricPoint("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(MetricPoint("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
     versions=(PublishedVersion("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
+    enabled=frozenset({"learn_factors", "learn_segments", "serve_tags"}),
 )
 
 
@@ -166,7 +170,99 @@ def test_a_report_without_data_contains_a_hint_in_every_section() -> None:
 def test_only_sections_without_data_contain_a_hint() -> None:
     by_name = {section.name: section for section in sections.sections(replace(FULL, segments=None, preferences=()))}
     assert [name for name, section in by_name.items() if section.hint] == ["segments", "preferences"]
-    assert "learn.segments.enabled = true" in by_name["segments"].hint
+
+
+def test_a_hint_names_a_setting_only_if_it_is_not_set() -> None:
+    none = replace(FULL, segments=None, tags=None, recall=(), cost=(), enabled=frozenset())
+    all_enabled = replace(none, enabled=FULL.enabled)
+    for view, is_expected in ((none, True), (all_enabled, False)):
+        hints = {section.name: section.hint for section in sections.sections(view)}
+        names = {"segments": "learn.segments.enabled", "tags": "serve.tags.enabled", "quality": "learn.factors.enabled"}
+        assert {name: setting in hints[name] for name, setting in names.items()} == dict.fromkeys(names, is_expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "rows", "enabled", "hint"),
+    [
+        ("learn_factors", 10, {"learn_factors", "learn_segments"}, "evaluated from the second batch on"),
+        ("learn_factors", 10, {"learn_factors"}, "learn.max_files_per_trigger"),
+        ("learn_segments", 10, {"learn_segments"}, "stream.max_files_per_trigger"),
+        ("learn_factors", 0, {"learn_factors", "learn_segments"}, "No events were learned yet"),
+        ("capture_events", 10, {"learn_factors"}, "No events were learned yet"),
+        ("capture_events", 10, {"serve_tags"}, "Set learn.factors.enabled"),
+    ],
+)
+def test_the_hint_about_model_quality_states_why_no_batch_was_evaluated(
+    stage: str, rows: int, enabled: set[str], hint: str
+) -> None:
+    pipeline = replace(FULL.pipeline, stages=(StageDurations(stage, 1, rows, 1.0, 1.0, (1.0,)),))
+    view = replace(FULL, pipeline=pipeline, recall=(), cost=(), enabled=frozenset(enabled))
+    assert hint in {section.name: section.hint for section in sections.sections(view)}["quality"]
+
+
+def test_a_page_without_clean_events_states_that_all_rows_were_rejected() -> None:
+    pipeline = replace(FULL.pipeline, sources=(SourceRows("shop", "source", 1, 7, 0, 7, 0),))
+    assert "none of the 7 captured rows is clean" in sections.lead(replace(EMPTY, pipeline=pipeline))
+    assert "jobs/capture_events.py" in sections.lead(EMPTY)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_that_are_not_finite_are_not_on_the_page(value: float) -> None:
+    assert FULL.events and FULL.users
+    cost = (replace(FULL.cost[0], value=value), *FULL.cost)
+    figures = figures_of(replace(FULL, events=replace(FULL.events, value=value), cost=cost))
+    assert figures["quality-1"]["data"][0]["y"][0] is None
+    figures_shown = sections.key_figures(replace(FULL, events=replace(FULL.events, value=value)))
+    assert "purchase_value" not in {figure.name for figure in figures_shown}
+
+
+def _days(*counts: tuple[int, int]) -> list[DayEvents]:
+    """Events at noon: pairs of day number and number of events."""
+    days = [(date(2026, 1, 1) + timedelta(days=day), events) for day, events in counts]
+    noons = [datetime(day.year, day.month, day.day, 12, tzinfo=UTC) for day, _ in days]
+    return [DayEvents(day, events, noon, noon) for (day, events), noon in zip(days, noons, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "range_and_outside"),
+    [
+        ([(0, 1), *[(day, 100) for day in range(75, 84)]], (75, 83, 1, 0)),
+        ([(0, 1), (40, 2), *[(day, 100) for day in range(75, 84)], (300, 3)], (75, 83, 3, 3)),
+        ([(0, 1), *[(day, 2) for day in range(75, 84)]], (75, 83, 1, 0)),
+        ([(0, 1), (3, 500)], (3, 3, 1, 0)),
+        # A share of 10 % of the events is not a mistake, nor are single events of a short log.
+        ([(0, 100), *[(day, 100) for day in range(75, 84)]], (0, 83, 0, 0)),
+        ([(0, 1), (30, 1), (300, 1)], (0, 300, 0, 0)),
+        # A shop that grows: few events in the first years.
+        ([(day, 1 + day // 100) for day in range(0, 4000, 7)], (0, 3997, 0, 0)),
+        ([(day, 2**day) for day in range(0, 20)], (0, 19, 0, 0)),
+        ([(0, 5)], (0, 0, 0, 0)),
+        ([(0, 5000)], (0, 0, 0, 0)),
+        # Two seasons of the same size, a year apart.
+        ([*[(day, 50) for day in range(10)], *[(day, 50) for day in range(365, 375)]], (0, 374, 0, 0)),
+    ],
+)
+def test_the_time_axis_leaves_out_a_few_events_that_are_far_from_all_others(
+    counts: list[tuple[int, int]], range_and_outside: tuple[int, int, int, int]
+) -> None:
+    days = _days(*counts)
+    axis = time_axis.choose_axis(days)
+    first, last, before, after = range_and_outside
+    assert [(axis.first_day - days[0].day).days + counts[0][0], (axis.last_day - days[0].day).days] == [first, last]
+    assert (axis.before, axis.after) == (before, after)
+    assert (axis.first.date(), axis.last.date()) == (axis.first_day, axis.last_day)
+
+
+def test_events_outside_of_the_time_axis_are_counted_below_the_charts() -> None:
+    assert FULL.users
+    users = replace(FULL.users, axis=replace(FULL.users.axis, before=1, after=1_234))
+    for section in (sections_users.activity(users), sections_users.retention(users)):
+        (chart,) = section.parts
+        assert isinstance(chart, report_elements.Chart)
+        assert "1 event before 2025-01-01 and 1,234 events after 2025-01-28" in chart.caption
+    one_cohort = replace(users, cohorts=users.cohorts[:1])
+    assert "1 event before 2025-01-01" in sections_users.retention(one_cohort).hint
+    assert "Not on the time axis" not in render(FULL)
 
 
 def test_names_that_are_equal_after_shortening_keep_separate_bars() -> None:

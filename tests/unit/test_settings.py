@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from profilestream.base import settings
 from profilestream.base.errors import BadSettings
-from profilestream.base.settings import Derive
+from profilestream.base.settings import Derive, Paths
 from profilestream.learn.als import AlsParams
+from pydantic import ValidationError
 
 GOOD = """
 [paths]
@@ -141,3 +142,18 @@ def test_event_weights_extend_the_defaults_and_become_sql() -> None:
 def test_the_factorization_has_the_same_defaults_in_settings_and_in_the_local_learner() -> None:
     values, defaults = settings.Factors().with_mode_defaults, asdict(AlsParams())
     assert {name: values[name] for name in defaults} == defaults
+
+
+@pytest.mark.parametrize("warehouse", ["/data/a`b/warehouse", "/data/a\\b", "warehouse`"])
+def test_a_warehouse_that_spark_cannot_use_is_an_error(warehouse: str) -> None:
+    with pytest.raises(ValidationError, match="Spark cannot use a path with"):
+        Paths(warehouse=warehouse, checkpoints="c")
+
+
+@pytest.mark.parametrize(
+    ("warehouse", "codes"),
+    [("/a%20b", "%20"), ("/%e4/%41", "%41, %e4"), ("/100%", ""), ("/a%zz", ""), ("s3a://bucket/a%20b", "")],
+)
+def test_a_path_with_codes_that_readers_decode_is_a_warning(warehouse: str, codes: str) -> None:
+    warnings = Paths(warehouse=warehouse, checkpoints="c").reader_warnings
+    assert [f"contains {codes}:" in warning for warning in warnings] == ([True] if codes else [])

@@ -4,7 +4,10 @@ On a terminal there are live progress bars, and log lines scroll above them. Els
 text with a time stamp.
 """
 
+import codecs
 import functools
+import io
+import json
 import logging
 import os
 import re
@@ -47,6 +50,8 @@ QUIET_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (UserWarning, "(pyspark|mlflow)"),
 )
 
+_ESCAPES = "profilestream.escapes"
+
 
 @functools.cache
 def console() -> Console:
@@ -58,6 +63,18 @@ def line(text: str) -> None:
     """Print one line, with the time first unless standard error is a terminal."""
     stamp = "" if console().is_terminal else f"{time.strftime('%Y-%m-%d %H:%M:%S')} "
     console().print(f"{stamp}{text}", markup=False)
+
+
+def escape_output() -> None:
+    """Print characters that the encoding of standard output lacks as escapes that JSON also uses, such as \\u2026."""
+    codecs.register_error(_ESCAPES, _escape)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ESCAPES)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 class _ConsoleHandler(logging.Handler):

@@ -148,9 +148,8 @@ class Table:
         """Register the table in the catalog, if the settings contain one."""
         if paths.catalog:
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
-            spark.sql(
-                f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{self.uri(paths)}'"
-            )
+            uri = self.uri(paths).replace("'", "\\'")
+            spark.sql(f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{uri}'")
 
     def exists(self, spark: SparkSession, paths: Paths) -> bool:
         """Whether the table exists."""

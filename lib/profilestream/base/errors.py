@@ -65,6 +65,10 @@ class SourceMissing(ProfilestreamError):
     exit_code = 2
 
 
+class NothingToDo(SourceMissing):
+    """The tables that a step reads have no rows that it needs yet. run_pipeline skips the step."""
+
+
 class SourceUnreadable(ProfilestreamError):
     """An input file cannot be read to its end: it is truncated, or not in the format of its file extension."""
 

@@ -76,17 +76,23 @@ def options(args: argparse.Namespace) -> RunOptions:
 
 
 def load(args: argparse.Namespace) -> Settings:
-    """The settings of --config and --set."""
-    return settings_module.load(args.config, args.set)
+    """The settings of --config and --set. Prints a warning when other readers cannot open the path of the tables."""
+    settings = settings_module.load(args.config, args.set)
+    for warning in settings.paths.reader_warnings:
+        console.line(f"warning: {warning}")
+    return settings
 
 
 def run(body: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser, argv: list[str]) -> int:
     """Run a job's body; print an error and how to fix it.
 
+    Characters that the encoding of standard output lacks are printed as escapes, such as \\u2026.
+
     Returns:
         0 done, 2 bad settings or input, 3 refused to protect data, 130 Ctrl-C outside of a streaming query, 1 any other
         failure. After a failure, the last line on standard error states what to do.
     """
+    console.escape_output()
     args = arguments.parse_args(argv)
     console.configure_logging()
     try:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,10 @@ EVENT_WEIGHTS = {
 }  # fmt: skip
 
 
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
 class Frozen(BaseModel):
     """Base of all settings: unknown keys are errors, values are immutable."""
 
@@ -29,6 +34,8 @@ class Frozen(BaseModel):
 
 class Paths(Frozen):
     """Paths of data. Relative paths are relative to the working directory of the job.
+
+    Spark cannot use a warehouse with a backtick or a backslash in its path, so such a path is an error.
 
     Args:
         warehouse: folder of the Delta tables.
@@ -41,6 +48,24 @@ class Paths(Frozen):
     checkpoints: str
     locks: str = ""
     catalog: str = ""
+
+    @field_validator("warehouse")
+    @classmethod
+    def _check_characters(cls, warehouse: str) -> str:
+        if invalid := sorted({"`", "\\"} & set(_absolute(warehouse))):
+            raise ValueError(f"Spark cannot use a path with {' or '.join(invalid)}")
+        return warehouse
+
+    @property
+    def reader_warnings(self) -> list[str]:
+        """Why some readers cannot open the tables at this path; usually empty."""
+        codes = sorted(set(re.findall("%[0-9A-Fa-f]{2}", _absolute(self.warehouse))))
+        if not codes or "://" in self.warehouse:
+            return []
+        return [
+            f"the path of the warehouse contains {', '.join(codes)}: DuckDB, Polars and deltalake decode it as another "
+            f"character, so they cannot open the tables; Spark can ({_absolute(self.warehouse)})"
+        ]
 
     @property
     def lock_folder(self) -> str:

@@ -5,9 +5,17 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from profilestream.base import console
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The estimated remaining time; empty when the number of files is unknown."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
 
 
 class _Bars:
@@ -24,7 +32,7 @@ class _Bars:
                     TextColumn("[bold]{task.description}"),
                     BarColumn(bar_width=10),
                     TextColumn("{task.fields[text]}"),
-                    TimeRemainingColumn(),
+                    _TimeLeft(),
                     console=console.console(),
                 )
                 self._display.start()
@@ -79,10 +87,12 @@ class StageProgress:
         self.batches += 1
         self.rows += rows
         self._files += files
+        if self._total is not None:
+            self._total = max(self._total, self._files)  # files may be added during the run
         files_read = "" if self._total is None else f"{self._files}/{self._total} files · "
         if self._bar is not None:
             display, bar = self._bar
-            display.update(bar, completed=self._files, text=f"{files_read}{self.rows:,} rows")
+            display.update(bar, completed=self._files, total=self._total, text=f"{files_read}{self.rows:,} rows")
             return
         rate = self.rows / max(self.seconds, 1e-9)
         text = f"{files_read}batch {self.batches} · {self.rows:,} rows · {rate:,.{0 if rate >= 10 else 1}f} rows/s"

@@ -46,7 +46,10 @@ def publishable(settings: Settings) -> PublishableLearner:
 
     def state(rows: DataFrame, epoch: str) -> LearnerState | None:
         row = rows.where("side = 'global'").select("batch_id").first()
-        return None if row is None else LearnerState(rows, row["batch_id"], model)
+        items = rows.where("side = 'item'").count()
+        has_other_items = f"side = 'user' AND size(array_distinct(item_ids)) < {items}"
+        is_useful = not rows.where(has_other_items).isEmpty()
+        return None if row is None or not is_useful else LearnerState(rows, row["batch_id"], model)
 
     return PublishableLearner(
         stage=factors.STAGE,
@@ -55,6 +58,7 @@ def publishable(settings: Settings) -> PublishableLearner:
         gate_metric=GateMetric(factors.LEARNER, config.metric, config.ranker, config),
         run_params=settings.learn.factors.with_mode_defaults,
         params=json.dumps(params),
+        required_rows="user to whom an item can be recommended",
         state=state,
     )
 

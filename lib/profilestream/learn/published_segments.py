@@ -37,6 +37,7 @@ def publishable(settings: Settings) -> PublishableLearner:
         gate_metric=GateMetric(segments.LEARNER, "cost", "kmeans", config, baseline="mean"),
         run_params=params,
         params=json.dumps(params),
+        required_rows="second segment",
         state=_state,
     )
 
@@ -46,6 +47,8 @@ def _state(rows: DataFrame, epoch: str) -> LearnerState | None:
     if last is None:
         return None
     of_batch = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == last["batch_id"]))
+    if of_batch.count() < 2:
+        return None
     return LearnerState(of_batch, last["batch_id"], _pyfunc_model(last["location"]))
 
 

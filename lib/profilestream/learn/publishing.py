@@ -24,7 +24,7 @@ from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.errors import NothingToDo, Refused, SourceMissing
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
 from profilestream.learn import model_registry, promotion_gate, version_aliases
@@ -61,8 +61,9 @@ class PublishableLearner:
         gate_metric: that its versions are compared by.
         run_params: parameters of its MLflow run.
         params: parameters that are needed to read the rows of a version, as JSON.
+        required_rows: what the table must contain so that `state` is not null, for the error message.
         state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
-            null before the first batch.
+            null while a version would be useless: it would recommend nothing, or assign all users to one segment.
     """
 
     stage: str
@@ -71,6 +72,7 @@ class PublishableLearner:
     gate_metric: GateMetric
     run_params: Mapping[str, Any]
     params: str
+    required_rows: str
     state: Callable[[DataFrame, str], LearnerState | None]
 
     @property
@@ -102,7 +104,7 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
     """Create a version of the current state and set its alias; returns the message for the user.
 
     Raises:
-        SourceMissing: the learner has no state yet.
+        NothingToDo: nothing was learned yet.
         Refused: the published table contains versions of another registry.
     """
     with (
@@ -113,7 +115,7 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
         table_version = commits.version(spark, learner.table, settings.paths)
         state = learner.state(learner.table.read(spark, settings.paths, version=table_version), epoch)
         if state is None:
-            raise _nothing_learned(settings, learner, "capture events first")
+            raise _nothing_learned(settings, learner, f"capture more events, and run jobs/{learner.stage}.py")
         model.store.log_missing_metrics(spark, learner.learner, epoch, learner.run_params)
         metric = learner.gate_metric
         candidate = promotion_gate.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
@@ -132,10 +134,9 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
     return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
 
 
-def _nothing_learned(settings: Settings, learner: PublishableLearner, do: str) -> SourceMissing:
-    return SourceMissing(
-        f"{learner.table.name} has no rows to publish", where=learner.table.path(settings.paths), do=do
-    )
+def _nothing_learned(settings: Settings, learner: PublishableLearner, do: str) -> NothingToDo:
+    what = f"nothing was learned yet: {learner.table.name} has no {learner.required_rows}"
+    return NothingToDo(what, where=learner.table.path(settings.paths), do=do)
 
 
 def _stage_epoch(spark: SparkSession, settings: Settings, learner: PublishableLearner) -> str:
@@ -196,11 +197,14 @@ def read(
     """A published version, by alias or number, and its rows.
 
     Raises:
+        NothingToDo: no version was published yet.
         SourceMissing: there is no such version, or its rows were removed.
     """
     do = f"publish a version: jobs/{STAGE}.py --learner {learner.learner}"
     with model_registry.open_model(settings, learner.model_name) as model:
         versions = model.versions()
+    if not versions:
+        raise NothingToDo(f"{learner.model_name} has no published version", where=model.where, do=do)
     version = next((v for v in versions if which == v.number or which in v.aliases), None)
     if version is None or VersionTags.of(version).rows != ROWS_STORED:
         raise SourceMissing(f"{learner.model_name} has no published version {which!r}", where=model.where, do=do)

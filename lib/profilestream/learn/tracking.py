@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -44,13 +45,22 @@ class MlflowStore:
     @property
     def uri(self) -> str:
         """The tracking URI; by default a SQLite file in the parent folder of the warehouse."""
-        return self.settings.learn.tracking.uri or f"{_SQLITE}{_parent_of_warehouse(self.settings)}/mlflow.db"
+        if self.settings.learn.tracking.uri:
+            return self.settings.learn.tracking.uri
+        # The reserved characters of a URI only: MLflow creates an empty folder with the encoded name.
+        folder = _parent_of_warehouse(self.settings).translate({ord("%"): "%25", ord("?"): "%3F"})
+        return f"{_SQLITE}{folder}/mlflow.db"
 
     def exists(self) -> bool:
         """False when opening the store would create a SQLite file. Does not connect to a server."""
         if not self.settings.learn.tracking.uri and files.local_path(self.settings.paths.warehouse) is None:
             return False
-        return not self.uri.startswith(_SQLITE) or os.path.exists(self.uri.removeprefix(_SQLITE))
+        return not self.uri.startswith(_SQLITE) or os.path.exists(self._sqlite_file)
+
+    @property
+    def _sqlite_file(self) -> str:
+        """The file of a SQLite URI; MLflow decodes %XX in the URI."""
+        return unquote(self.uri.removeprefix(_SQLITE))
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -66,9 +76,9 @@ class MlflowStore:
         experiment = self.client.get_experiment_by_name(config.experiment)
         if experiment is not None:
             return str(experiment.experiment_id)
-        folder = os.path.dirname(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else ""
+        folder = os.path.dirname(self._sqlite_file) if self.uri.startswith(_SQLITE) else ""
         artifacts = config.artifact_location or (folder and f"{folder}/mlflow_artifacts")
-        location = files.qualified(artifacts) if artifacts else None
+        location = files.metadata_path(artifacts) if artifacts else None
         return str(self.client.create_experiment(config.experiment, artifact_location=location))
 
     def runs_by_epoch(self, learner: str) -> dict[str, "Run"]:

@@ -111,7 +111,7 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
         The number of rows.
 
     Raises:
-        SourceMissing: there are no events or tiles.
+        SourceMissing: the table of events or of tiles does not exist.
         Refused: tiles and `events` do not contain the same events, or the table has another declaration.
     """
     examples, paths, set_name = table(settings), settings.paths, settings.learn.examples.set_name
@@ -129,7 +129,7 @@ def features_at_current_versions(spark: SparkSession, settings: Settings) -> Ent
     """The selected features, with the current versions of their tables fixed.
 
     Raises:
-        SourceMissing: there are no events or tiles.
+        SourceMissing: the table of events or of tiles does not exist.
     """
     features, _ = _features_and_labels(settings)
     sources = (features.tiles.table, tables.EVENTS)
@@ -140,13 +140,16 @@ def features_at_current_versions(spark: SparkSession, settings: Settings) -> Ent
 
 
 def compute_examples(spark: SparkSession, settings: Settings, features: EntityFeatures) -> DataFrame:
-    """The rows of the set that the settings describe, with the columns of the table.
+    """The rows of the set that the settings describe, with the columns of the table; none without events.
 
     Raises:
         Refused: tiles and `events` do not contain the same events.
     """
     config, (_, selected) = settings.learn.examples, _features_and_labels(settings)
-    complete_until = _newest_event(spark, features) - _micros(config.label_delay)
+    newest_event = _newest_event(spark, features)
+    if newest_event is None:
+        return spark.createDataFrame([], table(settings).schema)
+    complete_until = newest_event - _micros(config.label_delay)
     shortest = min(_micros(horizon) for _, horizon in selected.values())
     events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS), features)
     own_events = events.select(*[F.col(f"_{name}").alias(name) for name in features.keys], "event_time").dropna()
@@ -208,18 +211,17 @@ def _start_of_day(day: date) -> int:
     return (day - _EPOCH).days * DAY
 
 
-def _newest_event(spark: SparkSession, features: EntityFeatures) -> int:
-    """Time of the newest event, microseconds.
+def _newest_event(spark: SparkSession, features: EntityFeatures) -> int | None:
+    """Time of the newest event, microseconds; null when there are no events.
 
     Raises:
-        SourceMissing: there are no events.
         Refused: the number of events differs from the one in the tiles.
     """
     events, tiles = features.read(spark, tables.EVENTS), features.read(spark, features.tiles.table)
     is_counted, tile_count = _event_counts(features)
     row = events.agg(F.max(F.unix_micros("event_time")), F.min("event_date"), F.count_if(is_counted)).head()
     if row is None or row[0] is None:
-        raise SourceMissing("events has no rows", where=tables.EVENTS.path(features.paths), do="capture some first")
+        return None
     newest, first_date, count = row
     # Tiles of earlier days remain when old events are deleted.
     sums = tiles.where(F.col("date") >= F.lit(first_date)).agg(F.coalesce(F.sum(tile_count), F.lit(0))).head()

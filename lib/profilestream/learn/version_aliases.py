@@ -92,18 +92,23 @@ def set_champion(model: RegisteredModel, number: int) -> None:
 def roll_back(settings: Settings, name: str) -> str:
     """Make the previous champion the champion again, and the champion the challenger; returns the message.
 
+    The champion may be missing: its version or alias was deleted in MLflow.
+
     Raises:
-        BadSettings: there is no previous champion.
+        BadSettings: there is no previous champion with rows.
     """
     with model_registry.open_model(settings, name) as model:
         versions = model.versions()
         champion, previous = version_of_alias(versions, CHAMPION), version_of_alias(versions, PREVIOUS)
-        if champion is None or previous is None or previous.number == champion.number:
+        has_rows = previous is not None and VersionTags.of(previous).rows == ROWS_STORED
+        if previous is None or previous == champion or not has_rows:
             raise BadSettings("there is no previous champion", where=model.where, do="list the versions with --list")
-        model.set_alias(CHALLENGER, champion.number)
+        if champion is not None:
+            model.set_alias(CHALLENGER, champion.number)
         model.set_alias(CHAMPION, previous.number)
         model.set_alias(PREVIOUS, None)
-    return f"version {previous.number} is the champion again; version {champion.number} is the challenger"
+    challenger = "" if champion is None else f"; version {champion.number} is the challenger"
+    return f"version {previous.number} is the champion again{challenger}"
 
 
 def version_lines(settings: Settings, name: str) -> list[str]:

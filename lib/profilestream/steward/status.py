@@ -1,16 +1,19 @@
 """State of a warehouse as text: row accounting, rejected rows by rule, alarms, tables, and commands to query them."""
 
+import json
+import shlex
 import sys
 from collections.abc import Callable
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from profilestream import table_registry
-from profilestream.base import tables
+from profilestream.base import files, tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
 from profilestream.capture import row_accounting
@@ -84,21 +87,29 @@ def show_queries(spark: SparkSession, settings: Settings, print_line: PrintLine)
 
 
 def commands(paths: Paths) -> dict[str, str]:
-    """A shell command for each query engine that prints the five best-selling items, by engine."""
-    python = _relative(sys.executable)
-    events = tables.EVENTS.path(paths)
+    """A shell command for each query engine that prints the five best-selling items, by engine.
+
+    The commands work for all paths that settings.Paths accepts without a warning.
+    """
+    python = shlex.quote(_relative(sys.executable))
+    events, local = tables.EVENTS.path(paths), files.local_path(tables.EVENTS.uri(paths))
     sql = (
         "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
         "GROUP BY item_id ORDER BY sold DESC LIMIT 5"
     )
-    by_path = f"delta.`{tables.EVENTS.uri(paths)}`"
+    # DuckDB decodes % in paths, but not in URIs.
+    for_duckdb = f"file://{quote(local)}" if local is not None and "%" in local else events
+    spark_sql = sql.format(f"delta.`{tables.EVENTS.uri(paths)}`")
+    duckdb_sql = sql.format(f"delta_scan({_sql_literal(for_duckdb)})")
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
-        f'open_session("query", "conf/spark-local.conf").sql("{sql.format(by_path)}").show()',
+        f'open_session("query", "conf/spark-local.conf").sql({_python_literal(spark_sql)}).show()',
         "DuckDB": f"import duckdb; db = duckdb.connect(); {load_delta_code()}"
-        f'print(db.sql("{sql.format(f"delta_scan({chr(39)}{events}{chr(39)})")}"))',
-        "Polars": f'import polars as pl; print(pl.scan_delta("{events}").filter(pl.col("event_type") == "purchase")'
-        '.group_by("item_id").agg(pl.sum("quantity").alias("sold")).top_k(5, by="sold").collect())',
+        f"print(db.sql({_python_literal(duckdb_sql)}))",
+        # Without use_pyarrow, Polars does not find files in a folder whose name has a blank, a # or a non-ASCII letter.
+        "Polars": f"import polars as pl; print(pl.scan_delta({_python_literal(events)}, use_pyarrow=True)"
+        '.filter(pl.col("event_type") == "purchase").group_by("item_id").agg(pl.sum("quantity").alias("sold"))'
+        '.top_k(5, by="sold").collect())',
     }
     return {name: f"{python} -c {_quoted(text)}" for name, text in code.items()}
 
@@ -108,11 +119,8 @@ def load_delta_code() -> str:
     spec = find_spec("duckdb_extension_delta")
     folders = list(spec.submodule_search_locations or []) if spec else []
     extensions = [file for folder in folders for file in glob(f"{folder}/extensions/*/delta.duckdb_extension")]
-    return (
-        f"db.execute(\"LOAD '{_relative(extensions[0])}'\"); "
-        if extensions
-        else 'db.execute("INSTALL delta; LOAD delta"); '
-    )
+    sql = f"LOAD {_sql_literal(_relative(extensions[0]))}" if extensions else "INSTALL delta; LOAD delta"
+    return f"db.execute({_python_literal(sql)}); "
 
 
 def _relative(path: str) -> str:
@@ -120,6 +128,14 @@ def _relative(path: str) -> str:
     working_directory = Path.cwd()
     is_below = Path(path).is_relative_to(working_directory)
     return str(Path(path).relative_to(working_directory)) if is_below else path
+
+
+def _sql_literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _python_literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _quoted(code: str) -> str:

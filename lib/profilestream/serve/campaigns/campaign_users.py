@@ -59,6 +59,7 @@ def study_campaign(
     first, last = _time_range(events)
     if first > campaign.boundary(-1) or last < campaign.boundary(1):
         what = f"events from {first + _DAY} to {last - _DAY} do not cover the campaign and the same length before it"
+        what = "there are no events" if first == _NEVER else what
         do = "use a campaign that the events cover, or a part of it"
         raise BadSettings(what, where=f"--start {campaign.start}, --end", do=do)
     windows: tuple[OutcomeWindow, ...] = ("during", "after") if last >= campaign.boundary(2) else ("during",)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from string import Template
 
+from profilestream.base.finite import finite_or_null
 from profilestream.serve.report import assets
 from profilestream.serve.report.chart_elements import Figure
 from profilestream.serve.report.report_elements import Chart, KeyFigure, Section, TextTable
@@ -66,8 +67,9 @@ def page(title: str, lead: str, key_figures: Sequence[KeyFigure], sections: Sequ
 
 
 def _json(figures: Mapping[str, Figure]) -> str:
-    """JSON without `<`, the only character that can end a script element."""
-    return json.dumps(figures, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    """JSON without `<`, the only character that can end a script element; null for numbers that are not finite."""
+    text = json.dumps(finite_or_null(figures), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def _key_figure(key_figure: KeyFigure) -> str:

@@ -3,7 +3,8 @@
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from profilestream.serve.report import time_grains
+from profilestream.serve.report import time_axis, time_grains
+from profilestream.serve.report.time_axis import DayEvents
 from profilestream.serve.report.time_grains import TimeGrain
 from profilestream.serve.report.view_users import ActivePeriod, Cohort, EventsView, UsersView
 
@@ -53,14 +54,20 @@ def totals(events: DataFrame, timezone: str) -> EventsView | None:
 
 def users(events: DataFrame, event_totals: EventsView) -> UsersView | None:
     """Users with an id, per period, cohort and funnel step; null when there are none."""
-    period_grain, cohort_grain = time_grains.choose_grains(event_totals.first, event_totals.last)
     local = f"from_utc_timestamp(event_time, '{event_totals.timezone}')"
+    user_events = events.where("user_id IS NOT NULL")
+    days = _events_by_day(user_events, local)
+    if not days:
+        return None
+    axis = time_axis.choose_axis(days)
+    period_grain, cohort_grain = time_grains.choose_grains(axis.first, axis.last)
+    is_on_axis = F.expr(f"date({local})").between(F.lit(axis.first_day), F.lit(axis.last_day))
     purchase_date = F.expr(f"CASE WHEN {_IS_PURCHASE} THEN date({local}) END")
     # One row per user and period; all other numbers are computed from these rows.
     activity = (
-        events.where("user_id IS NOT NULL")
-        .groupBy(
+        user_events.groupBy(
             "user_id",
+            is_on_axis.alias("is_on_axis"),
             F.expr(time_grains.PERIOD_NUMBER_SQL[period_grain].format(local)).alias("period"),
             F.expr(time_grains.PERIOD_NUMBER_SQL[cohort_grain].format(local)).alias("cohort_period"),
         )
@@ -75,12 +82,22 @@ def users(events: DataFrame, event_totals: EventsView) -> UsersView | None:
     )
     try:
         steps, cart_buyers = _funnel_steps(activity)
-        if not steps:
-            return None
-        periods = _active_periods(activity, period_grain)
-        return UsersView(period_grain, cohort_grain, periods, _cohorts(activity, cohort_grain), steps, cart_buyers)
+        on_axis = activity.where("is_on_axis")
+        periods, cohorts = _active_periods(on_axis, period_grain), _cohorts(on_axis, cohort_grain)
+        return UsersView(period_grain, cohort_grain, periods, cohorts, steps, cart_buyers, axis)
     finally:
         activity.unpersist()
+
+
+def _events_by_day(events: DataFrame, local: str) -> list[DayEvents]:
+    """Number and time range of the events of each day, in order.
+
+    Args:
+        local: SQL for the time of an event in the shop time zone.
+    """
+    columns = (F.count(F.lit(1)), F.min("event_time"), F.max("event_time"))
+    rows = events.groupBy(F.expr(f"date({local})").alias("day")).agg(*columns).orderBy("day").collect()
+    return [DayEvents(*row) for row in rows]
 
 
 def _active_periods(activity: DataFrame, grain: TimeGrain) -> tuple[ActivePeriod, ...]:

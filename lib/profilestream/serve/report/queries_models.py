@@ -1,6 +1,7 @@
 """Metrics and published versions for the report, from `model_metrics` and the model registry."""
 
 import logging
+import math
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -19,12 +20,13 @@ _MAX_POINTS = 2000
 
 
 def metric_points(metrics: DataFrame, metric: str) -> tuple[MetricPoint, ...]:
-    """The last values of a metric, oldest first.
+    """The last finite values of a metric, oldest first.
 
     Args:
         metrics: `model_metrics`.
     """
-    rows = metrics.where((F.col("metric") == metric) & (F.col("weight") > 0))
+    is_finite = F.abs("value") < float("inf")  # false for NaN too
+    rows = metrics.where((F.col("metric") == metric) & (F.col("weight") > 0) & is_finite)
     last = rows.orderBy(F.desc("state_as_of"), F.desc("batch_id")).limit(_MAX_POINTS)
     points = last.select("learner", "model", "epoch", "batch_id", "state_as_of", "weight", "value").collect()
     return tuple(MetricPoint(*point) for point in reversed(points))
@@ -53,7 +55,7 @@ def versions(settings: Settings, metrics: DataFrame) -> tuple[PublishedVersion, 
             version.number,
             version.aliases,
             f"{tags.metric} of {tags.model}",
-            float(tags.value) if tags.value else None,
+            value if tags.value and math.isfinite(value := float(tags.value)) else None,
             times.get((tags.epoch, tags.batch_id)),
             tags.rows == ROWS_STORED,
         )

@@ -103,8 +103,8 @@ def tags(spark: SparkSession, settings: Settings) -> TagsView | None:
 def preferences(spark: SparkSession, settings: Settings) -> tuple[PreferencesView, ...]:
     """Mean preference shares over users, for categories and brands; for items when the users have neither.
 
-    Every user has the same weight, whatever the number of events. Preferences below 0 (returned or disliked items) are
-    ignored.
+    Every user has the same weight, whatever the number of events. Preferences below 0 (returned or disliked items)
+    and infinite ones are ignored.
     """
     profile = _profile_table(settings)
     statistics = {} if profile is None else profile.statistics
@@ -126,7 +126,7 @@ def _shares(profile_rows: DataFrame, attributes: list[str]) -> DataFrame:
         for name in attributes
     ]
     by_user = profile_rows.select(F.inline(F.array(*weights))).select(
-        "attribute", F.map_filter("weights", lambda _, weight: weight > 0).alias("weights")
+        "attribute", F.map_filter("weights", lambda _, weight: (weight > 0) & (weight < float("inf"))).alias("weights")
     )
     total = F.aggregate(F.map_values("weights"), F.lit(0.0), lambda accumulated, weight: accumulated + weight)
     keys = by_user.withColumn("total", total).select("attribute", "total", F.explode("weights").alias("key", "weight"))

@@ -7,8 +7,10 @@ from pyspark.sql import SparkSession
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
+from profilestream.learn import factors, segments
 from profilestream.serve.report import queries_events, queries_models, queries_pipeline, queries_users
 from profilestream.serve.report.view_model import ReportView
+from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.user_frame import read_or_empty
 
 
@@ -27,4 +29,14 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         recall=queries_models.metric_points(metrics, "recall_20"),
         cost=queries_models.metric_points(metrics, "cost"),
         versions=queries_models.versions(settings, metrics),
+        enabled=_enabled(settings),
     )
+
+
+def _enabled(settings: Settings) -> frozenset[str]:
+    is_enabled = {
+        factors.STAGE: settings.learn.factors.enabled,
+        segments.STAGE: settings.learn.segments.enabled,
+        assign_tags.STEP: settings.serve.tags.enabled,
+    }
+    return frozenset(name for name, enabled in is_enabled.items() if enabled)

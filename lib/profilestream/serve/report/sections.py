@@ -1,5 +1,7 @@
 """Title, key figures and sections of the report in display order; no Spark. html_page.py turns them into HTML."""
 
+import math
+
 from profilestream.serve.report import sections_pipeline, sections_users
 from profilestream.serve.report.report_elements import KeyFigure, Section
 from profilestream.serve.report.view_model import ReportView, format_utc
@@ -13,7 +15,9 @@ def title(view: ReportView) -> str:
 def lead(view: ReportView) -> str:
     """Number, sources and time range of the events, and the time zones of the page."""
     if view.events is None:
-        return "There are no events. Run jobs/capture_events.py or jobs/run_pipeline.py first."
+        if rows := view.pipeline.total("rows_in"):
+            return f"There are no events: none of the {rows:,} captured rows is clean. See the rejected rows below."
+        return "There are no events. Run jobs/capture_events.py or jobs/run_pipeline.py when the sources have rows."
     sources = ", ".join(dict.fromkeys(source.source for source in view.pipeline.sources))
     events = f"{view.events.events:,} clean events" + (f" from {sources}" if sources else "")
     times = f"{format_utc(view.events.first)} to {format_utc(view.events.last)}"
@@ -39,7 +43,7 @@ def key_figures(view: ReportView) -> list[KeyFigure]:
     if users is not None:
         figures.append(KeyFigure("users", "users", max(users.steps.values())))
         figures += [KeyFigure("buyers", "buyers", users.steps["purchased"])] if "purchased" in users.steps else []
-    if events is not None and events.value:
+    if events is not None and events.value and math.isfinite(events.value):
         note = events.currency or "currency unknown or mixed"
         figures.append(KeyFigure("purchase_value", "purchase value", events.value, note=note))
     if view.segments is not None:
@@ -65,8 +69,8 @@ def sections(view: ReportView) -> list[Section]:
         sections_users.funnel(view.users),
         sections_users.retention(view.users),
         sections_users.hours(view.events),
-        sections_users.segments(view.segments),
-        sections_users.tags(view.tags),
+        sections_users.segments(view.segments, is_enabled="learn_segments" in view.enabled),
+        sections_users.tags(view.tags, is_enabled="serve_tags" in view.enabled),
         sections_users.preferences(view.preferences),
         sections_pipeline.model_quality(view),
         sections_pipeline.published_versions(view),

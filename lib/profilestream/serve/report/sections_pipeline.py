@@ -134,8 +134,23 @@ def model_quality(view: ReportView) -> Section:
         )
         figure = charts.metric_lines(view.cost, "cost")
         parts.append(Chart("Segment cost", caption, figure, _weighted_means(view.cost)))
-    hint = "" if parts else "Set learn.factors.enabled or learn.segments.enabled = true and run the pipeline."
-    return Section(name, title, tuple(parts), hint)
+    return Section(name, title, tuple(parts), hint="" if parts else _quality_hint(view))
+
+
+def _quality_hint(view: ReportView) -> str:
+    """Why there is no metric, and what to do."""
+    learners = view.enabled & {"learn_factors", "learn_segments"}
+    if not learners:
+        return "Set learn.factors.enabled or learn.segments.enabled = true and run the pipeline."
+    if not any(stage.stage in learners and stage.rows for stage in view.pipeline.stages):
+        return "No events were learned yet. Capture events with a user id, and run jobs/run_pipeline.py."
+    return (
+        "Models are evaluated from the second batch on; the first batch is only learned. The next run with new events "
+        "is evaluated. To evaluate events that are already captured, learn them in smaller batches: set "
+        "learn.max_files_per_trigger to a lower number of files of the table events, and run "
+        "jobs/learn_factors.py --rebuild. Capture writes one file per day and batch, so a lower "
+        "stream.max_files_per_trigger gives more files."
+    )
 
 
 def published_versions(view: ReportView) -> Section:

@@ -20,7 +20,7 @@ def activity(users: UsersView | None) -> Section:
     peak = max(users.periods, key=lambda period: period.active)
     caption = (
         f"Users with at least one event, and users with a purchase, per {grain}. The maximum is {peak.active:,} users "
-        f"(period starting {_period_label(peak.start, grain)}). The last period may be incomplete."
+        f"(period starting {_period_label(peak.start, grain)}). The last period may be incomplete.{_outside(users)}"
     )
     rows = tuple(
         (_period_label(period.start, grain), f"{period.active:,}", f"{period.buyers:,}") for period in users.periods
@@ -50,13 +50,15 @@ def retention(users: UsersView | None) -> Section:
         return Section(name, title, hint=_NO_USERS)
     grain = users.cohort_grain
     if len(users.cohorts) < 2:
-        return Section(name, title, hint=f"All users have their first event in the same {grain}; two are needed.")
+        hint = f"All users have their first event in the same {grain}; two are needed.{_outside(users)}"
+        return Section(name, title, hint=hint)
     labels = [_period_label(cohort.start, grain) for cohort in users.cohorts]
     followed = [cohort.users for cohort in users.cohorts if len(cohort.users) > 1]
     share = sum(counts[1] for counts in followed) / sum(counts[0] for counts in followed)
     caption = (
         f"One row per cohort: the users with their first event in the same {grain}. Column n contains the share of the "
         f"cohort that is active n {grain}s later. Over all cohorts, {share:.1%} are active in the next {grain}."
+        f"{_outside(users)}"
     )
     width = max(len(cohort.users) for cohort in users.cohorts)
     rows = tuple(
@@ -66,6 +68,18 @@ def retention(users: UsersView | None) -> Section:
     table = TextTable(f"Active users of each cohort, n {grain}s later", ("cohort", *map(str, range(width))), rows)
     chart = Chart(f"Retention by {grain}", caption, charts.retention(users.cohorts, labels, grain), table)
     return Section(name, title, (chart,))
+
+
+def _outside(users: UsersView) -> str:
+    """A sentence about the events outside of the time axis; empty when there are none."""
+    axis = users.axis
+    counts = [(axis.before, "before", axis.first_day), (axis.after, "after", axis.last_day)]
+    parts = [f"{_events(count)} {where} {day:%Y-%m-%d}" for count, where, day in counts if count]
+    return f" Not on the time axis, far from all others: {' and '.join(parts)}." if parts else ""
+
+
+def _events(count: int) -> str:
+    return f"{count:,} event{'' if count == 1 else 's'}"
 
 
 def hours(events: EventsView | None) -> Section:
@@ -81,11 +95,12 @@ def hours(events: EventsView | None) -> Section:
     return Section(name, title, (Chart("Events by weekday and hour", caption, charts.events_by_hour(events)),))
 
 
-def segments(segments: SegmentsView | None) -> Section:
+def segments(segments: SegmentsView | None, *, is_enabled: bool) -> Section:
     """Sizes of the segments over time, descriptions, and split/merge moves."""
     name, title = "segments", "Segments"
     if segments is None:
-        return Section(name, title, hint="Set learn.segments.enabled = true and run jobs/learn_segments.py.")
+        do = "Capture events with a user id" if is_enabled else "Set learn.segments.enabled = true"
+        return Section(name, title, hint=f"There are no segments. {do}, and run jobs/learn_segments.py.")
     largest = segments.current[0]
     time = "after each batch, by event time" if len(segments.as_of) > 1 else f"as of {format_utc(segments.as_of[0])}"
     caption = (
@@ -122,11 +137,12 @@ def _current_segments(segments: SegmentsView) -> TextTable:
     return TextTable("Segments after the newest batch", columns, rows, colors)
 
 
-def tags(tags: TagsView | None) -> Section:
+def tags(tags: TagsView | None, *, is_enabled: bool) -> Section:
     """Users by tag, and recent changes."""
     name, title = "tags", "Tags"
     if tags is None:
-        return Section(name, title, hint="Set serve.tags.enabled = true and serve.tags.file, and run the pipeline.")
+        do = "Capture events with a user id" if is_enabled else "Set serve.tags.enabled = true and serve.tags.file"
+        return Section(name, title, hint=f"No user has tags. {do}, and run jobs/run_pipeline.py.")
     days = TagsView.CHANGE_PERIOD.days
     gained, lost = sum(tag.gained for tag in tags.tags), sum(tag.lost for tag in tags.tags)
     caption = (

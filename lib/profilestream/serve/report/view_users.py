@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from profilestream.serve.report.time_axis import TimeAxis
 from profilestream.serve.report.time_grains import TimeGrain
 
 
@@ -60,6 +61,7 @@ class UsersView:
         cohort_grain: length of the periods of the cohorts.
         steps: number of users who took each funnel step at least once, by step.
         cart_buyers: number of users who put an item in the cart and bought.
+        axis: time range of `periods` and `cohorts`; events outside of it count for `steps` only.
     """
 
     period_grain: TimeGrain
@@ -68,6 +70,7 @@ class UsersView:
     cohorts: tuple[Cohort, ...]
     steps: dict[str, int]
     cart_buyers: int
+    axis: TimeAxis
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
+from profilestream.base.finite import finite_or_null
 from profilestream.serve.users.user_view import UserView
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -12,16 +13,18 @@ _MAX_ITEMS = 5
 
 
 def as_json(view: UserView) -> str:
-    """One JSON object; times in ISO 8601, UTC."""
-    document = {"user_id": view.user_id, "as_of": view.as_of, **view.sections}
-    return json.dumps(document, default=_iso, ensure_ascii=False, indent=1)
+    """One JSON object; times in ISO 8601, UTC; null for infinite numbers and NaN, which JSON does not have."""
+    document = finite_or_null({"user_id": view.user_id, "as_of": view.as_of, **view.sections})
+    return json.dumps(document, default=_iso, ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def as_text(view: UserView) -> str:
-    """A heading, then one block per section and one line per field; null and empty values are left out."""
+    """A heading, then one block per section and one line per field; values that are null, empty or not finite are
+    left out."""
     lines = [f"{view.user_id}, as of {_format(view.as_of)} UTC"]
-    comparisons = {name: value for name, value in view.sections.items() if not _is_block(name, value)}
-    for name, value in view.sections.items():
+    sections = finite_or_null(view.sections)
+    comparisons = {name: value for name, value in sections.items() if not _is_block(name, value)}
+    for name, value in sections.items():
         if _is_block(name, value):
             lines += _block(name, value)
     lines += _block(
@@ -62,8 +65,9 @@ def _format(value: Any) -> str:
             return _largest(value)
         case dict():
             return ", ".join(f"{key} {_format(item)}" for key, item in value.items())
-        case list() if all(isinstance(item, int | float) for item in value):
-            return bars(value, max(value))
+        case list() if all(isinstance(item, int | float) for item in value if item is not None):
+            numbers = [item or 0.0 for item in value]
+            return bars(numbers, max(numbers))
         case list():
             return ", ".join(map(_format, value[:_MAX_ITEMS]))
         case _:

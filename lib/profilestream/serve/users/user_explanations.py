@@ -1,6 +1,7 @@
 """Explanations of one user's view: segment and its rule, groups, tags, drift, events behind preferences, deviations."""
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.delta_table import Table
+from profilestream.base.finite import finite_items
 from profilestream.base.settings import Settings
 from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
 from profilestream.derive import population
@@ -130,7 +132,7 @@ def drift(
         row = population.profile_vectors(fold.read(fold.partials(earlier)), stats, derived).first()
         if row is None or row["vector"] is None:
             continue
-        changes = {name: vector[name] - before for name, before in row["vector"].items()}
+        changes = finite_items({name: vector[name] - before for name, before in row["vector"].items()})
         large = sorted(
             (name for name in changes if abs(changes[name]) >= _DRIFT_DEVIATIONS), key=lambda name: -abs(changes[name])
         )
@@ -163,7 +165,7 @@ def preference_events(events: DataFrame, preferences: Mapping[str, Mapping[str, 
 
 def unusual(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Large deviations: from all users (largest first), from the user's segment, and within the last 30 days."""
-    vector = sections.get("vector") or {}
+    vector = finite_items(sections.get("vector"))
     names = [name for name in vector if abs(vector[name]) >= _UNUSUAL_DEVIATIONS]
     texts = {
         name: f"{abs(vector[name]):.1f} standard deviations {'above' if vector[name] > 0 else 'below'} all users"
@@ -172,7 +174,7 @@ def unusual(sections: Mapping[str, Any]) -> dict[str, Any]:
     segment = sections.get("segment", {})
     if segment.get("typical_distance"):
         ratio = segment["distance_to_center"] / segment["typical_distance"]
-        if ratio > _FAR_DISTANCE:
+        if _FAR_DISTANCE < ratio < math.inf:
             texts["segment"] = f"distance to the center is {ratio:.1f} times the typical distance"
     changes = sections.get("drift", {}).get(f"{_DRIFT_DAYS[-1]} days")
     if changes and changes != _NO_DRIFT:

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.errors import SourceMissing
+from profilestream.base.finite import finite_items
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, population, profiles
@@ -91,7 +92,8 @@ def _preferences(facets: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Preference weights by value, by the column of `events` that contains the values."""
     preference = facets.get("preference") or {}
     columns = {"items": "item_id", "categories": "category", "brands": "brand"}
-    return {column: preference[name] for name, column in columns.items() if preference.get(name)}
+    weights = {column: finite_items(preference.get(name)) for name, column in columns.items()}
+    return {column: of_column for column, of_column in weights.items() if of_column}
 
 
 def _means(derived: DerivedTable, facets: dict[str, Any]) -> dict[str, float]:
@@ -99,7 +101,7 @@ def _means(derived: DerivedTable, facets: dict[str, Any]) -> dict[str, float]:
     if derived.population is None:
         return {}
     facet, _, name = derived.population.of.rpartition(".")
-    return ((facets.get(facet) or {}) if facet else facets).get(name) or {}
+    return finite_items(((facets.get(facet) or {}) if facet else facets).get(name))
 
 
 def _stored_profiles(spark: SparkSession, settings: Settings, derived: DerivedTable) -> DataFrame:
@@ -180,8 +182,5 @@ def _unknown_user(
         )
     examples = similar_ids or [row[0] for row in events.select(USER).distinct().orderBy(USER).limit(3).collect()]
     hint = "use" if similar_ids else "user ids look like"
-    return SourceMissing(
-        f"there is no user {user_id!r}",
-        where=settings.paths.warehouse,
-        do=f"{hint} {', '.join(examples) or '(there are no users yet)'}",
-    )
+    do = f"{hint} {', '.join(examples)}" if examples else "capture events with user ids first: there are no users yet"
+    return SourceMissing(f"there is no user {user_id!r}", where=settings.paths.warehouse, do=do)

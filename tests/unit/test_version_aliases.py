@@ -1,0 +1,91 @@
+"""Rollback of a registered model, without MLflow: which versions get the aliases."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+from profilestream.base.errors import BadSettings
+from profilestream.base.settings import Settings
+from profilestream.learn import model_registry, version_aliases
+from profilestream.learn.model_registry import RegisteredVersion
+
+NO_SETTINGS = cast(Settings, None)
+
+
+class Registry:
+    """A registered model in memory.
+
+    Args:
+        rows: the tag `rows` by version.
+        aliases: version by alias.
+    """
+
+    where = "memory"
+
+    def __init__(self, rows: dict[int, str], aliases: dict[str, int]) -> None:
+        self.rows, self.aliases = rows, aliases
+
+    def versions(self) -> list[RegisteredVersion]:
+        def aliases_of(number: int) -> tuple[str, ...]:
+            return tuple(alias for alias, version in self.aliases.items() if version == number)
+
+        return [RegisteredVersion(n, aliases_of(n), {"profilestream.rows": rows}) for n, rows in self.rows.items()]
+
+    def set_alias(self, alias: str, version: int | None) -> None:
+        self.aliases.pop(alias, None)
+        if version is not None:
+            self.aliases[alias] = version
+
+
+@pytest.fixture
+def roll_back(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(rows: dict[int, str], aliases: dict[str, int]) -> tuple[str, dict[str, int]]:
+        registry = Registry(rows, aliases)
+
+        @contextmanager
+        def open_model(settings: Settings, name: str) -> Iterator[Registry]:
+            yield registry
+
+        monkeypatch.setattr(model_registry, "open_model", open_model)
+        return version_aliases.roll_back(NO_SETTINGS, "factors"), registry.aliases
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("aliases", "after", "message"),
+    [
+        (
+            {"champion": 2, "previous": 1},
+            {"champion": 1, "challenger": 2},
+            "version 1 is the champion again; version 2 is the challenger",
+        ),
+        ({"previous": 1}, {"champion": 1}, "version 1 is the champion again"),
+        # The alias still points to the deleted version 9.
+        ({"champion": 9, "previous": 1}, {"champion": 1}, "version 1 is the champion again"),
+        ({"previous": 1, "challenger": 2}, {"champion": 1, "challenger": 2}, "version 1 is the champion again"),
+    ],
+)
+def test_the_previous_champion_becomes_the_champion(
+    roll_back: Any, aliases: dict[str, int], after: dict[str, int], message: str
+) -> None:
+    assert roll_back({1: "stored", 2: "stored"}, aliases) == (message, after)
+
+
+@pytest.mark.parametrize(
+    ("rows", "aliases"),
+    [
+        ({}, {}),
+        ({1: "stored"}, {"champion": 1}),
+        ({1: "stored"}, {"champion": 1, "previous": 1}),
+        ({2: "stored"}, {"champion": 2, "previous": 1}),
+        ({1: "removed"}, {"previous": 1}),
+        ({1: "", 2: "stored"}, {"champion": 2, "previous": 1}),
+    ],
+)
+def test_a_rollback_without_a_previous_champion_with_rows_is_an_error(
+    roll_back: Any, rows: dict[int, str], aliases: dict[str, int]
+) -> None:
+    with pytest.raises(BadSettings, match="there is no previous champion"):
+        roll_back(rows, aliases)
