@@ -44,7 +44,7 @@ def test_all_invalid_keys_of_a_mapping_are_reported_in_one_error(tmp_path: Path)
     lines = error.what.splitlines()
     assert lines[0] == f"{tmp_path}/shop.toml has 8 invalid setting(s)"
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [
-        "input.format", "input.separator", "timezone", "user_namespace", "columns", "reject.x.when",
+        "input.separator", "input.format", "timezone", "user_namespace", "columns", "reject.x.when",
         "bots.max_events_per_minute", "odd",
     ]  # fmt: skip
     assert "  timezone: no such time zone; write a name such as Europe/London (got 'Europe/Londn')" in lines

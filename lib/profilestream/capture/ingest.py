@@ -1,6 +1,7 @@
 """One micro-batch of a source: reads records, writes clean events and rejected rows, and accounts for every row."""
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from profilestream.capture.mapping import Mapping
 from profilestream.capture.sources.delta_source import DeltaSource
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.capture.sources.record_source import InputBatch, RecordSource
+
+log = logging.getLogger(__name__)
 
 STAGE = "capture_events"
 _ROWS_PER_FILE = 500_000
@@ -298,6 +301,11 @@ def write_batch(
         counts = _row_counts(evaluated.rows_in + skipped, summary, repeats, busy, mapping, skipped)
         with reading_files(spark, inputs.units):
             counts = _checked_counts(counts, records, source, batch)
+        if counts.clean >= _MIN_ROWS_OF_WRONG_EXPRESSION and counts.event_time_min == counts.event_time_max:
+            log.warning(
+                "all %s events of %s, batch %s, have one event time: decay, windows and sessions have no meaning",
+                f"{counts.clean:,}", source.name, batch.txn.batch_id,
+            )  # fmt: skip
         result = AlarmResult([], {}, {})
         if kind == "source":
             result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
