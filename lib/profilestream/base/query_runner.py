@@ -128,7 +128,7 @@ class QueryRunner:
         if stored_plan is None:
             self._checkpoint.store_plan(batch_id, plan)
         with commits.preload_states(spark, self.query.tables, self._paths):
-            result = self.query.write(frame, batch)
+            result = self.query.write(self.query.reads.select(frame, self._checkpoint, batch_id), batch)
         self.batches[batch_id], self.results[batch_id], self._last_batch = batch, result, batch_id
         jvm.collect_garbage()
         self.progress.batch_done(result.rows_in, result.files)

@@ -1,0 +1,129 @@
+"""Batches of a backfill are in order of event time, and every evaluated row is newer than the state that scores it."""
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delta.tables import DeltaTable
+from profilestream.base import streaming, tables
+from profilestream.base.queries import Batch, BatchResult, RunOptions, appended_rows, stage_query
+from profilestream.base.settings import Settings
+from profilestream.learn import factors
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from tests.builders import Shop, event
+
+FILES_PER_BATCH = 31
+SETTINGS = f"""
+[learn]
+max_files_per_trigger = {FILES_PER_BATCH}
+[learn.factors]
+enabled = true
+k = 2
+first_full_passes = 0
+full_passes = 0
+max_neighbors = 0
+"""
+
+
+def _write_days(shop: Shop, days: range) -> None:
+    """One file per day with three events, each two hours after the one before."""
+    for day in days:
+        rows = [
+            event(
+                n,
+                at=f"{date(2025, 1, 1) + timedelta(days=day)}T{10 + 2 * (n % 3)}:00:00Z",
+                who=f"u{n * n % 31}",
+                what=f"i{n * 7 % 40}",
+            )  # fmt: skip
+            for n in range(3 * day, 3 * day + 3)
+        ]
+        shop.write(f"{day}.jsonl", "\n".join(map(json.dumps, rows)))
+
+
+def _learn(spark: SparkSession, settings: Settings, **options: Any) -> None:
+    streaming.run(spark, factors.queries(settings), settings, RunOptions(**options))
+
+
+def _assert_evaluated_in_order(spark: SparkSession, shop: Shop, epoch: str) -> None:
+    metrics = shop.read(spark, tables.MODEL_METRICS).where(F.col("epoch") == epoch)
+    evaluated = metrics.where("metric = 'recall_20' AND model = 'blend'").orderBy("batch_id").collect()
+    rows = shop.read(spark, tables.EVENTS).count()
+    assert len(evaluated) >= rows // 3 // FILES_PER_BATCH
+    assert all(row["rows_from"] > row["state_as_of"] for row in evaluated)
+    late_rows = metrics.where("metric = 'late_rows'").agg(F.sum("value")).collect()[0][0]
+    assert late_rows <= 0.05 * rows
+
+
+def _epoch(shop: Shop) -> str:
+    return (shop.home / "checkpoints" / factors.STAGE / "epoch").read_text().strip()
+
+
+def test_a_backfill_is_evaluated_in_order_while_it_arrives_and_after_an_erasure(
+    spark: SparkSession, tmp_path: Path, at_length: bool
+) -> None:
+    days, files = (365, 100) if at_length else (63, 25)
+    shop = Shop(tmp_path, extra_settings=SETTINGS, overrides=[f"capture.sources.shop.max_files_per_trigger={files}"])
+    settings = shop.settings()
+    _write_days(shop, range(1))
+    shop.capture(spark)
+    _learn(spark, settings)
+    _write_days(shop, range(1, days))
+    shop.capture(spark)
+    assert shop.read(spark, tables.EVENTS).count() == 3 * days
+    _learn(spark, settings)
+    _assert_evaluated_in_order(spark, shop, _epoch(shop))
+
+    # The rewritten files are the last ones in Delta's order of files, although most of their dates are early.
+    events = DeltaTable.forPath(spark, tables.EVENTS.path(settings.paths))
+    events.delete("user_id = 'shop:u4' AND event_date < '2025-01-25'")
+    _learn(spark, settings, rebuild=(factors.STAGE,))
+    _assert_evaluated_in_order(spark, shop, _epoch(shop))
+    learned = factors.read_state(spark, settings).global_sums.event_count
+    assert learned == shop.read(spark, tables.EVENTS).count() < 3 * days
+
+
+def _recording_stage(settings: Settings, batches: list[list[Any]], fail_at: int) -> Any:
+    """A stage that records the event ids and dates of its batches, three files each; fails in one of them."""
+
+    def write(events: DataFrame, batch: Batch) -> BatchResult:
+        rows = [tuple(row) for row in events.select("event_id", "event_date").collect()]
+        if batch.txn.batch_id == fail_at:
+            raise RuntimeError("fails once")
+        batches.append(rows)
+        empty = batch.spark.createDataFrame([], tables.CAPTURE_ALARMS.schema)
+        batch.append(empty, tables.CAPTURE_ALARMS)
+        return BatchResult(rows_in=len(rows))
+
+    source = appended_rows(tables.EVENTS, "capture_events", settings.paths, 3)
+    return stage_query("record", source, (tables.CAPTURE_ALARMS,), write, settings="", shared=(tables.CAPTURE_ALARMS,))
+
+
+def _append_days(spark: SparkSession, shop: Shop, days: list[int], batch_id: int) -> list[str]:
+    """One commit with one event per day, in this order; days may repeat."""
+    ids = [f"{batch_id}-{n}" for n in range(len(days))]
+    rows = [event(n, id=ids[n], at=f"2025-03-{day:02}T10:00:00Z") for n, day in enumerate(days)]
+    shop.append_events(spark, rows, batch_id=batch_id)
+    return ids
+
+
+@pytest.mark.parametrize("days", [[9, 2, 14, 5, 11, 7, 1], [4, 4, 1, 1, 4, 4, 1, 1, 4]])
+def test_a_snapshot_that_is_read_in_two_runs_with_commits_between_is_read_once_and_in_order_of_date(
+    spark: SparkSession, tmp_path: Path, days: list[int]
+) -> None:
+    shop = Shop(tmp_path)
+    settings, batches, expected = shop.settings(), list[list[Any]](), list[str]()
+    for number, day in enumerate(days):
+        expected += _append_days(spark, shop, [day], number)
+    with pytest.raises(Exception, match="fails once"):
+        streaming.run(spark, [_recording_stage(settings, batches, fail_at=1)], settings, RunOptions())
+    later = _append_days(spark, shop, [3, 20], 100) + _append_days(spark, shop, [4], 101)
+    streaming.run(spark, [_recording_stage(settings, batches, fail_at=-1)], settings, RunOptions())
+    assert sorted(name for batch in batches for name, _ in batch) == sorted(expected + later)
+    snapshot = [[day for name, day in batch if name in expected] for batch in batches]
+    for n, earlier in enumerate(snapshot):
+        newer = [day for batch in snapshot[n + 1 :] for day in batch]
+        assert not earlier or not newer or max(earlier) < min(newer)
