@@ -141,7 +141,7 @@ class ItemIndex:
             vectors: user vectors, (users, width); zero for new users.
             user_items: items of the users.
         """
-        factors = self._products(vectors, params)
+        factors = self.products(vectors, params)
         by_ranker = {
             "factors": factors,
             "neighbors": self.neighbor_scores(len(vectors), user_items),
@@ -150,6 +150,14 @@ class ItemIndex:
         }
         weights = blend_weights(params)
         return {"blend": sum((w * by_ranker[ranker] for ranker, w in weights.items()), np.zeros(1)), **by_ranker}
+
+    def products(self, vectors: Floats, params: AlsParams) -> Floats:
+        """Products of users and items plus the item biases; without user biases, which do not change a ranking."""
+        k = params.k
+        p = np.hstack([vectors[:, :k], np.ones((len(vectors), 1))]).astype(np.float32)
+        q = np.hstack([self.vectors[:, :k], self.vectors[:, k:].sum(axis=1)[:, None]])
+        products: Floats = np.asarray(p @ q.astype(np.float32).T)
+        return products
 
     def neighbor_scores(self, users: int, user_items: UserItems) -> Floats:
         """Sum of each item's similarities to the user's items, (users, items)."""
@@ -186,14 +194,6 @@ class ItemIndex:
         # A pair occurs twice when some users had the one item first and other users the other item.
         cells, first = np.unique(pairs, return_index=True)
         return cells, np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
-
-    def _products(self, vectors: Floats, params: AlsParams) -> Floats:
-        """Products of users and items plus the item biases; without user biases, which do not change a ranking."""
-        k = params.k
-        p = np.hstack([vectors[:, :k], np.ones((len(vectors), 1))]).astype(np.float32)
-        q = np.hstack([self.vectors[:, :k], self.vectors[:, k:].sum(axis=1)[:, None]])
-        products: Floats = np.asarray(p @ q.astype(np.float32).T)
-        return products
 
 
 def blend_weights(params: AlsParams) -> dict[str, float]:

@@ -40,6 +40,7 @@ class ListOptions:
         exclude_seen: leave out the items in the user's stored events.
         min_event_time: leave out items without an event since this time, microseconds; null: none.
         max_per_category: items of one category per list; null: no limit.
+        average_user: mean vector of all users, (width,); empty: zeros.
         closed_items: ids of items that only users with a row of kind RESERVED may get.
     """
 
@@ -48,6 +49,7 @@ class ListOptions:
     exclude_seen: bool
     min_event_time: int | None
     max_per_category: int | None
+    average_user: tuple[float, ...] = ()
     closed_items: tuple[str, ...] = ()
 
 
@@ -102,6 +104,14 @@ def cosine_similarities(
         yield pa.RecordBatch.from_arrays([batch["key"], pa.array(cosine, pa.float64())], ["key", "cosine"])
 
 
+def vector_sums(batches: Iterator[pa.RecordBatch], params: AlsParams) -> Iterator[pa.RecordBatch]:
+    """Rows (key, vector) -> (sum of the vectors as float64, number of rows)."""
+    for batch in batches:
+        vectors = als_rows.stored_vectors(pa.Table.from_batches([batch]), params).astype(float)
+        total = pa.array([vectors.sum(axis=0).tobytes()], pa.binary())
+        yield pa.RecordBatch.from_arrays([total, pa.array([len(vectors)], pa.int64())], ["total", "rows"])
+
+
 def _read_users(table: pa.Table, index: ItemIndex, params: AlsParams) -> _UserBlock:
     state, new = (als_rows.rows_of_kind(table, kind) for kind in (als_rows.STATE, als_rows.NEW))
     new_ids = np.unique(als_rows.strings(new, "key"))
@@ -139,7 +149,8 @@ def _lists(users: _UserBlock, index: ItemIndex, params: AlsParams, options: List
     score = scores[user, item]
     step = np.clip(len(_FALLBACK_RANKERS) - 1 - score // 2, 0, len(_FALLBACK_RANKERS) - 1).astype(int)
     fallback_ranker = np.asarray(_FALLBACK_RANKERS, dtype=object)[step]
-    reason_ranker = np.where(has_vector[user], _largest_contributions(by_ranker, params, user, item), fallback_ranker)
+    placing_ranker = _placing_rankers(by_ranker, index, params, options, user, item)
+    reason_ranker = np.where(has_vector[user], placing_ranker, fallback_ranker)
     reason_item_id, reason = _reasons(users, index, user, item, reason_ranker)
     return pa.RecordBatch.from_arrays(
         [
@@ -171,17 +182,22 @@ def _exclude_items(scores: Floats, users: _UserBlock, index: ItemIndex, options:
     scores[reserved] = reserved_scores
 
 
-def _largest_contributions(by_ranker: dict[str, Floats], params: AlsParams, user: Longs, item: Longs) -> Strings:
-    """For each entry of the lists, the ranker of the blend that placed the item there.
+def _placing_rankers(
+    by_ranker: dict[str, Floats], index: ItemIndex, params: AlsParams, options: ListOptions, user: Longs, item: Longs
+) -> Strings:
+    """For each entry of the lists, the ranker of the blend with the largest contribution to the score of the item.
 
     The contribution of a ranker is its weighted score of the item minus the mean of its weighted scores of all items
-    for the user. For a sum of scores this is the Shapley value (Lundberg and Lee, 2017, for linear models).
+    for the user. For a sum of scores this is the Shapley value (Lundberg and Lee, 2017, for linear models). The score
+    that `factors` gives the item for the average user is the same for all users, so it belongs to `popularity`.
     """
-    weights = item_index.blend_weights(params)
-    contributions = [
-        weight * (by_ranker[ranker][user, item] - by_ranker[ranker].mean(axis=1)[user])
-        for ranker, weight in weights.items()
-    ]
+    weights = {"popularity": 0.0} | item_index.blend_weights(params)
+    average = index.products(np.array([options.average_user or np.zeros(params.width)]), params)
+    shared = {"factors": -average, "popularity": average}
+    contributions = []
+    for ranker, weight in weights.items():
+        scores = weight * by_ranker[ranker] + shared.get(ranker, 0.0)
+        contributions.append(scores[user, item] - scores.mean(axis=1)[user])
     rankers: Strings = np.asarray(list(weights), dtype=object)[np.argmax(contributions, axis=0)]
     return rankers
 

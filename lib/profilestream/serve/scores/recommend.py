@@ -4,6 +4,7 @@ import uuid
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -110,6 +111,7 @@ def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions
         exclude_seen=scores.exclude_seen,
         min_event_time=None if max_age is None else int(now - max_age * _DAY_MICROS),
         max_per_category=scores.max_per_category,
+        average_user=_average_user(pinned),
     )
     events = EVENTS.read(users.sparkSession, settings.paths, version=pinned.events_version)
     bought = _of_kind(bought_items(events), als_rows.BOUGHT).join(users.select("key"), "key", "left_semi")
@@ -122,6 +124,15 @@ def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions
         "as_of": F.timestamp_micros(F.lit(now)),
     }
     return lists.withColumns(constants).select(*RECOMMENDATIONS.names)
+
+
+def _average_user(pinned: PinnedVersions) -> tuple[float, ...]:
+    """The mean vector of all users of the model."""
+    users = pinned.state.rows.where("side = 'user'").select("key", "vector")
+    sums = partial(ranked_lists.vector_sums, params=pinned.params)
+    parts = users.mapInArrow(sums, "total binary, rows bigint").collect()
+    total = np.sum([np.zeros(pinned.params.width), *(np.frombuffer(row["total"]) for row in parts)], axis=0)
+    return tuple((total / max(1, sum(row["rows"] for row in parts))).tolist())
 
 
 def bought_items(events: DataFrame) -> DataFrame:
