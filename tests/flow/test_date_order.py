@@ -86,6 +86,19 @@ def test_a_backfill_is_evaluated_in_order_while_it_arrives_and_after_an_erasure(
     assert learned == shop.read(spark, tables.EVENTS).count() < 3 * days
 
 
+def test_a_commit_of_events_has_one_file_per_date_in_order_of_date(spark: SparkSession, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, overrides=["capture.sources.shop.max_files_per_trigger=6"])
+    for n, day in enumerate([5, 5, 5, 5, 5, 5, 9, 7, 8, 9, 7, 8]):
+        rows = [event(10 * n + m, at=f"2026-01-{day:02}T{n + 1:02}:{m:02}:00Z") for m in range(5)]
+        shop.write(f"{n:02}.jsonl", "\n".join(map(json.dumps, rows)))
+    shop.capture(spark)
+    dates = []
+    for commit in sorted((tmp_path / "warehouse" / "events" / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in commit.read_text().splitlines()]
+        dates.append([action["add"]["partitionValues"]["event_date"] for action in actions if "add" in action])
+    assert dates == [[], ["2026-01-05"], ["2026-01-07", "2026-01-08", "2026-01-09"]]
+
+
 def _recording_stage(settings: Settings, batches: list[list[Any]], fail_at: int) -> Any:
     """A stage that records the event ids and dates of its batches, three files each; fails in one of them."""
 

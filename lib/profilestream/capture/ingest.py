@@ -36,6 +36,8 @@ from profilestream.capture.sources import InputBatch
 
 STAGE = "capture_events"
 _ROWS_PER_FILE = 500_000
+# With at most this number of rows, one task writes the events of a date faster than several tasks: fewer files.
+_SMALL_BATCH_ROWS = 50_000
 Built = TypeVar("Built")
 TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
@@ -379,7 +381,7 @@ def _in_date_order(events: DataFrame, dates: int, rows: int) -> DataFrame:
     order. A task writes one file per date; without the ranges, every task of a backfill writes a file of every date.
     """
     if dates == 1:
-        return events
+        return events.coalesce(1) if rows <= _SMALL_BATCH_ROWS else events
     ranges = events.repartitionByRange(min(dates, 1 + rows // _ROWS_PER_FILE), "event_date")
     return ranges.sortWithinPartitions("event_date")
 
