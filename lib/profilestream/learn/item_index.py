@@ -3,7 +3,7 @@
 Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,7 +128,9 @@ class ItemIndex:
         scores: Floats = logs / max(float(logs.max(initial=0.0)), 1e-12)
         return scores
 
-    def scores(self, vectors: Floats, user_items: UserItems, params: AlsParams) -> dict[str, Floats]:
+    def scores(
+        self, vectors: Floats, user_items: UserItems, params: AlsParams, rankers: Sequence[str] = RANKERS
+    ) -> dict[str, Floats]:
         """Scores of all items for each user, (users, items), by ranker.
 
         - `factors`: product of the user vector and the item vector.
@@ -140,15 +142,16 @@ class ItemIndex:
         Args:
             vectors: user vectors, (users, width); zero for new users.
             user_items: items of the users.
+            rankers: the result also contains `blend` and its parts.
         """
-        factors = self.products(vectors, params)
-        by_ranker = {
-            "factors": factors,
-            "neighbors": self.neighbor_scores(len(vectors), user_items),
-            "popularity": np.broadcast_to(self.popularity_scores(), factors.shape),
-            "category": self.category_scores(len(vectors), user_items),
+        users, weights = len(vectors), blend_weights(params)
+        functions: dict[str, Callable[[], Floats]] = {
+            "factors": lambda: self.products(vectors, params),
+            "neighbors": lambda: self.neighbor_scores(users, user_items),
+            "popularity": lambda: np.broadcast_to(self.popularity_scores(), (users, len(self.item_ids))),
+            "category": lambda: self.category_scores(users, user_items),
         }
-        weights = blend_weights(params)
+        by_ranker = {name: scores() for name, scores in functions.items() if name in {*rankers, *weights}}
         return {"blend": sum((w * by_ranker[ranker] for ranker, w in weights.items()), np.zeros(1)), **by_ranker}
 
     def products(self, vectors: Floats, params: AlsParams) -> Floats:

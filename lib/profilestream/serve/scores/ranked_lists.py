@@ -139,7 +139,7 @@ def _pairs_of_kind(table: pa.Table, kind: int, user_ids: Strings, index: ItemInd
 
 def _lists(users: _UserBlock, index: ItemIndex, params: AlsParams, options: ListOptions) -> pa.RecordBatch:
     has_vector = np.abs(users.vectors).sum(axis=1) > 0
-    by_ranker = index.scores(users.vectors, users.items, params)
+    by_ranker = index.scores(users.vectors, users.items, params, rankers=("popularity",))
     scores = np.array(by_ranker["blend"], dtype=float)
     if not has_vector.all():
         fallback = _fallback_scores(users, index)
@@ -192,12 +192,12 @@ def _placing_rankers(
     that `factors` gives the item for the average user is the same for all users, so it belongs to `popularity`.
     """
     weights = {"popularity": 0.0} | item_index.blend_weights(params)
-    average = index.products(np.array([options.average_user or np.zeros(params.width)]), params)
-    shared = {"factors": -average, "popularity": average}
-    contributions = []
-    for ranker, weight in weights.items():
-        scores = weight * by_ranker[ranker] + shared.get(ranker, 0.0)
-        contributions.append(scores[user, item] - scores.mean(axis=1)[user])
+    average = index.products(np.array([options.average_user or np.zeros(params.width)]), params)[0]
+    shared = {"factors": average.mean() - average[item], "popularity": average[item] - average.mean()}
+    contributions = [
+        weight * (by_ranker[ranker][user, item] - by_ranker[ranker].mean(axis=1)[user]) + shared.get(ranker, 0.0)
+        for ranker, weight in weights.items()
+    ]
     rankers: Strings = np.asarray(list(weights), dtype=object)[np.argmax(contributions, axis=0)]
     return rankers
 

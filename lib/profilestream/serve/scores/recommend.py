@@ -171,18 +171,17 @@ def _lists_within_share(
     lists = _rank(users, options, pinned)
     if max_share is None:
         return lists
-    limit = max(1, int(max_share * lists.where("rank = 1").count()))
     best = Window.partitionBy("item_id").orderBy("rank", F.desc("score"), "user_id")
-    while full := [row[0] for row in lists.groupBy("item_id").count().where(F.col("count") > limit).collect()]:
-        kept = (
-            lists.where(F.col("item_id").isin(full))
-            .withColumn("n", F.row_number().over(best))
-            .where(F.col("n") <= limit)
-        )
-        users = users.unionByName(_of_kind(kept, als_rows.RESERVED), allowMissingColumns=True)
-        options = replace(options, closed_items=(*options.closed_items, *full))
-        lists = _rank(users, options, pinned)
-    return lists
+    while True:
+        limit = max(1, int(max_share * lists.where("rank = 1").count()))
+        counts = lists.groupBy("item_id").count().where(F.col("count") > limit).orderBy("item_id")
+        full = [row["item_id"] for row in counts.collect()]
+        if not full:
+            return lists
+        options = replace(options, closed_items=tuple(dict.fromkeys((*options.closed_items, *full))))
+        closed = lists.where(F.col("item_id").isin(*options.closed_items)).withColumn("n", F.row_number().over(best))
+        reserved = _of_kind(closed.where(F.col("n") <= limit), als_rows.RESERVED)
+        lists = _rank(users.unionByName(reserved, allowMissingColumns=True), options, pinned)
 
 
 def _rank(users: DataFrame, options: ListOptions, pinned: PinnedVersions) -> DataFrame:
