@@ -16,10 +16,7 @@ from pyspark.sql import functions as F
 
 from tests.builders import Shop, event
 
-FILES_PER_BATCH = 31
-SETTINGS = f"""
-[learn]
-max_files_per_trigger = {FILES_PER_BATCH}
+SETTINGS = """
 [learn.factors]
 enabled = true
 k = 2
@@ -44,46 +41,36 @@ def _write_days(shop: Shop, days: range) -> None:
         shop.write(f"{day}.jsonl", "\n".join(map(json.dumps, rows)))
 
 
-def _learn(spark: SparkSession, settings: Settings, **options: Any) -> None:
-    streaming.run(spark, factors.queries(settings), settings, RunOptions(**options))
-
-
-def _assert_evaluated_in_order(spark: SparkSession, shop: Shop, epoch: str) -> None:
-    metrics = shop.read(spark, tables.MODEL_METRICS).where(F.col("epoch") == epoch)
-    evaluated = metrics.where("metric = 'recall_20' AND model = 'blend'").orderBy("batch_id").collect()
+def _assert_evaluated_in_order(spark: SparkSession, shop: Shop, files_per_batch: int) -> None:
+    metrics = shop.read(spark, tables.MODEL_METRICS)
+    evaluated = metrics.where("metric = 'recall_20' AND model = 'blend'").collect()
     rows = shop.read(spark, tables.EVENTS).count()
-    assert len(evaluated) >= rows // 3 // FILES_PER_BATCH
+    assert len(evaluated) >= rows // 3 // files_per_batch - 1
     assert all(row["rows_from"] > row["state_as_of"] for row in evaluated)
     late_rows = metrics.where("metric = 'late_rows'").agg(F.sum("value")).collect()[0][0]
     assert late_rows <= 0.05 * rows
 
 
-def _epoch(shop: Shop) -> str:
-    return (shop.home / "checkpoints" / factors.STAGE / "epoch").read_text().strip()
-
-
-def test_a_backfill_is_evaluated_in_order_while_it_arrives_and_after_an_erasure(
+def test_a_backfill_is_evaluated_in_order_when_the_learner_starts_after_it_and_when_more_of_it_arrives(
     spark: SparkSession, tmp_path: Path, at_length: bool
 ) -> None:
-    days, files = (365, 100) if at_length else (63, 25)
-    shop = Shop(tmp_path, extra_settings=SETTINGS, overrides=[f"capture.sources.shop.max_files_per_trigger={files}"])
+    days, files, learned = (365, 100, 31) if at_length else (20, 15, 10)
+    overrides = [f"capture.sources.shop.max_files_per_trigger={files}", f"learn.max_files_per_trigger={learned}"]
+    shop = Shop(tmp_path, extra_settings=SETTINGS, overrides=overrides)
     settings = shop.settings()
-    _write_days(shop, range(1))
+    _write_days(shop, range(days))
     shop.capture(spark)
-    _learn(spark, settings)
-    _write_days(shop, range(1, days))
-    shop.capture(spark)
-    assert shop.read(spark, tables.EVENTS).count() == 3 * days
-    _learn(spark, settings)
-    _assert_evaluated_in_order(spark, shop, _epoch(shop))
-
-    # The rewritten files are the last ones in Delta's order of files, although most of their dates are early.
+    # The rewritten files are the last ones in Delta's order of files, although their dates are early.
     events = DeltaTable.forPath(spark, tables.EVENTS.path(settings.paths))
-    events.delete("user_id = 'shop:u4' AND event_date < '2025-01-25'")
-    _learn(spark, settings, rebuild=(factors.STAGE,))
-    _assert_evaluated_in_order(spark, shop, _epoch(shop))
-    learned = factors.read_state(spark, settings).global_sums.event_count
-    assert learned == shop.read(spark, tables.EVENTS).count() < 3 * days
+    events.delete(F.col("user_id") == "shop:u4")
+    assert 0 < shop.read(spark, tables.EVENTS).count() < 3 * days
+    for part in (range(days, days), range(days, 2 * days)):
+        _write_days(shop, part)
+        shop.capture(spark)
+        streaming.run(spark, factors.queries(settings), settings, RunOptions())
+        _assert_evaluated_in_order(spark, shop, learned)
+        learned_events = factors.read_state(spark, settings).global_sums.event_count
+        assert learned_events == shop.read(spark, tables.EVENTS).count()
 
 
 def test_a_commit_of_events_has_one_file_per_date_in_order_of_date(spark: SparkSession, tmp_path: Path) -> None:

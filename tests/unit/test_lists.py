@@ -110,6 +110,20 @@ def test_the_reason_names_the_ranker_that_placed_the_item() -> None:
     ]  # fmt: skip
 
 
+def test_the_score_of_the_average_user_is_popularity_and_an_item_without_category_is_not_placed_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ann = user_row("ann", [0.3, 0.0], {"mug": 5.0})
+    same = lists([ann, bought("ann", "mug")], replace(OPTIONS, average_user=(0.3, 0.0)))["ann"]
+    assert (same[0]["item_id"], same[0]["reason"]) == ("plate", "popular now")
+    less = lists([ann, bought("ann", "mug")], replace(OPTIONS, average_user=(0.1, 0.0)))["ann"]
+    assert (less[0]["item_id"], less[0]["reason"]) == ("plate", "because you bought mug")
+    params = replace(PARAMS, popularity_weight=0.0, neighbor_weight=0.0, category_weight=3.0)
+    monkeypatch.setitem(globals(), "PARAMS", params)
+    by_category = {row["item_id"]: row["reason"] for row in lists([ann])["ann"]}
+    assert (by_category["plate"], by_category["vase"]) == ("popular in table", "popular now")
+
+
 def test_a_closed_item_is_only_in_the_lists_of_users_for_whom_it_is_reserved() -> None:
     users = [user_row(name, [1.0, 0.0], {}) for name in ("ann", "bob", "eve")]
     reserved = [pair(als_rows.RESERVED, name, "mug") for name in ("ann", "eve")]

@@ -190,15 +190,19 @@ def _placing_rankers(
     The contribution of a ranker is its weighted score of the item minus the mean of its weighted scores of all items
     for the user. For a sum of scores this is the Shapley value (Lundberg and Lee, 2017, for linear models). The score
     that `factors` gives the item for the average user is the same for all users, so it belongs to `popularity`.
+    An item without a score by `category` was not placed by it.
     """
     weights = {"popularity": 0.0} | item_index.blend_weights(params)
     average = index.products(np.array([options.average_user or np.zeros(params.width)]), params)[0]
     shared = {"factors": average.mean() - average[item], "popularity": average[item] - average.mean()}
-    contributions = [
-        weight * (by_ranker[ranker][user, item] - by_ranker[ranker].mean(axis=1)[user]) + shared.get(ranker, 0.0)
+    contributions = {
+        ranker: weight * (by_ranker[ranker][user, item] - by_ranker[ranker].mean(axis=1)[user])
+        + shared.get(ranker, 0.0)
         for ranker, weight in weights.items()
-    ]
-    rankers: Strings = np.asarray(list(weights), dtype=object)[np.argmax(contributions, axis=0)]
+    }
+    if "category" in contributions:
+        contributions["category"][by_ranker["category"][user, item] <= 0] = -np.inf
+    rankers: Strings = np.asarray(list(weights), dtype=object)[np.argmax(list(contributions.values()), axis=0)]
     return rankers
 
 
