@@ -1,6 +1,6 @@
 """Write recommendation lists with scores and reasons, from one version of the model and one of the profiles.
 
-reads:  factors (or a published version), the profile table
+reads:  factors (or a published version), the profile table, events (what users bought)
 writes: recommendations
 """
 

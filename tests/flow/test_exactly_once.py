@@ -320,18 +320,6 @@ def test_two_sources_write_concurrently_and_share_the_users_of_one_namespace(
     ]  # fmt: skip
 
 
-def test_equal_ids_in_different_namespaces_are_different_users_and_items(spark: SparkSession, tmp_path: Path) -> None:
-    north = Shop(tmp_path, name="north")
-    south = Shop(tmp_path, name="south", mapping=SHOP.replace('"shop"', '"other"'))
-    for shop in (north, south):
-        shop.write("a.jsonl", json.dumps(event(1)))
-        shop.capture(spark)
-    events = north.read(spark, tables.EVENTS).select("source", "event_id", "user_id", "item_id").orderBy("source")
-    assert [tuple(r) for r in events.collect()] == [
-        ("north", "e1", "shop:u1", "shop:i1"), ("south", "e1", "other:u1", "other:i1"),
-    ]  # fmt: skip
-
-
 def test_any_order_and_split_of_files_gives_the_same_events(spark: SparkSession, tmp_path: Path) -> None:
     rows = [event(n) for n in range(9)]
     forward, backward = Shop(tmp_path / "forward"), Shop(tmp_path / "backward")

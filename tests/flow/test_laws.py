@@ -26,7 +26,7 @@ from tests.flow import chaos, laws
 
 ROOT = Path(__file__).parent.parent.parent
 PARTS = 3
-# Vectors depend on the batches, and the files of one commit have no order: learn in one batch.
+# Vectors depend on the batches, so learn in one batch.
 LEARNERS = [
     "learn.factors.enabled=true", "learn.factors.first_full_passes=1", "learn.factors.k=8",
     "learn.max_files_per_trigger=1000000",

@@ -187,7 +187,7 @@ ITEMS = BASE.replace(
 
 
 def test_struct_fields_are_taken_by_name_at_every_depth(spark: SparkSession, tmp_path: Path) -> None:
-    structs = [
+    structs: list[tuple[list[tuple[str, Any]], tuple[str, str, float | None]]] = [
         ([("name", "Cup"), ("id", "i2"), ("price", 2.0)], ("s:i2", "Cup", 2.0)),
         ([("id", "i2"), ("name", "Cup"), ("price", 2.0), ("params", [{"k": "v"}])], ("s:i2", "Cup", 2.0)),
         ([("id", "i2"), ("name", "Cup")], ("s:i2", "Cup", None)),
@@ -238,7 +238,8 @@ def test_bytes_that_are_not_utf8_are_rejected_and_bytes_have_a_stated_form(spark
     assert (rows[0].item_id, rows[0].extra, rows[0].warnings) == ("s:tea", {"raw_id": "ff00"}, [])
     assert rows[1].warnings == ["control_characters"]
     as_hex = captured(spark, tmp_path / "hex", BASE.replace("what string", "what binary"), table)
-    assert as_hex.read(spark, tables.EVENTS).where("user_id = 's:u3'").first().item_id == "s:" + bytes(range(16)).hex()
+    (row,) = as_hex.read(spark, tables.EVENTS).where("user_id = 's:u3'").collect()
+    assert row.item_id == "s:" + bytes(range(16)).hex()
 
 
 def test_numbers_as_text_follow_one_rule_in_all_formats(spark: SparkSession, tmp_path: Path) -> None:
@@ -277,7 +278,13 @@ def test_numbers_as_text_follow_one_rule_in_all_formats(spark: SparkSession, tmp
 
 def test_parquet_columns_that_spark_cannot_read_are_left_out_or_named(spark: SparkSession, tmp_path: Path) -> None:
     moment = datetime(2026, 3, 1, 10)
-    base = {"kind": ["view"], "who": ["u1"], "WHO": ["other"], "t": pa.array([1], pa.time64("us")), "at": [moment]}
+    base: dict[str, Any] = {
+        "kind": ["view"],
+        "who": ["u1"],
+        "WHO": ["other"],
+        "t": pa.array([1], pa.time64("us")),
+        "at": [moment],
+    }
     table = pa.table({**base, "at": pa.array([moment], pa.timestamp("ns", tz="UTC")),
                       "seen": pa.array([moment], pa.timestamp("ns"))})  # fmt: skip
     typed = BASE.replace("at string", "at timestamp")
@@ -296,7 +303,7 @@ def test_an_empty_parquet_file_is_unreadable(spark: SparkSession, tmp_path: Path
 
 
 def test_every_format_gives_the_same_events_and_rejected_rows(spark: SparkSession, tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"kind": "view", "at": T, "who": "u1", "what": "a b", "price": "1.50", "quantity": None},
         {"kind": "purchase", "at": T, "who": " u2\u3000", "what": "(not set)", "price": "\u00a012.5 ", "quantity": "2"},
         {"kind": "view", "at": "2026-07-01 10:00:00 BST", "who": "u3", "what": "x", "price": "0x1p3", "quantity": "1"},
@@ -321,10 +328,10 @@ def test_every_format_gives_the_same_events_and_rejected_rows(spark: SparkSessio
         else:
             spark.createDataFrame(table).coalesce(1).write.format("delta").save(str(shop.input))
         shop.capture(spark)
-        events = shop.read(spark, tables.EVENTS).orderBy("user_id", "item_id")
-        rejected = shop.read(spark, tables.REJECTED_EVENTS).orderBy("rule").select("rule", "reason")
+        stored = shop.read(spark, tables.EVENTS).orderBy("user_id", "item_id")
+        refused = shop.read(spark, tables.REJECTED_EVENTS).orderBy("rule").select("rule", "reason")
         columns = ("event_id", "event_type", "event_time", "user_id", "item_id", "price", "quantity", "warnings")
-        found[form] = (events.select(*columns).collect(), rejected.collect())
+        found[form] = (stored.select(*columns).collect(), refused.collect())
     events, rejected = found["jsonl"]
     assert [(row.user_id, row.item_id, row.price) for row in events] == [("s:u1", "s:a b", 1.5), ("s:u2", None, 12.5)]
     assert [row.rule for row in rejected] == [

@@ -12,7 +12,7 @@ from profilestream.serve.scores import ranked_lists
 from profilestream.serve.scores.ranked_lists import ListOptions
 
 PARAMS = AlsParams(k=2, popularity_weight=0.1)
-OPTIONS = ListOptions(top_k=3, exclude_interacted=True, min_event_time=None, max_per_category=None, purchase_weight=5.0)
+OPTIONS = ListOptions(top_k=3, exclude_bought=True, exclude_seen=True, min_event_time=None, max_per_category=None)
 # Users of mugs like plates, users of lamps like bulbs; the vase is popular with all users.
 ITEMS: dict[str, dict[str, Any]] = {
     "bulb": {"vector": [0.0, 0.9], "category": "light", "popularity": 2.0, "neighbors": {"lamp": 3.0}},
@@ -55,8 +55,17 @@ def user_row(user_id: str, vector: list[float], items: dict[str, float]) -> dict
     }  # fmt: skip
 
 
+def pair(kind: int, user_id: str, item_id: str) -> dict[str, Any]:
+    return {"kind": kind, "key": user_id, "other_key": item_id}
+
+
+def bought(user_id: str, item_id: str) -> dict[str, Any]:
+    return pair(als_rows.BOUGHT, user_id, item_id)
+
+
 def test_items_are_ordered_by_score_and_items_of_the_user_are_left_out() -> None:
-    by_user = lists([user_row("ann", [1.0, 0.0], {"mug": 5.0}), user_row("bob", [0.0, 1.0], {"lamp": 1.0})])
+    ann, bob = user_row("ann", [1.0, 0.0], {"mug": 5.0}), user_row("bob", [0.0, 1.0], {"lamp": 5.0})
+    by_user = lists([ann, bob, bought("ann", "mug")])
     assert [row["item_id"] for row in by_user["ann"]] == ["plate", "vase", "lamp"]
     assert [row["rank"] for row in by_user["ann"]] == [1, 2, 3]
     top = by_user["ann"][0]
@@ -64,8 +73,64 @@ def test_items_are_ordered_by_score_and_items_of_the_user_are_left_out() -> None
     similarity = 2 / np.sqrt(4)  # two users had plates after mugs; the weight of mugs is 4
     assert abs(top["score"] - (0.9 + 0.1 * np.log1p(1) / np.log1p(9) + 0.03 * similarity)) < 1e-6
     assert by_user["bob"][0]["item_id"] == "bulb" and by_user["bob"][0]["reason"] == "because you looked at lamp"
-    with_own = lists([user_row("ann", [1.0, 0.0], {"mug": 5.0})], replace(OPTIONS, exclude_interacted=False))
-    assert with_own["ann"][0]["item_id"] == "mug"
+    assert by_user["bob"][0]["reason_ranker"] == top["reason_ranker"] == "factors"
+    with_own = lists([ann], replace(OPTIONS, exclude_seen=False))
+    assert (with_own["ann"][0]["item_id"], with_own["ann"][0]["reason_item_id"]) == ("mug", None)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_bought_items_are_left_out_although_they_are_not_among_the_stored_events(exclude_seen: bool) -> None:
+    new = {"kind": als_rows.NEW, "key": "new", "other_key": None}
+    users = [user_row("ann", [1.0, 0.0], {}), user_row("bob", [1.0, 0.0], {}), new]
+    rows = [bought("ann", "mug"), bought("ann", "vase"), bought("new", "vase"), bought("absent", "lamp"),
+            bought("ann", "not in the index")]  # fmt: skip
+    options = replace(OPTIONS, top_k=9, exclude_seen=exclude_seen)
+    items = {user: [row["item_id"] for row in rows] for user, rows in lists([*users, *rows], options).items()}
+    assert items["ann"] == ["plate", "lamp", "bulb"]
+    assert items["bob"] == ["mug", "plate", "vase", "lamp", "bulb"]
+    assert items["new"] == ["mug", "lamp", "bulb", "plate"]
+    every = lists([*users, *rows], replace(options, exclude_bought=False))
+    assert {len(rows) for rows in every.values()} == {5}
+    assert [row["item_id"] for row in lists([users[0], *(bought("ann", item) for item in ITEMS)]).get("ann", [])] == []
+
+
+def test_the_reason_names_the_ranker_that_placed_the_item() -> None:
+    """The vase is popular with all users: it is in a list because of that, and not because of the user's items."""
+    ann = user_row("ann", [0.3, 0.0], {"mug": 5.0, "bulb": 1.0})
+    rows = {row["item_id"]: row for row in lists([ann, bought("ann", "mug")])["ann"]}
+    assert {name: (row["reason_ranker"], row["reason"], row["reason_item_id"]) for name, row in rows.items()} == {
+        "plate": ("factors", "because you bought mug", "mug"),
+        "vase": ("popularity", "popular now", None),
+        "lamp": ("neighbors", "because you looked at bulb", "bulb"),
+    }
+    assert {row["ranker"] for row in rows.values()} == {"blend"}
+    without_items = lists([user_row("bob", [0.3, 0.0], {})])["bob"]
+    assert [(row["item_id"], row["reason"]) for row in without_items[:2]] == [
+        ("mug", "liked by similar users"), ("plate", "liked by similar users"),
+    ]  # fmt: skip
+
+
+def test_the_score_of_the_average_user_is_popularity_and_an_item_without_category_is_not_placed_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ann = user_row("ann", [0.3, 0.0], {"mug": 5.0})
+    same = lists([ann, bought("ann", "mug")], replace(OPTIONS, average_user=(0.3, 0.0)))["ann"]
+    assert (same[0]["item_id"], same[0]["reason"]) == ("plate", "popular now")
+    less = lists([ann, bought("ann", "mug")], replace(OPTIONS, average_user=(0.1, 0.0)))["ann"]
+    assert (less[0]["item_id"], less[0]["reason"]) == ("plate", "because you bought mug")
+    params = replace(PARAMS, popularity_weight=0.0, neighbor_weight=0.0, category_weight=3.0)
+    monkeypatch.setitem(globals(), "PARAMS", params)
+    by_category = {row["item_id"]: row["reason"] for row in lists([ann])["ann"]}
+    assert (by_category["plate"], by_category["vase"]) == ("popular in table", "popular now")
+
+
+def test_a_closed_item_is_only_in_the_lists_of_users_for_whom_it_is_reserved() -> None:
+    users = [user_row(name, [1.0, 0.0], {}) for name in ("ann", "bob", "eve")]
+    reserved = [pair(als_rows.RESERVED, name, "mug") for name in ("ann", "eve")]
+    by_user = lists([*users, *reserved, bought("eve", "mug")], replace(OPTIONS, closed_items=("mug", "unknown")))
+    assert [[row["item_id"] for row in by_user[name]] for name in ("ann", "bob", "eve")] == [
+        ["mug", "plate", "vase"], ["plate", "vase", "lamp"], ["plate", "vase", "lamp"],
+    ]  # fmt: skip
 
 
 def test_users_without_a_vector_are_ranked_by_neighbors_then_category_then_popularity(
@@ -79,16 +144,17 @@ def test_users_without_a_vector_are_ranked_by_neighbors_then_category_then_popul
             {"kind": als_rows.NEW, "key": "elsewhere", "other_key": "not in the index", "weight": 1.0},
             lamp_user,
             user_row("returned", [0.0, 0.0], {}),
+            bought("new", "mug"),
         ],
         replace(OPTIONS, top_k=2),
     )
     assert [(row["item_id"], row["ranker"], row["reason"]) for row in by_user["new"]] == [
-        ("plate", "neighbors", "because you bought mug"), ("vase", "popularity", "popular"),
+        ("plate", "neighbors", "because you bought mug"), ("vase", "popularity", "popular now"),
     ]  # fmt: skip
     for user_id in ("unknown", "elsewhere", "returned"):
         assert [(row["item_id"], row["reason"]) for row in by_user[user_id]] == [
-            ("vase", "popular"),
-            ("mug", "popular"),
+            ("vase", "popular now"),
+            ("mug", "popular now"),
         ]
     monkeypatch.setitem(ITEMS, "bulb", ITEMS["bulb"] | {"neighbors": {}})
     by_category = lists([lamp_user])["lit"]

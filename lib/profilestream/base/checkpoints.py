@@ -39,6 +39,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class SnapshotPart:
+    """The files of the initial snapshot of a Delta source that one batch reads, as numbers in the order of the source.
+
+    Args:
+        version: of the table.
+        first_file: number of the first file, from 0.
+        end_file: number after that of the last file; null: all files from the first one on.
+        has_later_commits: whether the batch also reads files of later commits.
+    """
+
+    version: int
+    first_file: int
+    end_file: int | None
+    has_later_commits: bool
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One query's checkpoint folder."""
 
@@ -103,6 +120,21 @@ class Checkpoint:
         if offset.get("index") not in _START_OF_VERSION or offset["isStartingVersion"]:
             return None
         return int(offset["reservoirVersion"]) - 1
+
+    def snapshot_part(self, batch_id: int) -> SnapshotPart | None:
+        """The part of the initial snapshot that a batch reads; null when it reads later commits only."""
+        begin, end = self._offset(batch_id - 1), self._offset(batch_id)
+        is_first = not begin
+        if not is_first and not begin["isStartingVersion"]:
+            return None
+        first_file = 0 if is_first else int(begin["index"]) + 1
+        if end["isStartingVersion"]:
+            return SnapshotPart(int(end["reservoirVersion"]), first_file, int(end["index"]) + 1, False)
+        if is_first:
+            return None  # the complete snapshot
+        version = int(begin["reservoirVersion"])
+        is_exact = end["reservoirVersion"] == version + 1 and end["index"] in _START_OF_VERSION
+        return SnapshotPart(version, first_file, None, not is_exact)
 
     def source_table_id(self) -> str | None:
         """Delta's id of the source table; null before the first batch, and for sources other than Delta."""

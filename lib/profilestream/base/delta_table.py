@@ -12,6 +12,7 @@ from delta.tables import DeltaTable, DeltaTableBuilder
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import files
@@ -164,6 +165,18 @@ class Table:
         """The rows of the table, at a given Delta version or the latest."""
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
+
+    def file_dates(self, spark: SparkSession, paths: Paths, version: int) -> list[str]:
+        """The oldest event date of each file of a version, as `yyyy-MM-dd`, in order of date.
+
+        The date is the partition of the file, or that of the minimum of `event_time` in its statistics.
+        """
+        log = self.log(spark, paths)
+        defaults = [getattr(log, f"getSnapshotAt$default${n}")() for n in (2, 3, 4)]
+        files_of_version = DataFrame(log.getSnapshotAt(version, *defaults).allFiles().toDF(), spark)
+        oldest = F.substring(F.get_json_object("stats", "$.minValues.event_time"), 1, 10)
+        dates = files_of_version.select(F.coalesce(F.col("partitionValues")["event_date"], oldest, F.lit("")))
+        return sorted(row[0] for row in dates.collect())
 
     def check_stored(self, spark: SparkSession, paths: Paths) -> None:
         """Refuse a stored table that this code cannot write; writes nothing.

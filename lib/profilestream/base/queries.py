@@ -13,6 +13,7 @@ from pyspark.sql.streaming.readwriter import DataStreamReader
 from profilestream.base import commits
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
+from profilestream.base.date_order import rows_in_date_order
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.session import Threads
@@ -147,11 +148,13 @@ class QueryInput:
         read: the source as a streaming frame.
         source_table: the table that it reads, if a stage derives it; null for logs and `events`.
         external: the source of a log; null when the source is a table of profilestream.
+        select: the rows of a batch, from the rows that the source selected.
     """
 
     read: Callable[[SparkSession], DataFrame]
     source_table: Table | None = None
     external: ExternalSource | None = None
+    select: Callable[[DataFrame, Checkpoint, int], DataFrame] = lambda frame, checkpoint, batch_id: frame
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,8 @@ def stage_query(
 def appended_rows(table: Table, writer: str, paths: Paths, max_files: int) -> QueryInput:
     """The rows appended to a Delta table, in commit order; rows deleted or rewritten later are not read again.
 
+    A new query first reads all existing rows; those of `events` in order of event date.
+
     Args:
         writer: the stage that writes the table, for the message of SourceMissing when there is no table yet.
         max_files: maximum number of files per micro-batch.
@@ -223,7 +228,13 @@ def appended_rows(table: Table, writer: str, paths: Paths, max_files: int) -> Qu
         table.require(spark, paths, do=f"run jobs/{writer}.py first")
         return _delta_stream(spark, max_files).option("skipChangeCommits", True).load(table.uri(paths))
 
-    return QueryInput(read, source_table=None if table == EVENTS else table)
+    if table != EVENTS:
+        return QueryInput(read, source_table=table)
+
+    def select(frame: DataFrame, checkpoint: Checkpoint, batch_id: int) -> DataFrame:
+        return rows_in_date_order(frame, table, paths, checkpoint, batch_id)
+
+    return QueryInput(read, select=select)
 
 
 def changed_rows(table: Table, writer: str, paths: Paths, max_files: int) -> QueryInput:

@@ -137,7 +137,7 @@ class QueryRunner:
             self._checkpoint.store_plan(batch_id, plan)
         with commits.preload_states(spark, self.query.tables, self._paths):
             try:
-                result = self.query.write(frame, batch)
+                result = self.query.write(self.query.reads.select(frame, self._checkpoint, batch_id), batch)
             except NothingWritten:
                 self._checkpoint.drop_plan(batch_id)
                 raise

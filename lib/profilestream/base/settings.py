@@ -508,18 +508,23 @@ class Scores(Frozen):
         model: `newest`: the current version of the table `factors`; else an alias of a published version (`champion`).
         top_k: items per user.
         active_within_days: only users with an event in this many days before the newest event; null: all users.
-        exclude_interacted: exclude items for which the user's stored events have a positive total weight.
+        exclude_bought: exclude items that the user ever bought and did not return completely.
+        exclude_seen: exclude items for which the user's stored events have a positive total weight, such as viewed
+            items; stored are the latest `learn.factors.max_events_per_user` events.
         max_item_age_days: exclude items without an event in this many days before the newest event; null: none.
         max_per_category: maximum number of items of one category per list; null: no limit.
+        max_share_per_item: maximum share of the lists of a run that contain the same item; null: no limit.
     """
 
     enabled: bool = False
     model: str = Field(default="newest", pattern=r"^[a-z][a-z0-9_-]*$")
     top_k: int = Field(default=10, ge=1, le=1000)
     active_within_days: float | None = Field(default=None, gt=0)
-    exclude_interacted: bool = True
+    exclude_bought: bool = True
+    exclude_seen: bool = True
     max_item_age_days: float | None = Field(default=90.0, gt=0)
     max_per_category: int | None = Field(default=None, ge=1)
+    max_share_per_item: float | None = Field(default=None, gt=0, le=1)
 
 
 class Tags(Frozen):

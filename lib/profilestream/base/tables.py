@@ -374,12 +374,14 @@ RECOMMENDATIONS = Table(
         Column("ranker", "STRING NOT NULL", "Ranker that gave the score."),
         Column("reason_item_id", "STRING", "Item of the user that the reason names; null without one."),
         Column("reason", "STRING NOT NULL", "Why the item is recommended, in words."),
+        Column("reason_ranker", "STRING", "Ranker that placed the item in the list; the reason names it."),
         Column("model_version", "STRING NOT NULL", "Version of the factors that was used."),
         Column("profile_version", "BIGINT", "Delta version of the profile table that was used; null without one."),
         as_of("Newest event time of the factors."),
     ),
     key=("user_id", "list_type", "rank"),
     properties=_UPDATABLE,
+    schema_version=2,
 )
 
 STAGE_BATCHES = Table(

@@ -1,6 +1,10 @@
 """Checks of a source before anything is read: mapping, SQL expressions, paths. Nothing is written."""
 
 import itertools
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
@@ -8,10 +12,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
+from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.errors import BadSettings, SourceMissing, first_sentence
 from profilestream.base.jvm import java_class
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
 from profilestream.capture import cleaning_rules, execute_mapping, ingest, raw_records, side_tables
+from profilestream.capture import mapping as mappings
 from profilestream.capture.ingest import CaptureSource
 
 
@@ -25,12 +32,19 @@ def _check_paths(settings: Settings) -> None:
     """Refuse two sources that read the same files: every event would be stored twice."""
     paths = {name: f"{files.qualified(config.path).rstrip('/')}/" for name, config in settings.capture.sources.items()}
     for (first, path), (second, other) in itertools.combinations(paths.items(), 2):
-        if path.startswith(other) or other.startswith(path):
+        is_nested = path.startswith(other) or other.startswith(path)
+        if is_nested and not _patterns_differ(settings, first, second):
             raise BadSettings(
                 f"sources {first!r} and {second!r} read the same files",
                 where=f"settings, capture.sources.{second}.path",
-                do="give each source a folder of its own, or a pattern of file names in `glob`",
+                do="give each source a folder of its own, or a pattern of file names in `input.glob`",
             )
+
+
+def _patterns_differ(settings: Settings, first: str, second: str) -> bool:
+    """Whether both sources select files by a pattern, and by different ones."""
+    globs = {mappings.load(settings.capture.sources[name].mapping).input.glob for name in (first, second)}
+    return len(globs) == 2 and "" not in globs
 
 
 def check_source(spark: SparkSession, settings: Settings, name: str) -> None:
@@ -38,7 +52,7 @@ def check_source(spark: SparkSession, settings: Settings, name: str) -> None:
 
     Raises:
         BadSettings: Spark does not accept a list of columns or an expression; the message names its key. Or two sources
-            of the settings read the same files.
+            read the same files, or the sources of the warehouse have different namespaces.
         SourceMissing: the input path or a side table does not exist.
         SourceUnreadable: a side table does not have the format that the mapping declares.
     """
@@ -50,7 +64,50 @@ def check_source(spark: SparkSession, settings: Settings, name: str) -> None:
             where=f"settings, capture.sources.{name}.path",
             do="correct the path, or copy the files there",
         )
+    check_namespaces(spark, settings)
     check_mapping(spark, source)
+
+
+def check_namespaces(spark: SparkSession, settings: Settings) -> None:
+    """Check that all sources of the warehouse have the same namespaces: those in the settings, and captured ones.
+
+    Lists, segments and quintiles compare all users and all items of a warehouse, so it must contain one shop.
+
+    Raises:
+        BadSettings: two sources have different user namespaces, or different item namespaces.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for where, mapping in _mappings(spark, settings):
+        for key, columns in (("user_namespace", ("user_id", "target_user_id")), ("item_namespace", ("item_id",))):
+            if key not in mapping or not any(column in mapping["columns"] for column in columns):
+                continue
+            namespace = mapping[key]
+            first, expected = seen.setdefault(key, (where, namespace))
+            if namespace != expected:
+                raise BadSettings(
+                    f"the sources of a warehouse need one {key}, because lists and segments compare all its users and "
+                    f"items: {first} has {expected!r}, {where} has {namespace!r}",
+                    where=f"settings, capture.sources; {settings.paths.warehouse}",
+                    do=f"write the same {key} in all mappings of a shop; capture another shop into a second warehouse, "
+                    "with its own paths.warehouse and paths.checkpoints",
+                )
+
+
+def _mappings(spark: SparkSession, settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Mappings that wrote the last finished batch of each captured source, and those in the settings.
+
+    A mapping in the settings that is not valid is left out; it is reported when its source is checked.
+    """
+    folder = checkpoint_path(settings.paths, ingest.STAGE)
+    for name in sorted(files.names(spark, folder)):
+        checkpoint = Checkpoint(spark, f"{folder}/{name}")
+        finished = checkpoint.last_finished()
+        plan = None if finished is None else checkpoint.plan(finished)
+        if plan is not None:
+            yield f"captured source {name!r}", json.loads(plan.settings)["mapping"]
+    for name, config in settings.capture.sources.items():
+        with suppress(BadSettings):
+            yield f"source {name!r}", mappings.load(config.mapping).model_dump(mode="json")
 
 
 def check_mapping(spark: SparkSession, source: CaptureSource) -> None:

@@ -36,6 +36,8 @@ STAGE = "capture_events"
 _ROWS_PER_FILE = 500_000
 # A batch with fewer rows does not show that an expression of the mapping is wrong.
 _MIN_ROWS_OF_WRONG_EXPRESSION = 100
+# With at most this number of rows, one task writes the events of a date faster than several tasks: fewer files.
+_SMALL_BATCH_ROWS = 50_000
 Built = TypeVar("Built")
 TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
@@ -310,7 +312,9 @@ def write_batch(
         if kind == "source":
             result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
         if counts.clean:
-            batch.append(_event_rows(clean, busy, source, inputs, batch.txn), tables.EVENTS)
+            dates = {row["event_date"] for row in summary if row["rule"] is None}
+            events = _event_rows(clean, busy, source, inputs, batch.txn)
+            batch.append(_in_date_order(events, len(dates), counts.clean), tables.EVENTS)
         if counts.rejected:
             with reading_files(spark, inputs.units):
                 batch.append(_rejected_rows(evaluated, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
@@ -474,6 +478,18 @@ def _event_rows(
     # One SQL text per column: thirty Column objects cost 0.15 s per batch.
     cells = {f.name: (f.name if f.name in names else "NULL", f.dataType.simpleString()) for f in tables.EVENTS.schema}
     return rows.selectExpr(*[f"CAST({cell} AS {sql_type}) AS {name}" for name, (cell, sql_type) in cells.items()])
+
+
+def _in_date_order(events: DataFrame, dates: int, rows: int) -> DataFrame:
+    """The rows of `events`, partitioned and sorted by date, so that the files of a commit are in order of date.
+
+    A stream reads the files of a commit in the order in which tasks write them, and a learner is evaluated in that
+    order. A task writes one file per date; without the ranges, every task of a backfill writes a file of every date.
+    """
+    if dates == 1:
+        return events.coalesce(1) if rows <= _SMALL_BATCH_ROWS else events
+    ranges = events.repartitionByRange(min(dates, 1 + rows // _ROWS_PER_FILE), "event_date")
+    return ranges.sortWithinPartitions("event_date")
 
 
 def _rejected_rows(

@@ -19,6 +19,8 @@ PACKED_ITEMS, STATE, NEW = 0, 1, 2
 # Outputs: updated rows of the state, contributions of users to items, global sums that the partition removes (as of the
 # previous batch) and adds (as of this batch), ranking sums of its users, and the times of the evaluated events.
 UPDATED, CONTRIBUTION, REMOVED, ADDED, EVALUATION, EVALUATION_TIMES = 3, 4, 5, 6, 7, 8
+# More inputs, of recommendation lists: items that a user bought, and closed items that a user may get.
+BOUGHT, RESERVED = 9, 10
 # The kinds that are collected on the driver.
 DRIVER_KINDS = (REMOVED, ADDED, EVALUATION, EVALUATION_TIMES)
 # All columns of inputs and outputs, as Spark DDL. `key` is the user or item of the row, `other_key` the item of an

@@ -3,7 +3,7 @@
 Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,7 +128,9 @@ class ItemIndex:
         scores: Floats = logs / max(float(logs.max(initial=0.0)), 1e-12)
         return scores
 
-    def scores(self, vectors: Floats, user_items: UserItems, params: AlsParams) -> dict[str, Floats]:
+    def scores(
+        self, vectors: Floats, user_items: UserItems, params: AlsParams, rankers: Sequence[str] = RANKERS
+    ) -> dict[str, Floats]:
         """Scores of all items for each user, (users, items), by ranker.
 
         - `factors`: product of the user vector and the item vector.
@@ -140,25 +142,25 @@ class ItemIndex:
         Args:
             vectors: user vectors, (users, width); zero for new users.
             user_items: items of the users.
+            rankers: the result also contains `blend` and its parts.
         """
-        factors = self._products(vectors, np.zeros(len(self.item_ids)), params)
-        return {
-            "blend": self.blend_scores(vectors, user_items, params),
-            "factors": factors,
-            "neighbors": self.neighbor_scores(len(vectors), user_items),
-            "popularity": np.broadcast_to(self.popularity_scores(), factors.shape),
-            "category": self.category_scores(len(vectors), user_items),
+        users, weights = len(vectors), blend_weights(params)
+        functions: dict[str, Callable[[], Floats]] = {
+            "factors": lambda: self.products(vectors, params),
+            "neighbors": lambda: self.neighbor_scores(users, user_items),
+            "popularity": lambda: np.broadcast_to(self.popularity_scores(), (users, len(self.item_ids))),
+            "category": lambda: self.category_scores(users, user_items),
         }
+        by_ranker = {name: scores() for name, scores in functions.items() if name in {*rankers, *weights}}
+        return {"blend": sum((w * by_ranker[ranker] for ranker, w in weights.items()), np.zeros(1)), **by_ranker}
 
-    def blend_scores(self, vectors: Floats, user_items: UserItems, params: AlsParams) -> Floats:
-        """Scores of the ranker `blend`, (users, items), float32."""
-        total: Any = self._products(vectors, params.popularity_weight * self.popularity_scores(), params)
-        if params.neighbor_weight:
-            total += params.neighbor_weight * self.neighbor_scores(len(vectors), user_items)
-        if params.category_weight:
-            total += params.category_weight * self.category_scores(len(vectors), user_items)
-        scores: Floats = total
-        return scores
+    def products(self, vectors: Floats, params: AlsParams) -> Floats:
+        """Products of users and items plus the item biases; without user biases, which do not change a ranking."""
+        k = params.k
+        p = np.hstack([vectors[:, :k], np.ones((len(vectors), 1))]).astype(np.float32)
+        q = np.hstack([self.vectors[:, :k], self.vectors[:, k:].sum(axis=1)[:, None]])
+        products: Floats = np.asarray(p @ q.astype(np.float32).T)
+        return products
 
     def neighbor_scores(self, users: int, user_items: UserItems) -> Floats:
         """Sum of each item's similarities to the user's items, (users, items)."""
@@ -196,13 +198,16 @@ class ItemIndex:
         cells, first = np.unique(pairs, return_index=True)
         return cells, np.add.reduceat(self.similarity, first) if len(first) else np.zeros(0)
 
-    def _products(self, vectors: Floats, item_offsets: Floats, params: AlsParams) -> Floats:
-        """Products of users and items plus an offset per item; without user biases, which do not change a ranking."""
-        k = params.k
-        p = np.hstack([vectors[:, :k], np.ones((len(vectors), 1))]).astype(np.float32)
-        q = np.hstack([self.vectors[:, :k], (self.vectors[:, k:].sum(axis=1) + item_offsets)[:, None]])
-        products: Floats = np.asarray(p @ q.astype(np.float32).T)
-        return products
+
+def blend_weights(params: AlsParams) -> dict[str, float]:
+    """Weight of each ranker of the blend, where it is not 0."""
+    weights = {
+        "factors": 1.0,
+        "neighbors": params.neighbor_weight,
+        "popularity": params.popularity_weight,
+        "category": params.category_weight,
+    }
+    return {ranker: weight for ranker, weight in weights.items() if weight}
 
 
 def top_items(scores: Floats, max_items: int) -> Longs:

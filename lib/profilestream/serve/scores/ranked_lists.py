@@ -13,7 +13,10 @@ from profilestream.learn import als_rows, als_tasks, item_index
 from profilestream.learn.als import AlsParams, Floats, Longs, Strings
 from profilestream.learn.item_index import ItemIndex, UserItems
 
-COLUMNS = "user_id string, rank int, item_id string, score double, ranker string, reason_item_id string, reason string"
+COLUMNS = (
+    "user_id string, rank int, item_id string, score double, ranker string, reason_item_id string, reason string, "
+    "reason_ranker string"
+)
 _ARROW_TYPES: dict[str, pa.DataType] = {"string": pa.string(), "int": pa.int32(), "double": pa.float64()}
 SCHEMA = pa.schema(
     [pa.field(name, _ARROW_TYPES[sql_type]) for name, sql_type in (column.split() for column in COLUMNS.split(", "))]
@@ -33,46 +36,60 @@ class ListOptions:
 
     Args:
         top_k: items per user, at most.
-        exclude_interacted: leave out the items that the user has.
+        exclude_bought: leave out the items that the user bought.
+        exclude_seen: leave out the items in the user's stored events.
         min_event_time: leave out items without an event since this time, microseconds; null: none.
         max_per_category: items of one category per list; null: no limit.
-        purchase_weight: event weight of a purchase; an item with a lower weight was only viewed.
+        average_user: mean vector of all users, (width,); empty: zeros.
+        closed_items: ids of items that only users with a row of kind RESERVED may get.
     """
 
     top_k: int
-    exclude_interacted: bool
+    exclude_bought: bool
+    exclude_seen: bool
     min_event_time: int | None
     max_per_category: int | None
-    purchase_weight: float
+    average_user: tuple[float, ...] = ()
+    closed_items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _UserBlock:
-    """Ids, vectors (zero without a vector) and items of some users."""
+    """Ids, vectors (zero without a vector) and items of some users.
+
+    Args:
+        bought: items that the users bought; they need not be in `items`.
+        reserved: closed items that the users may get.
+    """
 
     user_ids: Strings
     vectors: Floats
     items: UserItems
+    bought: UserItems
+    reserved: UserItems
+
+    def part(self, begin: int, end: int) -> "_UserBlock":
+        """Users `begin` to `end` - 1."""
+        pairs = (items.of_users(begin, end) for items in (self.items, self.bought, self.reserved))
+        return _UserBlock(self.user_ids[begin:end], self.vectors[begin:end], *pairs)
 
 
 def rank_items(batches: Iterator[pa.RecordBatch], params: AlsParams, options: ListOptions) -> Iterator[pa.RecordBatch]:
     """Rows of users and packed items -> rows of SCHEMA.
 
     A user with a vector is one row of kind STATE (key, vector, item_ids, item_weights). A user without one is rows of
-    kind NEW (key, other_key, weight); other_key is null when the user has no items.
+    kind NEW (key, other_key, weight); other_key is null when the user has no items. Rows of kind BOUGHT and RESERVED
+    (key, other_key) are items that a user bought, and closed items that the user may get.
     """
     table = pa.Table.from_batches(list(batches), als_rows.SCHEMA)
     payloads = als_rows.rows_of_kind(table, als_rows.PACKED_ITEMS)["payload"].to_pylist()
     index = als_tasks.unpack_items(payloads, params)
     if not len(index.item_ids):
         return
-    state, new = (als_rows.rows_of_kind(table, kind) for kind in (als_rows.STATE, als_rows.NEW))
-    users = _read_users(state, new, index, params)
+    users = _read_users(table, index, params)
     chunk = max(1, _MAX_CELLS // len(index.item_ids))
     for begin in range(0, len(users.user_ids), chunk):
-        end = min(begin + chunk, len(users.user_ids))
-        block = _UserBlock(users.user_ids[begin:end], users.vectors[begin:end], users.items.of_users(begin, end))
-        yield _lists(block, index, params, options)
+        yield _lists(users.part(begin, begin + chunk), index, params, options)
 
 
 def cosine_similarities(
@@ -87,7 +104,16 @@ def cosine_similarities(
         yield pa.RecordBatch.from_arrays([batch["key"], pa.array(cosine, pa.float64())], ["key", "cosine"])
 
 
-def _read_users(state: pa.Table, new: pa.Table, index: ItemIndex, params: AlsParams) -> _UserBlock:
+def vector_sums(batches: Iterator[pa.RecordBatch], params: AlsParams) -> Iterator[pa.RecordBatch]:
+    """Rows (key, vector) -> (sum of the vectors as float64, number of rows)."""
+    for batch in batches:
+        vectors = als_rows.stored_vectors(pa.Table.from_batches([batch]), params).astype(float)
+        total = pa.array([vectors.sum(axis=0).tobytes()], pa.binary())
+        yield pa.RecordBatch.from_arrays([total, pa.array([len(vectors)], pa.int64())], ["total", "rows"])
+
+
+def _read_users(table: pa.Table, index: ItemIndex, params: AlsParams) -> _UserBlock:
+    state, new = (als_rows.rows_of_kind(table, kind) for kind in (als_rows.STATE, als_rows.NEW))
     new_ids = np.unique(als_rows.strings(new, "key"))
     vectors = np.vstack([als_rows.stored_vectors(state, params).astype(float), np.zeros((len(new_ids), params.width))])
     user, item_ids, weight = als_rows.stored_events(state)
@@ -97,24 +123,35 @@ def _read_users(state: pa.Table, new: pa.Table, index: ItemIndex, params: AlsPar
     item_ids = np.concatenate([item_ids, als_rows.strings(with_item, "other_key")])
     weight = np.concatenate([weight, with_item["weight"].to_numpy()])
     user_ids = np.concatenate([als_rows.strings(state, "key"), new_ids])
-    return _UserBlock(user_ids, vectors, UserItems.from_events(index, user, item_ids, weight))
+    items = UserItems.from_events(index, user, item_ids, weight)
+    pairs = (_pairs_of_kind(table, kind, user_ids, index) for kind in (als_rows.BOUGHT, als_rows.RESERVED))
+    return _UserBlock(user_ids, vectors, items, *pairs)
+
+
+def _pairs_of_kind(table: pa.Table, kind: int, user_ids: Strings, index: ItemIndex) -> UserItems:
+    """The users and items in the rows of a kind; rows of other users and unknown items are ignored."""
+    rows = als_rows.rows_of_kind(table, kind)
+    numbers = {user_id: number for number, user_id in enumerate(user_ids)}
+    user = np.array([numbers.get(key, -1) for key in rows["key"].to_pylist()], np.int64)
+    item_ids = als_rows.strings(rows, "other_key")[user >= 0]
+    return UserItems.from_events(index, user[user >= 0], item_ids, np.ones(len(item_ids)))
 
 
 def _lists(users: _UserBlock, index: ItemIndex, params: AlsParams, options: ListOptions) -> pa.RecordBatch:
     has_vector = np.abs(users.vectors).sum(axis=1) > 0
-    scores = np.array(index.blend_scores(users.vectors, users.items, params), dtype=float)
+    by_ranker = index.scores(users.vectors, users.items, params, rankers=("popularity",))
+    scores = np.array(by_ranker["blend"], dtype=float)
     if not has_vector.all():
         fallback = _fallback_scores(users, index)
         scores[~has_vector] = fallback[~has_vector]
-    if options.exclude_interacted:
-        scores[users.items.user, users.items.item] = -np.inf
-    if options.min_event_time is not None:
-        scores[:, index.latest_event < options.min_event_time] = -np.inf
+    _exclude_items(scores, users, index, options)
     user, item, rank = _select_items(scores, index, options)
     score = scores[user, item]
     step = np.clip(len(_FALLBACK_RANKERS) - 1 - score // 2, 0, len(_FALLBACK_RANKERS) - 1).astype(int)
     fallback_ranker = np.asarray(_FALLBACK_RANKERS, dtype=object)[step]
-    reason_item_id, reason = _reasons(users, index, options, user, item)
+    placing_ranker = _placing_rankers(by_ranker, index, params, options, user, item)
+    reason_ranker = np.where(has_vector[user], placing_ranker, fallback_ranker)
+    reason_item_id, reason = _reasons(users, index, user, item, reason_ranker)
     return pa.RecordBatch.from_arrays(
         [
             pa.array(users.user_ids[user], pa.string()),
@@ -124,9 +161,49 @@ def _lists(users: _UserBlock, index: ItemIndex, params: AlsParams, options: List
             pa.array(np.where(has_vector[user], "blend", fallback_ranker), pa.string()),
             pa.array(reason_item_id, pa.string()),
             pa.array(reason, pa.string()),
+            pa.array(reason_ranker, pa.string()),
         ],
         schema=SCHEMA,
     )
+
+
+def _exclude_items(scores: Floats, users: _UserBlock, index: ItemIndex, options: ListOptions) -> None:
+    """Set the scores of items that a list must not contain to -infinity."""
+    if options.exclude_seen:
+        scores[users.items.user, users.items.item] = -np.inf
+    if options.exclude_bought:
+        scores[users.bought.user, users.bought.item] = -np.inf
+    if options.min_event_time is not None:
+        scores[:, index.latest_event < options.min_event_time] = -np.inf
+    reserved = users.reserved.user, users.reserved.item
+    reserved_scores = scores[reserved]
+    closed = index.positions(options.closed_items)
+    scores[:, closed[closed >= 0]] = -np.inf
+    scores[reserved] = reserved_scores
+
+
+def _placing_rankers(
+    by_ranker: dict[str, Floats], index: ItemIndex, params: AlsParams, options: ListOptions, user: Longs, item: Longs
+) -> Strings:
+    """For each entry of the lists, the ranker of the blend with the largest contribution to the score of the item.
+
+    The contribution of a ranker is its weighted score of the item minus the mean of its weighted scores of all items
+    for the user. For a sum of scores this is the Shapley value (Lundberg and Lee, 2017, for linear models). The score
+    that `factors` gives the item for the average user is the same for all users, so it belongs to `popularity`.
+    An item without a score by `category` was not placed by it.
+    """
+    weights = {"popularity": 0.0} | item_index.blend_weights(params)
+    average = index.products(np.array([options.average_user or np.zeros(params.width)]), params)[0]
+    shared = {"factors": average.mean() - average[item], "popularity": average[item] - average.mean()}
+    contributions = {
+        ranker: weight * (by_ranker[ranker][user, item] - by_ranker[ranker].mean(axis=1)[user])
+        + shared.get(ranker, 0.0)
+        for ranker, weight in weights.items()
+    }
+    if "category" in contributions:
+        contributions["category"][by_ranker["category"][user, item] <= 0] = -np.inf
+    rankers: Strings = np.asarray(list(weights), dtype=object)[np.argmax(list(contributions.values()), axis=0)]
+    return rankers
 
 
 def _fallback_scores(users: _UserBlock, index: ItemIndex) -> Floats:
@@ -164,37 +241,35 @@ def _running_count(keys: Longs) -> Longs:
     return count
 
 
-def _reasons(
-    users: _UserBlock, index: ItemIndex, options: ListOptions, user: Longs, item: Longs
-) -> tuple[Strings, Strings]:
-    """For each entry of the lists: the user's item that is its reason (null without one), and the reason as text."""
+def _reasons(users: _UserBlock, index: ItemIndex, user: Longs, item: Longs, ranker: Strings) -> tuple[Strings, Strings]:
+    """For each entry of the lists: the user's item that is its reason (null without one), and the reason as text.
+
+    Args:
+        ranker: the ranker that placed the item.
+    """
     own = users.items
     best = _best_own_items(users, index, user, item)
-    has_item = best >= 0
+    has_item = (best >= 0) & np.isin(ranker, ("factors", "neighbors"))
     reason_item_id = np.full(len(user), None, object)
     reason_item_id[has_item] = index.item_ids[own.item[best[has_item]]]
-    category = index.category_codes[item]
-    own_categories = set(zip(own.user.tolist(), index.category_codes[own.item].tolist(), strict=True))
-    is_own_category = np.array(
-        [code >= 0 and (n, code) in own_categories for n, code in zip(user.tolist(), category.tolist(), strict=True)],
-        bool,
+    texts = {"popularity": "popular now", "factors": "liked by similar users", "neighbors": "liked by similar users"}
+    reason = np.asarray(
+        [texts.get(name) or f"popular in {_category_name(index, n)}" for name, n in zip(ranker, item, strict=True)],
+        dtype=object,
     )
-    action = (
-        np.where(own.weight[best] >= options.purchase_weight, "bought", "looked at")
-        if len(own.weight)
-        else np.full(len(user), "")
-    )
-    texts = [
-        f"because you {action[n]} {reason_item_id[n]}" if has_item[n]
-        else f"popular in {index.category_names[category[n]]}" if is_own_category[n]
-        else "popular"
-        for n in range(len(user))
-    ]  # fmt: skip
-    return reason_item_id, np.asarray(texts, dtype=object)
+    bought = set(zip(users.bought.user.tolist(), users.bought.item.tolist(), strict=True))
+    for n in np.flatnonzero(has_item):
+        action = "bought" if (user[n], own.item[best[n]]) in bought else "looked at"
+        reason[n] = f"because you {action} {reason_item_id[n]}"
+    return reason_item_id, reason
+
+
+def _category_name(index: ItemIndex, item: int) -> str:
+    return str(index.category_names[index.category_codes[item]])
 
 
 def _best_own_items(users: _UserBlock, index: ItemIndex, user: Longs, item: Longs) -> Longs:
-    """For each entry of the lists, the number of the user's item that supports it most; -1 without one.
+    """For each entry of the lists, the number of the user's other item that supports it most; -1 without one.
 
     Items with common users precede all others and are compared by similarity. The others are compared by the product of
     both item vectors times the weight of the user's item, if the user has a vector.
@@ -209,6 +284,7 @@ def _best_own_items(users: _UserBlock, index: ItemIndex, user: Longs, item: Long
     has_vector = (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]
     product = (vectors * own_vectors).sum(axis=1) * has_vector
     support = np.where(similarity > 0, _NEIGHBOR_BONUS + similarity, product * own.weight[number])
+    support[own.item[number] == item[entry]] = 0
     order = np.lexsort((own.item[number], -support, entry))
     best = np.full(len(user), -1)
     first = order[np.unique(entry[order], return_index=True)[1]]

@@ -1,17 +1,18 @@
 """serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from pyspark.sql import DataFrame, SparkSession
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
-from profilestream.base.tables import RECOMMENDATIONS
+from profilestream.base.tables import EVENTS, RECOMMENDATIONS
 from profilestream.derive import profiles
 from profilestream.learn import als_rows, factors, published_factors
 from profilestream.learn.als import AlsParams
@@ -31,19 +32,21 @@ class PinnedVersions:
         state: rows and global sums of the model.
         model_version: `factors@<version of the Delta table>` or `published:<version of the registered model>`.
         profile_version: version of the profile table; null when there is none.
+        events_version: version of `events`.
     """
 
     state: factors.FactorsState
     params: AlsParams
     model_version: str
     profile_version: int | None
+    events_version: int
 
 
 def run(spark: SparkSession, settings: Settings) -> int:
     """Replace the lists of all selected users in one commit.
 
     Returns:
-        The number of selected users.
+        The number of users whose list has at least one row.
 
     Raises:
         SourceMissing: the model has not been learned or published.
@@ -51,8 +54,7 @@ def run(spark: SparkSession, settings: Settings) -> int:
     """
     paths = settings.paths
     pinned = pin_versions(spark, settings)
-    RECOMMENDATIONS.create(spark, paths)
-    RECOMMENDATIONS.register(spark, paths)
+    RECOMMENDATIONS.prepare(spark, paths)
     selected = selected_users(spark, settings, pinned).persist()
     lists = recommendations(selected, settings, pinned)
     users = selected.select(F.col("key").alias("user_id")).distinct()
@@ -63,7 +65,7 @@ def run(spark: SparkSession, settings: Settings) -> int:
     )
     changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
     commits.merge(changed, RECOMMENDATIONS, paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=_DELETED)
-    count = users.count()
+    count = lists.where("rank = 1").count()
     selected.unpersist()
     return count
 
@@ -75,14 +77,14 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
         SourceMissing: the model has not been learned, or no published version has the alias.
         BadSettings: learn.factors is not enabled.
     """
-    alias = settings.serve.scores.model
+    alias, events_version = settings.serve.scores.model, commits.version(spark, EVENTS, settings.paths)
     profile_table, profile_version = profiles.find_profile_table(settings), None
     if profile_table is not None and profile_table.table.exists(spark, settings.paths):
         profile_version = commits.version(spark, profile_table.table, settings.paths)
     if alias != "newest":
         published = published_factors.read(spark, settings, alias)
         model_version = f"published:{published.model_version}"
-        return PinnedVersions(published.state, published.params, model_version, profile_version)
+        return PinnedVersions(published.state, published.params, model_version, profile_version, events_version)
     table = factors.table(settings)
     if not settings.learn.factors.enabled:
         do = "set it to true and run jobs/learn_factors.py"
@@ -92,7 +94,7 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
         raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
     version = commits.version(spark, table, settings.paths)
     state = factors.read_state(spark, settings, version)
-    return PinnedVersions(state, factors.als_params(settings), f"factors@{version}", profile_version)
+    return PinnedVersions(state, factors.als_params(settings), f"factors@{version}", profile_version, events_version)
 
 
 def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions) -> DataFrame:
@@ -101,26 +103,92 @@ def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions
     Args:
         users: as `selected_users` returns them.
     """
-    scores, params, global_sums = settings.serve.scores, pinned.params, pinned.state.global_sums
+    scores, now = settings.serve.scores, pinned.state.global_sums.now
     max_age = scores.max_item_age_days
     options = ListOptions(
         top_k=scores.top_k,
-        exclude_interacted=scores.exclude_interacted,
-        min_event_time=None if max_age is None else int(global_sums.now - max_age * _DAY_MICROS),
+        exclude_bought=scores.exclude_bought,
+        exclude_seen=scores.exclude_seen,
+        min_event_time=None if max_age is None else int(now - max_age * _DAY_MICROS),
         max_per_category=scores.max_per_category,
-        purchase_weight=settings.derive.event_weights.get("purchase", 1.0),
+        average_user=_average_user(pinned),
     )
-    tasks = factors.task_count(users.sparkSession)
-    inputs = [users, factors.packed_items(pinned.state.rows, tasks, global_sums, params)]
-    rank = partial(ranked_lists.rank_items, params=params, options=options)
-    lists = factors.run_step(inputs, tasks, rank, ranked_lists.COLUMNS)
+    events = EVENTS.read(users.sparkSession, settings.paths, version=pinned.events_version)
+    bought = _of_kind(bought_items(events), als_rows.BOUGHT).join(users.select("key"), "key", "left_semi")
+    rows = users.unionByName(bought, allowMissingColumns=True)
+    lists = _lists_within_share(rows, options, pinned, scores.max_share_per_item)
     constants = {
         "list_type": F.lit("items"),
         "model_version": F.lit(pinned.model_version),
         "profile_version": F.lit(pinned.profile_version).cast("bigint"),
-        "as_of": F.timestamp_micros(F.lit(global_sums.now)),
+        "as_of": F.timestamp_micros(F.lit(now)),
     }
     return lists.withColumns(constants).select(*RECOMMENDATIONS.names)
+
+
+def _average_user(pinned: PinnedVersions) -> tuple[float, ...]:
+    """The mean vector of all users of the model."""
+    users = pinned.state.rows.where("side = 'user'").select("key", "vector")
+    sums = partial(ranked_lists.vector_sums, params=pinned.params)
+    parts = users.mapInArrow(sums, "total binary, rows bigint").collect()
+    total = np.sum([np.zeros(pinned.params.width), *(np.frombuffer(row["total"]) for row in parts)], axis=0)
+    return tuple((total / max(1, sum(row["rows"] for row in parts))).tolist())
+
+
+def bought_items(events: DataFrame) -> DataFrame:
+    """Distinct (user_id, item_id) that the user bought and did not return completely.
+
+    An item is returned completely when the returned pieces are at least the bought ones and the last purchase is not
+    after the last return. A purchase or return without a quantity is one piece.
+    """
+    is_purchase, is_return = (F.col("event_type") == name for name in ("purchase", "return"))
+    pieces = F.coalesce("quantity", F.lit(1.0))
+    pairs = (
+        events.where((is_purchase | is_return) & F.col("user_id").isNotNull() & F.col("item_id").isNotNull())
+        .groupBy("user_id", "item_id")
+        .agg(
+            F.max(F.when(is_purchase, F.col("event_time"))).alias("last_purchase"),
+            F.max(F.when(is_return, F.col("event_time"))).alias("last_return"),
+            F.sum(F.when(is_purchase, pieces).otherwise(-pieces)).alias("pieces"),
+        )
+    )
+    is_kept = F.col("last_return").isNull() | (F.col("pieces") > 0) | (F.col("last_purchase") > F.col("last_return"))
+    return pairs.where(F.col("last_purchase").isNotNull() & is_kept).select("user_id", "item_id")
+
+
+def _of_kind(pairs: DataFrame, kind: int) -> DataFrame:
+    return pairs.select(F.col("user_id").alias("key"), F.col("item_id").alias("other_key"), F.lit(kind).alias("kind"))
+
+
+def _lists_within_share(
+    users: DataFrame, options: ListOptions, pinned: PinnedVersions, max_share: float | None
+) -> DataFrame:
+    """Lists in which no item is in more than this share of the lists (at least in one); null: no limit.
+
+    An item above the limit is closed: it stays in the lists in which its rank is best (then its score, then the user
+    id), and the other users get their next items. That can bring other items above the limit, so it is repeated.
+    """
+    lists = _rank(users, options, pinned)
+    if max_share is None:
+        return lists
+    best = Window.partitionBy("item_id").orderBy("rank", F.desc("score"), "user_id")
+    while True:
+        limit = max(1, int(max_share * lists.where("rank = 1").count()))
+        counts = lists.groupBy("item_id").count().where(F.col("count") > limit).orderBy("item_id")
+        full = [row["item_id"] for row in counts.collect()]
+        if not full:
+            return lists
+        options = replace(options, closed_items=tuple(dict.fromkeys((*options.closed_items, *full))))
+        closed = lists.where(F.col("item_id").isin(*options.closed_items)).withColumn("n", F.row_number().over(best))
+        reserved = _of_kind(closed.where(F.col("n") <= limit), als_rows.RESERVED)
+        lists = _rank(users.unionByName(reserved, allowMissingColumns=True), options, pinned)
+
+
+def _rank(users: DataFrame, options: ListOptions, pinned: PinnedVersions) -> DataFrame:
+    tasks = factors.task_count(users.sparkSession)
+    items = factors.packed_items(pinned.state.rows, tasks, pinned.state.global_sums, pinned.params)
+    rank = partial(ranked_lists.rank_items, params=pinned.params, options=options)
+    return factors.run_step([users, items], tasks, rank, ranked_lists.COLUMNS)
 
 
 def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersions) -> DataFrame:
