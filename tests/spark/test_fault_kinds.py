@@ -195,7 +195,7 @@ def test_struct_fields_are_taken_by_name_at_every_depth(spark: SparkSession, tmp
     shop = Shop(tmp_path, ITEMS.replace('format = "jsonl"', 'format = "parquet"'))
     shop.input.mkdir(parents=True)
     for number, (struct, _) in enumerate(structs):
-        row = {"kind": ["view"], "at": [T], "who": [f"u{number}"], "items": [[dict(struct)]]}
+        row: dict[str, Any] = {"kind": ["view"], "at": [T], "who": [f"u{number}"], "items": [[dict(struct)]]}
         item = pa.struct([(k, pa.string() if k in ("id", "name") else pa.float64() if k == "price" else
                            pa.list_(pa.struct([("k", pa.string())]))) for k, _ in struct])  # fmt: skip
         schema = pa.schema(
