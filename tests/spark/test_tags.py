@@ -2,7 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.serve.tags import assign_tags, rfm, tag_checks, tag_declaration
 from profilestream.serve.tags.tag_declaration import LoyaltyTier, TagDeclaration
 from profilestream.serve.users import user_frame
+from profilestream.serve.users.log_span import LogSpan
 from profilestream.serve.users.user_frame import UserFrame
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -145,7 +146,8 @@ class TagTables:
             users: the value x by user.
         """
         rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
-        rows = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0)})
+        log = LogSpan(date(1970, 1, 1), day, 0.0).column
+        rows = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0), "log": log})
         self.monkeypatch.setattr(user_frame, "all_users", lambda *_: UserFrame(rows, day * DAY))
         assign_tags.run(self.spark, self.settings)
 
@@ -196,7 +198,7 @@ def test_a_deleted_user_loses_groups_and_tags_even_when_the_newest_event_time_de
     tag_tables.run(1, a=9.0)
     assert tag_tables.rows() == [("a", "active", 2, 2, "lost", "x is 12"), ("b", "active", 2, 2, "lost", "x is 11")]
     tier_from, as_of = (datetime(1970, 1, day) for day in (3, 2))
-    fields = (1.0, 9.0, 90.0, 5, 1, 1, "best", "silver", tier_from, "2026-01", as_of)
+    fields = (1.0, 9.0, 90.0, 5, 1, 1, "best", "silver", tier_from, None, "2026-01", as_of)
     assert [tuple(row) for row in USER_GROUPS.read(tag_tables.spark, tag_tables.settings.paths).collect()] == [
         ("a", *fields)
     ]

@@ -27,4 +27,5 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         recall=queries_models.metric_points(metrics, "recall_20"),
         cost=queries_models.metric_points(metrics, "cost"),
         versions=queries_models.versions(settings, metrics),
+        has_people=settings.serve.user_ids == "people",
     )

@@ -47,7 +47,11 @@ class PublishedVersion:
 
 @dataclass(frozen=True)
 class ReportView:
-    """Contents of the report; null or empty where a table does not exist or has no rows."""
+    """Contents of the report; null or empty where a table does not exist or has no rows.
+
+    Args:
+        has_people: whether user ids are people, and not sessions.
+    """
 
     pipeline: PipelineView
     events: EventsView | None
@@ -58,6 +62,7 @@ class ReportView:
     recall: tuple[MetricPoint, ...]
     cost: tuple[MetricPoint, ...]
     versions: tuple[PublishedVersion, ...]
+    has_people: bool = True
 
 
 def weighted_mean(points: Sequence[MetricPoint]) -> float:

@@ -1,6 +1,5 @@
 """serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
 
-import uuid
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,7 +7,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
-from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import RECOMMENDATIONS
@@ -40,10 +38,10 @@ class PinnedVersions:
 
 
 def run(spark: SparkSession, settings: Settings) -> int:
-    """Replace the lists of all selected users in one commit.
+    """Replace the lists of all selected users in one commit; no commit when the latest lists are from the same inputs.
 
     Returns:
-        The number of selected users.
+        The number of selected users; of users with a list when nothing was written.
 
     Raises:
         SourceMissing: the model has not been learned or published.
@@ -53,6 +51,9 @@ def run(spark: SparkSession, settings: Settings) -> int:
     pinned = pin_versions(spark, settings)
     RECOMMENDATIONS.create(spark, paths)
     RECOMMENDATIONS.register(spark, paths)
+    txn = commits.next_txn(spark, RECOMMENDATIONS, paths, STEP, _inputs(settings, pinned))
+    if txn is None:
+        return RECOMMENDATIONS.read(spark, paths).select("user_id").distinct().count()
     selected = selected_users(spark, settings, pinned).persist()
     lists = recommendations(selected, settings, pinned)
     users = selected.select(F.col("key").alias("user_id")).distinct()
@@ -62,10 +63,16 @@ def run(spark: SparkSession, settings: Settings) -> int:
         .join(lists.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
     )
     changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
-    commits.merge(changed, RECOMMENDATIONS, paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=_DELETED)
+    commits.merge(changed, RECOMMENDATIONS, paths, txn, delete_flag=_DELETED)
     count = users.count()
     selected.unpersist()
     return count
+
+
+def _inputs(settings: Settings, pinned: PinnedVersions) -> str:
+    """All that the lists are computed from, as text."""
+    versions = (pinned.model_version, pinned.profile_version, pinned.params)
+    return repr((settings.serve.scores, sorted(settings.derive.event_weights.items()), *versions))
 
 
 def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
