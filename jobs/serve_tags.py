@@ -1,6 +1,6 @@
 """Update the RFM segment, loyalty tier, cohort and declared tags of every user, with evidence.
 
-reads:  the profile table, population_stats, user_features, user_segments; user_groups, user_tags
+reads:  events, the profile table, population_stats, user_features, user_segments; user_groups, user_tags
 writes: user_groups, user_tags
 """
 

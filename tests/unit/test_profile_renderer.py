@@ -1,9 +1,10 @@
 """A user view as text: how numbers are formatted, and which values are left out."""
 
+import json
 from datetime import UTC, datetime
 
 from profilestream.serve.users import profile_renderer
-from profilestream.serve.users.user_view import UserView
+from profilestream.serve.users.user_view import Approximate, UserView
 
 
 def test_numbers_are_short_and_empty_values_are_left_out() -> None:
@@ -27,3 +28,10 @@ def test_numbers_are_short_and_empty_values_are_left_out() -> None:
         "  compared with all users",
         "    vector  weekend -2",
     ]
+
+
+def test_numbers_that_a_sketch_estimates_are_marked_in_the_text_only() -> None:
+    sections = {"behavior": {"items": Approximate(1436), "orders": 419}}
+    view = UserView("shop:a", datetime(2026, 1, 2, tzinfo=UTC), sections)
+    assert profile_renderer.as_text(view).splitlines()[2:] == ["    items   about 1,436", "    orders  419"]
+    assert json.loads(profile_renderer.as_json(view))["behavior"] == {"items": 1436, "orders": 419}

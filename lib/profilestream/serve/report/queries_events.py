@@ -123,8 +123,8 @@ def _funnel_steps(activity: DataFrame) -> tuple[dict[str, int], int]:
     """Users per funnel step, without steps that no user took; and the number of users who used the cart and bought."""
     by_user = activity.groupBy("user_id").agg(
         F.max("has_view").alias("has_view"), F.max("has_favorite").alias("has_favorite"),
-        F.max("has_cart").alias("has_cart"), F.max("has_return").alias("has_return"), F.min("first_purchase").alias("first_purchase"),
-        F.max("last_purchase").alias("last_purchase"),
+        F.max("has_cart").alias("has_cart"), F.max("has_return").alias("has_return"),
+        F.min("first_purchase").alias("first_purchase"), F.max("last_purchase").alias("last_purchase"),
     )  # fmt: skip
     has_purchase = F.col("first_purchase").isNotNull()
     conditions = {
