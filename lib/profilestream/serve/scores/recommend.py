@@ -1,6 +1,6 @@
 """serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
@@ -71,8 +71,8 @@ def run(spark: SparkSession, settings: Settings) -> int:
 
 def _inputs(settings: Settings, pinned: PinnedVersions) -> str:
     """All that the lists are computed from, as text."""
-    versions = (pinned.model_version, pinned.profile_version, pinned.params)
-    return repr((settings.serve.scores, sorted(settings.derive.event_weights.items()), *versions))
+    versions = {field.name: getattr(pinned, field.name) for field in fields(pinned) if field.name != "state"}
+    return repr((settings.serve.scores, sorted(settings.derive.event_weights.items()), versions))
 
 
 def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
