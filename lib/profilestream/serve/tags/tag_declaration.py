@@ -144,7 +144,7 @@ def load(file: str, names: dict[str, str]) -> TagDeclaration:
 
 
 def from_settings(settings: Settings) -> TagDeclaration:
-    """The declaration in the file `serve.tags.file`; with `serve.user_ids = "sessions"`, without what needs people.
+    """The declaration in the file `serve.tags.file`, as load_for.
 
     Raises:
         BadSettings: the setting is empty; and as for load.
@@ -152,5 +152,10 @@ def from_settings(settings: Settings) -> TagDeclaration:
     if not settings.serve.tags.file:
         do = 'set it, such as file = "tags.toml"'
         raise BadSettings("no file declares tags", where="serve.tags.file", do=do)
-    declaration = load(settings.serve.tags.file, settings.derive.names)
+    return load_for(settings, settings.serve.tags.file)
+
+
+def load_for(settings: Settings, file: str) -> TagDeclaration:
+    """The declaration in a TOML file, as load; with `serve.user_ids = "sessions"`, without what needs people."""
+    declaration = load(file, settings.derive.names)
     return declaration.for_sessions() if settings.serve.user_ids == "sessions" else declaration
