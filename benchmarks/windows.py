@@ -28,7 +28,7 @@ PURCHASE = "event_type = 'purchase'"
 SQL = {
     "events": "count({})",
     "views": "count(CASE WHEN event_type IN ('view', 'click') THEN {} END)",
-    "carts": "count(CASE WHEN event_type IN ('cart', 'favorite') THEN {} END)",
+    "carts": "count(CASE WHEN event_type = 'cart' THEN {} END)",
     "purchases": f"count(CASE WHEN {PURCHASE} THEN {{}} END)",
     "returns": "count(CASE WHEN event_type = 'return' THEN {} END)",
     "value": f"coalesce(sum(CASE WHEN {PURCHASE} THEN {{}} * value END), 0)",

@@ -1,6 +1,6 @@
 """Update the RFM segment, loyalty tier, cohort and declared tags of every user, with evidence.
 
-reads:  the profile table, population_stats, user_features, user_segments; user_groups, user_tags
+reads:  events, the profile table, population_stats, user_features, user_segments; user_groups, user_tags
 writes: user_groups, user_tags
 """
 
@@ -17,7 +17,7 @@ def body(args: argparse.Namespace) -> None:
     spark = open_session(assign_tags.STEP, settings.spark.properties)
     tag_checks.check(spark, settings)
     if args.compare:
-        other = tag_declaration.load(args.compare, settings.derive.names)
+        other = tag_declaration.load_for(settings, args.compare)
         tag_checks.check_declaration(spark, settings, other, args.compare)
     if args.check:
         return

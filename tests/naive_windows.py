@@ -87,7 +87,7 @@ FEATURES: dict[str, Callable[[Log], Any]] = {
     "value": lambda log: sum(e.value or 0.0 for e in purchases(log)),
     "items": lambda log: len({e.item_id for e in log} - {None}),
     "users": lambda log: len({e.user_id for e in log} - {None}),
-    "orders": lambda log: len({e.order_id for e in purchases(log)} - {None}),
+    "orders": lambda log: len({e.order_id or e.event_id for e in purchases(log)}),
     "active_days": lambda log: len({e.day for e in log}),
     "price_mean": lambda log: mean_price(purchases(log)),
     "max_price": lambda log: max((e.price for e in purchases(log) if e.price is not None), default=None),

@@ -69,7 +69,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches",
         ],
         "serve_scores": [*factors_tables, *profile_tables[:1], "recommendations"],
-        "serve_tags": [*profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
+        "serve_tags": ["events", *profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
         "serve_trends": ["events", "user_segments"],
         "serve_user": [
             "events", *profile_tables, "category_hours", *segments_tables, "segment_descriptions", "user_groups",

@@ -70,10 +70,11 @@ def _user_tables(spark: SparkSession) -> dict[str, DataFrame]:
     """Rows of user_tags, user_groups and user_profiles, by table name."""
     before = AS_OF - timedelta(days=31)
     tags = [
-        ("a", "vip", AS_OF, None),
-        ("b", "vip", before, None),
-        ("c", "vip", before, AS_OF),
-        ("a", "new", AS_OF, AS_OF),
+        ("a", "vip", AS_OF, before + timedelta(days=2), None),
+        ("b", "vip", before, before, None),
+        ("c", "vip", before, before, AS_OF),
+        ("d", "vip", AS_OF, None, None),
+        ("a", "new", AS_OF, AS_OF, AS_OF),
     ]
     weights = "struct<weights: map<string, double>, rest: double>"
     empty: tuple[dict[str, float], float] = ({}, 0.0)
@@ -82,7 +83,7 @@ def _user_tables(spark: SparkSession) -> dict[str, DataFrame]:
         ("b", (({"x": 1.0, "y": -2.0}, 0.0), empty, ({"i": 1.0}, 0.0))),
     ]
     profile_ddl = f"user_id string, preference struct<categories: {weights}, brands: {weights}, items: {weights}>"
-    tag_ddl = "user_id string, tag string, valid_from timestamp, valid_to timestamp"
+    tag_ddl = "user_id string, tag string, valid_from timestamp, gained_after timestamp, valid_to timestamp"
     return {
         "user_tags": spark.createDataFrame(tags, tag_ddl),
         "user_groups": spark.createDataFrame([(user, AS_OF) for user in "abc"], "user_id string, as_of timestamp"),
@@ -129,7 +130,7 @@ def _expected_key_figures(shop: Settings) -> dict[str, float]:
         "buyers": events.filter(IS_PURCHASE)["user_id"].drop_nulls().n_unique(),
         "purchase_value": events.filter(IS_PURCHASE)["value"].sum(),
         "segments": 2,
-        "assigned_tags": 2,
+        "assigned_tags": 3,
         "recall_20": 0.15,
     }
 
@@ -218,7 +219,7 @@ def test_preferences_and_tags_are_counted_per_user(view: ReportView) -> None:
     (preferences,) = view.preferences
     assert (preferences.attribute, preferences.users, preferences.others) == ("categories", 2, 0.0)
     assert preferences.shares == (("x", 0.875), (EVIL, 0.125))
-    assert view.tags == TagsView(collected(AS_OF), (TagRow("vip", 2, 1, 1), TagRow("new", 0, 1, 1)), 3)
+    assert view.tags == TagsView(collected(AS_OF), (TagRow("vip", 3, 1, 1, 1), TagRow("new", 0, 1, 1)), 3)
 
 
 def collected(time: datetime) -> datetime:

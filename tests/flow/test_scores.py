@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from profilestream import flow
-from profilestream.base import tables
+from profilestream.base import commits, tables
 from profilestream.base.queries import RunOptions
 from profilestream.learn import factors
 from profilestream.serve.scores import recommend
@@ -112,3 +112,14 @@ def test_a_shorter_list_replaces_a_longer_one_and_other_users_keep_their_lists(s
     assert 0 < len(selected) < len(after)
     for user, rows in after.items():
         assert rows == before[user][: len(rows)]
+
+
+def test_lists_are_written_again_only_with_other_inputs(spark: SparkSession, shop: Shop) -> None:
+    def run(*overrides: str) -> int:
+        shop.overrides = list(overrides)
+        recommend.run(spark, shop.settings())
+        return commits.version(spark, tables.RECOMMENDATIONS, shop.settings().paths)
+
+    one, two = ["serve.scores.top_k=1"], ["serve.scores.top_k=2"]
+    first = run(*one)
+    assert [run(*one), run(*two), run(*one)] == [first + n for n in (0, 1, 2)]

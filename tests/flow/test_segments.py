@@ -231,9 +231,9 @@ def test_the_job_prints_descriptions_and_scores_for_each_k(
     output = capsys.readouterr().out
     lines = sorted(line.split("  ", 2)[2] for line in output.splitlines() if line.startswith("segment "))
     assert lines == [
+        "cheap, low buys; 100% of users with buys <= 0.5 and price <= 52.5",
+        "expensive, low buys; 100% of users with buys <= 0.5 and price > 52.5",
         "high buys; 100% of users with buys > 0.5",
-        "low buys, cheap; 100% of users with buys <= 0.5 and price <= 52.5",
-        "low buys, expensive; 100% of users with buys <= 0.5 and price > 52.5",
     ]
     settings = shop.settings()
     version = commits.version(spark, tables.SEGMENT_DESCRIPTIONS, settings.paths)

@@ -2,7 +2,8 @@
 
 import tomllib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from profilestream.base import commits
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings
 from profilestream.base.session import materialize
-from profilestream.base.settings import Settings
+from profilestream.base.settings import Derive, Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
+from profilestream.derive import table_declaration
+from profilestream.derive.fold import Fold
 from profilestream.serve.tags import assign_tags, rfm, tag_checks, tag_declaration
 from profilestream.serve.tags.tag_declaration import LoyaltyTier, TagDeclaration
 from profilestream.serve.users import user_frame
+from profilestream.serve.users.log_span import LogSpan
 from profilestream.serve.users.user_frame import UserFrame
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -59,15 +63,19 @@ class TagRuns:
         self.spark = spark
         self.stored = spark.createDataFrame([], USER_TAGS.schema)
 
-    def run(self, day: int, rules: str, **users: float) -> list[TagRow]:
-        """All rows of user_tags after a run whose newest event is at the start of the day.
+    def run(self, day: int, rules: str, last_run: float | None = None, **users: float) -> list[TagRow]:
+        """All rows of user_tags after a run whose newest event is at the start of the day; the log has as many days.
 
         Args:
+            last_run: day of the last run, which evaluated the same rules; null: none did.
             users: the value x by user.
         """
         rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
+        rows = rows.withColumn("log", LogSpan(date(1970, 1, 1), day, 0.0).column)
         declaration = TagDeclaration.model_validate(tomllib.loads(GROUPS + rules))
-        tags = assign_tags.new_tags(rows, declaration, self.stored, day * DAY)
+        micros = None if last_run is None else int(last_run * DAY)
+        evaluated = declaration.tags
+        tags = assign_tags.new_tags(rows, declaration, self.stored, day * DAY, last_run=micros, evaluated=evaluated)
         changed = tags.where(rfm.CHANGED).select(USER_TAGS.names)
         others = self.stored.join(changed, list(USER_TAGS.key), "left_anti")
         self.stored = materialize(others.unionByName(changed).coalesce(1))
@@ -119,6 +127,74 @@ def test_a_tag_is_gained_again_only_after_its_cooldown_and_after_an_expired_one_
     assert after[20] == sorted([*reset, ("a", "brief", 8, 10, "expired_reset", "x is 17")])
 
 
+def _starts(stored: DataFrame) -> dict[str, tuple[float, float | None]]:
+    """valid_from and gained_after of the rows of user_tags in days, by user; one row per user."""
+    days = [(F.unix_micros(name) / DAY).alias(name) for name in ("valid_from", "gained_after")]
+    return {row[0]: (row[1], row[2]) for row in stored.select("user_id", *days).collect()}
+
+
+def test_a_tag_starts_when_the_events_show_it_or_its_start_is_unknown_before_an_earlier_run(
+    tag_runs: TagRuns,
+) -> None:
+    first_run = {"a": 12.0, "b": 95.0, "c": 60.0}
+    rules = ACTIVE + 'starts_at = "IF(x > 20, timestamp_micros(bigint(x * 86400e6)), NULL)"\n'
+    tag_runs.run(100, rules, **first_run)
+    assert _starts(tag_runs.stored) == {"a": (100, None), "b": (95, 95), "c": (60, 60)}
+    # d has no start in the events; e starts after the run that did not find it; f starts before it; g starts later.
+    tag_runs.run(110, rules, last_run=100, **first_run, d=11.0, e=104.0, f=50.0, g=120.0)
+    later = {"d": (110, 100), "e": (104, 104), "f": (110, 100), "g": (110, 100)}
+    assert _starts(tag_runs.stored) == {"a": (100, None), "b": (95, 95), "c": (60, 60), **later}
+    known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
+    assert {row["user_id"] for row in tag_runs.stored.where(known).collect()} == set("bcdefg")
+
+    # A run a year later does not know when h gained the tag; a tag that ended does not start again before its end.
+    tag_runs.run(200, rules, last_run=110, b=5.0)
+    tag_runs.run(500, rules, last_run=200, h=11.0, b=150.0)
+    rows = {(row["user_id"], row["valid_from"].day) for row in tag_runs.stored.where(~known).collect()}
+    assert {user for user, _ in rows} == {"a", "h", "b"}
+    expires = rules + 'expires_after = "30d"\n'
+    tag_runs.stored = tag_runs.stored.limit(0)
+    tag_runs.run(100, expires, old=60.0, recent=95.0)
+    assert _starts(tag_runs.stored) == {"old": (100, None), "recent": (95, 95)}
+
+
+def test_a_tag_that_needs_days_waits_until_the_log_has_them(tag_runs: TagRuns) -> None:
+    rules = ACTIVE + 'hold_when = "x > 5"\nneeds_days = 30\n'
+    assert tag_runs.run(9, rules, a=12.0) == [] == tag_runs.run(29, rules, a=12.0)
+    assert tag_runs.run(30, rules, a=12.0) == [("a", "active", 30, None, None, "x is 12")]
+
+
+INTERESTS = ("preference.categories", "interest.categories_3d", "interest.categories_rise")
+
+
+@pytest.mark.parametrize(("categories", "is_complete"), [(99, True), (120, False)])
+def test_interests_are_the_same_in_one_batch_and_in_many_or_null_when_a_map_was_cut(
+    spark: SparkSession, categories: int, is_complete: bool
+) -> None:
+    """A user with two views of each category in the last 40 days, and three more of one of them on the last day."""
+    shipped = table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), Derive().names)
+    statistics = {path: one for path, one in shipped.statistics.items() if path in INTERESTS}
+    readings = {path: sql for path, sql in shipped.readings.items() if path in INTERESTS}
+    update = {"statistics": statistics, "readings": readings, "population": None}
+    fold = Fold.of(shipped.model_copy(update=update))
+    hours = [(n % categories, n * 480 // categories) for n in range(2 * categories)] + [(7, 959)] * 3
+    events = [("u", "view", f"c{n}", f"e{at}-{i}", "s", at) for i, (n, at) in enumerate(hours)]
+    ddl = "user_id string, event_type string, category string, event_id string, source string, hour bigint"
+    rows = spark.createDataFrame(events, ddl).withColumn(
+        "event_time", F.timestamp_micros(F.col("hour") * 3_600_000_000)
+    )
+
+    def interests(batches: int) -> Any:
+        parts = [fold.partials(rows.where(F.col("hour") % batches == n)) for n in range(batches)]
+        row = fold.read(fold.merge_rows(reduce(DataFrame.unionByName, parts))).first()
+        assert row is not None
+        return row["interest"]["categories_rise"]
+
+    one, many = interests(1), interests(7)
+    assert (one is not None, many is not None) == (is_complete, is_complete)
+    assert not is_complete or (one == pytest.approx(many, rel=1e-9) and len(one) == categories)
+
+
 def test_after_a_rule_change_held_tags_get_new_evidence_and_tags_of_removed_rules_are_lost(tag_runs: TagRuns) -> None:
     removed = ACTIVE.replace("active", "removed")
     tag_runs.run(0, ACTIVE + removed, a=12.0, b=30.0)
@@ -145,7 +221,8 @@ class TagTables:
             users: the value x by user.
         """
         rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
-        rows = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0)})
+        log = LogSpan(date(1970, 1, 1), day, 0.0).column
+        rows = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0), "log": log})
         self.monkeypatch.setattr(user_frame, "all_users", lambda *_: UserFrame(rows, day * DAY))
         assign_tags.run(self.spark, self.settings)
 
@@ -196,7 +273,7 @@ def test_a_deleted_user_loses_groups_and_tags_even_when_the_newest_event_time_de
     tag_tables.run(1, a=9.0)
     assert tag_tables.rows() == [("a", "active", 2, 2, "lost", "x is 12"), ("b", "active", 2, 2, "lost", "x is 11")]
     tier_from, as_of = (datetime(1970, 1, day) for day in (3, 2))
-    fields = (1.0, 9.0, 90.0, 5, 1, 1, "best", "silver", tier_from, "2026-01", as_of)
+    fields = (1.0, 9.0, 90.0, 5, 1, 1, "best", "silver", tier_from, None, "2026-01", as_of)
     assert [tuple(row) for row in USER_GROUPS.read(tag_tables.spark, tag_tables.settings.paths).collect()] == [
         ("a", *fields)
     ]
@@ -281,14 +358,23 @@ def test_points_between_the_two_thresholds_of_a_tier_never_change_the_tier(
 
 def test_every_combination_of_quintiles_has_an_rfm_segment(spark: SparkSession) -> None:
     conditions = tag_declaration.load(str(ROOT / "conf" / "tags.toml"), {}).groups.rfm_segments
-    rows = spark.createDataFrame(list(product(range(1, 6), repeat=3)), list(rfm.QUINTILES))
+    quintiles = list(product(range(1, 6), range(1, 6), [None, *range(1, 6)]))
+    # By length of the log: days since the last purchase for the recency quintiles 1 to 5.
+    days = {9: [9, 7, 5, 3, 1], 60: [60, 45, 20, 10, 1], 400: [300, 120, 40, 10, 1]}
+    users = [(*user, float(days[length][user[0] - 1]), length) for length in days for user in quintiles]
+    ddl = "recency_quintile int, frequency_quintile int, monetary_quintile int, recency_days double, days int"
+    rows = spark.createDataFrame(users, ddl).withColumn("log", F.struct("days"))
     with_segment = rows.withColumn("rfm_segment", rfm.rfm_segment(conditions))
-    segment_of = {tuple(row)[:3]: row["rfm_segment"] for row in with_segment.collect()}
-    assert set(segment_of.values()) == set(conditions)
-    quintiles = (5, 5, 5), (1, 5, 5), (5, 1, 1), (3, 3, 3), (2, 3, 1), (2, 1, 1), (1, 1, 1)
-    assert [segment_of[combination] for combination in quintiles] == [
-        "champions", "cannot_lose", "new", "loyal", "at_risk", "hibernating", "lost",
-    ]  # fmt: skip
+    segment_of = {(row["days"], *tuple(row)[:3]): row["rfm_segment"] for row in with_segment.collect()}
+    segments = {length: {one for user, one in segment_of.items() if user[0] == length} for length in days}
+    expected = {9: {"champions", "loyal", "potential"}, 60: set(conditions) - {"lost"}, 400: set(conditions)}
+    assert segments == expected
+    examples = {
+        (5, 5, 5): "champions", (5, 4, None): "champions", (1, 5, 5): "cannot_lose", (1, 5, None): "cannot_lose",
+        (5, 1, 1): "new", (3, 3, 3): "loyal", (2, 3, 1): "at_risk", (2, 1, 1): "hibernating", (1, 1, 1): "lost",
+        (1, 1, None): "lost", (4, 2, None): "potential",
+    }  # fmt: skip
+    assert {user: segment_of[400, *user] for user in examples} == examples
 
 
 SHIPPED = (ROOT / "conf" / "tags.toml").read_text()
@@ -300,8 +386,10 @@ SHIPPED = (ROOT / "conf" / "tags.toml").read_text()
         ("social.reviews >= 3", "social.review >= 3", [], "tags.reviewer.enter_when", "FIELD_NOT_FOUND"),
         ("social.reviews >= 3", "social.reviews", [], "tags.reviewer.enter_when", "has type bigint"),
         ("concat('in ', basic.region)", "length(basic.region)", [], "tags.abroad.evidence", "has type int"),
-        ("recency_quintile = 2", "recency_decile = 2", [], "groups.rfm_segments.hibernating", "UNRESOLVED_COLUMN"),
-        ('"behavior.spent - ', '"behavior.types - ', [], "groups.monetary", "is not valid"),
+        ("recency_quintile = 1 AND", "recency_decile = 1 AND", [], "groups.rfm_segments.lost", "UNRESOLVED_COLUMN"),
+        ("> 0, behavior.spent - ", "> 0, behavior.types - ", [], "groups.monetary", "is not valid"),
+        ("(max(log.weekend_share)", "(log.weekend_share", [], "all_users.weekend_share", "is not valid"),
+        ('starts_at = "basic.', 'starts_at = "', [], "tags.new_user.starts_at", "is not valid"),
         ("", "", ["derive.windows.enabled=false"], "tags.views_without_purchase.enter_when", "`features`"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ def test_a_description_names_the_different_dimensions_and_the_rule_selects_the_u
     tree = segment_rules.fit_tree(points, segment_ids, CENTERS, SCALING)
     descriptions = {one.segment_id: one for one in segment_rules.describe(tree, CENTERS, SCALING, WORDS)}
     assert {segment: one.description for segment, one in descriptions.items()} == {
-        3: "at weekends", 5: "high value, on weekdays", 8: "low value, on weekdays"
+        3: "at weekends", 5: "on weekdays, high value", 8: "on weekdays, low value"
     }  # fmt: skip
     assert {(one.precision, one.recall) for one in descriptions.values()} == {(1.0, 1.0)}
     values = SCALING.location + points * SCALING.scale
@@ -38,6 +38,37 @@ def test_a_description_names_the_different_dimensions_and_the_rule_selects_the_u
         assert (satisfies == (segment_ids == segment)).all(), one.rule
     path = segment_rules.decision_path(tree, dict(zip(SCALING.dimensions, values[0], strict=True)))
     assert " and ".join(map(str, segment_rules.simplify_path(path))) == descriptions[3].rule
+
+
+# Centers by (weekend, value, hour) of segments that have the same words without one more.
+ALIKE = [
+    (
+        {1: [2.0, 1.5, 0.3], 2: [1.5, 2.0, -0.3]},
+        ["at weekends, high value, high hour", "at weekends, high value, low hour"],
+    ),
+    ({1: [2.0, 1.5, 0.4], 2: [1.5, 2.0, 0.1]}, ["at weekends, high value, high hour", "at weekends, high value"]),
+    ({1: [2.0, 1.5, -0.1], 2: [1.5, 2.0, -0.4]}, ["at weekends, high value", "at weekends, high value, low hour"]),
+    ({1: [2.0, 1.5, 0.3], 2: [1.5, 2.0, 0.3]}, ["at weekends, high value (1)", "at weekends, high value (2)"]),
+    (
+        {1: [0.1, 0.2, 0.3], 2: [0.1, -0.2, 0.3]},
+        ["near the average of all users, high value", "near the average of all users, low value"],
+    ),
+    (
+        {1: [2.0, 0.0, 0.4], 2: [2.0, 0.0, -0.4], 3: [2.0, 0.0, -0.45]},
+        ["at weekends, high hour", "at weekends, low hour (2)", "at weekends, low hour (3)"],
+    ),
+    ({1: [2.0, 1.5, 0.0], 2: [1.5, -2.0, 0.0]}, ["at weekends, high value", "at weekends, low value"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("centers", "expected"), ALIKE)
+def test_segments_with_the_same_words_get_one_more_and_words_have_a_fixed_order(
+    centers: dict[int, list[float]], expected: list[str]
+) -> None:
+    arrays = {segment: np.array(center) for segment, center in centers.items()}
+    descriptions = segment_rules.describe({"users": {}}, arrays, SCALING, WORDS)
+    assert [one.description for one in descriptions] == expected
+    assert [(one.rule, one.precision) for one in descriptions] == [("", None)] * len(centers)
 
 
 def test_equal_descriptions_get_the_segment_id_and_segments_without_a_leaf_are_described_by_their_center() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from profilestream.serve.users import profile_renderer, user_explanations
-from profilestream.serve.users.user_view import UserView
+from profilestream.serve.users.user_view import Approximate, UserView
 
 
 def test_numbers_are_short_and_empty_values_are_left_out() -> None:
@@ -53,3 +53,10 @@ def test_deviations_that_are_not_finite_are_not_unusual() -> None:
     segment = {"typical_distance": 1.0, "distance_to_center": math.inf}
     texts = user_explanations.unusual({"vector": vector, "segment": segment})
     assert texts == {"unusual": {"c": "3.0 standard deviations above all users"}}
+
+
+def test_numbers_that_a_sketch_estimates_are_marked_in_the_text_only() -> None:
+    sections = {"behavior": {"items": Approximate(1436), "orders": 419}}
+    view = UserView("shop:a", datetime(2026, 1, 2, tzinfo=UTC), sections)
+    assert profile_renderer.as_text(view).splitlines()[2:] == ["    items   about 1,436", "    orders  419"]
+    assert json.loads(profile_renderer.as_json(view))["behavior"] == {"items": 1436, "orders": 419}

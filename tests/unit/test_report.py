@@ -265,6 +265,30 @@ def test_events_outside_of_the_time_axis_are_counted_below_the_charts() -> None:
     assert "Not on the time axis" not in render(FULL)
 
 
+def test_the_start_of_tags_that_the_first_run_finds_is_not_counted_as_gained() -> None:
+    tags = TagsView(DAY[27], (TagRow("vip", 12, 0, 0, 12), TagRow("new", 3, 3, 0)), 18)
+    page = render(replace(FULL, tags=tags))
+    assert "users gained 3 and lost 0 tags. 12 tags may be older: no earlier run evaluated their rules." in page
+    assert "may be older" not in render(FULL)
+
+
+def test_a_segment_without_a_rule_says_so() -> None:
+    assert FULL.segments
+    segments = replace(FULL.segments, current=(SegmentRow(1, 5, "few views", "", None, None),))
+    assert "no rule: the segment is the largest in no leaf of the tree" in render(replace(FULL, segments=segments))
+
+
+def test_sections_that_need_people_are_left_out_when_user_ids_are_sessions() -> None:
+    assert FULL.users
+    steps = {**FULL.users.steps, "purchased on another day": 7}
+    people = replace(FULL, users=replace(FULL.users, steps=steps))
+    sessions = replace(people, has_people=False)
+    hints = [{one.name: one.hint for one in sections.sections(view)}["retention"] for view in (people, sessions)]
+    assert hints[0] == "" and hints[1].startswith("Left out, because the user ids are sessions")
+    texts = [json.dumps(figures_of(view)) for view in (people, sessions)]
+    assert ["purchased on another day" in text for text in texts] == [True, False]
+
+
 def test_names_that_are_equal_after_shortening_keep_separate_bars() -> None:
     figure = figures_of(FULL)["preferences-0"]
     assert figure["data"][0]["y"] == [0, 1, 2]

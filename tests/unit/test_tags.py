@@ -1,12 +1,17 @@
-"""Validation of tag declarations: every error names file and key, and needs no Spark session."""
+"""Validation of tag declarations, the shipped rules as text, and the length of the log; no Spark session."""
 
 import re
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 from profilestream.base.errors import BadSettings
+from profilestream.base.settings import EVENT_WEIGHTS, Derive
+from profilestream.derive import feature_declaration, table_declaration
+from profilestream.derive.map_statistics import Top
 from profilestream.serve.tags import tag_declaration, tag_docs
 from profilestream.serve.tags.tag_declaration import FACETS, TagDeclaration
+from profilestream.serve.users import log_span
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = tag_declaration.load(str(ROOT / "conf" / "tags.toml"), {})
@@ -88,3 +93,99 @@ def test_the_shipped_tags_cover_all_facets_and_each_has_demo_users_or_a_reason_w
 def test_the_tag_reference_in_the_docs_is_generated_from_the_shipped_declaration() -> None:
     text = (ROOT / "docs" / "tags.md").read_text()
     assert tag_docs.page(text, SHIPPED) == text
+
+
+def _days(first: date, *events: int) -> dict[date, int]:
+    return {first + timedelta(days=n): count for n, count in enumerate(events) if count}
+
+
+MONDAY = date(2026, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("events_by_day", "last_day", "first_day", "days", "weekend_days"),
+    [
+        (_days(date(2026, 3, 7), *[20] * 9), date(2026, 3, 15), date(2026, 3, 7), 9, 4),
+        # One stray event, 75 days before the others; in a large and in a small log.
+        ({date(2025, 12, 22): 1, **_days(date(2026, 3, 7), *[20] * 9)}, date(2026, 3, 15), date(2026, 3, 7), 9, 4),
+        ({date(2025, 12, 22): 1, **_days(date(2026, 3, 7), *[2] * 9)}, date(2026, 3, 15), date(2026, 3, 7), 9, 4),
+        # Two strays of 200 events do not count; three of 200 do.
+        ({date(2024, 1, 1): 2, **_days(MONDAY, 98, 100)}, MONDAY + timedelta(1), MONDAY, 2, 0),
+        ({date(2026, 2, 28): 3, **_days(MONDAY, 97, 100)}, MONDAY + timedelta(1), date(2026, 2, 28), 4, 2),
+        # Eleven years with an event every 20 days: the first two events of 201 are 40 days.
+        (
+            {date(2015, 1, 1) + timedelta(days=20 * n): 1 for n in range(201)}, date(2025, 12, 14),
+            date(2015, 2, 10), 3961, 1132,
+        ),
+        # Events after the newest event of any user are not part of the log; nor is a log without events.
+        (_days(MONDAY, 5, 5, 5), MONDAY, MONDAY, 1, 0),
+        (_days(MONDAY, 1), MONDAY, MONDAY, 1, 0),
+        ({}, MONDAY, MONDAY, 0, 0),
+    ],
+)  # fmt: skip
+def test_the_log_has_the_days_from_the_first_to_the_newest_without_stray_events(
+    events_by_day: dict[date, int], last_day: date, first_day: date, days: int, weekend_days: int
+) -> None:
+    span = log_span.measure(events_by_day, last_day)
+    assert (span.first_day, span.days) == (first_day, days)
+    assert span.weekend_share == pytest.approx(weekend_days / days if days else 0.0)
+
+
+def test_a_rule_with_a_window_of_30_or_90_days_waits_until_the_log_has_them() -> None:
+    too_early = {}
+    for name, tag in SHIPPED.tags.items():
+        windows = map(int, re.findall(r"features\.\w+_(\d+)d\b", " ".join([tag.enter_when, tag.evidence])))
+        needed = max([days for days in windows if days in (30, 90)], default=0)
+        if (tag.needs_days or 0) < needed:
+            too_early[name] = needed
+    # The count of 90 days is compared with that of a week only; and a complaint needs no earlier days.
+    assert too_early == {"rising_activity": 90, "complained": 90}
+
+
+def test_carts_and_favorites_are_separate_in_all_declarations() -> None:
+    for file in (ROOT / "conf").rglob("*.toml"):
+        assert not re.search(r"'cart',\s*'favorite'|'favorite',\s*'cart'", file.read_text()), file
+    declared = feature_declaration.load(str(ROOT / "conf" / "derive" / "windows.toml"), Derive().names)
+    for entity in ("user", "item"):
+        wheres = [declared.features[entity][name].statistic.where for name in ("carts", "favorites")]
+        assert wheres == ["event_type = 'cart'", "event_type = 'favorite'"]
+    assert "favorites" not in SHIPPED.tags["abandoned_cart"].enter_when
+    assert EVENT_WEIGHTS["cart"] == EVENT_WEIGHTS["favorite"]
+
+
+def test_an_order_is_defined_once() -> None:
+    names = Derive().names
+    profile = table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), names)
+    declared = feature_declaration.load(str(ROOT / "conf" / "derive" / "windows.toml"), names)
+    orders = [profile.statistics["behavior.orders"], declared.features["user"]["orders"].statistic]
+    assert [one.of for one in orders] == [names["order"]] * 2 and SHIPPED.groups.frequency == "behavior.orders"
+    texts = [path.read_text() for path in (ROOT / "conf" / "tags.toml", ROOT / "conf" / "derive" / "windows.toml")]
+    assert [text for text in texts if "order_id" in text] == []
+
+
+def test_a_reading_uses_a_map_only_while_it_was_not_cut() -> None:
+    profile = table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), Derive().names)
+    sizes = {path: one.n for path, one in profile.statistics.items() if isinstance(one, Top)}
+    limits = [re.findall(r"size\((\S+)\) < (\d+)", sql) for sql in profile.readings.values()]
+    tested = {path: int(limit) for pairs in limits for path, limit in pairs}
+    assert tested == {path: sizes[path] for path in tested} and len(tested) == 4
+    # A map of recent keys has no more keys than the map that the reading tests.
+    assert sizes["interest.categories_3d"] >= sizes["preference.categories"]
+    assert sizes["interest.queries_3d"] >= sizes["interest.queries_60d"]
+    cut = [
+        name
+        for name, tag in SHIPPED.tags.items()
+        if re.search(r"preference\.(items|brands|cat)|queries_60d", tag.enter_when)
+    ]
+    assert cut == []
+
+
+def test_with_sessions_as_user_ids_rules_that_need_people_and_measures_of_purchases_are_left_out() -> None:
+    sessions = SHIPPED.for_sessions()
+    without = {"new_user", "reactivated", "regular_buyer", "one_time_buyer", "rfm_champion", "gold_or_platinum"}
+    assert without.isdisjoint(sessions.tags) and without <= SHIPPED.tags.keys()
+    assert {"abandoned_cart", "views_without_purchase", "searches_without_purchase"} <= sessions.tags.keys()
+    groups = re.compile(r"\bgroups\.")
+    assert [name for name, tag in sessions.tags.items() if groups.search(tag.enter_when)] == []
+    values = [sessions.groups.recency_days, sessions.groups.frequency, sessions.groups.monetary]
+    assert [*values, sessions.groups.loyalty.points] == ["NULL"] * 4

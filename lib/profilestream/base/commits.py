@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.delta_table import Table
 from profilestream.base.session import Threads, materialize
-from profilestream.base.settings import Paths
+from profilestream.base.settings import Paths, fingerprint
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
 _VERSION = "spark.databricks.delta.write.txnVersion"
@@ -89,6 +89,17 @@ def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
     """Whether the table already contains this batch. Check first: Delta computes a write before it skips it."""
     last = last_batch(spark, table, paths, txn.app_id(table))
     return last is not None and last >= txn.batch_id
+
+
+def next_txn(spark: SparkSession, table: Table, paths: Paths, step: str, inputs: str) -> Txn | None:
+    """The transaction of a step's next commit; null when the latest commit of the table is from the same inputs.
+
+    Args:
+        inputs: everything that the rows are computed from, such as settings and versions of tables, as text.
+    """
+    latest = version(spark, table, paths)
+    txn = Txn(step, fingerprint(inputs), latest + 1)
+    return None if last_batch(spark, table, paths, txn.app_id(table)) == latest else txn
 
 
 def with_batch_columns(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:

@@ -20,6 +20,8 @@ EVENT_WEIGHTS = {
     "cart": 3.0, "uncart": -3.0, "favorite": 3.0, "unfavorite": -3.0,
     "purchase": 5.0, "return": -5.0, "exposure": 0.0,
 }  # fmt: skip
+# The order of a purchase: its order id, or the event itself. The prefixes separate equal ids.
+ORDER_SQL = "coalesce(concat('order:', order_id), concat('event:', event_id))"
 
 
 def _absolute(path: str) -> str:
@@ -286,7 +288,8 @@ class Derive(Frozen):
     def names(self) -> dict[str, str]:
         """What the SQL of a declaration may use as `${name}`."""
         cases = " ".join(f"WHEN '{name}' THEN {weight!r}D" for name, weight in sorted(self.event_weights.items()))
-        return {"shop_timezone": self.shop_timezone, "event_weight": f"CASE event_type {cases} ELSE 1D END"}
+        weight = f"CASE event_type {cases} ELSE 1D END"
+        return {"shop_timezone": self.shop_timezone, "event_weight": weight, "order": ORDER_SQL}
 
 
 class Factors(Frozen):
@@ -552,7 +555,14 @@ class Report(Frozen):
 
 
 class Serve(Frozen):
-    """The steps that serve results."""
+    """The steps that serve results.
+
+    Args:
+        user_ids: whether a user id is a person (`people`) or a session (`sessions`, for a log without users). With
+            sessions, tags, RFM segments, loyalty tiers and page sections that need people are left out.
+    """
+
+    user_ids: Literal["people", "sessions"] = "people"
 
     scores: Scores = Scores()
     tags: Tags = Tags()

@@ -272,7 +272,11 @@ SEGMENT_DESCRIPTIONS = Table(
     columns=(
         Column("segment_id", "BIGINT NOT NULL", "Id of the segment."),
         Column("description", "STRING NOT NULL", "Its most distinguishing dimensions in words."),
-        Column("rule", "STRING NOT NULL", "Its path in a decision tree, as a condition."),
+        Column(
+            "rule",
+            "STRING NOT NULL",
+            "Its path in a decision tree, as a condition; empty if it is the largest segment in no leaf.",
+        ),
         Column(
             "precision",
             "DOUBLE",
@@ -320,13 +324,13 @@ USER_GROUPS = Table(
     columns=(
         USER_ID,
         Column("recency_days", "DOUBLE", "Days since the last purchase; null without one.", "days"),
-        Column("frequency", "DOUBLE", "Number of orders.", "orders"),
-        Column("monetary", "DOUBLE", "Value bought less value returned.", "currency"),
+        Column("frequency", "DOUBLE", "Number of orders; a purchase without an order id is an order.", "orders"),
+        Column("monetary", "DOUBLE", "Value bought less value returned; null when no event has a value.", "currency"),
         Column(
             "recency_quintile", "INT", "Quintile of the buyers by recency, 5 is most recent; null without a purchase."
         ),
         Column("frequency_quintile", "INT", "Quintile by frequency, 5 is most frequent; null without a purchase."),
-        Column("monetary_quintile", "INT", "Quintile by monetary value, 5 is highest; null without a purchase."),
+        Column("monetary_quintile", "INT", "Quintile by monetary value, 5 is highest; null without a value."),
         Column("rfm_segment", "STRING", "Name of the first RFM condition that is true; null without a purchase."),
         Column("loyalty_tier", "STRING", "Loyalty tier; null below the lowest."),
         Column(
@@ -335,12 +339,17 @@ USER_GROUPS = Table(
             "Event time at which the user entered the tier; null without a tier.",
             "UTC",
         ),
+        Column(
+            "loyalty_tier_after", "TIMESTAMP",
+            "The user entered the tier after this time; null: no earlier run shows since when the user has it.", "UTC",
+        ),
         Column("cohort", "STRING", "Month of the first event in the shop's time zone, as yyyy-MM."),
         as_of("Newest event time of the run that wrote the row."),
     ),
     key=("user_id",),
+    schema_version=2,
     properties=_FOLLOWED,
-)
+)  # fmt: skip
 
 USER_TAGS = Table(
     name="user_tags",
@@ -349,7 +358,15 @@ USER_TAGS = Table(
     columns=(
         USER_ID,
         Column("tag", "STRING NOT NULL", "Name of the tag."),
-        Column("valid_from", "TIMESTAMP NOT NULL", "Newest event time of the run that assigned the tag.", "UTC"),
+        Column(
+            "valid_from", "TIMESTAMP NOT NULL",
+            "`starts_at` of the rule, or newest event time of the run that assigned the tag.", "UTC",
+        ),
+        Column(
+            "gained_after", "TIMESTAMP",
+            "The user gained the tag after this time, or at it if it equals `valid_from`; null: no earlier run shows "
+            "since when the user has it.", "UTC",
+        ),
         Column("valid_to", "TIMESTAMP", "When the tag ended; null while the user has it.", "UTC"),
         Column("end_reason", "STRING", "`lost`, `expired` or `expired_reset`; null while the user has the tag."),
         Column("evidence", "STRING", "Why the user has the tag, in words.", subject=FREE_TEXT),
@@ -357,8 +374,9 @@ USER_TAGS = Table(
         as_of("Newest event time of the run that wrote the row."),
     ),
     key=("user_id", "tag", "valid_from"),
+    schema_version=2,
     properties=_FOLLOWED,
-)
+)  # fmt: skip
 
 RECOMMENDATIONS = Table(
     name="recommendations",

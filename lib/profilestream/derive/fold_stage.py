@@ -149,17 +149,20 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
             sql_type(values, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and the statistics")
 
 
-def sql_type(frame: DataFrame, sql: str, where: str, columns: str) -> str:
+def sql_type(frame: DataFrame, sql: str, where: str, columns: str, *, is_aggregate: bool = False) -> str:
     """The type of a SQL expression over a frame's columns.
 
     Args:
         where: place of the expression, for the message.
         columns: the columns that it may use, for the message.
+        is_aggregate: whether it is an aggregate over all rows.
 
     Raises:
         BadSettings: Spark cannot analyze the expression.
     """
     try:
+        if is_aggregate:
+            return str(frame.agg(F.expr(sql)).schema[0].dataType.simpleString())
         # With a column next to it, an aggregate is an error too.
         return str(frame.select(frame.columns[0], F.expr(sql)).schema[1].dataType.simpleString())
     except PySparkException as error:

@@ -240,6 +240,15 @@ class Distinct(TypedStatistic):
     def ddl(self) -> str:
         return "BINARY"
 
+    @property
+    def exact_limit(self) -> int:
+        """The largest number that is exact; the estimate of a larger number is never below it."""
+        return int(2**self.log_nominal_entries)
+
+    def as_text(self, count: Column) -> Column:
+        """The number as a text, such as `419`; `about 436` above the exact limit."""
+        return F.concat(F.when(count > self.exact_limit, "about ").otherwise(""), count.cast("string"))
+
     def zero(self) -> Column:
         return F.lit(None).cast("binary")
 
@@ -254,5 +263,5 @@ class Distinct(TypedStatistic):
         return F.when(F.count(state) > 0, F.theta_union_agg(state, self.log_nominal_entries))
 
     def read(self, state: Column) -> Column:
-        """BIGINT; exact up to 2^log_nominal_entries values."""
+        """BIGINT; exact up to `exact_limit`."""
         return F.coalesce(F.theta_sketch_estimate(state), F.lit(0).cast("bigint"))

@@ -72,7 +72,7 @@ def description_lines(spark: SparkSession, settings: Settings) -> list[str]:
     rows = table.read(spark, settings.paths).orderBy(F.desc("users"), "segment_id").collect()
     return [
         f"segment {row['segment_id']}  {row['users']:,} users ({row['share']:.1%})  {row['description']}"
-        + (f"; {row['precision']:.0%} of users with {row['rule']}" if row["rule"] else "")
+        + (f"; {row['precision']:.0%} of users with {row['rule']}" if row["rule"] else f"; {segment_rules.NO_RULE}")
         for row in rows
     ]
 

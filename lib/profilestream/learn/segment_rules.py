@@ -2,11 +2,11 @@
 
 The tree predicts the segment of a user from the dimensions in which the segments differ. The rule of a segment is the
 path to the leaf with most of its users. Its description names the dimensions of that path, and whether its center is
-below or above all users in them. Runs on the driver, over a bounded sample of users.
+below or above all users in them, in the declared order of the dimensions. Runs on the driver, over a bounded sample.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,10 @@ from profilestream.learn.als import Floats, Longs
 # segment; and from which it describes the segment even if it is not in the rule.
 _MIN_DIFFERENCE, _LARGE_DIFFERENCE = 0.5, 1.0
 _MAX_WORDS, _MAX_DEPTH = 3, 5
+# Smallest difference of two centers that separates two segments with equal words.
+_MIN_SEPARATION = 0.1
+# Shown in place of an empty rule.
+NO_RULE = "no rule: the segment is the largest in no leaf of the tree"
 
 
 @dataclass(frozen=True)
@@ -137,23 +141,58 @@ def simplify_path(path: TreePath) -> list[SplitCondition]:
 def describe(
     tree: dict[str, Any], centers: Mapping[int, Floats], scaling: Scaling, words: Mapping[str, Sequence[str]]
 ) -> list[SegmentDescription]:
-    """Description and rule of every segment, in order of their ids; the id is appended to equal descriptions.
+    """Description and rule of every segment, in order of their ids.
+
+    Where segments have equal words, one more word separates them, from the dimension in which they differ most. The id
+    is appended to those that are still equal.
 
     Args:
         words: by dimension, the words for a segment below and above the mean of all users; `low` or `high` and the name
             of the dimension if there are none.
     """
-    descriptions = [_describe(segment, tree, center, scaling, words) for segment, center in sorted(centers.items())]
-    texts = [one.description for one in descriptions]
+    rules = {segment: _rule(segment, tree) for segment in sorted(centers)}
+    shown = {segment: _shown_dimensions(centers[segment], path, scaling) for segment, (path, *_) in rules.items()}
+    short = {segment: _text(dimensions, centers[segment], scaling, words) for segment, dimensions in shown.items()}
+    texts = {}
+    for segment, text in short.items():
+        alike = np.array([centers[one] for one in short if short[one] == text])
+        more = _separating_dimensions(centers[segment], alike, shown[segment]) if len(alike) > 1 else []
+        texts[segment] = _text(shown[segment], centers[segment], scaling, words, more)
+    all_texts = list(texts.values())
     return [
-        one if texts.count(one.description) == 1 else replace(one, description=f"{one.description} ({one.segment_id})")
-        for one in descriptions
+        SegmentDescription(
+            segment,
+            text if all_texts.count(text) == 1 else f"{text} ({segment})",
+            " and ".join(map(str, simplify_path(rules[segment][0]))),
+            *rules[segment][1:],
+        )
+        for segment, text in texts.items()
     ]
 
 
-def _describe(
-    segment: int, tree: dict[str, Any], center: Floats, scaling: Scaling, words: Mapping[str, Sequence[str]]
-) -> SegmentDescription:
+def _separating_dimensions(center: Floats, alike: Floats, shown: Sequence[int]) -> list[int]:
+    """The dimension outside of `shown` in which segments differ most, if its word fits this segment better than others.
+
+    Dimensions in which some centers are below and some above all users precede the others. In another dimension, the
+    word fits the segments whose center is in the outer half.
+
+    Args:
+        center: of the segment, (dimensions,).
+        alike: centers of all segments with the same words, (segments, dimensions).
+    """
+    low, high = alike.min(axis=0), alike.max(axis=0)
+    is_candidate = high - low >= _MIN_SEPARATION
+    is_candidate[list(shown)] = False
+    if not is_candidate.any():
+        return []
+    has_both_sides = (low < 0) & (high > 0)
+    best = int(np.lexsort((low - high, ~has_both_sides, ~is_candidate))[0])
+    is_outer = abs(center[best]) > abs(low[best] + high[best]) / 2
+    return [best] if has_both_sides[best] or is_outer else []
+
+
+def _rule(segment: int, tree: dict[str, Any]) -> tuple[TreePath, float | None, float | None]:
+    """Path to the leaf with most users of a segment, its precision and recall; empty and null if there is none."""
     leaves = list(leaf_paths(tree))
     own_leaves = [
         (users.get(segment, 0), path, sum(users.values()))
@@ -162,18 +201,29 @@ def _describe(
     ]
     segment_users = sum(users.get(segment, 0) for _, users in leaves)
     members, path, leaf_users = max(own_leaves, key=lambda leaf: leaf[0], default=(0, (), 0))
+    return (path, members / leaf_users, members / segment_users) if leaf_users else ((), None, None)
+
+
+def _shown_dimensions(center: Floats, path: TreePath, scaling: Scaling) -> list[int]:
+    """The dimensions that describe a segment, at most three, in their declared order."""
     in_rule = list(dict.fromkeys(scaling.dimensions.index(condition.dimension) for condition in path))
     others = [int(n) for n in np.argsort(-np.abs(center), kind="stable") if n not in in_rule]
     shown = [n for n in in_rule if abs(center[n]) >= _MIN_DIFFERENCE]
     shown += [n for n in others if abs(center[n]) >= _LARGE_DIFFERENCE]
     shown = shown or [n for n in others if abs(center[n]) >= _MIN_DIFFERENCE]
-    texts = [_word(scaling.dimensions[n], bool(center[n] > 0), words) for n in shown[:_MAX_WORDS]]
-    return SegmentDescription(
-        segment,
-        ", ".join(texts) or "near the average of all users",
-        " and ".join(map(str, simplify_path(path))),
-        members / leaf_users if leaf_users else None,
-        members / segment_users if leaf_users else None,
+    return sorted(shown[:_MAX_WORDS])
+
+
+def _text(
+    shown: Sequence[int],
+    center: Floats,
+    scaling: Scaling,
+    words: Mapping[str, Sequence[str]],
+    more: Sequence[int] = (),
+) -> str:
+    texts = [] if shown else ["near the average of all users"]
+    return ", ".join(
+        texts + [_word(scaling.dimensions[n], bool(center[n] > 0), words) for n in sorted([*shown, *more])]
     )
 
 

@@ -5,7 +5,6 @@ at a time does not depend on later events.
 """
 
 import json
-import uuid
 from dataclasses import replace
 from datetime import date
 
@@ -14,7 +13,6 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits, locks, tables
 from profilestream.base.columns import Column as TableColumn
-from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.session import materialize
@@ -102,7 +100,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
 
 
 def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> int:
-    """Replace the rows of a set, in one commit.
+    """Replace the rows of a set, in one commit; no commit when the latest rows are from the same inputs.
 
     Args:
         rebuild: empty the table first, including all other sets; required after a declaration changed.
@@ -120,8 +118,13 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
         if rebuild:
             examples.recreate(spark, paths)
         examples.prepare(spark, paths)
+        inputs = repr((settings.learn.examples, _declaration(*_features_and_labels(settings)), features.versions))
+        where = f"set_name = '{set_name}'"
+        txn = commits.next_txn(spark, examples, paths, STAGE, inputs)
+        if txn is None:
+            return examples.read(spark, paths).where(where).count()
         rows = materialize(compute_examples(spark, settings, features)).select(*examples.names)
-        commits.replace(rows, examples, paths, Txn(STAGE, str(uuid.uuid4()), 0), where=f"set_name = '{set_name}'")
+        commits.replace(rows, examples, paths, txn, where=where)
         return rows.count()
 
 

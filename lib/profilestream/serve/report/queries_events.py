@@ -6,11 +6,12 @@ from pyspark.sql import functions as F
 from profilestream.serve.report import time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents
 from profilestream.serve.report.time_grains import TimeGrain
-from profilestream.serve.report.view_users import ActivePeriod, Cohort, EventsView, UsersView
+from profilestream.serve.report.view_users import OTHER_DAY, ActivePeriod, Cohort, EventsView, UsersView
 
 _MAX_COHORTS = 24
 _IS_VIEW = "event_type IN ('view', 'click')"
-_IS_CART = "event_type IN ('cart', 'favorite')"
+_IS_CART = "event_type = 'cart'"
+_IS_FAVORITE = "event_type = 'favorite'"
 _IS_PURCHASE = "event_type = 'purchase'"
 
 
@@ -74,6 +75,7 @@ def users(events: DataFrame, event_totals: EventsView) -> UsersView | None:
         .agg(
             F.expr(f"bool_or({_IS_VIEW})").alias("has_view"),
             F.expr(f"bool_or({_IS_CART})").alias("has_cart"),
+            F.expr(f"bool_or({_IS_FAVORITE})").alias("has_favorite"),
             F.expr("bool_or(event_type = 'return')").alias("has_return"),
             F.min(purchase_date).alias("first_purchase"),
             F.max(purchase_date).alias("last_purchase"),
@@ -137,17 +139,18 @@ def _newest_period(periods: DataFrame) -> int:
 def _funnel_steps(activity: DataFrame) -> tuple[dict[str, int], int]:
     """Users per funnel step, without steps that no user took; and the number of users who used the cart and bought."""
     by_user = activity.groupBy("user_id").agg(
-        F.max("has_view").alias("has_view"), F.max("has_cart").alias("has_cart"),
-        F.max("has_return").alias("has_return"), F.min("first_purchase").alias("first_purchase"),
-        F.max("last_purchase").alias("last_purchase"),
+        F.max("has_view").alias("has_view"), F.max("has_favorite").alias("has_favorite"),
+        F.max("has_cart").alias("has_cart"), F.max("has_return").alias("has_return"),
+        F.min("first_purchase").alias("first_purchase"), F.max("last_purchase").alias("last_purchase"),
     )  # fmt: skip
     has_purchase = F.col("first_purchase").isNotNull()
     conditions = {
         "any event": F.lit(True),
         "viewed an item": F.col("has_view"),
+        "added to favorites": F.col("has_favorite"),
         "added to cart": F.col("has_cart"),
         "purchased": has_purchase,
-        "purchased on another day": F.col("last_purchase") > F.col("first_purchase"),
+        OTHER_DAY: F.col("last_purchase") > F.col("first_purchase"),
         "returned an item": F.col("has_return"),
     }
     counts = [F.count_if(condition).alias(step) for step, condition in conditions.items()]

@@ -13,6 +13,7 @@ from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn import segments as segments_stage
 from profilestream.serve.report.view_users import PreferencesView, SegmentRow, SegmentsView, TagRow, TagsView
+from profilestream.serve.tags import assign_tags
 from profilestream.serve.users import user_view
 from profilestream.serve.users.user_frame import read_or_empty
 
@@ -86,14 +87,16 @@ def tags(spark: SparkSession, settings: Settings) -> TagsView | None:
         return F.count_if((time > start) & (time <= end))
 
     valid_from, valid_to = F.col("valid_from"), F.col("valid_to")
+    is_known = assign_tags.is_start_known(valid_from, F.col("gained_after"))
     is_valid = (valid_from <= end) & (valid_to.isNull() | (valid_to > end))
     counts = (
         read_or_empty(spark, tables.USER_TAGS, settings)
         .groupBy("tag")
         .agg(
             F.count_if(is_valid).alias("users"),
-            count_changes(valid_from).alias("gained"),
+            count_changes(F.when(is_known, valid_from)).alias("gained"),
             count_changes(valid_to).alias("lost"),
+            F.count_if(is_valid & ~is_known).alias("unknown_start"),
         )
     )
     rows = counts.orderBy(F.desc("users"), "tag").limit(_MAX_TAGS).collect()

@@ -30,6 +30,7 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         cost=queries_models.metric_points(metrics, "cost"),
         versions=queries_models.versions(settings, metrics),
         enabled=_enabled(settings),
+        has_people=settings.serve.user_ids == "people",
     )
 
 

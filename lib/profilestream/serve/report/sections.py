@@ -41,7 +41,7 @@ def key_figures(view: ReportView) -> list[KeyFigure]:
         note = f"{events.guests:,} without a user id" if events.guests else ""
         figures.append(KeyFigure("events", "events", events.events, note=note))
     if users is not None:
-        figures.append(KeyFigure("users", "users", max(users.steps.values())))
+        figures.append(KeyFigure("users", "users" if view.has_people else "sessions", max(users.steps.values())))
         figures += [KeyFigure("buyers", "buyers", users.steps["purchased"])] if "purchased" in users.steps else []
     if events is not None and events.value and math.isfinite(events.value):
         note = events.currency or "currency unknown or mixed"
@@ -66,8 +66,8 @@ def sections(view: ReportView) -> list[Section]:
         sections_pipeline.captured_rows(view.pipeline),
         sections_pipeline.stages(view.pipeline),
         sections_users.activity(view.users),
-        sections_users.funnel(view.users),
-        sections_users.retention(view.users),
+        sections_users.funnel(view.users, view.has_people),
+        sections_users.retention(view.users, view.has_people),
         sections_users.hours(view.events),
         sections_users.segments(view.segments, is_enabled="learn_segments" in view.enabled),
         sections_users.tags(view.tags, is_enabled="serve_tags" in view.enabled),

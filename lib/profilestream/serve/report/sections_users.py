@@ -2,13 +2,25 @@
 
 from datetime import datetime
 
+from profilestream.learn import segment_rules
 from profilestream.serve.report import chart_elements, charts
 from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.time_grains import TimeGrain
 from profilestream.serve.report.view_model import format_utc
-from profilestream.serve.report.view_users import EventsView, PreferencesView, SegmentsView, TagsView, UsersView
+from profilestream.serve.report.view_users import (
+    OTHER_DAY,
+    EventsView,
+    PreferencesView,
+    SegmentsView,
+    TagsView,
+    UsersView,
+)
 
-_NO_USERS = "There are no events with a user id: run jobs/capture_events.py."
+_NO_USERS = (
+    "There are no events with a user id: run jobs/capture_events.py. For a log without users, map the session to "
+    'user_id and set serve.user_ids = "sessions".'
+)
+_SESSIONS_ONLY = 'Left out, because the user ids are sessions (serve.user_ids = "sessions"); a session does not return.'
 
 
 def activity(users: UsersView | None) -> Section:
@@ -30,8 +42,12 @@ def activity(users: UsersView | None) -> Section:
     return Section(name, title, (Chart(chart_title, caption, charts.active_users(users.periods), table),))
 
 
-def funnel(users: UsersView | None) -> Section:
-    """Users by funnel step."""
+def funnel(users: UsersView | None, has_people: bool = True) -> Section:
+    """Users by funnel step.
+
+    Args:
+        has_people: whether user ids are people; sessions have no purchase on another day.
+    """
     name, title = "funnel", "Purchase funnel"
     if users is None:
         return Section(name, title, hint=_NO_USERS)
@@ -40,12 +56,19 @@ def funnel(users: UsersView | None) -> Section:
         cart_users = users.steps["added to cart"]
         share = users.cart_buyers / cart_users
         caption += f" {users.cart_buyers:,} of {cart_users:,} users with a cart also purchased ({share:.1%})."
-    return Section(name, title, (Chart("Users by step", caption, charts.funnel(users.steps)),))
+    steps = {step: count for step, count in users.steps.items() if has_people or step != OTHER_DAY}
+    return Section(name, title, (Chart("Users by step", caption, charts.funnel(steps)),))
 
 
-def retention(users: UsersView | None) -> Section:
-    """Retention by cohort."""
+def retention(users: UsersView | None, has_people: bool = True) -> Section:
+    """Retention by cohort.
+
+    Args:
+        has_people: whether user ids are people, and not sessions.
+    """
     name, title = "retention", "Retention"
+    if not has_people:
+        return Section(name, title, hint=_SESSIONS_ONLY)
     if users is None:
         return Section(name, title, hint=_NO_USERS)
     grain = users.cohort_grain
@@ -124,7 +147,7 @@ def _current_segments(segments: SegmentsView) -> TextTable:
             f"{segment.users:,}",
             f"{segment.users / segments.users:.1%}",
             segment.description,
-            segment.rule,
+            segment.rule or segment_rules.NO_RULE,
             _percent(segment.precision),
             _percent(segment.recall),
         )
@@ -145,10 +168,13 @@ def tags(tags: TagsView | None, *, is_enabled: bool) -> Section:
         return Section(name, title, hint=f"No user has tags. {do}, and run jobs/run_pipeline.py.")
     days = TagsView.CHANGE_PERIOD.days
     gained, lost = sum(tag.gained for tag in tags.tags), sum(tag.lost for tag in tags.tags)
+    unknown_start = sum(tag.unknown_start for tag in tags.tags)
     caption = (
         f"As of {format_utc(tags.as_of)}; a user can have several tags. In the {days} days before, users gained "
         f"{gained:,} and lost {lost:,} tags."
     )
+    if unknown_start:
+        caption += f" {unknown_start:,} tags may be older: no earlier run evaluated their rules."
     rows = tuple((tag.tag, f"{tag.users:,}", f"{tag.gained:,}", f"{tag.lost:,}") for tag in tags.tags)
     columns = ("tag", "users", f"gained in {days} days", f"lost in {days} days")
     chart = Chart("Users by tag", caption, charts.tagged_users(tags.tags), TextTable("Tags and changes", columns, rows))

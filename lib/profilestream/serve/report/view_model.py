@@ -51,6 +51,7 @@ class ReportView:
 
     Args:
         enabled: names of the learners and steps that the settings enable.
+        has_people: whether user ids are people, and not sessions.
     """
 
     pipeline: PipelineView
@@ -63,6 +64,7 @@ class ReportView:
     cost: tuple[MetricPoint, ...]
     versions: tuple[PublishedVersion, ...]
     enabled: frozenset[str]
+    has_people: bool = True
 
 
 def weighted_mean(points: Sequence[MetricPoint]) -> float:

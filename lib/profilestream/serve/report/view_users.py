@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from profilestream.serve.report.time_axis import TimeAxis
 from profilestream.serve.report.time_grains import TimeGrain
 
+OTHER_DAY = "purchased on another day"  # a funnel step
+
 
 @dataclass(frozen=True)
 class EventsView:
@@ -110,12 +112,17 @@ class SegmentsView:
 
 @dataclass(frozen=True)
 class TagRow:
-    """Number of users with a tag, and of users who gained or lost it within `TagsView.CHANGE_PERIOD`."""
+    """Number of users with a tag, and of users who gained or lost it within `TagsView.CHANGE_PERIOD`.
+
+    Args:
+        unknown_start: users with the tag of whom no run shows when they gained it; they are not in `gained`.
+    """
 
     tag: str
     users: int
     gained: int
     lost: int
+    unknown_start: int = 0
 
 
 @dataclass(frozen=True)

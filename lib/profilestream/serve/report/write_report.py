@@ -16,7 +16,7 @@ def path(settings: Settings) -> str:
 
 
 def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
-    """Write the page; an existing page is replaced.
+    """Write the page; an existing page is replaced if it differs.
 
     Args:
         out: overrides the path from the settings.
@@ -36,5 +36,6 @@ def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
         get_plotlyjs(),
     )
     target = out or path(settings)
-    files.write_text(spark, target, text)
+    if files.read_text(spark, target) != text:
+        files.write_text(spark, target, text)
     return target

@@ -1,7 +1,6 @@
 """serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
 
-import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,6 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
-from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, RECOMMENDATIONS
@@ -43,7 +41,7 @@ class PinnedVersions:
 
 
 def run(spark: SparkSession, settings: Settings) -> int:
-    """Replace the lists of all selected users in one commit.
+    """Replace the lists of all selected users in one commit; no commit when the latest lists are from the same inputs.
 
     Returns:
         The number of users whose list has at least one row.
@@ -55,6 +53,9 @@ def run(spark: SparkSession, settings: Settings) -> int:
     paths = settings.paths
     pinned = pin_versions(spark, settings)
     RECOMMENDATIONS.prepare(spark, paths)
+    txn = commits.next_txn(spark, RECOMMENDATIONS, paths, STEP, _inputs(settings, pinned))
+    if txn is None:
+        return RECOMMENDATIONS.read(spark, paths).select("user_id").distinct().count()
     selected = selected_users(spark, settings, pinned).persist()
     lists = recommendations(selected, settings, pinned)
     users = selected.select(F.col("key").alias("user_id")).distinct()
@@ -64,10 +65,16 @@ def run(spark: SparkSession, settings: Settings) -> int:
         .join(lists.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
     )
     changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
-    commits.merge(changed, RECOMMENDATIONS, paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=_DELETED)
+    commits.merge(changed, RECOMMENDATIONS, paths, txn, delete_flag=_DELETED)
     count = lists.where("rank = 1").count()
     selected.unpersist()
     return count
+
+
+def _inputs(settings: Settings, pinned: PinnedVersions) -> str:
+    """All that the lists are computed from, as text."""
+    versions = {field.name: getattr(pinned, field.name) for field in fields(pinned) if field.name != "state"}
+    return repr((settings.serve.scores, sorted(settings.derive.event_weights.items()), versions))
 
 
 def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:

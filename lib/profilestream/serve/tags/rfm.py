@@ -19,9 +19,9 @@ _QUANTILES = Quantiles(kind="quantiles")
 
 
 def measures(users: DataFrame, declaration: GroupDeclaration) -> DataFrame:
-    """`user_id`, `at`, and the declared measures; null where a value cannot be cast."""
+    """`user_id`, `at`, `log`, and the declared measures; null where a value cannot be cast."""
     values = [F.expr(sql).try_cast(kind).alias(name) for name, (sql, kind) in declaration.measures.items()]
-    return users.select("user_id", "at", *values)
+    return users.select("user_id", "at", "log", *values)
 
 
 def with_quintiles(rows: DataFrame) -> DataFrame:
@@ -52,10 +52,11 @@ def _quintile(name: str, *, descending: bool) -> Column:
 
 
 def rfm_segment(conditions: dict[str, str]) -> Column:
-    """The first segment whose condition is true; null when none is."""
+    """The first segment whose condition is true; null when none is, and without a recency."""
     branches = reversed([(F.expr(sql), name) for name, sql in conditions.items()])
     none = F.lit(None).cast("string")
-    return reduce(lambda otherwise, branch: F.when(branch[0], branch[1]).otherwise(otherwise), branches, none)
+    first = reduce(lambda otherwise, branch: F.when(branch[0], branch[1]).otherwise(otherwise), branches, none)
+    return F.when(F.col("recency_quintile").isNotNull(), first)
 
 
 def loyalty_tier(points: Column, previous: Column, tiers: dict[str, LoyaltyTier]) -> Column:
@@ -80,14 +81,20 @@ def group_rows(rows: DataFrame, declaration: GroupDeclaration, stored: DataFrame
         stored: the current table; contains the previous loyalty tiers.
         timezone: of the cohort months.
     """
-    previous = stored.select("user_id", F.struct(*stored.columns).alias("_stored"))
-    rows = with_quintiles(rows).join(previous, "user_id", "full")
+    previous = stored.select("user_id", F.struct(*USER_GROUPS.names).alias("_stored"))
+    last_run = F.broadcast(stored.agg(F.max("as_of").alias("_last_run")))
+    rows = with_quintiles(rows).join(previous, "user_id", "full").crossJoin(last_run)
     tier = loyalty_tier(F.col("points"), F.col("_stored.loyalty_tier"), declaration.loyalty.tiers)
     rows = rows.withColumns({"rfm_segment": rfm_segment(declaration.rfm_segments), "loyalty_tier": tier})
     is_same_tier = F.col("loyalty_tier") == F.col("_stored.loyalty_tier")
     new_from = F.when(F.col("loyalty_tier").isNotNull(), F.col("at"))
     tier_from = F.when(is_same_tier, F.col("_stored.loyalty_tier_from")).otherwise(new_from)
+    last_run_before = F.when(F.col("_last_run") > F.col("at"), F.col("at")).otherwise(F.col("_last_run"))
+    new_after = F.when(F.col("loyalty_tier").isNotNull(), last_run_before)
+    tier_after = F.when(is_same_tier, F.col("_stored.loyalty_tier_after")).otherwise(new_after)
     cohort = F.date_format(F.from_utc_timestamp("first_event_time", timezone), "yyyy-MM")
-    rows = rows.withColumns({"loyalty_tier_from": tier_from, "cohort": cohort, "as_of": F.col("at")})
+    rows = rows.withColumns(
+        {"loyalty_tier_from": tier_from, "loyalty_tier_after": tier_after, "cohort": cohort, "as_of": F.col("at")}
+    )
     is_same = F.struct(*USER_GROUPS.names).eqNullSafe(F.col("_stored"))
     return rows.select(*USER_GROUPS.names, F.col("at").isNull().alias(DELETED), (~is_same).alias(CHANGED))

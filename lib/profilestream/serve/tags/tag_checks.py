@@ -8,7 +8,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS
 from profilestream.derive import fold_stage
-from profilestream.serve.tags import rfm, tag_declaration
+from profilestream.serve.tags import assign_tags, rfm, tag_declaration
 from profilestream.serve.tags.tag_declaration import TagDeclaration
 from profilestream.serve.users import user_frame
 
@@ -34,15 +34,21 @@ def check_declaration(spark: SparkSession, settings: Settings, declaration: TagD
     columns = ", ".join(users.columns)
     if not settings.derive.windows.enabled:
         columns += "; `features` too once derive.windows.enabled is true"
+    for name, sql in declaration.all_users.items():
+        fold_stage.sql_type(users, sql, f"{file}, all_users.{name}", f"aggregates of {columns}", is_aggregate=True)
+    if declaration.all_users:
+        users, columns = users.crossJoin(assign_tags.totals_of(users, declaration)), f"all_users, {columns}"
     measures = {
         f"groups.{name}": f"try_cast(({sql}) AS {kind})" for name, (sql, kind) in declaration.groups.measures.items()
     }
     _check_types(users, measures, "", file, columns)
     quintiles = rfm.with_quintiles(rfm.measures(users, declaration.groups))
-    rfm_columns = quintiles.select(*rfm.QUINTILES, *rfm.QUINTILES.values())
+    rfm_columns = quintiles.select(*rfm.QUINTILES, *rfm.QUINTILES.values(), "log")
     conditions = {f"groups.rfm_segments.{name}": sql for name, sql in declaration.groups.rfm_segments.items()}
     _check_types(rfm_columns, conditions, "boolean", file, ", ".join(rfm_columns.columns))
     rows = user_frame.join_struct(users, spark.createDataFrame([], USER_GROUPS.schema), "groups")
+    starts = {f"tags.{name}.starts_at": f"timestamp({tag.starts_at})" for name, tag in declaration.tags.items()}
+    _check_types(rows, starts, "", file, f"groups, {columns}")
     for key, kind in (("enter_when", "boolean"), ("hold_when", "boolean"), ("evidence", "string")):
         expressions = {f"tags.{name}.{key}": getattr(tag, key) for name, tag in declaration.tags.items()}
         _check_types(rows, expressions, kind, file, f"groups, {columns}")

@@ -20,6 +20,8 @@ _DOCUMENTATION_KEYS = {"question", "facet", "demo_share"}
 class TagRule(Frozen):
     """When a user gains, keeps and loses a tag.
 
+    The conditions are false while the log has less than `needs_days` days.
+
     Args:
         question: the business question that the tag answers.
         facet: subject of the tag.
@@ -29,6 +31,9 @@ class TagRule(Frozen):
         cooldown: the user cannot gain the tag again for this long after it ended, such as `7d` or `12h`.
         expires_after: the tag ends this long after it was gained. The user can gain it again only after a run in which
             both conditions were false.
+        starts_at: SQL timestamp from which the events show the condition; null, or without it: the time of the run.
+        needs_days: number of days that the log must have.
+        needs_people: whether the tag has a meaning only if a user id is a person, and not a session.
         demo_share: share of the demo's users who have the tag, or the reason why there are none.
     """
 
@@ -39,6 +44,9 @@ class TagRule(Frozen):
     evidence: str
     cooldown: Duration | None = None
     expires_after: Duration | None = None
+    starts_at: str = "NULL"
+    needs_days: int | None = Field(default=None, ge=1)
+    needs_people: bool = False
     demo_share: str = ""
 
     @property
@@ -104,10 +112,23 @@ class GroupDeclaration(Frozen):
 
 
 class TagDeclaration(Frozen):
-    """A declaration file: groups of users, and tag rules by name."""
+    """A declaration file: groups of users, and tag rules by name.
 
+    Args:
+        all_users: SQL aggregates over the rows of all users, by name; the other expressions may use them.
+    """
+
+    all_users: dict[Name, str] = {}
     groups: GroupDeclaration
     tags: dict[Name, TagRule] = Field(min_length=1)
+
+    def for_sessions(self) -> Self:
+        """Without the tags that need people, and with null measures of purchases, for user ids that are sessions."""
+        measures = dict.fromkeys(("recency_days", "frequency", "monetary"), "NULL")
+        loyalty = self.groups.loyalty.model_copy(update={"points": "NULL"})
+        groups = self.groups.model_copy(update={**measures, "loyalty": loyalty})
+        tags = {name: tag for name, tag in self.tags.items() if not tag.needs_people}
+        return self.model_copy(update={"groups": groups, "tags": tags})
 
 
 def load(file: str, names: dict[str, str]) -> TagDeclaration:
@@ -123,7 +144,7 @@ def load(file: str, names: dict[str, str]) -> TagDeclaration:
 
 
 def from_settings(settings: Settings) -> TagDeclaration:
-    """The declaration in the file `serve.tags.file`.
+    """The declaration in the file `serve.tags.file`, as load_for.
 
     Raises:
         BadSettings: the setting is empty; and as for load.
@@ -131,4 +152,10 @@ def from_settings(settings: Settings) -> TagDeclaration:
     if not settings.serve.tags.file:
         do = 'set it, such as file = "tags.toml"'
         raise BadSettings("no file declares tags", where="serve.tags.file", do=do)
-    return load(settings.serve.tags.file, settings.derive.names)
+    return load_for(settings, settings.serve.tags.file)
+
+
+def load_for(settings: Settings, file: str) -> TagDeclaration:
+    """The declaration in a TOML file, as load; with `serve.user_ids = "sessions"`, without what needs people."""
+    declaration = load(file, settings.derive.names)
+    return declaration.for_sessions() if settings.serve.user_ids == "sessions" else declaration

@@ -33,6 +33,8 @@ def _table_row(name: str, tag: TagRule) -> str:
     limits = [
         f"expires after {tag.expires_after}" if tag.expires_after else "",
         f"cooldown {tag.cooldown}" if tag.cooldown else "",
+        f"needs a log of {tag.needs_days} days" if tag.needs_days else "",
+        "needs people" if tag.needs_people else "",
     ]
     enter = f"`{_one_line(tag.enter_when)}`"
     cells = [f"`{name}`", tag.question, enter, hold, ", ".join(filter(None, limits)), tag.demo_share]

@@ -16,17 +16,18 @@ _MAX_USERS = 20
 def tag_counts(spark: SparkSession, settings: Settings) -> list[str]:
     """One line per tag: number and share of users, number of new users, and an example with evidence.
 
-    New users gained the tag as of the newest event.
+    New users gained the tag in the 30 days before the newest event.
     """
     users = user_frame.read_or_empty(spark, USER_GROUPS, settings)
     totals = users.agg(F.count("*").alias("n"), F.max("as_of").alias("at"))
     tags = user_frame.read_or_empty(spark, USER_TAGS, settings).where("valid_to IS NULL")
+    is_known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
     counts = (
         tags.crossJoin(F.broadcast(totals))
         .groupBy("tag")
         .agg(
             F.count("*").alias("users"),
-            F.count_if(F.col("valid_from") == F.col("at")).alias("new"),
+            F.count_if(is_known & (F.col("valid_from") > F.col("at") - F.expr("INTERVAL 30 DAYS"))).alias("new"),
             F.try_divide(F.count("*"), F.max("n")).alias("share"),
             F.min_by(F.concat_ws(": ", "user_id", "evidence"), "user_id").alias("example"),
         )
@@ -50,7 +51,8 @@ def compare(spark: SparkSession, settings: Settings, other: TagDeclaration) -> l
     stored = user_frame.read_or_empty(spark, USER_TAGS, settings)
 
     def users_with_tags(declaration: TagDeclaration) -> DataFrame:
-        rows = assign_tags.join_groups(users, assign_tags.new_groups(users, declaration, settings))
+        with_totals = assign_tags.join_all_users(users, declaration)
+        rows = assign_tags.join_groups(with_totals, assign_tags.new_groups(with_totals, declaration, settings))
         tags = assign_tags.new_tags(rows, declaration, stored, users.as_of_micros)
         return tags.where(assign_tags.HAS_TAG).select("user_id", "tag")
 
@@ -79,5 +81,7 @@ def tag_users(spark: SparkSession, settings: Settings, tag: str) -> list[str]:
     tags = user_frame.read_or_empty(spark, USER_TAGS, settings)
     rows = tags.where((F.col("tag") == tag) & F.col("valid_to").isNull())
     recent = rows.orderBy(F.desc("valid_from"), "user_id").limit(_MAX_USERS)
-    start = F.date_format("valid_from", "yyyy-MM-dd HH:mm")
+    is_known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
+    prefix = F.when(is_known, "").otherwise("at least ")
+    start = F.concat(prefix, F.date_format("valid_from", "yyyy-MM-dd HH:mm"))
     return [row[0] for row in recent.select(F.concat_ws("  ", "user_id", start, "evidence")).collect()]

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from profilestream.base.finite import finite_or_null
-from profilestream.serve.users.user_view import UserView
+from profilestream.serve.users.user_view import Approximate, UserView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MAX_ITEMS = 5
@@ -57,6 +57,8 @@ def _format(value: Any) -> str:
             return "0"
         case float():
             return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        case Approximate():
+            return f"about {int(value):,}"
         case int():
             return f"{value:,}"
         case datetime():

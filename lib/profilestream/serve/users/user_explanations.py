@@ -81,14 +81,19 @@ def groups(
 ) -> dict[str, Any]:
     """RFM segment and quintiles, loyalty tier and cohort; empty when the stored row is newer than `as_of`."""
     rows = read_version_at(spark, USER_GROUPS, settings, known_by)
-    row = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("as_of") <= as_of)).first()
+    is_known = assign_tags.is_start_known(F.col("loyalty_tier_from"), F.col("loyalty_tier_after"))
+    own = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("as_of") <= as_of))
+    row = None if own is None else own.withColumn("is_start_known", is_known).first()
     if row is None:
         return {}
     quintiles = [row[f"{name}_quintile"] for name in ("recency", "frequency", "monetary")]
+    names = ("recency", "frequency", "monetary")
+    values = [f"{name} {quintile}" for name, quintile in zip(names, quintiles, strict=True) if quintile is not None]
     fields = {
         "rfm_segment": row["rfm_segment"],
-        "rfm_quintiles": None if None in quintiles else "recency {}, frequency {}, monetary {}".format(*quintiles),
-        "loyalty_tier": row["loyalty_tier"] and f"{row['loyalty_tier']} since {row['loyalty_tier_from']:%Y-%m-%d}",
+        "rfm_quintiles": ", ".join(values) or None,
+        "loyalty_tier": row["loyalty_tier"]
+        and f"{row['loyalty_tier']} {_since(row['loyalty_tier_from'], row['is_start_known'])}",
         "cohort": row["cohort"],
     }
     return {"groups": fields}
@@ -102,11 +107,17 @@ def tags(
     if rows is None:
         return {}
     own = assign_tags.valid_at(rows.where(F.col("user_id") == user_id), F.lit(as_of))
+    is_known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
+    own = own.withColumn("is_start_known", is_known).orderBy(F.desc("valid_from"), "tag")
     texts = {
-        row["tag"]: f"since {row['valid_from']:%Y-%m-%d}: {row['evidence'] or 'no evidence'}"
-        for row in own.orderBy(F.desc("valid_from"), "tag").collect()
+        row["tag"]: f"{_since(row['valid_from'], row['is_start_known'])}: {row['evidence'] or 'no evidence'}"
+        for row in own.collect()
     }
     return {"tags": texts} if texts else {}
+
+
+def _since(start: datetime, is_known: bool) -> str:
+    return f"since {'' if is_known else 'at least '}{start:%Y-%m-%d}"
 
 
 def drift(

@@ -3,16 +3,21 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, timedelta
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits
+from profilestream.base import commits, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 from profilestream.derive import population, profiles, user_features
 from profilestream.derive.fold import Fold
+from profilestream.derive.statistics import Distinct
+from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn import segments
+from profilestream.serve.users import log_span
+from profilestream.serve.users.log_span import LogSpan
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class UserFrame:
     """All users, one row each.
 
     Args:
-        rows: `user_id`; `as_of`: the user's newest event; the facets of the profile; `vector`, `features`, `segment`;
-            `at`: the newest event of any user.
+        rows: `user_id`; `as_of`: the user's newest event; the facets of the profile; `counts`: the distinct counts as
+            texts; `vector`, `features`, `segment`; `at`: the newest event of any user; `log`: as LogSpan.
         as_of_micros: `at` in microseconds.
     """
 
@@ -49,7 +54,10 @@ def all_users(spark: SparkSession, settings: Settings) -> UserFrame | None:
     if settings.derive.windows.enabled:
         user_features.table(settings).require(spark, settings.paths, do=f"run jobs/{user_features.STAGE}.py first")
         features = user_features.read(spark, settings).drop("at")
-    return UserFrame(_rows(settings, newest[0], features, read), newest[0])
+    rows = _rows(settings, newest[0], features, read)
+    last_day = date(1970, 1, 1) + timedelta(microseconds=newest[0])
+    span = log_span.measure(_events_by_day(read(tables.EVENTS)), last_day)
+    return UserFrame(rows.withColumn("log", span.column), newest[0])
 
 
 def empty(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -62,7 +70,7 @@ def empty(spark: SparkSession, settings: Settings) -> DataFrame:
     if settings.derive.windows.enabled:
         types = user_features.types(settings).items()
         features = spark.createDataFrame([], ", ".join(["user_id string", *(f"{name} {kind}" for name, kind in types)]))
-    return _rows(settings, 0, features, empty_table)
+    return _rows(settings, 0, features, empty_table).withColumn("log", LogSpan(date(1970, 1, 1), 0, 0.0).column)
 
 
 def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> DataFrame:
@@ -72,9 +80,14 @@ def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> Data
     return table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
 
 
+def _events_by_day(events: DataFrame) -> dict[date, int]:
+    rows = events.groupBy("event_date").agg(F.count(F.lit(1)).alias("events")).collect()
+    return {row["event_date"]: row["events"] for row in rows}
+
+
 def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Callable[[Table], DataFrame]) -> DataFrame:
     derived, time = profiles.profile_table(settings), F.timestamp_micros(F.lit(as_of))
-    rows = Fold.of(derived).read(read(derived.table), time)
+    rows = Fold.of(derived).read(read(derived.table), time).withColumns(_count_texts(derived))
     if derived.population is None:
         rows = rows.withColumn("vector", F.lit(None).cast("map<string,double>"))
     else:
@@ -85,6 +98,13 @@ def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Call
     rows = join_struct(rows, user_segments, "segment")
     rows = rows if features is None else join_struct(rows, features, "features")
     return rows.withColumn("at", time)
+
+
+def _count_texts(derived: DerivedTable) -> dict[str, Column]:
+    """The struct `counts` with a text per distinct count, such as `behavior_items`; empty without distinct counts."""
+    distinct = {path: one for path, one in derived.statistics.items() if isinstance(one, Distinct)}
+    texts = [one.as_text(F.col(path)).alias(path.replace(".", "_")) for path, one in distinct.items()]
+    return {"counts": F.struct(*texts)} if texts else {}
 
 
 def join_struct(rows: DataFrame, others: DataFrame, name: str) -> DataFrame:

@@ -14,10 +14,15 @@ from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, population, profiles
 from profilestream.derive.fold import Fold
+from profilestream.derive.statistics import Distinct
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.serve.users import user_explanations
 
 USER = "user_id"
+
+
+class Approximate(int):
+    """A number that a sketch estimates; a text shows it as `about 436`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def read(
     profile_rows = profile.collect()
     if not profile_rows:
         raise _unknown_user(spark, settings, user_id, as_of, known_by)
-    facets = {k: v for k, v in profile_rows[0].asDict(recursive=True).items() if k != USER}
+    facets = _with_approximate_counts(
+        {k: v for k, v in profile_rows[0].asDict(recursive=True).items() if k != USER}, derived
+    )
     facets["newest_event_time"] = facets.pop("as_of")
     stats = _population(spark, settings, derived, time)
     extra = {**_vector(derived, profile, stats), **_price_level(spark, settings, profile, time)}
@@ -86,6 +93,16 @@ def read(
     }
     sections = {**user_explanations.unusual({**labels, **extra}), **labels, **facets, **extra}
     return UserView(user_id, time, sections)
+
+
+def _with_approximate_counts(facets: dict[str, Any], derived: DerivedTable) -> dict[str, Any]:
+    """The values of the profile; distinct counts above the exact limit of their sketch are marked."""
+    for path, statistic in derived.statistics.items():
+        facet, _, name = path.rpartition(".")
+        values = facets.get(facet) if facet else facets
+        if isinstance(statistic, Distinct) and values and values[name] > statistic.exact_limit:
+            values[name] = Approximate(values[name])
+    return facets
 
 
 def _preferences(facets: dict[str, Any]) -> dict[str, dict[str, float]]:
