@@ -1,0 +1,107 @@
+"""Scores of canonical columns for raw columns without a telling name, from their values alone."""
+
+import re
+from collections import defaultdict
+from itertools import pairwise
+
+from profilestream.capture.detection import number_formats, time_formats
+from profilestream.capture.detection.event_type_values import canonical_type, code_types
+from profilestream.capture.detection.log_sample import SampleColumn
+
+_MIN_DETERMINED = 0.97
+
+
+def scores(columns: list[SampleColumn]) -> list[dict[str, float]]:
+    """For each column, scores by canonical column; at most 0.7, since names are missing.
+
+    The user is the id whose value repeats from one record to the next (logs are often sorted by user), else the first
+    id; the item is the next id; the category is an id with one value per item.
+    """
+    result: list[dict[str, float]] = [{} for _ in columns]
+    ids: list[int] = []
+    for i, column in enumerate(columns):
+        values = column.present[:3000]
+        if not values:
+            continue
+        time_format = time_formats.detect(values)
+        if column.kind in ("timestamp", "date") or (time_format is not None and time_format.share >= 0.9):
+            result[i] = {"event_time": 0.7}
+        elif len(column.distinct) <= 30 and _type_share(values) >= 0.6:
+            result[i] = {"event_type": 0.7}
+        elif _is_id(column):
+            ids.append(i)
+        else:
+            result[i] = _number_scores(column)
+    has_type = any("event_type" in s for s in result)
+    if not has_type:
+        for i in list(ids):
+            codes, _ = code_types(columns[i].distinct)
+            if codes and len(codes) >= 4 and len(columns) >= 4 and not _looks_like_rating(columns[i]):
+                result[i] = {"event_type": 0.6}
+                ids.remove(i)
+    for i in list(ids):
+        if _looks_like_rating(columns[i]) or len(columns[i].distinct) <= max(12, len(columns[i].present) // 400):
+            result[i] = _number_scores(columns[i])
+            ids.remove(i)
+    _score_ids(columns, ids, result)
+    return result
+
+
+def _score_ids(columns: list[SampleColumn], ids: list[int], result: list[dict[str, float]]) -> None:
+    if not ids:
+        return
+    runs = {i: _run_share(columns[i]) for i in ids}
+    longest = max(ids, key=lambda i: (runs[i], -i))
+    user = longest if runs[longest] >= 0.5 and len(ids) > 1 else ids[0]
+    result[user] = {"user_id": 0.6}
+    others = [i for i in ids if i != user]
+    categories = {
+        b for a in others for b in others
+        if a != b and len(columns[b].distinct) < len(columns[a].distinct) and _determines(columns[a], columns[b])
+    }  # fmt: skip
+    items = [i for i in others if i not in categories] or others
+    if items:
+        result[items[0]] = {"item_id": 0.6}
+    for i in categories - set(items[:1]):
+        result[i] = {"category": 0.5}
+
+
+def _is_id(column: SampleColumn) -> bool:
+    return all(re.fullmatch(r"[\w:.@-]{1,80}", value) and not re.fullmatch(r"-?\d*\.\d+", value)
+               for value in column.present[:500])  # fmt: skip
+
+
+def _type_share(values: list[str]) -> float:
+    return sum(canonical_type(value)[1] for value in values) / len(values)
+
+
+def _looks_like_rating(column: SampleColumn) -> bool:
+    steps = {str(half / 2) for half in range(11)} | {str(n) for n in range(11)}
+    return 4 <= len(column.distinct) <= 11 and column.distinct <= steps and "5" in {v[:1] for v in column.distinct}
+
+
+def _number_scores(column: SampleColumn) -> dict[str, float]:
+    number = number_formats.detect(column.present[:3000])
+    if number is None:
+        return {"text": 0.5} if any(" " in value for value in column.present[:500]) else {}
+    if _looks_like_rating(column):
+        return {"rating": 0.55}
+    if any(not n.is_integer() for n in number.numbers):
+        return {"price": 0.5, "value": 0.49}
+    return {"quantity": 0.5} if max(map(abs, number.numbers)) < 100_000 and len(column.distinct) > 1 else {}
+
+
+def _run_share(column: SampleColumn) -> float:
+    return sum(a == b for a, b in pairwise(column.values)) / max(1, len(column.values) - 1)
+
+
+def _determines(item: SampleColumn, category: SampleColumn) -> bool:
+    """Whether records with the same value of one column have the same value of the other."""
+    by_item: dict[str, list[str | None]] = defaultdict(list)
+    for a, b in zip(item.values, category.values, strict=True):
+        if a is not None:
+            by_item[a].append(b)
+    repeated = [values for values in by_item.values() if len(values) > 1]
+    pairs = sum(len(values) for values in repeated)
+    same = sum(max(values.count(v) for v in set(values)) for values in repeated)
+    return pairs >= 20 and same >= _MIN_DETERMINED * pairs

@@ -1,0 +1,199 @@
+"""`capture_init`: reads a sample of an unknown log, proposes a mapping, tries it on the sample, and writes the files."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from profilestream.base.errors import BadSettings, ProfilestreamError, SourceUnreadable
+from profilestream.capture.detection import (
+    column_roles,
+    proposal,
+    questions,
+    read_sample,
+    sample_files,
+    sample_preview,
+    write_files,
+)
+from profilestream.capture.detection.column_roles import Roles
+from profilestream.capture.detection.log_sample import LogSample
+from profilestream.capture.detection.proposal import Proposal
+from profilestream.capture.detection.sample_files import FileGroup
+from profilestream.capture.detection.sample_preview import PreviewCounts
+
+# Groups of files of a folder whose columns are compared.
+_MAX_GROUPS = 8
+# A rule that rejects more of the sample than this leads to another candidate for its column.
+_MAX_REJECTED_SHARE = 0.2
+_MAX_ATTEMPTS = 3
+_TARGETS = {
+    "event_time_unreadable": "event_time", "event_time_before_min_date": "event_time", "event_time_in_future": "event_time",
+    "event_type_unknown": "event_type", "event_type_missing": "event_type", "user_id_placeholder": "user_id",
+    "event_id_missing": "event_id", "id_reused": "event_id", "price_unreadable": "price", "price_negative": "price",
+    "quantity_unreadable": "quantity", "quantity_negative": "quantity", "value_unreadable": "value",
+    "rating_unreadable": "rating", "number_not_finite": "value",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A sample of a log with the candidates for its columns.
+
+    Args:
+        others: other files in the folder, which are not part of the log.
+    """
+
+    sample: LogSample
+    roles: Roles
+    others: list[FileGroup]
+
+    def source_path(self, path: str) -> str:
+        """Path of the source: the folder of a single file, since a source is a folder."""
+        folder = str(self.sample.group.root) if Path(path).is_file() else path
+        return folder.rstrip("/") or "/"
+
+
+def default_name(path: str) -> str:
+    """A source name from a path: letters, digits and `_`."""
+    given = Path(path)
+    stem = given.name.split(".")[0] if given.is_file() else given.name
+    return re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_").lower() or "shop"
+
+
+def detect(path: str) -> Detected:
+    """The sample of the log at a path. Of several kinds of files, those with the most columns of an event are the log.
+
+    Raises:
+        SourceMissing, SourceUnreadable: there is no file, or none can be read.
+        BadSettings: no column contains times.
+    """
+    local = read_sample.check_local(path)
+    if sample_files.is_delta(local):
+        sample = read_sample.read_delta(local)
+        return _checked(Detected(sample, column_roles.rank(sample), []), path)
+    groups = sample_files.list_groups(local)
+    candidates: list[Detected] = []
+    errors: list[ProfilestreamError] = []
+    for group in groups[:_MAX_GROUPS]:
+        try:
+            sample = read_sample.read(group)
+        except SourceUnreadable as error:
+            errors.append(error)
+            continue
+        others = [other for other in groups if other is not group]
+        candidates.append(Detected(sample, column_roles.rank(sample), others))
+    if not candidates:
+        raise errors[0]
+    return _checked(max(candidates, key=lambda d: (column_roles.coverage(d.roles), d.sample.group.size)), path)
+
+
+def _checked(detected: Detected, path: str) -> Detected:
+    if detected.roles.get("event_time"):
+        return detected
+    names = ", ".join(column.name or column.sql for column in detected.sample.columns)
+    raise BadSettings(
+        f"no column contains times; columns: {names}",
+        where=path,
+        do="write the mapping yourself (docs/mappings.md): event_time is required",
+    )
+
+
+def try_candidates(
+    preview: Callable[[Proposal], PreviewCounts], propose: Callable[[Roles], Proposal], roles: Roles
+) -> tuple[Proposal, PreviewCounts]:
+    """The proposal whose preview captures most rows. A column that is rejected wholesale is replaced by its next candidate.
+
+    Args:
+        preview: runs the preview of a proposal.
+        propose: the proposal of candidates.
+    """
+    best = propose(roles)
+    counts = preview(best)
+    for _ in range(_MAX_ATTEMPTS):
+        next_roles = _next_roles(roles, counts)
+        if next_roles is None:
+            break
+        roles, other = next_roles, propose(next_roles)
+        other_counts = preview(other)
+        if other_counts.captured_share > counts.captured_share:
+            best, counts = other, other_counts
+    return best, counts
+
+
+def _next_roles(roles: Roles, counts: PreviewCounts) -> Roles | None:
+    """The candidates without the first one of the column that most rows are rejected by; null if there is none."""
+    for rule, count in sorted(counts.rejected_by_rule.items(), key=lambda item: -item[1]):
+        candidates = roles.get(_TARGETS.get(rule, ""), [])
+        is_needed = _TARGETS.get(rule) == "event_time" and len(candidates) < 2
+        if count > _MAX_REJECTED_SHARE * counts.rows and candidates and not is_needed:
+            target = _TARGETS[rule]
+            rest = {**roles, target: candidates[1:]}
+            return {name: c for name, c in rest.items() if c}
+    return None
+
+
+def run(
+    open_spark: Callable[[], SparkSession], path: str, *, name: str, out: str, timezone: str,
+    print_line: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Propose, preview, write and report; see the job."""
+    name = name or default_name(path)
+    folder = Path(out or f"conf/{name}")
+    write_files.check_absent(folder)
+    detected = detect(path)
+    roles, event_type = detected.roles, ""
+    if questions.is_terminal():
+        first = proposal.propose(detected.sample, roles, name, timezone=timezone)
+        answers = questions.ask(first, roles, timezone)
+        roles, timezone, event_type = answers.roles, answers.timezone, answers.event_type
+
+    def propose(candidates: Roles) -> Proposal:
+        return proposal.propose(detected.sample, candidates, name, timezone=timezone, event_type=event_type)
+
+    source_path = detected.source_path(path)
+    first = propose(roles)
+    spark = open_spark()
+    try:
+        best, counts = try_candidates(lambda p: sample_preview.run(spark, p, name, 3), propose, roles)
+    except ProfilestreamError:
+        write_files.write(first, folder, name=name, source_path=source_path)
+        print_line(f"wrote {folder / write_files.MAPPING} and {folder / write_files.SETTINGS}, but the preview failed:")
+        raise
+    write_files.write(best, folder, name=name, source_path=source_path)
+    report(best, counts, detected.others, folder, print_line)
+
+
+def report(
+    best: Proposal, counts: PreviewCounts, others: list[FileGroup], folder: Path, print_line: Callable[[str], None]
+) -> None:
+    """Print the preview, used and unused columns, what is unsure, and the next commands."""
+    mapping_file, settings_file = folder / write_files.MAPPING, folder / write_files.SETTINGS
+    for text in counts.lines:
+        if text != "nothing was written":
+            print_line(text)
+    print_line("")
+    print_line(f"captured: {counts.captured_share:.1%} of {counts.rows:,} sampled rows are clean or duplicates")
+    print_line(f"columns used: {', '.join(column.name or column.sql for column in best.used)}")
+    if best.unused:
+        print_line(f"columns not used, stored in extra: {', '.join(best.unused)}")
+    for group in others:
+        print_line(
+            f"not part of the log: {group.paths[0].name}"
+            + (f" and {len(group.paths) - 1} more" if len(group.paths) > 1 else "")
+        )
+    numbers = write_files.line_numbers(mapping_file.read_text(encoding="utf-8"))
+    unsure = best.unsure()
+    if unsure:
+        print_line("please check:")
+    for key, line in unsure.items():
+        print_line(f"  {mapping_file}:{numbers.get(key, 1)}  {key.split('.')[-1]} = {line.value!r}: {line.evidence}")
+    print_line(f"wrote {mapping_file} and {settings_file}")
+    print_line("next:")
+    for command in (
+        "capture_events.py --config {} --check",
+        "capture_events.py --config {}",
+        "run_pipeline.py --config {}",
+    ):
+        print_line(f"  .venv/bin/python jobs/{command.format(settings_file)}")
