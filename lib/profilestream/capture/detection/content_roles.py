@@ -86,6 +86,8 @@ def _number_scores(column: SampleColumn) -> dict[str, float]:
         return {"text": 0.5} if any(" " in value for value in column.present[:500]) else {}
     if _looks_like_rating(column):
         return {"rating": 0.55}
+    if any(n < 0 for n in number.numbers):
+        return {}  # such as coordinates
     if any(not n.is_integer() for n in number.numbers):
         return {"price": 0.5, "value": 0.49}
     return {"quantity": 0.5} if max(map(abs, number.numbers)) < 100_000 and len(column.distinct) > 1 else {}

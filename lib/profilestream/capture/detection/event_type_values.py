@@ -5,28 +5,41 @@ import re
 from profilestream.capture.detection.column_names import normalize
 
 _EXACT = {
-    "view": "view views pv page_view pageview page page_viewed view_item item_view item_viewed product_view product_viewed "
-    "view_product product_detail detail detail_view product_detail_viewed browse browsed viewed visit visited show_item "
+    "view": "view views pv page_view pageview page page_viewed view_item item_view item_viewed product_view "
+    "product_viewed "
+    "view_product product_detail detail detail_view product_detail_viewed browse browsed viewed visit visited "
+    "show_item "
     "screen screen_view content_view view_content viewcontent pages product_page_view look impression_detail "
-    "angesehen ansehen aufruf ansicht seitenaufruf produktansicht betrachtet artikel_angesehen 浏览 查看 访问 浏览商品 看",
-    "click": "click clicks clk clicked select_item select_content product_clicked item_click click_item tap geklickt klick "
+    "angesehen ansehen aufruf ansicht seitenaufruf produktansicht betrachtet artikel_angesehen 浏览 查看 访问 "
+    "浏览商品 看",
+    "click": "click clicks clk clicked select_item select_content product_clicked item_click click_item tap "
+    "geklickt klick "
     "klicken 点击 单击",
-    "cart": "cart carts add_to_cart addtocart add_cart cart_add added_to_cart basket add_to_basket product_added incart "
-    "in_cart atc addcart add_item warenkorb in_den_warenkorb zum_warenkorb_hinzugefügt in_warenkorb 加购 加购物车 加入购物车 "
+    "cart": "cart carts add_to_cart addtocart add_cart cart_add added_to_cart basket add_to_basket product_added "
+    "incart "
+    "in_cart atc addcart add_item warenkorb in_den_warenkorb zum_warenkorb_hinzugefügt in_warenkorb 加购 "
+    "加购物车 加入购物车 "
     "购物车 加车 添加购物车",
     "uncart": "uncart remove_from_cart removefromcart cart_remove removed_from_cart product_removed remove_cart "
     "delete_from_cart removecart aus_warenkorb_entfernt 移出购物车 删除购物车 取消加购 移除购物车",
-    "favorite": "fav favs favorite favourite favorites favorited like liked collect collected collection bookmark wishlist "
+    "favorite": "fav favs favorite favourite favorites favorited like liked collect collected collection "
+    "bookmark wishlist "
     "add_to_wishlist addtowishlist product_added_to_wishlist add_to_favorites save saved gemerkt merken merkzettel "
     "auf_merkzettel wunschliste wunschzettel favorisiert 收藏 喜欢 点赞 收藏商品 加收藏",
     "unfavorite": "unfavorite unfav unlike remove_from_wishlist product_removed_from_wishlist 取消收藏",
-    "purchase": "purchase purchases purchased buy buys bought transaction transactions order orders ordered order_completed "
-    "order_placed order_created completed_purchase checkout_completed paid pay payment sale sales conversion in_app_purchase "
-    "place_order complete_registration_purchase ecommerce_purchase gekauft kauf kaufen bestellt bestellung verkauf verkauft "
+    "purchase": "purchase purchases purchased buy buys bought transaction transactions order orders ordered "
+    "order_completed "
+    "order_placed order_created completed_purchase checkout_completed paid pay payment sale sales conversion "
+    "in_app_purchase "
+    "place_order complete_registration_purchase ecommerce_purchase gekauft kauf kaufen bestellt bestellung "
+    "verkauf verkauft "
     "购买 下单 支付 成交 付款 买 已购买 交易 buy_item",
-    "return": "return returns returned refund refunded order_refunded cancel cancelled canceled cancellation order_cancelled "
-    "order_canceled chargeback retoure retourniert zurückgegeben rückgabe storniert storno erstattet 退货 退款 取消订单 退单",
-    "search": "search searched searches query products_searched view_search_results site_search suche gesucht suchen 搜索 检索",
+    "return": "return returns returned refund refunded order_refunded cancel cancelled canceled cancellation "
+    "order_cancelled "
+    "order_canceled chargeback retoure retourniert zurückgegeben rückgabe storniert storno erstattet 退货 退款 "
+    "取消订单 退单",
+    "search": "search searched searches query products_searched view_search_results site_search suche gesucht "
+    "suchen 搜索 检索",
     "rate": "rate rating rated bewertet bewertung 评分 打分",
     "review": "review reviewed comment commented product_reviewed write_review rezension kommentar 评论 评价",
     "complaint": "complaint complain beschwerde reklamation 投诉",

@@ -20,13 +20,14 @@ NULL_TEXTS = {
 # Name of the column with the date in the path of the file.
 SOURCE_FILE_DATE = "source_file_date"
 _RESERVED = {*raw_records.COLUMNS, "source_file"}
-_KEYWORDS = {
-    "all", "and", "any", "as", "between", "case", "cast", "cross", "current_date", "current_time", "current_timestamp",
-    "current_user", "date", "desc", "distinct", "else", "end", "exists", "extract", "false", "filter", "for", "from", "full",
-    "get", "group", "having", "if", "in", "inner", "interval", "into", "is", "join", "left", "like", "limit", "map", "not",
-    "null", "on", "or", "order", "outer", "right", "select", "session_user", "struct", "table", "then", "time", "timestamp",
-    "to", "true", "union", "unique", "user", "using", "values", "when", "where", "with",
-}  # fmt: skip
+_KEYWORDS = frozenset(
+    (
+        "all and any as between case cast cross current_date current_time current_timestamp current_user desc "
+        "distinct else end exists extract false for from group having if in inner interval into is join left "
+        "like not null on or order outer right select session_user table then to true union unique user using "
+        "when where with"
+    ).split()
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class SampleColumn:
 
     @cached_property
     def null_texts(self) -> list[str]:
-        """The texts of missing values that occur, such as NA. Blank ones are part of it unless capture reads them as null."""
+        """The texts of missing values that occur, such as NA; not the blank text if capture reads it as null."""
         texts = {value for value in self.values if value is not None and value.strip().lower() in NULL_TEXTS}
         return sorted(text for text in texts if text or not self.blank_is_null)
 
@@ -89,7 +90,7 @@ class LogSample:
         group: the files of the log; for a Delta table, a group without files.
         input: keys of `[input]` that differ from their defaults, without `columns`.
         columns: everything that can be read from a record.
-        raw_types: types of the raw columns of a typed format, or of a CSV file without a header, in order; for JSON empty.
+        raw_types: types of the raw columns, in order, of a typed format or of a CSV file without a header; else empty.
         evidence: what was detected, by key of `[input]`.
         unsure: sentences on what is not certain.
         files: by relative path, the sampled lines with their separator, or a table.

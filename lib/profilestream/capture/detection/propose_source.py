@@ -1,4 +1,4 @@
-"""`capture_init`: reads a sample of an unknown log, proposes a mapping, tries it on the sample, and writes the files."""
+"""`capture_init`: proposes a mapping for an unknown log, tries it on a sample, and writes mapping and settings."""
 
 import re
 from collections.abc import Callable
@@ -28,9 +28,13 @@ _MAX_GROUPS = 8
 # A rule that rejects more of the sample than this leads to another candidate for its column.
 _MAX_REJECTED_SHARE = 0.2
 _MAX_ATTEMPTS = 3
+_FIRST_ROWS = 3
+# A larger share of equal records is reported.
+_MAX_DUPLICATE_SHARE = 0.01
 _TARGETS = {
-    "event_time_unreadable": "event_time", "event_time_before_min_date": "event_time", "event_time_in_future": "event_time",
-    "event_type_unknown": "event_type", "event_type_missing": "event_type", "user_id_placeholder": "user_id",
+    "event_time_unreadable": "event_time", "event_time_before_min_date": "event_time",
+    "event_time_in_future": "event_time", "event_type_unknown": "event_type",
+    "event_type_missing": "event_type", "user_id_placeholder": "user_id",
     "event_id_missing": "event_id", "id_reused": "event_id", "price_unreadable": "price", "price_negative": "price",
     "quantity_unreadable": "quantity", "quantity_negative": "quantity", "value_unreadable": "value",
     "rating_unreadable": "rating", "number_not_finite": "value",
@@ -103,7 +107,7 @@ def _checked(detected: Detected, path: str) -> Detected:
 def try_candidates(
     preview: Callable[[Proposal], PreviewCounts], propose: Callable[[Roles], Proposal], roles: Roles
 ) -> tuple[Proposal, PreviewCounts]:
-    """The proposal whose preview captures most rows. A column that is rejected wholesale is replaced by its next candidate.
+    """The proposal whose preview captures most rows. If a column is rejected wholesale, its next candidate is tried.
 
     Args:
         preview: runs the preview of a proposal.
@@ -153,14 +157,14 @@ def run(
         return proposal.propose(detected.sample, candidates, name, timezone=timezone, event_type=event_type)
 
     source_path = detected.source_path(path)
-    first = propose(roles)
+
+    def preview(candidate: Proposal) -> PreviewCounts:
+        write_files.write(candidate, folder, name=name, source_path=source_path)
+        return sample_preview.run(spark, candidate.sample, folder / write_files.MAPPING, name, _FIRST_ROWS)
+
+    write_files.write(propose(roles), folder, name=name, source_path=source_path)
     spark = open_spark()
-    try:
-        best, counts = try_candidates(lambda p: sample_preview.run(spark, p, name, 3), propose, roles)
-    except ProfilestreamError:
-        write_files.write(first, folder, name=name, source_path=source_path)
-        print_line(f"wrote {folder / write_files.MAPPING} and {folder / write_files.SETTINGS}, but the preview failed:")
-        raise
+    best, counts = try_candidates(preview, propose, roles)
     write_files.write(best, folder, name=name, source_path=source_path)
     report(best, counts, detected.others, folder, print_line)
 
@@ -173,27 +177,19 @@ def report(
     for text in counts.lines:
         if text != "nothing was written":
             print_line(text)
-    print_line("")
-    print_line(f"captured: {counts.captured_share:.1%} of {counts.rows:,} sampled rows are clean or duplicates")
-    print_line(f"columns used: {', '.join(column.name or column.sql for column in best.used)}")
+    print_line(f"{counts.captured_share:.1%} of the sampled records are captured (clean or duplicate)")
+    print_line(f"columns in use: {', '.join(column.name for column in best.used)}")
     if best.unused:
-        print_line(f"columns not used, stored in extra: {', '.join(best.unused)}")
+        print_line(f"{write_files.unused_note(best)}: {', '.join(best.unused)}")
     for group in others:
-        print_line(
-            f"not part of the log: {group.paths[0].name}"
-            + (f" and {len(group.paths) - 1} more" if len(group.paths) > 1 else "")
-        )
+        more = f" and {len(group.paths) - 1} more" if len(group.paths) > 1 else ""
+        print_line(f"files that are not part of the log: {group.paths[0].name}{more}")
     numbers = write_files.line_numbers(mapping_file.read_text(encoding="utf-8"))
-    unsure = best.unsure()
-    if unsure:
-        print_line("please check:")
-    for key, line in unsure.items():
-        print_line(f"  {mapping_file}:{numbers.get(key, 1)}  {key.split('.')[-1]} = {line.value!r}: {line.evidence}")
-    print_line(f"wrote {mapping_file} and {settings_file}")
-    print_line("next:")
-    for command in (
-        "capture_events.py --config {} --check",
-        "capture_events.py --config {}",
-        "run_pipeline.py --config {}",
-    ):
-        print_line(f"  .venv/bin/python jobs/{command.format(settings_file)}")
+    for key, line in best.unsure().items():
+        print_line(f"unsure: {mapping_file}:{numbers.get(key, 1)} {key.split('.')[-1]}: {line.evidence}")
+    if counts.duplicate > _MAX_DUPLICATE_SHARE * counts.rows:
+        share = counts.duplicate / counts.rows
+        print_line(f"unsure: {share:.1%} of the records repeat an earlier one; a mapped event_id would separate them")
+    print_line(f"wrote {mapping_file} and {settings_file}; next:")
+    for job, flag in (("capture_events", " --check"), ("capture_events", ""), ("run_pipeline", "")):
+        print_line(f"  .venv/bin/python jobs/{job}.py --config {settings_file}{flag}")

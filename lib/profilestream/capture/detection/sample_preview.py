@@ -5,7 +5,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
@@ -13,9 +12,7 @@ from pyspark.sql import SparkSession
 from profilestream.base.settings import Capture, Source
 from profilestream.capture import mapping as mappings
 from profilestream.capture import preview
-from profilestream.capture.detection import write_files
 from profilestream.capture.detection.log_sample import LogSample
-from profilestream.capture.detection.proposal import Proposal
 from profilestream.capture.ingest import CaptureSource
 
 _TOTAL = re.compile(r"([\d,]+) rows = ([\d,]+) clean \+ ([\d,]+) rejected \+ ([\d,]+) duplicate")
@@ -38,18 +35,18 @@ class PreviewCounts:
         return (self.clean + self.duplicate) / max(1, self.rows)
 
 
-def run(spark: SparkSession, proposal: Proposal, name: str, first_rows: int) -> PreviewCounts:
-    """The preview of the sample with the proposed mapping.
+def run(spark: SparkSession, sample: LogSample, mapping_file: Path, name: str, first_rows: int) -> PreviewCounts:
+    """The preview of the sample with a mapping.
 
     Raises:
-        BadSettings: Spark does not accept an expression.
+        BadSettings: the mapping has a key that capture does not have, or Spark does not accept an expression.
     """
+    mapping = mappings.load(str(mapping_file))
     with tempfile.TemporaryDirectory(prefix="capture_init_") as folder:
-        log, mapping_file = Path(folder) / "log", Path(folder) / write_files.MAPPING
-        write_sample(proposal.sample, log)
-        mapping_file.write_text(write_files.mapping_text(proposal, "the sample"), encoding="utf-8")
+        log = Path(folder) / "log"
+        write_sample(sample, log)
         config = Source(path=str(log), mapping=str(mapping_file))
-        source = CaptureSource(name, config, mappings.load(str(mapping_file)), Capture(sources={name: config}))
+        source = CaptureSource(name, config, mapping, Capture(sources={name: config}))
         lines: list[str] = []
         preview.show(spark, source, first_rows, str(log), lines.append)
     return _counts([line.replace(str(log), "the sample") for line in lines])
@@ -65,11 +62,7 @@ def write_sample(sample: LogSample, folder: Path) -> None:
             write_deltalake(str(folder), content)
         else:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            _write_parquet(content, folder / name)
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path)
+            pq.write_table(content, folder / name)
 
 
 def _counts(lines: list[str]) -> PreviewCounts:

@@ -141,7 +141,7 @@ def _text(kind: str, matches: list[re.Match[str]], total: int) -> TimeFormat | N
 
 
 def _year_last(matches: list[re.Match[str]], total: int) -> TimeFormat | None:
-    """Dates such as 31.12.2025 or 12/31/2025. The larger field is the day; otherwise the order with fewer steps back."""
+    """Dates such as 31.12.2025 or 12/31/2025. A field above 12 is the day; else the order with fewer steps back."""
     day_first = [m for m in matches if _is_day(m["a"]) and _is_month(m["b"])]
     month_first = [m for m in matches if _is_month(m["a"]) and _is_day(m["b"])]
     both = len(day_first) == len(month_first)

@@ -2,7 +2,7 @@
 
 import json
 import os
-import textwrap
+import re
 from pathlib import Path
 
 from profilestream.base.errors import BadSettings
@@ -10,7 +10,13 @@ from profilestream.capture.detection.proposal import Line, Proposal
 
 MAPPING, SETTINGS = "mapping.toml", "settings.toml"
 _FEATURES = ("user_hours", "item_hours", "category_hours", "brand_hours", "user_category_hours")
+_NO_EVENT_ID = (
+    "event_id: no column is a unique id in the sample. The id is a hash of the columns above and extra, so records that "
+    "are equal in all of them are one event."
+)
 _WIDTH = 110
+# A part of SQL without blanks outside of quotes: a line must not be broken inside a text.
+_SQL_TOKEN = re.compile(r"(?:'(?:[^'\\]|\\.)*'|`[^`]*`|[^\s'`])+")
 
 
 def check_absent(folder: Path) -> None:
@@ -29,7 +35,7 @@ def check_absent(folder: Path) -> None:
 
 
 def write(proposal: Proposal, folder: Path, *, name: str, source_path: str) -> None:
-    """Write both files into the folder, which is created if needed."""
+    """Write both files into the folder, which is created if needed. Call `check_absent` before the first call."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MAPPING).write_text(mapping_text(proposal, source_path), encoding="utf-8")
     (folder / SETTINGS).write_text(settings_text(folder, name, source_path), encoding="utf-8")
@@ -50,9 +56,11 @@ def mapping_text(proposal: Proposal, source_path: str) -> str:
         "[columns]",
         *_section(proposal.columns),
     ]
+    if "event_id" not in proposal.columns:
+        lines += ["", *_wrapped(_NO_EVENT_ID)]
     if proposal.unused:
         names = ", ".join(proposal.unused)
-        lines += ["", *_wrapped(f"{_unused_note(proposal)}: {names}")]
+        lines += ["", *_wrapped(f"{unused_note(proposal)}: {names}")]
     return "\n".join(lines) + "\n"
 
 
@@ -64,8 +72,8 @@ def settings_text(folder: Path, name: str, source_path: str) -> str:
 
     features = ", ".join(_toml(relative(f"conf/derive/{table}.toml")) for table in _FEATURES)
     return f"""\
-# Settings of the source {name}, written by capture_init. Paths in [paths] and `path` are relative to the folder in which
-# the jobs are started; other file names are relative to the folder of this file. conf/local.toml lists every key.
+# Settings of the source {name}, written by capture_init. Paths in [paths] and `path` are relative to the folder in
+# which the jobs are started; other names are relative to the folder of this file. conf/local.toml lists every key.
 
 [paths]
 warehouse = {_toml(f"artifacts/{name}/warehouse")}
@@ -96,12 +104,10 @@ def line_numbers(text: str) -> dict[str, int]:
     return numbers
 
 
-def _unused_note(proposal: Proposal) -> str:
-    return (
-        "Not used"
-        if proposal.sample.raw_types and not proposal.sample.input.get("header", True)
-        else ("Not used, and stored in extra")
-    )
+def unused_note(proposal: Proposal) -> str:
+    """What happens to columns that no expression reads: extra contains only columns that are not listed."""
+    has_names = proposal.sample.input.get("header", True)
+    return "not used, and stored in extra" if has_names else "not used, and not stored"
 
 
 def _section(lines: dict[str, Line]) -> list[str]:
@@ -115,13 +121,33 @@ def _section(lines: dict[str, Line]) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     """The text as comment lines."""
-    lines, current = [], "#"
-    for word in " ".join(text.split()).split(" "):
-        if len(current) + len(word) > _WIDTH and current != "#":
-            lines.append(current)
-            current = "#"
-        current += f" {word}"
-    return [*lines, current]
+    return _filled(text.split(), "# ")
+
+
+def _sql_units(sql: str) -> list[str]:
+    """Parts of SQL that remain on one line: a WHEN with its THEN, or one column of a list."""
+    units: list[str] = []
+    depth = 0
+    starts_unit = True
+    for token in _SQL_TOKEN.findall(sql):
+        if starts_unit or (token in ("WHEN", "ELSE") and depth == 0):
+            units.append(token)
+        else:
+            units[-1] += f" {token}"
+        depth += token.count("<") + token.count("(") - token.count(">") - token.count(")")
+        starts_unit = token.endswith(",") and depth == 0
+    return units
+
+
+def _filled(words: list[str], prefix: str) -> list[str]:
+    """Lines of the words with the prefix, up to the width."""
+    lines = [prefix + words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) > _WIDTH:
+            lines.append(prefix + word)
+        else:
+            lines[-1] += f" {word}"
+    return lines
 
 
 def _toml(value: str | list[str] | bool | int) -> str:
@@ -134,9 +160,9 @@ def _toml(value: str | list[str] | bool | int) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     is_printable = value.isprintable()
     if is_printable and len(value) > _WIDTH and '"' not in value and "\\" not in value:
-        wrapped = textwrap.wrap(value, _WIDTH, break_long_words=False, break_on_hyphens=False)
-        if " ".join(wrapped) == value:  # otherwise a text inside contains several blanks
-            return '"""\n  ' + "\n  ".join(wrapped) + '\n"""'
+        units = _sql_units(value)
+        if " ".join(units) == value:
+            return '"""\n' + "\n".join(_filled(units, "  ")) + '\n"""'
     if is_printable and ("\\" in value or '"' in value):
         if "'" not in value:
             return f"'{value}'"
