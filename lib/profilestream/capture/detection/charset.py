@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-# Share of bytes above 127 that are next to such a byte. Chinese text in GBK has nearly 1, since a character has two bytes
-# and words have several characters; German text in Windows-1252 has nearly 0.
+# Share of bytes above 127 that are next to such a byte. Chinese text in GBK has nearly 1, since a character has two
+# bytes and words have several characters; German text in Windows-1252 has nearly 0.
 _MIN_PAIRED_SHARE = 0.6
 
 

@@ -30,7 +30,7 @@ _PERSON = (
     "|benutzer"
 )
 _ITEM = "item|product|prod|article|artikel|sku|goods|movie|book|song|track|video|produkt|offer|listing|stock"
-_ID = "(id|ids|no|nr|num|nummer|number|key|code|hash|pseudo_id)"
+_ID = "(id|ids|no|nr|num|nummer|number|key|code|hash)"
 
 # Canonical column -> pattern of the complete normalized name -> score. The highest score of a column counts.
 PATTERNS: dict[str, dict[str, float]] = {
@@ -44,7 +44,8 @@ PATTERNS: dict[str, dict[str, float]] = {
         r"collector_tstamp|original_timestamp|created(_?(at|on|time|date))?|create_time|erstellt(_am)?": 0.85,
         r"(event|order|purchase|transaction|trans|invoice|visit|action|sales?|t|tx|bestell|kauf|rechnungs|buchungs)_?"
         r"(date|dat|datum|day)": 0.8,
-        r"date|datum|day|dt|tag|uhrzeit": 0.7,
+        r"(.*_)?(event|order|purchase|transaction|txn|click|view)_(time_?stamp|time|date_?time)": 0.9,
+        r"date|datum|day|dt|tag|uhrzeit|(txn|tx|trx)_date": 0.7,
         r".*(行为|事件|操作|下单|购买|访问|浏览|点击|支付|发生|创建|交易|订单).*(时间|日期).*|时间戳?": 1.0,
         r".*日期.*|.*时间.*": 0.7,
         r"dvce_created_tstamp|sent_at|received_at|client_time(stamp)?": 0.6,
@@ -98,13 +99,13 @@ PATTERNS: dict[str, dict[str, float]] = {
     },
     "price": {
         r"(unit_?|item_?|product_?|sale_?|selling_?|list_?)?price(_?(usd|eur|gbp|cny|in_usd))?|(einzel|stück"
-        r"|verkaufs)?_?preis|单价|.*价格|售价": 1.0,
+        r"|verkaufs)?_?preis|单价|.*价格.*|售价": 1.0,
         r"(unit_?)?cost|price.*": 0.6,
     },
     "value": {
         r"(sales_?|line_?|order_?|total_?|net_?|gross_?|purchase_?)?(value|amount|revenue|total|turnover|spend"
         r"|amt)|sales"
-        r"|(event_)?value_in_usd|betrag|(gesamt)?summe|umsatz|gesamt(preis|betrag)?|.*金额|总价|dollars|sum"
+        r"|(event_)?value_in_usd|betrag|(gesamt)?summe|umsatz|gesamt(preis|betrag)?|.*金额.*|总价|dollars|sum"
         r"|payment(_value)?": 0.9,
         r"(dollar|usd|eur|total|item|basket|invoice|paid)s?_(value|amount|spent)": 0.8,
         r".*(amount|revenue|total|price_total).*": 0.5,

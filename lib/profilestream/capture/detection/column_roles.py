@@ -100,7 +100,7 @@ def _candidate(target: str, column: SampleColumn, name_score: float, sample: Log
         return _event_id_candidate(column, name_score, sample)
     if target in IDS:
         # Ids of web analytics such as 1234567.1612069510 look like decimals.
-        if name_score < 0.9 and not _is_id(column):
+        if name_score < 0.75 and not _is_id(column):
             return None
         repeated = f"{len(column.distinct):,} different values in {len(column.present):,} rows"
         return Candidate(
@@ -130,8 +130,8 @@ def _time_candidate(column: SampleColumn, name_score: float) -> Candidate | None
     is_plain_number = detected.sql != "{}" or re.fullmatch(r"[0-9]+", column.present[0]) is not None
     base = max(name_score, 0.0 if name_score or is_plain_number else 0.5)
     score = base * detected.share - missing - (0.25 if detected.resolution == "day" else 0.0)
-    if detected.resolution == "day" and name_score >= 0.7:
-        score = max(score, 0.45 * detected.share - missing)
+    if detected.resolution == "day" and name_score >= 0.5:
+        score = max(score, 0.36 * detected.share - missing)
     return Candidate(column, score, f"{detected.share:.0%} of the values are {detected.evidence}", time=detected)
 
 

@@ -40,7 +40,9 @@ def scores(columns: list[SampleColumn]) -> list[dict[str, float]]:
                 result[i] = {"event_type": 0.6}
                 ids.remove(i)
     for i in list(ids):
-        if _looks_like_rating(columns[i]) or len(columns[i].distinct) <= max(12, len(columns[i].present) // 400):
+        is_sorted_by = i == ids[0] and _run_share(columns[i]) >= 0.5 and len(columns[i].distinct) > 2
+        is_small = len(columns[i].distinct) <= max(12, len(columns[i].present) // 400)
+        if _looks_like_rating(columns[i]) or (is_small and not is_sorted_by):
             result[i] = _number_scores(columns[i])
             ids.remove(i)
     _score_ids(columns, ids, result)

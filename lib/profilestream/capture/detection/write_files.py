@@ -11,8 +11,8 @@ from profilestream.capture.detection.proposal import Line, Proposal
 MAPPING, SETTINGS = "mapping.toml", "settings.toml"
 _FEATURES = ("user_hours", "item_hours", "category_hours", "brand_hours", "user_category_hours")
 _NO_EVENT_ID = (
-    "event_id: no column is a unique id in the sample. The id is a hash of the columns above and extra, so records that "
-    "are equal in all of them are one event."
+    "event_id: no column is a unique id in the sample. The id is a hash of the columns above and extra, so records "
+    "that are equal in all of them are one event."
 )
 _WIDTH = 110
 # A part of SQL without blanks outside of quotes: a line must not be broken inside a text.
