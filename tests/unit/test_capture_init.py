@@ -102,7 +102,10 @@ def segment(i: int) -> dict[str, Any]:
     if i % 4 == 0:
         return base | {"type": "page", "properties": {"path": "/"}}
     if i % 4 == 1:
-        products = [{"product_id": f"p{i % 30}", "price": 19, "quantity": 1}, {"product_id": "p3", "price": 3, "quantity": 2}]
+        products = [
+            {"product_id": f"p{i % 30}", "price": 19, "quantity": 1},
+            {"product_id": "p3", "price": 3, "quantity": 2},
+        ]
         return base | {"type": "track", "event": "Order Completed",
                        "properties": {"order_id": f"o{i}", "total": 25, "products": products}}  # fmt: skip
     return base | {"type": "track", "event": ["Product Viewed", "Product Added"][i % 2],
@@ -123,7 +126,8 @@ RETAILROCKET = Log(
     "events.csv",
     csv_lines(
         "timestamp,visitorid,event,itemid,transactionid",
-        lambda i: f"{epoch(i, 1000)},{i % 90 * 7},{['view', 'addtocart', 'transaction'][i % 3]},{i % 200},{i if i % 3 == 2 else ''}",
+        lambda i: f"{epoch(i, 1000)},{i % 90 * 7},{['view', 'addtocart', 'transaction'][i % 3]},{i % 200},"
+                  f"{i if i % 3 == 2 else ''}",
     ),
     {
         "event_type": cases("event", {"view": "view", "addtocart": "cart", "transaction": "purchase"}),
@@ -135,13 +139,15 @@ RETAILROCKET = Log(
 )  # fmt: skip
 TAOBAO = Log(
     "UserBehavior.csv",
-    csv_lines("", lambda i: f"{i // 9 + 4},{i * 7 % 50 + 900},{i * 7 % 50 % 13 + 70},{['pv', 'fav', 'cart', 'buy'][i % 4]},{epoch(i)}"),
+    csv_lines("", lambda i: f"{i // 9 + 4},{i * 7 % 50 + 900},{i * 7 % 50 % 13 + 70},"
+                            f"{['pv', 'fav', 'cart', 'buy'][i % 4]},{epoch(i)}"),
     {
         "event_type": cases("event_type", {"pv": "view", "fav": "favorite", "cart": "cart", "buy": "purchase"}),
         "event_time": "timestamp_seconds(try_cast(event_time AS BIGINT))",
         "user_id": "user_id", "item_id": "item_id", "category": "category",
     },
-    {"header": False, "columns": "user_id string, item_id string, category string, event_type string, event_time string"},
+    {"header": False,
+     "columns": "user_id string, item_id string, category string, event_type string, event_time string"},
 )  # fmt: skip
 LOGS = [
     RETAILROCKET,
@@ -149,7 +155,8 @@ LOGS = [
     Log(
         "tianchi.csv",
         csv_lines("user_id,item_id,behavior_type,user_geohash,item_category,time",
-                  lambda i: f"{i % 30 + 5},{i % 99},{i % 4 + 1},{'94ek' if i % 2 else ''},{i % 9},2014-12-{i % 18 + 1:02d} {i % 24:02d}"),
+                  lambda i: f"{i % 30 + 5},{i % 99},{i % 4 + 1},{'94ek' if i % 2 else ''},{i % 9},"
+                            f"2014-12-{i % 18 + 1:02d} {i % 24:02d}"),
         {"event_type": cases("behavior_type", {"1": "view", "2": "favorite", "3": "cart", "4": "purchase"}),
          "event_time": "time", "user_id": "user_id", "item_id": "item_id", "category": "item_category"},
         general={"time_format": "yyyy-MM-dd HH"},
@@ -190,19 +197,22 @@ LOGS = [
         "order_products.csv",
         csv_lines("order_id,user_id,product_id,order_date,order_hour_of_day,reordered",
                   lambda i: f"{i // 5},{i // 15 + 1},{i % 50},2017-03-{i // 10 + 1:02d},{i // 5 % 24:02d},{i % 2}"),
-        {"event_type": "'purchase'", "event_time": "concat(order_date, ' ', order_hour_of_day)", "item_id": "product_id"},
+        {"event_type": "'purchase'", "event_time": "concat(order_date, ' ', order_hour_of_day)",
+         "item_id": "product_id"},
         general={"time_format": "yyyy-MM-dd H"},
     ),
     Log(
         "transactions_train.csv",
         csv_lines("t_dat,customer_id,article_id,price,sales_channel_id",
-                  lambda i: f"2018-09-{i % 9 + 20},{i % 60:064x},0{663713000 + i},{0.0508 + i / 9999:.12f},{i % 2 + 1}"),
+                  lambda i: f"2018-09-{i % 9 + 20},{i % 60:064x},0{663713000 + i},{0.0508 + i / 9999:.12f},"
+                            f"{i % 2 + 1}"),
         {"event_type": "'purchase'", "event_time": "t_dat", "user_id": "customer_id", "item_id": "article_id",
          "price": "price"},
     ),
     Log(
         "ratings.csv",
-        csv_lines("userId,movieId,rating,timestamp", lambda i: f"{i // 20 + 1},{i % 77},{i % 9 / 2 + 0.5},{epoch(i)}"),
+        csv_lines("userId,movieId,rating,timestamp", lambda i: f"{i // 20 + 1},{i % 77},{i % 9 / 2 + 0.5},"
+                                                               f"{epoch(i)}"),
         {"event_type": "'rate'", "rating": "rating", "user_id": "userId", "item_id": "movieId"},
     ),
     Log(
@@ -221,7 +231,8 @@ LOGS = [
     Log(
         "行为.csv",
         csv_lines("用户ID,商品ID,商品类目,行为类型,行为时间,价格", end="\r\n",
-                  row=lambda i: f"{i % 20 + 1},{i % 50},{['手机', '女装'][i % 2]},{['浏览', '收藏', '加购', '购买'][i % 4]},2026/3/{i % 28 + 1} {i % 24}:05,{i}.5"),
+                  row=lambda i: f"{i % 20 + 1},{i % 50},{['手机', '女装'][i % 2]},"
+                                f"{['浏览', '收藏', '加购', '购买'][i % 4]},2026/3/{i % 28 + 1} {i % 24}:05,{i}.5"),
         {"event_type": cases("`行为类型`", {"浏览": "view", "收藏": "favorite", "加购": "cart", "购买": "purchase"}),
          "event_time": "`行为时间`", "user_id": "`用户ID`", "item_id": "`商品ID`", "price": "`价格`"},
         {"encoding": "GBK"},
@@ -231,7 +242,9 @@ LOGS = [
     Log(
         "verkauf.csv",
         csv_lines("Kundennummer;Artikelnummer;Bezeichnung;Vorgang;Datum;Uhrzeit;Einzelpreis;Menge;Währung", end="\r\n",
-                  row=lambda i: f"K{i % 20};A{i % 50};Größe {i};{['angesehen', 'gekauft', 'storniert'][i % 3]};{i % 28 + 1:02d}.03.2026;{i % 24:02d}:15;1.2{i % 90 + 10},50 €;1;EUR"),
+                  row=lambda i: f"K{i % 20};A{i % 50};Größe {i};"
+                          f"{['angesehen', 'gekauft', 'storniert'][i % 3]};{i % 28 + 1:02d}.03.2026;"
+f"{i % 24:02d}:15;1.2{i % 90 + 10},50 €;1;EUR"),
         {"event_type": cases("Vorgang", {"angesehen": "view", "gekauft": "purchase", "storniert": "return"}),
          "event_time": "concat(Datum, ' ', Uhrzeit)", "user_id": "Kundennummer", "item_id": "Artikelnummer",
          "price": "replace(regexp_replace(regexp_replace(Einzelpreis, '[^0-9.,-]', ''), '[. ]', ''), ',', '.')",
@@ -243,7 +256,9 @@ LOGS = [
     Log(
         "invoices.csv",
         csv_lines("InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID",
-                  lambda i: f"{'C' if i % 9 == 0 else ''}{536365 + i // 6},{10000 + i % 80}A,\"A \"\"B\"\", C\",{-3 if i % 9 == 0 else 3},{i % 12 + 1}/{i % 28 + 1}/2010 {i % 14 + 7}:05,2.55,{i % 20 + 17800}.0"),
+                  lambda i: f"{'C' if i % 9 == 0 else ''}{536365 + i // 6},{10000 + i % 80}A,\"A \"\"B\"\", "
+                            f"C\",{-3 if i % 9 == 0 else 3},{i % 12 + 1}/{i % 28 + 1}/2010 {i % 14 + 7}:05,"
+f"2.55,{i % 20 + 17800}.0"),
         {"event_type": "CASE WHEN InvoiceNo LIKE 'C%' OR Quantity LIKE '-%' THEN 'return' ELSE 'purchase' END",
          "user_id": "regexp_replace(CustomerID, '[.]0$', '')", "quantity": "regexp_replace(Quantity, '^-', '')"},
         general={"time_format": "M/d/yyyy H:mm"},
@@ -262,7 +277,8 @@ LOGS = [
     ),
     Log(
         "export.tsv",
-        csv_lines("# exported\nuid\tsku\tevt\twhen", lambda i: f"{i % 9}\tS{i % 50}\tview\t2024-03-01T10:00:{i % 60:02d}+01:00"),
+        csv_lines("# exported\nuid\tsku\tevt\twhen", lambda i: f"{i % 9}\tS{i % 50}\tview\t2024-03-01T10:00:"
+                                                               f"{i % 60:02d}+01:00"),
         {"event_type": "evt", "event_time": "`when`", "user_id": "uid", "item_id": "sku"},
         {"comment": "#", "separator": "\t"},
     ),
@@ -280,7 +296,8 @@ LOGS = [
         json_lines(lambda i: {"orderId": f"o{i}", "customer": f"c{i % 40}", "at": f"2026-03-01T10:{i % 60:02d}:00Z",
                               "productIds": [f"p{i % 7}", f"p{i % 5}"], "total": 9.5}),
         {"event_type": "'purchase'", "item_id": "product", "order_id": "orderId", "value": ""},
-        {"explode": "productIds", "explode_as": "product", "columns": "productIds array<string>, orderId string, customer string, at string"},
+        {"explode": "productIds", "explode_as": "product",
+         "columns": "productIds array<string>, orderId string, customer string, at string"},
     ),
     Log(
         "refunds.csv",
@@ -292,7 +309,8 @@ LOGS = [
     ),
     Log(
         "pairs.log",
-        csv_lines("", lambda i: f"ts=2024-03-01T10:{i % 60:02d}:00Z user=u{i % 9} item=p{i % 20} action={['view', 'buy'][i % 2]}"),
+        csv_lines("", lambda i: f"ts=2024-03-01T10:{i % 60:02d}:00Z user=u{i % 9} item=p{i % 20} "
+                                f"action={['view', 'buy'][i % 2]}"),
         {"user_id": r"""trim(BOTH '"' FROM regexp_extract(line, '(^|[\\s,;&?|])user=("[^"]*"|[^\\s,;&|]*)', 2))"""},
         {"format": "text"},
     ),
@@ -321,8 +339,8 @@ def test_parquet_with_nested_items_and_typed_ids(tmp_path: Path) -> None:
     assert mapping["input"]["explode"] == "items"
     declared = " ".join(mapping["input"]["columns"].split())
     assert declared == (
-        "items array<struct<sku: string, qty: bigint, unit_price: double>>, order_id bigint, customer struct<id: double>, "
-        "created_at timestamp"
+        "items array<struct<sku: string, qty: bigint, unit_price: double>>, order_id bigint, "
+        "customer struct<id: double>, created_at timestamp"
     )
     assert mapping["columns"] | {"event_type": "'purchase'"} == mapping["columns"]
     assert mapping["columns"]["user_id"] == "try_cast(customer.id AS BIGINT)"
@@ -333,7 +351,9 @@ def test_partition_folders_and_compressed_files(tmp_path: Path) -> None:
     for day in (1, 2, 3):
         folder = tmp_path / f"date=2026-03-0{day}"
         folder.mkdir()
-        text = csv_lines("user_id,item_id,action,time", lambda i: f"{i % 9 + 1},{i % 30},view,{i % 24:02d}:{i % 60:02d}:00")
+        text = csv_lines(
+            "user_id,item_id,action,time", lambda i: f"{i % 9 + 1},{i % 30},view,{i % 24:02d}:{i % 60:02d}:00"
+        )
         (folder / "part-0.csv.gz").write_bytes(gzip.compress(text.encode()))
     mapping = proposed(tmp_path)
     assert mapping["columns"]["event_time"] == "concat(date, ' ', time)"
@@ -352,7 +372,9 @@ def test_the_date_in_the_name_of_a_file_is_the_time_of_last_resort(tmp_path: Pat
 
 def test_of_several_files_the_one_with_events_is_the_log(tmp_path: Path) -> None:
     (tmp_path / "events.csv").write_text(RETAILROCKET.content)
-    (tmp_path / "item_properties.csv").write_text(csv_lines("timestamp,itemid,property,value", lambda i: f"{epoch(i, 1000)},{i},a,b", 999))
+    (tmp_path / "item_properties.csv").write_text(
+        csv_lines("timestamp,itemid,property,value", lambda i: f"{epoch(i, 1000)},{i},a,b", 999)
+    )
     (tmp_path / "README.md").write_text("# A log\n")
     detected = propose_source.detect(str(tmp_path))
     assert [path.name for path in detected.sample.group.paths] == ["events.csv"]
@@ -373,7 +395,8 @@ def test_the_shipped_logs_get_the_columns_of_their_mappings(name: str) -> None:
 TIMES = [
     ("2014-12-06 02", "yyyy-MM-dd HH"), ("2019-10-01 00:00:00 UTC", ""), ("2014-04-07T10:51:09.277Z", ""),
     ("2024-01-01 10:00", "yyyy-MM-dd HH:mm"), ("30.03.2025 01:12:05", "dd.MM.yyyy HH:mm:ss"), ("20141206", "yyyyMMdd"),
-    ("20141206123000", "yyyyMMddHHmmss"), ("2014120602", "yyyyMMddHH"), ("10/Oct/2000:13:55:36 -0700", "d/MMM/yyyy:H:mm:ss XX"),
+    ("20141206123000", "yyyyMMddHHmmss"), ("2014120602", "yyyyMMddHH"),
+    ("10/Oct/2000:13:55:36 -0700", "d/MMM/yyyy:H:mm:ss XX"),
     ("2026年3月1日 10:05:00", "yyyy年M月d日 H:mm:ss"), ("Mar 5, 2024 1:31 PM", "MMM d, yyyy h:mm a"),
     ("13/4/10 8:26", "d/M/yy H:mm"), ("4/13/10 8:26", "M/d/yy H:mm"), ("2018-09-20", ""),
     ("2024-01-01T10:00:00+0800", ""), ("01.03.2026 09:15 Uhr", "dd.MM.yyyy HH:mm 'Uhr'"),
@@ -386,7 +409,9 @@ def test_time_patterns(text: str, pattern: str) -> None:
     assert detected is not None and (detected.sql, detected.pattern) == ("{}", pattern)
 
 
-@pytest.mark.parametrize("text", ["12", "4711", "4006381333931", "10:30", "2026-13-01", "-", "A-2026-01-01", "+491701234567"])
+@pytest.mark.parametrize(
+    "text", ["12", "4711", "4006381333931", "10:30", "2026-13-01", "-", "A-2026-01-01", "+491701234567"]
+)
 def test_texts_that_are_not_times(text: str) -> None:
     assert time_formats.detect([text] * 3) is None
 
@@ -407,7 +432,15 @@ def test_day_and_month_in_one_order_only() -> None:
 
 
 def test_numbers_with_signs_and_separators() -> None:
-    numbers = {"24,90": 24.9, "1.249,00": 1249.0, "1,249.50": 1249.5, "$12.50": 12.5, "12,50 €": 12.5, "-3": -3.0, "1e3": 1e3}
+    numbers = {
+        "24,90": 24.9,
+        "1.249,00": 1249.0,
+        "1,249.50": 1249.5,
+        "$12.50": 12.5,
+        "12,50 €": 12.5,
+        "-3": -3.0,
+        "1e3": 1e3,
+    }
     for text, number in numbers.items():
         detected = number_formats.detect([text])
         assert detected is not None and detected.numbers == (number,), text
@@ -415,7 +448,11 @@ def test_numbers_with_signs_and_separators() -> None:
 
 
 def test_encodings() -> None:
-    texts = {"utf-8": ("UTF-8", "Größe 手机"), "gb18030": ("GBK", "用户浏览了商品"), "cp1252": ("windows-1252", "Größe für 5 €")}
+    texts = {
+        "utf-8": ("UTF-8", "Größe 手机"),
+        "gb18030": ("GBK", "用户浏览了商品"),
+        "cp1252": ("windows-1252", "Größe für 5 €"),
+    }
     for codec, (java, text) in texts.items():
         assert charset.detect([text.encode(codec)] * 9).java == java
     damaged = ["Größe".encode()] * 99 + [b"Gr\xf6\xdfe"]
@@ -447,7 +484,9 @@ def test_placeholders_of_users_are_anonymous(tmp_path: Path) -> None:
 
 
 def test_names_that_cannot_be_declared_are_read_from_extra(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text(csv_lines("user id,raw,event,ts,position", lambda i: f"{i % 9 + 1},x,view,{epoch(i)},{i}"))
+    (tmp_path / "log.csv").write_text(
+        csv_lines("user id,raw,event,ts,position", lambda i: f"{i % 9 + 1},x,view,{epoch(i)},{i}")
+    )
     mapping = proposed(tmp_path)
     assert mapping["columns"]["user_id"] == "`user id`"
     assert "raw" not in mapping["input"]["columns"] and "position" not in mapping["input"]["columns"]
@@ -457,7 +496,9 @@ def test_an_id_of_repeated_records_is_an_event_id_but_one_of_different_records_i
     same = csv_lines("id,user_id,event,ts", lambda i: f"e{i - i % 2},{i // 2 % 9 + 1},view,{epoch(i // 2)}")
     (tmp_path / "log.csv").write_text(same)
     assert proposed(tmp_path)["columns"]["event_id"] == "id"
-    (tmp_path / "log.csv").write_text(csv_lines("id,user_id,event,ts", lambda i: f"e{i // 2},{i % 9 + 1},view,{epoch(i)}"))
+    (tmp_path / "log.csv").write_text(
+        csv_lines("id,user_id,event,ts", lambda i: f"e{i // 2},{i % 9 + 1},view,{epoch(i)}")
+    )
     assert "event_id" not in proposed(tmp_path)["columns"]
 
 
@@ -504,7 +545,9 @@ def test_a_column_that_is_rejected_wholesale_is_replaced_by_its_next_candidate(t
 
 
 def test_questions_have_defaults_and_there_are_at_most_five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "log.csv").write_text(csv_lines("cookie_id,device_id,ref,at", lambda i: f"c{i % 9},d{i % 30},r{i},2026-03-01 10:00:{i % 60:02d}"))
+    (tmp_path / "log.csv").write_text(
+        csv_lines("cookie_id,device_id,ref,at", lambda i: f"c{i % 9},d{i % 30},r{i},2026-03-01 10:00:{i % 60:02d}")
+    )
     detected = propose_source.detect(str(tmp_path))
     asked = []
 
@@ -516,7 +559,9 @@ def test_questions_have_defaults_and_there_are_at_most_five(tmp_path: Path, monk
     first = proposal.propose(detected.sample, detected.roles, "shop")
     answers = questions.ask(first, detected.roles, "")
     assert 1 < len(asked) <= 5
-    mapping = proposal.propose(detected.sample, answers.roles, "shop", timezone=answers.timezone, event_type=answers.event_type)
+    mapping = proposal.propose(
+        detected.sample, answers.roles, "shop", timezone=answers.timezone, event_type=answers.event_type
+    )
     assert mapping.general["timezone"].value == "Europe/Berlin"
     assert mapping.columns["user_id"].value == "device_id"
 
@@ -524,7 +569,12 @@ def test_questions_have_defaults_and_there_are_at_most_five(tmp_path: Path, monk
 def test_the_report_names_the_line_to_edit(tmp_path: Path) -> None:
     detected = detected_retailrocket(tmp_path)
     best = proposal.propose(detected.sample, detected.roles, "shop")
-    best = Proposal(best.general, best.input, best.columns | {"event_type": proposal.Line("'view'", "unsure", "a guess")}, best.sample)
+    best = Proposal(
+        best.general,
+        best.input,
+        best.columns | {"event_type": proposal.Line("'view'", "unsure", "a guess")},
+        best.sample,
+    )
     write_files.write(best, tmp_path / "out", name="shop", source_path=str(tmp_path))
     printed: list[str] = []
     propose_source.report(best, PreviewCounts(10, 8, 2, {}, []), [], tmp_path / "out", printed.append)

@@ -147,7 +147,7 @@ def _type_candidate(column: SampleColumn, name_score: float) -> Candidate | None
         return Candidate(column, 0.6 * name_score + 0.2 - missing, f"codes as in {logs}")
     if re.fullmatch(r"-?[\d.]+", values[0]) and name_score < 0.8:
         return None
-    evidence = f"{mapped:.0%} of the rows have a value that is mapped"
+    evidence = f"{mapped:.0%} of the values have a built-in type"
     if name_score:
         is_enough = mapped >= 0.2 or name_score >= 0.9
         return Candidate(column, 0.6 * name_score + 0.4 * mapped - missing, evidence) if is_enough else None

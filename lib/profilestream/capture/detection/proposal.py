@@ -10,6 +10,7 @@ from profilestream.capture.detection import column_names, column_roles, nested_r
 from profilestream.capture.detection.column_roles import Candidate, Roles
 from profilestream.capture.detection.event_type_values import canonical_type, code_types
 from profilestream.capture.detection.log_sample import (
+    SOURCE_FILE_DATE,
     LogSample,
     SampleColumn,
     literal,
@@ -70,10 +71,8 @@ class Proposal:
     @property
     def unused(self) -> list[str]:
         """Names of the columns that no expression reads."""
-        used = {column.name for column in self.used}
-        return [
-            c.name or c.sql for c in self.sample.columns if c.name not in used or (not c.name and c not in self.used)
-        ]
+        used = {column.sql for column in self.used}
+        return [c.name or c.sql for c in self.sample.columns if c.sql not in used and c.path != (SOURCE_FILE_DATE,)]
 
     def unsure(self) -> dict[str, Line]:
         """Lines that a person should check, by key."""
@@ -120,7 +119,9 @@ def propose(sample: LogSample, roles: Roles, name: str, *, timezone: str = "", e
     if time_format is not None:
         general["time_format"] = time_format
     if extra_types:
-        general["event_types"] = Line(extra_types, "unsure", "values of the log that are not built-in types")
+        general["event_types"] = Line(
+            extra_types, "unsure", "values of the log that are not built-in types, and are stored unchanged"
+        )
     general |= {"user_namespace": Line(name), "item_namespace": Line(name)}
     return Proposal(general, _input(sample, columns), columns, sample)
 

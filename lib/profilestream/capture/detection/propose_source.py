@@ -144,6 +144,8 @@ def run(
 ) -> None:  # fmt: skip
     """Propose, preview, write and report; see the job."""
     name = name or default_name(path)
+    if not re.fullmatch(r"\w+", name):
+        raise BadSettings(f"{name!r} is not a source name", where="--name", do="use letters, digits and _ only")
     folder = Path(out or f"conf/{name}")
     write_files.check_absent(folder)
     detected = detect(path)
@@ -160,7 +162,7 @@ def run(
 
     def preview(candidate: Proposal) -> PreviewCounts:
         write_files.write(candidate, folder, name=name, source_path=source_path)
-        return sample_preview.run(spark, candidate.sample, folder / write_files.MAPPING, name, _FIRST_ROWS)
+        return sample_preview.run(spark, candidate.sample, folder / write_files.SETTINGS, name, _FIRST_ROWS)
 
     write_files.write(propose(roles), folder, name=name, source_path=source_path)
     spark = open_spark()
@@ -180,13 +182,12 @@ def report(
     print_line(f"{counts.captured_share:.1%} of the sampled records are captured (clean or duplicate)")
     print_line(f"columns in use: {', '.join(column.name for column in best.used)}")
     if best.unused:
-        print_line(f"{write_files.unused_note(best)}: {', '.join(best.unused)}")
-    for group in others:
-        more = f" and {len(group.paths) - 1} more" if len(group.paths) > 1 else ""
-        print_line(f"files that are not part of the log: {group.paths[0].name}{more}")
+        print_line(f"columns {write_files.unused_note(best)}: {', '.join(best.unused)}")
+    if others:
+        print_line(f"files that are not part of the log: {', '.join(g.paths[0].name for g in others)}")
     numbers = write_files.line_numbers(mapping_file.read_text(encoding="utf-8"))
     for key, line in best.unsure().items():
-        print_line(f"unsure: {mapping_file}:{numbers.get(key, 1)} {key.split('.')[-1]}: {line.evidence}")
+        print_line(f"unsure: {mapping_file}:{numbers.get(key, 1)}  {key.split('.')[-1]}: {line.evidence}")
     if counts.duplicate > _MAX_DUPLICATE_SHARE * counts.rows:
         share = counts.duplicate / counts.rows
         print_line(f"unsure: {share:.1%} of the records repeat an earlier one; a mapped event_id would separate them")

@@ -9,11 +9,9 @@ import pyarrow.parquet as pq
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 
-from profilestream.base.settings import Capture, Source
-from profilestream.capture import mapping as mappings
-from profilestream.capture import preview
+from profilestream.base import settings as settings_module
+from profilestream.capture import ingest, preview
 from profilestream.capture.detection.log_sample import LogSample
-from profilestream.capture.ingest import CaptureSource
 
 _TOTAL = re.compile(r"([\d,]+) rows = ([\d,]+) clean \+ ([\d,]+) rejected \+ ([\d,]+) duplicate")
 _RULE = re.compile(r"  rejected ([\d,]+) by (\w+): ")
@@ -35,18 +33,17 @@ class PreviewCounts:
         return (self.clean + self.duplicate) / max(1, self.rows)
 
 
-def run(spark: SparkSession, sample: LogSample, mapping_file: Path, name: str, first_rows: int) -> PreviewCounts:
-    """The preview of the sample with a mapping.
+def run(spark: SparkSession, sample: LogSample, settings_file: Path, name: str, first_rows: int) -> PreviewCounts:
+    """The preview of the sample with the mapping of a source in a settings file.
 
     Raises:
         BadSettings: the mapping has a key that capture does not have, or Spark does not accept an expression.
     """
-    mapping = mappings.load(str(mapping_file))
     with tempfile.TemporaryDirectory(prefix="capture_init_") as folder:
         log = Path(folder) / "log"
         write_sample(sample, log)
-        config = Source(path=str(log), mapping=str(mapping_file))
-        source = CaptureSource(name, config, mapping, Capture(sources={name: config}))
+        settings = settings_module.load(str(settings_file), [f"capture.sources.{name}.path={log}"])
+        source = ingest.load_source(settings, name)
         lines: list[str] = []
         preview.show(spark, source, first_rows, str(log), lines.append)
     return _counts([line.replace(str(log), "the sample") for line in lines])

@@ -60,7 +60,7 @@ def mapping_text(proposal: Proposal, source_path: str) -> str:
         lines += ["", *_wrapped(_NO_EVENT_ID)]
     if proposal.unused:
         names = ", ".join(proposal.unused)
-        lines += ["", *_wrapped(f"{unused_note(proposal)}: {names}")]
+        lines += ["", *_wrapped(f"columns {unused_note(proposal)}: {names}")]
     return "\n".join(lines) + "\n"
 
 
