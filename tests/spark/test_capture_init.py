@@ -20,7 +20,8 @@ def test_a_nested_log_is_captured_by_its_proposal(
     names = ["page_view", "Product Viewed", "add_to_cart", "scroll"]
     events = [
         {
-            "event": names[i % 4], "event_timestamp": str(1_612_069_510_000_000 + i), "user_pseudo_id": f"{i % 3 + 1}.5",
+            "event": names[i % 4],
+            "event_timestamp": str(1_612_069_510_000_000 + i), "user_pseudo_id": f"{i % 3 + 1}.5",
             "params": [{"key": "ga_session_id", "value": {"int_value": str(i // 4)}}],
             "items": [{"item_id": f"i{i}", "price": 9.5}, {"item_id": "i0", "price": "3"}] if i % 4 in (1, 2) else [],
         }
