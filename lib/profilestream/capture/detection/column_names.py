@@ -26,11 +26,12 @@ CONTAINERS = {
 }  # fmt: skip
 
 _PERSON = (
-    "user|usr|customer|cust|client|visitor|member|household|buyer|shopper|consumer|account|person|hh|kunden?|nutzer"
-    "|benutzer"
+    "user|usr|customer|cust|client|visitor|member|household|buyer|shopper|consumer|account|person|hh|kunden?|kd"
+    "|nutzer"
+    "|benutzer|profile|subscriber|contact|player"
 )
 _ITEM = "item|product|prod|article|artikel|sku|goods|movie|book|song|track|video|produkt|offer|listing|stock"
-_ID = "(id|ids|no|nr|num|nummer|number|key|code|hash)"
+_ID = "(id|ids|no|nr|num|nummer|number|key|code|hash|uuid|guid|kennung)"
 
 # Canonical column -> pattern of the complete normalized name -> score. The highest score of a column counts.
 PATTERNS: dict[str, dict[str, float]] = {
@@ -40,7 +41,8 @@ PATTERNS: dict[str, dict[str, float]] = {
         r"|invoice_?|session_?)?(time_?stamp|date_?time|timestamp_(ms|utc|millis)|time_?stamp_ms|tstamp)": 1.0,
         r"(event|server|behavior|action|click|view|visit|order|purchase|transaction|trans|invoice|hit)_?(time"
         r"|ts)": 0.98,
-        r"ts|time|zeitpunkt|zeitstempel|timestamp|derived_tstamp|at|occurred_at|happened_at|event_at": 0.95,
+        r"ts|time|zeit|zeitpunkt|zeitstempel|timestamp|datum_(und_)?(uhr)?zeit|ts_(ms|us|s)|(unix"
+        r"|epoch)_?(time\w*|ms|s)?|derived_tstamp|at|occurred_at|happened_at|event_at": 0.95,
         r"collector_tstamp|original_timestamp|created(_?(at|on|time|date))?|create_time|erstellt(_am)?": 0.85,
         r"(event|order|purchase|transaction|trans|invoice|visit|action|sales?|t|tx|bestell|kauf|rechnungs|buchungs)_?"
         r"(date|dat|datum|day)": 0.8,
@@ -55,7 +57,9 @@ PATTERNS: dict[str, dict[str, float]] = {
         r"(event|behaviou?r|action|activity|interaction|transaction|hit|feedback)_?(type|name|category)": 1.0,
         r"event|behaviou?r|action|ereignis(typ)?|aktion|aktionstyp|vorgang|aktivität|interaktion": 0.95,
         r".*(行为|事件|动作|操作|交互).*(类型|类别|名称)?|类型": 0.95,
-        r"activity|interaction|type|typ|verb|ereignisart|se_action|operation|op|act": 0.8,
+        r"(event|ecommerce|ec)_action|(event|behaviou?r|action)_(code|cd)": 0.9,
+        r"(event|behaviou?r|action)_type_id|activity|interaction|type|typ|verb|ereignisart|se_action|operation"
+        r"|op|act": 0.8,
         r".*(behaviou?r|action|event)_?.*type|(product|item)_action": 0.7,
         r"status|state|kind|art|method": 0.45,
     },
@@ -71,8 +75,9 @@ PATTERNS: dict[str, dict[str, float]] = {
         r"|shopper": 0.95,
         rf"({_PERSON})_?(pseudo|hashed?|anon\w*)_?id|hashed_?(user|customer)_?id": 0.8,
         r"domain_?user_?id|anonymous_?id|anon_?id|reviewer_?id|author_?id|buyer|household|account": 0.75,
-        r".*(用户|会员|顾客|客户|买家|消费者)(id|编号|号|标识|账号|名)?": 1.0,
-        r"network_?user_?id|cookie(_?id)?|device_?id|client_?uuid|email|e_mail|browser_?id|login|username"
+        r".*(用户|会员|顾客|客户|买家|消费者)(id|编号|号|标识|账号|卡号|名)?": 1.0,
+        r"(wechat_?)?(open|union)_?id|msisdn|uuid|guid|network_?user_?id|cookie(_?id)?|device_?id|client_?uuid"
+        r"|email|e_mail|browser_?id|login|username"
         r"|user_name": 0.55,
         rf".*({_PERSON}).*id|who": 0.6,
     },
@@ -80,8 +85,9 @@ PATTERNS: dict[str, dict[str, float]] = {
         rf"({_ITEM})s?_?{_ID}": 1.0,
         r"(stock|product|item)_?(code|sku)|asin|sku|isbn|ean|gtin|aid|iid|pid|itemid|artikel|produkt|item"
         r"|product|article": 0.95,
-        r".*(商品|产品|货品|物品|宝贝)(id|编号|号|编码|代码)?|货号|款号": 1.0,
+        r".*(商品|产品|货品|物品|宝贝)(id|sku|编号|号|编码|代码)?|货号|款号": 1.0,
         r"(content|variant|parent|merchandise|asset|course|game|restaurant|business|hotel|recipe|news)_?id": 0.7,
+        r"(parent_)?asin|art_(nr|no|nummer|id)|poi(_id)?|(location|venue)_id": 0.65,
         r"movie|book|song|track|video|goods|offer|title_?id|upc": 0.7,
         rf".*({_ITEM}).*(id|nr|no|nummer|code)|what": 0.6,
     },
@@ -100,7 +106,7 @@ PATTERNS: dict[str, dict[str, float]] = {
     "price": {
         r"(unit_?|item_?|product_?|sale_?|selling_?|list_?)?price(_?(usd|eur|gbp|cny|in_usd))?|(einzel|stück"
         r"|verkaufs)?_?preis|单价|.*价格.*|售价": 1.0,
-        r"(unit_?)?cost|price.*": 0.6,
+        r"(unit_?)?cost|price.*|.*_price": 0.6,
     },
     "value": {
         r"(sales_?|line_?|order_?|total_?|net_?|gross_?|purchase_?)?(value|amount|revenue|total|turnover|spend"

@@ -14,7 +14,7 @@ IDS = ("user_id", "item_id", "session_id", "order_id")
 NUMBERS = ("price", "value", "quantity", "rating")
 _MIN_SCORE = {"event_time": 0.35, "event_type": 0.45, "event_id": 0.85, "text": 0.5, "category": 0.5}
 _DEFAULT_MIN_SCORE = 0.5
-_MAX_TYPES = 60
+_MAX_TYPES = 100
 # Values are checked on this many present ones.
 _CHECKED = 4000
 
@@ -127,7 +127,7 @@ def _time_candidate(column: SampleColumn, name_score: float) -> Candidate | None
         if detected_or_none is None or column.kind == "boolean":
             return None
         detected = detected_or_none
-    is_plain_number = detected.sql != "{}" or re.fullmatch(r"[0-9]+", column.present[0]) is not None
+    is_plain_number = detected.sql.startswith("timestamp_") or re.fullmatch(r"[0-9]+", column.present[0]) is not None
     base = max(name_score, 0.0 if name_score or is_plain_number else 0.5)
     score = base * detected.share - missing - (0.25 if detected.resolution == "day" else 0.0)
     if detected.resolution == "day" and name_score >= 0.5:

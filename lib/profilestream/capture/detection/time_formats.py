@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Resolution = Literal["second", "minute", "hour", "day"]
@@ -58,8 +58,20 @@ def detect(values: list[str]) -> TimeFormat | None:
     matches = {kind: [m for v in values if (m := pattern.fullmatch(v.strip()))] for kind, pattern in _PATTERNS.items()}
     kind = max(matches, key=lambda k: len(matches[k]))
     if len(matches[kind]) * 2 <= len(values):
-        return None
+        return _without_affix(values)
     return _text(kind, matches[kind], len(values))
+
+
+def _without_affix(values: list[str]) -> TimeFormat | None:
+    """The format of times after a weekday (Thu, 01 Dec 2011) or before a zone that is ambiguous, such as CST."""
+    for affix, what in (("^[A-Z][a-z]{2},? ", "after a weekday"), (" [A-Z]{3,4}$", "without their zone abbreviation")):
+        shorter = [re.sub(affix, "", v.strip()) for v in values]
+        if sum(a != b for a, b in zip(shorter, values, strict=True)) * 2 > len(values):
+            detected = detect(shorter)
+            if detected is not None and detected.sql == "{}":
+                sql = f"regexp_replace({{}}, '{affix}', '')".replace("{3,4}", "{{3,4}}").replace("{2}", "{{2}}")
+                return replace(detected, sql=sql, evidence=f"{detected.evidence} {what}", other_order=None)
+    return None
 
 
 def time_of_day(values: list[str], *, is_hour: bool) -> tuple[str, str] | None:
@@ -161,7 +173,7 @@ def _year_last(matches: list[re.Match[str]], total: int) -> TimeFormat | None:
     chosen = formats.get(is_day_first)
     if chosen is None or not both:
         return chosen
-    return TimeFormat(**{**vars(chosen), "other_order": formats.get(not is_day_first)})
+    return replace(chosen, other_order=formats.get(not is_day_first))
 
 
 def _format(date: str, matches: list[re.Match[str]], total: int) -> TimeFormat:
