@@ -17,6 +17,7 @@ from profilestream.capture.detection import (
     charset,
     column_names,
     event_type_values,
+    mapping_lines,
     number_formats,
     proposal,
     propose_source,
@@ -572,7 +573,7 @@ def test_the_report_names_the_line_to_edit(tmp_path: Path) -> None:
     best = Proposal(
         best.general,
         best.input,
-        best.columns | {"event_type": proposal.Line("'view'", "unsure", "a guess")},
+        best.columns | {"event_type": mapping_lines.Line("'view'", "unsure", "a guess")},
         best.sample,
     )
     write_files.write(best, tmp_path / "out", name="shop", source_path=str(tmp_path))

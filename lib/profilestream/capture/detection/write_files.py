@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from profilestream.base.errors import BadSettings
-from profilestream.capture.detection.proposal import Line, Proposal
+from profilestream.capture.detection.mapping_lines import Line
+from profilestream.capture.detection.proposal import Proposal
 
 MAPPING, SETTINGS = "mapping.toml", "settings.toml"
 _FEATURES = ("user_hours", "item_hours", "category_hours", "brand_hours", "user_category_hours")
