@@ -424,6 +424,15 @@ def test_optional_parts_of_times_are_optional_in_the_pattern() -> None:
     assert detected is not None and detected.pattern == "dd.MM.yyyy HH:mm[:ss]"
 
 
+def test_weekdays_and_ambiguous_zones_are_removed_from_times() -> None:
+    weekday = time_formats.detect(["Thu, 01 Dec 2011 16:00:00 GMT"] * 3)
+    assert weekday is not None and (weekday.pattern, weekday.is_instant) == ("dd MMM yyyy H:mm:ss VV", True)
+    assert weekday.sql.format("x") == "regexp_replace(x, '^[A-Z][a-z]{2},? ', '')"
+    zone = time_formats.detect(["2026-07-01 10:00:00 CST"] * 3)
+    assert zone is not None and (zone.pattern, zone.is_instant) == ("", False)
+    assert zone.sql.format("x") == "regexp_replace(x, ' [A-Z]{3,4}$', '')"
+
+
 def test_day_and_month_in_one_order_only() -> None:
     ambiguous = time_formats.detect(["3/4/2010 8:26", "3/5/2010 8:26"])
     assert ambiguous is not None and ambiguous.other_order is not None
@@ -475,6 +484,28 @@ def test_names_inherit_from_their_parents_only_where_needed() -> None:
     assert column_names.scores(("properties", "product_id"))["item_id"] > 0.9
     assert column_names.scores(("customer", "id"))["user_id"] > 0.9
     assert column_names.normalize("CustomerID") == "customer_id"
+
+
+def test_a_title_above_the_header_is_skipped(tmp_path: Path) -> None:
+    rows = csv_lines(
+        "Kunden-Nr.;Art.-Nr.;Aktion;Datum/Uhrzeit", lambda i: f"K{i % 9};A{i % 7};gekauft;{i % 28 + 1:02d}.03.26 09:15"
+    )
+    (tmp_path / "bericht.csv").write_text(f"Bericht 2026;;;\n\n;;;\n{rows}")
+    mapping = proposed(tmp_path)
+    assert mapping["input"]["skip_lines"] == 3
+    assert mapping["columns"]["user_id"] == "`Kunden-Nr.`" and mapping["columns"]["event_time"] == "`Datum/Uhrzeit`"
+
+
+def test_a_negative_price_of_an_event_log_is_rejected_and_not_reversed(tmp_path: Path) -> None:
+    row = lambda i: f"{i % 9 + 1},view,{-i if i % 9 == 0 else i},{epoch(i)}"  # noqa: E731
+    (tmp_path / "log.csv").write_text(csv_lines("user_id,event,price,ts", row))
+    assert proposed(tmp_path)["columns"]["price"] == "price"
+
+
+def test_a_duration_is_not_the_time_of_day_of_a_date(tmp_path: Path) -> None:
+    row = lambda i: f"{i % 9 + 1},{i % 30},2026-03-{i % 28 + 1:02d},00:{i % 60:02d}:10"  # noqa: E731
+    (tmp_path / "log.csv").write_text(csv_lines("user_id,item_id,date,watched", row))
+    assert proposed(tmp_path)["columns"]["event_time"] == "date"
 
 
 def test_placeholders_of_users_are_anonymous(tmp_path: Path) -> None:

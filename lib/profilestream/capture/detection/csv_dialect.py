@@ -31,25 +31,32 @@ class Dialect:
 
 def detect(lines: list[str]) -> Dialect | None:
     """The dialect of most lines of a file; null if the lines have no common number of cells above one."""
-    skip = 1 if lines and re.fullmatch(r"sep=.", lines[0].strip(), re.IGNORECASE) else 0
-    is_comment = bool(lines) and lines[skip : skip + 1] != [] and lines[skip].startswith("#")
-    body = [line for line in lines[skip:] if line.strip() and not (is_comment and line.startswith("#"))]
+    start = 1 if lines and re.fullmatch(r"sep=.", lines[0].strip(), re.IGNORECASE) else 0
+    is_comment = lines[start : start + 1] != [] and lines[start].startswith("#")
+    numbers = [
+        n for n in range(start, len(lines)) if lines[n].strip() and not (is_comment and lines[n].startswith("#"))
+    ]
+    body = [lines[n] for n in numbers[:2000]]
     quote = _quote(body)
     escape = "\\" if sum('\\"' in line for line in body) > sum('""' in line for line in body) else ""
     best: Dialect | None = None
     for separator in _SEPARATORS:
-        widths = [len(split(line, separator, quote, escape)) for line in body[:2000]]
+        rows = [split(line, separator, quote, escape) for line in body]
         # A title or a note above the header makes the first lines differ, so the most common width counts.
-        width, count = Counter(widths).most_common(1)[0] if widths else (1, 0)
-        share = count / max(1, len(widths))
-        if (
-            width > 1
-            and share >= _MIN_SHARE
-            and (best is None or (round(share, 1), width) > (round(best.share, 1), best.width))
-        ):
-            preamble = next((i for i, w in enumerate(widths) if w == width), 0) if len(widths) > 3 else 0
-            best = Dialect(separator, quote, escape, "#" if is_comment else "", skip + preamble, share, width)
+        width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (1, 0)
+        share = count / max(1, len(rows))
+        is_better = best is None or (round(share, 1), width) > (round(best.share, 1), best.width)
+        if width > 1 and share >= _MIN_SHARE and is_better:
+            skipped = _preamble(rows, width)
+            skip_lines = numbers[skipped] if skipped else start
+            best = Dialect(separator, quote, escape, "#" if is_comment else "", skip_lines, share, width)
     return best
+
+
+def _preamble(rows: list[list[str]], width: int) -> int:
+    """Number of rows above the header: they have another number of cells, or most of their cells are blank."""
+    filled = [len(row) == width and sum(bool(cell.strip()) for cell in row) * 2 > width for row in rows]
+    return filled.index(True) if len(rows) > 3 and sum(filled) * 2 > len(rows) else 0
 
 
 def split(line: str, separator: str, quote: str, escape: str) -> list[str]:
