@@ -486,6 +486,16 @@ def test_names_inherit_from_their_parents_only_where_needed() -> None:
     assert column_names.normalize("CustomerID") == "customer_id"
 
 
+def test_files_with_other_columns_are_one_log(tmp_path: Path) -> None:
+    (tmp_path / "log_1.csv").write_text(csv_lines("user_id,event,ts", lambda i: f"{i % 9 + 1},view,{epoch(i)}"))
+    (tmp_path / "log_2.csv").write_text(
+        csv_lines("ts,user_id,event,sku", lambda i: f"{epoch(i)},{i % 9 + 1},cart,s{i % 8}")
+    )
+    columns = proposed(tmp_path)["columns"]
+    assert columns["event_time"] == "timestamp_seconds(try_cast(ts AS BIGINT))"
+    assert columns["item_id"] == "sku" and "'cart'" not in columns["event_type"]
+
+
 def test_a_title_above_the_header_is_skipped(tmp_path: Path) -> None:
     rows = csv_lines(
         "Kunden-Nr.;Art.-Nr.;Aktion;Datum/Uhrzeit", lambda i: f"K{i % 9};A{i % 7};gekauft;{i % 28 + 1:02d}.03.26 09:15"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from profilestream.base.errors import BadSettings, SourceUnreadable
-from profilestream.capture.detection import charset, csv_dialect, nested_records, sample_files, text_lines
+from profilestream.capture.detection import charset, csv_dialect, csv_sample, nested_records, sample_files, text_lines
 from profilestream.capture.detection.csv_dialect import Dialect
 from profilestream.capture.detection.log_sample import (
     SOURCE_FILE_DATE,
@@ -18,7 +18,6 @@ from profilestream.capture.detection.log_sample import (
     LogSample,
     SampleColumn,
     quote,
-    raw_column_sql,
     relative_name,
 )
 from profilestream.capture.detection.nested_records import Explode
@@ -82,7 +81,7 @@ def _read_texts(group: FileGroup, texts: list[tuple[Path, list[str]]]) -> LogSam
     _check_not_document(lines, group.paths[0])
     dialect = csv_dialect.detect(texts[0][1])
     if dialect is not None and not _is_text(texts[0][1], dialect):
-        return _from_csv(group, texts, dialect)
+        return csv_sample.read(group, texts, dialect)
     return _from_text(group, texts, lines)
 
 
@@ -103,36 +102,6 @@ def _from_json(group: FileGroup, records: list[dict[str, Any]], lines: int) -> L
     evidence = {"format": f"{len(records):,} of {lines:,} sampled lines are JSON objects"}
     return LogSample(group, {"format": "jsonl", **_explode_keys(explode)}, columns, {}, evidence, [], {},
                      explode.path if explode else ())  # fmt: skip
-
-
-def _from_csv(group: FileGroup, texts: list[tuple[Path, list[str]]], dialect: Dialect) -> LogSample:
-    tables = []
-    for _, lines in texts:
-        body = [line for line in lines[dialect.skip_lines :] if line.strip()]
-        body = [line for line in body if not (dialect.comment and line.startswith(dialect.comment))]
-        rows = [csv_dialect.split(line, dialect.separator, dialect.quote, dialect.escape) for line in body]
-        tables.append([row for row in rows if len(row) == dialect.width])
-    header = csv_dialect.has_header(tables[0])
-    names = [name.strip() for name in tables[0][0]] if header else [f"column_{i + 1}" for i in range(dialect.width)]
-    rows = [row for table in tables for row in table[1 if header else 0 :]]
-    columns = []
-    for i, name in enumerate(names):
-        if header and not name:
-            continue
-        sql, uses = raw_column_sql(name, names)
-        values = tuple(row[i] if row[i] else None for row in rows)
-        columns.append(SampleColumn((name if header else "",), sql, uses, values))
-    defaults = {"separator": ",", "quote": '"', "escape": "", "comment": "", "skip_lines": 0}
-    keys = {key: getattr(dialect, key) for key, default in defaults.items() if getattr(dialect, key) != default}
-    evidence = {
-        "format": f"{dialect.share:.0%} of the sampled lines have {dialect.width} cells with the separator "
-        f"{dialect.separator!r}",
-        "header": "the first line contains names" if header else "the first line contains values, not names",
-    }
-    if not header:
-        keys["header"] = False
-    raw_types = {} if header else dict.fromkeys(names, "string")
-    return LogSample(group, {"format": "csv", **keys}, columns, raw_types, evidence, [], {})
 
 
 def _is_text(lines: list[str], dialect: Dialect) -> bool:
