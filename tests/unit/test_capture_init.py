@@ -591,16 +591,16 @@ def test_questions_have_defaults_and_there_are_at_most_five(tmp_path: Path, monk
         csv_lines("cookie_id,device_id,ref,at", lambda i: f"c{i % 9},d{i % 30},r{i},2026-03-01 10:00:{i % 60:02d}")
     )
     detected = propose_source.detect(str(tmp_path))
-    asked = []
+    prompts = []
 
     def answer(text: str, *, default: str, choices: list[str] | None = None) -> str:
-        asked.append(text)
+        prompts.append(text)
         return "Europe/Berlin" if "zone" in text else choices[1] if choices and "user" in text else default
 
     monkeypatch.setattr(Prompt, "ask", answer)
     first = proposal.propose(detected.sample, detected.roles, "shop")
     answers = questions.ask(first, detected.roles, "")
-    assert 1 < len(asked) <= 5
+    assert 1 < len(prompts) <= 5
     mapping = proposal.propose(
         detected.sample, answers.roles, "shop", timezone=answers.timezone, event_type=answers.event_type
     )

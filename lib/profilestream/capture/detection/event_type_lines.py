@@ -103,7 +103,7 @@ def _mapped_types(candidates: list[Candidate], returns: _Returns) -> tuple[Line,
     values = _values(base.columns)
     counts = Counter(values)
     codes, logs = code_types(set(counts))
-    types = codes or _known_types(counts)
+    types = codes or _canonical_types(counts)
     cases = {value: event_type for value, event_type in types.items() if event_type}
     unknown = [value for value, event_type in types.items() if not event_type]
     sql = str(base.value)
@@ -132,7 +132,7 @@ def _values(columns: tuple[SampleColumn, ...]) -> list[str]:
     return [value for value in first if value]
 
 
-def _known_types(counts: Counter[str]) -> dict[str, str]:
+def _canonical_types(counts: Counter[str]) -> dict[str, str]:
     """The canonical type of each value that is not rare; "" if there is none."""
     total = counts.total()
     least = max(2, _MIN_TYPE_SHARE * total) if total > 200 else 1

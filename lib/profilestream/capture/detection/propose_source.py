@@ -61,8 +61,8 @@ class Detected:
 
 def default_name(path: str) -> str:
     """A source name from a path: letters, digits and `_`."""
-    given = Path(path)
-    stem = given.name.split(".")[0] if given.is_file() else given.name
+    local = Path(path)
+    stem = local.name.split(".")[0] if local.is_file() else local.name
     return re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_").lower() or "shop"
 
 
