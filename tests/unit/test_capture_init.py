@@ -270,6 +270,15 @@ f"2.55,{i % 20 + 17800}.0"),
         {"user_id": "concat('session-', session_id)", "session_id": "session_id", "event_time": "date"},
     ),
     Log(
+        "clicks.dat",
+        csv_lines(
+            "", lambda i: f"{i // 4},2014-04-{i // 24 % 28 + 1:02d}T10:{i % 60:02d}:09.277Z,{i % 50 + 2145},{i % 3}"
+        ),
+        {"user_id": "concat('session-', session_id)", "session_id": "session_id", "item_id": "item_id",
+         "event_type": "'view'"},
+        {"header": False},
+    ),
+    Log(
         "utf16.csv",
         csv_lines("user_id,item_id,event,ts", lambda i: f"{i % 9 + 1},{i % 50},view,{epoch(i)}", end="\r\n"),
         {"event_type": "event", "event_time": "timestamp_seconds(try_cast(ts AS BIGINT))"},

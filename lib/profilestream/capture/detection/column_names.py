@@ -166,7 +166,7 @@ PURCHASE_HINT = re.compile(
     r"|verkauf"
     r"|umsatz|bon\b|订单|购买|交易|销售|下单"
 )
-VIEW_HINT = re.compile(r"view|click|visit|impression|browse|page|ansicht|aufruf|klick|浏览|点击|访问")
+VIEW_HINT = re.compile(r"(?<!re)view|click|visit|impression|browse|page|ansicht|aufruf|klick|浏览|点击|访问")
 
 
 def normalize(name: str) -> str:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from profilestream.capture.detection import number_formats, time_formats
 from profilestream.capture.detection.event_type_values import canonical_type, code_types
 from profilestream.capture.detection.log_sample import SampleColumn
+from profilestream.capture.detection.time_formats import TimeFormat
 
 _MIN_DETERMINED = 0.97
 
@@ -55,7 +56,10 @@ def _score_ids(columns: list[SampleColumn], ids: list[int], result: list[dict[st
     runs = {i: _run_share(columns[i]) for i in ids}
     longest = max(ids, key=lambda i: (runs[i], -i))
     user = longest if runs[longest] >= 0.5 and len(ids) > 1 else ids[0]
-    result[user] = {"user_id": 0.6}
+    times = [columns[i] for i, by_target in enumerate(result) if "event_time" in by_target]
+    has_rating = any("rating" in by_target for by_target in result)
+    is_session = bool(times) and not has_rating and runs[user] >= 0.5 and _is_session(columns[user], times[0])
+    result[user] = {"session_id" if is_session else "user_id": 0.6}
     others = [i for i in ids if i != user]
     categories = {
         b for a in others for b in others
@@ -66,6 +70,31 @@ def _score_ids(columns: list[SampleColumn], ids: list[int], result: list[dict[st
         result[items[0]] = {"item_id": 0.6}
     for i in categories - set(items[:1]):
         result[i] = {"category": 0.5}
+
+
+def _is_session(column: SampleColumn, time: SampleColumn) -> bool:
+    """Whether the records of nearly every value are on one day, while the log covers several days.
+
+    Only for a log that is sorted by the column, so that the sample contains all records of a value.
+    """
+    detected = time_formats.detect(time.present[:3000])
+    if detected is None or detected.resolution == "day":
+        return False
+    days_by_value: dict[str, list[str]] = defaultdict(list)
+    for value, text in zip(column.values, time.values, strict=True):
+        if value is not None and text is not None:
+            days_by_value[value].append(_day(text, detected))
+    repeated = [days for days in days_by_value.values() if len(days) > 1]
+    single = sum(len(set(days)) == 1 for days in repeated)
+    all_days = {day for days in days_by_value.values() for day in days}
+    return len(repeated) >= 20 and len(all_days) >= 3 and single >= 0.9 * len(repeated)
+
+
+def _day(text: str, detected: TimeFormat) -> str:
+    """The day of a time: of an epoch number in UTC, of a text the part before the time of day."""
+    units = {"seconds": 1, "millis": 1_000, "micros": 1_000_000}
+    unit = next((factor for name, factor in units.items() if f"timestamp_{name}" in detected.sql), 0)
+    return str(int(float(text) / unit / 86_400)) if unit and text.replace(".", "").isdigit() else text[:10]
 
 
 def _is_id(column: SampleColumn) -> bool:

@@ -12,6 +12,8 @@ from profilestream.capture.detection.mapping_lines import Confidence, Line, line
 
 # The value of a type is part of the mapping if at least this share of the rows has it.
 _MIN_TYPE_SHARE = 0.0005
+# Below it, a number that was recognized by its values only is not evidence against a name such as clicks.csv.
+_MIN_SALES_SCORE = 0.6
 # Rarer negative prices or amounts are errors, not returns.
 _MIN_NEGATIVE_SHARE = 0.002
 
@@ -84,7 +86,8 @@ def _constant_type(sample: LogSample, roles: Roles) -> Line:
     names = [column_names.normalize(part) for column in sample.columns for part in column.path]
     text = " ".join([*names, group.root.name.lower(), *[path.name.lower() for path in group.paths[:1]]])
     is_view = bool(column_names.VIEW_HINT.search(text))
-    sells = [target for target in ("quantity", "order_id", "value") if roles.get(target)]
+    by_target = {target: roles[target][0].score for target in ("quantity", "order_id", "value") if roles.get(target)}
+    sells = [target for target, score in by_target.items() if score >= _MIN_SALES_SCORE or not is_view]
     if roles.get("rating") and not sells:
         return Line("'rate'", "likely", "the log has ratings and no event types")
     if sells:
