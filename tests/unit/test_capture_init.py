@@ -433,6 +433,15 @@ def test_optional_parts_of_times_are_optional_in_the_pattern() -> None:
     assert detected is not None and detected.pattern == "dd.MM.yyyy HH:mm[:ss]"
 
 
+def test_times_of_day() -> None:
+    assert time_formats.time_of_day(["9:05 Uhr", "10:15 Uhr"], is_hour=False) == ("{}", "H:mm 'Uhr'")
+    assert time_formats.time_of_day(["9:05:10 PM"], is_hour=False) == ("{}", "h:mm:ss a")
+    assert time_formats.time_of_day(["0", "23"], is_hour=True) == ("{}", "H")
+    assert time_formats.time_of_day(["5", "1631"], is_hour=True) == ("lpad({}, 4, '0')", "HHmm")
+    assert time_formats.time_of_day(["0", "23"], is_hour=False) is None
+    assert time_formats.time_of_day(["24:61x"], is_hour=True) is None
+
+
 def test_weekdays_and_ambiguous_zones_are_removed_from_times() -> None:
     weekday = time_formats.detect(["Thu, 01 Dec 2011 16:00:00 GMT"] * 3)
     assert weekday is not None and (weekday.pattern, weekday.is_instant) == ("dd MMM yyyy H:mm:ss VV", True)

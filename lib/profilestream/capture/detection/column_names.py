@@ -105,7 +105,7 @@ PATTERNS: dict[str, dict[str, float]] = {
     },
     "price": {
         r"(unit_?|item_?|product_?|sale_?|selling_?|list_?)?price(_?(usd|eur|gbp|cny|in_usd))?|(einzel|stück"
-        r"|verkaufs)?_?preis|单价|.*价格.*|售价": 1.0,
+        r"|verkaufs)?_?preis(_?(eur|euro|chf))?|单价|.*价格.*|售价": 1.0,
         r"(unit_?)?cost|price.*|.*_price": 0.6,
     },
     "value": {

@@ -22,7 +22,9 @@ _TIME = (
     rf"(?: ?(?P<ap>[AP]M))?(?P<uhr> Uhr)?(?:{_ZONE})?"
 )
 _PATTERNS = {kind: re.compile(rf"{date}(?:{_TIME})?", re.IGNORECASE) for kind, date in _DATES.items()}
-_TIME_OF_DAY = re.compile(r"(?P<h>\d{1,2}):(?P<mi>\d\d)(?::(?P<s>\d\d)(?P<f>[.,]\d{1,9})?)?(?: ?(?P<ap>[AP]M))?", re.I)
+_TIME_OF_DAY = re.compile(
+    r"(?P<h>\d{1,2}):(?P<mi>\d\d)(?::(?P<s>\d\d)(?P<f>[.,]\d{1,9})?)?(?: ?(?P<ap>[AP]M))?(?P<uhr> Uhr)?", re.IGNORECASE
+)
 # Bounds of epoch seconds: 1995-01-01 and 2031-10-17. Larger numbers of ten digits are dates such as 2033010112.
 _EPOCH_MIN, _EPOCH_MAX = 788_918_400, 1_950_000_000
 _EPOCH_UNITS = (("seconds", 1), ("millis", 1_000), ("micros", 1_000_000), ("nanos", 1_000_000_000))
