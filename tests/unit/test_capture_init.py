@@ -22,6 +22,7 @@ from profilestream.capture.detection import (
     proposal,
     propose_source,
     questions,
+    sample_files,
     time_formats,
     write_files,
 )
@@ -502,6 +503,24 @@ def test_names_inherit_from_their_parents_only_where_needed() -> None:
     assert column_names.scores(("properties", "product_id"))["item_id"] > 0.9
     assert column_names.scores(("customer", "id"))["user_id"] > 0.9
     assert column_names.normalize("CustomerID") == "customer_id"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_sample_of_a_large_file_has_complete_lines_from_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    lines = [f"{i},view,{'x' * (i % 40)}" for i in range(5000)]
+    (tmp_path / "log.csv").write_bytes(("\r\n".join(lines) + "\r\n").encode(encoding))
+    for suffix, pack in ((".csv", bytes), (".csv.gz", gzip.compress)):
+        path = tmp_path / f"packed{suffix}"
+        path.write_bytes(pack((tmp_path / "log.csv").read_bytes()))
+        monkeypatch.setattr(sample_files, "MAX_BYTES", 16_000)
+        (group,) = sample_files.list_groups(path)
+        ((_, sample),) = sample_files.sample_lines(group)
+        texts = [charset.decode(line, charset.detect(sample)) for line in sample]
+        assert texts[0] == lines[0] and set(texts) <= set(lines)
+        numbers = [int(text.split(",")[0]) for text in texts]
+        assert numbers == sorted(numbers) and len({number // 700 for number in numbers}) >= 7
 
 
 def test_files_with_other_columns_are_one_log(tmp_path: Path) -> None:
