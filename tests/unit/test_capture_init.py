@@ -29,6 +29,7 @@ from profilestream.capture.detection import (
 from profilestream.capture.detection.column_roles import Roles
 from profilestream.capture.detection.proposal import Proposal
 from profilestream.capture.detection.sample_preview import PreviewCounts
+from pyspark.sql import SparkSession
 from rich.prompt import Prompt
 
 ROOT = Path(__file__).parent.parent.parent
@@ -621,6 +622,37 @@ def test_a_column_that_is_rejected_wholesale_is_replaced_by_its_next_candidate(t
 
     best, counts = propose_source.try_candidates(preview, propose, detected.roles)
     assert (best.columns["user_id"].value, counts.clean) == ("cookie_id", 240)
+
+
+def test_the_other_order_of_day_and_month_is_the_next_candidate(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        csv_lines("user_id,event,at", lambda i: f"{i % 9 + 1},view,0{i % 9 + 1}/0{i % 7 + 1}/2026 10:00")
+    )
+    detected = propose_source.detect(str(tmp_path))
+    patterns = []
+
+    def preview(candidate: Proposal) -> PreviewCounts:
+        patterns.append(candidate.general["time_format"].value)
+        rejected = {"event_time_in_future": 100} if len(patterns) == 1 else {}
+        return PreviewCounts(240, 240 - sum(rejected.values()), 0, rejected, [])
+
+    propose_source.try_candidates(
+        preview, lambda roles: proposal.propose(detected.sample, roles, "shop"), detected.roles
+    )
+    assert sorted(patterns) == ["MM/dd/yyyy HH:mm", "dd/MM/yyyy HH:mm"]
+
+
+@pytest.mark.parametrize("options", [{"name": "my-shop"}, {"timezone": "Berlin"}])
+def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path: Path, options: dict[str, str]) -> None:
+    (tmp_path / "events.csv").write_text(RETAILROCKET.content)
+    settings = {"name": "shop", "out": str(tmp_path / "out"), "timezone": ""} | options
+    with pytest.raises(BadSettings, match=next(iter(options.values()))):
+        propose_source.run(no_spark, str(tmp_path), print_line=print, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def no_spark() -> SparkSession:
+    raise AssertionError("Spark is not needed")
 
 
 def test_questions_have_defaults_and_there_are_at_most_five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """`capture_init`: proposes a mapping for an unknown log, tries it on a sample, and writes mapping and settings."""
 
 import re
+import zoneinfo
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -17,7 +18,7 @@ from profilestream.capture.detection import (
     sample_preview,
     write_files,
 )
-from profilestream.capture.detection.column_roles import Roles
+from profilestream.capture.detection.column_roles import Candidate, Roles
 from profilestream.capture.detection.log_sample import LogSample
 from profilestream.capture.detection.proposal import Proposal
 from profilestream.capture.detection.sample_files import FileGroup
@@ -129,13 +130,19 @@ def try_candidates(
 def _next_roles(roles: Roles, counts: PreviewCounts) -> Roles | None:
     """The candidates without the first one of the column that most rows are rejected by; null if there is none."""
     for rule, count in sorted(counts.rejected_by_rule.items(), key=lambda item: -item[1]):
-        candidates = roles.get(_TARGETS.get(rule, ""), [])
-        is_needed = _TARGETS.get(rule) == "event_time" and len(candidates) < 2
-        if count > _MAX_REJECTED_SHARE * counts.rows and candidates and not is_needed:
-            target = _TARGETS[rule]
-            rest = {**roles, target: candidates[1:]}
-            return {name: c for name, c in rest.items() if c}
+        target = _TARGETS.get(rule, "")
+        rest = _rest(roles.get(target, []))
+        if count > _MAX_REJECTED_SHARE * counts.rows and target in roles and (rest or target != "event_time"):
+            return {name: c for name, c in {**roles, target: rest}.items() if c}
     return None
+
+
+def _rest(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates after the first; if the first is a date of ambiguous order, that column with the other order."""
+    first = candidates[0] if candidates else None
+    if first is not None and first.time is not None and first.time.other_order is not None:
+        return [replace(first, time=first.time.other_order), *candidates[1:]]
+    return candidates[1:]
 
 
 def run(
@@ -146,6 +153,10 @@ def run(
     name = name or default_name(path)
     if not re.fullmatch(r"\w+", name):
         raise BadSettings(f"{name!r} is not a source name", where="--name", do="use letters, digits and _ only")
+    if timezone and timezone not in zoneinfo.available_timezones():
+        raise BadSettings(
+            f"no such time zone: {timezone!r}", where="--timezone", do="write a name such as Europe/Berlin"
+        )
     folder = Path(out or f"conf/{name}")
     write_files.check_absent(folder)
     detected = detect(path)
