@@ -404,6 +404,14 @@ def test_the_shipped_logs_get_the_columns_of_their_mappings(name: str) -> None:
         assert mapping["columns"][column].removeprefix("nullif(").removesuffix(", '')") in allowed
 
 
+def test_the_mapping_in_the_docs_is_the_proposal_for_the_example_log() -> None:
+    detected = propose_source.detect(str(ROOT / "docs" / "examples" / "laden" / "log"))
+    best = proposal.propose(detected.sample, detected.roles, "my_shop", timezone="Europe/Berlin")
+    page = (ROOT / "docs" / "mappings.md").read_text()
+    shown = page.split("```text\n[columns]\n", 1)[1].split("```", 1)[0]
+    assert shown in write_files.mapping_text(best, "log")
+
+
 TIMES = [
     ("2014-12-06 02", "yyyy-MM-dd HH"), ("2019-10-01 00:00:00 UTC", ""), ("2014-04-07T10:51:09.277Z", ""),
     ("2024-01-01 10:00", "yyyy-MM-dd HH:mm"), ("30.03.2025 01:12:05", "dd.MM.yyyy HH:mm:ss"), ("20141206", "yyyyMMdd"),
