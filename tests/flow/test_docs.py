@@ -57,13 +57,15 @@ JOBS = (
     "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
-    "serve_campaign", "serve_trends",
+    "serve_campaign", "serve_trends", "capture_init",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
 CAPTURE, REPROCESS, FEATURES, PROFILES, PIPELINE, STATUS = (f"{PYTHON} jobs/{name}.py --config" for name in JOBS[:6])
 LOCAL, LADEN, KIOSK = "conf/local.toml", "docs/examples/laden/settings.toml", "docs/examples/kiosk/settings.toml"
 CSV = "docs/examples/laden/log/2025-03-30.csv"
+# Written by the first command of README.md.
+PROPOSED = "conf/my_shop/settings.toml"
 SCAN = f"{PYTHON} -c \"import polars as pl; print(pl.scan_delta('artifacts"
 # How each command is checked. `run`: the main of its job is called, in the session of all tests (a session start costs
 # 8 s). `process`: it is started unchanged, with this Python. `parsed`: the job accepts its flags, and the files that it
@@ -78,8 +80,9 @@ CHECKS = {
     f"{SCAN}/laden/...": "process",
     f"{CAPTURE} {KIOSK}": "run",
     f"{SCAN}/kiosk/...": "process",
-    f"{CAPTURE} {LOCAL} --check": "run",
-    f"{CAPTURE} {LOCAL} --preview 5 {CSV}": "parsed",
+    f"{PYTHON} jobs/capture_init.py docs/examples/laden/log --name my_shop --timezone Europe/Berlin": "run",
+    f"{CAPTURE} {PROPOSED} --preview 5 {CSV}": "run",
+    f"{PIPELINE} {PROPOSED}": "parsed",
     f"{PIPELINE} {LOCAL}": "run",
     f"{STATUS} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --check": "parsed",
@@ -218,6 +221,11 @@ def test_job_commands_parse_and_name_existing_files(parse: Parse) -> None:
         if "--properties-file" in words:
             assert (ROOT / words[words.index("--properties-file") + 1]).exists(), text
         args = parse(words[at:])
+        if words[at] == "jobs/capture_init.py":
+            assert (ROOT / args.path).exists(), text
+            continue
+        if args.config == PROPOSED:
+            continue
         settings = settings_module.load(str(ROOT / args.config), args.set)
         for source in settings.capture.sources.values():
             mappings.load(source.mapping)
