@@ -28,7 +28,7 @@ from profilestream.capture.detection import (
 )
 from profilestream.capture.detection.column_roles import Roles
 from profilestream.capture.detection.proposal import Proposal
-from profilestream.capture.detection.sample_preview import PreviewCounts
+from profilestream.capture.preview import PreviewCounts
 from pyspark.sql import SparkSession
 from rich.prompt import Prompt
 

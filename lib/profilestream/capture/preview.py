@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -31,9 +31,25 @@ def run(spark: SparkSession, settings: Settings, names: list[str], rows: str, pa
     show(spark, ingest.load_source(settings, names[0]), int(rows), path)
 
 
+@dataclass(frozen=True)
+class PreviewCounts:
+    """Counts of the rows of a preview, and its lines."""
+
+    rows: int
+    clean: int
+    duplicate: int
+    rejected_by_rule: dict[str, int]
+    lines: list[str]
+
+    @property
+    def captured_share(self) -> float:
+        """Share of the rows that are clean or duplicates of clean rows."""
+        return (self.clean + self.duplicate) / max(1, self.rows)
+
+
 def show(
     spark: SparkSession, source: CaptureSource, rows: int, path: str, print_line: Callable[[str], None] = print
-) -> None:
+) -> PreviewCounts:
     """Print the first clean rows of a file, and how many of its rows are clean, rejected (by rule) and duplicate.
 
     Raises:
@@ -44,12 +60,14 @@ def show(
         raise SourceMissing(f"there is no file {path}", where="--preview", do="name a file of the source")
     capture_checks.check_mapping(spark, source)
     with ingest.evaluated_batch(spark, _inputs(spark, source, path), source, {}) as batch:
-        _print_batch(batch, source, rows, path, print_line)
+        lines: list[str] = []
+        counts = _describe(batch, source, rows, path, lines)
+    for line in lines:
+        print_line(line)
+    return counts
 
 
-def _print_batch(
-    batch: EvaluatedBatch, source: CaptureSource, rows: int, path: str, print_line: Callable[[str], None]
-) -> None:
+def _describe(batch: EvaluatedBatch, source: CaptureSource, rows: int, path: str, lines: list[str]) -> PreviewCounts:
     by_rule: Counter[str | None] = Counter()
     for row in batch.summary:
         by_rule[row["rule"]] += row["n"]
@@ -62,16 +80,16 @@ def _print_batch(
     duplicate, reused = outcomes.get("duplicate", 0), outcomes.get("id_reused", 0)
     rejected_by_rule = {str(rule): n for rule, n in by_rule.items()} | ({"id_reused": reused} if reused else {})
     columns = [c for c in execute_mapping.mapped_columns(source.mapping) if c not in ("event_date", "extra")]
-    print_line(f"first {rows} clean rows of {path} (mapped columns):")
+    lines.append(f"first {rows} clean rows of {path} (mapped columns):")
     first = dedupe.without_repeats(good, repeats).orderBy(F.length("position"), "position").limit(rows)
     for number, row in enumerate(first.select(F.to_json(F.struct(*columns))).collect()):
-        print_line(f"{number + 1:4d}  {row[0]}")
+        lines.append(f"{number + 1:4d}  {row[0]}")
     rejected = sum(rejected_by_rule.values())
     clean -= duplicate + reused
     total = clean + rejected + duplicate
-    print_line(f"{total:,} rows = {clean:,} clean + {rejected:,} rejected + {duplicate:,} duplicate")
-    _print_rejected(batch.rows, rejected_by_rule, print_line)
-    print_line("nothing was written")
+    lines.append(f"{total:,} rows = {clean:,} clean + {rejected:,} rejected + {duplicate:,} duplicate")
+    lines += [*_rejected_lines(batch.rows, rejected_by_rule), "nothing was written"]
+    return PreviewCounts(total, clean, duplicate, rejected_by_rule, lines)
 
 
 def _inputs(spark: SparkSession, source: CaptureSource, path: str) -> InputBatch:
@@ -87,7 +105,7 @@ def _inputs(spark: SparkSession, source: CaptureSource, path: str) -> InputBatch
     return InputBatch(reader.records(spark, paths), now, paths, [])
 
 
-def _print_rejected(canonical_rows: DataFrame, by_rule: dict[str, int], print_line: Callable[[str], None]) -> None:
+def _rejected_lines(canonical_rows: DataFrame, by_rule: dict[str, int]) -> Iterator[str]:
     first_rows = (
         canonical_rows.where("rule IS NOT NULL")
         .groupBy("rule")
@@ -97,4 +115,4 @@ def _print_rejected(canonical_rows: DataFrame, by_rule: dict[str, int], print_li
     for rule, count in sorted(by_rule.items(), key=lambda item: (-item[1], item[0])):
         reason, payload = examples.get(rule, ("an earlier row has this id and different content", ""))
         example = f"\n      such as {payload}" if payload else ""
-        print_line(f"  rejected {count:,} by {rule}: {reason}{example}")
+        yield (f"  rejected {count:,} by {rule}: {reason}{example}")

@@ -22,7 +22,7 @@ from profilestream.capture.detection.column_roles import Candidate, Roles
 from profilestream.capture.detection.log_sample import LogSample
 from profilestream.capture.detection.proposal import Proposal
 from profilestream.capture.detection.sample_files import FileGroup
-from profilestream.capture.detection.sample_preview import PreviewCounts
+from profilestream.capture.preview import PreviewCounts
 
 # Groups of files of a folder whose columns are compared.
 _MAX_GROUPS = 8

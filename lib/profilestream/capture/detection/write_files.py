@@ -12,7 +12,7 @@ from profilestream.capture.detection.proposal import Proposal
 MAPPING, SETTINGS = "mapping.toml", "settings.toml"
 _FEATURES = ("user_hours", "item_hours", "category_hours", "brand_hours", "user_category_hours")
 _NO_EVENT_ID = (
-    "event_id: no column is a unique id in the sample. The id is a hash of the columns above and extra, so records "
+    "event_id: no column is a unique id in the sample. The id is a hash of the raw record, so records "
     "that are equal in all of them are one event."
 )
 _WIDTH = 110
