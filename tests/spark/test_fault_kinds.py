@@ -12,7 +12,8 @@ import pytest
 from profilestream.base import streaming, tables
 from profilestream.base.errors import BadSettings, NothingWritten, Refused, SourceUnreadable
 from profilestream.base.queries import RunOptions
-from profilestream.capture import ingest, reprocess
+from profilestream.capture import capture_checks, ingest, reprocess
+from profilestream.serve.report import queries_events
 from pyspark.sql import Row, SparkSession
 
 from tests.builders import Shop
@@ -444,6 +445,45 @@ def test_a_mapping_extends_or_replaces_the_placeholders(spark: SparkSession) -> 
     assert rows[0].user_id == "s:0"
 
 
+# -- the meaning of numbers -------------------------------------------------------------------------------
+
+MONEY = BASE.replace("price double, quantity double", "price double, cur string").replace(
+    'quantity = "quantity"', 'quantity = "1"\ncurrency = "cur"'
+)
+
+
+def test_values_are_in_the_reporting_currency_by_the_rate_of_the_date(spark: SparkSession, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text("currency,valid_from,rate\nJPY,2026-01-01,0.006\nJPY,2026-03-01,0.005\nUSD,2026-03-02,0.9\n")
+    shop = Shop(tmp_path, MONEY, extra_settings=f'[capture.currency]\nreporting = "EUR"\nrates = "{rates}"\n')
+    rows = [("EUR", T, 100), ("JPY", T, 10000), ("JPY", "2026-02-28T23:59:59Z", 10000), ("USD", T, 5), (None, T, 7)]
+    shop.write("a.jsonl", "".join(
+        json.dumps({"kind": "purchase", "at": at, "who": f"u{n}", "price": price, "cur": code}) + "\n"
+        for n, (code, at, price) in enumerate(rows)))  # fmt: skip
+    shop.capture(spark)
+    events = shop.read(spark, tables.EVENTS).orderBy("user_id").collect()
+    assert [row.value for row in events] == [100.0, 50.0, 60.0, None, 7.0]
+    assert [row.price for row in events] == [100.0, 10000.0, 10000.0, 5.0, 7.0]
+    assert [row.warnings for row in events] == [[], [], [], ["currency_rate_missing"], []]
+    rates.write_text("currency,valid_from,rate\nJPY,2026-01-01,0\n")
+    with pytest.raises(BadSettings, match="a rate is not valid"):
+        capture_checks.check_sources(spark, shop.settings())
+
+
+def test_several_currencies_without_rates_are_a_warning_of_the_batch_and_the_page_has_no_sum(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path, MONEY)
+    for number, code in enumerate(("EUR", "JPY")):
+        event = {"kind": "purchase", "at": T, "who": "u1", "price": 100, "cur": code}
+        shop.write(f"{number}.jsonl", json.dumps(event) + "\n")
+    shop.capture(spark)
+    batches = shop.read(spark, tables.CAPTURE_BATCHES).orderBy("batch_id").collect()
+    assert [row.warned_by_rule["currency_mixed"] for row in batches] == [0, 1]
+    totals = queries_events.totals(shop.read(spark, tables.EVENTS), "UTC")
+    assert totals is not None and totals.value is None
+
+
 # -- one reading path ------------------------------------------------------------------------------------
 
 
@@ -643,8 +683,6 @@ def test_two_sources_over_the_same_files_are_refused(spark: SparkSession, tmp_pa
     shop = Shop(tmp_path, BASE)
     shop.write("a/a.jsonl", "{}\n")
     shop.extra_settings = f'[capture.sources.other]\npath = "{shop.input}/a"\nmapping = "{shop.home}/shop.toml"\n'
-    from profilestream.capture import capture_checks
-
     with pytest.raises(BadSettings, match="read the same files"):
         capture_checks.check_sources(spark, shop.settings())
 

@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.delta_table import Table
-from profilestream.base.session import Threads, materialize
+from profilestream.base.session import Threads, conf_set, materialize
 from profilestream.base.settings import Paths, fingerprint
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
@@ -111,13 +111,15 @@ def with_batch_columns(rows: DataFrame, table: Table, txn: Txn, *more: str) -> D
 def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
     """Append the rows once. The frame must have the columns of the table and must not read the table."""
     table.check(frame.schema)
-    (
-        frame.write.format("delta")
-        .mode("append")
-        .option("txnAppId", txn.app_id(table))
-        .option("txnVersion", txn.batch_id)
-        .save(table.uri(paths))
-    )
+    without_dictionary = {f"parquet.enable.dictionary#{name}": "false" for name in table.distinct_columns}
+    with conf_set(frame.sparkSession, without_dictionary):
+        (
+            frame.write.format("delta")
+            .mode("append")
+            .option("txnAppId", txn.app_id(table))
+            .option("txnVersion", txn.batch_id)
+            .save(table.uri(paths))
+        )
 
 
 def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: str) -> None:
@@ -178,7 +180,8 @@ def merge(
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.names}
     updated = {**values, **(updates or {})}
     is_inserted = f"NOT s.{delete_flag}" if delete_flag else "true"
-    with _conf(spark, {**_MERGE_CONF, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
+    # An application id that stayed set would make every later write a no-op.
+    with conf_set(spark, {**_MERGE_CONF, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
         merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
         if delete_flag:
             merger = merger.whenMatchedDelete(f"s.{delete_flag}")
@@ -189,19 +192,3 @@ def merge(
 def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> None:
     """Delete the rows that satisfy `where` (a SQL condition on the table); a second call deletes nothing."""
     DeltaTable.forPath(spark, table.uri(paths)).delete(where)
-
-
-@contextmanager
-def _conf(spark: SparkSession, values: dict[str, str]) -> Iterator[None]:
-    """Session settings for one commit. An application id that stayed set would make every later write a no-op."""
-    previous: dict[str, str | None] = {key: spark.conf.get(key, None) for key in values}
-    try:
-        for key, value in values.items():
-            spark.conf.set(key, value)
-        yield
-    finally:
-        for key, earlier in previous.items():
-            if earlier is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, earlier)

@@ -49,6 +49,8 @@ class Table:
         schema_version: incremented by every change of columns. A stored table with a higher version is refused. One
             with a lower version gets the missing columns, with null values; so a new column must be nullable.
         properties: Delta table properties.
+        distinct_columns: columns with almost as many values as rows. Appended files have no dictionary for them: it
+            would take time and save no space.
         declaration: fingerprint of the declaration of a derived table; empty for other tables.
     """
 
@@ -61,6 +63,7 @@ class Table:
     partitioned_by: tuple[str, ...] = ()
     schema_version: int = 1
     properties: dict[str, str] = field(default_factory=dict, hash=False)
+    distinct_columns: tuple[str, ...] = ()
     declaration: str = ""
 
     @property

@@ -147,6 +147,20 @@ PLACEHOLDERS = (
 )  # fmt: skip
 
 
+class ReportingCurrency(Frozen):
+    """The currency in which `value` of all events is stored.
+
+    Args:
+        reporting: code of the currency, such as EUR.
+        rates: table with the columns `currency`, `valid_from` (date) and `rate`: one unit of the currency in units of
+            the reporting currency, from this date to the next one of the table.
+    """
+
+    reporting: str = Field(min_length=1)
+    rates: str
+    format: Literal["parquet", "delta", "csv", "json"] = "csv"
+
+
 class Capture(Frozen):
     """Settings of all sources.
 
@@ -158,6 +172,7 @@ class Capture(Frozen):
         max_number: numbers above it are rejected as `number_absurd`, and so are numbers other than 0 below its inverse.
         placeholders: patterns of texts that stand for a missing id, category or brand. Capital letters, blanks and
             quotes around the text do not matter; `*` stands for any characters. A mapping can replace or extend them.
+        currency: the reporting currency; null: values are stored in the currency of the event.
         alarms: alarms for batches that differ from earlier ones.
         sources: by name; the name is stored in the column `source`.
     """
@@ -167,6 +182,7 @@ class Capture(Frozen):
     max_line_bytes: int = Field(default=1_000_000, ge=1)
     max_number: float = Field(default=1e15, gt=1)
     placeholders: tuple[str, ...] = PLACEHOLDERS
+    currency: ReportingCurrency | None = None
     alarms: Alarms = Alarms()
     sources: dict[str, Source] = Field(min_length=1)
 

@@ -41,7 +41,12 @@ EVENTS = Table(
         Column("price", "DOUBLE", "Price of one piece; not negative.", "currency"),
         Column("currency", "STRING", "ISO code of the currency of price and value."),
         Column("quantity", "DOUBLE", "Number of pieces; not negative.", "pieces"),
-        Column("value", "DOUBLE", "Mapped value, or price times quantity of a cart, purchase or return.", "currency"),
+        Column(
+            "value",
+            "DOUBLE",
+            "Mapped value, or price times quantity; in the reporting currency if there is one.",
+            "currency",
+        ),
         Column("rating", "DOUBLE", "Rating that the user gave.", "stars or points of the source"),
         Column("session_id", "STRING", "Session id in the log; null when the log has none.", subject=USER),
         Column("query", "STRING", "Search text.", subject=FREE_TEXT),
@@ -66,6 +71,7 @@ EVENTS = Table(
     partitioned_by=("event_date",),
     # Readers filter by ranges of this column only; min and max of all 29 columns take 10 % of a batch.
     properties={"delta.dataSkippingStatsColumns": "event_time"},
+    distinct_columns=("event_id", "event_time", "user_id", "session_id", "order_id", "query", "text", "position"),
 )
 
 REJECTED_EVENTS = Table(

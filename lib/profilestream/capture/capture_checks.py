@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -17,9 +18,11 @@ from profilestream.base.errors import BadSettings, SourceMissing, first_sentence
 from profilestream.base.jvm import java_class
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.capture import cleaning_rules, execute_mapping, ingest, raw_records, side_tables
+from profilestream.capture import cleaning_rules, currency, execute_mapping, ingest, raw_records, side_tables
 from profilestream.capture import mapping as mappings
 from profilestream.capture.ingest import CaptureSource
+
+log = logging.getLogger(__name__)
 
 
 def check_sources(spark: SparkSession, settings: Settings) -> None:
@@ -130,6 +133,7 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
     for name, sql in mapping.columns.items():
         _check_expression(raw, f"columns.{name}", sql, file)
     _check_event_time(spark, raw, source)
+    _check_currency(spark, source)
     without_fill = execute_mapping.build_expressions(raw, mapping.model_copy(update={"fill": {}}), source.capture)
     events = execute_mapping.apply_expressions(raw, without_fill)
     for name, sql in mapping.fill.items():
@@ -163,6 +167,18 @@ def _check_input_columns(source: CaptureSource) -> None:
             do=f"name some of {schema.names}",
         )
     _check_unique_names(schema.names, source)
+
+
+def _check_currency(spark: SparkSession, source: CaptureSource) -> None:
+    """Check the rates; without them, ask for a decision if events can have different currencies."""
+    if source.capture.currency is not None:
+        currency.check_rates(spark, source.capture.currency)
+    elif currency.has_currencies(source.mapping):
+        log.warning(
+            "%s: columns.currency can have several values, and values of different currencies cannot be added up; "
+            "decide: one constant currency, or a reporting currency with rates (docs/mappings.md#currencies)",
+            source.config.mapping,
+        )
 
 
 def _check_encoding(spark: SparkSession, name: str, where: str) -> None:

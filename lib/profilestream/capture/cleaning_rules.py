@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
-from profilestream.capture import execute_mapping, guarded_sql, placeholders
+from profilestream.capture import currency, execute_mapping, guarded_sql, placeholders
 from profilestream.capture.conversion import any_of
 from profilestream.capture.execute_mapping import FAILED, FAILURE, NOTES, note_where
 from profilestream.capture.guarded_sql import Guarded
@@ -118,6 +118,7 @@ def names(mapping: Mapping) -> tuple[list[str], list[str]]:
         *[f"filled_{c}" for c in mapping.fill],
         *[f"clipped_{c}" for c in mapping.clip],
         *([BOT_WARNING] if mapping.bots else []),
+        *currency.warnings_of(mapping),
     ]
     return rejects, warnings
 

@@ -20,12 +20,20 @@ from profilestream.base.errors import BadSettings, NothingWritten, StateCorrupt
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
 from profilestream.base.session import frame_of_dicts, materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
-from profilestream.capture import batch_monitor, cleaning_rules, dedupe, execute_mapping, raw_records, side_tables
+from profilestream.capture import (
+    batch_monitor,
+    cleaning_rules,
+    currency,
+    dedupe,
+    execute_mapping,
+    raw_records,
+    side_tables,
+)
 from profilestream.capture import mapping as mappings
 from profilestream.capture.batch_monitor import AlarmResult, TrendCache
 from profilestream.capture.cleaning_rules import BOT_WARNING, FAULTS
 from profilestream.capture.execute_mapping import FAILED
-from profilestream.capture.mapping import Mapping
+from profilestream.capture.mapping import Lookup, Mapping
 from profilestream.capture.sources.delta_source import DeltaSource
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.capture.sources.record_source import InputBatch, RecordSource
@@ -70,10 +78,26 @@ class CaptureSource:
         """The rules as columns; built once per run."""
         return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
 
+    def main_currency(self, batch: Batch, default: str) -> str:
+        """The currency of an event of the source; the default before the first one. Read once per run."""
+
+        def read() -> str:
+            is_known = (F.col("source") == self.name) & F.col("currency").isNotNull()
+            row = tables.EVENTS.read(batch.spark, batch.paths).where(is_known).select("currency").first()
+            return default if row is None else str(row[0])
+
+        return self._cached("main_currency", read)
+
     def _cached(self, name: str, build: Callable[[], Built]) -> Built:
         if name not in self._cache:
             self._cache[name] = build()
         return cast(Built, self._cache[name])
+
+    @property
+    def lookups(self) -> dict[str, Lookup]:
+        """The side tables of the mapping and of the settings, by name."""
+        rates = {} if self.capture.currency is None else {currency.RATES: currency.lookup(self.capture.currency)}
+        return {**self.mapping.lookup, **rates}
 
     @property
     def settings_text(self) -> str:
@@ -160,7 +184,7 @@ def query(settings: Settings, name: str) -> Query:
         settings=source.settings_text,
         source=name,
         lock=source.lock,
-        versions=lambda spark, *_: side_tables.current_versions(spark, source.mapping),
+        versions=lambda spark, *_: side_tables.current_versions(spark, source.lookups),
     )
 
 
@@ -181,7 +205,10 @@ def apply_mapping(
     with_rules = cleaning_rules.evaluate(with_time, source.rules(with_time))
     is_rejected = F.col("rule").isNotNull()
     # Values of rejected rows can be outside the range of Python's types, and no later step needs them.
-    return execute_mapping.add_ids(with_rules, mapping).select(
+    with_ids = execute_mapping.add_ids(with_rules, mapping)
+    if source.capture.currency is not None:
+        with_ids = currency.with_reporting_value(with_ids, source.capture.currency, versions)
+    return with_ids.select(
         *[F.when(~is_rejected, F.col(name)).alias(name) for name in execute_mapping.mapped_columns(mapping)],
         "position",
         "rule",
@@ -286,7 +313,7 @@ def write_batch(
     spark, mapping = batch.spark, source.mapping
     if batch.is_retry:
         where = f"{batch.txn.query}, batch {batch.txn.batch_id}"
-        side_tables.check_unchanged(spark, mapping, batch.plan.versions, where=where)
+        side_tables.check_unchanged(spark, source.lookups, batch.plan.versions, where=where)
     with ExitStack() as stack:
         with batch.phase("read and evaluate"):
             evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
@@ -299,8 +326,11 @@ def write_batch(
             repeats = dedupe.find_repeats(evaluated.good, stored, mapping)
             clean = dedupe.without_repeats(evaluated.good, repeats)
             busy = _busy_minutes(clean, mapping)
+            mixed = _rows_in_other_currencies(clean, summary, source, batch)
         skipped = len(inputs.skipped_units)
         counts = _row_counts(evaluated.rows_in + skipped, summary, repeats, busy, mapping, skipped)
+        if mixed:
+            counts = replace(counts, warned_by_rule={**counts.warned_by_rule, currency.MIXED: mixed})
         with reading_files(spark, inputs.units):
             counts = _checked_counts(counts, records, source, batch)
         if counts.clean >= _MIN_ROWS_OF_WRONG_EXPRESSION and counts.event_time_min == counts.event_time_max:
@@ -376,6 +406,7 @@ def _summary(rows: DataFrame, mapping: Mapping) -> list[Any]:
         rows.groupBy("rule", F.col("event_date").cast("string").alias("event_date"), FAILED)
         .agg(
             F.count(F.lit(1)).alias("n"),
+            _currencies(mapping).alias("currencies"),
             F.count_if(F.col("reason") == raw_records.OPEN_QUOTE_REASON).alias("open_quotes"),
             F.unix_micros(F.min("event_time")).alias("first"),
             F.unix_micros(F.max("event_time")).alias("last"),
@@ -384,6 +415,26 @@ def _summary(rows: DataFrame, mapping: Mapping) -> list[Any]:
         )
         .collect()
     )
+
+
+def _currencies(mapping: Mapping) -> Column:
+    return F.collect_set("currency") if currency.has_currencies(mapping) else F.array()
+
+
+def _rows_in_other_currencies(clean: DataFrame, summary: list[Any], source: CaptureSource, batch: Batch) -> int:
+    """Rows whose currency is not the main one of the source, if their values cannot be converted. Logs a warning."""
+    if source.capture.currency is not None or not currency.has_currencies(source.mapping):
+        return 0
+    found = {code for row in summary if row["rule"] is None for code in row["currencies"]}
+    main = source.main_currency(batch, min(found, default=""))
+    others = sorted(found - {main})
+    if not others:
+        return 0
+    log.warning(
+        "%s has values in %s and in %s, whose sum has no meaning; set capture.currency (docs/mappings.md#currencies)",
+        source.name, main, ", ".join(others[:5]),
+    )  # fmt: skip
+    return clean.where(F.col("currency").isin(others)).count()
 
 
 def _stored_events(batch: Batch, source: CaptureSource, summary: list[Any]) -> DataFrame:

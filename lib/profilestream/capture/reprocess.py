@@ -80,7 +80,7 @@ def _next_batch(
         return Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), last), plan, is_retry=True)
     version = delta_table.delta_version(spark, tables.REJECTED_EVENTS.path(settings.paths))
     versions = {"rejected_events": version, "ingest_micros": int(time.time() * 1e6)}
-    versions |= side_tables.current_versions(spark, source.mapping)
+    versions |= side_tables.current_versions(spark, source.lookups)
     plan_settings = json.dumps({"rules": rules, "source": source.settings_text})
     plan = Plan(source.fingerprint, plan_settings, versions)
     batch = Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), last + 1), plan)

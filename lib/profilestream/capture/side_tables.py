@@ -2,6 +2,8 @@
 
 import codecs
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 
 import pyarrow as pa
@@ -17,18 +19,18 @@ from profilestream.capture.mapping import Lookup, Mapping
 
 def read_all(spark: SparkSession, mapping: Mapping, versions: dict[str, int]) -> dict[str, DataFrame]:
     """The side tables by name. A Delta table is read at the version in `versions`, or the latest one if it has none."""
-    return {name: _read(spark, lookup, versions.get(name)) for name, lookup in mapping.lookup.items()}
+    return {name: read(spark, lookup, versions.get(name)) for name, lookup in mapping.lookup.items()}
 
 
-def current_versions(spark: SparkSession, mapping: Mapping) -> dict[str, int]:
+def current_versions(spark: SparkSession, lookups: dict[str, Lookup]) -> dict[str, int]:
     """The version of each side table: of a Delta table its version, of files a hash of their bytes."""
     return {
         name: delta_table.delta_version(spark, lookup.path) if lookup.format == "delta" else _file_hash(spark, lookup)
-        for name, lookup in mapping.lookup.items()
+        for name, lookup in lookups.items()
     }
 
 
-def check_unchanged(spark: SparkSession, mapping: Mapping, planned: dict[str, int], *, where: str) -> None:
+def check_unchanged(spark: SparkSession, lookups: dict[str, Lookup], planned: dict[str, int], *, where: str) -> None:
     """Refuse to finish a batch after the files of a side table changed.
 
     Some tables may already contain the batch, and counts from two versions of a side table do not add up.
@@ -39,7 +41,7 @@ def check_unchanged(spark: SparkSession, mapping: Mapping, planned: dict[str, in
     Raises:
         Refused: files of a side table changed or are missing.
     """
-    for name, lookup in mapping.lookup.items():
+    for name, lookup in lookups.items():
         if lookup.format == "delta" or name not in planned:
             continue
         if not files.exists(spark, lookup.path) or _file_hash(spark, lookup) != planned[name]:
@@ -62,24 +64,16 @@ def check_lookup(spark: SparkSession, name: str, lookup: Lookup, file: str) -> N
         BadSettings: the key is not a column of the table, or a key value is not unique.
     """
     where = f"{file}, lookup.{name}"
-    if not files.exists(spark, lookup.path):
-        raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{where}.path", do="correct the path")
-    try:
-        table = _read(spark, lookup, None)
-        if lookup.key not in table.columns:
-            raise BadSettings(
-                f"the side table has no column {lookup.key!r}; it has {table.columns}",
-                where=f"{where}.key",
-                do="name one of its columns",
-            )
-        key = F.col(f"`{lookup.key}`")
+    table = read_checked(spark, lookup, where)
+    if lookup.key not in table.columns:
+        raise BadSettings(
+            f"the side table has no column {lookup.key!r}; it has {table.columns}",
+            where=f"{where}.key",
+            do="name one of its columns",
+        )
+    key = F.col(f"`{lookup.key}`")
+    with _readable(lookup, where):
         repeated = table.where(key.isNotNull()).groupBy(key.alias("key")).count().where("count > 1").first()
-    except (PySparkException, Py4JJavaError, UnicodeDecodeError, csv.Error, TypeError) as error:
-        raise SourceUnreadable(
-            f"the side table at {lookup.path} cannot be read as {lookup.format}: {_error_text(error)}",
-            where=f"{where}.path",
-            do="correct the path or the format",
-        ) from error
     if repeated is not None:
         raise BadSettings(
             f"key {repeated['key']!r} has {repeated['count']} rows in the side table",
@@ -88,7 +82,36 @@ def check_lookup(spark: SparkSession, name: str, lookup: Lookup, file: str) -> N
         )
 
 
-def _read(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
+def read_checked(spark: SparkSession, lookup: Lookup, where: str) -> DataFrame:
+    """The side table.
+
+    Args:
+        where: key of the settings, for messages.
+
+    Raises:
+        SourceMissing: the path does not exist.
+        SourceUnreadable: the data does not have the declared format.
+    """
+    if not files.exists(spark, lookup.path):
+        raise SourceMissing(f"there is no side table at {lookup.path}", where=f"{where}.path", do="correct the path")
+    with _readable(lookup, where):
+        return read(spark, lookup, None)
+
+
+@contextmanager
+def _readable(lookup: Lookup, where: str) -> Iterator[None]:
+    try:
+        yield
+    except (PySparkException, Py4JJavaError, UnicodeDecodeError, csv.Error, TypeError) as error:
+        raise SourceUnreadable(
+            f"the side table at {lookup.path} cannot be read as {lookup.format}: {_error_text(error)}",
+            where=f"{where}.path",
+            do="correct the path or the format",
+        ) from error
+
+
+def read(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
+    """The rows of a side table; of a Delta table those of a version, or of the latest one for null."""
     if lookup.format == "csv":
         return _read_csv(spark, lookup)
     reader = spark.read.format(lookup.format)

@@ -1,8 +1,7 @@
 """The interface of a source: what capture needs to know of files, tables and, later, topics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -10,6 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.queries import RunOptions
+from profilestream.base.session import conf_set
 
 _READ_SETTINGS = {
     # Positions must not depend on the number of cores: with these settings every file is split at multiples of 32 MB,
@@ -23,20 +23,9 @@ _READ_SETTINGS = {
 }
 
 
-@contextmanager
-def reading(spark: SparkSession) -> Iterator[None]:
+def reading(spark: SparkSession) -> AbstractContextManager[None]:
     """Settings for every Spark action that reads records: only with them are positions correct."""
-    previous = {key: spark.conf.get(key, None) for key in _READ_SETTINGS}
-    for key, value in _READ_SETTINGS.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key, previous_value in previous.items():
-            if previous_value is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, previous_value)
+    return conf_set(spark, _READ_SETTINGS)
 
 
 @dataclass(frozen=True)

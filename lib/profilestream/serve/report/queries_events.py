@@ -15,11 +15,12 @@ _IS_FAVORITE = "event_type = 'favorite'"
 _IS_PURCHASE = "event_type = 'purchase'"
 
 
-def totals(events: DataFrame, timezone: str) -> EventsView | None:
+def totals(events: DataFrame, timezone: str, reporting_currency: str = "") -> EventsView | None:
     """Totals of the events; null when there are no events.
 
     Args:
         timezone: zone of the weekdays and hours.
+        reporting_currency: of `value`; empty: that of the event.
     """
     local = F.from_utc_timestamp("event_time", timezone)
     value = F.expr(f"CASE WHEN {_IS_PURCHASE} THEN value END")
@@ -41,13 +42,15 @@ def totals(events: DataFrame, timezone: str) -> EventsView | None:
         by_hour[hour] = by_hour.get(hour, 0) + row["events"]
         by_type[row["event_type"]] = by_type.get(row["event_type"], 0) + row["events"]
     currencies = {row[name] for row in rows for name in ("min_currency", "max_currency")} - {None}
+    if reporting_currency:
+        currencies = {reporting_currency}
     return EventsView(
         first=min(row["first"] for row in rows),
         last=max(row["last"] for row in rows),
         by_hour=by_hour,
         by_type=by_type,
         guests=sum(row["guests"] for row in rows),
-        value=sum(row["value"] or 0.0 for row in rows),
+        value=None if len(currencies) > 1 else sum(row["value"] or 0.0 for row in rows),
         currency=currencies.pop() if len(currencies) == 1 else "",
         timezone=timezone,
     )

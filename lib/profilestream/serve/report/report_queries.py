@@ -18,7 +18,8 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
     """The contents of the report."""
     events = read_or_empty(spark, tables.EVENTS, settings)
     metrics = read_or_empty(spark, tables.MODEL_METRICS, settings)
-    totals = queries_events.totals(events, settings.derive.shop_timezone)
+    reporting = settings.capture.currency.reporting if settings.capture.currency else ""
+    totals = queries_events.totals(events, settings.derive.shop_timezone, reporting)
     return ReportView(
         pipeline=queries_pipeline.pipeline(spark, settings),
         events=totals,

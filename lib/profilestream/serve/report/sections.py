@@ -43,8 +43,11 @@ def key_figures(view: ReportView) -> list[KeyFigure]:
     if users is not None:
         figures.append(KeyFigure("users", "users" if view.has_people else "sessions", max(users.steps.values())))
         figures += [KeyFigure("buyers", "buyers", users.steps["purchased"])] if "purchased" in users.steps else []
-    if events is not None and events.value and math.isfinite(events.value):
-        note = events.currency or "currency unknown or mixed"
+    if events is not None and events.value is None:
+        note = "several currencies and no rates (capture.currency), so there is no sum"
+        figures.append(KeyFigure("purchase_value", "purchase value", 0, "–", note))
+    elif events is not None and events.value and math.isfinite(events.value):
+        note = events.currency or "currency unknown"
         figures.append(KeyFigure("purchase_value", "purchase value", events.value, note=note))
     if view.segments is not None:
         note = f"{view.segments.users:,} users"

@@ -17,7 +17,7 @@ class EventsView:
         by_hour: events by (weekday with Monday = 0, hour) in the shop time zone.
         by_type: events by event type.
         guests: events without a user id.
-        value: total value of the purchases.
+        value: total value of the purchases; null for several currencies without rates.
         currency: currency of `value`; empty when the events contain no currency, or several.
         timezone: the shop time zone.
     """
@@ -27,7 +27,7 @@ class EventsView:
     by_hour: dict[tuple[int, int], int]
     by_type: dict[str, int]
     guests: int
-    value: float
+    value: float | None
     currency: str
     timezone: str
 
