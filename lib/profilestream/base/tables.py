@@ -44,7 +44,7 @@ EVENTS = Table(
         Column(
             "value",
             "DOUBLE",
-            "Mapped value, or price times quantity; in the reporting currency if there is one.",
+            "Mapped, or price times quantity; in the reporting currency if there is one.",
             "currency",
         ),
         Column("rating", "DOUBLE", "Rating that the user gave.", "stars or points of the source"),
