@@ -18,7 +18,8 @@ def web(spark: SparkSession, tmp_path: Path) -> Shop:
     """A shop with a second source `till`, whose mapping a test writes."""
     shop = Shop(tmp_path, name="web")
     shop.write("a.jsonl", json.dumps(event(1)))
-    shop.extra_settings = f'[capture.sources.till]\npath = "{shop.input}"\nmapping = "{tmp_path}/till.toml"\n'
+    (tmp_path / "till").mkdir()
+    shop.extra_settings = f'[capture.sources.till]\npath = "{tmp_path}/till"\nmapping = "{tmp_path}/till.toml"\n'
     return shop
 
 

@@ -26,6 +26,7 @@ FLAGS: dict[str, list[str]] = {
         *("--set", "learn.segments.enabled=false", "--set", "learn.examples.enabled=false"),
         *("--set", "serve.tags.enabled=false", "--set", "serve.scores.enabled=false"),
     ],
+    "capture_init": [],
     "capture_events": [],
     "capture_reprocess": [],
     "derive_features": [],
@@ -222,6 +223,9 @@ def test_every_job_has_the_documented_exit_code_and_last_line(
     for name, flags in FLAGS.items():
         with _ascii_terminal() as output:
             more = demo_paths if name == "run_demo" else []
-            code = importlib.import_module(f"jobs.{name}").main(["--config", config, *flags, *more])
+            arguments = ["--config", config, *flags, *more]
+            if name == "capture_init":
+                arguments = [str(shop.input), "--name", "shop", "--out", f"{home}/proposal of {state}"]
+            code = importlib.import_module(f"jobs.{name}").main(arguments)
         results[name] = f"{code}: {_last_line(output.getvalue())}"
     assert {name: one for name, one in results.items() if not _matches(one, expected[name])} == {}
