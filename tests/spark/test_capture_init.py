@@ -22,7 +22,7 @@ def test_a_nested_log_is_captured_by_its_proposal(
         {
             "event": names[i % 4],
             "event_timestamp": str(1_612_069_510_000_000 + i), "user_pseudo_id": f"{i % 3 + 1}.5",
-            "params": [{"key": "ga_session_id", "value": {"int_value": str(i // 4)}}],
+            "params": [{"key": "ga_session_id", "value": {"int_value": str(i // 4 + 1)}}],
             "items": [{"item_id": f"i{i}", "price": 9.5}, {"item_id": "i0", "price": "3"}] if i % 4 in (1, 2) else [],
         }
         for i in range(16)
@@ -40,7 +40,7 @@ def test_a_nested_log_is_captured_by_its_proposal(
     assert "96.0% of the sampled records are captured (clean or duplicate)" in printed
     (row,) = [json.loads(line.split("  ", 2)[-1]) for line in printed if line.startswith("   2  ")]
     assert {key: row[key] for key in ("event_type", "user_id", "item_id", "session_id", "price")} == {
-        "event_type": "view", "user_id": "web:2.5", "item_id": "web:i1", "session_id": "0", "price": 9.5,
+        "event_type": "view", "user_id": "web:2.5", "item_id": "web:i1", "session_id": "1", "price": 9.5,
     }  # fmt: skip
     (unsure,) = [line for line in printed if "event_types:" in line]
     number = int(unsure.split("mapping.toml:")[1].split()[0])
