@@ -169,8 +169,10 @@ class Table:
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
 
-    def file_dates(self, spark: SparkSession, paths: Paths, version: int) -> list[str]:
-        """The oldest event date of each file of a version, as `yyyy-MM-dd`, in order of date.
+    def files_by_date(self, spark: SparkSession, paths: Paths, version: int) -> list[tuple[str, str]]:
+        """The oldest event date (`yyyy-MM-dd`) and the name of each file of a version, in order of date.
+
+        Files of one date are in the order in which they were written.
 
         The date is the partition of the file, or that of the minimum of `event_time` in its statistics.
         """
@@ -178,8 +180,10 @@ class Table:
         defaults = [getattr(log, f"getSnapshotAt$default${n}")() for n in (2, 3, 4)]
         files_of_version = DataFrame(log.getSnapshotAt(version, *defaults).allFiles().toDF(), spark)
         oldest = F.substring(F.get_json_object("stats", "$.minValues.event_time"), 1, 10)
-        dates = files_of_version.select(F.coalesce(F.col("partitionValues")["event_date"], oldest, F.lit("")))
-        return sorted(row[0] for row in dates.collect())
+        date = F.coalesce(F.col("partitionValues")["event_date"], oldest, F.lit(""))
+        name = F.substring_index("path", "/", -1)
+        rows = sorted(files_of_version.select(date, "modificationTime", name).collect())
+        return [(row[0], row[2]) for row in rows]
 
     def check_stored(self, spark: SparkSession, paths: Paths) -> None:
         """Refuse a stored table that this code cannot write; writes nothing.
