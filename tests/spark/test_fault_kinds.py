@@ -494,7 +494,7 @@ def test_several_currencies_without_rates_are_a_warning_of_the_batch_and_the_pag
     ("wrong", "right", "content", "text"),
     [
         ("", 'encoding = "GBK"', b"id,kind,at,who,note\n1,view,%b,u1,\xb2\xe8\xb1\xad\n", "茶杯"),
-        ('separator = ";"', "escape = '\\\\'", b'id,kind,at,who,note\n1,view,%b,u1,"a\\",b"\n', 'a",b'),
+        ('separator = ";"', 'escape = "\\\\"', b'id,kind,at,who,note\n1,view,%b,u1,"a\\",b"\n', 'a",b'),
         ("", "header = false", b"1,view,%b,u1,tea\n", "tea"),
     ],
     ids=["encoding", "separator and escape", "header"],
