@@ -22,9 +22,9 @@ from profilestream.derive import table_declaration
 from profilestream.derive.fold import Fold
 from profilestream.serve.tags import assign_tags, rfm, tag_checks, tag_declaration
 from profilestream.serve.tags.tag_declaration import LoyaltyTier, TagDeclaration
-from profilestream.serve.users import user_frame
+from profilestream.serve.users import all_users
+from profilestream.serve.users.all_users import UserFrame
 from profilestream.serve.users.log_span import LogSpan
-from profilestream.serve.users.user_frame import UserFrame
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -223,7 +223,7 @@ class TagTables:
         rows = self.spark.createDataFrame(list(users.items()), "user_id string, x double")
         log = LogSpan(date(1970, 1, 1), day, 0.0).column
         rows = rows.withColumns({"at": F.timestamp_micros(F.lit(day * DAY)), "recency": F.lit(1.0), "log": log})
-        self.monkeypatch.setattr(user_frame, "all_users", lambda *_: UserFrame(rows, day * DAY))
+        self.monkeypatch.setattr(all_users, "all_users", lambda *_: UserFrame(rows, day * DAY))
         assign_tags.run(self.spark, self.settings)
 
     def rows(self) -> list[TagRow]:

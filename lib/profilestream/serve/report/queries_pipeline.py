@@ -14,7 +14,7 @@ from profilestream.serve.report.view_pipeline import (
     SourceRows,
     StageDurations,
 )
-from profilestream.serve.users.user_frame import read_or_empty
+from profilestream.serve.users.all_users import read_or_empty
 
 _MAX_CAPTURE_BATCHES, _MAX_STAGE_BATCHES, _MAX_ALARMS, _MAX_RULES = 300, 40, 20, 30
 

@@ -15,7 +15,7 @@ from profilestream.learn import segments as segments_stage
 from profilestream.serve.report.view_users import PreferencesView, SegmentRow, SegmentsView, TagRow, TagsView
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users import user_view
-from profilestream.serve.users.user_frame import read_or_empty
+from profilestream.serve.users.all_users import read_or_empty
 
 _MAX_BATCHES, _MAX_MOVES, _MAX_SEGMENTS, _MAX_SHARES, _MAX_TAGS = 300, 20, 7, 12, 200
 

@@ -11,7 +11,7 @@ from profilestream.learn import factors, segments
 from profilestream.serve.report import queries_events, queries_models, queries_pipeline, queries_users
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.tags import assign_tags
-from profilestream.serve.users.user_frame import read_or_empty
+from profilestream.serve.users.all_users import read_or_empty
 
 
 def read(spark: SparkSession, settings: Settings) -> ReportView:

@@ -28,8 +28,8 @@ from profilestream.derive.feature_declaration import window_micros
 from profilestream.serve.tags import rfm, tag_declaration
 from profilestream.serve.tags.rfm import CHANGED, DELETED
 from profilestream.serve.tags.tag_declaration import TagDeclaration, TagRule
-from profilestream.serve.users import user_frame
-from profilestream.serve.users.user_frame import UserFrame
+from profilestream.serve.users import all_users
+from profilestream.serve.users.all_users import UserFrame
 
 STEP = "serve_tags"
 HAS_TAG = "_has_tag"
@@ -47,7 +47,7 @@ def run(spark: SparkSession, settings: Settings) -> None:
 
     Raises:
         BadSettings: no file declares tags, or an expression fails on the values of a row.
-        SourceMissing: as for user_frame.all_users.
+        SourceMissing: as for all_users.all_users.
     """
     declaration, paths = tag_declaration.from_settings(settings), settings.paths
     value_errors = value_errors_as_bad_settings(
@@ -58,14 +58,14 @@ def run(spark: SparkSession, settings: Settings) -> None:
     with locks.hold_lock(paths.lock_folder, STEP), value_errors:
         USER_GROUPS.prepare(spark, paths)
         evaluated = _prepare_tags(spark, settings, declaration)
-        users = user_frame.all_users(spark, settings)
+        users = all_users.all_users(spark, settings)
         if users is None:
             return
         users = join_all_users(users, declaration)
         last_run = last_run_micros(spark, settings)
         groups = new_groups(users, declaration, settings)
         _merge_changes(groups, USER_GROUPS, settings, delete_flag=DELETED)
-        stored = user_frame.read_or_empty(spark, USER_TAGS, settings)
+        stored = all_users.read_or_empty(spark, USER_TAGS, settings)
         rows = join_groups(users, groups)
         tags = new_tags(rows, declaration, stored, users.as_of_micros, last_run=last_run, evaluated=evaluated)
         _merge_changes(tags, USER_TAGS, settings)
@@ -89,7 +89,7 @@ def _store_evaluated_tags(spark: SparkSession, settings: Settings, declaration: 
 
 def last_run_micros(spark: SparkSession, settings: Settings) -> int | None:
     """Newest event time of the last run that changed user_groups, in microseconds; null before the first one."""
-    row = user_frame.read_or_empty(spark, USER_GROUPS, settings).agg(F.max(F.unix_micros("as_of"))).head()
+    row = all_users.read_or_empty(spark, USER_GROUPS, settings).agg(F.max(F.unix_micros("as_of"))).head()
     return None if row is None else row[0]
 
 
@@ -117,7 +117,7 @@ def _merge_changes(rows: DataFrame, table: Table, settings: Settings, *, delete_
 def new_groups(users: UserFrame, declaration: TagDeclaration, settings: Settings) -> DataFrame:
     """New rows of user_groups with `DELETED` and `CHANGED`, as rfm.group_rows returns them; materialized."""
     measures = materialize(rfm.measures(users.rows, declaration.groups))
-    stored = user_frame.read_or_empty(measures.sparkSession, USER_GROUPS, settings)
+    stored = all_users.read_or_empty(measures.sparkSession, USER_GROUPS, settings)
     return materialize(rfm.group_rows(measures, declaration.groups, stored, settings.derive.shop_timezone))
 
 
@@ -127,7 +127,7 @@ def join_groups(users: UserFrame, groups: DataFrame) -> DataFrame:
     Args:
         groups: as `new_groups` returns them.
     """
-    return user_frame.join_struct(users.rows, groups.where(~F.col(DELETED)).select(*USER_GROUPS.names), "groups")
+    return all_users.join_struct(users.rows, groups.where(~F.col(DELETED)).select(*USER_GROUPS.names), "groups")
 
 
 def new_tags(

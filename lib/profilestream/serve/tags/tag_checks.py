@@ -10,7 +10,7 @@ from profilestream.base.tables import USER_GROUPS
 from profilestream.derive import fold_stage
 from profilestream.serve.tags import assign_tags, rfm, tag_declaration
 from profilestream.serve.tags.tag_declaration import TagDeclaration
-from profilestream.serve.users import user_frame
+from profilestream.serve.users import all_users
 
 _HINTS = {"boolean": "write a condition", "string": "write a text, such as format_string('%d orders', ...)"}
 
@@ -30,7 +30,7 @@ def check_declaration(spark: SparkSession, settings: Settings, declaration: TagD
     Args:
         file: its path, for error messages.
     """
-    users = user_frame.empty(spark, settings)
+    users = all_users.empty(spark, settings)
     columns = ", ".join(users.columns)
     if not settings.derive.windows.enabled:
         columns += "; `features` too once derive.windows.enabled is true"
@@ -46,7 +46,7 @@ def check_declaration(spark: SparkSession, settings: Settings, declaration: TagD
     rfm_columns = quintiles.select(*rfm.QUINTILES, *rfm.QUINTILES.values(), "log")
     conditions = {f"groups.rfm_segments.{name}": sql for name, sql in declaration.groups.rfm_segments.items()}
     _check_types(rfm_columns, conditions, "boolean", file, ", ".join(rfm_columns.columns))
-    rows = user_frame.join_struct(users, spark.createDataFrame([], USER_GROUPS.schema), "groups")
+    rows = all_users.join_struct(users, spark.createDataFrame([], USER_GROUPS.schema), "groups")
     starts = {f"tags.{name}.starts_at": f"timestamp({tag.starts_at})" for name, tag in declaration.tags.items()}
     _check_types(rows, starts, "", file, f"groups, {columns}")
     for key, kind in (("enter_when", "boolean"), ("hold_when", "boolean"), ("evidence", "string")):

@@ -1,4 +1,4 @@
-"""Declaration of tags, RFM segments and loyalty tiers in TOML: SQL over the columns of user_frame.UserFrame."""
+"""Declaration of tags, RFM segments and loyalty tiers in TOML: SQL over the columns of all_users.UserFrame."""
 
 import json
 from itertools import pairwise

@@ -8,7 +8,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.serve.tags import assign_tags, tag_declaration
 from profilestream.serve.tags.tag_declaration import TagDeclaration
-from profilestream.serve.users import user_frame
+from profilestream.serve.users import all_users
 
 _MAX_USERS = 20
 
@@ -18,9 +18,9 @@ def tag_counts(spark: SparkSession, settings: Settings) -> list[str]:
 
     New users gained the tag in the 30 days before the newest event.
     """
-    users = user_frame.read_or_empty(spark, USER_GROUPS, settings)
+    users = all_users.read_or_empty(spark, USER_GROUPS, settings)
     totals = users.agg(F.count("*").alias("n"), F.max("as_of").alias("at"))
-    tags = user_frame.read_or_empty(spark, USER_TAGS, settings).where("valid_to IS NULL")
+    tags = all_users.read_or_empty(spark, USER_TAGS, settings).where("valid_to IS NULL")
     is_known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
     counts = (
         tags.crossJoin(F.broadcast(totals))
@@ -45,10 +45,10 @@ def tag_counts(spark: SparkSession, settings: Settings) -> list[str]:
 
 def compare(spark: SparkSession, settings: Settings, other: TagDeclaration) -> list[str]:
     """One line per tag: users who would have it by both declarations, only by the other, only by the current one."""
-    users = user_frame.all_users(spark, settings)
+    users = all_users.all_users(spark, settings)
     if users is None:
         return ["there are no users yet"]
-    stored = user_frame.read_or_empty(spark, USER_TAGS, settings)
+    stored = all_users.read_or_empty(spark, USER_TAGS, settings)
 
     def users_with_tags(declaration: TagDeclaration) -> DataFrame:
         with_totals = assign_tags.join_all_users(users, declaration)
@@ -78,7 +78,7 @@ def tag_users(spark: SparkSession, settings: Settings, tag: str) -> list[str]:
     if tag not in rules:
         do = f"name one of {', '.join(rules)}"
         raise BadSettings(f"there is no tag {tag!r}", where=settings.serve.tags.file, do=do)
-    tags = user_frame.read_or_empty(spark, USER_TAGS, settings)
+    tags = all_users.read_or_empty(spark, USER_TAGS, settings)
     rows = tags.where((F.col("tag") == tag) & F.col("valid_to").isNull())
     recent = rows.orderBy(F.desc("valid_from"), "user_id").limit(_MAX_USERS)
     is_known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
