@@ -600,6 +600,18 @@ def test_comments_skipped_lines_and_partition_values(spark: SparkSession, tmp_pa
     assert [(row.region, row.extra, row.channel) for row in rows] == [("2026-03-01", {"kind2": "a b"}, path)] * 2
 
 
+def test_a_partition_value_of_another_type_is_rejected(spark: SparkSession, tmp_path: Path) -> None:
+    text = mapping("who string, date date", user_id="who", event_time="timestamp(date)")
+    shop = Shop(tmp_path, text, overrides=["capture.sources.shop.max_files_per_trigger=10"])
+    for folder in ("2026-03-01", "someday"):
+        shop.write(f"date={folder}/a.jsonl", '{"who":"u1"}\n')
+    shop.capture(spark)
+    (event,) = shop.read(spark, tables.EVENTS).collect()
+    assert event.event_time == datetime(2026, 3, 1)
+    (rejected,) = shop.read(spark, tables.REJECTED_EVENTS).collect()
+    assert (rejected.rule, rejected.position) == ("wrong_type", "date=someday/a.jsonl:1")
+
+
 def test_text_files_are_read_in_any_charset(spark: SparkSession, tmp_path: Path) -> None:
     for encoding in ("GBK", "GB18030", "windows-1252", "UTF-16", "UTF-16LE", "Big5"):
         word = "price €" if encoding == "windows-1252" else "茶杯"

@@ -56,8 +56,10 @@ REQUIRED_CONF = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # Spark itself decodes a few charsets only; Java knows those of all logs.
     "spark.sql.legacy.javaCharsets": "true",
-    # The local file system with checksum files cannot read a file with a colon in its name.
+    # The local file system with checksum files cannot read a file with a colon in its name. Both interfaces of Hadoop
+    # are set, so that neither leaves a checksum file of a file that the other one removed.
     "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }

@@ -83,10 +83,16 @@ def parse_lines(
     parseable = F.when(readable & ~too_long, text)
     parse = {"csv": _parse_csv, "text": _parse_text}.get(spec.format, _parse_json)
     parsed = parse(lines.withColumn("_readable", is_readable), parseable, spec, names)
+    cells = parsed.cells | {
+        f.name: convert(folder_value(f.name), T.StringType(), f.dataType)
+        for f in schema(spec)
+        if f.name in folder_columns
+    }
+    others = {name: folder_value(name) for name in folder_columns if name not in cells}
     fault = (
         F.when(~readable, "not_utf8")
         .when(too_long, "line_too_long")
-        .otherwise(F.coalesce(parsed.fault, F.when(_is_lost(parsed.cells), "wrong_type")))
+        .otherwise(F.coalesce(parsed.fault, F.when(_is_lost(cells), "wrong_type")))
     )
     reason = (
         F.when(~readable, f"the line contains bytes that are not {charset}")
@@ -94,11 +100,6 @@ def parse_lines(
         .when(parsed.fault.isNotNull(), parsed.reason)
         .otherwise(_wrong_type_reason(spec))
     )
-    folders = {name: folder_value(name) for name in folder_columns}
-    cells = {f.name: parsed.cells[f.name].value for f in schema(spec)} | {
-        name: value for name, value in folders.items() if name in schema(spec).names
-    }
-    others = {name: value for name, value in folders.items() if name not in cells}
     flat = parsed.frame.select(
         "position",
         "source_file",
@@ -107,7 +108,7 @@ def parse_lines(
         "payload_header",
         fault.alias("fault"),
         F.when(fault.isNotNull(), reason).alias("fault_reason"),
-        *[cell.alias(f"_cell_{name}") for name, cell in cells.items()],
+        *[cell.value.alias(f"_cell_{name}") for name, cell in cells.items()],
         _extra(parsed.extra, parsed.cells, parsed.texts, others, spec).alias("extra"),
     )
     raw = F.struct(*[F.col(f"`_cell_{name}`").alias(name) for name in cells])
@@ -128,7 +129,7 @@ def from_struct(
     cells = {
         f.name: convert(row[f.name], types[f.name], f.dataType)
         if f.name in types
-        else Converted(_folder_or_null(f.name, folder_columns).cast(f.dataType), F.lit(False))
+        else convert(_folder_or_null(f.name, folder_columns), T.StringType(), f.dataType)
         for f in fields
     }
     others = {
@@ -171,7 +172,7 @@ def folder_value(name: str) -> Column:
 
 
 def _folder_or_null(name: str, folder_columns: tuple[str, ...]) -> Column:
-    return folder_value(name) if name in folder_columns else F.lit(None)
+    return folder_value(name) if name in folder_columns else F.lit(None).cast("string")
 
 
 @dataclass(frozen=True)
