@@ -19,8 +19,7 @@ def body(args: argparse.Namespace) -> None:
     spark = open_session("capture_events", settings.spark.properties)
     if args.preview:
         return preview.run(spark, settings, names, *args.preview)
-    for name in names:
-        capture_checks.check_source(spark, settings, name)
+    capture_checks.check_sources(spark, settings, names)
     if not args.check:
         streaming.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
         flow.show_next(settings, list(ingest.TABLES))

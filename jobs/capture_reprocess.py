@@ -16,9 +16,9 @@ def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     names = ingest.chosen_sources(settings, args.source)
     spark = open_session("capture_reprocess", settings.spark.properties)
-    for name in names:
-        capture_checks.check_source(spark, settings, name)
-        if not args.check:
+    capture_checks.check_sources(spark, settings, names)
+    if not args.check:
+        for name in names:
             result = reprocess.run(spark, settings, name, args.rule)
             print(f"{name}: rejected rows reprocessed: {result.rows_in:,}, now clean: {result.rows_out:,}")
 

@@ -36,6 +36,14 @@ item_id = "what"
 price = "price"
 quantity = "quantity"
 """
+# Head of a declaration of the profile table; statistics follow.
+USER_PROFILES = """
+name = "user_profiles"
+write = "merge"
+where = "user_id IS NOT NULL"
+[keys]
+user_id = { of = "user_id" }
+"""
 # Columns that differ between two runs with equal results.
 RUN_DEPENDENT_COLUMNS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "reprocessed_from")
 

@@ -19,7 +19,7 @@ from profilestream.base.queries import RunOptions
 from pyspark.sql import SparkSession
 
 from tests import table_snapshots
-from tests.builders import wait_until
+from tests.builders import USER_PROFILES, wait_until
 from tests.flow import laws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,16 +50,14 @@ date = { of = "event_date", type = "date" }
 [statistics]
 value = { kind = "sum", of = "value", half_life_days = 7 }
 """
-PROFILES = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+PROFILES = (
+    USER_PROFILES
+    + """
 [statistics]
 events = { kind = "count" }
 types = { kind = "top", of = "event_type", n = 32, half_life_days = 30 }
 """
+)
 
 
 class Cluster:

@@ -15,13 +15,10 @@ from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
 from jobs import serve_scores
-from tests.builders import SHOP, Shop, event
+from tests.builders import SHOP, USER_PROFILES, Shop, event
 
 MAPPING = SHOP.replace("quantity string", "quantity string, shelf string") + 'category = "shelf"\n'
-PROFILES = (
-    'name = "user_profiles"\nwrite = "merge"\nwhere = "user_id IS NOT NULL"\n[keys]\nuser_id = { of = "user_id" }\n'
-)
-PROFILES += '[statistics.preference]\nitems = { kind = "top", of = "item_id", n = 5 }\n'
+PROFILES = USER_PROFILES + '[statistics.preference]\nitems = { kind = "top", of = "item_id", n = 5 }\n'
 # Five stored events per user: most purchases are not among them.
 SETTINGS = """
 [derive]

@@ -17,15 +17,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import serve_campaign, serve_trends
-from tests.builders import Shop
+from tests.builders import USER_PROFILES, Shop
 from tests.naive_windows import DAY, Event, Log, append_events
 
-PROFILES = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+PROFILES = (
+    USER_PROFILES
+    + """
 [statistics.behavior.vector]
 kind = "mean_vector"
 half_life_days = 90
@@ -36,6 +33,7 @@ price = "price"
 name = "population_stats"
 of = "behavior.vector"
 """
+)
 Main = Callable[[list[str]], int]
 FIRST, DAYS, USERS = datetime(2026, 2, 11, tzinfo=UTC), 40, 150
 SPRING = Campaign(date(2026, 3, 9), date(2026, 3, 16), "UTC")

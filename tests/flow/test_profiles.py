@@ -16,7 +16,7 @@ from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from tests.builders import Shop, event
+from tests.builders import USER_PROFILES, Shop, event
 from tests.fault_injection import Crashes
 from tests.open_readers import assert_all_readers_agree
 
@@ -24,12 +24,9 @@ ROOT = Path(__file__).parent.parent.parent
 AT = datetime.fromisoformat("2026-03-01T00:00:00+00:00")
 ZONE = "Asia/Tokyo"
 # The shipped table has 32 statistics; these few cover every form of declaration.
-SMALL = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+SMALL = (
+    USER_PROFILES
+    + """
 [statistics.behavior]
 events = { kind = "count" }
 types = { kind = "top", of = "event_type", n = 32 }
@@ -44,6 +41,7 @@ shares = { kind = "count", where = "event_type = 'share'" }
 name = "population_stats"
 of = "behavior.vector"
 """
+)
 
 
 def _event(n: int) -> dict[str, Any]:

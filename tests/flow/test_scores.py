@@ -12,18 +12,16 @@ from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
 from jobs import serve_scores, serve_user
-from tests.builders import Shop, event
+from tests.builders import USER_PROFILES, Shop, event
 from tests.open_readers import assert_all_readers_agree
 
-PROFILES = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+PROFILES = (
+    USER_PROFILES
+    + """
 [statistics.preference]
 items = { kind = "top", of = "item_id", n = 20 }
 """
+)
 SETTINGS = """
 [derive]
 profiles = ["{home}/user_profiles.toml"]

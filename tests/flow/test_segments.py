@@ -19,17 +19,14 @@ from pyspark.sql import functions as F
 
 from jobs import learn_segments
 from tests import naive_kmeans
-from tests.builders import Shop, event
+from tests.builders import USER_PROFILES, Shop, event
 from tests.fault_injection import Crashes
 from tests.open_readers import assert_all_readers_agree
 from tests.recount import assert_sums_equal_recount, last_segments, user_rows
 
-PROFILES = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+PROFILES = (
+    USER_PROFILES
+    + """
 [statistics.behavior.vector]
 kind = "mean_vector"
 [statistics.behavior.vector.dimensions]
@@ -42,6 +39,7 @@ of = "behavior.vector"
 weights = { buys = 2 }
 words = { price = ["cheap", "expensive"] }
 """
+)
 SETTINGS = """
 [derive]
 profiles = ["{file}"]

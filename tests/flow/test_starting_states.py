@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import run_demo
-from tests.builders import SHOP, Shop, event
+from tests.builders import SHOP, USER_PROFILES, Shop, event
 
 ROOT = Path(__file__).parent.parent.parent
 # Flags of the jobs, in the order in which they run. The demo has a warehouse of its own.
@@ -57,12 +57,9 @@ LOGS: dict[str, list[dict[str, Any]]] = {
 }
 SOURCE_PATH = "capture.sources.online_retail.path"
 MAPPING = SHOP.replace('"jsonl"', '"csv"').replace(" at string", " InvoiceDate string").replace('"at"', '"InvoiceDate"')
-PROFILES = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+PROFILES = (
+    USER_PROFILES
+    + """
 [statistics.behavior.vector]
 kind = "mean_vector"
 [statistics.behavior.vector.dimensions]
@@ -77,6 +74,7 @@ items = { kind = "top", of = "item_id", n = 5 }
 name = "population_stats"
 of = "behavior.vector"
 """
+)
 WINDOWS = """
 [entities]
 user = "user_hours"

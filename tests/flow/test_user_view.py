@@ -17,15 +17,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import serve_user
-from tests.builders import Shop, event
+from tests.builders import USER_PROFILES, Shop, event
 
 DERIVE = Path(__file__).parent.parent.parent / "conf" / "derive"
-SMALL = """
-name = "user_profiles"
-write = "merge"
-where = "user_id IS NOT NULL"
-[keys]
-user_id = { of = "user_id" }
+SMALL = (
+    USER_PROFILES
+    + """
 [statistics.behavior]
 events = { kind = "count" }
 types_7d = { kind = "top", of = "event_type", n = 32, half_life_days = 7 }
@@ -38,6 +35,7 @@ recent_share = "try_element_at(behavior.types_7d, 'purchase') / behavior.events"
 name = "population_stats"
 of = "behavior.vector"
 """
+)
 
 
 def _shop(home: Path) -> Shop:

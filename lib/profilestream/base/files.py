@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import Any, cast
 from urllib.parse import quote
@@ -24,6 +25,17 @@ def hadoop_path(spark: SparkSession, path: str) -> Any:
 def _path(spark: SparkSession, path: str) -> tuple[Any, Any]:
     target = hadoop_path(spark, path)
     return target.getFileSystem(spark._jsc.hadoopConfiguration()), target
+
+
+@contextmanager
+def _opened(spark: SparkSession, path: str) -> Iterator[Any]:
+    """Hadoop's input stream of a file."""
+    fs, target = _path(spark, path)
+    stream = fs.open(target)
+    try:
+        yield stream
+    finally:
+        stream.close()
 
 
 def local_path(uri: str) -> str | None:
@@ -66,11 +78,8 @@ def read_text(spark: SparkSession, path: str) -> str | None:
     fs, target = _path(spark, path)
     if not fs.exists(target):
         return None
-    stream = fs.open(target)
-    try:
+    with _opened(spark, path) as stream:
         return bytes(stream.readAllBytes()).decode()
-    finally:
-        stream.close()
 
 
 def write_text(spark: SparkSession, path: str, text: str) -> None:
@@ -118,7 +127,7 @@ def first_lines(spark: SparkSession, path: str, encoding: str) -> Iterator[str]:
         encoding: name of a charset that Java knows.
     """
     local = local_path(path)
-    if local is not None and _is_python_codec(encoding):
+    if local is not None and is_python_codec(encoding):
         with pa.input_stream(local) as stream, io.TextIOWrapper(cast(Any, stream), encoding, errors="replace") as text:
             for line in text:
                 yield line.rstrip("\r\n").lstrip("\ufeff")
@@ -127,41 +136,31 @@ def first_lines(spark: SparkSession, path: str, encoding: str) -> Iterator[str]:
     if fs.getFileStatus(target).getLen() == 0:
         return
     codecs_of = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
-    stream = fs.open(target)
-    try:
+    with _opened(spark, path) as stream:
         codec = codecs_of(spark._jsc.hadoopConfiguration()).getCodec(target)
         decompressed = stream if codec is None else codec.createInputStream(stream)
         reader = java_class(spark, "java.io.InputStreamReader")(decompressed, encoding)
         lines = java_class(spark, "java.io.BufferedReader")(reader)
         while (line := lines.readLine()) is not None:
             yield str(line).lstrip("\ufeff")
-    finally:
-        stream.close()
 
 
 def first_bytes(spark: SparkSession, path: str, count: int) -> bytes:
     """The first bytes of a file as it is stored; fewer if the file is shorter."""
-    fs, target = _path(spark, path)
-    stream = fs.open(target)
-    try:
+    with _opened(spark, path) as stream:
         return bytes(stream.readNBytes(count))
-    finally:
-        stream.close()
 
 
 def read_bytes(spark: SparkSession, path: str) -> bytes:
     """Content of a small file, decompressed by its extension."""
-    fs, target = _path(spark, path)
-    stream = fs.open(target)
-    try:
+    with _opened(spark, path) as stream:
         data = bytes(stream.readAllBytes())
-    finally:
-        stream.close()
     compression: Any = _COMPRESSIONS.get(os.path.splitext(path)[1])
     return data if compression is None else bytes(pa.input_stream(io.BytesIO(data), compression=compression).read())
 
 
-def _is_python_codec(encoding: str) -> bool:
+def is_python_codec(encoding: str) -> bool:
+    """Whether Python knows an encoding of this name; Java knows more."""
     try:
         codecs.lookup(encoding)
     except LookupError:

@@ -25,10 +25,25 @@ from profilestream.capture.ingest import CaptureSource
 log = logging.getLogger(__name__)
 
 
-def check_sources(spark: SparkSession, settings: Settings) -> None:
-    """Check every source of the settings; raises as check_source."""
-    for name in settings.capture.sources:
-        check_source(spark, settings, name)
+def check_sources(spark: SparkSession, settings: Settings, names: list[str] | None = None) -> None:
+    """Check what the sources of a warehouse must have in common, and then each source.
+
+    Args:
+        names: of the sources to check; null: all.
+
+    Raises:
+        BadSettings: two sources read the same files, or have different namespaces. Or Spark does not accept a list of
+            columns or an expression; the message names its key.
+        SourceMissing: an input path or a side table does not exist.
+        SourceUnreadable: a side table does not have the format that the mapping declares.
+    """
+    _check_paths(settings)
+    sources = [ingest.load_source(settings, name) for name in names or settings.capture.sources]
+    for source in sources:
+        _check_path(spark, source)
+    check_namespaces(spark, settings)
+    for source in sources:
+        check_mapping(spark, source)
 
 
 def _check_paths(settings: Settings) -> None:
@@ -50,25 +65,13 @@ def _patterns_differ(settings: Settings, first: str, second: str) -> bool:
     return len(globs) == 2 and "" not in globs
 
 
-def check_source(spark: SparkSession, settings: Settings, name: str) -> None:
-    """Check one source.
-
-    Raises:
-        BadSettings: Spark does not accept a list of columns or an expression; the message names its key. Or two sources
-            read the same files, or the sources of the warehouse have different namespaces.
-        SourceMissing: the input path or a side table does not exist.
-        SourceUnreadable: a side table does not have the format that the mapping declares.
-    """
-    _check_paths(settings)
-    source = ingest.load_source(settings, name)
+def _check_path(spark: SparkSession, source: CaptureSource) -> None:
     if not files.exists(spark, source.config.path):
         raise SourceMissing(
             f"there is no input at {source.config.path}",
-            where=f"settings, capture.sources.{name}.path",
+            where=f"settings, capture.sources.{source.name}.path",
             do="correct the path, or copy the files there",
         )
-    check_namespaces(spark, settings)
-    check_mapping(spark, source)
 
 
 def check_namespaces(spark: SparkSession, settings: Settings) -> None:
@@ -114,7 +117,7 @@ def _mappings(spark: SparkSession, settings: Settings) -> Iterator[tuple[str, di
 
 
 def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
-    """Check the columns, lookups and expressions of a mapping one by one on an empty frame; raises as check_source."""
+    """Check the columns, lookups and expressions of a mapping one by one on an empty frame; raises as check_sources."""
     mapping, file = source.mapping, source.config.mapping
     _check_input_columns(source)
     _check_encoding(spark, mapping.input.encoding, f"{file}, input.encoding")

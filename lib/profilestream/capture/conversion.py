@@ -7,7 +7,7 @@ A number that becomes a text follows one rule: a whole number has neither point 
 are both `12345678`); other numbers keep their characters, or the shortest decimal form of a binary number.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -47,10 +47,10 @@ def convert(cell: Column, stored: T.DataType, declared: T.DataType) -> Converted
     if isinstance(declared, T.StructType) and isinstance(stored, (T.StructType, T.MapType)):
         return _convert_struct(cell, stored, declared)
     if isinstance(declared, T.ArrayType) and isinstance(stored, T.ArrayType):
-        return _convert_elements(cell, F.transform, stored.elementType, declared.elementType)
+        return _convert_elements(cell, stored.elementType, declared.elementType)
     if isinstance(declared, T.MapType) and isinstance(stored, T.MapType):
-        values = _convert_elements(F.map_values(cell), F.transform, stored.valueType, declared.valueType)
-        keys = _convert_elements(F.map_keys(cell), F.transform, stored.keyType, declared.keyType)
+        values = _convert_elements(F.map_values(cell), stored.valueType, declared.valueType)
+        keys = _convert_elements(F.map_keys(cell), stored.keyType, declared.keyType)
         value = F.map_from_arrays(keys.value, values.value)
         return Converted(F.when(~keys.is_lost, value), keys.is_lost | values.is_lost, values.has_unknown)
     if isinstance(declared, T.StringType):
@@ -86,6 +86,17 @@ def whole_number_text(text: Column) -> Column:
 def is_nested(data_type: T.DataType) -> bool:
     """Whether values of the type have parts."""
     return isinstance(data_type, (T.StructType, T.ArrayType, T.MapType))
+
+
+def contains_type(data_type: T.DataType, types: tuple[type[T.DataType], ...]) -> bool:
+    """Whether values of the type are, or have parts, of one of these scalar types."""
+    if isinstance(data_type, T.StructType):
+        return any(contains_type(field.dataType, types) for field in data_type)
+    if isinstance(data_type, T.ArrayType):
+        return contains_type(data_type.elementType, types)
+    if isinstance(data_type, T.MapType):
+        return contains_type(data_type.keyType, types) or contains_type(data_type.valueType, types)
+    return isinstance(data_type, types)
 
 
 def json_type(declared: T.DataType) -> T.DataType:
@@ -134,12 +145,10 @@ def _convert_struct(cell: Column, stored: T.StructType | T.MapType, declared: T.
     )
 
 
-def _convert_elements(
-    cell: Column, transform: Callable[..., Column], stored: T.DataType, declared: T.DataType
-) -> Converted:
+def _convert_elements(cell: Column, stored: T.DataType, declared: T.DataType) -> Converted:
     can_have_unknown = convert(F.lit(None).cast(stored), stored, declared).has_unknown is not None
     return Converted(
-        transform(cell, lambda x: convert(x, stored, declared).value),
+        F.transform(cell, lambda x: convert(x, stored, declared).value),
         F.exists(cell, lambda x: any_of([convert(x, stored, declared).is_lost])),
         F.exists(cell, lambda x: any_of([convert(x, stored, declared).has_unknown])) if can_have_unknown else None,
     )

@@ -15,7 +15,7 @@ from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
 from profilestream.capture import guarded_sql, placeholders
-from profilestream.capture.conversion import any_of, convert, text_of, whole_number_text
+from profilestream.capture.conversion import convert, text_of, whole_number_text
 from profilestream.capture.guarded_sql import Guarded
 from profilestream.capture.mapping import (
     ID_COLUMNS,
@@ -54,7 +54,12 @@ def is_parsed() -> Column:
 
 @dataclass(frozen=True)
 class ParsedColumn:
-    """A canonical column: its value, and the text it was parsed from (null if the mapping's SQL returns no text)."""
+    """A canonical column.
+
+    Args:
+        text: that the value was parsed from; null if the SQL of the mapping returns no text.
+        is_instant: of a time in another time zone than UTC: whether the text states its zone.
+    """
 
     value: Column
     text: Column | None
@@ -62,26 +67,20 @@ class ParsedColumn:
 
 
 def explode(records: DataFrame, mapping: Mapping) -> DataFrame:
-    """The records with their raw columns at top level, `_failed` and `_failure`; one row per element if the mapping
-    explodes an array.
+    """The records with their raw columns at top level, `_failed` and `_failure`.
 
-    A record whose array is empty or missing remains one row, with the fault `nothing_to_explode`.
+    If the mapping explodes an array, there is one row per element. A record whose array is empty or missing remains one
+    row, with the fault `nothing_to_explode`.
     """
     nothing = F.lit(None).cast("string")
-    flat = records.select("*", "raw.*")
+    flat = records.select("*", "raw.*").withColumns({FAILED: nothing, FAILURE: nothing})
     spec = mapping.input
     if not spec.explode:
-        return flat.withColumns({FAILED: nothing, FAILURE: nothing})
+        return flat
     columns = [F.col(name) for name in records.columns if name not in ("position", "fault", "fault_reason", "raw")]
     element = F.col(f"`{spec.explode_as}`")
     attempt = guarded_sql.guarded(flat, {"input.explode": spec.explode}, is_parsed())["input.explode"]
-    flat = flat.withColumns(
-        {
-            "_elements": F.when(is_parsed(), attempt.value),
-            FAILED: guarded_sql.failed_keys([attempt]),
-            FAILURE: guarded_sql.failure_reason([attempt]),
-        }
-    )
+    flat = flat.withColumns({"_elements": F.when(is_parsed(), attempt.value), **_failures([attempt])})
     wide = flat.select("*", F.posexplode_outer("_elements").alias("_index", spec.explode_as))
     is_empty = is_parsed() & F.col("_index").isNull() & F.col(FAILED).isNull()
     empty_reason = F.lit(f"{spec.explode} is empty or missing")
@@ -145,10 +144,10 @@ def build_expressions(records: DataFrame, mapping: Mapping, capture: Capture) ->
         else ParsedColumn(F.lit(None).cast(TYPES.get(name, "string")), None)
         for name in MAPPABLE_COLUMNS
     }
-    failed = _failures(list(attempts.values()))
-    kept = [F.col(name) for name in _RECORD_COLUMNS if name not in failed]
-    failures = [column.alias(name) for name, column in failed.items()]
-    read = [*kept, *failures, *[attempt.value.alias(f"_read_{name}") for name, attempt in attempts.items()]]
+    read_columns = {name: F.col(name) for name in _RECORD_COLUMNS}
+    read_columns |= _failures(list(attempts.values()))
+    read_columns |= {f"_read_{name}": attempt.value for name, attempt in attempts.items()}
+    read = [column.alias(name) for name, column in read_columns.items()]
     record_hash = [] if "event_id" in mapping.columns else [_record_hash(records, mapping).alias("_record_hash")]
     columns = [
         *[F.col(name) for name in _RECORD_COLUMNS],
@@ -204,10 +203,12 @@ def with_failures(frame: DataFrame, attempts: list[Guarded]) -> DataFrame:
 
 def _failures(attempts: list[Guarded]) -> dict[str, Column]:
     """`_failed` and `_failure` with these expressions; empty when none can raise."""
-    if not any(attempt.failed is not None for attempt in attempts):
+    can_raise = [(attempt, attempt.failed) for attempt in attempts if attempt.failed is not None]
+    if not can_raise:
         return {}
-    keys = F.nullif(F.concat_ws(",", FAILED, guarded_sql.failed_keys(attempts)), F.lit(""))
-    return {FAILED: keys, FAILURE: F.coalesce(FAILURE, guarded_sql.failure_reason(attempts))}
+    keys = F.concat_ws(",", FAILED, *[F.when(failed, F.lit(attempt.key)) for attempt, failed in can_raise])
+    reasons = [F.when(failed, attempt.reason) for attempt, failed in can_raise]
+    return {FAILED: F.nullif(keys, F.lit("")), FAILURE: F.coalesce(FAILURE, *reasons)}
 
 
 def _record_hash(records: DataFrame, mapping: Mapping) -> Column:
@@ -332,9 +333,8 @@ def _without_placeholders(mapping: Mapping, capture: Capture) -> dict[str, Colum
         else:
             columns[f"_placeholder_{name}"] = F.when(is_placeholder, F.col(name))
     texts = [name for name in TEXT_COLUMNS if name in mapping.columns and name != "event_type"]
-    has_control = [F.col(name).rlike(_CONTROL_CHARACTERS) for name in texts]
-    if has_control:
-        notes.append(note_where(any_of(has_control), "control_characters"))
+    # One search in all texts together.
+    notes.append(note_where(F.concat_ws("", *texts).rlike(_CONTROL_CHARACTERS), "control_characters"))
     return {NOTES: F.concat(*notes), **columns}
 
 
@@ -412,8 +412,10 @@ def _with_namespace(column: Column, namespace: str) -> Column:
 
 
 def content_columns(mapping: Mapping) -> list[str]:
-    """Columns in which events with the same mapped id can differ: mapped and filled columns. Without a mapped id, equal
-    ids mean equal records, so there are none."""
+    """Columns in which events with the same mapped id can differ: mapped and filled columns.
+
+    Without a mapped id, equal ids mean equal records, so there are none.
+    """
     mapped = {*mapping.columns, *mapping.fill} - {"event_id"}
     return [name for name in MAPPABLE_COLUMNS if name in mapped] if "event_id" in mapping.columns else []
 

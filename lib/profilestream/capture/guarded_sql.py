@@ -85,18 +85,6 @@ def null_if_raises(column: Column, condition: Column) -> Column:
     return F.when(condition, ClassicColumn(expressions.column(attempt)))
 
 
-def failed_keys(attempts: Iterable[Guarded]) -> Column:
-    """The keys of the expressions that raise on a row, separated by commas; null when none does."""
-    keys = [F.when(a.failed, F.lit(a.key)) for a in attempts if a.failed is not None]
-    return F.nullif(F.concat_ws(",", *keys), F.lit("")) if keys else F.lit(None).cast("string")
-
-
-def failure_reason(attempts: Iterable[Guarded]) -> Column:
-    """The reason of the first expression that raises on a row; null when none does."""
-    reasons = [F.when(a.failed, a.reason) for a in attempts if a.failed is not None]
-    return F.coalesce(*reasons) if reasons else F.lit(None).cast("string")
-
-
 def _can_raise(expression: Any) -> bool:
     name = str(expression.getClass().getSimpleName())
     is_safe = name in _NEVER_RAISES or (name == "Cast" and str(expression.evalMode()) != "ANSI")

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 STAGE = "capture_events"
 _ROWS_PER_FILE = 500_000
-# A batch with fewer rows does not show that an expression of the mapping is wrong.
-_MIN_ROWS_OF_WRONG_EXPRESSION = 100
+# Fewer rows show neither that an expression of the mapping is wrong nor that the log has no times.
+_MIN_ROWS_OF_FINDINGS = 100
 # With at most this number of rows, one task writes the events of a date faster than several tasks: fewer files.
 _SMALL_BATCH_ROWS = 50_000
 Built = TypeVar("Built")
@@ -333,7 +333,7 @@ def write_batch(
             counts = replace(counts, warned_by_rule={**counts.warned_by_rule, currency.MIXED: mixed})
         with reading_files(spark, inputs.units):
             counts = _checked_counts(counts, records, source, batch)
-        if counts.clean >= _MIN_ROWS_OF_WRONG_EXPRESSION and counts.event_time_min == counts.event_time_max:
+        if counts.clean >= _MIN_ROWS_OF_FINDINGS and counts.event_time_min == counts.event_time_max:
             log.warning(
                 "all %s events of %s, batch %s, have one event time: decay, windows and sessions have no meaning",
                 f"{counts.clean:,}", source.name, batch.txn.batch_id,
@@ -375,7 +375,7 @@ def _failing_expressions(summary: list[Any]) -> list[str]:
     for row in summary:
         for key in (row[FAILED] or "").split(","):
             failures[key] += row["n"]
-    return [key for key, count in failures.items() if key and count == parsed >= _MIN_ROWS_OF_WRONG_EXPRESSION]
+    return [key for key, count in failures.items() if key and count == parsed >= _MIN_ROWS_OF_FINDINGS]
 
 
 def _check_expressions(failing: list[str], source: CaptureSource, batch: Batch) -> None:

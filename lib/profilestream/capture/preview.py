@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -13,9 +13,6 @@ from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.capture import capture_checks, dedupe, execute_mapping, ingest
 from profilestream.capture.ingest import CaptureSource, EvaluatedBatch
-from profilestream.capture.sources.delta_source import DeltaSource
-from profilestream.capture.sources.file_source import FileSource
-from profilestream.capture.sources.record_source import InputBatch
 
 
 def run(spark: SparkSession, settings: Settings, names: list[str], rows: str, path: str) -> None:
@@ -59,7 +56,8 @@ def show(
     if not files.exists(spark, path):
         raise SourceMissing(f"there is no file {path}", where="--preview", do="name a file of the source")
     capture_checks.check_mapping(spark, source)
-    with ingest.evaluated_batch(spark, _inputs(spark, source, path), source, {}) as batch:
+    inputs = source.reader.read_once(spark, path, int(time.time() * 1e6))
+    with ingest.evaluated_batch(spark, inputs, source, {}) as batch:
         lines: list[str] = []
         counts = _describe(batch, source, rows, path, lines)
     for line in lines:
@@ -90,19 +88,6 @@ def _describe(batch: EvaluatedBatch, source: CaptureSource, rows: int, path: str
     lines.append(f"{total:,} rows = {clean:,} clean + {rejected:,} rejected + {duplicate:,} duplicate")
     lines += [*_rejected_lines(batch.rows, rejected_by_rule), "nothing was written"]
     return PreviewCounts(total, clean, duplicate, rejected_by_rule, lines)
-
-
-def _inputs(spark: SparkSession, source: CaptureSource, path: str) -> InputBatch:
-    """The file or table as the only input of a batch, read like the source itself."""
-    now, reader = int(time.time() * 1e6), source.reader
-    if isinstance(reader, DeltaSource):
-        rows = spark.read.format("delta").load(files.qualified(path)).withColumn("ingest_time", F.current_timestamp())
-        return replace(reader.read_batch(rows, 0, []), ingest_micros=now)
-    assert isinstance(reader, FileSource)
-    below_root = files.qualified(path).startswith(files.qualified(reader.path).rstrip("/") + "/")
-    reader = reader if below_root else replace(reader, path=path)
-    paths = list(files.file_stats(spark, path))
-    return InputBatch(reader.records(spark, paths), now, paths, [])
 
 
 def _rejected_lines(canonical_rows: DataFrame, by_rule: dict[str, int]) -> Iterator[str]:

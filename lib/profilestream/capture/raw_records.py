@@ -18,7 +18,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.capture.conversion import Converted, any_of, convert, is_nested, text_of, whole_number_text
+from profilestream.capture.conversion import (
+    Converted,
+    any_of,
+    contains_type,
+    convert,
+    is_nested,
+    text_of,
+    whole_number_text,
+)
 from profilestream.capture.guarded_sql import null_if_raises
 from profilestream.capture.mapping import InputSpec
 
@@ -31,6 +39,8 @@ OPEN_QUOTE_REASON = "the line ends inside a quoted cell"
 INSIDE_QUOTES_REASON = "the line is part of a quoted cell that begins on an earlier line"
 # Above 20,480 cells Spark's CSV parser fails instead of marking the line as corrupt.
 _MAX_CSV_CELLS = 20_000
+# Values of these types keep digits of a number that a double does not.
+_EXACT_TYPES = (T.StringType, T.DecimalType, T.IntegralType)
 _INVALID_TEXT = "\u0000invalid\u0000"
 # A JSON number with a point or an exponent, as Spark writes a double.
 _JSON_DOUBLE = r"^-?[0-9]+\.[0-9]+(E-?[0-9]+)?$"
@@ -142,7 +152,8 @@ def from_struct(
     invalid = {
         name: row[name].isNotNull() & ~F.is_valid_utf8(row[name].cast("string"))
         for name, data_type in types.items()
-        if _has_text(data_type) and (name in cells or not isinstance(data_type, T.BinaryType))
+        if contains_type(data_type, (T.StringType, T.BinaryType))
+        and (name in cells or not isinstance(data_type, T.BinaryType))
     }
     is_invalid = any_of(list(invalid.values()))
     # Never constant, so that guards which depend on it are evaluated: guarded_sql.
@@ -277,7 +288,9 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
         else F.coalesce(json_object.isNull(), F.lit(False))
     )
     parsed = parsed.withColumn("_extra", F.when(has_extra, F.when(F.size(extra) > 0, extra)))
-    rounded = {f.name: _is_rounded(cells[f.name], f, parseable) for f in fields if _needs_digits(f.dataType)}
+    rounded = {
+        f.name: _is_rounded(cells[f.name], f, parseable) for f in fields if contains_type(f.dataType, _EXACT_TYPES)
+    }
     has_rounded_extra = F.exists(F.map_values(F.col("_extra")), lambda value: value.rlike(_JSON_DOUBLE))
     quoted = F.regexp_replace(parseable, _JSON_STRING_OR_NUMBER, '"$1$2"')
     is_rounded = any_of([*rounded.values(), has_rounded_extra])
@@ -320,17 +333,6 @@ def _whole_numbers_inside(text: Column) -> Column:
     return F.regexp_replace(text, r'"(-?[0-9]+)\.0+"', '"$1"')
 
 
-def _needs_digits(data_type: T.DataType) -> bool:
-    """Whether a value of the type keeps digits that a double does not."""
-    if isinstance(data_type, T.StructType):
-        return any(_needs_digits(field.dataType) for field in data_type)
-    if isinstance(data_type, T.ArrayType):
-        return _needs_digits(data_type.elementType)
-    if isinstance(data_type, T.MapType):
-        return _needs_digits(data_type.valueType)
-    return isinstance(data_type, (T.StringType, T.DecimalType, T.IntegralType))
-
-
 def _is_rounded(cell: Column, field: T.StructField, line: Column) -> Column:
     """Whether the text of a JSON value can differ from the line, because from_json read a number as a double."""
     if is_nested(field.dataType):
@@ -353,16 +355,6 @@ def _is_rounded(cell: Column, field: T.StructField, line: Column) -> Column:
 def _is_json_string(name: Column, value: Column, line: Column) -> Column:
     start, end = F.concat(F.lit('"'), name), F.concat(F.lit('"'), value, F.lit('"'))
     return F.contains(line, F.concat(start, F.lit('":'), end)) | F.contains(line, F.concat(start, F.lit('": '), end))
-
-
-def _has_text(data_type: T.DataType) -> bool:
-    if isinstance(data_type, T.StructType):
-        return any(_has_text(field.dataType) for field in data_type)
-    if isinstance(data_type, T.ArrayType):
-        return _has_text(data_type.elementType)
-    if isinstance(data_type, T.MapType):
-        return _has_text(data_type.keyType) or _has_text(data_type.valueType)
-    return isinstance(data_type, (T.StringType, T.BinaryType))
 
 
 def _invalid_payload(row: Column, types: dict[str, T.DataType], invalid: dict[str, Column]) -> Column:

@@ -157,7 +157,7 @@ def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     ).dropDuplicates(["position"])
     # With a corrected separator, the first line of a file is its header again.
     is_header = spec.header & F.coalesce(F.col("value") == F.col("payload_header"), F.lit(False))
-    lines = lines.where(~is_header).persist()
+    lines = lines.where(~is_header)
     groups = [tuple(row) for row in lines.select("payload_header", "charset").distinct().collect()]
     folders = _folder_columns(lines)
     frames = [raw_records.empty(rows.sparkSession, spec)]

@@ -1,6 +1,5 @@
 """Side tables that a mapping looks values up in: reads, checks, and versions that a batch plan records."""
 
-import codecs
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,9 +123,15 @@ def read(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
 
 def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
     """The rows of CSV files, with the same keys as for a log. A quoted cell may contain line breaks."""
+    if not files.is_python_codec(lookup.encoding):
+        raise BadSettings(
+            f"side tables cannot be read with the charset {lookup.encoding!r}",
+            where="lookup.encoding",
+            do="convert the file to UTF-8",
+        )
     frames = []
     for path in files.file_stats(spark, lookup.path):
-        text = files.read_bytes(spark, path).decode(_python_codec(lookup.encoding)).lstrip("\ufeff")
+        text = files.read_bytes(spark, path).decode(lookup.encoding).lstrip("\ufeff")
         lines = text.splitlines(keepends=True)[lookup.skip_lines :]
         if lookup.comment:
             lines = [line for line in lines if not line.startswith(lookup.comment)]
@@ -146,17 +151,6 @@ def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
         }
         frames.append(spark.createDataFrame(pa.table(columns)))
     return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), frames)
-
-
-def _python_codec(encoding: str) -> str:
-    try:
-        return codecs.lookup(encoding).name
-    except LookupError:
-        raise BadSettings(
-            f"side tables cannot be read with the charset {encoding!r}",
-            where="lookup.encoding",
-            do="convert the file to UTF-8",
-        ) from None
 
 
 def _file_hash(spark: SparkSession, lookup: Lookup) -> int:

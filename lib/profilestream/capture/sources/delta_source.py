@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,7 +11,7 @@ from pyspark.sql import types as T
 
 from profilestream.base import files
 from profilestream.base.checkpoints import Checkpoint
-from profilestream.base.errors import ProfilestreamError, Refused, SourceMissing, first_sentence
+from profilestream.base.errors import ProfilestreamError, Refused, first_sentence
 from profilestream.base.jvm import java_class
 from profilestream.base.queries import RunOptions
 from profilestream.capture import raw_records
@@ -71,6 +71,11 @@ class DeltaSource(RecordSource):
         records = self.records(rows.drop("ingest_time"), F.concat_ws(":", F.lit(batch_id), number))
         return InputBatch(records, max((row["micros"] for row in tasks), default=0), [], [])
 
+    def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
+        """All rows of a table."""
+        rows = spark.read.format("delta").load(files.qualified(path)).withColumn("ingest_time", F.current_timestamp())
+        return replace(self.read_batch(rows, 0, []), ingest_micros=ingest_micros)
+
     def records(self, rows: DataFrame, position: Any) -> DataFrame:
         """Records of rows of the table."""
         names = [name for name in rows.columns if name != "_id"]
@@ -85,12 +90,7 @@ class DeltaSource(RecordSource):
 
     def check(self, spark: SparkSession, checkpoint: Checkpoint, options: RunOptions) -> None:
         """Refuse a table that another one replaced, and removed or rewritten rows if `on_change` is `stop`."""
-        if not files.exists(spark, self.path):
-            raise SourceMissing(
-                f"there is no input at {self.path}",
-                where=f"query capture_events/{self.name}",
-                do="correct the path of the source in the settings",
-            )
+        self.check_exists(spark)
         offset = checkpoint.last_offset()
         if "reservoirVersion" not in offset:
             return

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 from urllib.parse import unquote
@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import files
 from profilestream.base.checkpoints import Checkpoint
-from profilestream.base.errors import ProfilestreamError, Refused, SourceMissing, SourceUnreadable
+from profilestream.base.errors import ProfilestreamError, Refused, SourceUnreadable
 from profilestream.base.queries import RunOptions
 from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec
@@ -101,6 +101,13 @@ class FileSource(RecordSource):
         ]  # fmt: skip
         return reduce(DataFrame.unionByName, frames) if frames else raw_records.empty(spark, self.spec)
 
+    def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
+        """The files at a path. Positions are relative to the folder of the source if the path is below it."""
+        is_below = files.qualified(path).startswith(files.qualified(self.path).rstrip("/") + "/")
+        source = self if is_below else replace(self, path=path)
+        paths = list(files.file_stats(spark, path))
+        return InputBatch(source.records(spark, paths), ingest_micros, paths, [])
+
     def quoted_lines(self, spark: SparkSession, paths: list[str]) -> DataFrame:
         """Positions (`position`) of the CSV lines that belong to a quoted cell which begins on an earlier line."""
         return reduce(DataFrame.unionByName, [self._quoted_lines_of(spark, path) for path in paths])
@@ -123,13 +130,8 @@ class FileSource(RecordSource):
 
     def check(self, spark: SparkSession, checkpoint: Checkpoint, options: RunOptions) -> None:
         """Refuse files that changed after they were read, and Parquet files without content."""
-        if not files.exists(spark, self.path):
-            raise SourceMissing(
-                f"there is no input at {self.path}",
-                where=f"query capture_events/{self.name}",
-                do="correct the path of the source in the settings",
-            )
-        listed = listed_files(checkpoint)
+        self.check_exists(spark)
+        listed = _listed_times(_file_entries(checkpoint))
         stored = files.file_stats(spark, self.path, self.spec.glob)
         changed = [path for path, (_, modified) in stored.items() if path in listed and listed[path] != modified]
         if changed and not options.accept_changed_units:
@@ -147,11 +149,12 @@ class FileSource(RecordSource):
 
     def new_units(self, spark: SparkSession, checkpoint: Checkpoint) -> int | None:
         """Files that the run will read. Spark skips empty files silently, so they are not counted."""
-        listed = listed_files(checkpoint)
+        entries = _file_entries(checkpoint)
+        listed = _listed_times(entries)
         stored = files.file_stats(spark, self.path, self.spec.glob)
         new_paths = [path for path, (size, _) in stored.items() if size and path not in listed]
         unfinished = checkpoint.unfinished()
-        in_batch = [entry for entry in _file_entries(checkpoint) if entry["batchId"] == unfinished]
+        in_batch = [entry for entry in entries if entry["batchId"] == unfinished]
         return len(new_paths) + len(in_batch)
 
     def explain(self, error: Exception) -> ProfilestreamError | None:
@@ -209,9 +212,9 @@ def unreadable(path: str, error: Exception) -> SourceUnreadable:
     return SourceUnreadable(f"a file cannot be read ({message[:200]})", where=path, do=repair)
 
 
-def listed_files(checkpoint: Checkpoint) -> dict[str, int]:
+def _listed_times(entries: list[dict[str, Any]]) -> dict[str, int]:
     """Every input file that Spark has listed: qualified path -> modification time when it was listed, in ms."""
-    return {files.qualified(unquote(entry["path"])): entry["timestamp"] for entry in _file_entries(checkpoint)}
+    return {files.qualified(unquote(entry["path"])): entry["timestamp"] for entry in entries}
 
 
 def _file_entries(checkpoint: Checkpoint) -> list[dict[str, Any]]:

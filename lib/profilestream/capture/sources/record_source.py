@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 
+from profilestream.base import files
 from profilestream.base.checkpoints import Checkpoint
-from profilestream.base.errors import ProfilestreamError
+from profilestream.base.errors import ProfilestreamError, SourceMissing
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
 
@@ -49,7 +50,24 @@ class InputBatch:
 
 
 class RecordSource(ABC):
-    """A source of records, as Spark streams it."""
+    """A source of records, as Spark streams it.
+
+    Args:
+        name: of the source in the settings.
+        path: of its folder, file or table.
+    """
+
+    name: str
+    path: str
+
+    def check_exists(self, spark: SparkSession) -> None:
+        """Raise SourceMissing when there is nothing at the path."""
+        if not files.exists(spark, self.path):
+            raise SourceMissing(
+                f"there is no input at {self.path}",
+                where=f"query capture_events/{self.name}",
+                do="correct the path of the source in the settings",
+            )
 
     @abstractmethod
     def read_stream(self, spark: SparkSession) -> DataFrame:
@@ -61,6 +79,14 @@ class RecordSource(ABC):
 
         Args:
             skipped: units that the user excluded.
+        """
+
+    @abstractmethod
+    def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
+        """A file or table with records of this source as the only input of a batch.
+
+        Args:
+            ingest_micros: time of the batch, microseconds since 1970 UTC.
         """
 
     @abstractmethod

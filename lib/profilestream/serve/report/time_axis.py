@@ -38,8 +38,8 @@ class TimeAxis:
 def choose_axis(days: Sequence[DayEvents]) -> TimeAxis:
     """The range of all days with events, without single events that are far from the others.
 
-    The range starts with the days between the quantiles 5 % and 95 % of the events, of which there are n. A day outside
-    of them is in the range if it is at most n days away from the next day in the range. So a log with a few events in
+    The range starts with the n days from the 5 % to the 95 % quantile of the events. A day outside of them is in the
+    range if it is at most n days away from the next day in the range. So a log with a few events in
     its first years is shown completely, and an event with a wrong date does not extend the range.
 
     Args:
