@@ -45,7 +45,7 @@ def capture_history_10x(spark: SparkSession, work: Path, rows: int = 2_000_000) 
     for factor in (1, 10):
         home = homes[factor] = empty_folder(work / f"history_{factor}")
         settings = _settings(home, source, 4)
-        tables.EVENTS.create(spark, settings.paths)
+        ingest.events_table(settings.capture).create(spark, settings.paths)
         for part in range(factor):
             history = workloads.shop_log(spark, (10 - part - 1) * rows, rows, seed=SEED, files=8)
             events = workloads.to_events_rows(history).select(*tables.EVENTS.names)

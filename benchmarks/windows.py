@@ -108,7 +108,10 @@ def _prepare(spark: SparkSession, home: Path, rows: int) -> Settings:
     micros = F.unix_micros("event_time") - F.lit(workloads.START * 1_000_000)
     rescaled = (micros * F.lit(DAYS * workloads.EVENTS_PER_DAY / rows)).cast("bigint")
     event_time = F.timestamp_micros(rescaled + F.lit(workloads.START * 1_000_000))
-    rescaled_events = events.withColumn("event_time", event_time).withColumn("event_date", F.to_date("event_time"))
+    date = F.to_date("event_time")
+    rescaled_events = events.withColumn("event_time", event_time).withColumns(
+        {"event_date": date, "event_period": date}
+    )
     stored = rescaled_events.select(*tables.EVENTS.names).repartition("event_date")
     stored.write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
     events = tables.EVENTS.read(spark, settings.paths)

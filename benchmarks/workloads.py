@@ -52,6 +52,7 @@ def to_events_rows(log: DataFrame) -> DataFrame:
         {
             "event_time": F.col("event_time").cast("timestamp"),
             "event_date": F.to_date("event_time"),
+            "event_period": F.to_date("event_time"),
             "ingest_time": F.timestamp_seconds(F.lit(START)),
             "value": F.col("price") * F.col("quantity"),
             "rating": F.lit(None).cast("double"),

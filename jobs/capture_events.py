@@ -22,7 +22,7 @@ def body(args: argparse.Namespace) -> None:
     capture_checks.check_sources(spark, settings, names)
     if not args.check:
         streaming.run(spark, [ingest.query(settings, name) for name in names], settings, job.options(args))
-        flow.show_next(settings, list(ingest.TABLES))
+        flow.show_next(settings, list(ingest.output_tables(settings.capture)))
 
 
 def main(argv: list[str]) -> int:

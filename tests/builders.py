@@ -104,7 +104,7 @@ class Shop:
         The mapping must consist of column names, without SQL.
         """
         settings, mapping = self.settings(), tomllib.loads(self.mapping)
-        tables.EVENTS.create(spark, settings.paths)
+        ingest.events_table(settings.capture).create(spark, settings.paths)
         names = mapping["columns"]
         raw = [tuple(event.get(name) for name in names.values()) for event in events]
         types = {field.name: field.dataType for field in tables.EVENTS.schema}

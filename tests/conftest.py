@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from profilestream.base.jvm import java_class
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent
@@ -49,8 +50,12 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]
 
 @pytest.fixture
 def spark(_session: SparkSession) -> Iterator[SparkSession]:
-    """The shared session; queries and caches of the test are removed afterwards."""
+    """The shared session; queries and caches of the test are removed afterwards.
+
+    Delta stores the plans of each table's snapshot for an hour. With the tables of all tests, Java's memory is full.
+    """
     yield _session
     for query in _session.streams.active:
         query.stop()
     _session.catalog.clearCache()
+    java_class(_session, "org.apache.spark.sql.delta.DeltaLog").clearCache()

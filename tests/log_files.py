@@ -14,8 +14,8 @@ def append_events(rows: DataFrame, settings: Settings) -> DataFrame:
     """
     event_time = F.col("event_time")
     defaults = {
-        "event_date": F.to_date(event_time), "ingest_time": event_time, "source": F.lit("shop"),
-        "position": F.col("event_id"), "epoch": F.lit("one"), "batch_id": F.lit(0),
+        "event_date": F.to_date(event_time), "event_period": F.to_date(event_time), "ingest_time": event_time,
+        "source": F.lit("shop"), "position": F.col("event_id"), "epoch": F.lit("one"), "batch_id": F.lit(0),
     }  # fmt: skip
     missing = [field for field in tables.EVENTS.schema if field.name not in rows.columns]
     filled = {field.name: defaults.get(field.name, F.lit(None)).cast(field.dataType) for field in missing}

@@ -82,7 +82,7 @@ def test_a_commit_of_events_has_one_file_per_date_in_order_of_date(spark: SparkS
     dates = []
     for commit in sorted((tmp_path / "warehouse" / "events" / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in commit.read_text().splitlines()]
-        dates.append([action["add"]["partitionValues"]["event_date"] for action in actions if "add" in action])
+        dates.append([action["add"]["partitionValues"]["event_period"] for action in actions if "add" in action])
     assert dates == [[], ["2026-01-05"], ["2026-01-07", "2026-01-08", "2026-01-09"]]
 
 

@@ -216,6 +216,7 @@ def complete_journey(_session: SparkSession, tmp_path_factory: pytest.TempPathFa
         {
             "user_id": F.concat(F.lit("complete_journey:"), "user_id"),
             "event_date": F.to_date("event_time"),
+            "event_period": F.to_date("event_time"),
             "source": F.lit("complete_journey"),
         }
     )

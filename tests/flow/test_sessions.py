@@ -207,8 +207,8 @@ def test_a_batch_reads_only_the_days_of_touched_spans(
 
     monkeypatch.setattr(commits, "merge", recording_merge)
     warehouse.write_batch(_at(day - 5))
-    (filters,) = [line for line in plans[0].split("PartitionFilters: ")[1:] if "event_date" in line.split("]")[0]]
-    assert "IN (2026-01-02,2026-01-03)" in filters.split("PushedFilters")[0], filters
+    (filters,) = [line for line in plans[0].split("PartitionFilters: ")[1:] if "event_period" in line.split("]")[0]]
+    assert "IN (2026-01-01,2026-01-02,2026-01-03)" in filters.split("PushedFilters")[0], filters
     assert len(_intervals(warehouse)) == 6 and (day - 5, day, 2) in _intervals(warehouse)
 
 

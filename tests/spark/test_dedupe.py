@@ -91,6 +91,6 @@ def test_stored_events_are_those_of_the_source_and_dates_without_the_batch_itsel
             ("other date", "s", date(2026, 1, 2), "e1", 2),
         ],
         "event_id string, source string, event_date date, epoch string, batch_id bigint",
-    )
+    ).withColumn("event_period", F.col("event_date"))
     stored = dedupe.stored_events(events, source="s", dates=[date(2026, 1, 1)], epoch=epoch, batch_id=batch_id)
     assert sorted(row["event_id"] for row in stored.collect()) == expected

@@ -5,7 +5,7 @@ import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from profilestream.capture.detection import (
     event_type_values,
     mapping_lines,
     number_formats,
+    partition_length,
     proposal,
     propose_source,
     questions,
@@ -590,6 +591,32 @@ def test_an_id_of_repeated_records_is_an_event_id_but_one_of_different_records_i
     assert "event_id" not in proposed(tmp_path)["columns"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "days", "compressed", "expected"),
+    [
+        (240, 62, False, None),
+        (240, 63, False, "month"),
+        (240, 3000, False, "year"),
+        (3000, 3000, True, "year"),
+        (100_000, 3000, False, "month"),
+        (100_000, 3000, True, "month"),
+        (100_000, 90, False, None),
+    ],
+)
+def test_the_partitions_of_a_log_with_few_records_per_day_are_months_or_years(
+    tmp_path: Path, rows: int, days: int, compressed: bool, expected: str | None
+) -> None:
+    text = csv_lines("user_id,item_id,event,ts", lambda i: f"u{i % 9},p{i % 30},view,{epoch(i)}", rows)
+    (tmp_path / ("log.csv.gz" if compressed else "log.csv")).write_bytes(
+        gzip.compress(text.encode()) if compressed else text.encode()
+    )
+    sample = propose_source.detect(str(tmp_path)).sample
+    assert partition_length.estimated_rows(sample) == pytest.approx(rows, rel=0.5 if compressed else 0.05)
+    start = date(2020, 1, 1)
+    line = partition_length.partition_line(sample, [start, start + timedelta(days=days - 1)])
+    assert (line and line.value) == expected
+
+
 def test_files_that_are_not_logs_are_refused_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(SourceMissing):
         propose_source.detect(str(tmp_path / "absent"))
@@ -626,7 +653,7 @@ def test_a_column_that_is_rejected_wholesale_is_replaced_by_its_next_candidate(t
     def preview(candidate: Proposal) -> PreviewCounts:
         is_rejected = candidate.columns["user_id"].value == "user_id"
         rejected = {"user_id_placeholder": 200} if is_rejected else {}
-        return PreviewCounts(240, 240 - sum(rejected.values()), 0, rejected, [])
+        return PreviewCounts(240, 240 - sum(rejected.values()), 0, rejected, [], [])
 
     best, counts = propose_source.try_candidates(preview, propose, detected.roles)
     assert (best.columns["user_id"].value, counts.clean) == ("cookie_id", 240)
@@ -642,7 +669,7 @@ def test_the_other_order_of_day_and_month_is_the_next_candidate(tmp_path: Path) 
     def preview(candidate: Proposal) -> PreviewCounts:
         patterns.append(candidate.general["time_format"].value)
         rejected = {"event_time_in_future": 100} if len(patterns) == 1 else {}
-        return PreviewCounts(240, 240 - sum(rejected.values()), 0, rejected, [])
+        return PreviewCounts(240, 240 - sum(rejected.values()), 0, rejected, [], [])
 
     propose_source.try_candidates(
         preview, lambda roles: proposal.propose(detected.sample, roles, "shop"), detected.roles
@@ -696,7 +723,7 @@ def test_the_report_names_the_line_to_edit(tmp_path: Path) -> None:
     )
     write_files.write(best, tmp_path / "out", name="shop", source_path=str(tmp_path))
     printed: list[str] = []
-    propose_source.report(best, PreviewCounts(10, 8, 2, {}, []), [], tmp_path / "out", printed.append)
+    propose_source.report(best, PreviewCounts(10, 8, 2, {}, [], []), [], tmp_path / "out", printed.append)
     (line,) = [text for text in printed if "a guess" in text]
     number = int(line.split("mapping.toml:")[1].split()[0])
     assert (tmp_path / "out" / "mapping.toml").read_text().splitlines()[number - 1] == "event_type = \"'view'\""

@@ -34,11 +34,11 @@ def rows_in_date_order(
     files = table.files_by_date(spark, paths, part.version)[part.first_file : part.end_file]
     snapshot = table.read(spark, paths, version=part.version)
     name = F.substring_index(F.col("_metadata.file_path"), "/", -1)
-    rows = snapshot.where(name.isin([file for _, file in files]))
-    if files and "event_date" in table.partitioned_by:
-        # Delta reads only the partitions of these dates.
-        dates = sorted({date for date, _ in files})
-        rows = rows.where(F.col("event_date").isin([F.lit(date).cast("date") for date in dates]))
+    rows = snapshot.where(name.isin([file for file, _ in files]))
+    for column in table.partitioned_by if files else ():
+        # Delta reads only these partitions.
+        values = sorted({partition[column] for _, partition in files})
+        rows = rows.where(F.col(column).isin([F.lit(value).cast(snapshot.schema[column].dataType) for value in values]))
     if not part.has_later_commits:
         return rows
     later = frame.join(F.broadcast(snapshot.select(*_COMMIT).distinct()), list(_COMMIT), "left_anti")

@@ -21,8 +21,9 @@ from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
 from profilestream.base.jvm import java_class
 from profilestream.base.settings import Paths
 
-VERSION_PROPERTY = "profilestream.schema_version"
-DECLARATION_PROPERTY = "profilestream.declaration"
+_PROPERTY_PREFIX = "profilestream."
+VERSION_PROPERTY = f"{_PROPERTY_PREFIX}schema_version"
+DECLARATION_PROPERTY = f"{_PROPERTY_PREFIX}declaration"
 DEFAULT_RETENTION = "stored until the data of a person is erased or the stage is rebuilt"
 _CREATE_ATTEMPTS = 3
 _CREATE_LOCKS: dict[str, threading.Lock] = {}  # by path: two sources of one run create the same tables
@@ -52,6 +53,7 @@ class Table:
         distinct_columns: columns with almost as many values as rows. Appended files have no dictionary for them: it
             would take time and save no space.
         declaration: fingerprint of the declaration of a derived table; empty for other tables.
+        fixed_settings: settings that cannot change after the table was created, by name; stored as table properties.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Table:
     properties: dict[str, str] = field(default_factory=dict, hash=False)
     distinct_columns: tuple[str, ...] = ()
     declaration: str = ""
+    fixed_settings: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def schema(self) -> T.StructType:
@@ -126,6 +129,7 @@ class Table:
         properties = {VERSION_PROPERTY: str(self.schema_version), **self.properties}
         if self.declaration:
             properties[DECLARATION_PROPERTY] = self.declaration
+        properties |= {_PROPERTY_PREFIX + name: value for name, value in self.fixed_settings.items()}
         for key, value in properties.items():
             builder = builder.property(key, value)
         return builder
@@ -169,27 +173,24 @@ class Table:
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
 
-    def files_by_date(self, spark: SparkSession, paths: Paths, version: int) -> list[tuple[str, str]]:
-        """The oldest event date (`yyyy-MM-dd`) and the name of each file of a version, in order of date.
+    def files_by_date(self, spark: SparkSession, paths: Paths, version: int) -> list[tuple[str, dict[str, str]]]:
+        """The name and the partition values of each file of a version, in order of the oldest event date of the files.
 
-        Files of one date are in the order in which they were written.
-
-        The date is the partition of the file, or that of the minimum of `event_time` in its statistics.
+        Files of one date are in the order in which they were written. Delta's statistics of a file contain the date.
         """
         log = self.log(spark, paths)
         defaults = [getattr(log, f"getSnapshotAt$default${n}")() for n in (2, 3, 4)]
         files_of_version = DataFrame(log.getSnapshotAt(version, *defaults).allFiles().toDF(), spark)
-        oldest = F.substring(F.get_json_object("stats", "$.minValues.event_time"), 1, 10)
-        date = F.coalesce(F.col("partitionValues")["event_date"], oldest, F.lit(""))
+        oldest = F.coalesce(F.get_json_object("stats", "$.minValues.event_date"), F.lit(""))
         name = F.substring_index("path", "/", -1)
-        rows = sorted(files_of_version.select(date, "modificationTime", name).collect())
-        return [(row[0], row[2]) for row in rows]
+        rows = files_of_version.select(oldest, "modificationTime", name, "partitionValues").collect()
+        return [(row[2], row[3]) for row in sorted(rows, key=lambda row: tuple(row[:3]))]
 
     def check_stored(self, spark: SparkSession, paths: Paths) -> None:
         """Refuse a stored table that this code cannot write; writes nothing.
 
         Raises:
-            Refused: newer code wrote it, or its rows were derived by another declaration.
+            Refused: newer code wrote it, its rows were derived by another declaration, or a fixed setting differs.
             SchemaMismatch: its columns differ from the declared ones, even after new nullable columns are added.
         """
         self._checked_metadata(spark, paths)
@@ -209,6 +210,14 @@ class Table:
                 where=path,
                 do="restore the declaration, or derive the table again from all events: --rebuild",
             )
+        for name, value in self.fixed_settings.items():
+            created_with = _property(metadata, _PROPERTY_PREFIX + name)
+            if created_with != value:
+                raise Refused(
+                    f"{name} is {value!r}, but table {self.name} was created with {created_with!r}",
+                    where=path,
+                    do=f"set {name} to {created_with!r}, or write into a new warehouse (paths.warehouse)",
+                )
         columns = _columns(metadata)
         new = self._new_columns(columns.names) if stored < self.schema_version else []
         self.check(T.StructType([*columns, *new]))

@@ -147,6 +147,9 @@ PLACEHOLDERS = (
 )  # fmt: skip
 
 
+PartitionBy = Literal["day", "month", "year"]
+
+
 class ReportingCurrency(Frozen):
     """The currency in which `value` of all events is stored.
 
@@ -168,6 +171,8 @@ class Capture(Frozen):
         max_clock_skew_minutes: how much later than the time of capture an event time may be; later ones are rejected
             as `event_time_in_future`.
         min_event_date: events before this date (UTC) are rejected as `event_time_before_min_date`.
+        partition_by: length of the partitions of `events` and of tile tables. A partition with few rows costs more time
+            than its rows: choose `month` or `year` for a long log with few events per day. Fixed by the first run.
         max_line_bytes: longer lines are rejected as `line_too_long`.
         max_number: numbers above it are rejected as `number_absurd`, and so are numbers other than 0 below its inverse.
         placeholders: patterns of texts that stand for a missing id, category or brand. Capital letters, blanks and
@@ -179,6 +184,7 @@ class Capture(Frozen):
 
     max_clock_skew_minutes: float = Field(default=10.0, ge=0)
     min_event_date: date = date(1995, 1, 1)
+    partition_by: PartitionBy = "day"
     max_line_bytes: int = Field(default=1_000_000, ge=1)
     max_number: float = Field(default=1e15, gt=1)
     placeholders: tuple[str, ...] = PLACEHOLDERS

@@ -189,7 +189,7 @@ def _number_checks(columns: list[str], capture: Capture) -> list[Check]:
     unreadable = [
         Check(
             f"{name}_unreadable",
-            (F.trim(text, F.lit(BLANKS)) != "") & F.col(name).isNull(),
+            F.col(name).isNull() & (F.trim(text, F.lit(BLANKS)) != ""),
             _reason(f"{name} {{}} is not a number", text),
         )
         for name in NUMERIC_COLUMNS

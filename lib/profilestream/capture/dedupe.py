@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
+from profilestream.base import event_period
 from profilestream.base.session import materialize
 from profilestream.capture.execute_mapping import content_columns, content_hash
 from profilestream.capture.mapping import Mapping
@@ -43,7 +44,7 @@ def _days_apart(mapping: Mapping) -> int:
 def stored_events(events: DataFrame, *, source: str, dates: list[date], epoch: str, batch_id: int) -> DataFrame:
     """Rows of `events` of a source on some dates, without rows that the same batch wrote before a crash."""
     is_same_batch = (F.col("epoch") == epoch) & (F.col("batch_id") == batch_id)
-    return events.where(F.col("event_date").isin(dates) & (F.col("source") == source) & ~is_same_batch)
+    return events.where(event_period.on_dates(dates) & (F.col("source") == source) & ~is_same_batch)
 
 
 def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mapping) -> DataFrame | None:

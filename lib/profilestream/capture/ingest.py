@@ -3,19 +3,21 @@
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import reduce
 from typing import Any, TypeVar, cast
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.base import tables
+from profilestream.base import event_period, tables
 from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, NothingWritten, StateCorrupt
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
 from profilestream.base.session import frame_of_dicts, materialize
@@ -47,7 +49,6 @@ _MIN_ROWS_OF_FINDINGS = 100
 # With at most this number of rows, one task writes the events of a date faster than several tasks: fewer files.
 _SMALL_BATCH_ROWS = 50_000
 Built = TypeVar("Built")
-TABLES = (tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,16 @@ def chosen_sources(settings: Settings, name: str | None) -> list[str]:
     return source_names if name is None else [name]
 
 
+def events_table(capture: Capture) -> Table:
+    """`events` with the setting that its partitions depend on."""
+    return replace(tables.EVENTS, fixed_settings={"capture.partition_by": capture.partition_by})
+
+
+def output_tables(capture: Capture) -> tuple[Table, ...]:
+    """The tables of capture, in the order in which a batch writes them."""
+    return events_table(capture), tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES
+
+
 def query(settings: Settings, name: str) -> Query:
     """The streaming query that captures one source."""
     source = load_source(settings, name)
@@ -179,7 +190,7 @@ def query(settings: Settings, name: str) -> Query:
     return stage_query(
         STAGE,
         QueryInput(source.reader.read_stream, external=source.reader),
-        TABLES,
+        output_tables(settings.capture),
         write,
         settings=source.settings_text,
         source=name,
@@ -342,9 +353,8 @@ def write_batch(
         if kind == "source":
             result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
         if counts.clean:
-            dates = {row["event_date"] for row in summary if row["rule"] is None}
             events = _event_rows(clean, busy, source, inputs, batch.txn)
-            batch.append(_in_date_order(events, len(dates), counts.clean), tables.EVENTS)
+            batch.append(_in_date_order(events, rows_by_date(summary)), tables.EVENTS)
         if counts.rejected:
             with reading_files(spark, inputs.units):
                 batch.append(_rejected_rows(evaluated, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
@@ -437,8 +447,17 @@ def _rows_in_other_currencies(clean: DataFrame, summary: list[Any], source: Capt
     return clean.where(F.col("currency").isin(others)).count()
 
 
+def rows_by_date(summary: list[Any]) -> dict[date, int]:
+    """Number of rows that no rule rejects by date, in order of date, from the summary of a batch."""
+    rows: Counter[date] = Counter()
+    for row in summary:
+        if row["rule"] is None:
+            rows[date.fromisoformat(row["event_date"])] += row["n"]
+    return dict(sorted(rows.items()))
+
+
 def _stored_events(batch: Batch, source: CaptureSource, summary: list[Any]) -> DataFrame:
-    dates = sorted({date.fromisoformat(row["event_date"]) for row in summary if row["rule"] is None})
+    dates = list(rows_by_date(summary))
     events = tables.EVENTS.read(batch.spark, batch.paths)
     epoch, batch_id = batch.txn.epoch, batch.txn.batch_id
     searched = dedupe.searched_dates(dates, source.mapping)
@@ -528,19 +547,34 @@ def _event_rows(
     names = set(rows.columns)
     # One SQL text per column: thirty Column objects cost 0.15 s per batch.
     cells = {f.name: (f.name if f.name in names else "NULL", f.dataType.simpleString()) for f in tables.EVENTS.schema}
+    cells["event_period"] = (event_period.sql(source.capture.partition_by), "date")
     return rows.selectExpr(*[f"CAST({cell} AS {sql_type}) AS {name}" for name, (cell, sql_type) in cells.items()])
 
 
-def _in_date_order(events: DataFrame, dates: int, rows: int) -> DataFrame:
+def _in_date_order(events: DataFrame, rows: dict[date, int]) -> DataFrame:
     """The rows of `events`, partitioned and sorted by date, so that the files of a commit are in order of date.
 
     A stream reads the files of a commit in the order in which tasks write them, and a learner is evaluated in that
     order. A task writes one file per date; without the ranges, every task of a backfill writes a file of every date.
+
+    Args:
+        rows: number of rows by date, in order of date.
     """
-    if dates == 1:
-        return events.coalesce(1) if rows <= _SMALL_BATCH_ROWS else events
-    ranges = events.repartitionByRange(min(dates, 1 + rows // _ROWS_PER_FILE), "event_date")
-    return ranges.sortWithinPartitions("event_date")
+    total = sum(rows.values())
+    if len(rows) == 1:
+        return events.coalesce(1) if total <= _SMALL_BATCH_ROWS else events
+    # Ranges from known counts: repartitionByRange would compute the rows once more to find them.
+    ranges = min(len(rows), 1 + total // _ROWS_PER_FILE)
+    dates_by_range: dict[int, list[date]] = defaultdict(list)
+    before = 0
+    for day, count in rows.items():
+        dates_by_range[before * ranges // total].append(day)
+        before += count
+    if len(dates_by_range) == 1:
+        return events.coalesce(1).sortWithinPartitions("event_period", "event_date")
+    is_later = [(F.col("event_date") >= days[0]).cast("int") for days in list(dates_by_range.values())[1:]]
+    number = reduce(Column.__add__, is_later, F.lit(0))
+    return events.repartitionById(len(dates_by_range), number).sortWithinPartitions("event_period", "event_date")
 
 
 def _rejected_rows(

@@ -18,7 +18,9 @@ EVENT_TYPES = (
     "view", "click", "cart", "uncart", "favorite", "unfavorite", "purchase", "return", "search", "rate", "review",
     "complaint", "share", "follow", "identify", "exposure",
 )  # fmt: skip
-CAPTURE_COLUMNS = ("ingest_time", "event_date", "extra", "warnings", "source", "position", "epoch", "batch_id")
+CAPTURE_COLUMNS = (
+    "ingest_time", "event_date", "event_period", "extra", "warnings", "source", "position", "epoch", "batch_id",
+)  # fmt: skip
 MAPPABLE_COLUMNS = tuple(column for column in EVENTS.names if column not in CAPTURE_COLUMNS)
 NUMERIC_COLUMNS = ("price", "quantity", "value", "rating")
 TEXT_COLUMNS = tuple(c for c in MAPPABLE_COLUMNS if c not in (*NUMERIC_COLUMNS, "event_time", "attributes"))

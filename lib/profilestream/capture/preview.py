@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -30,12 +31,13 @@ def run(spark: SparkSession, settings: Settings, names: list[str], rows: str, pa
 
 @dataclass(frozen=True)
 class PreviewCounts:
-    """Counts of the rows of a preview, and its lines."""
+    """Counts of the rows of a preview, the dates of its good rows, and its lines."""
 
     rows: int
     clean: int
     duplicate: int
     rejected_by_rule: dict[str, int]
+    dates: list[date]
     lines: list[str]
 
     @property
@@ -87,7 +89,8 @@ def _describe(batch: EvaluatedBatch, source: CaptureSource, rows: int, path: str
     total = clean + rejected + duplicate
     lines.append(f"{total:,} rows = {clean:,} clean + {rejected:,} rejected + {duplicate:,} duplicate")
     lines += [*_rejected_lines(batch.rows, rejected_by_rule), "nothing was written"]
-    return PreviewCounts(total, clean, duplicate, rejected_by_rule, lines)
+    dates = list(ingest.rows_by_date(batch.summary))
+    return PreviewCounts(total, clean, duplicate, rejected_by_rule, dates, lines)
 
 
 def _rejected_lines(canonical_rows: DataFrame, by_rule: dict[str, int]) -> Iterator[str]:

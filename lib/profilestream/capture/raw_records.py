@@ -45,6 +45,8 @@ _INVALID_TEXT = "\u0000invalid\u0000"
 # A JSON number with a point or an exponent, as Spark writes a double.
 _JSON_DOUBLE = r"^-?[0-9]+\.[0-9]+(E-?[0-9]+)?$"
 _JSON_DOUBLE_INSIDE = r"[:\[,]-?[0-9]+\.[0-9]+"
+# What stands before the name and after it, in JSON without and with blanks.
+_JSON_SEPARATORS = ((',"', ":"), (' "', ": "), ('{"', ":"), ('{"', ": "))
 # Matches each string and each number of a JSON text; `"$1$2"` then quotes the numbers.
 _JSON_STRING_OR_NUMBER = r'"((?:[^"\\]|\\.)*+)"|(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)'
 
@@ -272,55 +274,54 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     Each line is parsed as an array of one object and a null. from_json reads the first value of a text and ignores the
     rest; in an array, any text after the object makes the array invalid or gives it another length than two.
 
-    from_json reads a number with a point or an exponent as a double, so its text differs from the line. Where this
-    text matters, the line is parsed a second time with its numbers as strings.
+    from_json reads a number with a point or an exponent as a double, so its text can differ from the line. Such a line
+    is parsed a second time with its numbers as strings.
+
+    Each group of columns is an own projection, because the next group reads each of its columns several times.
     """
     fields = schema(spec)
     parsed = lines.withColumn("_objects", _json_objects(parseable))
     json_object = F.get("_objects", F.lit(0))
     is_object = F.coalesce((F.size("_objects") == 2) & json_object.isNotNull(), F.lit(False))
-    cells = {f.name: F.try_element_at(json_object, F.lit(f.name)) for f in fields}
-    extra = F.map_filter(json_object, lambda key, value: ~key.isin(fields.names) & value.isNotNull())
+    cells = {f.name: F.col(f"`_json_{f.name}`") for f in fields}
+    parsed = parsed.withColumns({f"_json_{name}": F.try_element_at(json_object, F.lit(name)) for name in cells})
+    unknown = F.map_filter(json_object, lambda key, value: ~key.isin(fields.names) & value.isNotNull())
     non_null_cells = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
-    has_extra = (
+    has_unknown = (
         F.size(json_object) > non_null_cells
         if spec.unknown_fields == "extra"
         else F.coalesce(json_object.isNull(), F.lit(False))
     )
-    parsed = parsed.withColumn("_extra", F.when(has_extra, F.when(F.size(extra) > 0, extra)))
-    rounded = {
-        f.name: _is_rounded(cells[f.name], f, parseable) for f in fields if contains_type(f.dataType, _EXACT_TYPES)
-    }
-    has_rounded_extra = F.exists(F.map_values(F.col("_extra")), lambda value: value.rlike(_JSON_DOUBLE))
+    exact_fields = [f for f in fields if contains_type(f.dataType, _EXACT_TYPES)]
+    rounded = {f.name: F.col(f"`_rounded_{f.name}`") for f in exact_fields}
+    parsed = parsed.withColumns(
+        {f"_rounded_{f.name}": _is_rounded(F.lit(f.name), cells[f.name], f, parseable) for f in exact_fields}
+    )
+    has_rounded_unknown = has_unknown & F.exists(
+        F.map_entries(unknown), lambda entry: _is_rounded(entry["key"], entry["value"], None, parseable)
+    )
     quoted = F.regexp_replace(parseable, _JSON_STRING_OR_NUMBER, '"$1$2"')
-    is_rounded = any_of([*rounded.values(), has_rounded_extra])
-    parsed = parsed.withColumn("_exact", F.when(is_rounded, F.get(_json_objects(quoted), F.lit(0))))
-    exact = F.col("_exact")
-    texts = {}
-    for field in fields:
-        cell = cells[field.name]
-        if field.name in rounded:
-            digits = F.try_element_at(exact, F.lit(field.name))
-            digits = _whole_numbers_inside(digits) if is_nested(field.dataType) else whole_number_text(digits)
-            cell = F.when(F.coalesce(rounded[field.name], F.lit(False)), digits).otherwise(cell)
-        texts[field.name] = cell
-    # An own projection: the converted columns read each text several times.
-    parsed = parsed.withColumns({f"_text_{name}": text for name, text in texts.items()})
-    texts = {name: F.col(f"`_text_{name}`") for name in texts}
-    exact_extra = F.transform_values(
-        F.col("_extra"),
-        lambda key, value: F.when(
-            value.rlike(_JSON_DOUBLE) & exact.isNotNull() & ~_is_json_string(key, value, parseable),
-            whole_number_text(F.try_element_at(exact, key)),
-        ).otherwise(value),
+    has_rounded = any_of([*rounded.values(), has_rounded_unknown])
+    parsed = parsed.withColumns(
+        {
+            "_unknown": F.when(has_unknown, F.when(F.size(unknown) > 0, unknown)),
+            "_exact": F.when(has_rounded, F.get(_json_objects(quoted), F.lit(0))),
+        }
+    )
+    parsed = parsed.withColumns(
+        {f"_json_{f.name}": _exact_text(F.lit(f.name), cells[f.name], rounded[f.name], f) for f in exact_fields}
+    )
+    exact_unknown = F.transform_values(
+        F.col("_unknown"),
+        lambda key, value: _exact_text(key, value, _is_rounded(key, value, None, parseable), None),
     )
     return _ParsedLines(
         parsed,
-        cells={f.name: convert(texts[f.name], T.StringType(), f.dataType) for f in fields},
-        texts={f.name: texts[f.name] for f in fields if is_nested(f.dataType)},
+        cells={f.name: convert(cells[f.name], T.StringType(), f.dataType) for f in fields},
+        texts={f.name: cells[f.name] for f in fields if is_nested(f.dataType)},
         fault=F.when(~is_object, "unparseable"),
         reason=F.lit("not one JSON object"),
-        extra=F.when(F.col("_extra").isNotNull(), exact_extra),
+        extra=F.when(F.col("_unknown").isNotNull(), exact_unknown),
     )
 
 
@@ -328,33 +329,49 @@ def _json_objects(text: Column) -> Column:
     return F.from_json(F.concat(F.lit("["), text, F.lit(",null]")), "array<map<string,string>>")
 
 
-def _whole_numbers_inside(text: Column) -> Column:
-    """JSON whose numbers are strings, with whole numbers without a point."""
-    return F.regexp_replace(text, r'"(-?[0-9]+)\.0+"', '"$1"')
+def _is_rounded(name: Column, value: Column, field: T.StructField | None, line: Column) -> Column:
+    """Whether the text of a JSON value can differ from the line, because from_json read a number as a double.
+
+    False: the value is a number with a point that the line contains verbatim. Null: it is no such number.
+
+    Args:
+        field: its declaration; null when it has none.
+    """
+    if field is not None and is_nested(field.dataType):
+        return F.when(value.rlike(_JSON_DOUBLE_INSIDE), F.lit(True))
+    can_be_double = value.contains(".") & F.right(value, F.lit(1)).isin(*"0123456789")
+    is_verbatim = ~value.contains("E") & _is_in_line(name, value, line, quote="")
+    is_double = value.rlike(_JSON_DOUBLE) & ~_is_in_line(name, value, line, quote='"')
+    return F.when(can_be_double, F.when(is_verbatim, F.lit(False)).when(is_double, F.lit(True)))
 
 
-def _is_rounded(cell: Column, field: T.StructField, line: Column) -> Column:
-    """Whether the text of a JSON value can differ from the line, because from_json read a number as a double."""
-    if is_nested(field.dataType):
-        return cell.rlike(_JSON_DOUBLE_INSIDE)
-    name = F.lit(field.name)
-    is_verbatim = reduce(
+def _exact_text(name: Column, value: Column, is_rounded: Column, field: T.StructField | None) -> Column:
+    """The text of a JSON value as in the line, and of a whole number without a point.
+
+    Args:
+        is_rounded: as _is_rounded returns it.
+    """
+    digits = F.try_element_at(F.col("_exact"), name)
+    if field is not None and is_nested(field.dataType):
+        # JSON whose numbers are strings.
+        digits = F.regexp_replace(digits, r'"(-?[0-9]+)\.0+"', '"$1"')
+    else:
+        digits = whole_number_text(digits)
+    whole = F.when(value.endswith(".0"), F.substring_index(value, ".", 1)).otherwise(value)
+    return F.when(is_rounded, digits).when(~is_rounded, whole).otherwise(value)
+
+
+def _is_in_line(name: Column, value: Column, line: Column, quote: str) -> Column:
+    """Whether a line contains a value verbatim after its name, with or without quotes around it."""
+    # No form starts with a quote: Spark's search compares the text at every place of its first byte.
+    forms = [(start, colon, end) for start, colon in _JSON_SEPARATORS for end in (",", "}")]
+    return reduce(
         Column.__or__,
-        [F.contains(line, F.concat(F.lit('"'), name, F.lit(f'"{colon}'), cell, F.lit(end)))
-         for colon in (":", ": ") for end in (",", "}")],
-    )  # fmt: skip
-    is_whole = cell.endswith(".0") | cell.contains("E")
-    return (
-        cell.contains(".")
-        & cell.rlike(_JSON_DOUBLE)
-        & (is_whole | ~is_verbatim)
-        & ~_is_json_string(name, cell, line)
-    )  # fmt: skip
-
-
-def _is_json_string(name: Column, value: Column, line: Column) -> Column:
-    start, end = F.concat(F.lit('"'), name), F.concat(F.lit('"'), value, F.lit('"'))
-    return F.contains(line, F.concat(start, F.lit('":'), end)) | F.contains(line, F.concat(start, F.lit('": '), end))
+        [
+            F.contains(line, F.concat(F.lit(start), name, F.lit(f'"{colon}{quote}'), value, F.lit(f"{quote}{end}")))
+            for start, colon, end in forms
+        ],
+    )
 
 
 def _invalid_payload(row: Column, types: dict[str, T.DataType], invalid: dict[str, Column]) -> Column:

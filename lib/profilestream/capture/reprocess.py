@@ -56,6 +56,7 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
                 f"{name} was never captured", where=settings.paths.warehouse, do="run capture_events first"
             )
         tables.CAPTURE_BATCHES.prepare(spark, settings.paths)
+        ingest.events_table(settings.capture).check_stored(spark, settings.paths)
         checkpoint = Checkpoint(spark, f"{files.qualified(settings.paths.checkpoints)}/{STAGE}/{name}")
         batch = _next_batch(spark, settings, source, checkpoint, rules)
         return BatchResult() if batch is None else _write(batch, source)

@@ -22,7 +22,8 @@ from profilestream.derive.table_declaration import DerivedTable, Statistic, load
 
 LIFETIME = "lifetime"
 HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
-TIME_KEYS = ("hour", "date")
+TILE_KEYS = ("hour", "date")  # every table of hour tiles has them
+TIME_KEYS = (*TILE_KEYS, "period")
 VALUE = "${value}"
 _NAME = r"^[a-z][a-z0-9_]*$"
 _RESERVED = ("at", "as_of", "epoch", "batch_id")
@@ -224,7 +225,7 @@ def with_feature_statistics(derived: DerivedTable, features: DeclaredFeatures, f
     """
     statistics = dict(derived.statistics)
     for entity in [entity for entity, tiles in features.entities.items() if tiles == derived.name]:
-        if any(name not in derived.keys for name in TIME_KEYS) or derived.write != "append":
+        if any(name not in derived.keys for name in TILE_KEYS) or derived.write != "append":
             raise BadSettings(
                 f"{derived.name} is not a table of hour tiles",
                 where=f"{file}, entities.{entity}",

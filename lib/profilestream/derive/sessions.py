@@ -8,9 +8,8 @@ import json
 from dataclasses import replace
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from profilestream.base import commits, tables
+from profilestream.base import commits, event_period, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings
 from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
@@ -100,7 +99,7 @@ def _merge(
     """
     config, target, extent = settings.derive.sessions, table(settings), session_spans.extent(spans)
     # Read only the partitions of the days that touched spans cover.
-    events = session_spans.with_session_id(stored_events.where(F.col("event_date").isin(extent.days)), config)
+    events = session_spans.with_session_id(stored_events.where(event_period.on_dates(extent.days)), config)
     has_long = extent.longest >= config.max_micros
     small_spans = broadcast_if_small(spans, count)
     intervals = broadcast_if_small(

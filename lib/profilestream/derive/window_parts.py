@@ -18,7 +18,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import tables
+from profilestream.base import event_period, tables
 from profilestream.base.errors import Refused
 from profilestream.base.session import broadcast_if_small
 from profilestream.derive import compact_tiles, decay
@@ -174,7 +174,7 @@ def _edge_events(
 ) -> DataFrame:
     """Events inside a window whose tile is not completely inside it. Reads only partitions of edge days."""
     dates = [_EPOCH + timedelta(days=day) for day in summary.edge_days]
-    events = with_entity_keys(features.read(spark, tables.EVENTS).where(F.col("event_date").isin(dates)), features)
+    events = with_entity_keys(features.read(spark, tables.EVENTS).where(event_period.on_dates(dates)), features)
     on, keyed_requests = [f"_{name}" for name in features.keys], requests.select(*_event_keys(features), AT)
     if summary.has_one_time:
         joined = events.join(broadcast_if_small(keyed_requests, summary.count), on)

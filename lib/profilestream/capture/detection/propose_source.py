@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from profilestream.base.errors import BadSettings, ProfilestreamError, SourceUnreadable
 from profilestream.capture.detection import (
     column_roles,
+    partition_length,
     proposal,
     questions,
     read_sample,
@@ -178,7 +179,9 @@ def run(
     write_files.write(propose(roles), folder, name=name, source_path=source_path)
     spark = open_spark()
     best, counts = try_candidates(preview, propose, roles)
-    write_files.write(best, folder, name=name, source_path=source_path)
+    partition = partition_length.partition_line(best.sample, counts.dates)
+    general = {} if partition is None else {"partition_by": partition}
+    write_files.write(best, folder, name=name, source_path=source_path, general=general)
     report(best, counts, detected.others, folder, print_line)
 
 
