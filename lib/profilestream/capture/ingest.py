@@ -30,6 +30,7 @@ from profilestream.capture import (
     execute_mapping,
     raw_records,
     side_tables,
+    time_warnings,
 )
 from profilestream.capture import mapping as mappings
 from profilestream.capture.batch_monitor import AlarmResult, TrendCache
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 STAGE = "capture_events"
 _ROWS_PER_FILE = 500_000
-# Fewer rows show neither that an expression of the mapping is wrong nor that the log has no times.
+# Fewer rows do not show that an expression of the mapping is wrong.
 _MIN_ROWS_OF_FINDINGS = 100
 # With at most this number of rows, one task writes the events of a date faster than several tasks: fewer files.
 _SMALL_BATCH_ROWS = 50_000
@@ -344,17 +345,15 @@ def write_batch(
             counts = replace(counts, warned_by_rule={**counts.warned_by_rule, currency.MIXED: mixed})
         with reading_files(spark, inputs.units):
             counts = _checked_counts(counts, records, source, batch)
-        if counts.clean >= _MIN_ROWS_OF_FINDINGS and counts.event_time_min == counts.event_time_max:
-            log.warning(
-                "all %s events of %s, batch %s, have one event time: decay, windows and sessions have no meaning",
-                f"{counts.clean:,}", source.name, batch.txn.batch_id,
-            )  # fmt: skip
+        dates = rows_by_date(summary)
+        name = f"{source.name}, batch {batch.txn.batch_id}"
+        time_warnings.check(dates, counts.event_time_min, counts.event_time_max, name)
         result = AlarmResult([], {}, {})
         if kind == "source":
             result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
         if counts.clean:
             events = _event_rows(clean, busy, source, inputs, batch.txn)
-            batch.append(_in_date_order(events, rows_by_date(summary)), tables.EVENTS)
+            batch.append(_in_date_order(events, dates), tables.EVENTS)
         if counts.rejected:
             with reading_files(spark, inputs.units):
                 batch.append(_rejected_rows(evaluated, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
