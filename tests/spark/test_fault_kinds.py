@@ -258,6 +258,15 @@ def test_numbers_as_text_follow_one_rule_in_all_formats(spark: SparkSession, tmp
     assert [row.item_id for row in rows] == [f"s:{text}" for text in numbers.values()] + ["s:1.10"]
     strings = results(spark, BASE, [{"kind": "view", "at": T, "what": text} for text in ("1.10", "12345678.0", "1E5")])
     assert [row.item_id for row in strings] == ["s:1.10", "s:12345678.0", "s:1E5"]
+    start = f'{{"kind":"view","at":"{T}"'
+    blanks = [start + end for end in (
+        ',"what" : "3.0" }', ', "what": "3.0"\t}', ',"what" : 3.0 }', ', "what": 3.0}', ',\t"what":\t2.50\t}',
+    )]  # fmt: skip
+    assert [row.item_id for row in results(spark, BASE, blanks)] == ["s:3.0", "s:3.0", "s:3", "s:3", "s:2.50"]
+    others = ',"a":3.450,"b": 3.45,"c":"3.0","d" : 2.0 ,"e":0.1,"f":[1.0,2.50],"g":1E2}'
+    (row,) = results(spark, BASE, [start + ',"what":3.45' + others])
+    texts = {"a": "3.450", "b": "3.45", "c": "3.0", "d": "2", "e": "0.1", "g": "100"}
+    assert row.item_id == "s:3.45" and {name: row.extra[name] for name in texts} == texts
     typed = mapping("n bigint, d decimal(20,4), o struct<id:string>", quantity="n", text="cast(d as string)",
                     item_id="o.id")  # fmt: skip
     (row,) = results(spark, typed, ['{"n":12345678.0,"d":12345678901234.5678,"o":{"id":12345678.0}}'])

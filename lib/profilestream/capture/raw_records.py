@@ -340,8 +340,8 @@ def _is_rounded(name: Column, value: Column, field: T.StructField | None, line: 
     if field is not None and is_nested(field.dataType):
         return F.when(value.rlike(_JSON_DOUBLE_INSIDE), F.lit(True))
     can_be_double = value.contains(".") & F.right(value, F.lit(1)).isin(*"0123456789")
-    is_verbatim = ~value.contains("E") & _is_in_line(name, value, line, quote="")
-    is_double = value.rlike(_JSON_DOUBLE) & ~_is_in_line(name, value, line, quote='"')
+    is_verbatim = ~value.contains("E") & _is_number_in_line(name, value, line)
+    is_double = value.rlike(_JSON_DOUBLE) & ~_is_string_in_line(name, value, line)
     return F.when(can_be_double, F.when(is_verbatim, F.lit(False)).when(is_double, F.lit(True)))
 
 
@@ -361,17 +361,23 @@ def _exact_text(name: Column, value: Column, is_rounded: Column, field: T.Struct
     return F.when(is_rounded, digits).when(~is_rounded, whole).otherwise(value)
 
 
-def _is_in_line(name: Column, value: Column, line: Column, quote: str) -> Column:
-    """Whether a line contains a value verbatim after its name, with or without quotes around it."""
+def _is_number_in_line(name: Column, value: Column, line: Column) -> Column:
+    """Whether a line contains a value verbatim and without quotes after its name; false for unusual blanks."""
     # No form starts with a quote: Spark's search compares the text at every place of its first byte.
     forms = [(start, colon, end) for start, colon in _JSON_SEPARATORS for end in (",", "}")]
-    return reduce(
-        Column.__or__,
-        [
-            F.contains(line, F.concat(F.lit(start), name, F.lit(f'"{colon}{quote}'), value, F.lit(f"{quote}{end}")))
-            for start, colon, end in forms
-        ],
+    return _contains_any(
+        line, [F.concat(F.lit(start), name, F.lit(f'"{colon}'), value, F.lit(end)) for start, colon, end in forms]
     )
+
+
+def _is_string_in_line(name: Column, value: Column, line: Column) -> Column:
+    """Whether a line contains a value in quotes after its name."""
+    colons = (":", ": ", " : ", " :")
+    return _contains_any(line, [F.concat(F.lit('"'), name, F.lit(f'"{colon}"'), value, F.lit('"')) for colon in colons])
+
+
+def _contains_any(line: Column, texts: list[Column]) -> Column:
+    return reduce(Column.__or__, [F.contains(line, text) for text in texts])
 
 
 def _invalid_payload(row: Column, types: dict[str, T.DataType], invalid: dict[str, Column]) -> Column:
