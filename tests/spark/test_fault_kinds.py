@@ -259,7 +259,7 @@ def test_numbers_as_text_follow_one_rule_in_all_formats(spark: SparkSession, tmp
     strings = results(spark, BASE, [{"kind": "view", "at": T, "what": text} for text in ("1.10", "12345678.0", "1E5")])
     assert [row.item_id for row in strings] == ["s:1.10", "s:12345678.0", "s:1E5"]
     start = f'{{"kind":"view","at":"{T}"'
-    blanks = [start + end for end in (
+    blanks: list[dict[str, Any] | str] = [start + end for end in (
         ',"what" : "3.0" }', ', "what": "3.0"\t}', ',"what" : 3.0 }', ', "what": 3.0}', ',\t"what":\t2.50\t}',
     )]  # fmt: skip
     assert [row.item_id for row in results(spark, BASE, blanks)] == ["s:3.0", "s:3.0", "s:3", "s:3", "s:2.50"]
