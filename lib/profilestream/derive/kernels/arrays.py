@@ -111,6 +111,8 @@ class MeanVectorKernel:
     def _matrix(self, lists: ArrowArray) -> np.ndarray:
         """The lists as rows; zeros for null."""
         width = len(self.dimensions)
+        if lists.null_count == 0:
+            return doubles(lists.flatten()).reshape(-1, width)
         rows, places, values = _cells(lists, width)
         matrix = np.zeros((len(lists), width))
         matrix[rows, places] = values
@@ -119,6 +121,10 @@ class MeanVectorKernel:
 
 def _cells(lists: ArrowArray, width: int) -> tuple[np.ndarray, np.ndarray, Floats]:
     """Row, place and value of each element; a list has `width` elements, or none if it is null."""
+    if lists.null_count == 0:
+        values = doubles(lists.flatten())
+        numbers = np.arange(len(values))
+        return numbers // width, numbers % width, values
     cells = elements(lists)
     values = doubles(lists.values)[cells.places]
     return cells.rows, np.arange(len(cells.rows)) % width, values

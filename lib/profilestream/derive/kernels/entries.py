@@ -57,8 +57,9 @@ class Events:
         is_counted = self.values.is_valid().to_numpy(zero_copy_only=False)
         is_counted &= self.weights.is_valid().to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(is_counted)
+        values = self.values if is_counted.all() else self.values.take(rows)
         weights = self.weights.cast(pa.float64()).to_numpy(zero_copy_only=False)[rows]
-        return Counted(rows, self.groups.number[rows], self.values.take(pa.array(rows)), weights)
+        return Counted(rows, self.groups.number[rows], values, weights)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,8 @@ def _codes(texts: ArrowArray) -> Integers:
     encoded = texts.dictionary_encode()
     ranks = np.empty(len(encoded.dictionary), np.int64)
     ranks[np.asarray(pc.array_sort_indices(encoded.dictionary))] = np.arange(len(ranks))
-    return ranks[encoded.indices.to_numpy()]
+    codes: Integers = ranks[encoded.indices.to_numpy()]
+    return codes
 
 
 def _last_of_each(groups: Integers, codes: Integers) -> Integers:
