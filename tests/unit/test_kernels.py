@@ -195,6 +195,14 @@ def test_a_map_is_cut_to_its_heaviest_keys(kind: str, expected: Any) -> None:
     assert states.to_pylist()[0] == {"weights": [], "rest": 0.0}
 
 
+def test_the_rest_of_a_cut_map_is_stored_and_decays() -> None:
+    case = replace(CASES["top_14d"], kernel=HeaviestKernel("top", 1, 14))
+    log = [(0, WeightedEvent(0, f"e{n}", key, weight)) for n, (key, weight) in enumerate({"a": 4.0, "b": 2.0}.items())]
+    later = [(0, WeightedEvent(14 * MICROS_PER_DAY, "e9", "c", 3.0))]
+    states, _ = fold(case, [log, later])
+    assert states.to_pylist()[0] == {"weights": [("c", 3.0)], "rest": 2.0 / 2 + 4.0 / 2}
+
+
 @pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.99, 1.0])
 def test_quantiles_are_within_the_relative_error(q: float) -> None:
     random = np.random.default_rng(5)
@@ -219,7 +227,7 @@ def test_a_large_sketch_estimates_and_does_not_depend_on_batches() -> None:
     log = [(0, WeightedEvent(n, f"e{n}", f"item {n % 5000}")) for n in range(6000)]
     once, _ = fold(case, [log])
     parts, _ = fold(case, [log[2500:], log[:700], log[700:2500]])
-    assert once.equals(parts)
+    assert once.equals(parts) and once.equals(fold(case, [log, [], log[:20]])[0])
     (estimate, *others) = kernel.read(once, np.ones(GROUPS)).to_pylist()
     assert estimate is not None and abs(estimate / 5000 - 1) < 3 / math.sqrt(512) and others == [0, 0, 0]
     assert len(once[0].as_py()) == 8 * (3 + 512)
