@@ -43,8 +43,13 @@ class Fold:
 
     @classmethod
     def of(cls, derived: DerivedTable) -> "Fold":
-        """The fold of a declaration, cached per process: the 2,000 columns of a profile take 2 s to build."""
-        return _FOLDS.setdefault(derived.model_dump_json(), cls(derived))
+        """The fold of a declaration, from a cache: the 2,000 columns of a profile take 2 s to build."""
+        key = derived.model_dump_json()
+        fold = _FOLDS.pop(key, None) or cls(derived)
+        while len(_FOLDS) >= _MAX_FOLDS:
+            _FOLDS.pop(next(iter(_FOLDS)), None)
+        _FOLDS[key] = fold
+        return fold
 
     def partials(self, events: DataFrame) -> DataFrame:
         """Events -> one row per key: keys, `as_of` and the states."""
@@ -297,7 +302,9 @@ class Fold:
         }
 
 
+# Least recently used first. The columns of a fold use some megabytes of Java's memory.
 _FOLDS: dict[str, Fold] = {}
+_MAX_FOLDS = 32
 
 
 def _value_sql(statistic: Statistic) -> str:
