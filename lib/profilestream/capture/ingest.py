@@ -1,14 +1,14 @@
 """One micro-batch of a source: reads records, writes clean events and rejected rows, and accounts for every row."""
 
+import itertools
 import json
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import reduce
 from typing import Any, TypeVar, cast
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -81,14 +81,15 @@ class CaptureSource:
         return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
 
     def main_currency(self, batch: Batch, default: str) -> str:
-        """The currency of an event of the source; the default before the first one. Read once per run."""
+        """The currency of an event of the source, read once per run; the default before the first one."""
 
-        def read() -> str:
+        if "main_currency" not in self._cache:
             is_known = (F.col("source") == self.name) & F.col("currency").isNotNull()
             row = tables.EVENTS.read(batch.spark, batch.paths).where(is_known).select("currency").first()
-            return default if row is None else str(row[0])
-
-        return self._cached("main_currency", read)
+            if row is None and not default:
+                return ""
+            self._cache["main_currency"] = default if row is None else str(row[0])
+        return str(self._cache["main_currency"])
 
     def _cached(self, name: str, build: Callable[[], Built]) -> Built:
         if name not in self._cache:
@@ -554,26 +555,38 @@ def _in_date_order(events: DataFrame, rows: dict[date, int]) -> DataFrame:
     """The rows of `events`, partitioned and sorted by date, so that the files of a commit are in order of date.
 
     A stream reads the files of a commit in the order in which tasks write them, and a learner is evaluated in that
-    order. A task writes one file per date; without the ranges, every task of a backfill writes a file of every date.
+    order. A task writes one file per partition; without the ranges, every task of a backfill writes one for every date.
+    Several tasks write a date with many rows.
 
     Args:
         rows: number of rows by date, in order of date.
     """
     total = sum(rows.values())
-    if len(rows) == 1:
-        return events.coalesce(1) if total <= _SMALL_BATCH_ROWS else events
+    if total <= _ROWS_PER_FILE:
+        ordered = events.coalesce(1) if total <= _SMALL_BATCH_ROWS or len(rows) > 1 else events
+        return ordered.sortWithinPartitions("event_period", "event_date")
     # Ranges from known counts: repartitionByRange would compute the rows once more to find them.
-    ranges = min(len(rows), 1 + total // _ROWS_PER_FILE)
-    dates_by_range: dict[int, list[date]] = defaultdict(list)
-    before = 0
+    ranges = _ranges(rows)
+    day, number = F.col("event_date"), F.lit(0)
+    for (_, tasks), (first, _) in itertools.pairwise(ranges):
+        number += F.when(day >= first, tasks).otherwise(0)
+    for first, tasks in ranges:
+        if tasks > 1:
+            number += F.when(day == first, F.pmod(F.xxhash64("event_id"), F.lit(tasks))).otherwise(0)
+    tasks = sum(tasks for _, tasks in ranges)
+    return events.repartitionById(tasks, number.cast("int")).sortWithinPartitions("event_period", "event_date")
+
+
+def _ranges(rows: dict[date, int]) -> list[tuple[date, int]]:
+    """First date and number of tasks of each range of dates; a date with many rows is a range of several tasks."""
+    ranges: list[tuple[date, int]] = []
+    size = 0
     for day, count in rows.items():
-        dates_by_range[before * ranges // total].append(day)
-        before += count
-    if len(dates_by_range) == 1:
-        return events.coalesce(1).sortWithinPartitions("event_period", "event_date")
-    is_later = [(F.col("event_date") >= days[0]).cast("int") for days in list(dates_by_range.values())[1:]]
-    number = reduce(Column.__add__, is_later, F.lit(0))
-    return events.repartitionById(len(dates_by_range), number).sortWithinPartitions("event_period", "event_date")
+        if not ranges or size + count > _ROWS_PER_FILE:
+            ranges.append((day, -(-count // _ROWS_PER_FILE)))
+            size = 0
+        size += count
+    return ranges
 
 
 def _rejected_rows(

@@ -1,14 +1,15 @@
 """Reprocesses rejected rows once after the mapping was corrected.
 
-A reprocess batch has `kind` = `reprocess`. It reads the rows of `rejected_events` that no earlier reprocess batch read,
-at the table version in its plan, and writes the same three tables as a source batch. Rows that are clean now are added
-to `events`. Other rows are rejected again, and `reprocessed_from` names the batch that rejected them before. Per epoch,
-`capture_batches` contains the last batch whose rejected rows were reprocessed, so no row is reprocessed twice.
+A reprocess batch has `kind` = `reprocess`. It reads the rows of `rejected_events` of one epoch that no earlier batch
+of this kind read, at the table version in its plan; rows of another epoch can have the same positions. It writes the
+same three tables as a source batch. Rows that are clean now are added to `events`. Other rows are rejected again, and
+`reprocessed_from` names the batch that rejected them before. Per epoch, `capture_batches` contains the last batch whose
+rejected rows were reprocessed, so no row is reprocessed twice.
 """
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
@@ -58,8 +59,11 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
         tables.CAPTURE_BATCHES.prepare(spark, settings.paths)
         ingest.events_table(settings.capture).check_stored(spark, settings.paths)
         checkpoint = Checkpoint(spark, f"{files.qualified(settings.paths.checkpoints)}/{STAGE}/{name}")
-        batch = _next_batch(spark, settings, source, checkpoint, rules)
-        return BatchResult() if batch is None else _write(batch, source)
+        total = BatchResult()
+        while (batch := _next_batch(spark, settings, source, checkpoint, rules)) is not None:
+            result = _write(batch, source)
+            total = BatchResult(total.rows_in + result.rows_in, total.rows_out + result.rows_out)
+        return total
 
 
 def _next_batch(
@@ -82,13 +86,15 @@ def _next_batch(
     version = delta_table.delta_version(spark, tables.REJECTED_EVENTS.path(settings.paths))
     versions = {"rejected_events": version, "ingest_micros": int(time.time() * 1e6)}
     versions |= side_tables.current_versions(spark, source.lookups)
-    plan_settings = json.dumps({"rules": rules, "source": source.settings_text})
-    plan = Plan(source.fingerprint, plan_settings, versions)
+    plan = Plan(source.fingerprint, "", versions)
     batch = Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), last + 1), plan)
-    if _pending_rows(batch, source, rules).isEmpty():
+    epoch = _pending_rows(batch, source, rules).agg(F.min("epoch")).collect()[0][0]
+    if epoch is None:
         return None
+    plan_settings = json.dumps({"rules": rules, "epoch": epoch, "source": source.settings_text})
+    plan = replace(plan, settings=plan_settings)
     checkpoint.store_plan(last + 1, plan)
-    return batch
+    return replace(batch, plan=plan)
 
 
 def _pending_rows(batch: Batch, source: CaptureSource, rules: list[str] | None) -> DataFrame:
@@ -126,8 +132,9 @@ def _exclude(rows: DataFrame, reprocessed: ReprocessedRange) -> DataFrame:
 
 def _write(batch: Batch, source: CaptureSource) -> BatchResult:
     start_time = time.monotonic()
-    rules = json.loads(batch.plan.settings)["rules"]
-    rows = _pending_rows(batch, source, rules).persist()
+    planned = json.loads(batch.plan.settings)
+    rules = planned["rules"]
+    rows = _pending_rows(batch, source, rules).where(F.col("epoch") == planned["epoch"]).persist()
     last_by_epoch = rows.groupBy("epoch").agg(F.max("batch_id").alias("up_to")).collect()
     up_to = {row["epoch"]: row["up_to"] for row in last_by_epoch}
     origins = rows.select("position", F.concat_ws("/", "epoch", "batch_id").alias("reprocessed_from"))

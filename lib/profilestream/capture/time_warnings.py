@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import date, timedelta
+from datetime import date
 from itertools import accumulate
 
 log = logging.getLogger(__name__)
 
 # Fewer rows show neither that a log has no times nor which times are usual.
 _MIN_ROWS = 100
-# Dates are far away when they are at least this far from the middle 90 % of the rows, and further than ...
-_MIN_DISTANCE = timedelta(days=30)
-# ... the length of the middle 90 % times this number.
+# A date is far when its distance from the middle 90 % of the rows exceeds this number of days and this multiple of the
+# length of the middle 90 %.
+_MIN_DAYS = 30
 _SPANS = 3
 
 
@@ -32,9 +32,9 @@ def check(rows: Mapping[date, int], first: int | None, last: int | None, name: s
     far = distant_dates(rows)
     if far:
         log.warning(
-            "%s of %s events of %s are far from its median date %s: %s; check columns.event_time and timezone of the "
-            "mapping, and capture.min_event_date", f"{sum(far.values()):,}", f"{total:,}", name, _quantile(rows, 0.5),
-            ", ".join(map(str, list(far)[:5])),
+            "%s of %s events of %s are far from the usual dates (median %s): %s; check columns.event_time and timezone "
+            "of the mapping, and capture.min_event_date", f"{sum(far.values()):,}", f"{total:,}", name,
+            _quantile(rows, 0.5), ", ".join(map(str, list(far)[:5])),
         )  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def distant_dates(rows: Mapping[date, int]) -> dict[date, int]:
         rows: number of rows by date, in order of date; at least one.
     """
     start, end = _quantile(rows, 0.05), _quantile(rows, 0.95)
-    distance = max(_MIN_DISTANCE, _SPANS * (end - start))
-    return {day: count for day, count in rows.items() if day < start - distance or day > end + distance}
+    distance = max(_MIN_DAYS, _SPANS * (end - start).days)
+    return {day: n for day, n in rows.items() if (start - day).days > distance or (day - end).days > distance}
 
 
 def _quantile(rows: Mapping[date, int], q: float) -> date:
