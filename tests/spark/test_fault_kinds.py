@@ -1,7 +1,7 @@
 """Inputs that other systems fail on: no value stops a batch, every format gives the same result, nothing is guessed."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -287,6 +287,42 @@ def test_numbers_as_text_follow_one_rule_in_all_formats(spark: SparkSession, tmp
     assert [row.user_id for row in parquet] == ["s:12345678", "s:17850", "s:1.1", "s:0.0001", "s:1" + "0" * 22]
     assert [row.item_id for row in parquet] == ["s:5", "s:1.10", None, None, None]
     assert {row.price for row in parquet} == {24.9}
+
+
+def test_numbers_and_strings_of_unusual_json_keep_their_characters(spark: SparkSession) -> None:
+    start = f'{{"kind":"view","at":"{T}"'
+    items = mapping("kind string, at string, items array<struct<sku:string,price:double>>", event_type="kind",
+                    event_time="at", item_id="items[0].sku", price="items[0].price")  # fmt: skip
+    rows = results(spark, items, [start + f',"items":[{{"sku":{sku},"price":{price}}}]}}' for sku, price in (
+        ('"1.000"', "1.5"), ('"1.000"', "2"), ("7.0", "1.5"), ("7.50", "2"),
+    )])  # fmt: skip
+    assert [(row.item_id, row.price) for row in rows] == [
+        ("s:1.000", 1.5),
+        ("s:1.000", 2.0),
+        ("s:7", 1.5),
+        ("s:7.50", 2),
+    ]
+    keys = mapping("kind string, at string, `größe` string, sku string, price string, content string",
+                   event_type="kind", event_time="at", item_id="coalesce(sku, `größe`)",
+                   text="coalesce(content, price)")  # fmt: skip
+    ends = {
+        ',"gr\\u00f6\\u00dfe":"42.0"}': ("42.0", None),
+        ',"sku":  "1.000"}': ("1.000", None),
+        ',"sku":"7.0","parent":{"id":1,"sku":7.0}}': ("7.0", None),
+        ',"sku":7.0,"parent":{"id":1,"sku":"7.0"}}': ("7", None),
+        ',"sku":"a","price":4.50,"x":{"y":1,"price":4.5}}': ("a", "4.50"),
+        ',"sku":"a","content":{"a":1.10,"b":"2.0","c":[1.0,2]}}': ("a", '{"a":1.10,"b":"2.0","c":[1.0,2]}'),
+        ',"sku":"a","content":"[1.50]"}': ("a", "[1.50]"),
+        ',"sku":"a\\"1.0\\"","price":1.50}': ('a"1.0"', "1.50"),
+    }
+    rows = results(spark, keys, [start + end for end in ends])
+    assert [(row.item_id, row.text) for row in rows] == [(f"s:{item}", text) for item, text in ends.values()]
+    lines: list[dict[str, Any] | str] = [
+        '{"kind":"view"},null]x',
+        '{"kind":"view"},null]',
+        '{"kind":"view","x":[1,null]}',
+    ]
+    assert [row.rule for row in results(spark, BASE, lines)] == ["unparseable", "unparseable", "event_time_unreadable"]
 
 
 def test_parquet_columns_that_spark_cannot_read_are_left_out_or_named(spark: SparkSession, tmp_path: Path) -> None:
@@ -704,6 +740,54 @@ def test_two_sources_over_the_same_files_are_refused(spark: SparkSession, tmp_pa
     shop.extra_settings = f'[capture.sources.other]\npath = "{shop.input}/a"\nmapping = "{shop.home}/shop.toml"\n'
     with pytest.raises(BadSettings, match="read the same files"):
         capture_checks.check_sources(spark, shop.settings())
+    # Different patterns that select a file in common.
+    shop.mapping = BASE.replace("[input]", '[input]\nglob = "*.jsonl"')
+    other = shop.home / "other.toml"
+    other.write_text(BASE.replace("[input]", '[input]\nglob = "a*"'))
+    shop.extra_settings = f'[capture.sources.other]\npath = "{shop.input}/a"\nmapping = "{other}"\n'
+    with pytest.raises(BadSettings, match="read the same files"):
+        capture_checks.check_sources(spark, shop.settings())
+    other.write_text(BASE.replace("[input]", '[input]\nglob = "*.json"'))
+    capture_checks.check_sources(spark, shop.settings())
+
+
+def test_a_zone_that_is_optional_in_the_time_format_is_used_where_it_is_stated(spark: SparkSession) -> None:
+    text = 'timezone = "Europe/Berlin"\ntime_format = "yyyy-MM-dd HH:mm:ss[XXX]"\n' + BASE
+    times = ["2026-03-02 09:00:00", "2026-03-02 09:00:00+05:00", "2026-03-02 09:00:00Z"]
+    rows = results(spark, text, [{"kind": "view", "at": time} for time in times])
+    assert [row.event_time.astimezone(UTC).hour for row in rows] == [8, 4, 9]
+
+
+def test_the_same_id_with_other_content_in_one_batch_or_two_keeps_the_row_of_the_first_file(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    for files_per_batch in (1, 2):
+        shop = Shop(tmp_path / str(files_per_batch), BASE.replace("[columns]", '[columns]\nevent_id = "id"'))
+        shop.overrides = [f"capture.sources.shop.max_files_per_trigger={files_per_batch}"]
+        row = {"id": "e1", "kind": "view", "at": T, "who": "u1", "what": "a"}
+        others = [json.dumps({**row, "id": f"x{n}"}) for n in range(9)]
+        shop.write("a.jsonl", "\n".join([*others, json.dumps(row)]))
+        shop.write("b.jsonl", json.dumps({**row, "what": "b"}))
+        shop.capture(spark)
+        events = shop.read(spark, tables.EVENTS).where("event_id = 'e1'").collect()
+        assert [(event.item_id, event.position) for event in events] == [("s:a", "a.jsonl:10")]
+
+
+def test_bytes_and_microseconds_of_a_rejected_row_are_those_of_its_reprocessing(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    moment = datetime(2026, 3, 1, 10, 0, 0, 123456)
+    text = mapping("kind string, who string, at timestamp", event_type="kind", event_time="at", user_id="who")
+    table = pa.table({"kind": ["peek"], "who": pa.array([b"anna"], pa.binary()), "more": pa.array([b"\x01\xff"]),
+                      "at": pa.array([moment], pa.timestamp("us", tz="UTC"))})  # fmt: skip
+    shop = captured(spark, tmp_path, text, table)
+    assert shop.counts(spark) == (1, 0, 1, 0)
+    shop.mapping = shop.mapping.replace('event_type = "kind"', "event_type = \"'view'\"")
+    assert reprocess.run(spark, shop.settings(), "shop", None).rows_out == 1
+    (row,) = shop.read(spark, tables.EVENTS).collect()
+    assert (row.user_id, row.event_time.microsecond, row.extra) == ("s:anna", 123456, {"more": "01ff"})
+    twin = captured(spark, tmp_path / "twin", text.replace('event_type = "kind"', "event_type = \"'view'\""), table)
+    assert twin.read(spark, tables.EVENTS).collect()[0].event_id == row.event_id
 
 
 def test_the_query_can_be_built_without_input(spark: SparkSession, tmp_path: Path) -> None:

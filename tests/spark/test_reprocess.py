@@ -1,6 +1,7 @@
 """capture_reprocess: rejected rows are reprocessed once and refer to the batch that rejected them before."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,16 @@ def test_a_retried_reprocess_batch_is_finished_and_doubles_no_row(
     assert (result.rows_in, result.rows_out) == (3, 2)
     ids = [row[0] for row in shop.read(spark, tables.EVENTS).select("event_id").collect()]
     assert sorted(ids) == ["e1", "e2", "e4"]
+
+
+def test_a_line_that_two_epochs_rejected_is_reprocessed_for_each_epoch(spark: SparkSession, tmp_path: Path) -> None:
+    shop = _captured(spark, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    shop.capture(spark, accept_new_epoch=True)
+    _correct_mapping(shop)
+    result = reprocess.run(spark, shop.settings(), "shop", None)
+    assert (result.rows_in, result.rows_out) == (6, 2)
+    batches = shop.read(spark, tables.CAPTURE_BATCHES).where("kind = 'reprocess'").orderBy("batch_id").collect()
+    columns = ("rows_in", "rows_clean", "rows_rejected", "rows_duplicate")
+    assert [[row[name] for name in columns] for row in batches] == [[3, 2, 1, 0], [3, 0, 1, 2]]
+    assert shop.read(spark, tables.REJECTED_EVENTS).where("reprocessed_from IS NOT NULL").count() == 2

@@ -37,7 +37,7 @@ def check_sources(spark: SparkSession, settings: Settings, names: list[str] | No
         SourceMissing: an input path or a side table does not exist.
         SourceUnreadable: a side table does not have the format that the mapping declares.
     """
-    _check_paths(settings)
+    _check_paths(spark, settings)
     sources = [ingest.load_source(settings, name) for name in names or settings.capture.sources]
     for source in sources:
         _check_path(spark, source)
@@ -46,12 +46,12 @@ def check_sources(spark: SparkSession, settings: Settings, names: list[str] | No
         check_mapping(spark, source)
 
 
-def _check_paths(settings: Settings) -> None:
+def _check_paths(spark: SparkSession, settings: Settings) -> None:
     """Refuse two sources that read the same files: every event would be stored twice."""
     paths = {name: f"{files.qualified(config.path).rstrip('/')}/" for name, config in settings.capture.sources.items()}
     for (first, path), (second, other) in itertools.combinations(paths.items(), 2):
         is_nested = path.startswith(other) or other.startswith(path)
-        if is_nested and not _patterns_differ(settings, first, second):
+        if is_nested and _have_common_files(spark, settings, first, second):
             raise BadSettings(
                 f"sources {first!r} and {second!r} read the same files",
                 where=f"settings, capture.sources.{second}.path",
@@ -59,10 +59,14 @@ def _check_paths(settings: Settings) -> None:
             )
 
 
-def _patterns_differ(settings: Settings, first: str, second: str) -> bool:
-    """Whether both sources select files by a pattern, and by different ones."""
-    globs = {mappings.load(settings.capture.sources[name].mapping).input.glob for name in (first, second)}
-    return len(globs) == 2 and "" not in globs
+def _have_common_files(spark: SparkSession, settings: Settings, first: str, second: str) -> bool:
+    """Whether both sources select a file, or select files by the same pattern."""
+    paths = {name: settings.capture.sources[name].path for name in (first, second)}
+    globs = {name: mappings.load(settings.capture.sources[name].mapping).input.glob for name in (first, second)}
+    if globs[first] == globs[second] or "" in globs.values():
+        return True
+    selected = [{*files.file_stats(spark, paths[name], globs[name])} for name in (first, second)]
+    return bool(selected[0] & selected[1])
 
 
 def _check_path(spark: SparkSession, source: CaptureSource) -> None:

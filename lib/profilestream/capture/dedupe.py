@@ -76,7 +76,8 @@ def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mappi
     if stored is not None:
         earlier = stored.withColumn(ID_HASH, id_hash()).join(few, ID_HASH, "left_semi")
         contents = contents.unionByName(_narrow(earlier, columns, 0))
-    row = "in_batch, length(position) AS length, position, event_date, _content, warnings"
+    file = "regexp_replace(position, ':[0-9+#]+$', '') AS file"
+    row = f"in_batch, {file}, length(position) AS length, position, event_date, _content, warnings"
     by_id = contents.groupBy("event_id").agg(F.expr(f"array_sort(collect_list(struct({row})))").alias("rows"))
     outcomes = by_id.select("event_id", F.explode(F.expr(_outcomes(_days_apart(mapping)))).alias("row"))
     return materialize(
@@ -87,7 +88,8 @@ def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mappi
 def _outcomes(days: int) -> str:
     """SQL over `rows`, the events with one id in order: those that repeat an earlier accepted event, with `outcome`.
 
-    An event is accepted if no accepted event is at most `days` days away; so the outcome does not depend on batches.
+    An event is accepted if no accepted event is at most `days` days away. So the outcome does not depend on batches, if
+    the files of later batches have later names.
     """
     near = f"filter(a.accepted, x -> abs(datediff(x.day, r.event_date)) <= {days})"
     outcome = f"if(element_at({near}, 1).content = r._content, 'duplicate', 'id_reused')"

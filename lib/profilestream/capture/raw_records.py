@@ -45,10 +45,20 @@ _INVALID_TEXT = "\u0000invalid\u0000"
 # A JSON number with a point or an exponent, as Spark writes a double.
 _JSON_DOUBLE = r"^-?[0-9]+\.[0-9]+(E-?[0-9]+)?$"
 _JSON_DOUBLE_INSIDE = r"[:\[,]-?[0-9]+\.[0-9]+"
-# What stands before the name and after it, in JSON without and with blanks.
+_DIGITS = "0123456789"
+# By default, to_json writes milliseconds.
+_TIMES = {
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
+# Text before and after a key in compact JSON, and in JSON with spaces.
 _JSON_SEPARATORS = ((',"', ":"), (' "', ": "), ('{"', ":"), ('{"', ": "))
+# The first character of a string or key, where numbers are strings too. A character for private use.
+_MARK = "\ue000"
+_JSON_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_JSON_STRING = r'"((?:[^"\\]|\\.)*+)"'
 # Matches each string and each number of a JSON text; `"$1$2"` then quotes the numbers.
-_JSON_STRING_OR_NUMBER = r'"((?:[^"\\]|\\.)*+)"|(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)'
+_JSON_STRING_OR_NUMBER = rf"{_JSON_STRING}|({_JSON_NUMBER})"
 
 
 def schema(spec: InputSpec) -> T.StructType:
@@ -144,11 +154,8 @@ def from_struct(
         else convert(_folder_or_null(f.name, folder_columns), T.StringType(), f.dataType)
         for f in fields
     }
-    others = {
-        name: F.lower(F.hex(row[name])) if isinstance(types[name], T.BinaryType) else text_of(row[name], types[name])
-        for name in types
-        if name not in cells
-    }
+    plain = {name: _plain(row[name], data_type, is_mapped=name in cells) for name, data_type in types.items()}
+    others = {name: text_of(plain[name], types[name]) for name in types if name not in cells}
     others |= {name: folder_value(name) for name in folder_columns if name not in cells}
     texts = {name: text_of(row[name], types[name]) for name in cells if name in types and is_nested(types[name])}
     invalid = {
@@ -166,7 +173,7 @@ def from_struct(
         "position",
         "source_file",
         F.when(is_invalid, F.base64(_invalid_payload(row, types, invalid)))
-        .otherwise(F.to_json("row"))
+        .otherwise(F.to_json(F.struct(*[column.alias(name) for name, column in plain.items()]), _TIMES))
         .alias("payload"),
         F.when(is_invalid, "base64").otherwise("utf8").alias("payload_encoding"),
         F.lit(None).cast("string").alias("payload_header"),
@@ -175,6 +182,13 @@ def from_struct(
         F.struct(*[cell.value.alias(name) for name, cell in cells.items()]).alias("raw"),
         _extra(None, cells, texts, others, spec).alias("extra"),
     )
+
+
+def _plain(column: Column, data_type: T.DataType, *, is_mapped: bool) -> Column:
+    """Bytes as text: those of a mapped raw column as UTF-8, others in hexadecimal form. Other types are unchanged."""
+    if not isinstance(data_type, T.BinaryType):
+        return column
+    return column.cast("string") if is_mapped else F.lower(F.hex(column))
 
 
 def folder_value(name: str) -> Column:
@@ -274,17 +288,26 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     Each line is parsed as an array of one object and a null. from_json reads the first value of a text and ignores the
     rest; in an array, any text after the object makes the array invalid or gives it another length than two.
 
-    from_json reads a number with a point or an exponent as a double, so its text can differ from the line. Such a line
-    is parsed a second time with its numbers as strings.
+    from_json reads a number with a decimal point or an exponent as a double, so its text can differ from the line. Such
+    a line is parsed a second time with its numbers as strings. There, the other strings and the keys start with _MARK.
 
-    Each group of columns is an own projection, because the next group reads each of its columns several times.
+    Each group of columns is a separate projection, because the next group reads each of its columns several times.
     """
     fields = schema(spec)
     parsed = lines.withColumn("_objects", _json_objects(parseable))
     json_object = F.get("_objects", F.lit(0))
-    is_object = F.coalesce((F.size("_objects") == 2) & json_object.isNotNull(), F.lit(False))
+    # A line can end the array itself, such as `{},null]`, but not with both numbers of elements.
+    has_two = (F.size("_objects") == 2) & (
+        ~parseable.contains("null]") | (F.size(_json_objects(F.concat(parseable, F.lit(",null")))) == 3)
+    )
+    is_object = F.coalesce(has_two & json_object.isNotNull(), F.lit(False))
     cells = {f.name: F.col(f"`_json_{f.name}`") for f in fields}
-    parsed = parsed.withColumns({f"_json_{name}": F.try_element_at(json_object, F.lit(name)) for name in cells})
+    parsed = parsed.withColumns(
+        {
+            **{f"_json_{name}": F.try_element_at(json_object, F.lit(name)) for name in cells},
+            "_is_flat": ~F.substr(parseable, F.lit(2)).contains("{"),
+        }
+    )
     unknown = F.map_filter(json_object, lambda key, value: ~key.isin(fields.names) & value.isNotNull())
     non_null_cells = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
     has_unknown = (
@@ -300,7 +323,8 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     has_rounded_unknown = has_unknown & F.exists(
         F.map_entries(unknown), lambda entry: _is_rounded(entry["key"], entry["value"], None, parseable)
     )
-    quoted = F.regexp_replace(parseable, _JSON_STRING_OR_NUMBER, '"$1$2"')
+    marked = F.regexp_replace(parseable, _JSON_STRING, f'"{_MARK}$1"')
+    quoted = F.regexp_replace(marked, _JSON_STRING_OR_NUMBER, '"$1$2"')
     has_rounded = any_of([*rounded.values(), has_rounded_unknown])
     parsed = parsed.withColumns(
         {
@@ -332,37 +356,50 @@ def _json_objects(text: Column) -> Column:
 def _is_rounded(name: Column, value: Column, field: T.StructField | None, line: Column) -> Column:
     """Whether the text of a JSON value can differ from the line, because from_json read a number as a double.
 
-    False: the value is a number with a point that the line contains verbatim. Null: it is no such number.
+    False: it is a number with a decimal point that is in the line. Null: it is neither.
 
     Args:
         field: its declaration; null when it has none.
     """
+    has_double_inside = value.rlike(_JSON_DOUBLE_INSIDE)
     if field is not None and is_nested(field.dataType):
-        return F.when(value.rlike(_JSON_DOUBLE_INSIDE), F.lit(True))
-    can_be_double = value.contains(".") & F.right(value, F.lit(1)).isin(*"0123456789")
-    is_verbatim = ~value.contains("E") & _is_number_in_line(name, value, line)
-    is_double = value.rlike(_JSON_DOUBLE) & ~_is_string_in_line(name, value, line)
-    return F.when(can_be_double, F.when(is_verbatim, F.lit(False)).when(is_double, F.lit(True)))
+        return F.when(has_double_inside, F.lit(True))
+    last = F.right(value, F.lit(1))
+    # In a line with an object inside, the text in the line can belong to another key.
+    is_verbatim = F.col("_is_flat") & ~value.contains("E") & _is_number_in_line(name, value, line)
+    is_double = value.rlike(_JSON_DOUBLE) & ~(F.col("_is_flat") & _is_string_in_line(name, value, line))
+    scalar = F.when(is_verbatim, F.lit(False)).when(is_double, F.lit(True))
+    nested = F.when(_is_container(value) & has_double_inside, F.lit(True))
+    return F.when(value.contains("."), F.when(last.isin(*_DIGITS), scalar).otherwise(nested))
 
 
 def _exact_text(name: Column, value: Column, is_rounded: Column, field: T.StructField | None) -> Column:
-    """The text of a JSON value as in the line, and of a whole number without a point.
+    """The text of a JSON value as in the line, and of a whole number without a decimal point.
 
     Args:
         is_rounded: as _is_rounded returns it.
     """
-    digits = F.try_element_at(F.col("_exact"), name)
+    marked = F.try_element_at(F.col("_exact"), F.concat(F.lit(_MARK), name))
     if field is not None and is_nested(field.dataType):
         # JSON whose numbers are strings.
-        digits = F.regexp_replace(digits, r'"(-?[0-9]+)\.0+"', '"$1"')
+        exact = F.regexp_replace(marked, r'"(-?[0-9]+)\.0+"', '"$1"')
     else:
-        digits = whole_number_text(digits)
+        exact = F.when(_is_container(marked), F.regexp_replace(marked, rf'"({_JSON_NUMBER})"', "$1")).otherwise(
+            whole_number_text(marked)
+        )
+    unmarked = F.regexp_replace(exact, f'"{_MARK}', '"')
+    is_string = marked.isNull() | marked.startswith(_MARK)
     whole = F.when(value.endswith(".0"), F.substring_index(value, ".", 1)).otherwise(value)
-    return F.when(is_rounded, digits).when(~is_rounded, whole).otherwise(value)
+    return F.when(is_rounded, F.when(is_string, value).otherwise(unmarked)).when(~is_rounded, whole).otherwise(value)
+
+
+def _is_container(text: Column) -> Column:
+    """Whether a JSON text is an object or an array."""
+    return F.right(text, F.lit(1)).isin("}", "]")
 
 
 def _is_number_in_line(name: Column, value: Column, line: Column) -> Column:
-    """Whether a line contains a value verbatim and without quotes after its name; false for unusual blanks."""
+    """Whether a line contains a value verbatim and without quotes after its name; false for unusual whitespace."""
     # No form starts with a quote: Spark's search compares the text at every place of its first byte.
     forms = [(start, colon, end) for start, colon in _JSON_SEPARATORS for end in (",", "}")]
     return _contains_any(

@@ -61,8 +61,13 @@ def is_time(text: Column) -> Column:
 
 
 def is_instant(text: Column, pattern: str) -> Column:
-    """Whether a text that is a time states its zone, so that the time zone of the mapping does not concern it."""
-    return F.lit(bool(_zone_letters(pattern))) if pattern else text.rlike(_ENDS_WITH_ZONE)
+    """Whether a text that is a time states its zone. Then the time zone of the mapping is not applied."""
+    if not pattern:
+        return text.rlike(_ENDS_WITH_ZONE)
+    without_optional = re.sub(r"\[[^\[\]]*\]", lambda part: "" if _zone_letters(part[0]) else part[0], pattern)
+    if without_optional == pattern or _zone_letters(without_optional):
+        return F.lit(bool(_zone_letters(pattern)))
+    return F.try_to_timestamp(text, F.lit(without_optional)).isNull()
 
 
 def parse_number(text: Column) -> Column:

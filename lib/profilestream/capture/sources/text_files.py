@@ -50,9 +50,9 @@ def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> Tex
 
 def charset_of(spark: SparkSession, path: str, text_format: TextFormat) -> str:
     """The encoding of a file; of UTF-16 and UTF-32 with the byte order, from the first bytes of the file."""
-    name = text_format.encoding.upper()
+    name = str(java_class(spark, "java.nio.charset.Charset").forName(text_format.encoding).name())
     if name not in ("UTF-16", "UTF-32"):
-        return "UTF-8" if name in ("UTF-8", "UTF8") else text_format.encoding
+        return name
     mark = files.first_bytes(spark, path, 4)
     is_little = mark.startswith(b"\xff\xfe")
     return f"{name}{'LE' if is_little else 'BE'}"
