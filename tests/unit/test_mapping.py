@@ -95,12 +95,5 @@ def test_a_rule_of_the_mapping_cannot_have_the_name_of_another_rule(tmp_path: Pa
     assert error.do == "give the rules other names"
 
 
-def test_the_fingerprint_changes_with_every_value_and_not_with_comments() -> None:
-    mapping = mapping_of(SHOP)
-    assert mapping_of("# a comment\n" + SHOP).fingerprint() == mapping.fingerprint()
-    assert mapping_of(SHOP.replace('"price"', '"price * 1"')).fingerprint() != mapping.fingerprint()
-    assert mapping_of('anonymous = "reject"\n' + SHOP).fingerprint() != mapping.fingerprint()
-
-
 def test_event_types_of_the_mapping_extend_the_built_in_ones() -> None:
     assert mapping_of('event_types = ["refer"]\n' + SHOP).allowed_event_types == (*mappings.EVENT_TYPES, "refer")

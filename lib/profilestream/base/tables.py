@@ -85,7 +85,7 @@ REJECTED_EVENTS = Table(
         Column("rule", "STRING NOT NULL", "Name of the first rule that rejected the record."),
         Column("reason", "STRING NOT NULL", "Why, with the offending value.", subject=RAW_PAYLOAD),
         Column("payload", "STRING", "The raw record.", subject=RAW_PAYLOAD),
-        Column("payload_encoding", "STRING NOT NULL", "`text` or `base64`, the form of `payload`."),
+        Column("payload_encoding", "STRING NOT NULL", "`utf8` or `base64`, the form of `payload`."),
         Column("payload_header", "STRING", "Header line of the file of a CSV record."),
         _INGEST_TIME,
         EPOCH,

@@ -1,8 +1,8 @@
 """Exact duplicates at any distance in time, without a shuffle of complete rows.
 
-A redelivered event has the same event time, so only the dates of the batch are searched in `events`. An id that the log
-states can come again with a corrected time, so for such ids the days before and after are searched too. A first pass
-over 64-bit hashes of the ids selects the few ids that occur more than once; all other rows need no further comparison.
+A redelivered event has the same event time, so only the dates of the batch are searched in `events`. A mapped id can
+be delivered again with a corrected event time, so for such ids the days before and after are searched too. A first
+pass over 64-bit hashes selects the few ids that occur more than once; all other rows need no further comparison.
 These few are compared by their full ids and contents: equal content is a duplicate; different content under the same id
 is rejected as `id_reused`.
 """

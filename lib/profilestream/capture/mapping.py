@@ -4,14 +4,13 @@ Values are SQL expressions over the raw columns, and options. This module needs 
 frames from a mapping; `capture_checks.py` checks its expressions on an empty frame at start.
 """
 
-import json
 import zoneinfo
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from profilestream.base.settings import Frozen, fingerprint, read_toml, validated
+from profilestream.base.settings import Frozen, read_toml, validated
 from profilestream.base.tables import EVENTS
 
 EVENT_TYPES = (
@@ -203,10 +202,6 @@ class Mapping(Frozen):
     def allowed_event_types(self) -> tuple[str, ...]:
         """Event types that a row of this source may have."""
         return (*EVENT_TYPES, *self.event_types)
-
-    def fingerprint(self) -> str:
-        """Changes when anything in the mapping changes."""
-        return fingerprint(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
 
 def load(path: str) -> Mapping:

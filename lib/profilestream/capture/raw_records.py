@@ -165,7 +165,7 @@ def from_struct(
         and (name in cells or not isinstance(data_type, T.BinaryType))
     }
     is_invalid = any_of(list(invalid.values()))
-    # Never constant, so that guards which depend on it are evaluated: guarded_sql.
+    # Must not be constant: Spark would remove the CASE WHEN of guards (guarded_sql.py).
     base_fault = F.when(F.length("position") < 0, "unparseable")
     fault = F.when(is_invalid, "not_utf8").when(_is_lost(cells), "wrong_type").otherwise(base_fault)
     reason = F.when(is_invalid, "a value contains bytes that are not UTF-8").otherwise(_wrong_type_reason(spec))
@@ -356,7 +356,7 @@ def _json_objects(text: Column) -> Column:
 def _is_rounded(name: Column, value: Column, field: T.StructField | None, line: Column) -> Column:
     """Whether the text of a JSON value can differ from the line, because from_json read a number as a double.
 
-    False: it is a number with a decimal point that is in the line. Null: it is neither.
+    False: it is a number with a decimal point, and its text is in the line. Null: it is not such a number.
 
     Args:
         field: its declaration; null when it has none.
