@@ -1,257 +1,466 @@
-"""Each kernel equals plain Python, for any split of the events into batches, and does not depend on their order."""
+"""The kernels of statistics equal plain loops over events, for any split into stored rows, blocks and batches."""
 
-import ast
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import profilestream.derive.kernels
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profilestream.derive.kernels.arrays import HistogramKernel, MeanVectorKernel
-from profilestream.derive.kernels.entries import Events, Groups, concat
-from profilestream.derive.kernels.event_decay import decay_factors
-from profilestream.derive.kernels.latest import ORDER, LatestByKeyKernel, LatestKernel
-from profilestream.derive.kernels.maps import HeaviestKernel, QuantilesKernel
-from profilestream.derive.kernels.scalars import CountKernel, ExtremeKernel, MomentsKernel, SumKernel
-from profilestream.derive.kernels.theta import DistinctKernel, murmur3
+from profilestream.derive.array_statistics import Histogram, MeanVector
+from profilestream.derive.kernels import theta_sketch
+from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
+from profilestream.derive.kernels.half_life import decay_factors
+from profilestream.derive.kernels.kernel import TIMESTAMP, Events, StoredStates, map_array
+from profilestream.derive.kernels.map_kernels import QuantilesKernel
+from profilestream.derive.latest_statistics import Latest, LatestByKey
+from profilestream.derive.map_statistics import Frequent, Quantiles, Top
+from profilestream.derive.statistics import Count, Distinct, Extreme, Moments, StatisticBase, Sum
 
-from tests import naive
-from tests.naive import MICROS_PER_DAY, WeightedEvent
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = 86_400_000_000
+DIMENSIONS = {"a": "a", "b": "b"}
+VALUES: dict[str, pa.DataType] = {
+    "number": pa.float64(),
+    "text": pa.string(),
+    "bin": pa.float64(),
+    "time": TIMESTAMP,
+    "flag": pa.bool_(),
+    "long": pa.int64(),
+    "vector": pa.list_(pa.float64()),
+    "map": pa.map_(pa.string(), pa.string()),
+}
+HALF_LIFE = 30.0
+# By name: the statistic, the column of its value and the column of its weight.
+STATISTICS: dict[str, tuple[StatisticBase, str, str]] = {
+    "count": (Count(kind="count"), "number", "signed"),
+    "sum": (Sum(kind="sum"), "number", "signed"),
+    "sum_decayed": (Sum(kind="sum", half_life_days=HALF_LIFE), "number", "signed"),
+    "min": (Extreme(kind="min"), "number", "weight"),
+    "max_text": (Extreme(kind="max", type="string"), "text", "weight"),
+    "max_time": (Extreme(kind="max", type="timestamp"), "time", "weight"),
+    "min_flag": (Extreme(kind="min", type="boolean"), "flag", "weight"),
+    "max_long": (Extreme(kind="max", type="bigint"), "long", "weight"),
+    "moments": (Moments(kind="moments"), "number", "weight"),
+    "moments_decayed": (Moments(kind="moments", half_life_days=HALF_LIFE), "number", "weight"),
+    "distinct": (Distinct(kind="distinct"), "text", "weight"),
+    "first": (Latest(kind="first", type="string"), "text", "weight"),
+    "last": (Latest(kind="last", type="bigint"), "long", "weight"),
+    "last_flag": (Latest(kind="last", type="boolean"), "flag", "weight"),
+    "last_three": (Latest(kind="last", type="timestamp", k=3), "time", "weight"),
+    "by_key": (LatestByKey(kind="last_by_key"), "map", "weight"),
+    "histogram": (Histogram(kind="histogram", bins=3, half_life_days=HALF_LIFE), "bin", "signed"),
+    "mean_vector": (
+        MeanVector(kind="mean_vector", dimensions=DIMENSIONS, half_life_days=HALF_LIFE),
+        "vector",
+        "weight",
+    ),
+    "top": (Top(kind="top", n=9), "text", "signed"),
+    "top_decayed": (Top(kind="top", n=9, half_life_days=HALF_LIFE), "text", "signed"),
+    "frequent": (Frequent(kind="frequent", n=9, half_life_days=HALF_LIFE), "text", "weight"),
+    "quantiles": (Quantiles(kind="quantiles", error=0.05), "number", "weight"),
+}
 
-GROUPS = 4
-AT = 500 * MICROS_PER_DAY
-Log = list[tuple[int, WeightedEvent]]
-PRICES = st.one_of(st.none(), st.just(0.0), st.floats(-1000, 1000, allow_subnormal=False))
-TEXTS = st.one_of(st.none(), st.sampled_from(["tea", "mugs", "Tee 茶", "lamps", "é", "bags"]))
-MAPS = st.one_of(st.none(), st.dictionaries(st.sampled_from("abc"), TEXTS, max_size=3))
-VECTORS = st.one_of(st.none(), st.tuples(*[st.floats(-10, 10, allow_subnormal=False)] * 2).map(list))
-POSITIVE = st.sampled_from([1.0, 1.0, 2.0, 0.5])
-SIGNED = st.sampled_from([1.0, 1.0, 2.0, -1.0])
-
-
-@dataclass(frozen=True)
-class Case:
-    """A kernel, what it reads, and the same by plain Python from the counted events of a group."""
-
-    kernel: Any
-    value_type: pa.DataType
-    values: st.SearchStrategy[Any]
-    expected: Callable[[list[WeightedEvent]], Any]
-    weights: st.SearchStrategy[float] = field(default_factory=lambda: SIGNED)
-
-
-def latest(kind: str, k: int) -> Callable[[list[WeightedEvent]], Any]:
-    def expected(events: list[WeightedEvent]) -> Any:
-        values = naive.values_in_order(events)[:: 1 if kind == "first" else -1]
-        return values[:k] if k > 1 else next(iter(values), None)
-
-    return expected
-
-
-def means(events: list[WeightedEvent]) -> Any:
-    result = naive.mean_vector(events, [e.value for e in events], AT, 30)
-    return None if result is None else [("x", result[0]), ("y", result[1])]
-
-
-def moments(half_life: float | None) -> Callable[[list[WeightedEvent]], Any]:
-    return lambda events: dict(zip(("mean", "variance"), naive.moments(events, AT, half_life), strict=True))
-
-
-def weights(half_life: float | None) -> Callable[[list[WeightedEvent]], Any]:
-    return lambda events: sorted(naive.weights(events, AT, half_life).items(), key=lambda e: e[0].encode())
-
-
-CASES = {
-    "count": Case(CountKernel(), pa.float64(), PRICES, lambda es: int(sum(e.weight for e in es))),
-    "sum": Case(SumKernel(), pa.float64(), PRICES, lambda es: naive.total(es, AT, None)),
-    "sum_30d": Case(SumKernel(30), pa.float64(), PRICES, lambda es: naive.total(es, AT, 30)),
-    "min": Case(ExtremeKernel("min", pa.float64()), pa.float64(), PRICES,
-                lambda es: min((e.value for e in es), default=None)),
-    "max_text": Case(ExtremeKernel("max", pa.string()), pa.string(), TEXTS,
-                     lambda es: max((e.value for e in es), default=None, key=str.encode)),
-    "moments": Case(MomentsKernel(), pa.float64(), PRICES, moments(None), POSITIVE),
-    "moments_7d": Case(MomentsKernel(7), pa.float64(), PRICES, moments(7), POSITIVE),
-    "histogram_90d": Case(HistogramKernel(3, 90), pa.float64(), st.sampled_from([None, 0.0, 1.0, 2.0, 3.0, 0.5, -1.0]),
-                          lambda es: naive.histogram(es, 3, AT, 90)),
-    "mean_vector_30d": Case(MeanVectorKernel(("x", "y"), 30), pa.list_(pa.float64()), VECTORS, means, POSITIVE),
-    "first": Case(LatestKernel("first", 1, pa.string()), pa.string(), TEXTS, latest("first", 1)),
-    "last": Case(LatestKernel("last", 1, pa.float64()), pa.float64(), PRICES, latest("last", 1)),
-    "last_3": Case(LatestKernel("last", 3, pa.string()), pa.string(), TEXTS, latest("last", 3)),
-    "last_by_key": Case(LatestByKeyKernel(), pa.map_(pa.string(), pa.string()), MAPS,
-                        lambda es: sorted(naive.latest_by_key(es).items())),
-    "top_14d": Case(HeaviestKernel("top", 20, 14), pa.string(), TEXTS, weights(14)),
-    "frequent": Case(HeaviestKernel("frequent", 20), pa.string(), TEXTS, weights(None), POSITIVE),
-    "distinct": Case(DistinctKernel(), pa.string(), TEXTS, lambda es: len({e.value for e in es})),
-}  # fmt: skip
+Event = dict[str, Any]
 
 
 @st.composite
-def logs(draw: st.DrawFn, case: Case) -> Log:
-    """Events of a few groups, many at equal times, in any order."""
-    times = st.one_of(st.integers(0, 5).map(lambda n: n * MICROS_PER_DAY), st.integers(0, 400 * MICROS_PER_DAY))
-    fields = st.tuples(st.integers(0, GROUPS - 1), times, case.values, case.weights)
-    events = draw(st.lists(fields, max_size=40))
-    return [
-        (group, WeightedEvent(at, f"e{n:02}", value, weight)) for n, (group, at, value, weight) in enumerate(events)
+def logs(draw: st.DrawFn) -> list[Event]:
+    """Events of four users over 400 days, many at equal times, in the order of (user, time, source, event_id)."""
+    texts = st.sampled_from(["", "tea", "茶", "Ünï", "mugs with a name that is longer than two blocks", "x" * 16, "😀"])
+    short = st.floats(-1000, 1000, allow_subnormal=False)
+    fields = st.fixed_dictionaries(
+        {
+            "user": st.sampled_from("abcd"),
+            "micros": st.one_of(st.integers(0, 3).map(lambda n: n * DAY), st.integers(0, 400 * DAY)),
+            "source": st.sampled_from(["s", "é"]),
+            "weight": st.sampled_from([1.0, 2.0, 0.5, None]),
+            "signed": st.sampled_from([1.0, 2.0, -1.0, None]),
+            "number": st.one_of(st.none(), short, st.just(0.0)),
+            "text": st.one_of(st.none(), texts),
+            "bin": st.sampled_from([0.0, 1.0, 2.0, 3.0, -1.0, 0.5, None]),
+            "time": st.one_of(st.none(), st.integers(0, 10).map(lambda n: START + timedelta(hours=n))),
+            "flag": st.sampled_from([True, False, None]),
+            "long": st.one_of(st.none(), st.integers(-(2**62), 2**62)),
+            "vector": st.one_of(st.none(), st.lists(short, min_size=2, max_size=2)),
+            "map": st.one_of(
+                st.none(), st.dictionaries(st.sampled_from(["k", "ключ"]), st.one_of(st.none(), st.sampled_from("xy")))
+            ),
+        }
+    )
+    events = draw(st.lists(fields, min_size=1, max_size=40))
+    for n, event in enumerate(events):
+        event["id"] = f"e{n:03}"
+    return sorted(events, key=lambda e: (e["user"], e["micros"], e["source"], e["id"]))
+
+
+def batch_of(events: list[Event]) -> pa.RecordBatch:
+    times = pa.array([e["micros"] for e in events], pa.int64()).cast(TIMESTAMP)
+    columns: dict[str, Any] = {
+        "user": pa.array([e["user"] for e in events], pa.string()),
+        "event_time": times,
+        "source": pa.array([e["source"] for e in events], pa.string()),
+        "event_id": pa.array([e["id"] for e in events], pa.string()),
+        **{name: pa.array([e[name] for e in events], pa.float64()) for name in ("weight", "signed")},
+    }
+    for name, kind in VALUES.items():
+        cells = [e[name] for e in events]
+        pairs = [None if c is None else list(c.items()) for c in cells] if name == "map" else cells
+        columns[name] = pa.array(pairs, kind)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def fold_of(block_rows: int = 100_000) -> GroupFold:
+    statistics = [StatisticFold(s.kernel, name, v, w, s.half_life) for name, (s, v, w) in STATISTICS.items()]
+    return GroupFold(("user",), tuple(statistics), block_rows)
+
+
+def fold(*batches: pa.RecordBatch, block_rows: int = 100_000) -> pa.Table:
+    return pa.Table.from_batches(list(fold_of(block_rows).fold(batches)))
+
+
+def read(rows: pa.Table, factor: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Values by statistic and user; decayed statistics at a time when their weights have shrunk by the factor."""
+    users: list[Any] = rows["user"].to_pylist()
+    values = {}
+    for name, (statistic, _, _) in STATISTICS.items():
+        factors = np.full(len(users), factor if statistic.half_life else 1.0)
+        states = rows[name].combine_chunks()
+        array = states.chunk(0) if isinstance(states, pa.ChunkedArray) else states
+        values[name] = dict(
+            zip(users, statistic.kernel.read(array, factors).to_pylist(maps_as_pydicts="strict"), strict=True)
+        )
+    return values
+
+
+def as_stored(rows: pa.Table) -> list[dict[str, Any]]:
+    """Result rows as stored rows."""
+    return [{**row, "event_time": row["as_of"]} for row in rows.to_pylist()]
+
+
+def merged(*parts: pa.Table) -> pa.Table:
+    """The rows of several results, merged by key."""
+    table = pa.concat_tables(parts).rename_columns(["user", "event_time", *STATISTICS])
+    return fold(*table.sort_by([("user", "ascending"), ("event_time", "ascending")]).combine_chunks().to_batches())
+
+
+def stored_with_events(stored: pa.Table, events: list[Event]) -> pa.Table:
+    """Stored rows and events, folded in one pass; the stored row is the first of its user."""
+    old = stored.rename_columns(["user", "event_time", *STATISTICS])
+    old = old.append_column("is_stored", pa.array([True] * len(old)))
+    new = pa.Table.from_batches([batch_of(events)])
+    new = new.append_column("is_stored", pa.array([False] * len(new)))
+    table = pa.concat_tables([old, new], promote_options="default")
+    order: list[Any] = [
+        ("user", "ascending"),
+        ("is_stored", "descending"),
+        *[(n, "ascending") for n in ("event_time", "source", "event_id")],
     ]
+    return fold(*table.sort_by(order).combine_chunks().to_batches())
 
 
-def fold(case: Case, batches: list[Log]) -> tuple[Any, np.ndarray]:
-    """The states after all batches, and their `as_of`, which is 0 for a group without events."""
-    kernel, numbers = case.kernel, np.arange(GROUPS)
-    states, as_of = pa.nulls(GROUPS, kernel.type), np.zeros(GROUPS, np.int64)
-    for batch in batches:
-        rows = sorted(batch, key=lambda row: (row[0], row[1].at, row[1].event_id))
-        groups = np.array([group for group, _ in rows], np.int64)
-        times = np.array([event.at for _, event in rows], np.int64)
-        newest = as_of.copy()
-        np.maximum.at(newest, groups, times)
-        order = [{"event_time": event.at, "source": "shop", "event_id": event.event_id} for _, event in rows]
-        events = Events(
-            Groups(groups, times, newest),
-            pa.array([None if e.value is None else list(e.value.items()) if isinstance(e.value, dict) else e.value
-                      for _, e in rows], case.value_type),
-            pa.array([event.weight for _, event in rows], pa.float64()),
-            pa.array(order, ORDER),
-        )  # fmt: skip
-        stored = kernel.unpack(states, Groups(numbers, as_of, newest))
-        states, as_of = kernel.cut(kernel.fold(concat([stored, kernel.lift(events)]), GROUPS)), newest
-    assert states.type == kernel.type
-    return states, as_of
+# Plain loops.
 
 
-def values(case: Case, batches: list[Log]) -> list[Any]:
-    """The value of each group at AT."""
-    states, as_of = fold(case, batches)
-    factors = decay_factors(AT - as_of, getattr(case.kernel, "half_life_days", None))
-    read: list[Any] = case.kernel.read(states, factors).to_pylist()
-    return read
+def loop_values(name: str, events: list[Event]) -> Any:
+    """The value of a statistic over the sorted events of one user, as of the newest of them."""
+    statistic, value_name, weight_name = STATISTICS[name]
+    newest = max(e["micros"] for e in events)
+    pairs = []
+    for e in events:
+        value, weight = e[value_name], e[weight_name]
+        if value is not None:
+            decay = 2 ** ((e["micros"] - newest) / (statistic.half_life * DAY)) if statistic.half_life else 1.0
+            pairs.append((value, None if weight is None else weight * decay))
+    weighted = [(v, w) for v, w in pairs if w is not None]
+    values = [v for v, _ in pairs]
+    match statistic:
+        case Count():
+            return sum(int(w) for _, w in weighted)
+        case Sum():
+            return sum(v * w for v, w in weighted)
+        case Extreme():
+            return (min if statistic.kind == "min" else max)(values, default=None)
+        case Moments():
+            total = sum(w for _, w in weighted)
+            mean = sum(v * w for v, w in weighted) / total if total else None
+            variance = sum(w * (v - mean) ** 2 for v, w in weighted) / total if mean is not None else None
+            return {"mean": mean, "variance": variance}
+        case Distinct():
+            return len({v for v in values if v})
+        case Latest():
+            best = values[::-1] if statistic.kind == "last" else values
+            return best[: statistic.k] if statistic.k > 1 else next(iter(best), None)
+        case LatestByKey():
+            result: dict[str, str] = {}
+            for value in values:
+                result |= {key: v for key, v in value.items() if v is not None}
+            return result
+        case Histogram():
+            return [sum(w for v, w in weighted if v == n) for n in range(statistic.bins)]
+        case MeanVector():
+            total = sum(w for _, w in weighted)
+            sums = [sum(v[n] * w for v, w in weighted) for n in range(2)]
+            return dict(zip(DIMENSIONS, [x / total for x in sums], strict=True)) if total else None
+        case Top() | Frequent():
+            weights: dict[str, float] = defaultdict(float)
+            for v, w in weighted:
+                weights[v] += w
+            return dict(weights)
+        case Quantiles():
+            ordered = sorted(weighted)
+            target, total = 0.5 * sum(w for _, w in weighted), 0.0
+            for v, w in ordered:
+                total += w
+                if total >= target:
+                    return v
+            return None
+    raise AssertionError(name)
 
 
-def by_group(log: Log) -> list[list[WeightedEvent]]:
-    return [[event for number, event in log if number == group and event.value is not None] for group in range(GROUPS)]
-
-
-def assert_close(actual: Any, expected: Any, scale: float) -> None:
-    """Floats are equal within 1e-9 of the sum of absolute inputs; all other values are equal."""
-    if isinstance(expected, float):
-        assert actual is not None and abs(actual - expected) <= 1e-9 * scale, (actual, expected)
-    elif isinstance(expected, (list, tuple)):
-        assert len(actual) == len(expected), (actual, expected)
-        for one, other in zip(actual, expected, strict=True):
-            assert_close(one, other, scale)
-    elif isinstance(expected, dict):
-        assert_close(list(actual.items()), list(expected.items()), scale)
+def assert_close(actual: Any, expected: Any, relative: float = 1e-9, absolute: float = 1e-6) -> None:
+    """Equal, or numbers that differ by at most 1e-9 of the sum of the absolute inputs, which is below 1e5."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for key in expected:
+            assert_close(actual[key], expected[key], relative, absolute)
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for a, e in zip(actual, expected, strict=True):
+            assert_close(a, e, relative, absolute)
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, rel=relative, abs=absolute)
     else:
         assert actual == expected
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_states_of_any_batches_equal_plain_python(case: Case, data: st.DataObject) -> None:
-    log = data.draw(logs(case))
-    batches: list[Log] = [[], [], []]
-    for row in log:
-        batches[data.draw(st.integers(0, 2))].append(row)
-    for split in ([log], batches):
-        for actual, events in zip(values(case, split), by_group(log), strict=True):
-            numbers = [e.value if isinstance(e.value, float) else 1.0 for e in events]
-            if any(isinstance(e.value, list) for e in events):
-                numbers = [20.0 for _ in events]
-            # Squares for the variance.
-            scale = 1 + sum(abs(n * e.weight) + n * n for n, e in zip(numbers, events, strict=True))
-            assert_close(actual, case.expected(events), scale)
+def by_user(events: list[Event]) -> Iterator[tuple[str, list[Event]]]:
+    for user in sorted({e["user"] for e in events}):
+        yield user, [e for e in events if e["user"] == user]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_the_order_of_rows_changes_no_bit(case: Case, data: st.DataObject) -> None:
-    log = data.draw(logs(case))
-    shuffled = data.draw(st.permutations(log))
-    first, second = fold(case, [log])[0], fold(case, [list(shuffled)])[0]
-    assert first.equals(second) and str(first.to_pylist()) == str(second.to_pylist())
+laws = settings(max_examples=50, derandomize=True, deadline=None)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [
-    # The weights a 5, b -4, c 3, d 3, e 1; ties are resolved by key.
-    ("top", ([("a", 5.0), ("b", -4.0), ("c", 3.0)], 4.0)),
-    ("frequent", ([("a", 2.0)], 3.0)),
-])  # fmt: skip
-def test_a_map_is_cut_to_its_heaviest_keys(kind: str, expected: Any) -> None:
-    weights = {"d": 3.0, "a": 5.0, "c": 3.0, "b": -4.0, "e": 1.0}
-    if kind == "frequent":
-        weights = {**weights, "b": 3.0}
-    log = [(1, WeightedEvent(n, f"e{n}", key, weight)) for n, (key, weight) in enumerate(weights.items())]
-    states, _ = fold(replace(CASES["frequent"], kernel=HeaviestKernel(kind, 3)), [log])
-    assert states.to_pylist()[1] == {"weights": expected[0], "rest": expected[1]}
-    assert states.to_pylist()[0] == {"weights": [], "rest": 0.0}
+@laws
+@given(logs())
+def test_every_kind_equals_a_plain_loop(events: list[Event]) -> None:
+    rows = fold(batch_of(events))
+    values = read(rows)
+    for user, own in by_user(events):
+        for name in STATISTICS:
+            expected = loop_values(name, own)
+            error = 0.05 if name == "quantiles" else 1e-9
+            assert_close(values[name][user], expected, error)
 
 
-def test_the_rest_of_a_cut_map_is_stored_and_decays() -> None:
-    case = replace(CASES["top_14d"], kernel=HeaviestKernel("top", 1, 14))
-    log = [(0, WeightedEvent(0, f"e{n}", key, weight)) for n, (key, weight) in enumerate({"a": 4.0, "b": 2.0}.items())]
-    later = [(0, WeightedEvent(14 * MICROS_PER_DAY, "e9", "c", 3.0))]
-    states, _ = fold(case, [log, later])
-    assert states.to_pylist()[0] == {"weights": [("c", 3.0)], "rest": 2.0 / 2 + 4.0 / 2}
+@laws
+@given(logs(), st.data())
+def test_merged_parts_and_events_onto_stored_rows_equal_one_fold(events: list[Event], data: st.DataObject) -> None:
+    expected = read(fold(batch_of(events)))
+    is_early = data.draw(st.lists(st.booleans(), min_size=len(events), max_size=len(events)))
+    early = [e for e, flag in zip(events, is_early, strict=True) if flag]
+    late = [e for e, flag in zip(events, is_early, strict=True) if not flag]
+    if early and late:
+        assert_close(read(merged(fold(batch_of(early)), fold(batch_of(late)))), expected)
+        assert_close(read(stored_with_events(fold(batch_of(early)), late)), expected)
 
 
-@pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.99, 1.0])
-def test_quantiles_are_within_the_relative_error(q: float) -> None:
-    random = np.random.default_rng(5)
-    prices = [*(random.normal(size=300) * 10.0 ** random.integers(-3, 6, 300)).tolist(), 0.0, 0.0, math.nan, math.inf]
-    kernel = QuantilesKernel(0.01)
-    case = Case(kernel, pa.float64(), PRICES, lambda events: None)
-    log = [(2, WeightedEvent(n, f"e{n}", price)) for n, price in enumerate(prices)]
-    finite = [event for _, event in log if math.isfinite(event.value)]
-    expected = naive.quantile(finite, q)
-    assert expected is not None
-    once, _ = fold(case, [log])
-    twice, _ = fold(case, [log[:100], log[100:]])
-    assert once.equals(twice)
-    value = kernel.read(once, np.ones(GROUPS), q).to_pylist()
-    assert value[:2] == [None, None] and value[2] == pytest.approx(expected, rel=0.0101)
-    assert kernel.round_to_bin(np.array([expected]))[0] == pytest.approx(value[2])
+@laws
+@given(logs(), st.integers(1, 7), st.integers(1, 40))
+def test_borders_of_batches_change_no_bit(events: list[Event], block_rows: int, rows: int) -> None:
+    batch = batch_of(events)
+    in_parts = [batch.slice(start, rows) for start in range(0, len(batch), rows)]
+    expected = fold(batch, block_rows=block_rows)
+    assert fold(*in_parts, block_rows=block_rows).equals(expected)
+    one_user_each = [fold(batch_of(own), block_rows=block_rows) for _, own in by_user(events)]
+    assert pa.concat_tables(one_user_each).combine_chunks().equals(expected.combine_chunks())
+    assert_close(read(expected), read(fold(batch)))
 
 
-def test_a_large_sketch_estimates_and_does_not_depend_on_batches() -> None:
-    kernel = DistinctKernel(9)
-    case = replace(CASES["distinct"], kernel=kernel)
-    log = [(0, WeightedEvent(n, f"e{n}", f"item {n % 5000}")) for n in range(6000)]
-    once, _ = fold(case, [log])
-    parts, _ = fold(case, [log[2500:], log[:700], log[700:2500]])
-    assert once.equals(parts) and once.equals(fold(case, [log, [], log[:20]])[0])
-    (estimate, *others) = kernel.read(once, np.ones(GROUPS)).to_pylist()
-    assert estimate is not None and abs(estimate / 5000 - 1) < 3 / math.sqrt(512) and others == [0, 0, 0]
-    assert len(once[0].as_py()) == 8 * (3 + 512)
-    single, _ = fold(case, [log[:1]])
-    assert len(single[0].as_py()) == 16 and single[1].as_py() is None
+@laws
+@given(logs(), st.randoms())
+def test_order_of_rows_before_the_sort_changes_no_bit(events: list[Event], random: Any) -> None:
+    shuffled = random.sample(events, len(events))
+    order: list[Any] = [(name, "ascending") for name in ("user", "event_time", "source", "event_id")]
+    table = pa.Table.from_batches([batch_of(shuffled)]).sort_by(order).combine_chunks()
+    assert fold(*table.to_batches()).equals(fold(batch_of(events)))
 
 
-def test_hashes_are_those_of_murmur3() -> None:
-    texts = {b"hello": 0xCBD8A7B341BD9B02, b"The quick brown fox jumps over the lazy dog": 0xE34BBC7BBC071B6C}
-    for text, expected in texts.items():
-        assert int(murmur3(np.frombuffer(text, np.uint8)[None, :], np.uint64(0))[0]) == expected
+@laws
+@given(logs())
+def test_values_decay_by_the_factor(events: list[Event]) -> None:
+    rows = fold(batch_of(events))
+    now, later = read(rows), read(rows, 0.25)
+    for name, (statistic, _, _) in STATISTICS.items():
+        scales = statistic.half_life is not None and name not in ("moments_decayed", "mean_vector")
+        assert_close(later[name], _times(now[name], 0.25) if scales else now[name])
 
 
-def test_a_sketch_of_another_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="serial version 4"):
-        DistinctKernel().read(pa.array([bytes([2, 4, 3, 0, 0, 26, 0xCC, 0x93]) + bytes(8)], pa.binary()), np.ones(1))
+def _times(value: Any, factor: float) -> Any:
+    if isinstance(value, dict):
+        return {key: _times(v, factor) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_times(v, factor) for v in value]
+    return value * factor
 
 
-def test_kernels_import_only_numpy_and_arrow() -> None:
-    allowed = {"collections", "dataclasses", "math", "typing", "zlib", "numpy", "pyarrow", "profilestream"}
-    for file in sorted(Path(profilestream.derive.kernels.__path__[0]).glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                is_kernel = name.startswith("profilestream.derive.kernels")
-                assert name.split(".")[0] in allowed and (is_kernel or not name.startswith("profilestream")), name
+def test_the_factor_halves_per_half_life() -> None:
+    start, end = np.array([0, 0, 10 * DAY]), np.array([30 * DAY, 0, 0])
+    assert decay_factors(start, end, 10.0).tolist() == [0.125, 1.0, 2.0]
+    assert decay_factors(start, end, None).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_group_without_events_and_a_null_state_have_the_value_of_no_events(name: str) -> None:
+    statistic, value, _ = STATISTICS[name]
+    kernel, empty = statistic.kernel, np.zeros(0, np.int64)
+    order = batch_of([]).select(["event_time", "source", "event_id"]).to_struct_array()
+    events = Events(pa.array([], VALUES[value]), pa.array([], pa.float64()), order, empty)
+    nulls = pa.nulls(2, kernel.type)
+    entries = pa.concat_tables([kernel.unpack(StoredStates(nulls, np.ones(2), np.arange(2))), kernel.lift(events)])
+    states = kernel.fold(entries, 2)
+    assert states.type == kernel.type
+
+    for rows in (states, nulls):
+        values = kernel.read(rows, np.ones(2)).to_pylist()
+        assert values == [_value_of_no_events(statistic)] * 2
+    assert len(kernel.fold(entries.slice(0, 0), 0)) == 0
+
+
+def _value_of_no_events(statistic: StatisticBase) -> Any:
+    match statistic:
+        case Count() | Distinct():
+            return 0
+        case Sum():
+            return 0.0
+        case Moments():
+            return {"mean": None, "variance": None}
+        case Latest() if statistic.k > 1:
+            return []
+        case Histogram():
+            return [0.0] * statistic.bins
+        case LatestByKey() | Top() | Frequent():
+            return []
+    return None
+
+
+def test_states_have_the_types_of_the_declarations() -> None:
+    names = {"double": "DOUBLE", "int64": "BIGINT", "string": "STRING", "bool": "BOOLEAN", "binary": "BINARY"}
+
+    def ddl(kind: Any) -> str:
+        if isinstance(kind, pa.StructType):
+            return f"STRUCT<{', '.join(f'{field.name}: {ddl(field.type)}' for field in kind)}>"
+        if isinstance(kind, pa.MapType):
+            return f"MAP<{ddl(kind.key_type)}, {ddl(kind.item_type)}>"
+        if isinstance(kind, pa.ListType):
+            return f"ARRAY<{ddl(kind.value_type)}>"
+        return "TIMESTAMP" if kind == TIMESTAMP else names[str(kind)]
+
+    for statistic, _, _ in STATISTICS.values():
+        assert ddl(statistic.kernel.type) == statistic.ddl  # type: ignore[attr-defined]
+
+
+def _events(**columns: list[Any]) -> list[Event]:
+    blank = {"user": "a", "source": "s", "weight": 1.0, "signed": 1.0, **dict.fromkeys(VALUES)}
+    length = len(next(iter(columns.values())))
+    return [
+        {**blank, "micros": n, "id": f"e{n:05}", **{name: cells[n] for name, cells in columns.items()}}
+        for n in range(length)
+    ]
+
+
+def test_a_map_is_cut_to_the_heaviest_keys_once_and_ties_by_key() -> None:
+    texts = [f"k{n:02}" for n in range(12)] + ["k11", "k10"]
+    rows = fold(batch_of(_events(text=texts[::-1]))).to_pylist(maps_as_pydicts="strict")[0]
+    assert rows["top"] == {"weights": {f"k{n:02}": 1.0 for n in range(7)} | {"k10": 2.0, "k11": 2.0}, "rest": 3.0}
+    newest = (len(texts) - 1) / (HALF_LIFE * DAY)
+    assert newest < 1e-9  # so the decayed weights are nearly 1
+    assert rows["frequent"]["weights"].keys() >= {"k10", "k11"}
+    assert rows["frequent"]["weights"]["k10"] == pytest.approx(1.0)
+    assert rows["frequent"]["rest"] == pytest.approx(1.0)
+
+
+def test_negative_weights_count_by_size_in_top() -> None:
+    events = _events(text=[f"k{n:02}" for n in range(10)], signed=[-5.0, *[1.0] * 9])
+    row = fold(batch_of(events)).to_pylist(maps_as_pydicts="strict")[0]
+    assert row["top"] == {"weights": {"k00": -5.0} | {f"k{n:02}": 1.0 for n in range(1, 9)}, "rest": 1.0}
+    assert row["sum"] == 0.0 and row["top_decayed"]["weights"]["k00"] < 0
+
+
+def test_nan_and_infinite_values() -> None:
+    events = _events(number=[math.nan, math.inf, -math.inf, 3.0, 3.0])
+    row = fold(batch_of(events))
+    assert read(row)["quantiles"]["a"] == pytest.approx(3.0, rel=0.05)
+    assert row["quantiles"].to_pylist() == [[("+11", 2.0)]]
+    assert math.isnan(read(row)["sum"]["a"]) and row["min"].to_pylist() == [-math.inf]
+
+
+@pytest.mark.parametrize("q, expected", [(0.0, -100.0), (0.1, -100.0), (0.5, 0.0), (0.9, 100.0), (1.0, 100.0)])
+def test_quantiles_of_both_signs(q: float, expected: float) -> None:
+    kernel = QuantilesKernel(0.01, q)
+    keys = kernel.bins(np.array([-100.0, 0.0, 100.0]))
+    states = map_array(pa.array([0, 3], pa.int32()), keys, pa.array([1.0, 1.0, 1.0]))
+    assert kernel.read(states, np.ones(1))[0].as_py() == pytest.approx(expected, rel=0.01)
+
+
+# Hashes of datasketches 5.2.0 (PyPI): update_theta_sketch().update(text), then the entry of the compact sketch.
+HASHES = {
+    "a": 8863373810831573271,
+    "tea": 7364601106082004430,
+    "茶": 3429689444096815911,
+    "x" * 15: 2608696559743389339,
+    "x" * 16: 2404989087380663892,
+    "x" * 17: 8864832186857419172,
+    "mugs with a name that is longer than two blocks": 8406410344749330104,
+}
+
+
+def test_hashes_are_those_of_datasketches() -> None:
+    texts = list(HASHES)
+    assert theta_sketch.hash_strings(pa.array(texts)).tolist() == list(HASHES.values())
+    assert theta_sketch.hash_strings(pa.array(["", *texts]).slice(1)).tolist() == list(HASHES.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 512, 513, 5000])
+def test_a_sketch_is_the_smallest_hashes_however_it_is_split(count: int) -> None:
+    texts = [f"user {n}" for n in range(count)]
+    whole = fold(batch_of(_events(text=texts)))
+    parts = [fold(batch_of(_events(text=[*texts[n::3], *texts[:5]]))) for n in range(min(3, count))]
+    sketch = whole["distinct"][0].as_py()
+    assert merged(*parts)["distinct"][0].as_py() == sketch
+    hashes, theta = theta_sketch.deserialize(sketch)
+    ascending = sorted(theta_sketch.hash_strings(pa.array(texts)).tolist())
+    assert hashes.tolist() == ascending[:512]
+    assert theta == (ascending[512] if count > 512 else theta_sketch.NO_LIMIT)
+    assert theta_sketch.estimate(sketch) == pytest.approx(count, rel=0 if count <= 512 else 0.1)
+
+
+def test_a_sketch_of_another_version_is_refused() -> None:
+    sketch = bytearray(theta_sketch.serialize(np.array([1, 2])))
+    sketch[1] = 4
+    with pytest.raises(ValueError, match="serial version 4 and family 3, expected 3 and 3; rebuild the table"):
+        theta_sketch.deserialize(bytes(sketch))
+    sketch[1], sketch[6] = 3, 0
+    with pytest.raises(ValueError, match="seed hash"):
+        theta_sketch.deserialize(bytes(sketch))
+
+
+def test_weights_without_a_bigint_do_not_count() -> None:
+    events = _events(number=[1.0] * 4, signed=[2.9, -7.9, math.nan, math.inf])
+    assert fold(batch_of([*events, *_events(number=[1.0])]))["count"].to_pylist() == [-4]
+
+
+def test_the_newest_value_of_a_key_survives_blocks_in_any_order() -> None:
+    maps = [{"k": "x", "ключ": "x"}, {"k": "y"}, {"k": None}]
+    for block_rows in (1, 2, 3):
+        assert read(fold(batch_of(_events(map=maps)), block_rows=block_rows))["by_key"]["a"] == {"k": "y", "ключ": "x"}
+
+
+def test_the_rest_of_top_is_a_sum_of_sizes() -> None:
+    events = _events(text=[f"k{n:02}" for n in range(11)], signed=[5.0] * 9 + [-1.0, 2.0])
+    assert fold(batch_of(events)).to_pylist(maps_as_pydicts="strict")[0]["top"]["rest"] == 3.0

@@ -7,6 +7,8 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from profilestream.derive.kernels.kernel import Kernel
+from profilestream.derive.kernels.sum_kernels import HistogramKernel, MeanVectorKernel
 from profilestream.derive.statistics import EventColumns, StatisticBase, or_zero
 
 
@@ -19,6 +21,10 @@ class Histogram(StatisticBase):
     kind: Literal["histogram"]
     bins: int = Field(ge=2, le=400)
     half_life_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def kernel(self) -> Kernel:
+        return HistogramKernel(self.bins)
 
     @property
     def ddl(self) -> str:
@@ -66,6 +72,10 @@ class MeanVector(StatisticBase):
     @property
     def value_type(self) -> str:
         return "array<double>"
+
+    @property
+    def kernel(self) -> Kernel:
+        return MeanVectorKernel(tuple(self.dimensions))
 
     @property
     def ddl(self) -> str:

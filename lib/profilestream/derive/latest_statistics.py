@@ -9,6 +9,8 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from profilestream.derive.kernels.kernel import ARROW_TYPES, Kernel
+from profilestream.derive.kernels.latest_kernels import LatestByKeyKernel, LatestKernel
 from profilestream.derive.statistics import EventColumns, StatisticBase, TypedStatistic
 
 _ORDER = "STRUCT<event_time: TIMESTAMP, source: STRING, event_id: STRING>"
@@ -19,6 +21,10 @@ class Latest(TypedStatistic):
 
     kind: Literal["first", "last"]
     k: int = Field(default=1, ge=1, le=1000)
+
+    @property
+    def kernel(self) -> Kernel:
+        return LatestKernel(self.kind, self.k, ARROW_TYPES[self.type])
 
     @property
     def ddl(self) -> str:
@@ -59,6 +65,10 @@ class LatestByKey(StatisticBase):
     @property
     def value_type(self) -> str:
         return "map<string,string>"
+
+    @property
+    def kernel(self) -> Kernel:
+        return LatestByKeyKernel()
 
     @property
     def ddl(self) -> str:

@@ -17,6 +17,8 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from profilestream.derive.kernels.kernel import Kernel
+from profilestream.derive.kernels.map_kernels import HeaviestKernel, QuantilesKernel
 from profilestream.derive.statistics import StatisticBase, or_zero
 
 _EMPTY = "MAP<STRING, DOUBLE>"
@@ -100,6 +102,10 @@ class Top(Heaviest):
 
     kind: Literal["top"]
 
+    @property
+    def kernel(self) -> Kernel:
+        return HeaviestKernel(self.kind, self.n)
+
     def _cut(self, state: Column) -> Column:
         by_weight = self._by_weight(state)
         top = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
@@ -115,6 +121,10 @@ class Frequent(Heaviest):
     """
 
     kind: Literal["frequent"]
+
+    @property
+    def kernel(self) -> Kernel:
+        return HeaviestKernel(self.kind, self.n)
 
     def _cut(self, state: Column) -> Column:
         """All weights minus the weight of the heaviest key beyond n; keys with nothing left are removed."""
@@ -138,6 +148,10 @@ class Quantiles(MapStatistic):
 
     kind: Literal["quantiles"]
     error: float = Field(default=0.02, gt=0, lt=0.5)
+
+    @property
+    def kernel(self) -> Kernel:
+        return QuantilesKernel(self.error)
 
     @property
     def ddl(self) -> str:

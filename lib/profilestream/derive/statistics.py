@@ -21,6 +21,10 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from profilestream.base.settings import Frozen
+from profilestream.derive.kernels.kernel import ARROW_TYPES, Kernel
+from profilestream.derive.kernels.latest_kernels import ExtremeKernel
+from profilestream.derive.kernels.sum_kernels import CountKernel, MomentsKernel, SumKernel
+from profilestream.derive.kernels.theta_sketch import DistinctKernel
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class StatisticBase(Frozen):
     weight: str = "1"
 
     @property
+    def kernel(self) -> Kernel:
+        """The computation of the statistic."""
+        raise NotImplementedError
+
+    @property
     def sql(self) -> str:
         """SQL of the value of an event."""
         return self.of
@@ -81,6 +90,10 @@ class Count(StatisticBase):
     kind: Literal["count"]
 
     @property
+    def kernel(self) -> Kernel:
+        return CountKernel()
+
+    @property
     def ddl(self) -> str:
         return "BIGINT"
 
@@ -105,6 +118,10 @@ class Sum(StatisticBase):
 
     kind: Literal["sum"]
     half_life_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def kernel(self) -> Kernel:
+        return SumKernel()
 
     @property
     def ddl(self) -> str:
@@ -152,6 +169,10 @@ class Extreme(TypedStatistic):
     kind: Literal["min", "max"]
 
     @property
+    def kernel(self) -> Kernel:
+        return ExtremeKernel(self.kind, ARROW_TYPES[self.type])
+
+    @property
     def ddl(self) -> str:
         return self.type.upper()
 
@@ -180,6 +201,10 @@ class Moments(StatisticBase):
 
     kind: Literal["moments"]
     half_life_days: float | None = Field(default=None, gt=0)
+
+    @property
+    def kernel(self) -> Kernel:
+        return MomentsKernel()
 
     @property
     def ddl(self) -> str:
@@ -235,6 +260,10 @@ class Distinct(TypedStatistic):
     kind: Literal["distinct"]
     type: Literal["string"] = "string"
     log_nominal_entries: int = Field(default=9, ge=4, le=26)
+
+    @property
+    def kernel(self) -> Kernel:
+        return DistinctKernel(self.log_nominal_entries)
 
     @property
     def ddl(self) -> str:

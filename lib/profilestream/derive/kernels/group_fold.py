@@ -1,0 +1,191 @@
+"""Folds a sorted stream of rows to one row per key, in bounded memory.
+
+A row is an event or a stored row. A group is folded in blocks of `block_rows` of its own rows, each together with the
+states of the block before. So the result depends on the order of a group's rows, and not on the borders of batches or
+partitions. Memory: about `block_rows` rows and one batch.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilestream.derive.kernels.half_life import decay_factors
+from profilestream.derive.kernels.kernel import (
+    ORDER,
+    TIMESTAMP,
+    Array,
+    Events,
+    Ints,
+    Kernel,
+    StoredStates,
+    offsets_of,
+    positions,
+    pyarrow,
+    struct_array,
+)
+
+BLOCK_ROWS = 100_000
+_NO_TIME = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class StatisticFold:
+    """One statistic of a table.
+
+    Args:
+        state: column of the state, in rows that are stored and in the result.
+        value, weight: columns of the events.
+        half_life_days: null without decay.
+    """
+
+    kernel: Kernel
+    state: str
+    value: str
+    weight: str
+    half_life_days: float | None
+
+
+@dataclass(frozen=True)
+class GroupFold:
+    """Rows, sorted by keys and time -> keys, `as_of` and the states.
+
+    A row has the keys, never null, and `event_time`, which is null only in stored rows of null states. Events have
+    `source`, `event_id`, values and weights. Stored rows have states, `event_time` is their `as_of`, and `is_stored` is
+    true. The columns of a kind of rows may be missing when there are none; without the column `is_stored`, all rows are
+    events if there is the column `event_id`.
+
+    Args:
+        keys: names of the key columns.
+    """
+
+    keys: tuple[str, ...]
+    statistics: tuple[StatisticFold, ...]
+    block_rows: int = BLOCK_ROWS
+
+    def fold(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """One row per key, in the order of the rows.
+
+        Args:
+            batches: all rows of a key are adjacent; within a key, sorted by (event_time, source, event_id).
+        """
+        waiting: list[pa.RecordBatch] = []
+        carry: pa.RecordBatch | None = None  # the states of full blocks of the first waiting group
+        for batch in batches:
+            waiting.append(batch)
+            if sum(len(b) for b in waiting) < self.block_rows:
+                continue
+            rows = _concatenated(waiting)
+            groups = self._groups(rows)
+            start = int(np.searchsorted(groups, groups[-1]))  # the last group may continue in the next batch
+            if start > 0:
+                yield self._fold_blocks(rows.slice(0, start), carry)
+                carry = None
+            last = rows.slice(start)
+            full = (len(last) - 1) // self.block_rows * self.block_rows  # at least one row waits, and shows the keys
+            if full:
+                carry = self._fold_blocks(last.slice(0, full), carry)
+            waiting = [last.slice(full)]
+        if waiting and sum(map(len, waiting)):
+            yield self._fold_blocks(_concatenated(waiting), carry)
+
+    def _groups(self, rows: pa.RecordBatch) -> Ints:
+        """The number of each row's group, from 0."""
+        is_new = np.zeros(len(rows), bool)
+        for key in self.keys:
+            column = rows[key]
+            is_new[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+        return np.cumsum(is_new)
+
+    def _fold_blocks(self, rows: pa.RecordBatch, carry: pa.RecordBatch | None) -> pa.RecordBatch:
+        """One row per group; the carry has the states of earlier blocks of the first group."""
+        groups = self._groups(rows)
+        blocks = positions(groups) // self.block_rows
+        order: list[Ints] = []
+        finished: list[pa.RecordBatch] = []
+        for block in range(int(blocks.max()) + 1):
+            in_block = blocks == block
+            present, numbers = np.unique(groups[in_block], return_inverse=True)
+            result = self._fold_block(rows.filter(pa.array(in_block)), numbers, carry)
+            continues = np.isin(present, groups[blocks == block + 1])
+            order.append(present[~continues])
+            finished.append(result.filter(pa.array(~continues)))
+            carry = result.filter(pa.array(continues))
+        by_group = np.argsort(np.concatenate(order), kind="stable")
+        return _concatenated(finished).take(pa.array(by_group, pa.int64()))
+
+    def _fold_block(self, rows: pa.RecordBatch, groups: Ints, carry: pa.RecordBatch | None) -> pa.RecordBatch:
+        """One row per group; the carry has the states of the first groups."""
+        count = int(groups[-1]) + 1
+        names = set(rows.schema.names)
+        is_stored = _flags(rows, "is_stored") if "is_stored" in names else np.full(len(rows), "event_id" not in names)
+        times, newest = _micros(rows["event_time"]), np.full(count, _NO_TIME)
+        np.maximum.at(newest, groups, times)
+        stored = [(rows.filter(pa.array(is_stored)), groups[is_stored], times[is_stored])] if is_stored.any() else []
+        if carry is not None and len(carry):
+            carried = _micros(carry["as_of"])
+            newest[: len(carry)] = np.maximum(newest[: len(carry)], carried)
+            stored.insert(0, (carry, np.arange(len(carry)), carried))
+        events = _BlockEvents.of(rows.filter(pa.array(~is_stored)), groups[~is_stored], times[~is_stored], newest)
+
+        def state(statistic: StatisticFold) -> Array:
+            kernel, days = statistic.kernel, statistic.half_life_days
+            parts = [
+                kernel.unpack(StoredStates(part[statistic.state], decay_factors(at, newest[of], days), of))
+                for part, of, at in stored
+            ]
+            if len(events.groups):
+                parts.append(kernel.lift(events.select(statistic)))
+            return kernel.fold(pa.concat_tables(parts), count)
+
+        keys = rows.select(list(self.keys)).take(offsets_of(groups, count)[:-1])
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite and NaN values are legal
+            states = {statistic.state: state(statistic) for statistic in self.statistics}
+        as_of = pa.array(newest, mask=newest == _NO_TIME).cast(TIMESTAMP)
+        columns = {name: keys[name] for name in self.keys} | {"as_of": as_of} | states
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+@dataclass(frozen=True)
+class _BlockEvents:
+    """The events of a block, with the weights of each half-life computed once."""
+
+    rows: pa.RecordBatch
+    groups: Ints
+    times: Ints
+    newest: Ints
+    order: Array
+    weights: dict[tuple[str, float | None], Array]
+
+    @classmethod
+    def of(cls, rows: pa.RecordBatch, groups: Ints, times: Ints, newest: Ints) -> "_BlockEvents":
+        parts = [rows["event_time"].cast(TIMESTAMP), rows["source"], rows["event_id"]] if len(rows) else []
+        order = struct_array(ORDER, *parts) if parts else pa.array([], ORDER)
+        return cls(rows, groups, times, newest, order, {})
+
+    def select(self, statistic: StatisticFold) -> Events:
+        """The events of a statistic."""
+        key = (statistic.weight, statistic.half_life_days)
+        if key not in self.weights:
+            weights = self.rows[statistic.weight]
+            if statistic.half_life_days is not None:
+                factors = decay_factors(self.times, self.newest[self.groups], statistic.half_life_days)
+                weights = pc.multiply(weights, pa.array(factors))
+            self.weights[key] = weights
+        return Events(self.rows[statistic.value], self.weights[key], self.order, self.groups)
+
+
+def _concatenated(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pyarrow.concat_batches(batches)
+
+
+def _micros(times: Array) -> Ints:
+    micros: Any = times.cast(TIMESTAMP).cast(pa.int64()).fill_null(_NO_TIME)
+    return np.asarray(micros.to_numpy(), np.int64)
+
+
+def _flags(rows: pa.RecordBatch, name: str) -> Any:
+    return rows[name].fill_null(False).to_numpy(zero_copy_only=False)
