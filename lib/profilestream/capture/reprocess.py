@@ -60,16 +60,23 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
         ingest.events_table(settings.capture).check_stored(spark, settings.paths)
         checkpoint = Checkpoint(spark, f"{files.qualified(settings.paths.checkpoints)}/{STAGE}/{name}")
         total = BatchResult()
-        while (batch := _next_batch(spark, settings, source, checkpoint, rules)) is not None:
+        # Rows that a batch of this run rejects again are not reprocessed in the same run.
+        version = delta_table.delta_version(spark, tables.REJECTED_EVENTS.path(settings.paths))
+        while (batch := _next_batch(spark, settings, source, checkpoint, rules, version)) is not None:
             result = _write(batch, source)
             total = BatchResult(total.rows_in + result.rows_in, total.rows_out + result.rows_out)
         return total
 
 
 def _next_batch(
-    spark: SparkSession, settings: Settings, source: CaptureSource, checkpoint: Checkpoint, rules: list[str] | None
-) -> Batch | None:
-    """A retry of the unfinished batch if there is one, else a new batch; null if there are no rows to reprocess."""
+    spark: SparkSession, settings: Settings, source: CaptureSource, checkpoint: Checkpoint, rules: list[str] | None,
+    version: int,
+) -> Batch | None:  # fmt: skip
+    """A retry of the unfinished batch if there is one, else a new batch; null if there are no rows to reprocess.
+
+    Args:
+        version: of `rejected_events`, whose rows a new batch reads.
+    """
     query = f"{STAGE}/{source.name}"
     last = max((int(n) for n in files.names(spark, f"{checkpoint.path}/plans") if n.isdigit()), default=-1)
     plan = checkpoint.plan(last) if last >= 0 else None
@@ -83,7 +90,6 @@ def _next_batch(
                 do="restore the mapping that is stored in that file, run once, then edit it",
             )
         return Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), last), plan, is_retry=True)
-    version = delta_table.delta_version(spark, tables.REJECTED_EVENTS.path(settings.paths))
     versions = {"rejected_events": version, "ingest_micros": int(time.time() * 1e6)}
     versions |= side_tables.current_versions(spark, source.lookups)
     plan = Plan(source.fingerprint, "", versions)
