@@ -71,6 +71,11 @@ def text_of(cell: Column, stored: T.DataType) -> Column:
     return cell.cast("string")
 
 
+def hex_text(column: Column) -> Column:
+    """Bytes in hexadecimal form, with small letters."""
+    return F.lower(F.hex(column))
+
+
 def whole_number_text(text: Column) -> Column:
     """The text of a decimal number, without point and exponent if it is a whole number; other texts are unchanged."""
     number = text.try_cast("decimal(38,18)")

@@ -15,7 +15,7 @@ from profilestream.base import tables
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
 from profilestream.capture import guarded_sql, placeholders
-from profilestream.capture.conversion import convert, text_of, whole_number_text
+from profilestream.capture.conversion import convert, hex_text, text_of, whole_number_text
 from profilestream.capture.guarded_sql import Guarded
 from profilestream.capture.mapping import (
     ID_COLUMNS,
@@ -283,7 +283,7 @@ def _without_sign_of_zero(number: Column) -> Column:
 
 def _plain_text(column: Column, data_type: T.DataType) -> Column:
     """A value as text; bytes in hexadecimal form."""
-    return F.lower(F.hex(column)) if isinstance(data_type, T.BinaryType) else text_of(column, data_type)
+    return hex_text(column) if isinstance(data_type, T.BinaryType) else text_of(column, data_type)
 
 
 def _id_text(column: Column, data_type: T.DataType, mapping: Mapping) -> Column:

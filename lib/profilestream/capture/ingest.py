@@ -81,15 +81,14 @@ class CaptureSource:
         return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
 
     def main_currency(self, batch: Batch, default: str) -> str:
-        """The currency of an event of the source, read once per run; the default before the first one."""
+        """The currency of an event of the source; the default before the first one. Read once per run."""
 
-        if "main_currency" not in self._cache:
+        def read() -> str:
             is_known = (F.col("source") == self.name) & F.col("currency").isNotNull()
             row = tables.EVENTS.read(batch.spark, batch.paths).where(is_known).select("currency").first()
-            if row is None and not default:
-                return ""
-            self._cache["main_currency"] = default if row is None else str(row[0])
-        return str(self._cache["main_currency"])
+            return default if row is None else str(row[0])
+
+        return self._cached("main_currency", read)
 
     def _cached(self, name: str, build: Callable[[], Built]) -> Built:
         if name not in self._cache:
@@ -334,8 +333,9 @@ def write_batch(
         failing = _failing_expressions(summary)
         if kind == "source":
             _check_expressions(failing, source, batch)
+        dates = rows_by_date(summary)
         with batch.phase("find duplicates"):
-            stored = _stored_events(batch, source, summary)
+            stored = _stored_events(batch, source, list(dates))
             repeats = dedupe.find_repeats(evaluated.good, stored, mapping)
             clean = dedupe.without_repeats(evaluated.good, repeats)
             busy = _busy_minutes(clean, mapping)
@@ -346,7 +346,6 @@ def write_batch(
             counts = replace(counts, warned_by_rule={**counts.warned_by_rule, currency.MIXED: mixed})
         with reading_files(spark, inputs.units):
             counts = _checked_counts(counts, records, source, batch)
-        dates = rows_by_date(summary)
         name = f"{source.name}, batch {batch.txn.batch_id}"
         time_warnings.check(dates, counts.event_time_min, counts.event_time_max, name)
         result = AlarmResult([], {}, {})
@@ -436,7 +435,9 @@ def _rows_in_other_currencies(clean: DataFrame, summary: list[Any], source: Capt
     if source.capture.currency is not None or not currency.has_currencies(source.mapping):
         return 0
     found = {code for row in summary if row["rule"] is None for code in row["currencies"]}
-    main = source.main_currency(batch, min(found, default=""))
+    if not found:
+        return 0
+    main = source.main_currency(batch, min(found))
     others = sorted(found - {main})
     if not others:
         return 0
@@ -456,8 +457,7 @@ def rows_by_date(summary: list[Any]) -> dict[date, int]:
     return dict(sorted(rows.items()))
 
 
-def _stored_events(batch: Batch, source: CaptureSource, summary: list[Any]) -> DataFrame:
-    dates = list(rows_by_date(summary))
+def _stored_events(batch: Batch, source: CaptureSource, dates: list[date]) -> DataFrame:
     events = tables.EVENTS.read(batch.spark, batch.paths)
     epoch, batch_id = batch.txn.epoch, batch.txn.batch_id
     searched = dedupe.searched_dates(dates, source.mapping)

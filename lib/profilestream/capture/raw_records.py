@@ -23,12 +23,14 @@ from profilestream.capture.conversion import (
     any_of,
     contains_type,
     convert,
+    hex_text,
     is_nested,
     text_of,
     whole_number_text,
 )
 from profilestream.capture.guarded_sql import null_if_raises
 from profilestream.capture.mapping import InputSpec
+from profilestream.capture.text_parsers import DIGITS
 
 COLUMNS = (
     "position", "source_file", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra",
@@ -45,7 +47,6 @@ _INVALID_TEXT = "\u0000invalid\u0000"
 # A JSON number with a point or an exponent, as Spark writes a double.
 _JSON_DOUBLE = r"^-?[0-9]+\.[0-9]+(E-?[0-9]+)?$"
 _JSON_DOUBLE_INSIDE = r"[:\[,]-?[0-9]+\.[0-9]+"
-_DIGITS = "0123456789"
 # By default, to_json writes milliseconds.
 _TIMES = {
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
@@ -53,7 +54,7 @@ _TIMES = {
 }
 # Text before and after a key in compact JSON, and in JSON with spaces.
 _JSON_SEPARATORS = ((',"', ":"), (' "', ": "), ('{"', ":"), ('{"', ": "))
-# The first character of a string or key, where numbers are strings too. A character for private use.
+# Prefix of strings and keys in a line whose numbers are put in quotes, to tell them apart. A private-use character.
 _MARK = "\ue000"
 _JSON_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _JSON_STRING = r'"((?:[^"\\]|\\.)*+)"'
@@ -188,7 +189,7 @@ def _plain(column: Column, data_type: T.DataType, *, is_mapped: bool) -> Column:
     """Bytes as text: those of a mapped raw column as UTF-8, others in hexadecimal form. Other types are unchanged."""
     if not isinstance(data_type, T.BinaryType):
         return column
-    return column.cast("string") if is_mapped else F.lower(F.hex(column))
+    return column.cast("string") if is_mapped else hex_text(column)
 
 
 def folder_value(name: str) -> Column:
@@ -370,7 +371,7 @@ def _is_rounded(name: Column, value: Column, field: T.StructField | None, line: 
     is_double = value.rlike(_JSON_DOUBLE) & ~(F.col("_is_flat") & _is_string_in_line(name, value, line))
     scalar = F.when(is_verbatim, F.lit(False)).when(is_double, F.lit(True))
     nested = F.when(_is_container(value) & has_double_inside, F.lit(True))
-    return F.when(value.contains("."), F.when(last.isin(*_DIGITS), scalar).otherwise(nested))
+    return F.when(value.contains("."), F.when(last.isin(*DIGITS), scalar).otherwise(nested))
 
 
 def _exact_text(name: Column, value: Column, is_rounded: Column, field: T.StructField | None) -> Column:

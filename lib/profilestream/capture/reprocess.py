@@ -141,8 +141,7 @@ def _write(batch: Batch, source: CaptureSource) -> BatchResult:
     planned = json.loads(batch.plan.settings)
     rules = planned["rules"]
     rows = _pending_rows(batch, source, rules).where(F.col("epoch") == planned["epoch"]).persist()
-    last_by_epoch = rows.groupBy("epoch").agg(F.max("batch_id").alias("up_to")).collect()
-    up_to = {row["epoch"]: row["up_to"] for row in last_by_epoch}
+    up_to = {planned["epoch"]: rows.agg(F.max("batch_id")).collect()[0][0]}
     origins = rows.select("position", F.concat_ws("/", "epoch", "batch_id").alias("reprocessed_from"))
     inputs = InputBatch(_records(rows, source), batch.plan.versions["ingest_micros"], [], [], origins)
     result = ingest.write_batch(

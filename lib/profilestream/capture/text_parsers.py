@@ -26,7 +26,7 @@ _ABBREVIATION = (
     r"\b(?!UTC\b|GMT\b|AM\b|PM\b|AD\b|BC\b|MON\b|TUE\b|WED\b|THU\b|FRI\b|SAT\b|SUN\b|JAN\b|FEB\b|MAR\b|APR\b|MAY\b"
     r"|JUN\b|JUL\b|AUG\b|SEP\b|OCT\b|NOV\b|DEC\b)[A-Z]{2,5}\b(?!/)"
 )
-_DIGITS = "0123456789"
+DIGITS = "0123456789"
 
 
 def trim_blanks(column: Column) -> Column:
@@ -57,7 +57,7 @@ def is_time(text: Column) -> Column:
     is_plain = (
         (F.substring(text, 5, 1) == "-") & (F.substring(text, 8, 1) == "-") & (F.substring(text, 14, 1) == ":")
     )  # fmt: skip
-    return (is_plain & F.right(text, F.lit(1)).isin("Z", *_DIGITS)) | text.rlike(_TIME)
+    return (is_plain & F.right(text, F.lit(1)).isin("Z", *DIGITS)) | text.rlike(_TIME)
 
 
 def is_instant(text: Column, pattern: str) -> Column:
@@ -77,7 +77,7 @@ def parse_number(text: Column) -> Column:
 
 def is_number(text: Column) -> Column:
     """Whether a text that Spark casts to a number is decimal. Spark also reads `5d`, `NaN` and `0x1p3`."""
-    return F.right(text, F.lit(1)).isin(".", *_DIGITS) & ~text.contains("x") & ~text.contains("X")
+    return F.right(text, F.lit(1)).isin(".", *DIGITS) & ~text.contains("x") & ~text.contains("X")
 
 
 def _zone_letters(pattern: str) -> str:

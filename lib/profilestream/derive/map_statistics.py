@@ -38,7 +38,12 @@ class MapStatistic(StatisticBase):
 class Heaviest(MapStatistic):
     """At most n keys with their weights. State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>."""
 
+    kind: Literal["top", "frequent"]
     n: int = Field(ge=1, le=1000)
+
+    @property
+    def kernel(self) -> Kernel:
+        return HeaviestKernel(self.kind, self.n)
 
     @property
     def value_type(self) -> str:
@@ -102,10 +107,6 @@ class Top(Heaviest):
 
     kind: Literal["top"]
 
-    @property
-    def kernel(self) -> Kernel:
-        return HeaviestKernel(self.kind, self.n)
-
     def _cut(self, state: Column) -> Column:
         by_weight = self._by_weight(state)
         top = F.transform(F.slice(by_weight, 1, self.n), lambda e: F.struct(e["key"], e["value"]))
@@ -121,10 +122,6 @@ class Frequent(Heaviest):
     """
 
     kind: Literal["frequent"]
-
-    @property
-    def kernel(self) -> Kernel:
-        return HeaviestKernel(self.kind, self.n)
 
     def _cut(self, state: Column) -> Column:
         """All weights minus the weight of the heaviest key beyond n; keys with nothing left are removed."""

@@ -180,8 +180,8 @@ def run(
     spark = open_spark()
     best, counts = try_candidates(preview, propose, roles)
     partition = partition_length.partition_line(best.sample, counts.dates)
-    general = {} if partition is None else {"partition_by": partition}
-    write_files.write(best, folder, name=name, source_path=source_path, general=general)
+    capture_lines = {} if partition is None else {"partition_by": partition}
+    write_files.write(best, folder, name=name, source_path=source_path, capture_lines=capture_lines)
     report(best, counts, detected.others, folder, print_line)
 
 

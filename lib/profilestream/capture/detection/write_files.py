@@ -36,16 +36,16 @@ def check_absent(folder: Path) -> None:
 
 
 def write(
-    proposal: Proposal, folder: Path, *, name: str, source_path: str, general: dict[str, Line] | None = None
+    proposal: Proposal, folder: Path, *, name: str, source_path: str, capture_lines: dict[str, Line] | None = None
 ) -> None:
     """Write both files into the folder, which is created if needed. Call `check_absent` before the first call.
 
     Args:
-        general: lines of the section `[capture]` of the settings.
+        capture_lines: lines of the section `[capture]` of the settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MAPPING).write_text(mapping_text(proposal, source_path), encoding="utf-8")
-    (folder / SETTINGS).write_text(settings_text(folder, name, source_path, general or {}), encoding="utf-8")
+    (folder / SETTINGS).write_text(settings_text(folder, name, source_path, capture_lines or {}), encoding="utf-8")
 
 
 def mapping_text(proposal: Proposal, source_path: str) -> str:
@@ -71,14 +71,14 @@ def mapping_text(proposal: Proposal, source_path: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_text(folder: Path, name: str, source_path: str, general: dict[str, Line]) -> str:
-    """The settings of a warehouse with this source, and the shipped derived tables; `general` as for write."""
+def settings_text(folder: Path, name: str, source_path: str, capture_lines: dict[str, Line]) -> str:
+    """The settings of a warehouse with this source, and the shipped derived tables; `capture_lines` as for write."""
 
     def relative(path: str) -> str:
         return os.path.relpath(path, folder).replace(os.sep, "/")
 
     features = ", ".join(_toml(relative(f"conf/derive/{table}.toml")) for table in _FEATURES)
-    capture = "\n".join(["[capture]", *_section(general), "", ""]) if general else ""
+    capture = "\n".join(["[capture]", *_section(capture_lines), "", ""]) if capture_lines else ""
     return f"""\
 # Settings of the source {name}, written by capture_init. Paths in [paths] and `path` are relative to the folder in
 # which the jobs are started; other names are relative to the folder of this file. conf/local.toml lists every key.
