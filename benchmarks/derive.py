@@ -70,7 +70,7 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     settings = _settings(home)
     events = tables.EVENTS.read(spark, settings.paths)
     tile_tables = [d for d in fold_stage.declared_tables(settings).values() if d.write == "append"]
-    finished = {d.name: _stamp(Fold.of(d).partials(events), d).persist() for d in tile_tables}
+    finished = {d.name: _stamp(Fold(d).partials(events), d).persist() for d in tile_tables}
     rows = {name: frame.count() for name, frame in finished.items()}
 
     def append() -> float:
@@ -157,7 +157,7 @@ def profile_bytes_1000(spark: SparkSession, work: Path) -> Result:
 def _profile_bytes(spark: SparkSession, work: Path, *, events: int, users: int, bound: int) -> Result:
     derived = _derived(_settings(empty_folder(work / "home")), "user_profiles")
     log = workloads.shop_log(spark, 0, events * users, seed=SEED, files=4, users=users)
-    rows = _stamp(Fold.of(derived).partials(workloads.to_events_rows(log)), derived)
+    rows = _stamp(Fold(derived).partials(workloads.to_events_rows(log)), derived)
     target = str(empty_folder(work / "bytes"))
     rows.coalesce(1).write.format("delta").mode("overwrite").save(target)
     size = sum(file.stat().st_size for file in Path(target).glob("*.parquet"))
@@ -204,7 +204,7 @@ def _finished_profiles(spark: SparkSession, work: Path) -> DataFrame:
     derived = _derived(_settings(empty_folder(work / "finished_home")), "user_profiles")
     log = workloads.shop_log(spark, -600_000, 600_000, seed=SEED, files=4, users=ACTIVE_USERS)
     path = str(work / "finished")
-    _stamp(Fold.of(derived).partials(workloads.to_events_rows(log)), derived).write.parquet(path)
+    _stamp(Fold(derived).partials(workloads.to_events_rows(log)), derived).write.parquet(path)
     return spark.read.parquet(path)
 
 

@@ -31,8 +31,8 @@ def snapshot(spark: SparkSession, settings: Settings, at: datetime | None = None
     content: Snapshot = {}
     for derived in fold_stage.declared_tables(settings).values():
         rows = derived.table.read(spark, settings.paths)
-        one_per_key = Fold.of(derived).merge_rows(rows) if derived.write == "append" else rows
-        content[derived.name] = values_by_key(Fold.of(derived), one_per_key, at)
+        one_per_key = Fold(derived).merge_rows(rows) if derived.write == "append" else rows
+        content[derived.name] = values_by_key(Fold(derived), one_per_key, at)
         if derived.population:
             latest = population.latest(derived.population_table.read(spark, settings.paths)).drop("epoch", "batch_id")
             content[derived.population.name] = {"latest": latest.collect()[0].asDict(recursive=True)}

@@ -50,7 +50,7 @@ def _tiles(spark: SparkSession, shop: Shop) -> dict[str, list[str]]:
     lines = {}
     for derived in fold_stage.declared_tables(shop.settings()).values():
         rows = derived.table.read(spark, shop.settings().paths)
-        values: list[Row] = Fold.of(derived).read(Fold.of(derived).merge_rows(rows)).collect()
+        values: list[Row] = Fold(derived).read(Fold(derived).merge_rows(rows)).collect()
         lines[derived.name] = sorted(_json_line(_round_floats(row.asDict(recursive=True))) for row in values)
     return lines
 

@@ -39,13 +39,13 @@ def test_shipped_tables_are_equal_for_rees46_at_once_and_in_shuffled_parts(
     events = tables.EVENTS.read(spark, rees46.paths).where("user_id IS NULL OR pmod(xxhash64(user_id), 10) = 0").cache()
     part = F.pmod(F.xxhash64("event_id"), F.lit(PARTS))
     for derived in fold_stage.declared_tables(rees46).values():
-        fold = Fold.of(derived)
+        fold = Fold(derived)
         at_once = table_snapshots.values_by_key(fold, fold.partials(events))
         assert len(at_once) > 100, derived.name
-        parts = [fold.partials(events.where(part == n)).localCheckpoint() for n in range(PARTS)]
+        parts = [events.where(part == n) for n in range(PARTS)]
         ways = {
-            "merged together": fold.merge_rows(reduce(DataFrame.unionByName, parts)),
-            "merged one by one": reduce(partial(_merge_into, fold), parts[::-1]),
+            "merged together": fold.merge_rows(reduce(DataFrame.unionByName, map(fold.partials, parts))),
+            "updated one by one": reduce(partial(_update, fold), parts[-2::-1], fold.partials(parts[-1])),
         }
         for way, rows in ways.items():
             differences = table_snapshots.differences({way: at_once}, {way: table_snapshots.values_by_key(fold, rows)})
@@ -108,6 +108,6 @@ def test_a_killed_run_has_the_result_of_an_undisturbed_run(spark: SparkSession, 
     chaos.assert_same(runs.chaos_result, chaos.read_result(spark, settings, table_snapshots.snapshot(spark, settings)))
 
 
-def _merge_into(fold: Fold, table: DataFrame, part: DataFrame) -> DataFrame:
-    untouched = table.join(part, list(fold.derived.keys), "left_anti")
-    return untouched.unionByName(fold.merge_into(table, part)).localCheckpoint()
+def _update(fold: Fold, table: DataFrame, events: DataFrame) -> DataFrame:
+    updated = fold.update(table, events).localCheckpoint()
+    return table.join(updated, list(fold.derived.keys), "left_anti").unionByName(updated)

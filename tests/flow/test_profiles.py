@@ -67,7 +67,7 @@ def _shop(home: Path, files: int) -> Shop:
 def _profiles(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
     """The values of the profiles as of AT, by user."""
     derived = _derived(settings)
-    rows = Fold.of(derived).read(derived.table.read(spark, settings.paths), F.lit(AT)).collect()
+    rows = Fold(derived).read(derived.table.read(spark, settings.paths), F.lit(AT)).collect()
     assert len({row["user_id"] for row in rows}) == len(rows)
     return {row["user_id"]: row.asDict(recursive=True) for row in rows}
 

@@ -71,7 +71,7 @@ def test_the_view_at_an_earlier_time_equals_the_table_at_that_time(
 
     earlier_version_view = user_view.read(spark, settings, "shop:u1", current.as_of, known_by)
     old_rows = derived.table.read(spark, settings.paths, version=version).where("user_id = 'shop:u1'")
-    old_profile = Fold.of(derived).read(old_rows, F.lit(current.as_of)).first()
+    old_profile = Fold(derived).read(old_rows, F.lit(current.as_of)).first()
     assert old_profile is not None
     assert earlier_version_view.sections["behavior"] == old_profile.asDict(recursive=True)["behavior"]
     assert earlier_version_view.sections["behavior"]["events"] == sum(n % 3 == 1 for n in range(40))
@@ -83,7 +83,7 @@ def test_the_view_at_an_earlier_time_equals_the_table_at_that_time(
     shorter_log.write("a.jsonl", "\n".join(json.dumps(_event(n)) for n in before))
     flow.run(spark, shorter_log.settings(), RunOptions())
     rows = derived.table.read(spark, shorter_log.settings().paths).where("user_id = 'shop:u1'")
-    expected = Fold.of(derived).read(rows, F.lit(middle)).first()
+    expected = Fold(derived).read(rows, F.lit(middle)).first()
     assert expected is not None
     for name, value in expected.asDict(recursive=True)["behavior"].items():
         assert earlier_view.sections["behavior"][name] == (

@@ -10,10 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
-from profilestream.derive import decay
-from profilestream.derive.array_statistics import MeanVector
 from profilestream.derive.fold import Fold
-from profilestream.derive.map_statistics import Quantiles
+from profilestream.derive.statistics import MeanVector, Quantiles
 from profilestream.derive.table_declaration import DerivedTable, Statistic
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -90,18 +88,19 @@ def declare(**changes: Any) -> DerivedTable:
 
 def values_by_user(rows: DataFrame, derived: DerivedTable) -> dict[str, dict[str, Any]]:
     """The values of all statistics as of AT."""
-    values: list[Row] = Fold.of(derived).read(rows, F.lit(AT)).collect()
+    values: list[Row] = Fold(derived).read(rows, F.lit(AT)).collect()
     return {row["user_id"]: row.asDict(recursive=True) for row in values}
 
 
-def merge_in_turn(partials: list[DataFrame], derived: DerivedTable) -> DataFrame:
-    """The partials of the batches merged one after another, as MERGE does."""
+def update_in_turn(batches: list[DataFrame], derived: DerivedTable) -> DataFrame:
+    """The rows of the table after the batches of events, one after another."""
+    fold = Fold(derived)
 
-    def merge(table: DataFrame, batch: DataFrame) -> DataFrame:
-        untouched = table.join(batch, "user_id", "left_anti")
-        return untouched.unionByName(Fold.of(derived).merge_into(table, batch)).localCheckpoint()
+    def update(table: DataFrame, events: DataFrame) -> DataFrame:
+        untouched = table.join(events, "user_id", "left_anti")
+        return untouched.unionByName(fold.update(table, events)).localCheckpoint()
 
-    return reduce(merge, partials)
+    return reduce(update, batches[1:], fold.partials(batches[0]))
 
 
 def expected_values(log: Log, derived: DerivedTable) -> dict[str, dict[str, Any]]:
@@ -192,12 +191,13 @@ def assert_close(actual: Any, expected: Any, scale: float, where: str) -> None:
 def test_any_split_and_order_of_events_gives_the_values_of_plain_python(spark: SparkSession, log: Log) -> None:
     derived = declare()
     events = spark.createDataFrame(log, EVENTS).repartition(3).cache()
-    partials = [Fold.of(derived).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(4)]
+    batches = [events.where(F.col("batch") == n) for n in range(4)]
+    partials = [Fold(derived).partials(batch).localCheckpoint() for batch in batches]
     results = {
-        "one batch": Fold.of(derived).partials(events),
-        "rows merged at once": Fold.of(derived).merge_rows(reduce(DataFrame.unionByName, partials)),
-        "merged in turn": merge_in_turn(partials, derived),
-        "merged in turn, in reverse": merge_in_turn(partials[::-1], derived),
+        "one batch": Fold(derived).partials(events),
+        "rows merged at once": Fold(derived).merge_rows(reduce(DataFrame.unionByName, partials)),
+        "updated in turn": update_in_turn(batches, derived),
+        "updated in turn, in reverse": update_in_turn(batches[::-1], derived),
     }
     expected = expected_values(log, derived)
     scale = sum((1 + abs(e[4] or 0)) ** 2 * abs(e[5]) for e in log)
@@ -225,34 +225,6 @@ def assert_within_error(actual: float | None, expected: float | None, statistic:
         )
 
 
-def test_a_merge_with_the_zero_state_changes_nothing_and_decay_factors_can_be_chained(spark: SparkSession) -> None:
-    derived = declare()
-    days = [0, 3, 40]
-    log = [
-        (f"e{n}", "shop", "u", START + timedelta(days=d), 10.0 * n + 1, 1.0 + n, "tea", n, 0)
-        for n, d in enumerate(days)
-    ]
-    row = Fold.of(derived).partials(spark.createDataFrame(log, EVENTS))
-    middle, end = F.lit(START + timedelta(days=77)), F.lit(AT)
-
-    def values(name: str, s: Statistic) -> list[Any]:
-        """Values of the state, of its merges with zero and null, and of its decay in one step and in two."""
-        state, null = F.col(name), F.lit(None).cast(s.ddl)
-        one_step = s.decay(state, decay.factor(F.col("as_of"), end, s.half_life))
-        two_steps = s.decay(state, decay.factor(F.col("as_of"), middle, s.half_life))
-        two_steps = s.decay(two_steps, decay.factor(middle, end, s.half_life))
-        merges = [s.merge(state, s.zero()), s.merge(s.zero(), state), s.merge(state, null), s.merge(null, state)]
-        return [s.read(value) for value in (state, *merges, one_step, two_steps)]
-
-    for name, statistic in derived.statistics.items():
-        read = row.select(*[column.alias(str(n)) for n, column in enumerate(values(name, statistic))]).first()
-        assert read is not None
-        value, *merged, one_step, two_steps = [v.asDict() if isinstance(v, Row) else v for v in read]
-        for other in merged:
-            assert_close(other, value, 1.0, name)
-        assert_close(two_steps, one_step, 1.0, name)
-
-
 def test_a_null_state_is_read_as_zero_empty_or_null(spark: SparkSession) -> None:
     derived = declare()
     nulls = [F.lit(None).cast(s.ddl).alias(name) for name, s in derived.statistics.items()]
@@ -265,22 +237,26 @@ def test_a_null_state_is_read_as_zero_empty_or_null(spark: SparkSession) -> None
     assert {name: actual[name] for name in expected} == expected
 
 
-def partials_of_counts(spark: SparkSession, derived: DerivedTable, *batches: dict[str, int]) -> list[DataFrame]:
-    """The partials of batches in which each category occurs this many times."""
-    partials = []
+def batches_of_counts(spark: SparkSession, *batches: dict[str, int]) -> list[DataFrame]:
+    """Batches of events in which each category occurs this many times."""
+    frames = []
     for batch, counts in enumerate(batches):
         categories = [category for category, count in counts.items() for _ in range(count)]
         log = [(f"e{batch}-{n}", "shop", "u", START, 1.0, 1.0, c, 0, batch) for n, c in enumerate(categories)]
-        partials.append(Fold.of(derived).partials(spark.createDataFrame(log, EVENTS)))
-    return partials
+        frames.append(spark.createDataFrame(log, EVENTS))
+    return frames
+
+
+def merge_at_once(batches: list[DataFrame], derived: DerivedTable) -> DataFrame:
+    fold = Fold(derived)
+    return fold.merge_rows(reduce(DataFrame.unionByName, map(fold.partials, batches)))
 
 
 def test_the_weights_of_top_are_wrong_by_at_most_rest(spark: SparkSession) -> None:
     derived = declare(statistics={"top": {"kind": "top", "of": "category", "n": 3}})
-    # The first batch cuts d with weight 1, and the merge cuts c with weight 2. The true weight of d is 6.
-    partials = partials_of_counts(spark, derived, {"a": 4, "b": 3, "c": 2, "d": 1}, {"d": 5})
-    merged_at_once = Fold.of(derived).merge_rows(reduce(DataFrame.unionByName, partials))
-    for rows in (merged_at_once, merge_in_turn(partials, derived)):
+    # The first batch cuts d with weight 1, and the second cuts c with weight 2. The true weight of d is 6.
+    batches = batches_of_counts(spark, {"a": 4, "b": 3, "c": 2, "d": 1}, {"d": 5})
+    for rows in (merge_at_once(batches, derived), update_in_turn(batches, derived)):
         state = rows.first()["top"].asDict()  # type: ignore[index]
         assert state == {"weights": {"d": 5.0, "a": 4.0, "b": 3.0}, "rest": 3.0}
 
@@ -290,17 +266,16 @@ def test_frequent_contains_every_key_above_its_share_with_a_weight_too_low_by_at
 ) -> None:
     derived = declare(statistics={"frequent": {"kind": "frequent", "of": "category", "n": 3}})
     # Of 70 events, 30 have category a and 20 have category b; both are above the share of 70 / (3 + 1).
-    batches = [
+    batches = batches_of_counts(
+        spark,
         {"a": 8, "b": 5, "rare0": 2, "rare1": 2, "rare2": 2},
         {"a": 8, "b": 5, "rare3": 2, "rare4": 2, "rare5": 2},
         {"a": 7, "b": 5, "rare6": 2, "rare7": 2, "rare8": 2},
         {"a": 7, "b": 5, "rare9": 2},
-    ]
-    partials = partials_of_counts(spark, derived, *batches)
+    )
     all_counts = {"a": 30, "b": 20, **{f"rare{n}": 2 for n in range(10)}}
-    (one_batch,) = partials_of_counts(spark, derived, all_counts)
-    merged_at_once = Fold.of(derived).merge_rows(reduce(DataFrame.unionByName, partials))
-    frames = (one_batch, merged_at_once, merge_in_turn(partials, derived))
+    one_batch = Fold(derived).partials(batches_of_counts(spark, all_counts)[0])
+    frames = (one_batch, merge_at_once(batches, derived), update_in_turn(batches, derived))
     states = [rows.first()["frequent"].asDict() for rows in frames]  # type: ignore[index]
     merged = {"weights": {"a": 24.0, "b": 14.0, "rare9": 2.0}, "rest": 6.0}
     assert states == [{"weights": {"a": 28.0, "b": 18.0}, "rest": 2.0}, merged, merged]
@@ -310,11 +285,13 @@ def test_the_estimate_of_a_full_theta_sketch_does_not_depend_on_the_batches(spar
     derived = declare(statistics={"items": {"kind": "distinct", "of": "category", "log_nominal_entries": 5}})
     log = [(f"e{n:03}", "shop", "u", START, 1.0, 1.0, f"i{n % 300}", 0, n % 4) for n in range(600)]
     events = spark.createDataFrame(log, EVENTS)
-    partials = [Fold.of(derived).partials(events.where(F.col("batch") == n)) for n in range(4)]
-    results = (Fold.of(derived).partials(events), Fold.of(derived).merge_rows(reduce(DataFrame.unionByName, partials)))
-    estimates = [values_by_user(rows, derived)["u"]["items"] for rows in (*results, merge_in_turn(partials, derived))]
+    batches = [events.where(F.col("batch") == n) for n in range(4)]
+    results = (Fold(derived).partials(events), merge_at_once(batches, derived), update_in_turn(batches, derived))
+    estimates = [values_by_user(rows, derived)["u"]["items"] for rows in results]
     # The true number is 300; 32 entries estimate it with a relative standard error of 1 / sqrt(30) = 18 %.
     assert estimates == [316, 316, 316]
+    sketch = results[0].select(F.theta_sketch_estimate("items")).first()
+    assert sketch is not None and sketch[0] == 316
 
 
 def test_the_example_in_flow_md_gives_the_documented_rows_in_any_order(spark: SparkSession) -> None:
@@ -335,18 +312,18 @@ def test_the_example_in_flow_md_gives_the_documented_rows_in_any_order(spark: Sp
         for n, (day, item, price, batch) in enumerate(purchases)
     ]
     events = spark.createDataFrame(log, EVENTS)
-    partials = [Fold.of(derived).partials(events.where(F.col("batch") == n)).localCheckpoint() for n in range(2)]
+    batches = [events.where(F.col("batch") == n) for n in range(2)]
 
-    def row(partials: list[DataFrame]) -> tuple[Any, ...]:
-        values = Fold.of(derived).read(merge_in_turn(partials, derived)).first()
+    def row(batches: list[DataFrame]) -> tuple[Any, ...]:
+        values = Fold(derived).read(update_in_turn(batches, derived)).first()
         assert values is not None
         days = (micros(values["as_of"]) - micros(START)) / naive.MICROS_PER_DAY
         return days, values["events"], values["value_7d"], values["last_item"], values["items_7d"]
 
-    assert row(partials[:1]) == (7, 3, 38.0, "tea", {"tea": 1.5, "cups": 0.5})
+    assert row(batches[:1]) == (7, 3, 38.0, "tea", {"tea": 1.5, "cups": 0.5})
     last = (14, 5, 28.0, "lamp", {"tea": 1.0, "lamp": 1.0, "cups": 0.25})
-    assert row(partials) == row(partials[::-1]) == last
-    one_event_each = [Fold.of(derived).partials(spark.createDataFrame([event], EVENTS)) for event in log[::-1]]
+    assert row(batches) == row(batches[::-1]) == last
+    one_event_each = [spark.createDataFrame([event], EVENTS) for event in log[::-1]]
     assert row(one_event_each) == last
 
 

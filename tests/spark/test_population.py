@@ -10,7 +10,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import population
-from profilestream.derive.fold import Fold
+from profilestream.derive.fold import Fold, with_previous
 from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -55,12 +55,13 @@ def _merge_batches(
     spark: SparkSession, log: Log, derived: DerivedTable, batches: list[int]
 ) -> tuple[DataFrame, DataFrame]:
     """Profiles and population_stats after the batches in this order; each batch is merged into both tables."""
-    fold = Fold.of(derived)
+    fold = Fold(derived)
     events = spark.createDataFrame(log, EVENTS)
     profiles = spark.createDataFrame([], derived.table.schema)
     stats = spark.createDataFrame([], derived.population_table.schema)
     for batch_id, n in enumerate(batches):
-        touched = fold.merge_into(profiles, fold.partials(events.where(F.col("batch") == n)), "mean").localCheckpoint()
+        updated = fold.update(profiles, events.where(F.col("batch") == n))
+        touched = with_previous(updated, profiles, derived, "mean").localCheckpoint()
         row = population.after_batch(stats, touched, derived, Txn("q", "epoch", batch_id))
         stats = stats.unionByName(row).localCheckpoint()
         untouched = profiles.join(touched, "user_id", "left_anti").select(touched.columns[:-1])
@@ -118,7 +119,7 @@ def test_the_profile_vector_equals_the_recursion_of_the_literature(spark: SparkS
             ]
             p = [old + eta * (new - old) for old, new in zip(p, deviations, strict=True)]
         expected[user] = dict(zip(derived.vector.dimensions, p, strict=True))
-    values = Fold.of(derived).read(profiles, F.lit(START + timedelta(days=500)))
+    values = Fold(derived).read(profiles, F.lit(START + timedelta(days=500)))
     vectors = population.profile_vectors(values, population.latest(stats), derived)
     actual = {row["user_id"]: row["vector"] for row in vectors.collect()}
     assert actual.keys() == expected.keys()

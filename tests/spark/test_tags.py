@@ -176,7 +176,7 @@ def test_interests_are_the_same_in_one_batch_and_in_many_or_null_when_a_map_was_
     statistics = {path: one for path, one in shipped.statistics.items() if path in INTERESTS}
     readings = {path: sql for path, sql in shipped.readings.items() if path in INTERESTS}
     update = {"statistics": statistics, "readings": readings, "population": None}
-    fold = Fold.of(shipped.model_copy(update=update))
+    fold = Fold(shipped.model_copy(update=update))
     hours = [(n % categories, n * 480 // categories) for n in range(2 * categories)] + [(7, 959)] * 3
     events = [("u", "view", f"c{n}", f"e{at}-{i}", "s", at) for i, (n, at) in enumerate(hours)]
     ddl = "user_id string, event_type string, category string, event_id string, source string, hour bigint"

@@ -11,15 +11,25 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profilestream.derive.array_statistics import Histogram, MeanVector
 from profilestream.derive.kernels import theta_sketch
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
 from profilestream.derive.kernels.half_life import decay_factors
 from profilestream.derive.kernels.kernel import TIMESTAMP, Events, StoredStates, map_array
 from profilestream.derive.kernels.map_kernels import QuantilesKernel
-from profilestream.derive.latest_statistics import Latest, LatestByKey
-from profilestream.derive.map_statistics import Frequent, Quantiles, Top
-from profilestream.derive.statistics import Count, Distinct, Extreme, Moments, StatisticBase, Sum
+from profilestream.derive.statistics import (
+    Count,
+    Distinct,
+    Extreme,
+    Heaviest,
+    Histogram,
+    Latest,
+    LatestByKey,
+    MeanVector,
+    Moments,
+    Quantiles,
+    StatisticBase,
+    Sum,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86_400_000_000
@@ -59,9 +69,9 @@ STATISTICS: dict[str, tuple[StatisticBase, str, str]] = {
         "vector",
         "weight",
     ),
-    "top": (Top(kind="top", n=9), "text", "signed"),
-    "top_decayed": (Top(kind="top", n=9, half_life_days=HALF_LIFE), "text", "signed"),
-    "frequent": (Frequent(kind="frequent", n=9, half_life_days=HALF_LIFE), "text", "weight"),
+    "top": (Heaviest(kind="top", n=9), "text", "signed"),
+    "top_decayed": (Heaviest(kind="top", n=9, half_life_days=HALF_LIFE), "text", "signed"),
+    "frequent": (Heaviest(kind="frequent", n=9, half_life_days=HALF_LIFE), "text", "weight"),
     "quantiles": (Quantiles(kind="quantiles", error=0.05), "number", "weight"),
 }
 
@@ -206,7 +216,7 @@ def loop_values(name: str, events: list[Event]) -> Any:
             total = sum(w for _, w in weighted)
             sums = [sum(v[n] * w for v, w in weighted) for n in range(2)]
             return dict(zip(DIMENSIONS, [x / total for x in sums], strict=True)) if total else None
-        case Top() | Frequent():
+        case Heaviest():
             weights: dict[str, float] = defaultdict(float)
             for v, w in weighted:
                 weights[v] += w
@@ -344,7 +354,7 @@ def _value_of_no_events(statistic: StatisticBase) -> Any:
             return []
         case Histogram():
             return [0.0] * statistic.bins
-        case LatestByKey() | Top() | Frequent():
+        case LatestByKey() | Heaviest():
             return []
     return None
 
@@ -362,7 +372,7 @@ def test_states_have_the_types_of_the_declarations() -> None:
         return "TIMESTAMP" if kind == TIMESTAMP else names[str(kind)]
 
     for statistic, _, _ in STATISTICS.values():
-        assert ddl(statistic.kernel.type) == statistic.ddl  # type: ignore[attr-defined]
+        assert ddl(statistic.kernel.type) == statistic.ddl
 
 
 def _events(**columns: list[Any]) -> list[Event]:
@@ -372,6 +382,13 @@ def _events(**columns: list[Any]) -> list[Event]:
         {**blank, "micros": n, "id": f"e{n:05}", **{name: cells[n] for name, cells in columns.items()}}
         for n in range(length)
     ]
+
+
+@pytest.mark.parametrize("block_rows", [10, 100])
+def test_a_map_is_cut_after_the_last_block(block_rows: int) -> None:
+    batch = batch_of(_events(text=[*(f"k{n:02}" for n in range(10)), "k09"]))
+    row = fold(batch, block_rows=block_rows).to_pylist(maps_as_pydicts="strict")[0]
+    assert row["top"] == {"weights": {f"k{n:02}": 1.0 for n in range(8)} | {"k09": 2.0}, "rest": 1.0}
 
 
 def test_a_map_is_cut_to_the_heaviest_keys_once_and_ties_by_key() -> None:
@@ -433,21 +450,23 @@ def test_a_sketch_is_the_smallest_hashes_however_it_is_split(count: int) -> None
     parts = [fold(batch_of(_events(text=[*texts[n::3], *texts[:5]]))) for n in range(min(3, count))]
     sketch = whole["distinct"][0].as_py()
     assert merged(*parts)["distinct"][0].as_py() == sketch
-    hashes, theta = theta_sketch.deserialize(sketch)
+    counts, (theta,), hashes = theta_sketch.deserialize(pa.array([b"", sketch])[1:])
+    assert counts.tolist() == [min(count, 512)]
     ascending = sorted(theta_sketch.hash_strings(pa.array(texts)).tolist())
     assert hashes.tolist() == ascending[:512]
     assert theta == (ascending[512] if count > 512 else theta_sketch.NO_LIMIT)
-    assert theta_sketch.estimate(sketch) == pytest.approx(count, rel=0 if count <= 512 else 0.1)
+    assert read(whole)["distinct"]["a"] == pytest.approx(count, rel=0 if count <= 512 else 0.1)
 
 
 def test_a_sketch_of_another_version_is_refused() -> None:
-    sketch = bytearray(theta_sketch.serialize(np.array([1, 2])))
+    (one,) = theta_sketch.serialize(np.array([0, 0]), np.array([1, 2]), np.array([theta_sketch.NO_LIMIT]))
+    sketch = bytearray(one.as_py())
     sketch[1] = 4
     with pytest.raises(ValueError, match="serial version 4 and family 3, expected 3 and 3; rebuild the table"):
-        theta_sketch.deserialize(bytes(sketch))
+        theta_sketch.deserialize(pa.array([one.as_py(), bytes(sketch)]))
     sketch[1], sketch[6] = 3, 0
     with pytest.raises(ValueError, match="seed hash"):
-        theta_sketch.deserialize(bytes(sketch))
+        theta_sketch.deserialize(pa.array([one.as_py(), bytes(sketch)]))
 
 
 def test_weights_without_a_bigint_do_not_count() -> None:

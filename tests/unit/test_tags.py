@@ -8,7 +8,7 @@ import pytest
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import EVENT_WEIGHTS, Derive
 from profilestream.derive import feature_declaration, table_declaration
-from profilestream.derive.map_statistics import Top
+from profilestream.derive.statistics import Heaviest
 from profilestream.serve.tags import tag_declaration, tag_docs
 from profilestream.serve.tags.tag_declaration import FACETS, TagDeclaration
 from profilestream.serve.users import log_span
@@ -165,7 +165,7 @@ def test_an_order_is_defined_once() -> None:
 
 def test_a_reading_uses_a_map_only_while_it_was_not_cut() -> None:
     profile = table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), Derive().names)
-    sizes = {path: one.n for path, one in profile.statistics.items() if isinstance(one, Top)}
+    sizes = {path: one.n for path, one in profile.statistics.items() if isinstance(one, Heaviest)}
     limits = [re.findall(r"size\((\S+)\) < (\d+)", sql) for sql in profile.readings.values()]
     tested = {path: int(limit) for pairs in limits for path, limit in pairs}
     assert tested == {path: sizes[path] for path in tested} and len(tested) == 4

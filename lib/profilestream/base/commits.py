@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.delta_table import Table
+from profilestream.base.errors import Refused
 from profilestream.base.session import Threads, conf_set, materialize
 from profilestream.base.settings import Paths, fingerprint
 
@@ -150,27 +151,36 @@ def merge(
     paths: Paths,
     txn: Txn,
     *,
-    updates: dict[str, Column] | None = None,
     delete_flag: str = "",
     within: str = "",
+    read_version: int | None = None,
 ) -> DataFrame:
     """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
 
     Args:
         frame: may have more columns than the table.
-        updates: new value by column, from the row of the table (`t`) and the row of the frame (`s`) with the same key;
-            columns that are not named get the frame's value.
         delete_flag: name of a boolean column of the frame that is not in the table: true deletes the row of that key.
         within: a SQL condition on the table (`t`) that is true for every key of the frame; files without such rows are
             not read.
+        read_version: the version of the table that the rows were computed from, if they contain its rows.
 
     Returns:
         The frame, materialized.
+
+    Raises:
+        Refused: the table has a later version than `read_version`; the MERGE would undo those commits.
     """
     spark = frame.sparkSession
     table.check(frame.select(*table.names).schema)
     rows = materialize(frame)
-    if table.log(spark, paths).startTransaction().snapshot().numOfFiles() == 0:
+    started = table.log(spark, paths).startTransaction()
+    if read_version is not None and started.readVersion() != read_version:
+        raise Refused(
+            f"{table.name} changed from version {read_version} to {started.readVersion()} during a batch",
+            where=table.path(paths),
+            do="run the job again; the batch is then computed from the latest rows",
+        )
+    if started.snapshot().numOfFiles() == 0:
         # The table is empty, so no key can match; a MERGE would also write every row again to the change feed.
         append(rows.where(f"NOT {delete_flag}" if delete_flag else "true").select(*table.names), table, paths, txn)
         return rows
@@ -178,14 +188,13 @@ def merge(
     source = rows.where(F.hash(*table.key) >= -(2**31))
     on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), *([within] if within else [])])
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.names}
-    updated = {**values, **(updates or {})}
     is_inserted = f"NOT s.{delete_flag}" if delete_flag else "true"
     # An application id that stayed set would make every later write a no-op.
     with conf_set(spark, {**_MERGE_CONF, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
         merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
         if delete_flag:
             merger = merger.whenMatchedDelete(f"s.{delete_flag}")
-        merger.whenMatchedUpdate(set=updated).whenNotMatchedInsert(is_inserted, values).execute()
+        merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(is_inserted, values).execute()
     return rows
 
 

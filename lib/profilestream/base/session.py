@@ -60,6 +60,9 @@ REQUIRED_CONF = {
     # are set, so that neither leaves a checksum file of a file that the other one removed.
     "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
+    # With a limit, Spark computes the size of all columns after every row that it sends to Python: 22 CPU seconds
+    # instead of 0.7 for 500,000 profiles. spark.sql.execution.arrow.maxRecordsPerBatch still limits a batch.
+    "spark.sql.execution.arrow.maxBytesPerBatch": "2147483647",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }

@@ -82,7 +82,7 @@ def _compact(spark: SparkSession, derived: DerivedTable, age: int, paths: Paths)
     if stored_until is None or stored_until < until:
         spark.sql(f"ALTER TABLE delta.`{table.uri(paths)}` SET TBLPROPERTIES ('{PROPERTY}' = '{until}')")
     old_tiles = table.read(spark, paths).where(F.col("date").isin(days))
-    by_day = Fold.of(derived).merge_rows(old_tiles.withColumn("hour", F.col("date").cast("timestamp")))
+    by_day = Fold(derived).merge_rows(old_tiles.withColumn("hour", F.col("date").cast("timestamp")))
     batch_columns = {"epoch": F.lit(_DAY_TILE_EPOCH), "batch_id": F.lit(0).cast("bigint")}
     day_tiles = fold_stage.repartition_by_folder(by_day.withColumns(batch_columns).select(*table.names), derived)
     # All days have the same order of entities, so a reader merges consecutive tiles of one entity: 5 % faster.

@@ -140,21 +140,19 @@ class EntityFeatures:
 
     @cached_property
     def fold(self) -> Fold:
-        """Merges states by entity and time. The states must be decayed to that time before."""
-        return self.make_fold({name: _undecayed(statistic) for name, (_, statistic, _) in self.states.items()})
+        """Merges states by entity and time."""
+        return self._make_fold({name: statistic for name, (_, statistic, _) in self.states.items()})
 
     @cached_property
     def fold_by_mask(self) -> Fold:
-        """Merges states by entity, time and MASK."""
-        statistics = {tile_state(path): _undecayed(statistic) for path, statistic in self.statistics.items()}
-        return self.make_fold(statistics, by_mask=True)
+        """Folds events, or merges states, by entity, time and MASK."""
+        return self._make_fold({tile_state(path): one for path, one in self.statistics.items()}, by_mask=True)
 
-    def make_fold(self, statistics: dict[str, Statistic], *, by_mask: bool = False) -> Fold:
-        """A fold of statistics by entity and time, and optionally MASK."""
+    def _make_fold(self, statistics: dict[str, Statistic], *, by_mask: bool = False) -> Fold:
         keys = {name: Key(of=f"_{name}", type=self.tiles.keys[name].type) for name in self.keys}
         keys |= {AT: Key(of=AT, type="timestamp")}
         keys |= {MASK: Key(of=MASK, type="bigint")} if by_mask else {}
-        return Fold.of(DerivedTable(name=self.tiles.name, write="append", keys=keys, statistics=statistics))
+        return Fold(DerivedTable(name=self.tiles.name, write="append", keys=keys, statistics=statistics))
 
     def value(self, column: str) -> Column:
         """A window column, over the results of the statistics."""
@@ -177,10 +175,6 @@ def tile_state(path: str) -> str:
 
 def _window_state(path: str, window: str) -> str:
     return f"{tile_state(path)}_{window}"
-
-
-def _undecayed(statistic: Statistic) -> Statistic:
-    return statistic if statistic.half_life is None else statistic.model_copy(update={"half_life_days": None})
 
 
 def select_features(settings: Settings, entity: str, columns: Sequence[str] = ()) -> EntityFeatures:

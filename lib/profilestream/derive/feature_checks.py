@@ -8,7 +8,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, fold_stage
 from profilestream.derive.entity_features import select_features
-from profilestream.derive.feature_declaration import VALUE, DerivedFeature, FeatureDefinition, result_type
+from profilestream.derive.feature_declaration import VALUE, DerivedFeature, FeatureDefinition
 
 _EVENT_COLUMNS = "the columns of the table events"
 
@@ -45,7 +45,7 @@ def check_definition(spark: SparkSession, events: DataFrame, definition: Feature
                 f"where = {statistic.where!r} is a {sql_type}", where=f"{where}.where", do="write a condition"
             )
     if definition.output:
-        results = spark.createDataFrame([], f"value {result_type(statistic)}")
+        results = spark.createDataFrame([], f"value {statistic.result_ddl}")
         sql = definition.output.replace(VALUE, "value")
         fold_stage.sql_type(results, sql, f"{where}.output", "${value}, the result of the statistic")
 

@@ -14,10 +14,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Frozen, Settings
-from profilestream.derive.array_statistics import Histogram, MeanVector
-from profilestream.derive.latest_statistics import Latest, LatestByKey
-from profilestream.derive.map_statistics import Frequent, Top
-from profilestream.derive.statistics import Count, Distinct, Extreme, Sum
+from profilestream.derive.statistics import Count, Distinct, Heaviest, Histogram, LatestByKey, Sum
 from profilestream.derive.table_declaration import DerivedTable, Statistic, load_as
 
 LIFETIME = "lifetime"
@@ -65,7 +62,7 @@ class FeatureDefinition(Frozen):
     @property
     def type(self) -> str:
         """SQL type of the columns."""
-        return self.output_type if self.output else result_type(self.statistic)
+        return self.output_type if self.output else self.statistic.result_ddl.lower()
 
     @model_validator(mode="after")
     def _check_output(self) -> Self:
@@ -80,7 +77,7 @@ class FeatureDefinition(Frozen):
             return self.nulls
         if isinstance(self.statistic, Count | Sum | Distinct):
             return "0 without matching events"
-        is_list = isinstance(self.statistic, Top | Frequent | Histogram | LatestByKey)
+        is_list = isinstance(self.statistic, Heaviest | Histogram | LatestByKey)
         return "empty without matching events" if is_list else "null without matching events"
 
     def value(self, result: str) -> Column:
@@ -187,20 +184,6 @@ class DeclaredFeatures(Frozen):
         """Columns of the entity's window features: column -> (feature, window)."""
         features = self.features.get(entity, {})
         return {f"{name}_{window}": (name, window) for name, one in features.items() for window in one.windows}
-
-
-def result_type(statistic: Statistic) -> str:
-    """SQL type of the result of a statistic."""
-    if isinstance(statistic, Latest) and statistic.k > 1:
-        return f"array<{statistic.type}>"
-    if isinstance(statistic, Extreme | Latest):
-        return statistic.type
-    by_kind: dict[type[Any], str] = {
-        Count: "bigint", Distinct: "bigint", Top: "map<string,double>", Frequent: "map<string,double>",
-        LatestByKey: "map<string,string>", MeanVector: "map<string,double>", Histogram: "array<double>",
-    }  # fmt: skip
-    default = "struct<mean:double,variance:double>" if statistic.kind == "moments" else "double"
-    return by_kind.get(type(statistic), default)
 
 
 def load(path: str, names: dict[str, str]) -> DeclaredFeatures:

@@ -11,7 +11,7 @@ from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import DeclaredFeatures
-from profilestream.derive.fold import Fold
+from profilestream.derive.fold import Fold, with_previous
 from profilestream.derive.table_declaration import DerivedTable
 
 
@@ -54,7 +54,7 @@ def _with_windows(declared: dict[str, DerivedTable], features: DeclaredFeatures,
 
 def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]:
     """The query of a stage that writes these declared tables; none without tables."""
-    folds = [Fold.of(derived) for file, derived in declared_tables(settings).items() if file in files]
+    folds = [Fold(derived) for file, derived in declared_tables(settings).items() if file in files]
     if not folds:
         return []
     text = "\n".join(fold.derived.settings for fold in folds)
@@ -109,22 +109,31 @@ def repartition_by_folder(rows: DataFrame, derived: DerivedTable) -> DataFrame:
 
 
 def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
+    """Fold the events into the rows of their keys; on a retry after the commit, only the population is left to do."""
     table = fold.derived.table
-    rows = commits.with_batch_columns(fold.partials(events), table, batch.txn)
-    rows = batch.merge(rows, table, updates=fold.merged_columns)
+    planned = batch.plan.versions[table.name]
+    if batch.is_done(table):
+        stored = table.read(batch.spark, batch.paths, version=planned)
+        rows = table.read(batch.spark, batch.paths).where(
+            (F.col("epoch") == batch.txn.epoch) & (F.col("batch_id") == batch.txn.batch_id)
+        )
+    else:
+        version = commits.version(batch.spark, table, batch.paths) if batch.is_retry else planned
+        stored = table.read(batch.spark, batch.paths, version=version)
+        updated = commits.with_batch_columns(fold.update(stored, events), table, batch.txn)
+        rows = batch.merge(updated, table, read_version=version)
     if fold.derived.population:
-        stored = table.read(batch.spark, batch.paths, version=batch.plan.versions[table.name])
         _update_population(rows, stored, count, fold, batch)
 
 
-def _update_population(rows: DataFrame, stored: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
-    """Append the population after the batch. Only the vectors of the batch's keys are read from the stored rows."""
+def _update_population(rows: DataFrame, before: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
+    """Append the population after the batch. Only the vectors of the batch's keys are read from the rows before it."""
     derived = fold.derived
     assert derived.population is not None
     vectors = fold.for_statistic(derived.population.of)
     keys = broadcast_if_small(rows.select(*derived.keys), count)
-    before = vectors.select_states(stored).join(keys, list(derived.keys), "left_semi")
-    touched = vectors.merge_into(before, vectors.select_states(rows), derived.population.of)
+    old = vectors.select_states(before).join(keys, list(derived.keys), "left_semi")
+    touched = with_previous(vectors.select_states(rows), old, derived, derived.population.of)
     history = derived.population_table.read(batch.spark, batch.paths)
     batch.append(population.after_batch(history, touched, derived, batch.txn), derived.population_table)
 
@@ -143,7 +152,7 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
             kind = sql_type(events, sql, f"{file}, {key}", "the columns of the table events")
             if is_condition and kind != "boolean":
                 raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do="write a condition")
-        plain = Fold.of(derived.model_copy(update={"readings": {}}))
+        plain = Fold(derived.model_copy(update={"readings": {}}))
         values = plain.read(spark.createDataFrame([], derived.table.schema)).withColumn("at", F.col("as_of"))
         for name, sql in derived.readings.items():
             sql_type(values, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and the statistics")

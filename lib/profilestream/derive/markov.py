@@ -37,7 +37,7 @@ def transition_counts(rows: DataFrame, derived: DerivedTable, at: Column | None 
         derived: the declaration of the table (transitions.declaration).
         at: one time for all keys; null: the latest `as_of` of the rows.
     """
-    fold = Fold.of(derived)
+    fold = Fold(derived)
     latest = rows.agg(F.max("as_of").alias("latest"))
     existing = fold.merge_rows(rows).where("transitions > 0").crossJoin(F.broadcast(latest))
     counts = fold.read(existing, F.col("latest") if at is None else at)

@@ -36,8 +36,7 @@ def after_batch(stored: DataFrame, touched: DataFrame, derived: DerivedTable, tx
         *[F.col("squares")[name].alias(f"square_{n}") for n, name in enumerate(names)],
     )
     assert derived.population is not None
-    vector = derived.vector
-    new, old = vector.means(F.col(derived.population.of)), vector.means(F.col(PREVIOUS))
+    new, old = means_of(F.col(derived.population.of)), means_of(F.col(PREVIOUS))
     change = touched.select("as_of", new.alias("new"), old.alias("old")).select(
         "as_of",
         (F.col("new").isNotNull().cast("bigint") - F.col("old").isNotNull().cast("bigint")).alias("users"),
@@ -59,6 +58,11 @@ def after_batch(stored: DataFrame, touched: DataFrame, derived: DerivedTable, tx
         F.lit(txn.epoch).alias("epoch"),
         F.lit(txn.batch_id).cast("bigint").alias("batch_id"),
     )
+
+
+def means_of(state: Column) -> Column:
+    """ARRAY<DOUBLE> of the means of a mean_vector, in the order of its dimensions; null without weight."""
+    return F.when(state["weight"] > 0, F.transform(state["sums"], lambda x: x / state["weight"]))
 
 
 def latest(stored: DataFrame) -> DataFrame:

@@ -60,7 +60,7 @@ def price_levels(profiles: DataFrame, categories: DataFrame, declared: DerivedTa
         declared: the declaration of category_hours.
     """
     means = (
-        Fold.of(declared)
+        Fold(declared)
         .read(categories)
         .groupBy("category")
         .agg(F.try_divide(F.sum(F.col("prices.mean") * F.col("purchases")), F.sum("purchases")).alias("mean"))

@@ -6,9 +6,7 @@ from typing import Any
 
 from profilestream.base.columns import Column, Place, Subject
 from profilestream.base.tables import EVENTS
-from profilestream.derive.array_statistics import MeanVector
-from profilestream.derive.map_statistics import Heaviest
-from profilestream.derive.statistics import StatisticBase
+from profilestream.derive.statistics import Heaviest, MeanVector, StatisticBase
 
 # Kinds whose states contain values of events, and where.
 _PLACE_OF_VALUES: dict[str, Place] = {

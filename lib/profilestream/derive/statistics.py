@@ -1,45 +1,31 @@
-"""Kinds of statistics with scalar states, as Spark columns. Other kinds: latest_, array_ and map_statistics.
+"""The kinds of statistics that a table may declare.
 
-Each kind has these operations. A *state* is a column of the type `ddl`; null is the state of no events.
-
-    zero()                          the state of no events
-    aggregate_events(event)         the state of a group of events
-    aggregate_states(state, factor) the state of a group of states, each decayed by its factor
-    merge(a, b)                     the state of two states valid at the same time; commutative and associative
-    decay(state, factor)            the state with its weights multiplied by decay.factor(...)
-    read(state)                     the value for users
+A kind is a declaration: its parameters in TOML, the SQL type of the value of an event (`value_type`), of the stored
+state (`ddl`) and of the value for users (`result_ddl`), and the kernel that computes them (kernels/kernel.py).
 
 Weights may be negative (event types return and uncart) unless a kind excludes them. The order of events is
 (event_time, source, event_id), never the order of rows.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
-from pyspark.sql import Column
-from pyspark.sql import functions as F
 
 from profilestream.base.settings import Frozen
 from profilestream.derive.kernels.kernel import ARROW_TYPES, Kernel
-from profilestream.derive.kernels.latest_kernels import ExtremeKernel
-from profilestream.derive.kernels.sum_kernels import CountKernel, MomentsKernel, SumKernel
+from profilestream.derive.kernels.latest_kernels import ExtremeKernel, LatestByKeyKernel, LatestKernel
+from profilestream.derive.kernels.map_kernels import HeaviestKernel, QuantilesKernel
+from profilestream.derive.kernels.sum_kernels import (
+    CountKernel,
+    HistogramKernel,
+    MeanVectorKernel,
+    MomentsKernel,
+    SumKernel,
+)
 from profilestream.derive.kernels.theta_sketch import DistinctKernel
 
-
-@dataclass(frozen=True)
-class EventColumns:
-    """The columns of an event that a statistic uses.
-
-    Args:
-        value: null when the event does not count.
-        weight: decayed to the time of the group; null when `value` is null.
-        order: struct of event_time, source, event_id.
-    """
-
-    value: Column
-    weight: Column
-    order: Column
+_ORDER = "STRUCT<event_time: TIMESTAMP, source: STRING, event_id: STRING>"
+_WEIGHTS = "MAP<STRING, DOUBLE>"
 
 
 class StatisticBase(Frozen):
@@ -61,6 +47,16 @@ class StatisticBase(Frozen):
         raise NotImplementedError
 
     @property
+    def ddl(self) -> str:
+        """SQL type of a state; null is the state of no events."""
+        raise NotImplementedError
+
+    @property
+    def result_ddl(self) -> str:
+        """SQL type of the value for users."""
+        return self.ddl
+
+    @property
     def sql(self) -> str:
         """SQL of the value of an event."""
         return self.of
@@ -74,14 +70,6 @@ class StatisticBase(Frozen):
     def value_type(self) -> str:
         """The type to which `of` is cast."""
         return "double"
-
-    def decay(self, state: Column, factor: Column) -> Column:
-        """The state itself: this kind has no decayed weights."""
-        return state
-
-    def trim(self, state: Column) -> Column:
-        """A merged state, cut to its declared size; applied once per batch. Kinds without a size return the state."""
-        return state
 
 
 class Count(StatisticBase):
@@ -97,27 +85,17 @@ class Count(StatisticBase):
     def ddl(self) -> str:
         return "BIGINT"
 
-    def zero(self) -> Column:
-        return F.lit(0).cast("bigint")
 
-    def aggregate_events(self, event: EventColumns) -> Column:
-        return F.coalesce(F.sum(event.weight.cast("bigint")), self.zero())
+class DecayedStatistic(StatisticBase):
+    """Base of kinds whose weights may decay."""
 
-    def merge(self, a: Column, b: Column) -> Column:
-        return F.coalesce(a, self.zero()) + F.coalesce(b, self.zero())
-
-    def aggregate_states(self, state: Column, factor: Column) -> Column:
-        return F.coalesce(F.sum(state), self.zero())
-
-    def read(self, state: Column) -> Column:
-        return F.coalesce(state, self.zero())
+    half_life_days: float | None = Field(default=None, gt=0)
 
 
-class Sum(StatisticBase):
-    """Weighted sum, decayed when it has a half-life. State: DOUBLE."""
+class Sum(DecayedStatistic):
+    """Weighted sum. State: DOUBLE."""
 
     kind: Literal["sum"]
-    half_life_days: float | None = Field(default=None, gt=0)
 
     @property
     def kernel(self) -> Kernel:
@@ -127,29 +105,131 @@ class Sum(StatisticBase):
     def ddl(self) -> str:
         return "DOUBLE"
 
-    def zero(self) -> Column:
-        return F.lit(0.0)
 
-    def aggregate_events(self, event: EventColumns) -> Column:
-        return F.coalesce(F.sum(event.value * event.weight), self.zero())
+class Moments(DecayedStatistic):
+    """Weighted mean and variance; weights must not be negative. State: weight, mean, m2 = sum of w (x - mean)^2."""
 
-    def merge(self, a: Column, b: Column) -> Column:
-        return F.coalesce(a, self.zero()) + F.coalesce(b, self.zero())
+    kind: Literal["moments"]
 
-    def aggregate_states(self, state: Column, factor: Column) -> Column:
-        return F.coalesce(F.sum(state * factor), self.zero())
+    @property
+    def kernel(self) -> Kernel:
+        return MomentsKernel()
 
-    def decay(self, state: Column, factor: Column) -> Column:
-        """The sum times the factor."""
-        return state * factor
+    @property
+    def ddl(self) -> str:
+        return "STRUCT<weight: DOUBLE, mean: DOUBLE, m2: DOUBLE>"
 
-    def read(self, state: Column) -> Column:
-        return F.coalesce(state, self.zero())
+    @property
+    def result_ddl(self) -> str:
+        return "STRUCT<mean: DOUBLE, variance: DOUBLE>"
 
 
-def or_zero(column: Column) -> Column:
-    """0 where the column is null."""
-    return F.coalesce(column, F.lit(0.0))
+class Histogram(DecayedStatistic):
+    """Weight in each of `bins` bins; `of` is the number of the bin, from 0, and other values do not count.
+
+    State: ARRAY<DOUBLE>.
+    """
+
+    kind: Literal["histogram"]
+    bins: int = Field(ge=2, le=400)
+
+    @property
+    def kernel(self) -> Kernel:
+        return HistogramKernel(self.bins)
+
+    @property
+    def ddl(self) -> str:
+        return "ARRAY<DOUBLE>"
+
+
+class MeanVector(DecayedStatistic):
+    """Weighted mean of a vector with named dimensions; weights must not be negative.
+
+    State: STRUCT<weight: DOUBLE, sums: ARRAY<DOUBLE>>, the sums of w and of w x in the order of the dimensions.
+
+    Args:
+        dimensions: SQL of a number over an event, by name; null is 0.
+    """
+
+    kind: Literal["mean_vector"]
+    dimensions: dict[str, str] = Field(min_length=1, max_length=100)
+
+    @property
+    def sql(self) -> str:
+        """SQL of the dimensions as one array."""
+        cells = [f"coalesce(try_cast({sql} AS DOUBLE), 0.0D)" for sql in self.dimensions.values()]
+        return f"CASE WHEN ({self.of}) IS NOT NULL THEN array({', '.join(cells)}) END"
+
+    @property
+    def value_type(self) -> str:
+        return "array<double>"
+
+    @property
+    def kernel(self) -> Kernel:
+        return MeanVectorKernel(tuple(self.dimensions))
+
+    @property
+    def ddl(self) -> str:
+        return "STRUCT<weight: DOUBLE, sums: ARRAY<DOUBLE>>"
+
+    @property
+    def result_ddl(self) -> str:
+        return _WEIGHTS
+
+
+class Quantiles(DecayedStatistic):
+    """Values counted in logarithmic bins; any quantile is correct within a relative error; deterministic.
+
+    State: MAP<STRING, DOUBLE> from bin to weight. The value for users is the median. NaN and infinite values do not
+    count.
+    """
+
+    kind: Literal["quantiles"]
+    error: float = Field(default=0.02, gt=0, lt=0.5)
+
+    @property
+    def kernel(self) -> Kernel:
+        return QuantilesKernel(self.error)
+
+    @property
+    def ddl(self) -> str:
+        return _WEIGHTS
+
+    @property
+    def result_ddl(self) -> str:
+        return "DOUBLE"
+
+
+class Heaviest(DecayedStatistic):
+    """At most n keys with their weights.
+
+    State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>. The map is cut once per batch.
+
+    `top` keeps the n heaviest keys, and `rest` is the sum of the absolute weights that were cut. It is exact until a
+    key is cut; then a weight is wrong by at most `rest`. Weights may be negative.
+
+    `frequent` contains every key heavier than 1 / (n + 1) of the total weight. A weight is too low by at most `rest`,
+    which is at most 1 / (n + 1) of the total; weights must not be negative.
+    """
+
+    kind: Literal["top", "frequent"]
+    n: int = Field(ge=1, le=1000)
+
+    @property
+    def kernel(self) -> Kernel:
+        return HeaviestKernel(self.kind, self.n)
+
+    @property
+    def value_type(self) -> str:
+        return "string"
+
+    @property
+    def ddl(self) -> str:
+        return f"STRUCT<weights: {_WEIGHTS}, rest: DOUBLE>"
+
+    @property
+    def result_ddl(self) -> str:
+        return _WEIGHTS
 
 
 class TypedStatistic(StatisticBase):
@@ -176,83 +256,57 @@ class Extreme(TypedStatistic):
     def ddl(self) -> str:
         return self.type.upper()
 
-    def zero(self) -> Column:
-        return F.lit(None).cast(self.type)
 
-    def aggregate_events(self, event: EventColumns) -> Column:
-        return F.min(event.value) if self.kind == "min" else F.max(event.value)
+class Latest(TypedStatistic):
+    """Values of the newest (`last`) or oldest (`first`) k events, by time, source and id.
 
-    def merge(self, a: Column, b: Column) -> Column:
-        return F.least(a, b) if self.kind == "min" else F.greatest(a, b)
-
-    def aggregate_states(self, state: Column, factor: Column) -> Column:
-        return F.min(state) if self.kind == "min" else F.max(state)
-
-    def read(self, state: Column) -> Column:
-        return state
-
-
-class Moments(StatisticBase):
-    """Weighted mean and variance; weights must not be negative. State: weight, mean, m2 = sum of w (x - mean)^2.
-
-    Merged as in Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
-    variances".
+    State: array of order and value, best first; so ties do not depend on the order of rows. The value for users is an
+    array when k is more than 1.
     """
 
-    kind: Literal["moments"]
-    half_life_days: float | None = Field(default=None, gt=0)
+    kind: Literal["first", "last"]
+    k: int = Field(default=1, ge=1, le=1000)
 
     @property
     def kernel(self) -> Kernel:
-        return MomentsKernel()
+        return LatestKernel(self.kind, self.k, ARROW_TYPES[self.type])
 
     @property
     def ddl(self) -> str:
-        return "STRUCT<weight: DOUBLE, mean: DOUBLE, m2: DOUBLE>"
+        return f"ARRAY<STRUCT<order: {_ORDER}, value: {self.type.upper()}>>"
 
-    def zero(self) -> Column:
-        return _moments(F.lit(0.0), F.lit(0.0), F.lit(0.0))
-
-    def aggregate_events(self, event: EventColumns) -> Column:
-        return self._sums(event.weight, event.value, F.lit(0.0))
-
-    def merge(self, a: Column, b: Column) -> Column:
-        (a_weight, a_mean, a_m2), (b_weight, b_mean, b_m2) = (
-            [F.coalesce(state[part], F.lit(0.0)) for part in ("weight", "mean", "m2")] for state in (a, b)
-        )
-        weight, difference = a_weight + b_weight, b_mean - a_mean
-        share = F.coalesce(F.try_divide(b_weight, weight), F.lit(0.0))
-        return _moments(weight, a_mean + share * difference, a_m2 + b_m2 + difference * difference * a_weight * share)
-
-    def aggregate_states(self, state: Column, factor: Column) -> Column:
-        return self._sums(state["weight"] * factor, state["mean"], state["m2"] * factor)
-
-    def _sums(self, weight: Column, mean: Column, m2: Column) -> Column:
-        total = F.coalesce(F.sum(weight), F.lit(0.0))
-        first = F.coalesce(F.sum(weight * mean), F.lit(0.0))
-        second = F.coalesce(F.sum(weight * mean * mean + m2), F.lit(0.0))
-        middle = F.coalesce(F.try_divide(first, total), F.lit(0.0))
-        return _moments(total, middle, F.greatest(second - first * middle, F.lit(0.0)))
-
-    def decay(self, state: Column, factor: Column) -> Column:
-        """The weights times the factor; the mean is unchanged."""
-        return _moments(state["weight"] * factor, state["mean"], state["m2"] * factor)
-
-    def read(self, state: Column) -> Column:
-        """Struct of mean and population variance; null fields when the weight is 0."""
-        has_weight = state["weight"] > 0
-        return F.struct(
-            F.when(has_weight, state["mean"]).alias("mean"),
-            F.when(has_weight, state["m2"] / state["weight"]).alias("variance"),
-        )
+    @property
+    def result_ddl(self) -> str:
+        return self.type.upper() if self.k == 1 else f"ARRAY<{self.type.upper()}>"
 
 
-def _moments(weight: Column, mean: Column, m2: Column) -> Column:
-    return F.struct(weight.alias("weight"), mean.alias("mean"), m2.alias("m2"))
+class LatestByKey(StatisticBase):
+    """The newest value of each key; `of` is a MAP<STRING, STRING>, and null values do not count.
+
+    State: MAP<STRING, STRUCT<order, value>>.
+    """
+
+    kind: Literal["last_by_key"]
+
+    @property
+    def value_type(self) -> str:
+        return "map<string,string>"
+
+    @property
+    def kernel(self) -> Kernel:
+        return LatestByKeyKernel()
+
+    @property
+    def ddl(self) -> str:
+        return f"MAP<STRING, STRUCT<order: {_ORDER}, value: STRING>>"
+
+    @property
+    def result_ddl(self) -> str:
+        return "MAP<STRING, STRING>"
 
 
 class Distinct(TypedStatistic):
-    """Number of distinct values, by Spark's theta sketch; the estimate does not depend on the order of merges.
+    """Number of distinct values, by a theta sketch; the estimate does not depend on the order of merges.
 
     State: BINARY, null without events. Events with negative weights count like others.
     """
@@ -270,27 +324,10 @@ class Distinct(TypedStatistic):
         return "BINARY"
 
     @property
+    def result_ddl(self) -> str:
+        return "BIGINT"
+
+    @property
     def exact_limit(self) -> int:
         """The largest number that is exact; the estimate of a larger number is never below it."""
         return int(2**self.log_nominal_entries)
-
-    def as_text(self, count: Column) -> Column:
-        """The number as a text, such as `419`; `about 436` above the exact limit."""
-        return F.concat(F.when(count > self.exact_limit, "about ").otherwise(""), count.cast("string"))
-
-    def zero(self) -> Column:
-        return F.lit(None).cast("binary")
-
-    def aggregate_events(self, event: EventColumns) -> Column:
-        sketch = F.theta_sketch_agg(event.value, self.log_nominal_entries)
-        return F.when(F.count(event.value) > 0, sketch)
-
-    def merge(self, a: Column, b: Column) -> Column:
-        return F.when(a.isNull(), b).when(b.isNull(), a).otherwise(F.theta_union(a, b, self.log_nominal_entries))
-
-    def aggregate_states(self, state: Column, factor: Column) -> Column:
-        return F.when(F.count(state) > 0, F.theta_union_agg(state, self.log_nominal_entries))
-
-    def read(self, state: Column) -> Column:
-        """BIGINT; exact up to `exact_limit`."""
-        return F.coalesce(F.theta_sketch_estimate(state), F.lit(0).cast("bigint"))

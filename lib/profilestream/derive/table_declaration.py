@@ -10,16 +10,28 @@ from profilestream.base.columns import BATCH_ID, EPOCH, Column, as_of
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Frozen, Model, fingerprint, read_toml, validated
 from profilestream.derive import statistic_columns
-from profilestream.derive.array_statistics import Histogram, MeanVector
-from profilestream.derive.latest_statistics import Latest, LatestByKey
-from profilestream.derive.map_statistics import Frequent, Quantiles, Top
-from profilestream.derive.statistics import Count, Distinct, Extreme, Moments, Sum
+from profilestream.derive.statistics import (
+    Count,
+    Distinct,
+    Extreme,
+    Heaviest,
+    Histogram,
+    Latest,
+    LatestByKey,
+    MeanVector,
+    Moments,
+    Quantiles,
+    Sum,
+)
 
+# A change of this number requires tables to be derived again. 2: theta sketches of serial version 3.
+_STATE_FORMAT = 2
 _RESERVED_COLUMNS = ("as_of", "at", "epoch", "batch_id")
 
-Scalar = Count | Sum | Extreme | Moments | Distinct | Latest | LatestByKey | Histogram | MeanVector
-Mapped = Top | Frequent | Quantiles
-Statistic = Annotated[Scalar | Mapped, Field(discriminator="kind")]
+Statistic = Annotated[
+    Count | Sum | Extreme | Moments | Distinct | Latest | LatestByKey | Histogram | MeanVector | Heaviest | Quantiles,
+    Field(discriminator="kind"),
+]
 
 
 class Key(Frozen):
@@ -144,7 +156,7 @@ class DerivedTable(Frozen):
     def settings(self) -> str:
         """All settings that change the rows of its tables, as text."""
         values = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights", "words"}})
-        return json.dumps(values, sort_keys=True)
+        return json.dumps(values | {"states": _STATE_FORMAT}, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:

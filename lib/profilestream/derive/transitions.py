@@ -59,14 +59,14 @@ def queries(settings: Settings) -> list[Query]:
     if not settings.derive.transitions.enabled:
         return []
     files = settings.derive.max_files_per_trigger
-    user_fold, total_fold = (Fold.of(declaration(settings, name)) for name in (USERS, ALL))
+    user_fold, total_fold = (Fold(declaration(settings, name)) for name in (USERS, ALL))
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(changes) as rows:
             partials = user_fold.partials(transition_events(changes))
             with batch.cached(partials):
                 # Fold by user first: a few pairs of states have most transitions, and one task sums all rows of a pair.
-                totals = total_fold.merge_rows(partials)
+                totals = total_fold.merge_rows(partials, order=("user_id",))
                 for derived, frame in ((user_fold.derived, partials), (total_fold.derived, totals)):
                     batch.append(commits.with_batch_columns(frame, derived.table, batch.txn), derived.table)
         return BatchResult(rows_in=rows)
@@ -85,17 +85,18 @@ def queries(settings: Settings) -> list[Query]:
 def transition_events(changes: DataFrame) -> DataFrame:
     """Rows of the change feed of `sessions` -> one row per session and transition, with the columns of an event.
 
-    `delta` is the change of the count: negative for rows that were updated or deleted.
+    `delta` is the change of the count: negative for rows that were updated or deleted. `source` and `event_id` only
+    order transitions with the same time.
     """
     is_new_row = F.col("_change_type").isin("insert", "update_postimage")
     sign = F.when(is_new_row, 1).otherwise(-1).alias("sign")
-    transitions = changes.select("user_id", "session_end", sign, F.inline("transitions"))
+    order = ("session_end", "session_start", "_change_type", "_commit_version")
+    transitions = changes.select("user_id", *order, sign, F.inline("transitions"))
     return transitions.select(
         "user_id",
         *TRANSITION,
         (F.col("sign") * F.col("count")).alias("delta"),
         F.col("session_end").alias("event_time"),
-        # Sums do not depend on the order of transitions with the same time.
-        F.lit("").alias("source"),
-        F.lit("").alias("event_id"),
+        F.col("_change_type").alias("source"),
+        F.concat_ws(" ", "_commit_version", "session_start").alias("event_id"),
     )

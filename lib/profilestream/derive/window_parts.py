@@ -21,9 +21,10 @@ from pyspark.sql import functions as F
 from profilestream.base import event_period, tables
 from profilestream.base.errors import Refused
 from profilestream.base.session import broadcast_if_small
-from profilestream.derive import compact_tiles, decay
+from profilestream.derive import compact_tiles
 from profilestream.derive.entity_features import AT, MASK, EntityFeatures, tile_state
 from profilestream.derive.feature_declaration import DAY, window_micros
+from profilestream.derive.fold import BATCH_COLUMNS
 
 _DAY, _EDGE_DAYS, _COUNT = "_day", "_edge_days", "_count"
 _EPOCH = date(1970, 1, 1)
@@ -62,7 +63,7 @@ def read_parts(
 ) -> DataFrame:
     """Keys, AT, `as_of` and one state column per window; several rows per request, one of them with null states.
 
-    `as_of` is the time of the request, to which weights are decayed; it is null in the row with null states.
+    `as_of` is null in the row with null states.
 
     Args:
         known_by: use only events ingested by this time, and no tiles; null: all events.
@@ -78,7 +79,7 @@ def read_parts(
         until = compact_tiles.day_tiles_until(spark, features.tiles.table, features.paths)
         summary = _summarize(requests, _edge_days(features, until))
         full_tiles = _full_tiles(tiles, requests, summary, features, until)
-        parts = [_fold_tiles(_decayed_states(full_tiles, features), features)]
+        parts = [_fold_tiles(full_tiles, features)]
         if summary.request_days:
             _check_events_exist(spark, summary.edge_days, features)
             events = _edge_events(spark, requests, summary, features, until)
@@ -126,7 +127,12 @@ def _full_tiles(
     start, end = F.col("_start"), F.col("_end")
     tile_start, tile_end = compact_tiles.tile_bounds(until)
     rows = tiles.where(_in_date_range("date", summary, features)).select(
-        *features.keys, "as_of", tile_start.alias("_start"), tile_end.alias("_end"), *_tile_columns(features)
+        *features.keys,
+        "as_of",
+        *BATCH_COLUMNS,
+        tile_start.alias("_start"),
+        tile_end.alias("_end"),
+        *[F.col(path).alias(tile_state(path)) for path in features.statistics],
     )
     joined = rows.join(broadcast_if_small(requests, summary.count), features.keys).where(end <= summary.at)
     return _with_mask(joined, features, lambda length: _starts_inside(start, summary.at, length))
@@ -158,10 +164,6 @@ def _in_date_range(date_column: str, summary: _RequestSummary, features: EntityF
 
 def _starts_inside(start: Column, at: Column, length: int | None) -> Column:
     return F.lit(True) if length is None else start >= at - length
-
-
-def _tile_columns(features: EntityFeatures) -> list[str]:
-    return list(dict.fromkeys(path.split(".")[0] for path in features.statistics))
 
 
 def utc_date(micros: int) -> Column:
@@ -222,17 +224,7 @@ def with_entity_keys(events: DataFrame, features: EntityFeatures) -> DataFrame:
 
 def _fold_events(events: DataFrame, features: EntityFeatures) -> DataFrame:
     """Events of requests -> one row of states per request and mask."""
-    return _decayed_states(features.make_fold(features.statistics, by_mask=True).partials(events), features)
-
-
-def _decayed_states(rows: DataFrame, features: EntityFeatures) -> DataFrame:
-    """Rows of states with their weights decayed to the time of the request."""
-    states = []
-    for path, statistic in features.statistics.items():
-        factor = decay.factor(F.col("as_of"), F.col(AT), statistic.half_life)
-        state = F.col(path) if statistic.half_life is None else statistic.decay(F.col(path), factor)
-        states.append(state.alias(tile_state(path)))
-    return rows.select(*features.keys, AT, MASK, F.col(AT).alias("as_of"), *states)
+    return features.fold_by_mask.partials(events)
 
 
 def _split_by_window(rows: DataFrame, features: EntityFeatures) -> DataFrame:
@@ -242,7 +234,8 @@ def _split_by_window(rows: DataFrame, features: EntityFeatures) -> DataFrame:
         F.when(F.col(MASK).bitwiseAND(bits[window]) != 0, F.col(tile_state(path))).alias(name)
         for name, (path, _, window) in features.states.items()
     ]
-    return rows.select(*features.keys, AT, "as_of", *states)
+    order = [name for name in BATCH_COLUMNS if name in rows.columns]
+    return rows.select(*features.keys, AT, "as_of", *order, *states)
 
 
 def _check_events_exist(spark: SparkSession, edge_days: list[int], features: EntityFeatures) -> None:

@@ -12,7 +12,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
-from profilestream.derive import profiles
+from profilestream.derive import population, profiles
 from profilestream.learn import segment_rules, segments, segments_batch
 from profilestream.learn.als import Floats, Longs
 from profilestream.learn.segments import SegmentModel
@@ -86,7 +86,7 @@ def sample_points(spark: SparkSession, settings: Settings) -> Floats:
     derived = segments.profile(settings)
     assert derived.population is not None
     derived.table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
-    mean = derived.vector.means(F.col(derived.population.of))
+    mean = population.means_of(F.col(derived.population.of))
     rows = derived.table.read(spark, settings.paths).select("user_id", mean.alias("mean")).where("mean IS NOT NULL")
     scaling = segments_batch.fit_scaling(rows, segments.weights(derived))
     points = segments_batch.scaled_point(F.col("mean"), scaling).alias("point")

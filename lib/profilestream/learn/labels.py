@@ -157,7 +157,7 @@ def _fold(labels: SelectedLabels, features: EntityFeatures) -> Fold:
         )
         for name, (label, horizon) in labels.items()
     }
-    return Fold.of(
+    return Fold(
         DerivedTable(
             name="labels",
             write="append",

@@ -41,7 +41,7 @@ def show_metrics(spark: SparkSession, settings: Settings, print_line: Callable[[
 def show_users(spark: SparkSession, settings: Settings, config: str, print_line: Callable[[str], None]) -> None:
     """Print the profiles of two users, and the command that shows another user."""
     derived = profiles.profile_table(settings)
-    rows = Fold.of(derived).read(derived.table.read(spark, settings.paths))
+    rows = Fold(derived).read(derived.table.read(spark, settings.paths))
     user_ids: list[str] = []
     print_line("\ntwo users")
     for title, path in _EXAMPLES.items():

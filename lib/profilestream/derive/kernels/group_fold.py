@@ -1,8 +1,8 @@
-"""Folds a sorted stream of rows to one row per key, in bounded memory.
+"""Folds a sorted stream of rows to one row per key, in bounded memory; and reads rows.
 
 A row is an event or a stored row. A group is folded in blocks of `block_rows` of its own rows, each together with the
 states of the block before. So the result depends on the order of a group's rows, and not on the borders of batches or
-partitions. Memory: about `block_rows` rows and one batch.
+partitions. Memory: about `block_rows` rows, one batch, and the states of one group that are not cut yet.
 """
 
 from collections.abc import Iterable, Iterator
@@ -82,7 +82,7 @@ class GroupFold:
             groups = self._groups(rows)
             start = int(np.searchsorted(groups, groups[-1]))  # the last group may continue in the next batch
             if start > 0:
-                yield self._fold_blocks(rows.slice(0, start), carry)
+                yield self._trimmed(self._fold_blocks(rows.slice(0, start), carry))
                 carry = None
             last = rows.slice(start)
             full = (len(last) - 1) // self.block_rows * self.block_rows  # at least one row waits, and shows the keys
@@ -90,7 +90,29 @@ class GroupFold:
                 carry = self._fold_blocks(last.slice(0, full), carry)
             waiting = [last.slice(full)]
         if waiting and sum(map(len, waiting)):
-            yield self._fold_blocks(_concatenated(waiting), carry)
+            yield self._trimmed(self._fold_blocks(_concatenated(waiting), carry))
+
+    def read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Rows with keys, `as_of`, `at` and states -> the values of the states, in the same columns, at `at`.
+
+        Without `at` or `as_of`, a value is as of `as_of`.
+        """
+        for batch in batches:
+            start, end = _micros(batch["as_of"]), _micros(batch["at"])
+            end = np.where((start == _NO_TIME) | (end == _NO_TIME), start, end)
+            columns = {name: batch[name] for name in (*self.keys, "as_of", "at")}
+            with np.errstate(invalid="ignore", over="ignore"):
+                for statistic in self.statistics:
+                    factors = decay_factors(start, end, statistic.half_life_days)
+                    columns[statistic.state] = statistic.kernel.read(batch[statistic.state], factors)
+            yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+    def _trimmed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of complete groups with their states cut to size."""
+        for statistic in self.statistics:
+            place = rows.schema.get_field_index(statistic.state)
+            rows = rows.set_column(place, statistic.state, statistic.kernel.trim(rows[statistic.state]))
+        return rows
 
     def _groups(self, rows: pa.RecordBatch) -> Ints:
         """The number of each row's group, from 0."""

@@ -83,7 +83,7 @@ class StoredStates:
 
 
 class Kernel(Protocol):
-    """The computation of one statistic."""
+    """The computation of one statistic. A kernel whose states have a fixed size inherits from `FixedSize`."""
 
     @property
     def type(self) -> Any:
@@ -98,8 +98,19 @@ class Kernel(Protocol):
     def fold(self, entries: pa.Table, count: int) -> Array:
         """Entries -> the states of the groups 0 to count - 1; a group without entries gets the state of no events."""
 
+    def trim(self, states: Array) -> Array:
+        """Folded states, cut to their declared size; applied once per group and batch."""
+
     def read(self, states: Array, factors: Floats) -> Array:
         """States, decayed by the factors -> values for users. A null state is read like the state of no events."""
+
+
+class FixedSize:
+    """Base of kernels whose states are never cut."""
+
+    def trim(self, states: Array) -> Array:
+        """The states."""
+        return states
 
 
 def entries_of(groups: Ints, **columns: Any) -> pa.Table:

@@ -14,6 +14,7 @@ from profilestream.derive.kernels.kernel import (
     ORDER,
     Array,
     Events,
+    FixedSize,
     Floats,
     Ints,
     StoredStates,
@@ -32,7 +33,7 @@ from profilestream.derive.kernels.kernel import (
 
 
 @dataclass(frozen=True)
-class ExtremeKernel:
+class ExtremeKernel(FixedSize):
     """Smallest or largest value; null without events. NaN is the largest number."""
 
     kind: Literal["min", "max"]
@@ -63,7 +64,7 @@ class ExtremeKernel:
 
 
 @dataclass(frozen=True)
-class LatestKernel:
+class LatestKernel(FixedSize):
     """Order and value of the newest (`last`) or oldest (`first`) k events, best first.
 
     `lift` takes the k rows at the end or start of a group, without comparing them: the rows are sorted.
@@ -109,7 +110,7 @@ class LatestKernel:
 
 
 @dataclass(frozen=True)
-class LatestByKeyKernel:
+class LatestByKeyKernel(FixedSize):
     """Order and value of the newest event of each key; events are MAP<STRING, STRING>, null values do not count."""
 
     type: Any = pa.map_(pa.string(), pa.struct([("order", ORDER), ("value", pa.string())]))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from profilestream.derive.kernels.kernel import (
     Array,
     Events,
+    FixedSize,
     Floats,
     Ints,
     StoredStates,
@@ -35,7 +36,7 @@ _WEIGHTS = pa.map_(pa.string(), pa.float64())
 
 @dataclass(frozen=True)
 class HeaviestKernel:
-    """The n heaviest keys of a group, cut once after folding; of equal weights, the smaller key is heavier.
+    """The heaviest keys of a group; `trim` cuts them to n. Of equal weights, the smaller key is heavier.
 
     Args:
         kind: `top`: rest is the sum of the absolute weights that were cut; weights may be negative. `frequent`: every
@@ -62,6 +63,16 @@ class HeaviestKernel:
         is_rest = entries["key"].is_null().to_numpy()
         rest = sum_by_group(ints(entries["group"])[is_rest], floats(entries["weight"])[is_rest], count)
         groups, codes, weights, keys = _sum_by_key(entries.filter(entries["key"].is_valid()))
+        return struct_array(self.type, _maps(groups, keys.take(pa.array(codes)), weights, count), pa.array(rest))
+
+    def trim(self, states: Array) -> Array:
+        """The n heaviest keys of each state."""
+        maps, count = states.field("weights"), len(states)
+        if (np.diff(maps.offsets.to_numpy()) <= self.n).all():
+            return states
+        rest = floats(states.field("rest")).copy()
+        groups, keys, items = flat_map(maps)
+        codes, weights = ranks(keys)[0], floats(items)
         large = np.flatnonzero((np.bincount(groups, minlength=count) > self.n)[groups])  # cells of groups to cut
         heaviest_first = large[np.lexsort((codes[large], -np.abs(weights[large]), groups[large]))]
         place = np.zeros(len(groups), np.int64)
@@ -81,7 +92,7 @@ class HeaviestKernel:
             weights = weights - excess[groups]
             is_retained = (weights > 0) | ~is_cut[groups]
             rest = rest + excess
-        maps = _maps(groups[is_retained], keys.take(pa.array(codes[is_retained])), weights[is_retained], count)
+        maps = _maps(groups[is_retained], keys.filter(pa.array(is_retained)), weights[is_retained], count)
         return struct_array(self.type, maps, pa.array(rest))
 
     def read(self, states: Array, factors: Floats) -> Array:
@@ -90,7 +101,7 @@ class HeaviestKernel:
 
 
 @dataclass(frozen=True)
-class QuantilesKernel:
+class QuantilesKernel(FixedSize):
     """Weights by logarithmic bin, MAP<STRING, DOUBLE>; NaN and infinite values do not count.
 
     The bin is the sign of the value and the exponent of gamma = (1 + error) / (1 - error), or `0` for zero. Bins as in

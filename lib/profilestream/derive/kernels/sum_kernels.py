@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from profilestream.derive.kernels.kernel import (
     Array,
     Events,
+    FixedSize,
     Floats,
     StoredStates,
     entries_of,
@@ -27,7 +28,7 @@ _DOUBLES = pa.list_(pa.float64())
 
 
 @dataclass(frozen=True)
-class CountKernel:
+class CountKernel(FixedSize):
     """Sum of weights without their fractions, BIGINT. Weights that are no finite BIGINT do not count."""
 
     type: pa.DataType = pa.int64()
@@ -53,7 +54,7 @@ class CountKernel:
 
 
 @dataclass(frozen=True)
-class SumKernel:
+class SumKernel(FixedSize):
     """Sum of value times weight, DOUBLE."""
 
     type: pa.DataType = pa.float64()
@@ -75,7 +76,7 @@ class SumKernel:
 
 
 @dataclass(frozen=True)
-class MomentsKernel:
+class MomentsKernel(FixedSize):
     """Weight, mean and m2 = sum of w (x - mean)^2; weights must not be negative.
 
     Folded in two passes, first the mean and then the squared deviations from it: the textbook two-pass algorithm of
@@ -115,7 +116,7 @@ class MomentsKernel:
 
 
 @dataclass(frozen=True)
-class HistogramKernel:
+class HistogramKernel(FixedSize):
     """Weight in each of `bins` bins, ARRAY<DOUBLE>; values that are no number of a bin do not count."""
 
     bins: int
@@ -144,7 +145,7 @@ class HistogramKernel:
 
 
 @dataclass(frozen=True)
-class MeanVectorKernel:
+class MeanVectorKernel(FixedSize):
     """Weight, and sums of weight times value in each dimension; weights must not be negative.
 
     Args:

@@ -6,7 +6,6 @@ the sketches of the parts. Dasgupta, Lang, Rhodes and Thaler (2016), "A framewor
 cardinalities". A hash is the upper 63 bits of the first half of MurmurHash3 (128 bits, seed 9001) of the UTF-8 bytes.
 """
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,24 +16,26 @@ from numpy.typing import NDArray
 from profilestream.derive.kernels.kernel import (
     Array,
     Events,
+    FixedSize,
     Floats,
     Ints,
     StoredStates,
     entries_of,
     ints,
     positions,
+    pyarrow,
 )
 
 SEED = 9001
 NO_LIMIT = 2**63 - 1
 _COMPACT_FAMILY, _SERIAL_VERSION = 3, 3
-_READ_ONLY_EMPTY, _READ_ONLY_ORDERED = 0x1E, 0x1A  # read-only, compact, ordered, and empty or not
+_EMPTY, _READ_ONLY_ORDERED = 0x04, 0x1A  # flags; the second: read-only, compact and ordered
 _C1, _C2 = np.uint64(0x87C37B91114253D5), np.uint64(0x4CF5AD432745937F)
 _Words = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class DistinctKernel:
+class DistinctKernel(FixedSize):
     """Theta sketch of the distinct strings, BINARY; null without events. Empty strings do not count, as in Spark.
 
     Args:
@@ -53,11 +54,8 @@ class DistinctKernel:
 
     def unpack(self, rows: StoredStates) -> pa.Table:
         rows = rows.present()
-        sketches = [deserialize(sketch) for sketch in rows.states.to_pylist()]
-        lengths = [len(hashes) for hashes, _ in sketches]
-        hashes = np.concatenate([hashes for hashes, _ in sketches]) if sketches else np.zeros(0, np.int64)
-        thetas = np.array([theta for _, theta in sketches], np.int64)
-        return entries_of(np.repeat(rows.groups, lengths), hash=hashes, theta=np.repeat(thetas, lengths))
+        counts, thetas, hashes = deserialize(rows.states)
+        return entries_of(np.repeat(rows.groups, counts), hash=hashes, theta=np.repeat(thetas, counts))
 
     def fold(self, entries: pa.Table, count: int) -> Array:
         groups, hashes = ints(entries["group"]), ints(entries["hash"])
@@ -72,59 +70,81 @@ class DistinctKernel:
         place, k = positions(groups), 2**self.log_nominal_entries
         thetas[groups[place == k]] = hashes[place == k]
         groups, hashes = groups[place < k], hashes[place < k]
-        borders = np.searchsorted(groups, np.arange(count + 1)).tolist()
-        sketches = [
-            serialize(hashes[start:end], theta) if end > start else None
-            for start, end, theta in zip(borders, borders[1:], thetas.tolist(), strict=False)
-        ]
-        return pa.array(sketches, pa.binary())
+        return serialize(groups, hashes, thetas)
 
     def read(self, states: Array, factors: Floats) -> Array:
         """BIGINT; exact up to k, 0 without events."""
-        return pa.array([0 if sketch is None else estimate(sketch) for sketch in states.to_pylist()], pa.int64())
+        is_present = states.is_valid()
+        counts, thetas, _ = deserialize(states.filter(is_present))
+        estimates = np.zeros(len(states), np.int64)
+        estimates[is_present.to_numpy(zero_copy_only=False)] = (counts * (2.0**63 / thetas) + 0.5).astype(np.int64)
+        return pa.array(estimates)
 
 
-def estimate(sketch: bytes) -> int:
-    """The estimated number of distinct values."""
-    hashes, theta = deserialize(sketch)
-    return int(len(hashes) * (2.0**63 / theta) + 0.5)
-
-
-def serialize(hashes: Ints, theta: int = NO_LIMIT) -> bytes:
-    """The bytes of a sketch.
+def serialize(groups: Ints, hashes: Ints, thetas: Ints) -> Array:
+    """The sketches of groups, BINARY; null for a group without hashes.
 
     Args:
-        hashes: distinct, ascending, below theta.
+        groups: of each hash, ascending.
+        hashes: distinct and ascending in a group, below its theta.
+        thetas: by group.
     """
-    is_limited = theta < NO_LIMIT
-    preamble_longs = 3 if is_limited else 2 if len(hashes) > 1 else 1
-    flags = _READ_ONLY_ORDERED if len(hashes) or is_limited else _READ_ONLY_EMPTY
-    start = struct.pack("<BBBHBH", preamble_longs, _SERIAL_VERSION, _COMPACT_FAMILY, 0, flags, _SEED_HASH)
-    length = struct.pack("<If", len(hashes), 1.0) if preamble_longs > 1 else b""
-    limit = struct.pack("<q", theta) if is_limited else b""
-    return start + length + limit + hashes.astype("<i8").tobytes()
+    counts = np.bincount(groups, minlength=len(thetas))
+    is_limited = thetas < NO_LIMIT
+    header = np.where(is_limited, 3, np.where(counts > 1, 2, 1))
+    lengths = np.where(counts > 0, header + counts, 0)
+    offsets = np.append(0, np.cumsum(lengths))
+    words = np.zeros(offsets[-1], np.uint64)
+    start = offsets[:-1]
+    words[start[counts > 0]] = header[counts > 0].astype(np.uint64) + _FIRST_WORD
+    is_long = (counts > 0) & (header > 1)
+    words[start[is_long] + 1] = counts[is_long].astype(np.uint64) + _FULL_SAMPLING
+    is_limited &= counts > 0
+    words[start[is_limited] + 2] = thetas[is_limited].astype(np.uint64)
+    words[(start + header)[groups] + positions(groups)] = hashes.astype(np.uint64)
+    validity = pa.array(counts > 0).buffers()[1]
+    data = pa.py_buffer((8 * offsets).astype(np.int32)), pa.py_buffer(words.astype("<u8"))
+    return pyarrow.Array.from_buffers(pa.binary(), len(thetas), [validity, *data])
 
 
-def deserialize(sketch: bytes) -> tuple[Ints, int]:
-    """The hashes and theta of a sketch.
+def deserialize(sketches: Array) -> tuple[Ints, Ints, Ints]:
+    """Number of hashes and theta of each sketch, and the hashes of all sketches.
+
+    Args:
+        sketches: BINARY without nulls.
 
     Raises:
         ValueError: another serial version, such as 4, which Spark's theta_sketch_agg writes, or another seed.
     """
-    preamble_longs, version, family, _, flags, seed_hash = struct.unpack_from("<BBBHBH", sketch)
-    if (version, family) != (_SERIAL_VERSION, _COMPACT_FAMILY):
+    if len(sketches) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    _, offset_buffer, data = sketches.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[sketches.offset : sketches.offset + len(sketches) + 1]
+    content = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+    start = (offsets[:-1] - offsets[0]).astype(np.int64)
+    preamble = content[start[:, None] + np.arange(8)].astype(np.int64)  # no sketch is shorter
+    version, family, flags = preamble[:, 1], preamble[:, 2], preamble[:, 5]
+    if (is_foreign := (version != _SERIAL_VERSION) | (family != _COMPACT_FAMILY)).any():
+        first = int(is_foreign.argmax())
         raise ValueError(
-            f"theta sketch has serial version {version} and family {family}, expected {_SERIAL_VERSION} and "
-            f"{_COMPACT_FAMILY}; rebuild the table that contains it"
+            f"theta sketch has serial version {version[first]} and family {family[first]}, expected {_SERIAL_VERSION} "
+            f"and {_COMPACT_FAMILY}; rebuild the table that contains it"
         )
-    if flags & 4:
-        return np.zeros(0, np.int64), NO_LIMIT
-    if seed_hash != _SEED_HASH:
-        raise ValueError(f"theta sketch has seed hash {seed_hash}, expected {_SEED_HASH}; rebuild its table")
-    count = struct.unpack_from("<I", sketch, 8)[0] if preamble_longs > 1 else 1
-    theta = struct.unpack_from("<q", sketch, 16)[0] if preamble_longs > 2 else NO_LIMIT
-    hashes = np.frombuffer(sketch, "<i8", count, 8 * preamble_longs).astype(np.int64)
-    return hashes if flags & 16 else np.sort(hashes), theta
+    is_empty = flags & _EMPTY != 0
+    seed_hash = preamble[:, 6] + 256 * preamble[:, 7]
+    if (is_foreign := (seed_hash != _SEED_HASH) & ~is_empty).any():
+        raise ValueError(
+            f"theta sketch has seed hash {seed_hash[is_foreign.argmax()]}, expected {_SEED_HASH}; rebuild its table"
+        )
+    words, first_word = content.view("<i8"), start // 8  # the length of a sketch is a multiple of 8
+    counts = np.where(is_empty, 0, 1)
+    is_long = ~is_empty & (preamble[:, 0] > 1)
+    counts[is_long] = words[first_word[is_long] + 1] & 0xFFFFFFFF
+    thetas = np.full(len(sketches), NO_LIMIT)
+    is_limited = ~is_empty & (preamble[:, 0] > 2)
+    thetas[is_limited] = words[first_word[is_limited] + 2]
+    groups = np.repeat(np.arange(len(sketches)), counts)
+    return counts, thetas, words[(first_word + preamble[:, 0])[groups] + positions(groups)].astype(np.int64)
 
 
 def hash_strings(strings: Array) -> Ints:
@@ -186,3 +206,6 @@ def _seed_hash(seed: int) -> int:
 
 
 _SEED_HASH = _seed_hash(SEED)
+# The first word of a sketch without the length of its header, and the sampling probability 1.0 of the second word.
+_FIRST_WORD = np.uint64(_SERIAL_VERSION << 8 | _COMPACT_FAMILY << 16 | _READ_ONLY_ORDERED << 40 | _SEED_HASH << 48)
+_FULL_SAMPLING = np.uint64(0x3F800000 << 32)

@@ -133,7 +133,7 @@ def _sample(users: DataFrame, treated: DataFrame, max_users: int, seed: int) -> 
 def _vectors(user_events: DataFrame, campaign: Campaign, derived: DerivedTable) -> DataFrame:
     """Profile vectors as of the start of the campaign, relative to the population of these users."""
     assert derived.population is not None
-    fold = Fold.of(derived).for_statistic(derived.population.of)
+    fold = Fold(derived).for_statistic(derived.population.of)
     rows = materialize(fold.partials(user_events))
     empty_population = user_events.sparkSession.createDataFrame([], derived.population_table.schema)
     new_rows = rows.withColumn(PREVIOUS, F.lit(None).cast(derived.vector.ddl))

@@ -1,21 +1,24 @@
 """user_groups: one row per user with RFM quintiles, RFM segment, loyalty tier and cohort.
 
-The quintile thresholds are quantiles over all users, from logarithmic bins (derive/map_statistics.py). They depend
-neither on the order of users nor on their partitions. A value in the same bin as a threshold is not above it.
+The quintile thresholds are quantiles over all users, of values rounded within 2 %, so that there are few different ones.
+They depend neither on the order of users nor on their partitions. A value that is rounded to the same number as a
+threshold is not above it.
 """
 
+import math
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from profilestream.base.tables import USER_GROUPS
-from profilestream.derive.map_statistics import Quantiles
 from profilestream.serve.tags.tag_declaration import GroupDeclaration, LoyaltyTier
 
 QUINTILES = {"recency_quintile": "recency_days", "frequency_quintile": "frequency", "monetary_quintile": "monetary"}
+_MEASURES = tuple(QUINTILES.values())
 DELETED, CHANGED = "_deleted", "_changed"
-_QUANTILES = Quantiles(kind="quantiles")
+# Neighboring rounded values have this difference of their logarithms: 2 % up and 2 % down.
+_LOG_STEP = math.log(1.02 / 0.98)
 
 
 def measures(users: DataFrame, declaration: GroupDeclaration) -> DataFrame:
@@ -32,20 +35,23 @@ def with_quintiles(rows: DataFrame) -> DataFrame:
 
 def _thresholds(rows: DataFrame) -> DataFrame:
     """One row: per measure, an array of the four thresholds between quintiles of the users with a recency."""
-    bins = F.create_map(*[part for name in QUINTILES.values() for part in (F.lit(name), _QUANTILES.cell(F.col(name)))])
-    cells = rows.where("recency_days IS NOT NULL").select(F.explode(bins).alias("measure", "bin"))
-    weights = cells.where("bin IS NOT NULL").groupBy("measure", "bin").agg(F.count("*").cast("double").alias("n"))
+    buyers = rows.where("recency_days IS NOT NULL").select(*[_rounded(F.col(name)).alias(name) for name in _MEASURES])
+    return buyers.agg(*[_quantiles(name).alias(f"_{name}") for name in _MEASURES])
 
-    def thresholds(name: str) -> Column:
-        weight = F.when(F.col("measure") == name, F.struct("bin", "n"))
-        state = F.map_from_entries(F.collect_list(weight))
-        return F.array(*[_QUANTILES.read(state, quintile / 5) for quintile in (1, 2, 3, 4)])
 
-    return weights.agg(*[thresholds(name).alias(f"_{name}") for name in QUINTILES.values()])
+def _quantiles(name: str) -> Column:
+    return F.expr(f"percentile_disc(array(0.2D, 0.4D, 0.6D, 0.8D)) WITHIN GROUP (ORDER BY {name})")
+
+
+def _rounded(value: Column) -> Column:
+    """A number within 2 % of the value; null for NaN and infinite values."""
+    size = F.abs(value)
+    rounded = F.signum(value) * F.exp(F.round(F.log(size) / _LOG_STEP) * _LOG_STEP)
+    return F.when(value == 0, 0.0).when(size < float("inf"), rounded)
 
 
 def _quintile(name: str, *, descending: bool) -> Column:
-    value = _QUANTILES.round_to_bin(F.col(name))
+    value = _rounded(F.col(name))
     below = F.size(F.filter(F.col(f"_{name}"), lambda threshold: threshold < value))
     is_defined = F.col("recency_days").isNotNull() & F.col(name).isNotNull()
     return F.when(is_defined, F.lit(5) - below if descending else F.lit(1) + below)

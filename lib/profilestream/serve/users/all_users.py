@@ -87,7 +87,7 @@ def _events_by_day(events: DataFrame) -> dict[date, int]:
 
 def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Callable[[Table], DataFrame]) -> DataFrame:
     derived, time = profiles.profile_table(settings), F.timestamp_micros(F.lit(as_of))
-    rows = Fold.of(derived).read(read(derived.table), time).withColumns(_count_texts(derived))
+    rows = Fold(derived).read(read(derived.table), time).withColumns(_count_texts(derived))
     if derived.population is None:
         rows = rows.withColumn("vector", F.lit(None).cast("map<string,double>"))
     else:
@@ -103,8 +103,13 @@ def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Call
 def _count_texts(derived: DerivedTable) -> dict[str, Column]:
     """The struct `counts` with a text per distinct count, such as `behavior_items`; empty without distinct counts."""
     distinct = {path: one for path, one in derived.statistics.items() if isinstance(one, Distinct)}
-    texts = [one.as_text(F.col(path)).alias(path.replace(".", "_")) for path, one in distinct.items()]
+    texts = [_count_text(F.col(path), one).alias(path.replace(".", "_")) for path, one in distinct.items()]
     return {"counts": F.struct(*texts)} if texts else {}
+
+
+def _count_text(count: Column, statistic: Distinct) -> Column:
+    """The number as a text, such as `419`; `about 436` above the exact limit."""
+    return F.concat(F.when(count > statistic.exact_limit, "about ").otherwise(""), count.cast("string"))
 
 
 def join_struct(rows: DataFrame, others: DataFrame, name: str) -> DataFrame:

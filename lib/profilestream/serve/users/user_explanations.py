@@ -136,7 +136,7 @@ def drift(
     """
     if not vector or stats is None or derived.population is None:
         return {}
-    fold = Fold.of(derived).for_statistic(derived.population.of)
+    fold = Fold(derived).for_statistic(derived.population.of)
     drifts: dict[str, Any] = {}
     for days in _DRIFT_DAYS:
         earlier = events.where(F.col("event_time") < as_of - timedelta(days=days))

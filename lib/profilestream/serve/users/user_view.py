@@ -60,7 +60,7 @@ def read(
         BadSettings: the settings declare no profile table with the key user_id.
     """
     derived = profiles.profile_table(settings)
-    fold = Fold.of(derived)
+    fold = Fold(derived)
     is_current = as_of is None and known_by is None
     events = _events(spark, settings, as_of, known_by)
     own_events = materialize(events.where(F.col(USER) == user_id))  # read four times, from one folder per day
@@ -153,7 +153,7 @@ def _price_level(spark: SparkSession, settings: Settings, profile: DataFrame, as
     if by_category is None or not by_category.table.exists(spark, settings.paths):
         return {}
     tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < as_of)
-    row = profiles.price_levels(profile, Fold.of(by_category).merge_rows(tiles), by_category).first()
+    row = profiles.price_levels(profile, Fold(by_category).merge_rows(tiles), by_category).first()
     return {} if row is None or row["price_level"] is None else {"price_level": row["price_level"]}
 
 
