@@ -103,7 +103,7 @@ def serialize(groups: Ints, hashes: Ints, thetas: Ints) -> Array:
     words[start[is_limited] + 2] = thetas[is_limited].astype(np.uint64)
     words[(start + header)[groups] + positions(groups)] = hashes.astype(np.uint64)
     validity = pa.array(counts > 0).buffers()[1]
-    data = pa.py_buffer((8 * offsets).astype(np.int32)), pa.py_buffer(words.astype("<u8"))
+    data = [pyarrow.py_buffer(array) for array in ((8 * offsets).astype("<i4"), words.astype("<u8"))]
     return pyarrow.Array.from_buffers(pa.binary(), len(thetas), [validity, *data])
 
 
