@@ -85,7 +85,9 @@ def values_by_key(fold: Fold, rows: DataFrame, at: datetime | None = None) -> di
     by_key = {str([row[key] for key in keys]): row.asDict(recursive=True) for row in collected}
     assert len(by_key) == len(collected), f"a key of {fold.derived.name} has two rows"
     maps = [path for path, s in fold.derived.statistics.items() if s.kind in ("top", "frequent")]
-    for row in rows.select(*keys, *[F.col(f"{path}.rest").alias(path.replace(".", "/")) for path in maps]).collect():
+    for row in rows.select(
+        *keys, *[F.col(fold.derived.rest_of(path)).alias(path.replace(".", "/")) for path in maps]
+    ).collect():
         values = by_key[str([row[key] for key in keys])]
         truncated = {path: row[path.replace(".", "/")] for path in maps if row[path.replace(".", "/")]}
         for path, rest in truncated.items():

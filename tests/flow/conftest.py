@@ -10,7 +10,7 @@ from profilestream.base import streaming
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
-from profilestream.derive import sessions, transitions
+from profilestream.derive import profiles, sessions, transitions
 from profilestream.learn.tracking import MlflowStore
 from pyspark.sql import SparkSession
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="session")
 def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a warehouse with events, sessions and transitions of the shipped REES46 sample; read-only."""
+    """Settings of a warehouse of the shipped REES46 sample with profiles, sessions, transitions; read-only."""
     home = tmp_path_factory.mktemp("rees46")
     overrides = {
         "paths.warehouse": home / "warehouse",
@@ -33,8 +33,8 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     settings = settings_module.load(
         str(ROOT / "conf" / "demo.toml"), [f"{key}={value}" for key, value in overrides.items()]
     )
-    queries = [ingest.query(settings, "rees46"), *sessions.queries(settings), *transitions.queries(settings)]
-    streaming.run(_session, queries, settings, RunOptions())
+    derived = [*profiles.queries(settings), *sessions.queries(settings), *transitions.queries(settings)]
+    streaming.run(_session, [ingest.query(settings, "rees46"), *derived], settings, RunOptions())
     return settings
 
 

@@ -1,4 +1,4 @@
-"""docs/for_analysts.md: every quick start runs, and Spark and DuckDB return the same result for every question."""
+"""docs/for_analysts.md: every quick start runs, and all readers return the same result for every question."""
 
 import datetime
 import math
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pytest
 from profilestream.base import tables
 from profilestream.base.settings import Settings
-from profilestream.derive import transitions
+from profilestream.derive import profiles, transitions
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
@@ -22,11 +23,12 @@ DOCUMENTED_WAREHOUSE = "demo/warehouse"
 
 @dataclass(frozen=True)
 class Question:
-    """A heading of the cookbook and its SQL by engine."""
+    """A heading of the cookbook and its SQL by engine; only questions of profiles have SQL for Polars."""
 
     title: str
     spark: str
     duckdb: str
+    polars: str
 
 
 def _questions() -> list[Question]:
@@ -35,15 +37,17 @@ def _questions() -> list[Question]:
         by_engine: dict[str, str] = dict(re.findall(r"^```sql ?(\w*)\n(.*?)^```$", section, re.S | re.M))
         shared = by_engine.get("", "")
         title = section.split("\n")[0]
-        questions.append(Question(title, by_engine.get("spark", shared), by_engine.get("duckdb", shared)))
+        spark, duck_db, polars = (by_engine.get(engine, shared) for engine in ("spark", "duckdb", "polars"))
+        questions.append(Question(title, spark, duck_db, polars if "user_profiles" in spark else ""))
     return questions
 
 
 QUESTIONS = _questions()
 
 
-def test_every_question_of_the_cookbook_has_sql_for_both_engines() -> None:
-    assert len(QUESTIONS) >= 15 and all(question.spark and question.duckdb for question in QUESTIONS)
+def test_every_question_of_the_cookbook_has_sql_for_its_engines() -> None:
+    assert len(QUESTIONS) >= 20 and all(question.spark and question.duckdb for question in QUESTIONS)
+    assert sum(bool(question.polars) for question in QUESTIONS) >= 6
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,12 @@ def views(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPyC
     db = duckdb.connect()
     exec(status.load_delta_code(), {"db": db})
     db.execute("SET TimeZone = 'UTC'")
-    shown_tables = (tables.EVENTS, tables.CAPTURE_BATCHES, transitions.declaration(rees46, transitions.ALL).table)
+    shown_tables = (
+        tables.EVENTS,
+        tables.CAPTURE_BATCHES,
+        transitions.declaration(rees46, transitions.ALL).table,
+        profiles.profile_table(rees46).table,
+    )
     for table in shown_tables:
         table.read(_session, rees46.paths).createOrReplaceTempView(table.name)
         db.execute(f"CREATE VIEW {table.name} AS SELECT * FROM delta_scan('{table.path(rees46.paths)}')")
@@ -62,8 +71,8 @@ def views(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPyC
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=[question.title for question in QUESTIONS])
-def test_spark_and_duckdb_return_the_same_result(
-    spark: SparkSession, views: duckdb.DuckDBPyConnection, question: Question
+def test_all_readers_return_the_same_result(
+    spark: SparkSession, views: duckdb.DuckDBPyConnection, rees46: Settings, question: Question
 ) -> None:
     relation = views.sql(question.duckdb)
     frame = spark.sql(question.spark)
@@ -72,6 +81,11 @@ def test_spark_and_duckdb_return_the_same_result(
         [tuple(map(_comparable, row)) for row in rows] for rows in (relation.fetchall(), frame.collect())
     )
     assert spark_rows == duckdb_rows and spark_rows
+    if question.polars:
+        stored = pl.scan_delta(profiles.profile_table(rees46).table.path(rees46.paths))
+        result = pl.SQLContext(user_profiles=stored).execute(question.polars, eager=True)
+        assert result.columns == frame.columns
+        assert [tuple(map(_comparable, row)) for row in result.rows()] == spark_rows
 
 
 @pytest.mark.parametrize("quick_start", re.findall(r"^```python\n(.*?)^```$", TEXT, re.S | re.M))

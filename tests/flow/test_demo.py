@@ -10,6 +10,7 @@ from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
 from profilestream.steward import table_docs
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
 from jobs import learn_publish, run_demo
 from tests.open_readers import assert_all_readers_agree
@@ -36,8 +37,18 @@ def _overrides(home: Path) -> list[str]:
 
 def _assert_equal_to_declaration(spark: SparkSession, table: Table, settings: Settings) -> None:
     stored = table.read(spark, settings.paths).schema
-    columns = [(f.name, f.dataType.simpleString(), f.metadata.get("comment")) for f in stored]
-    assert columns == [(f.name, f.dataType.simpleString(), f.metadata["comment"]) for f in table.schema], table.name
+    assert _columns(stored) == _columns(table.schema), table.name
+
+
+def _columns(struct: StructType, prefix: str = "") -> list[tuple[str, str, str | None]]:
+    """Path, type and comment of every column, also inside structs."""
+    columns = []
+    for field in struct:
+        path = prefix + field.name
+        columns.append((path, field.dataType.simpleString(), field.metadata.get("comment")))
+        if isinstance(field.dataType, StructType):
+            columns += _columns(field.dataType, f"{path}.")
+    return columns
 
 
 def test_the_demo_removes_old_output_and_writes_every_registered_table(

@@ -76,11 +76,10 @@ def _user_tables(spark: SparkSession) -> dict[str, DataFrame]:
         ("d", "vip", AS_OF, None, None),
         ("a", "new", AS_OF, AS_OF, AS_OF),
     ]
-    weights = "struct<weights: map<string, double>, rest: double>"
-    empty: tuple[dict[str, float], float] = ({}, 0.0)
+    weights = "array<struct<key: string, weight: double>>"
     profiles = [
-        ("a", (({"x": 3.0, EVIL: 1.0}, 0.0), empty, empty)),
-        ("b", (({"x": 1.0, "y": -2.0}, 0.0), empty, ({"i": 1.0}, 0.0))),
+        ("a", ([("x", 3.0), (EVIL, 1.0)], [], [])),
+        ("b", ([("x", 1.0), ("y", -2.0)], [], [("i", 1.0)])),
     ]
     profile_ddl = f"user_id string, preference struct<categories: {weights}, brands: {weights}, items: {weights}>"
     tag_ddl = "user_id string, tag string, valid_from timestamp, gained_after timestamp, valid_to timestamp"

@@ -157,10 +157,10 @@ class ProfileChanges:
     def write_batch(self, day: int, group_of: dict[str, str], change: str = "insert") -> None:
         """Change the profiles of users to those of their groups; `delete` erases them."""
         rows = [
-            (f"shop:{user}", datetime(2026, 1, day, 12, tzinfo=UTC), ((1.0, [*_mean(group, n), 0.0]),), change)
+            (f"shop:{user}", datetime(2026, 1, day, 12, tzinfo=UTC), (((1.0, [*_mean(group, n), 0.0]),),), change)
             for n, (user, group) in enumerate(group_of.items())
         ]
-        state = "behavior struct<vector: struct<weight: double, sums: array<double>>>"
+        state = "state struct<behavior: struct<vector: struct<weight: double, sums: array<double>>>>"
         changes = self.spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
         versions = self.query.versions(self.spark, Checkpoint(self.spark, ""), self.batches)
         batch = Batch(

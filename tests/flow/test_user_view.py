@@ -29,8 +29,9 @@ types_7d = { kind = "top", of = "event_type", n = 32, half_life_days = 7 }
 last_item = { kind = "last", of = "item_id", type = "string" }
 hours = { kind = "histogram", of = "hour(event_time)", bins = 24 }
 vector = { kind = "mean_vector", dimensions = { purchase = "int(event_type = 'purchase')", price = "price" } }
-[readings.behavior]
-recent_share = "try_element_at(behavior.types_7d, 'purchase') / behavior.events"
+[readings.behavior.recent_share]
+sql = "try_element_at(behavior.types_7d, 'purchase') / behavior.events"
+meaning = "Recent purchases by all events."
 [population]
 name = "population_stats"
 of = "behavior.vector"

@@ -10,7 +10,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import population
-from profilestream.derive.fold import Fold, with_previous
+from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -60,13 +60,12 @@ def _merge_batches(
     profiles = spark.createDataFrame([], derived.table.schema)
     stats = spark.createDataFrame([], derived.population_table.schema)
     for batch_id, n in enumerate(batches):
-        updated = fold.update(profiles, events.where(F.col("batch") == n))
-        touched = with_previous(updated, profiles, derived, "mean").localCheckpoint()
-        row = population.after_batch(stats, touched, derived, Txn("q", "epoch", batch_id))
+        updated = fold.update(profiles, events.where(F.col("batch") == n)).localCheckpoint()
+        row = population.after_batch(stats, updated, profiles, derived, Txn("q", "epoch", batch_id))
         stats = stats.unionByName(row).localCheckpoint()
-        untouched = profiles.join(touched, "user_id", "left_anti").select(touched.columns[:-1])
-        profiles = untouched.unionByName(touched.select(untouched.columns)).select("user_id", "as_of", "mean")
-        profiles = profiles.withColumns({"epoch": F.lit("epoch"), "batch_id": F.lit(0)}).localCheckpoint()
+        untouched = profiles.join(updated, "user_id", "left_anti")
+        batch_columns = {"epoch": F.lit("epoch"), "batch_id": F.lit(0)}
+        profiles = untouched.unionByName(updated.withColumns(batch_columns)).localCheckpoint()
     return profiles, stats
 
 
@@ -149,7 +148,7 @@ def test_any_split_and_order_of_batches_gives_the_same_population(spark: SparkSe
             "contains names that are not dimensions of mean: ['x']",
         ),
         ({"write": "append"}, "a population needs a table with write = 'merge'"),
-        ({"readings": {"mean": "1"}}, "readings with the name of a statistic: ['mean']"),
+        ({"readings": {"mean": {"sql": "1", "meaning": "One."}}}, "readings with the name of a statistic: ['mean']"),
     ],
 )
 def test_an_invalid_population_is_refused(changes: dict[str, Any], message: str) -> None:

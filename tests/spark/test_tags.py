@@ -174,7 +174,7 @@ def test_interests_are_the_same_in_one_batch_and_in_many_or_null_when_a_map_was_
     """A user with two views of each category in the last 40 days, and three more of one of them on the last day."""
     shipped = table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), Derive().names)
     statistics = {path: one for path, one in shipped.statistics.items() if path in INTERESTS}
-    readings = {path: sql for path, sql in shipped.readings.items() if path in INTERESTS}
+    readings = {path: one for path, one in shipped.readings.items() if path in INTERESTS}
     update = {"statistics": statistics, "readings": readings, "population": None}
     fold = Fold(shipped.model_copy(update=update))
     hours = [(n % categories, n * 480 // categories) for n in range(2 * categories)] + [(7, 959)] * 3

@@ -384,29 +384,34 @@ def _events(**columns: list[Any]) -> list[Event]:
     ]
 
 
+def heaviest(weights: dict[str, float], rest: float) -> dict[str, Any]:
+    """A state of `top`: the weights in this order."""
+    return {"weights": [{"key": key, "weight": weight} for key, weight in weights.items()], "rest": rest}
+
+
 @pytest.mark.parametrize("block_rows", [10, 100])
 def test_a_map_is_cut_after_the_last_block(block_rows: int) -> None:
     batch = batch_of(_events(text=[*(f"k{n:02}" for n in range(10)), "k09"]))
-    row = fold(batch, block_rows=block_rows).to_pylist(maps_as_pydicts="strict")[0]
-    assert row["top"] == {"weights": {f"k{n:02}": 1.0 for n in range(8)} | {"k09": 2.0}, "rest": 1.0}
+    top = fold(batch, block_rows=block_rows)["top"][0]
+    assert top.as_py() == heaviest({"k09": 2.0} | {f"k{n:02}": 1.0 for n in range(8)}, rest=1.0)
 
 
 def test_a_map_is_cut_to_the_heaviest_keys_once_and_ties_by_key() -> None:
     texts = [f"k{n:02}" for n in range(12)] + ["k11", "k10"]
-    rows = fold(batch_of(_events(text=texts[::-1]))).to_pylist(maps_as_pydicts="strict")[0]
-    assert rows["top"] == {"weights": {f"k{n:02}": 1.0 for n in range(7)} | {"k10": 2.0, "k11": 2.0}, "rest": 3.0}
+    row = fold(batch_of(_events(text=texts[::-1]))).to_pylist()[0]
+    assert row["top"] == heaviest({"k10": 2.0, "k11": 2.0} | {f"k{n:02}": 1.0 for n in range(7)}, rest=3.0)
     newest = (len(texts) - 1) / (HALF_LIFE * DAY)
     assert newest < 1e-9  # so the decayed weights are nearly 1
-    assert rows["frequent"]["weights"].keys() >= {"k10", "k11"}
-    assert rows["frequent"]["weights"]["k10"] == pytest.approx(1.0)
-    assert rows["frequent"]["rest"] == pytest.approx(1.0)
+    frequent = {cell["key"]: cell["weight"] for cell in row["frequent"]["weights"]}
+    assert frequent.keys() >= {"k10", "k11"} and frequent["k10"] == pytest.approx(1.0)
+    assert row["frequent"]["rest"] == pytest.approx(1.0)
 
 
 def test_negative_weights_count_by_size_in_top() -> None:
     events = _events(text=[f"k{n:02}" for n in range(10)], signed=[-5.0, *[1.0] * 9])
-    row = fold(batch_of(events)).to_pylist(maps_as_pydicts="strict")[0]
-    assert row["top"] == {"weights": {"k00": -5.0} | {f"k{n:02}": 1.0 for n in range(1, 9)}, "rest": 1.0}
-    assert row["sum"] == 0.0 and row["top_decayed"]["weights"]["k00"] < 0
+    row = fold(batch_of(events)).to_pylist()[0]
+    assert row["top"] == heaviest({f"k{n:02}": 1.0 for n in range(1, 9)} | {"k00": -5.0}, rest=1.0)
+    assert row["sum"] == 0.0 and row["top_decayed"]["weights"][-1]["weight"] < 0
 
 
 def test_nan_and_infinite_values() -> None:

@@ -166,7 +166,7 @@ def test_an_order_is_defined_once() -> None:
 def test_a_reading_uses_a_map_only_while_it_was_not_cut() -> None:
     profile = table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), Derive().names)
     sizes = {path: one.n for path, one in profile.statistics.items() if isinstance(one, Heaviest)}
-    limits = [re.findall(r"size\((\S+)\) < (\d+)", sql) for sql in profile.readings.values()]
+    limits = [re.findall(r"size\((\S+)\) < (\d+)", one.sql) for one in profile.readings.values()]
     tested = {path: int(limit) for pairs in limits for path, limit in pairs}
     assert tested == {path: sizes[path] for path in tested} and len(tested) == 4
     # A map of recent keys has no more keys than the map that the reading tests.

@@ -32,8 +32,16 @@ _CREATE_LOCKS: dict[str, threading.Lock] = {}  # by path: two sources of one run
 @functools.cache
 def _schema(columns: tuple[Column, ...]) -> T.StructType:
     parsed = cast(T.StructType, T.StructType.fromDDL(", ".join(column.ddl for column in columns)))
-    pairs = zip(parsed, columns, strict=True)
-    return T.StructType([T.StructField(f.name, f.dataType, f.nullable, {"comment": c.comment}) for f, c in pairs])
+    return _commented(parsed, columns)
+
+
+def _commented(struct: T.StructType, columns: tuple[Column, ...]) -> T.StructType:
+    """The struct with the comments of its columns, also inside structs."""
+    fields = []
+    for stored, column in zip(struct, columns, strict=True):
+        inner = _commented(cast(T.StructType, stored.dataType), column.fields) if column.fields else stored.dataType
+        fields.append(T.StructField(stored.name, inner, stored.nullable, {"comment": column.comment}))
+    return T.StructType(fields)
 
 
 @dataclass(frozen=True)

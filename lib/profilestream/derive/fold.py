@@ -1,7 +1,8 @@
 """The fold: events -> one row per key, and several rows per key -> one. No rows are collected on the driver.
 
 A row of a derived table contains states (statistics.py) and `as_of`, the newest event time folded into it; decayed
-weights are valid at that time. So rows of a key can be merged in any order, and a late event needs no special case.
+weights are valid at that time. So rows of a key can be merged in any order, and a late event needs no special case. A
+row of a table with one row per key contains values for readers in addition.
 
 Spark evaluates the SQL of a declaration, and brings the rows of a key together in the order of their times; the kernels
 (kernels/) compute the states.
@@ -14,9 +15,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
-from profilestream.derive.table_declaration import DerivedTable, Statistic
+from profilestream.derive.statistics import Heaviest
+from profilestream.derive.table_declaration import STATE, DerivedTable, Statistic
 
-PREVIOUS = "_previous"
 _ORDER = ("event_time", "source", "event_id")
 BATCH_COLUMNS = ("epoch", "batch_id")
 
@@ -28,22 +29,11 @@ class Fold:
     derived: DerivedTable
 
     def partials(self, events: DataFrame) -> DataFrame:
-        """Events -> one row per key: keys, `as_of` and the states."""
+        """Events -> one row of the table per key, without epoch and batch."""
         return self._fold(self._event_rows(events), _ORDER)
 
-    def for_statistic(self, path: str) -> "Fold":
-        """The fold of one statistic of the table."""
-        derived = self.derived
-        single = {"statistics": {path: derived.statistics[path]}, "readings": {}, "population": None}
-        return Fold(derived.model_copy(update=single))
-
-    def select_states(self, rows: DataFrame) -> DataFrame:
-        """Keys, `as_of` and the states of this fold, from rows of a table with more statistics."""
-        states = _named(self._in_facets({path: F.col(path) for path in self.derived.statistics}))
-        return rows.select(*self._keys, "as_of", *states)
-
     def merge_rows(self, rows: DataFrame, order: tuple[str, ...] = BATCH_COLUMNS) -> DataFrame:
-        """Rows of the table, several per key -> one row per key: keys, `as_of` and the states.
+        """Rows of the table, several per key -> one row per key.
 
         Args:
             order: columns of the rows that order rows of a key with equal `as_of`, so that sums are the same bit for
@@ -69,15 +59,20 @@ class Fold:
         Args:
             at: a timestamp; where it is null, and by default, values are as of `as_of`.
         """
-        states = [F.col(path).alias(_state(n)) for n, path, _ in self._numbered]
         time = F.col("as_of") if at is None else at
-        inputs = rows.select(*self._keys, "as_of", time.alias("at"), *states)
-        values = [f"{_state(n)} {statistic.result_ddl}" for n, _, statistic in self._numbered]
-        outputs = ", ".join([*self._key_ddl, "as_of timestamp", "at timestamp", *values])
+        inputs = rows.select(*self._keys, "as_of", time.alias("at"), *self._stored_states)
+        types = [f"{_state(n)} {statistic.result_ddl}" for n, _, statistic in self._numbered]
+        outputs = ", ".join([*self._key_ddl, "as_of timestamp", "at timestamp", *types])
         read = inputs.mapInArrow(self._group_fold.read, outputs)
-        flat = {path: F.col(_state(n)) for n, path, _ in self._numbered}
-        values_by_column = read.select(*self._keys, "as_of", "at", *_named(self._in_facets(flat)))
-        return values_by_column.select(*self._keys, "as_of", *self._values_and_readings)
+        values = {path: F.col(_state(n)) for n, path, _ in self._numbered}
+        by_column = read.select(*self._keys, "as_of", "at", *_in_facets(values))
+        return by_column.select(*self._keys, "as_of", *_in_facets({p: F.col(p) for p in values} | self._readings))
+
+    def for_statistic(self, path: str) -> "Fold":
+        """The fold of one statistic of the table."""
+        derived = self.derived
+        single = {"statistics": {path: derived.statistics[path]}, "readings": {}, "population": None}
+        return Fold(derived.model_copy(update=single))
 
     @cached_property
     def _keys(self) -> list[str]:
@@ -114,17 +109,68 @@ class Fold:
 
     def _stored_rows(self, rows: DataFrame, *more: str) -> DataFrame:
         """Rows of the table with the columns of the kernels."""
-        states = [F.col(path).alias(_state(n)) for n, path, _ in self._numbered]
-        return rows.select(*self._keys, F.col("as_of").alias("event_time"), *more, *states)
+        return rows.select(*self._keys, F.col("as_of").alias("event_time"), *more, *self._stored_states)
+
+    @cached_property
+    def _stored_states(self) -> list[Column]:
+        """The states of the kernels, from a row of the table."""
+
+        def state(path: str, statistic: Statistic) -> Column:
+            if statistic.is_plain or not self.derived.has_values:
+                return F.col(path)
+            hidden = F.col(f"{STATE}.{path}")
+            if isinstance(statistic, Heaviest):
+                return F.struct(F.col(path).alias("weights"), hidden.alias("rest"))
+            return hidden
+
+        return [state(path, statistic).alias(_state(n)) for n, path, statistic in self._numbered]
 
     def _fold(self, rows: DataFrame, order: tuple[str, ...]) -> DataFrame:
-        """One row per key; a stored row comes before the events of its key."""
+        """One row of the table per key; a stored row comes before the events of its key."""
         ascending = [F.col(name).desc() if name == "is_stored" else F.col(name) for name in order]
         by_key = rows.repartition(*self._keys).sortWithinPartitions(*self._keys, *ascending)
         states = [f"{_state(n)} {statistic.ddl}" for n, _, statistic in self._numbered]
-        folded = by_key.mapInArrow(self._group_fold.fold, ", ".join([*self._key_ddl, "as_of timestamp", *states]))
-        columns = _named(self._in_facets({path: F.col(_state(n)) for n, path, _ in self._numbered}))
-        return folded.select(*self._keys, "as_of", *columns)
+        results = [f"{_result(n)} {statistic.result_ddl}" for n, _, statistic in self._numbered if n in self._results]
+        ddl = ", ".join([*self._key_ddl, "as_of timestamp", *states, *results])
+        folded = by_key.mapInArrow(self._group_fold.fold, ddl)
+        if self.derived.has_values:
+            return self._with_values(folded)
+        return folded.select(
+            *self._keys, "as_of", *_in_facets({path: F.col(_state(n)) for n, path, _ in self._numbered})
+        )
+
+    def _with_values(self, folded: DataFrame) -> DataFrame:
+        """Rows with values, readings and the column `state`, from those of the kernels."""
+        values, readable, hidden = {}, {}, {}
+        for n, path, statistic in self._numbered:
+            state = F.col(_state(n))
+            if isinstance(statistic, Heaviest):
+                values[path], readable[path] = F.map_from_entries(state["weights"]), state["weights"]
+                hidden[path] = state["rest"]
+            elif statistic.is_plain:
+                values[path], readable[path] = state, state
+            else:
+                values[path], readable[path], hidden[path] = F.col(_result(n)), F.col(_result(n)), state
+        states = [_state(n) for n, _, _ in self._numbered]
+        results = [_result(n) for n in self._results]
+        with_values = folded.select(
+            *self._keys, "as_of", F.col("as_of").alias("at"), *_in_facets(values), *states, *results
+        )
+        state_column = [F.struct(*_in_facets(hidden)).alias(STATE)] if hidden else []
+        return with_values.select(*self._keys, "as_of", *_in_facets(readable | self._readings), *state_column)
+
+    @cached_property
+    def _results(self) -> list[int]:
+        """Numbers of the statistics whose values the kernels compute for the rows of the table."""
+        return [
+            n
+            for n, _, statistic in self._numbered
+            if self.derived.has_values and not statistic.is_plain and not isinstance(statistic, Heaviest)
+        ]
+
+    @cached_property
+    def _readings(self) -> dict[str, Column]:
+        return {path: F.expr(one.sql).try_cast(one.type) for path, one in self.derived.readings.items()}
 
     @cached_property
     def _group_fold(self) -> GroupFold:
@@ -135,36 +181,11 @@ class Fold:
                 f"_value_{self._value_texts.index(_value_sql(statistic))}",
                 f"_weight_{self._weight_texts.index(statistic.weight)}",
                 statistic.half_life,
+                _result(n) if n in self._results else "",
             )
             for n, _, statistic in self._numbered
         ]
         return GroupFold(tuple(self._keys), tuple(statistics))
-
-    @cached_property
-    def _values_and_readings(self) -> list[Column]:
-        """Values of statistics and readings, from the values of the statistics."""
-        values = {path: F.col(path) for path in self.derived.statistics}
-        return _named(self._in_facets(values | {name: F.expr(sql) for name, sql in self.derived.readings.items()}))
-
-    def _in_facets(self, values: dict[str, Column]) -> dict[str, Column]:
-        """Values by path -> values by table column; the fields of a facet become one struct."""
-        facets: dict[str, dict[str, Column]] = {}
-        for path, value in values.items():
-            column, _, field = path.partition(".")
-            facets.setdefault(column, {})[field] = value
-        return {
-            column: fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])
-            for column, fields in facets.items()
-        }
-
-
-def with_previous(rows: DataFrame, before: DataFrame, derived: DerivedTable, path: str) -> DataFrame:
-    """Rows with the earlier state of a statistic as the column PREVIOUS, null for a new key.
-
-    Args:
-        before: rows of the table before the batch.
-    """
-    return rows.join(before.select(*derived.keys, F.col(path).alias(PREVIOUS)), list(derived.keys), "left")
 
 
 def _value_sql(statistic: Statistic) -> str:
@@ -176,5 +197,17 @@ def _state(number: int) -> str:
     return f"_state_{number}"
 
 
-def _named(columns: dict[str, Column]) -> list[Column]:
-    return [column.alias(name) for name, column in columns.items()]
+def _result(number: int) -> str:
+    return f"_result_{number}"
+
+
+def _in_facets(values: dict[str, Column]) -> list[Column]:
+    """Columns by path -> columns; the fields of a facet become one struct."""
+    facets: dict[str, dict[str, Column]] = {}
+    for path, value in values.items():
+        column, _, field = path.partition(".")
+        facets.setdefault(column, {})[field] = value
+    return [
+        (fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])).alias(name)
+        for name, fields in facets.items()
+    ]

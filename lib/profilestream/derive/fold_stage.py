@@ -11,7 +11,7 @@ from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import DeclaredFeatures
-from profilestream.derive.fold import Fold, with_previous
+from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
 
 
@@ -129,13 +129,10 @@ def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
 def _update_population(rows: DataFrame, before: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
     """Append the population after the batch. Only the vectors of the batch's keys are read from the rows before it."""
     derived = fold.derived
-    assert derived.population is not None
-    vectors = fold.for_statistic(derived.population.of)
     keys = broadcast_if_small(rows.select(*derived.keys), count)
-    old = vectors.select_states(before).join(keys, list(derived.keys), "left_semi")
-    touched = with_previous(vectors.select_states(rows), old, derived, derived.population.of)
+    old = before.join(keys, list(derived.keys), "left_semi")
     history = derived.population_table.read(batch.spark, batch.paths)
-    batch.append(population.after_batch(history, touched, derived, batch.txn), derived.population_table)
+    batch.append(population.after_batch(history, rows, old, derived, batch.txn), derived.population_table)
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:
@@ -154,7 +151,8 @@ def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> No
                 raise BadSettings(f"{key} = {sql!r} is a {kind}", where=f"{file}, {key}", do="write a condition")
         plain = Fold(derived.model_copy(update={"readings": {}}))
         values = plain.read(spark.createDataFrame([], derived.table.schema)).withColumn("at", F.col("as_of"))
-        for name, sql in derived.readings.items():
+        for name, reading in derived.readings.items():
+            sql = f"try_cast(({reading.sql}) AS {reading.type})"
             sql_type(values, sql, f"{file}, readings.{name}", "the keys, `as_of`, `at` and the statistics")
 
 

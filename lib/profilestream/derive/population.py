@@ -12,19 +12,23 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from profilestream.base.commits import Txn
-from profilestream.derive.fold import PREVIOUS
 from profilestream.derive.table_declaration import DerivedTable
 
 _MAP_TYPE = "MAP<STRING, DOUBLE>"
 
 
-def after_batch(stored: DataFrame, touched: DataFrame, derived: DerivedTable, txn: Txn) -> DataFrame:
-    """The population row of a batch: the row before it, plus new minus old values of the touched rows.
+def after_batch(
+    stored: DataFrame, rows: DataFrame, rows_before: DataFrame, derived: DerivedTable, txn: Txn
+) -> DataFrame:
+    """The population row of a batch: the row before it, plus new minus old vectors of the rows that the batch wrote.
 
     Args:
         stored: the population table; only rows of earlier batches of this epoch are read.
-        touched: merged rows, with the column `PREVIOUS` (fold.py).
+        rows_before: the rows of the same keys before the batch; new keys have none.
     """
+    vector = means_of(F.col(derived.vector_state))
+    old = rows_before.select(*derived.keys, vector.alias("old"))
+    vectors = rows.select(*derived.keys, "as_of", vector.alias("new")).join(old, list(derived.keys), "left")
     earlier = stored.where((F.col("epoch") == txn.epoch) & (F.col("batch_id") < txn.batch_id))
     before = earlier.orderBy(F.desc("batch_id")).limit(1)
     names = list(derived.vector.dimensions)
@@ -35,9 +39,7 @@ def after_batch(stored: DataFrame, touched: DataFrame, derived: DerivedTable, tx
         *[F.col("sums")[name].alias(f"sum_{n}") for n, name in enumerate(names)],
         *[F.col("squares")[name].alias(f"square_{n}") for n, name in enumerate(names)],
     )
-    assert derived.population is not None
-    new, old = means_of(F.col(derived.population.of)), means_of(F.col(PREVIOUS))
-    change = touched.select("as_of", new.alias("new"), old.alias("old")).select(
+    change = vectors.select(
         "as_of",
         (F.col("new").isNotNull().cast("bigint") - F.col("old").isNotNull().cast("bigint")).alias("users"),
         *[_change(n, 1).alias(f"sum_{n}") for n in range(len(names))],

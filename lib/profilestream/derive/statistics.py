@@ -57,6 +57,21 @@ class StatisticBase(Frozen):
         return self.ddl
 
     @property
+    def is_plain(self) -> bool:
+        """Whether a state is its own value, as of the time of its row."""
+        return self.result_ddl == self.ddl
+
+    @property
+    def readable_ddl(self) -> str:
+        """SQL type of the column for readers, in a table with one row per key."""
+        return self.result_ddl
+
+    @property
+    def hidden_ddl(self) -> str:
+        """SQL type of what such a table stores in addition, unless the statistic is plain."""
+        return self.ddl
+
+    @property
     def sql(self) -> str:
         """SQL of the value of an event."""
         return self.of
@@ -70,6 +85,22 @@ class StatisticBase(Frozen):
     def value_type(self) -> str:
         """The type to which `of` is cast."""
         return "double"
+
+
+class Reading(Frozen):
+    """A value that is computed from the values of the statistics of a row.
+
+    Args:
+        sql: over the statistics, `as_of` and `at`, the time of the values.
+        type: SQL type; a value that cannot be cast to it is null.
+        meaning: one sentence.
+        unit: of the value; empty when it has none.
+    """
+
+    sql: str
+    type: str = "double"
+    meaning: str = Field(min_length=1)
+    unit: str = ""
 
 
 class Count(StatisticBase):
@@ -203,7 +234,7 @@ class Quantiles(DecayedStatistic):
 class Heaviest(DecayedStatistic):
     """At most n keys with their weights.
 
-    State: STRUCT<weights: MAP<STRING, DOUBLE>, rest: DOUBLE>. The map is cut once per batch.
+    State: the keys with their weights, heaviest first, and `rest`. They are cut once per batch.
 
     `top` keeps the n heaviest keys, and `rest` is the sum of the absolute weights that were cut. It is exact until a
     key is cut; then a weight is wrong by at most `rest`. Weights may be negative.
@@ -225,11 +256,20 @@ class Heaviest(DecayedStatistic):
 
     @property
     def ddl(self) -> str:
-        return f"STRUCT<weights: {_WEIGHTS}, rest: DOUBLE>"
+        return f"STRUCT<weights: {self.readable_ddl}, rest: DOUBLE>"
 
     @property
     def result_ddl(self) -> str:
         return _WEIGHTS
+
+    @property
+    def readable_ddl(self) -> str:
+        return "ARRAY<STRUCT<key: STRING, weight: DOUBLE>>"
+
+    @property
+    def hidden_ddl(self) -> str:
+        """Of the rest; the weights are stored once, in the readable column."""
+        return "DOUBLE"
 
 
 class TypedStatistic(StatisticBase):

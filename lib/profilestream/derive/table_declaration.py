@@ -21,12 +21,14 @@ from profilestream.derive.statistics import (
     MeanVector,
     Moments,
     Quantiles,
+    Reading,
     Sum,
 )
 
 # A change of this number requires tables to be derived again. 2: theta sketches of serial version 3.
 _STATE_FORMAT = 2
-_RESERVED_COLUMNS = ("as_of", "at", "epoch", "batch_id")
+STATE = "state"
+_RESERVED_COLUMNS = ("as_of", "at", STATE, "epoch", "batch_id")
 
 Statistic = Annotated[
     Count | Sum | Extreme | Moments | Distinct | Latest | LatestByKey | Histogram | MeanVector | Heaviest | Quantiles,
@@ -62,13 +64,15 @@ class DerivedTable(Frozen):
     """A derived table.
 
     Args:
-        write: `append`: a batch appends rows, a key may have several rows, and readers merge them. `merge`: one row per
-            key.
+        write: `append`: a batch appends rows of states, a key may have several rows, and readers merge them. `merge`:
+            one row per key, with the values of the statistics and readings at `as_of`. The column `state` has the
+            states that are not values themselves.
         keys: in the order of the columns.
         where: SQL condition; other events are ignored.
         partitioned_by: key columns that are partition columns.
         statistics: by column name; `facet.name` is a field of the struct column `facet`, which is a table in TOML.
-        readings: SQL over the values of the statistics, `as_of` and `at`, by name; computed when a row is read.
+        readings: values computed from those of the statistics, by name; they are columns of a table with one row per
+            key.
         population: maintained for a table with one row per key.
     """
 
@@ -78,7 +82,7 @@ class DerivedTable(Frozen):
     keys: dict[str, Key] = Field(min_length=1)
     partitioned_by: tuple[str, ...] = ()
     statistics: dict[str, Statistic] = Field(min_length=1)
-    readings: dict[str, str] = {}
+    readings: dict[str, Reading] = {}
     population: Population | None = None
 
     @field_validator("statistics", "readings", mode="before")
@@ -89,13 +93,14 @@ class DerivedTable(Frozen):
             return values
         flat: dict[str, Any] = {}
         for name, value in values.items():
-            is_facet = isinstance(value, dict) and "kind" not in value
+            is_facet = isinstance(value, dict) and not {"kind", "sql"} & value.keys()
             flat |= {f"{name}.{field}": item for field, item in value.items()} if is_facet else {name: value}
         return flat
 
     @model_validator(mode="after")
     def _check_names(self) -> "DerivedTable":
-        duplicates = [name for name in self.columns if name in self.keys or name in _RESERVED_COLUMNS]
+        names = {path.partition(".")[0] for path in (*self.statistics, *self.readings)}
+        duplicates = sorted(name for name in names if name in self.keys or name in _RESERVED_COLUMNS)
         reserved = [name for name in self.keys if name in _RESERVED_COLUMNS]
         if duplicates or reserved:
             raise ValueError(f"names that are already used: {duplicates + reserved}")
@@ -122,13 +127,19 @@ class DerivedTable(Frozen):
         return self
 
     @property
-    def columns(self) -> dict[str, dict[str, Statistic]]:
-        """Statistics by table column, then by field; the field is empty when the column is one statistic."""
-        columns: dict[str, dict[str, Statistic]] = {}
-        for path, statistic in self.statistics.items():
-            column, _, field = path.partition(".")
-            columns.setdefault(column, {})[field] = statistic
-        return columns
+    def has_values(self) -> bool:
+        """Whether its rows contain values for users, with the other states in the column `state`."""
+        return self.write == "merge"
+
+    def rest_of(self, path: str) -> str:
+        """Path of the weight that was cut from a list of heaviest values."""
+        return f"{STATE}.{path}" if self.has_values else f"{path}.rest"
+
+    @property
+    def vector_state(self) -> str:
+        """Path of the state of the population's vector in a row of the table."""
+        assert self.population is not None
+        return f"{STATE}.{self.population.of}"
 
     @property
     def vector(self) -> MeanVector:
@@ -155,7 +166,7 @@ class DerivedTable(Frozen):
     @property
     def settings(self) -> str:
         """All settings that change the rows of its tables, as text."""
-        values = self.model_dump(mode="json", exclude={"readings": True, "population": {"weights", "words"}})
+        values = self.model_dump(mode="json", exclude={"population": {"weights", "words"}})
         return json.dumps(values | {"states": _STATE_FORMAT}, sort_keys=True)
 
     @property
@@ -192,20 +203,24 @@ class DerivedTable(Frozen):
 
     @property
     def table(self) -> Table:
-        """The Delta table: keys, `as_of`, and one state per statistic."""
+        """The Delta table: keys, `as_of`, and the statistics."""
         keys = [
             Column(name, f"{key.type.upper()} NOT NULL", f"Key: {statistic_columns.sql_text(key.of)}.",
                    subject=statistic_columns.subject(key.of))
             for name, key in self.keys.items()
         ]  # fmt: skip
-        states = [statistic_columns.state_column(name, fields) for name, fields in self.columns.items()]
+        if self.has_values:
+            columns = statistic_columns.value_columns({**self.statistics, **self.readings})
+            columns += statistic_columns.hidden_columns(STATE, self.statistics)
+        else:
+            columns = statistic_columns.state_columns(self.statistics)
         is_merged = self.write == "merge"
         rows = "One row per" if is_merged else "Partial rows, merged when read, per"
         return Table(
             name=self.name,
-            meaning=f"{rows} {', '.join(self.keys)}: the states of the declared statistics.",
+            meaning=f"{rows} {', '.join(self.keys)}: the declared statistics.",
             writer="derive_profiles" if is_merged else "derive_features",
-            columns=(*keys, as_of(), *states, EPOCH, BATCH_ID),
+            columns=(*keys, as_of(), *columns, EPOCH, BATCH_ID),
             key=tuple(self.keys),
             partitioned_by=self.partitioned_by,
             properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"}

@@ -86,7 +86,7 @@ def sample_points(spark: SparkSession, settings: Settings) -> Floats:
     derived = segments.profile(settings)
     assert derived.population is not None
     derived.table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
-    mean = population.means_of(F.col(derived.population.of))
+    mean = population.means_of(F.col(derived.vector_state))
     rows = derived.table.read(spark, settings.paths).select("user_id", mean.alias("mean")).where("mean IS NOT NULL")
     scaling = segments_batch.fit_scaling(rows, segments.weights(derived))
     points = segments_batch.scaled_point(F.col("mean"), scaling).alias("point")

@@ -47,7 +47,7 @@ def latest_profiles(changes: DataFrame, derived: DerivedTable) -> DataFrame:
     """
     assert derived.population is not None
     exists = F.col("_change_type") != "delete"
-    mean = F.when(exists, population.means_of(F.col(derived.population.of)))
+    mean = F.when(exists, population.means_of(F.col(derived.vector_state)))
     profile = F.struct(mean.alias("mean"), F.unix_micros("as_of").alias("at"))
     latest = F.max_by(profile, F.struct("_commit_version", exists))
     profiles = changes.where("_change_type != 'update_preimage'").groupBy("user_id").agg(latest.alias("profile"))

@@ -40,6 +40,7 @@ class StatisticFold:
         state: column of the state, in rows that are stored and in the result.
         value, weight: columns of the events.
         half_life_days: null without decay.
+        result: column of the value in the result of `GroupFold.fold`; empty: no such column.
     """
 
     kernel: Kernel
@@ -47,11 +48,12 @@ class StatisticFold:
     value: str
     weight: str
     half_life_days: float | None
+    result: str = ""
 
 
 @dataclass(frozen=True)
 class GroupFold:
-    """Rows, sorted by keys and time -> keys, `as_of` and the states.
+    """Rows, sorted by keys and time -> keys, `as_of`, the states, and values as of `as_of`.
 
     A row has the keys, never null, and `event_time`, which is null only in stored rows of null states. Events have
     `source`, `event_id`, values and weights. Stored rows have states, `event_time` is their `as_of`, and `is_stored` is
@@ -82,7 +84,7 @@ class GroupFold:
             groups = self._groups(rows)
             start = int(np.searchsorted(groups, groups[-1]))  # the last group may continue in the next batch
             if start > 0:
-                yield self._trimmed(self._fold_blocks(rows.slice(0, start), carry))
+                yield self._finished(self._fold_blocks(rows.slice(0, start), carry))
                 carry = None
             last = rows.slice(start)
             full = (len(last) - 1) // self.block_rows * self.block_rows  # at least one row waits, and shows the keys
@@ -90,7 +92,7 @@ class GroupFold:
                 carry = self._fold_blocks(last.slice(0, full), carry)
             waiting = [last.slice(full)]
         if waiting and sum(map(len, waiting)):
-            yield self._trimmed(self._fold_blocks(_concatenated(waiting), carry))
+            yield self._finished(self._fold_blocks(_concatenated(waiting), carry))
 
     def read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Rows with keys, `as_of`, `at` and states -> the values of the states, in the same columns, at `at`.
@@ -107,12 +109,13 @@ class GroupFold:
                     columns[statistic.state] = statistic.kernel.read(batch[statistic.state], factors)
             yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
-    def _trimmed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows of complete groups with their states cut to size."""
-        for statistic in self.statistics:
-            place = rows.schema.get_field_index(statistic.state)
-            rows = rows.set_column(place, statistic.state, statistic.kernel.trim(rows[statistic.state]))
-        return rows
+    def _finished(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of complete groups: their states cut to size, and their values."""
+        columns = {name: rows[name] for name in (*self.keys, "as_of")}
+        columns |= {one.state: one.kernel.trim(rows[one.state]) for one in self.statistics}
+        no_decay = np.ones(len(rows))
+        columns |= {one.result: one.kernel.read(columns[one.state], no_decay) for one in self.statistics if one.result}
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _groups(self, rows: pa.RecordBatch) -> Ints:
         """The number of each row's group, from 0."""

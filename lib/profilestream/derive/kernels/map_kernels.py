@@ -1,6 +1,6 @@
-"""Kernels whose state is a map from a key to its weight: heaviest keys, quantiles.
+"""Kernels whose state is a weight per key: heaviest keys, quantiles.
 
-Keys of a map are in ascending order. An entry without a key is weight that was cut (`rest`).
+An entry without a key is weight that was cut (`rest`).
 """
 
 import math
@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from profilestream.derive.kernels.kernel import (
     Array,
@@ -19,9 +18,11 @@ from profilestream.derive.kernels.kernel import (
     Ints,
     StoredStates,
     entries_of,
+    flat_list,
     flat_map,
     floats,
     ints,
+    list_array,
     map_array,
     offsets_of,
     one_array,
@@ -32,11 +33,14 @@ from profilestream.derive.kernels.kernel import (
 )
 
 _WEIGHTS = pa.map_(pa.string(), pa.float64())
+_CELL = pa.struct([("key", pa.string()), ("weight", pa.float64())])
 
 
 @dataclass(frozen=True)
 class HeaviestKernel:
-    """The heaviest keys of a group; `trim` cuts them to n. Of equal weights, the smaller key is heavier.
+    """The heaviest keys of a group with their weights, heaviest first; `trim` cuts them to n.
+
+    Of equal weights, the smaller key is heavier.
 
     Args:
         kind: `top`: rest is the sum of the absolute weights that were cut; weights may be negative. `frequent`: every
@@ -46,7 +50,7 @@ class HeaviestKernel:
 
     kind: Literal["top", "frequent"]
     n: int
-    type: pa.StructType = pa.struct([("weights", _WEIGHTS), ("rest", pa.float64())])
+    type: pa.StructType = pa.struct([("weights", pa.list_(_CELL)), ("rest", pa.float64())])
 
     def lift(self, events: Events) -> pa.Table:
         counted = events.counted(weighted=True)
@@ -56,48 +60,58 @@ class HeaviestKernel:
         rows = rows.present()
         rest = floats(rows.states.field("rest")) * rows.factors
         no_keys = pa.nulls(len(rest), pa.string())
-        cells = _map_entries(StoredStates(rows.states.field("weights"), rows.factors, rows.groups))
+        parents, keys, weights = _flat_cells(rows.states)
+        cells = entries_of(rows.groups[parents], key=keys, weight=weights * rows.factors[parents])
         return pa.concat_tables([cells, entries_of(rows.groups, key=no_keys, weight=rest)])
 
     def fold(self, entries: pa.Table, count: int) -> Array:
+        """States with all keys, in ascending order."""
         is_rest = entries["key"].is_null().to_numpy()
         rest = sum_by_group(ints(entries["group"])[is_rest], floats(entries["weight"])[is_rest], count)
         groups, codes, weights, keys = _sum_by_key(entries.filter(entries["key"].is_valid()))
-        return struct_array(self.type, _maps(groups, keys.take(pa.array(codes)), weights, count), pa.array(rest))
+        return self._states(groups, keys.take(pa.array(codes)), weights, rest)
 
     def trim(self, states: Array) -> Array:
-        """The n heaviest keys of each state."""
-        maps, count = states.field("weights"), len(states)
-        if (np.diff(maps.offsets.to_numpy()) <= self.n).all():
-            return states
-        rest = floats(states.field("rest")).copy()
-        groups, keys, items = flat_map(maps)
-        codes, weights = ranks(keys)[0], floats(items)
-        large = np.flatnonzero((np.bincount(groups, minlength=count) > self.n)[groups])  # cells of groups to cut
-        heaviest_first = large[np.lexsort((codes[large], -np.abs(weights[large]), groups[large]))]
-        place = np.zeros(len(groups), np.int64)
-        place[heaviest_first] = positions(groups[heaviest_first])
+        """The n heaviest keys of each state that `fold` returned, heaviest first."""
+        groups, keys, weights = _flat_cells(states)
+        rest, count = floats(states.field("rest")), len(states)
+        is_retained = np.ones(len(groups), bool)
+        is_large = np.bincount(groups, minlength=count) > self.n
+        large = np.flatnonzero(is_large[groups])
+        heaviest_first = large[np.lexsort((-np.abs(weights[large]), groups[large]))]
+        place = positions(groups[heaviest_first])
         if self.kind == "top":
-            is_retained = place < self.n
-            cut = heaviest_first[~is_retained[heaviest_first]]
+            cut = heaviest_first[place >= self.n]
+            is_retained[cut] = False
             # bincount continues the sum of the group from its rest.
             order = np.concatenate([np.arange(count), groups[cut]])
             rest = sum_by_group(order, np.concatenate([rest, np.abs(weights[cut])]), count)
         else:
             excess = np.zeros(count)
-            border = place == self.n
+            border = heaviest_first[place == self.n]
             excess[groups[border]] = np.abs(weights[border])
-            is_cut = np.zeros(count, bool)
-            is_cut[groups[border]] = True
             weights = weights - excess[groups]
-            is_retained = (weights > 0) | ~is_cut[groups]
+            is_retained = (weights > 0) | ~is_large[groups]
             rest = rest + excess
-        maps = _maps(groups[is_retained], keys.filter(pa.array(is_retained)), weights[is_retained], count)
-        return struct_array(self.type, maps, pa.array(rest))
+        by_weight = np.lexsort((-weights, groups))
+        by_weight = by_weight[is_retained[by_weight]]
+        return self._states(groups[by_weight], keys.take(pa.array(by_weight)), weights[by_weight], rest)
+
+    def _states(self, groups: Ints, keys: Array, weights: Floats, rest: Floats) -> Array:
+        lists = list_array(offsets_of(groups, len(rest)), struct_array(_CELL, keys, pa.array(weights)))
+        return struct_array(self.type, lists, pa.array(rest))
 
     def read(self, states: Array, factors: Floats) -> Array:
         """MAP<STRING, DOUBLE>; empty without events."""
-        return _scaled(pc.struct_field(states, "weights"), factors)
+        stored = StoredStates(states, factors, np.arange(len(states))).present()
+        parents, keys, weights = _flat_cells(stored.states)
+        return _maps(stored.groups[parents], keys, weights * stored.factors[parents], len(states))
+
+
+def _flat_cells(states: Array) -> tuple[Ints, Array, Floats]:
+    """The row, key and weight of every cell of the states."""
+    rows, cells = flat_list(states.field("weights"))
+    return rows, cells.field("key"), floats(cells.field("weight"))
 
 
 @dataclass(frozen=True)
@@ -188,8 +202,3 @@ def _sum_by_key(entries: pa.Table) -> tuple[Ints, Ints, Floats, Array]:
 
 def _maps(groups: Ints, keys: Array, weights: Floats, count: int) -> Any:
     return map_array(offsets_of(groups, count), keys, pa.array(weights))
-
-
-def _scaled(maps: Array, factors: Floats) -> Array:
-    entries = _map_entries(StoredStates(maps, factors, np.arange(len(maps))).present())
-    return _maps(ints(entries["group"]), one_array(entries["key"]), floats(entries["weight"]), len(maps))

@@ -12,7 +12,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.derive import population, profiles
-from profilestream.derive.fold import PREVIOUS, Fold
+from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.serve.campaigns import campaign_effect
 from profilestream.serve.campaigns.campaign_effect import Campaign, CampaignStudy, OutcomeWindow, StudyUsers
@@ -136,8 +136,7 @@ def _vectors(user_events: DataFrame, campaign: Campaign, derived: DerivedTable) 
     fold = Fold(derived).for_statistic(derived.population.of)
     rows = materialize(fold.partials(user_events))
     empty_population = user_events.sparkSession.createDataFrame([], derived.population_table.schema)
-    new_rows = rows.withColumn(PREVIOUS, F.lit(None).cast(derived.vector.ddl))
-    start_population = population.after_batch(empty_population, new_rows, derived, Txn("", "", 0))
+    start_population = population.after_batch(empty_population, rows, rows.limit(0), derived, Txn("", "", 0))
     return population.profile_vectors(fold.read(rows, F.lit(campaign.boundary(0))), start_population, derived)
 
 

@@ -125,14 +125,14 @@ def preferences(spark: SparkSession, settings: Settings) -> tuple[PreferencesVie
 def _shares(profile_rows: DataFrame, attributes: list[str]) -> DataFrame:
     """Columns `attribute`, `key`, `share` (sum over users), `users`, and `position` by share within the attribute."""
     weights = [
-        F.struct(F.lit(name).alias("attribute"), F.col("preference")[name]["weights"].alias("weights"))
-        for name in attributes
+        F.struct(F.lit(name).alias("attribute"), F.col("preference")[name].alias("weights")) for name in attributes
     ]
     by_user = profile_rows.select(F.inline(F.array(*weights))).select(
-        "attribute", F.map_filter("weights", lambda _, weight: (weight > 0) & (weight < float("inf"))).alias("weights")
+        "attribute",
+        F.filter("weights", lambda one: (one["weight"] > 0) & (one["weight"] < float("inf"))).alias("weights"),
     )
-    total = F.aggregate(F.map_values("weights"), F.lit(0.0), lambda accumulated, weight: accumulated + weight)
-    keys = by_user.withColumn("total", total).select("attribute", "total", F.explode("weights").alias("key", "weight"))
+    total = F.aggregate("weights", F.lit(0.0), lambda accumulated, one: accumulated + one["weight"])
+    keys = by_user.withColumn("total", total).select("attribute", "total", F.inline("weights"))
     by_key = keys.groupBy("attribute", "key").agg(F.sum(F.col("weight") / F.col("total")).alias("share"))
     attribute = Window.partitionBy("attribute")
     position = F.row_number().over(attribute.orderBy(F.desc("share"), "key"))

@@ -220,12 +220,12 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
         return in_model
     stored = active(profile_table.table.read(spark, settings.paths, version=pinned.profile_version))
     facet, _, field = PREFERRED_ITEMS.partition(".")
-    empty = F.create_map().cast("map<string,double>")
-    preferences = F.col(facet)[field]["weights"] if PREFERRED_ITEMS in profile_table.statistics else empty
+    no_items = F.array().cast("array<struct<key: string, weight: double>>")
+    preferences = F.col(facet)[field] if PREFERRED_ITEMS in profile_table.statistics else no_items
     only_profile = stored.join(users.select(F.col("key").alias("user_id")), "user_id", "left_anti").select(
         F.col("user_id").alias("key"),
         F.lit(als_rows.NEW).alias("kind"),
-        F.explode_outer(preferences).alias("other_key", "weight"),
+        F.inline_outer(preferences).alias("other_key", "weight"),
     )
     return in_model.unionByName(only_profile, allowMissingColumns=True)
 
