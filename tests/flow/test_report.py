@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -35,7 +36,8 @@ def shop(_session: SparkSession, rees46: Settings, tmp_path_factory: pytest.Temp
     derive = rees46.derive.model_copy(update={"shop_timezone": "Asia/Kolkata"})
     settings = rees46.model_copy(update={"paths": paths, "derive": derive})
     for name, frame in {**_learned_tables(_session, settings), **_user_tables(_session)}.items():
-        frame.coalesce(1).write.format("delta").save(f"{home}/warehouse/{name}")
+        writer = frame.coalesce(1).write.format("delta").mode("overwrite").option("overwriteSchema", True)
+        writer.save(f"{home}/warehouse/{name}")
     return settings
 
 
@@ -77,7 +79,7 @@ def _user_tables(spark: SparkSession) -> dict[str, DataFrame]:
         ("a", "new", AS_OF, AS_OF, AS_OF),
     ]
     weights = "array<struct<key: string, weight: double>>"
-    profiles = [
+    profiles: list[tuple[str, Any]] = [
         ("a", ([("x", 3.0), (EVIL, 1.0)], [], [])),
         ("b", ([("x", 1.0), ("y", -2.0)], [], [("i", 1.0)])),
     ]

@@ -144,13 +144,12 @@ class Fold:
         values, readable, hidden = {}, {}, {}
         for n, path, statistic in self._numbered:
             state = F.col(_state(n))
+            values[path] = F.col(_result(n)) if n in self._results else state
+            readable[path] = values[path]
             if isinstance(statistic, Heaviest):
-                values[path], readable[path] = F.map_from_entries(state["weights"]), state["weights"]
-                hidden[path] = state["rest"]
-            elif statistic.is_plain:
-                values[path], readable[path] = state, state
-            else:
-                values[path], readable[path], hidden[path] = F.col(_result(n)), F.col(_result(n)), state
+                readable[path], hidden[path] = state["weights"], state["rest"]
+            elif not statistic.is_plain:
+                hidden[path] = state
         states = [_state(n) for n, _, _ in self._numbered]
         results = [_result(n) for n in self._results]
         with_values = folded.select(
@@ -161,12 +160,13 @@ class Fold:
 
     @cached_property
     def _results(self) -> list[int]:
-        """Numbers of the statistics whose values the kernels compute for the rows of the table."""
-        return [
-            n
-            for n, _, statistic in self._numbered
-            if self.derived.has_values and not statistic.is_plain and not isinstance(statistic, Heaviest)
-        ]
+        """Numbers of the statistics whose values the kernels compute for the rows of the table and its readings."""
+        if not self.derived.has_values:
+            return []
+        # A list of heaviest keys is in its state; only readings need it as a map.
+        is_map_needed = bool(self.derived.readings)
+        values = [(n, one) for n, _, one in self._numbered if not one.is_plain]
+        return [n for n, one in values if is_map_needed or not isinstance(one, Heaviest)]
 
     @cached_property
     def _readings(self) -> dict[str, Column]:
