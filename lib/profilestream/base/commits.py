@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base import local_appends
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused
 from profilestream.base.session import Threads, conf_set, materialize
@@ -79,7 +81,7 @@ def preload_states(spark: SparkSession, tables: tuple[Table, ...], paths: Paths)
     A commit with an application id reads the state of its table, to find an earlier commit of the same batch. Without
     this block, the commit waits until the state is loaded.
     """
-    with Threads(spark, len(tables)) as threads:
+    with Threads(spark, max(1, len(tables))) as threads:
         states = [threads.submit(last_batch, spark, table, paths, "") for table in tables]
         yield
         for state in states:
@@ -103,14 +105,26 @@ def next_txn(spark: SparkSession, table: Table, paths: Paths, step: str, inputs:
     return None if last_batch(spark, table, paths, txn.app_id(table)) == latest else txn
 
 
+def arrow_with_batch_columns(rows: pa.Table, txn: Txn) -> pa.Table:
+    """Rows with epoch and batch id."""
+    rows = rows.append_column("epoch", pa.repeat(txn.epoch, len(rows)))
+    return rows.append_column("batch_id", pa.repeat(txn.batch_id, len(rows)))
+
+
 def with_batch_columns(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:
     """Rows in the column order of the table, with epoch and batch id filled in; `more` columns follow."""
     stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
     return rows.withColumns(stamp).select(*table.names, *more)
 
 
-def append(frame: DataFrame, table: Table, paths: Paths, txn: Txn) -> None:
-    """Append the rows once. The frame must have the columns of the table and must not read the table."""
+def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) -> None:
+    """Append the rows once: those of a frame by Spark, those of an Arrow table in the process of the driver.
+
+    The frame must have the columns of the table and must not read the table.
+    """
+    if not isinstance(frame, DataFrame):
+        local_appends.append(frame, table, paths, txn.app_id(table), txn.batch_id)
+        return
     table.check(frame.schema)
     without_dictionary = {f"parquet.enable.dictionary#{name}": "false" for name in table.distinct_columns}
     with conf_set(frame.sparkSession, without_dictionary):

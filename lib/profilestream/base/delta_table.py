@@ -87,6 +87,11 @@ class Table:
         """Column names in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def is_updated(self) -> bool:
+        """Whether rows are updated by key, so that Spark writes each commit."""
+        return self.properties.get("delta.enableDeletionVectors") == "true"
+
     def path(self, paths: Paths) -> str:
         """Path of the table, based on the warehouse path in the settings."""
         return f"{paths.warehouse.rstrip('/')}/{self.name}"

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamReader
 
-from profilestream.base import commits
+from profilestream.base import commits, local_appends
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.date_order import rows_in_date_order
@@ -36,6 +37,8 @@ class Batch:
 
     Args:
         is_retry: the batch was started before, so tables may already contain it.
+        local_max_rows: setting `stream.local_max_rows`.
+        load_states: lets Delta load the states of the tables to which Spark appends, in the background.
         seconds: duration by phase.
     """
 
@@ -44,17 +47,35 @@ class Batch:
     txn: Txn
     plan: Plan
     is_retry: bool = False
+    local_max_rows: int = 0
+    load_states: Callable[[], object] = field(default=lambda: None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def is_done(self, table: Table) -> bool:
         """Whether the table already contains this batch. A check takes 0.4 s, so only a retry does it."""
         return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
-    def append(self, frame: DataFrame, table: Table) -> None:
-        """Append to a table unless it already contains this batch."""
+    def announce(self, rows: int) -> None:
+        """Prepare for this number of input rows, as soon as it is known."""
+        if rows > self.local_max_rows:
+            self.load_states()
+
+    def is_local(self, rows: int, table: Table) -> bool:
+        """Whether this number of rows is processed, and appended to the table, in the process of the driver."""
+        return rows <= self.local_max_rows and local_appends.is_possible(table, self.paths)
+
+    def append(self, rows: DataFrame | pa.Table, table: Table, count: int | None = None) -> None:
+        """Append to a table unless it already contains this batch.
+
+        Args:
+            count: an upper bound of the number of rows, if it is known; few rows are appended without Spark.
+        """
         with self.phase(f"append {table.name}"):
-            if not self.is_done(table):
-                commits.append(frame, table, self.paths, self.txn)
+            if self.is_done(table):
+                return
+            if isinstance(rows, DataFrame) and count is not None and self.is_local(count, table):
+                rows = rows.toArrow()
+            commits.append(rows, table, self.paths, self.txn)
 
     @contextmanager
     def in_background(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
@@ -90,6 +111,7 @@ class Batch:
         try:
             with self.phase("read"):
                 rows = frame.count()
+            self.announce(rows)
             yield rows
         finally:
             frame.unpersist()

@@ -6,6 +6,8 @@ Only this module and startup_checks handle retries, crashes and restored checkpo
 import logging
 import threading
 import time
+from contextlib import ExitStack
+from functools import partial
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -129,13 +131,20 @@ class QueryRunner:
         txn = Txn(self.query.name, self.epoch, batch_id)
         stored_plan = self._checkpoint.plan(batch_id)
         plan = stored_plan or self._new_plan(self.query.versions(spark, self._checkpoint, batch_id))
-        batch = Batch(spark, self._paths, txn, plan, is_retry=stored_plan is not None)
+        batch = Batch(spark, self._paths, txn, plan, stored_plan is not None, self._settings.stream.local_max_rows)
         if batch.is_done(self.query.tables[-1]):
             log.info("%s  batch id %s is already in its tables", self.query.name, batch_id)
             return
         if stored_plan is None:
             self._checkpoint.store_plan(batch_id, plan)
-        with commits.preload_states(spark, self.query.tables, self._paths):
+        with ExitStack() as stack:
+
+            def load_states(is_updated: bool) -> None:
+                tables = tuple(table for table in self.query.tables if table.is_updated is is_updated)
+                stack.enter_context(commits.preload_states(spark, tables, self._paths))
+
+            load_states(is_updated=True)
+            batch.load_states = partial(load_states, is_updated=False)
             try:
                 result = self.query.write(self.query.reads.select(frame, self._checkpoint, batch_id), batch)
             except NothingWritten:

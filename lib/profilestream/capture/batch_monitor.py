@@ -202,4 +202,4 @@ def append_alarms(
     table.register(batch.spark, batch.paths)
     rows = frame_of_dicts(batch.spark, [asdict(alarm) for alarm in result.alarms], table.schema)
     constants = {"event_time_max": F.timestamp_micros(F.lit(last).cast("bigint")), "action": F.lit(settings.action)}
-    batch.append(rows.withColumns({**batch_columns, **constants}).select(*table.names), table)
+    batch.append(rows.withColumns({**batch_columns, **constants}).select(*table.names), table, len(result.alarms))

@@ -329,6 +329,7 @@ def write_batch(
     with ExitStack() as stack:
         with batch.phase("read and evaluate"):
             evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
+        batch.announce(evaluated.rows_in)
         records, summary = evaluated.records, evaluated.summary
         failing = _failing_expressions(summary)
         if kind == "source":
@@ -353,15 +354,16 @@ def write_batch(
             result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
         if counts.clean:
             events = _event_rows(clean, busy, source, inputs, batch.txn)
-            batch.append(_in_date_order(events, dates), tables.EVENTS)
+            batch.append(_in_date_order(events, dates), tables.EVENTS, counts.clean)
         if counts.rejected:
             with reading_files(spark, inputs.units):
-                batch.append(_rejected_rows(evaluated, repeats, source, inputs, batch, counts), tables.REJECTED_EVENTS)
+                rejected = _rejected_rows(evaluated, repeats, source, inputs, batch, counts)
+                batch.append(rejected, tables.REJECTED_EVENTS, counts.rejected)
     batch_columns = _batch_columns(source, inputs, batch.txn)
     batch_monitor.append_alarms(result, batch_columns, counts.event_time_max, batch, source.capture.alarms)
     seconds = time.monotonic() - start_time
     row = _batch_row(counts, source, inputs, batch, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)
-    batch.append(row, tables.CAPTURE_BATCHES)
+    batch.append(row, tables.CAPTURE_BATCHES, 1)
     source.trend_cache.store(batch, result.trends)
     units = len(inputs.units) + len(inputs.skipped_units)
     return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=units)

@@ -10,16 +10,20 @@ Spark evaluates the SQL of a declaration, and brings the rows of a key together 
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
+from profilestream.derive.kernels.kernel import TIMESTAMP
 from profilestream.derive.statistics import Heaviest
 from profilestream.derive.table_declaration import STATE, DerivedTable, Statistic
 
 _ORDER = ("event_time", "source", "event_id")
 BATCH_COLUMNS = ("epoch", "batch_id")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,23 @@ class Fold:
         return list(dict.fromkeys(s.weight for s in self.derived.statistics.values()))
 
     @cached_property
-    def _event_columns(self) -> list[Column]:
+    def _event_columns(self) -> dict[str, Column]:
         """Keys, order, values and weights of an event."""
-        keys = [F.expr(key.of).cast(key.type).alias(name) for name, key in self.derived.keys.items()]
-        values = [F.expr(sql).alias(f"_value_{n}") for n, sql in enumerate(self._value_texts)]
-        weights = [F.expr(sql).try_cast("double").alias(f"_weight_{n}") for n, sql in enumerate(self._weight_texts)]
-        return [*keys, *map(F.col, _ORDER), *values, *weights]
+        keys = {name: F.expr(key.of).cast(key.type) for name, key in self.derived.keys.items()}
+        order = {name: F.col(name) for name in _ORDER}
+        values = {f"_value_{n}": F.expr(sql) for n, sql in enumerate(self._value_texts)}
+        weights = {f"_weight_{n}": F.expr(sql).try_cast("double") for n, sql in enumerate(self._weight_texts)}
+        return keys | order | values | weights
 
     def _event_rows(self, events: DataFrame) -> DataFrame:
         """The events that satisfy `where` and have all keys, with the columns of the kernels."""
-        return events.where(F.expr(self.derived.where)).select(*self._event_columns).dropna(subset=self._keys)
+        columns = [column.alias(name) for name, column in self._event_columns.items()]
+        return events.where(F.expr(self.derived.where)).select(*columns).dropna(subset=self._keys)
+
+    def _few_event_columns(self, prefix: str) -> list[Column]:
+        """The columns of `_event_rows` with a prefix; the keys of other events are null."""
+        is_relevant = F.expr(self.derived.where)
+        return [F.when(is_relevant, one).alias(prefix + name) for name, one in self._event_columns.items()]
 
     def _stored_rows(self, rows: DataFrame, *more: str) -> DataFrame:
         """Rows of the table with the columns of the kernels."""
@@ -138,6 +149,24 @@ class Fold:
         return folded.select(
             *self._keys, "as_of", *_in_facets({path: F.col(_state(n)) for n, path, _ in self._numbered})
         )
+
+    def merge_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
+        """As `merge_rows`, for few rows of a table of states without facets."""
+        names = {"as_of": "event_time"} | {path: _state(n) for n, path, _ in self._numbered}
+        columns = [*self._keys, "as_of", *order, *self.derived.statistics]
+        stored = rows.select(columns).rename_columns([names.get(name, name) for name in columns])
+        return self._fold_locally(stored, ("event_time", *order))
+
+    def _fold_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
+        """One row of the table per key; rows with a null key are left out."""
+        for key in self._keys:
+            rows = rows.filter(rows[key].is_valid())
+        ordered = rows.sort_by([(name, "ascending") for name in (*self._keys, *order)]).combine_chunks()
+        types = {**{key: rows.schema.field(key).type for key in self._keys}, "as_of": TIMESTAMP}
+        types |= {_state(n): statistic.kernel.type for n, _, statistic in self._numbered}
+        folded = pa.Table.from_batches(self._group_fold.fold(ordered.to_batches()), pa.schema(list(types.items())))
+        states = {path: folded[_state(n)].combine_chunks() for n, path, _ in self._numbered}
+        return pa.table({name: folded[name] for name in (*self._keys, "as_of")} | _arrow_facets(states))
 
     def _with_values(self, folded: DataFrame) -> DataFrame:
         """Rows with values, readings and the column `state`, from those of the kernels."""
@@ -188,6 +217,23 @@ class Fold:
         return GroupFold(tuple(self._keys), tuple(statistics))
 
 
+def local_partials(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
+    """The rows of `Fold.partials` for few events and several tables of states, computed in the process of the driver.
+
+    Spark evaluates the expressions of all tables in one job.
+    """
+    prefixes = [f"_{n}_" for n in range(len(folds))]
+    columns = [one for prefix, fold in zip(prefixes, folds, strict=True) for one in fold._few_event_columns(prefix)]
+    evaluated = events.select(*columns).toArrow()
+
+    def rows(prefix: str, fold: Fold) -> pa.Table:
+        names = list(fold._event_columns)
+        own = evaluated.select([prefix + name for name in names]).rename_columns(names)
+        return fold._fold_locally(own, _ORDER)
+
+    return [rows(prefix, fold) for prefix, fold in zip(prefixes, folds, strict=True)]
+
+
 def _value_sql(statistic: Statistic) -> str:
     value = f"try_cast(({statistic.sql}) AS {statistic.value_type})"
     return value if statistic.where == "true" else f"CASE WHEN ({statistic.where}) THEN {value} END"
@@ -203,11 +249,23 @@ def _result(number: int) -> str:
 
 def _in_facets(values: dict[str, Column]) -> list[Column]:
     """Columns by path -> columns; the fields of a facet become one struct."""
-    facets: dict[str, dict[str, Column]] = {}
+    return [
+        (fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])).alias(name)
+        for name, fields in _by_facet(values).items()
+    ]
+
+
+def _arrow_facets(values: dict[str, Any]) -> dict[str, Any]:
+    """Arrow arrays by path -> arrays by column; the fields of a facet become one struct."""
+    return {
+        name: fields[""] if "" in fields else pa.StructArray.from_arrays(list(fields.values()), list(fields))
+        for name, fields in _by_facet(values).items()
+    }
+
+
+def _by_facet(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
+    facets: dict[str, dict[str, Value]] = {}
     for path, value in values.items():
         column, _, field = path.partition(".")
         facets.setdefault(column, {})[field] = value
-    return [
-        (fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])).alias(name)
-        for name, fields in facets.items()
-    ]
+    return facets

@@ -11,7 +11,7 @@ from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import DeclaredFeatures
-from profilestream.derive.fold import Fold
+from profilestream.derive.fold import Fold, local_partials
 from profilestream.derive.table_declaration import DerivedTable
 
 
@@ -65,11 +65,13 @@ def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Quer
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(events) as rows:
-            if folds[0].derived.write == "append":
-                _append_all(events, folds, batch)
-            else:
+            if folds[0].derived.write == "merge":
                 for fold in folds:
                     _merge(events, rows, fold, batch)
+            elif batch.is_local(rows, folds[0].derived.table):
+                _append_locally(events, folds, batch)
+            else:
+                _append_all(events, folds, batch)
         return BatchResult(rows_in=rows)
 
     return [
@@ -94,6 +96,13 @@ def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
         for fold in others:
             run(_append, events, fold, batch)
     _append(events, last, batch)
+
+
+def _append_locally(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
+    with batch.phase("fold"):
+        partials = local_partials(events, folds)
+    for fold, rows in zip(folds, partials, strict=True):
+        batch.append(commits.arrow_with_batch_columns(rows, batch.txn), fold.derived.table)
 
 
 def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
@@ -132,7 +141,7 @@ def _update_population(rows: DataFrame, before: DataFrame, count: int, fold: Fol
     keys = broadcast_if_small(rows.select(*derived.keys), count)
     old = before.join(keys, list(derived.keys), "left_semi")
     history = derived.population_table.read(batch.spark, batch.paths)
-    batch.append(population.after_batch(history, rows, old, derived, batch.txn), derived.population_table)
+    batch.append(population.after_batch(history, rows, old, derived, batch.txn), derived.population_table, 1)
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:

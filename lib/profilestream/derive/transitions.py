@@ -13,7 +13,7 @@ from profilestream.base.delta_table import Table
 from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, sessions
-from profilestream.derive.fold import Fold
+from profilestream.derive.fold import Fold, local_partials
 from profilestream.derive.session_paths import TRANSITION
 from profilestream.derive.table_declaration import DerivedTable
 
@@ -63,6 +63,9 @@ def queries(settings: Settings) -> list[Query]:
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(changes) as rows:
+            if batch.is_local(rows, user_fold.derived.table):
+                _append_locally(transition_events(changes), user_fold, total_fold, batch)
+                return BatchResult(rows_in=rows)
             partials = user_fold.partials(transition_events(changes))
             with batch.cached(partials):
                 # Fold by user first: a few pairs of states have most transitions, and one task sums all rows of a pair.
@@ -80,6 +83,14 @@ def queries(settings: Settings) -> list[Query]:
             settings="\n".join(fold.derived.settings for fold in (user_fold, total_fold)),
         )
     ]
+
+
+def _append_locally(events: DataFrame, user_fold: Fold, total_fold: Fold, batch: Batch) -> None:
+    with batch.phase("fold"):
+        (partials,) = local_partials(events, [user_fold])
+        totals = total_fold.merge_locally(partials, order=("user_id",))
+    for fold, rows in ((user_fold, partials), (total_fold, totals)):
+        batch.append(commits.arrow_with_batch_columns(rows, batch.txn), fold.derived.table)
 
 
 def transition_events(changes: DataFrame) -> DataFrame:

@@ -1,0 +1,125 @@
+"""Appends of few rows in the process of the driver: pyarrow writes the files, and delta-rs commits them.
+
+A commit of Spark takes 0.5 s or more. The commit here has the same application id and version as one of Spark
+(commits.py), so a batch that one of them began may be finished by the other. Partitions are written in ascending order,
+one file each, because a stream reads the files of a commit in their order.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.transaction import AddAction, RemoveAction
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from profilestream.base import files
+from profilestream.base.delta_table import Table
+from profilestream.base.settings import Paths
+
+# Spark writes a checkpoint of the log only at its own commits.
+_CHECKPOINT_INTERVAL = 10
+_LONGEST_STATISTIC = 32  # characters, as of Spark
+
+
+def is_possible(table: Table, paths: Paths) -> bool:
+    """Whether the table is in a local file system, where a commit cannot replace another one."""
+    return files.local_path(table.path(paths)) is not None
+
+
+def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: int) -> None:
+    """Append the rows, unless the table already contains this batch of the application id.
+
+    Args:
+        rows: with the columns of the table.
+    """
+    folder = files.local_path(table.path(paths))
+    assert folder is not None
+    stored = DeltaTable(folder)
+    last = stored.transaction_version(app_id)
+    if last is not None and last >= batch_id:
+        return
+    schema = to_arrow_schema(table.schema, timezone="UTC")
+    rows = rows.select(schema.names).cast(schema)
+    added: list[AddAction | RemoveAction] = [
+        _write(part, Path(folder), values, table) for values, part in _partitions(rows, table.partitioned_by)
+    ]
+    stored.create_write_transaction(
+        added,
+        "append",
+        stored.schema(),
+        list(table.partitioned_by) or None,
+        commit_properties=CommitProperties(app_transactions=[Transaction(app_id, batch_id)]),
+    )
+    if stored.version() % _CHECKPOINT_INTERVAL == 0:
+        stored.create_checkpoint()
+
+
+def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+    """The values of each partition as texts, and its rows without these columns."""
+    if not by:
+        yield {}, rows
+        return
+    for values in sorted(rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist(), key=str):
+        part = rows
+        for name, value in values.items():
+            part = part.filter(pc.is_null(part[name]) if value is None else pc.equal(part[name], value))
+        yield {name: None if v is None else str(v) for name, v in values.items()}, part.drop_columns(list(by))
+
+
+def _write(rows: pa.Table, folder: Path, partition: dict[str, str | None], table: Table) -> AddAction:
+    """Write a file of one partition."""
+    folders = [f"{name}={quote(value or '__HIVE_DEFAULT_PARTITION__', safe='')}" for name, value in partition.items()]
+    path = "/".join([*folders, f"part-{uuid.uuid4()}.snappy.parquet"])
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, folder / path, compression="snappy")
+    columns = table.properties.get("delta.dataSkippingStatsColumns", ",".join(rows.column_names)).split(",")
+    stats = json.dumps(_statistics(pq.read_metadata(folder / path), columns))
+    size = (folder / path).stat().st_size
+    return AddAction(path, size, partition, int(time.time() * 1000), True, stats)
+
+
+def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]:
+    """Delta's statistics of a file: number of rows, and smallest and largest values of columns that are not nested."""
+    smallest: dict[str, Any] = {}
+    largest: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    chunks = [
+        metadata.row_group(n).column(c) for n in range(metadata.num_row_groups) for c in range(metadata.num_columns)
+    ]
+    for chunk in chunks:
+        name, statistics = chunk.path_in_schema, cast(Any, chunk.statistics)
+        if name not in columns or statistics is None or statistics.null_count is None:
+            continue
+        nulls[name] = nulls.get(name, 0) + statistics.null_count
+        if statistics.has_min_max and isinstance(statistics.min, (int, float, str, date)):
+            smallest[name] = min(smallest.get(name, statistics.min), statistics.min)
+            largest[name] = max(largest.get(name, statistics.max), statistics.max)
+    is_short = {n: not isinstance(v, str) or len(v) <= _LONGEST_STATISTIC for n, v in largest.items()}
+    return {
+        "numRecords": metadata.num_rows,
+        "minValues": {name: _as_json(value, timedelta()) for name, value in smallest.items() if is_short[name]},
+        "maxValues": {name: _as_json(v, timedelta(milliseconds=1)) for name, v in largest.items() if is_short[name]},
+        "nullCount": nulls,
+    }
+
+
+def _as_json(value: Any, rounding: timedelta) -> Any:
+    """A statistic as Delta writes it; times in milliseconds, a largest time rounded up."""
+    if isinstance(value, datetime):
+        return (value + rounding).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        value.isoformat()
+        if isinstance(value, date)
+        else value[:_LONGEST_STATISTIC]
+        if isinstance(value, str)
+        else value
+    )
