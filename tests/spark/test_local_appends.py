@@ -1,0 +1,134 @@
+"""Appends in the process of the driver: every reader reads them, and Spark and the driver skip each other's batches."""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from profilestream.base import commits
+from profilestream.base.columns import Column
+from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
+from profilestream.base.settings import Paths
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from tests.open_readers import assert_all_readers_agree
+
+TABLE = Table(
+    "values",
+    tuple(
+        Column(name, kind, f"{name}.")
+        for name, kind in {
+            "id": "STRING NOT NULL", "part": "STRING", "day": "DATE", "at": "TIMESTAMP", "number": "DOUBLE",
+            "count": "BIGINT", "flag": "BOOLEAN", "sketch": "BINARY", "weights": "MAP<STRING, DOUBLE>",
+            "cells": "ARRAY<STRUCT<key: STRING, weight: DOUBLE>>", "facet": "STRUCT<a: BIGINT, b: STRUCT<c: STRING>>",
+        }.items()
+    ),
+    key=("id",),
+    partitioned_by=("part", "day"),
+)  # fmt: skip
+AT = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": f"id-{n}", "part": part, "day": day, "at": AT, "number": n / 3, "count": n, "flag": n % 2 == 0,
+        "sketch": b"\x00\xff", "weights": [("k", 1.5)], "cells": [{"key": "ü", "weight": -1.0}],
+        "facet": {"a": n, "b": {"c": "x" * 40}},
+    }
+    for n, (part, day) in enumerate([
+        ("b", date(2026, 3, 2)), ("a b/%ü=", date(2026, 3, 1)), (None, None), ("a b/%ü=", date(2026, 3, 1)),
+        ("b", date(2026, 3, 1)),
+    ])
+]  # fmt: skip
+NULLS: dict[str, Any] = {name: None for name in ROWS[0]} | {"id": "nulls"}
+
+
+@pytest.fixture
+def paths(spark: SparkSession, tmp_path: Path) -> Paths:
+    paths = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    TABLE.create(spark, paths)
+    return paths
+
+
+def _arrow(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, to_arrow_schema(TABLE.schema, timezone="UTC"))
+
+
+def _txn(batch_id: int) -> Txn:
+    return Txn("derive", "epoch", batch_id)
+
+
+def _rows(spark: SparkSession, paths: Paths) -> list[dict[str, Any]]:
+    stored = TABLE.read(spark, paths).orderBy("id").collect()
+    return [row.asDict(recursive=True) for row in stored]
+
+
+def _added_files(paths: Paths) -> list[dict[str, Any]]:
+    """The files of the last commit, in their order."""
+    logs = sorted(Path(TABLE.path(paths), "_delta_log").glob("*.json"))
+    return [action["add"] for line in logs[-1].read_text().splitlines() if "add" in (action := json.loads(line))]
+
+
+def test_rows_of_the_driver_equal_those_of_spark_in_every_reader(spark: SparkSession, paths: Paths) -> None:
+    rows = [*ROWS, NULLS]
+    commits.append(_arrow(rows), TABLE, paths, _txn(0))
+    local = _rows(spark, paths)
+    partitions = [(file["partitionValues"]["part"], file["partitionValues"]["day"]) for file in _added_files(paths)]
+    assert sorted(partitions, key=str) == partitions and len(partitions) == 4
+    assert_all_readers_agree(spark, TABLE.path(paths), "count")
+    assert_all_readers_agree(spark, TABLE.path(paths), "facet.a")
+    TABLE.recreate(spark, paths)
+    frame = spark.createDataFrame(
+        [tuple({**row, "weights": dict(row["weights"] or []) or None}.values()) for row in rows], TABLE.schema
+    )
+    commits.append(frame, TABLE, paths, _txn(0))
+    assert local == _rows(spark, paths) and local[0]["weights"] == {"k": 1.5} and local[-1]["at"] is None
+
+
+def test_statistics_equal_those_of_spark(spark: SparkSession, paths: Paths) -> None:
+    rows = [row for row in ROWS if row["day"] == date(2026, 3, 1) and row["part"] != "b"]
+    commits.append(_arrow(rows), TABLE, paths, _txn(0))
+    (local,) = (json.loads(file["stats"]) for file in _added_files(paths))
+    frame = spark.createDataFrame(
+        [tuple({**row, "weights": dict(row["weights"])}.values()) for row in rows], TABLE.schema
+    )
+    commits.append(frame.coalesce(1), TABLE, paths, _txn(1))
+    (by_spark,) = (json.loads(file["stats"]) for file in _added_files(paths))
+    assert local["numRecords"] == by_spark["numRecords"] == 2
+    for kind in ("minValues", "maxValues", "nullCount"):
+        plain = {name: value for name, value in by_spark[kind].items() if not isinstance(value, dict)}
+        assert {name: local[kind].get(name) for name in ("id", "number", "count")} == {
+            name: plain[name] for name in ("id", "number", "count")
+        }, kind
+    assert local["minValues"]["at"].startswith("2026-03-01T12:30:15.123")
+    assert local["maxValues"]["at"].startswith("2026-03-01T12:30:15.124")  # not below the largest value
+
+
+def test_spark_and_the_driver_skip_each_others_batches(spark: SparkSession, paths: Paths) -> None:
+    by_driver = _arrow(ROWS[:1])
+    by_spark = spark.createDataFrame([("s", "b", date(2026, 3, 2))], "id string, part string, day date")
+    others = [name for name in TABLE.names if name not in by_spark.columns]
+    by_spark = by_spark.selectExpr(
+        "*", *[f"CAST(NULL AS {TABLE.schema[name].dataType.simpleString()}) AS {name}" for name in others]
+    )
+    by_spark = by_spark.select(*TABLE.names)
+    for _ in range(2):
+        commits.append(by_driver, TABLE, paths, _txn(0))
+        commits.append(by_spark, TABLE, paths, _txn(0))
+    assert [row["id"] for row in _rows(spark, paths)] == ["id-0"]
+    for _ in range(2):
+        commits.append(by_spark, TABLE, paths, _txn(1))
+        commits.append(by_driver, TABLE, paths, _txn(1))
+    assert [row["id"] for row in _rows(spark, paths)] == ["id-0", "s"]
+    commits.append(by_driver, TABLE, paths, Txn("derive", "another epoch", 0))
+    assert len(_rows(spark, paths)) == 3
+
+
+def test_the_log_gets_a_checkpoint_after_ten_commits(spark: SparkSession, paths: Paths) -> None:
+    for batch_id in range(11):
+        commits.append(_arrow(ROWS), TABLE, paths, _txn(batch_id))
+    log = Path(TABLE.path(paths), "_delta_log")
+    assert (log / "00000000000000000010.checkpoint.parquet").exists()
+    assert TABLE.read(spark, paths).count() == 55
