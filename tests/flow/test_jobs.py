@@ -12,7 +12,7 @@ import pytest
 from profilestream.base import commits, job, session, streaming, tables
 from profilestream.base.settings import Paths
 from profilestream.steward import status
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from jobs import capture_events, capture_reprocess, run_pipeline, steward_status
 from tests.builders import SHOP, Shop, event, short_lived_env, wait_until
@@ -90,10 +90,10 @@ def test_a_mapping_that_fails_on_every_row_exits_2_and_a_corrected_mapping_conti
 
 
 def test_an_unexpected_failure_exits_1_and_names_the_query(
-    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_in_spark(frame: DataFrame, *args: object) -> None:
-        frame.sparkSession.sql("SELECT raise_error('2.5')").collect()
+    def fail_in_spark(*args: object) -> None:
+        spark.sql("SELECT raise_error('2.5')").collect()
 
     with monkeypatch.context() as patch:
         patch.setattr(commits, "append", fail_in_spark)

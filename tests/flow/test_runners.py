@@ -10,7 +10,7 @@ from profilestream.base import streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
-from profilestream.derive import fold_stage, profiles, sessions, tiles, transitions
+from profilestream.derive import fold_stage, sessions, tiles, transitions
 from pyspark.sql import SparkSession
 
 from tests.builders import Shop, event
@@ -19,14 +19,13 @@ CONF = Path(__file__).parent.parent.parent / "conf" / "derive"
 SETTINGS = f"""
 [derive]
 features = ["{CONF}/user_hours.toml", "{CONF}/item_hours.toml"]
-profiles = ["{CONF}/user_profiles.toml"]
 max_files_per_trigger = 1
 [derive.sessions]
 enabled = true
 [derive.transitions]
 enabled = true
 """
-BATCHES = 3
+BATCHES = 2
 
 
 def _run(spark: SparkSession, shop: Shop, limits: list[int]) -> Settings:
@@ -48,12 +47,12 @@ def _run(spark: SparkSession, shop: Shop, limits: list[int]) -> Settings:
         shop.overrides = [f"stream.local_max_rows={limit}"]
         settings = shop.settings()
         streaming.run(spark, [ingest.query(settings, "shop")], settings, RunOptions())
-        for stage in (tiles, profiles, sessions, transitions):
+        for stage in (tiles, sessions, transitions):
             streaming.run(spark, stage.queries(settings), settings, RunOptions())
     return settings
 
 
-@pytest.mark.parametrize("limits", [[10_000] * BATCHES, [0, 10_000, 0]], ids=["driver", "in turn"])
+@pytest.mark.parametrize("limits", [[10_000] * BATCHES, [0, 10_000]], ids=["driver", "in turn"])
 def test_tables_of_the_driver_equal_those_of_spark(
     spark: SparkSession, tmp_path: Path, spark_only: dict[str, list[str]], limits: list[int]
 ) -> None:
@@ -67,7 +66,7 @@ def spark_only(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory)
     """Rows by table if Spark processes all batches."""
     shop = Shop(tmp_path_factory.mktemp("spark_only"), extra_settings=SETTINGS)
     content = _content(_session, shop, _run(_session, shop, [0] * BATCHES))
-    assert len(content) == 9 and all(content.values())
+    assert len(content) == 7 and all(content.values())
     return content
 
 

@@ -354,7 +354,7 @@ def _assert_deleted_events_are_refused(warehouse: TileWarehouse) -> None:
         ('"${value}.mean"', '"${value}.meen"', "features.user.price_mean.output", "output = 'value.meen' is not"),
         ("value_3d / 3", "value_4d / 3", "derived.user.trend.sql", "is not valid"),
         ('"2 * zscore"', '"avg(zscore)"', "derived.user.double_zscore.sql", "is not valid"),
-        ('"events_7d"', '"event_types_3d"', "derived.user.zscore.zscore_of", "'event_types_3d' is a map<string,doub"),
+        ('"events_7d"', '"event_types_3d"', "derived.user.zscore.zscore_of", "'event_types_3d' is a map<string, doub"),
         ('pair = "pair_hours"', 'pair = "pairs"', "entities", "tiles are not declared: {'pair': 'pairs'}"),
     ],
 )  # fmt: skip
