@@ -106,6 +106,13 @@ def test_statistics_equal_those_of_spark(spark: SparkSession, paths: Paths) -> N
     assert local["maxValues"]["at"].startswith("2026-03-01T12:30:15.124")  # not below the largest value
 
 
+def test_an_infinite_number_has_no_statistics(spark: SparkSession, paths: Paths) -> None:
+    commits.append(_arrow([{**ROWS[0], "number": float("inf")}]), TABLE, paths, _txn(0))
+    (stats,) = (json.loads(file["stats"]) for file in _added_files(paths))
+    assert "number" not in stats["maxValues"] and stats["maxValues"]["count"] == 0
+    assert TABLE.read(spark, paths).where("number > 1").count() == 1
+
+
 def test_spark_and_the_driver_skip_each_others_batches(spark: SparkSession, paths: Paths) -> None:
     by_driver = _arrow(ROWS[:1])
     by_spark = spark.createDataFrame([("s", "b", date(2026, 3, 2))], "id string, part string, day date")

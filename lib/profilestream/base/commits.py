@@ -81,7 +81,7 @@ def preload_states(spark: SparkSession, tables: tuple[Table, ...], paths: Paths)
     A commit with an application id reads the state of its table, to find an earlier commit of the same batch. Without
     this block, the commit waits until the state is loaded.
     """
-    with Threads(spark, max(1, len(tables))) as threads:
+    with Threads(spark, len(tables)) as threads:
         states = [threads.submit(last_batch, spark, table, paths, "") for table in tables]
         yield
         for state in states:

@@ -23,6 +23,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base import files
 from profilestream.base.delta_table import Table
+from profilestream.base.finite import finite_or_null
 from profilestream.base.settings import Paths
 
 # Spark writes a checkpoint of the log only at its own commits.
@@ -64,9 +65,10 @@ def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: in
 
 
 def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
-    """The values of each partition as texts, and its rows without these columns."""
+    """The values of each partition as texts, and its rows without these columns; nothing without rows."""
     if not by:
-        yield {}, rows
+        if len(rows):
+            yield {}, rows
         return
     for values in sorted(rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist(), key=str):
         part = rows
@@ -103,23 +105,22 @@ def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]
         if statistics.has_min_max and isinstance(statistics.min, (int, float, str, date)):
             smallest[name] = min(smallest.get(name, statistics.min), statistics.min)
             largest[name] = max(largest.get(name, statistics.max), statistics.max)
-    is_short = {n: not isinstance(v, str) or len(v) <= _LONGEST_STATISTIC for n, v in largest.items()}
+    names = [name for name in smallest if _is_writable(smallest[name]) and _is_writable(largest[name])]
     return {
         "numRecords": metadata.num_rows,
-        "minValues": {name: _as_json(value, timedelta()) for name, value in smallest.items() if is_short[name]},
-        "maxValues": {name: _as_json(v, timedelta(milliseconds=1)) for name, v in largest.items() if is_short[name]},
+        "minValues": {name: _as_json(smallest[name], timedelta()) for name in names},
+        "maxValues": {name: _as_json(largest[name], timedelta(milliseconds=1)) for name in names},
         "nullCount": nulls,
     }
+
+
+def _is_writable(value: Any) -> bool:
+    """False for a long text, and for an infinite number, which JSON does not have."""
+    return len(value) <= _LONGEST_STATISTIC if isinstance(value, str) else finite_or_null(value) is not None
 
 
 def _as_json(value: Any, rounding: timedelta) -> Any:
     """A statistic as Delta writes it; times in milliseconds, a largest time rounded up."""
     if isinstance(value, datetime):
         return (value + rounding).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return (
-        value.isoformat()
-        if isinstance(value, date)
-        else value[:_LONGEST_STATISTIC]
-        if isinstance(value, str)
-        else value
-    )
+    return value.isoformat() if isinstance(value, date) else value

@@ -55,8 +55,8 @@ class Batch:
         """Whether the table already contains this batch. A check takes 0.4 s, so only a retry does it."""
         return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
-    def announce(self, rows: int) -> None:
-        """Prepare for this number of input rows, as soon as it is known."""
+    def prepare_appends(self, rows: int) -> None:
+        """Start to load the states of the tables if this number of input rows will be appended by Spark."""
         if rows > self.local_max_rows:
             self.load_states()
 
@@ -111,7 +111,7 @@ class Batch:
         try:
             with self.phase("read"):
                 rows = frame.count()
-            self.announce(rows)
+            self.prepare_appends(rows)
             yield rows
         finally:
             frame.unpersist()

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -139,12 +139,13 @@ class QueryRunner:
             self._checkpoint.store_plan(batch_id, plan)
         with ExitStack() as stack:
 
+            @cache
             def load_states(is_updated: bool) -> None:
-                tables = tuple(table for table in self.query.tables if table.is_updated is is_updated)
-                stack.enter_context(commits.preload_states(spark, tables, self._paths))
+                if tables := tuple(table for table in self.query.tables if table.is_updated is is_updated):
+                    stack.enter_context(commits.preload_states(spark, tables, self._paths))
 
-            load_states(is_updated=True)
-            batch.load_states = partial(load_states, is_updated=False)
+            load_states(True)
+            batch.load_states = partial(load_states, False)
             try:
                 result = self.query.write(self.query.reads.select(frame, self._checkpoint, batch_id), batch)
             except NothingWritten:

@@ -40,8 +40,8 @@ REQUIRED_CONF = {
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
     # A log line may contain a key twice, or a key that a clip also writes.
     "spark.sql.mapKeyDedupPolicy": "LAST_WIN",
-    # Aggregates with object state (lists, sketches) use sorted rows: the hash aggregate falls back to sorting after 128
-    # keys anyway, and sorts rows that the fold has sorted already. Saves 20 % of a profile batch.
+    # Aggregates with object state, such as lists, use sorted rows: the hash aggregate falls back to sorting after 128
+    # keys anyway.
     "spark.sql.execution.useObjectHashAggregateExec": "false",
     # If this is not set, Spark computes the default for every value that a lambda function reads.
     "spark.sql.types.framework.enabled": "false",

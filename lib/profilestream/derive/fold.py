@@ -1,16 +1,16 @@
-"""The fold: events -> one row per key, and several rows per key -> one. No rows are collected on the driver.
+"""The fold: events -> one row per key, and several rows per key -> one.
 
 A row of a derived table contains states (statistics.py) and `as_of`, the newest event time folded into it; decayed
 weights are valid at that time. So rows of a key can be merged in any order, and a late event needs no special case. A
 row of a table with one row per key contains values for readers in addition.
 
 Spark evaluates the SQL of a declaration, and brings the rows of a key together in the order of their times; the kernels
-(kernels/) compute the states.
+(kernels/) compute the states. Rows are collected in the driver only by `local_partials`, for small batches.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -18,12 +18,11 @@ from pyspark.sql import functions as F
 
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
 from profilestream.derive.kernels.kernel import TIMESTAMP
-from profilestream.derive.statistics import Heaviest
+from profilestream.derive.statistics import Heaviest, by_facet
 from profilestream.derive.table_declaration import STATE, DerivedTable, Statistic
 
 _ORDER = ("event_time", "source", "event_id")
 BATCH_COLUMNS = ("epoch", "batch_id")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ class Fold:
         types = [f"{_state(n)} {statistic.result_ddl}" for n, _, statistic in self._numbered]
         outputs = ", ".join([*self._key_ddl, "as_of timestamp", "at timestamp", *types])
         read = inputs.mapInArrow(self._group_fold.read, outputs)
-        values = {path: F.col(_state(n)) for n, path, _ in self._numbered}
-        by_column = read.select(*self._keys, "as_of", "at", *_in_facets(values))
-        return by_column.select(*self._keys, "as_of", *_in_facets({p: F.col(p) for p in values} | self._readings))
+        by_column = read.select(*self._keys, "as_of", "at", *_in_facets(self._state_columns))
+        values = {path: F.col(path) for path in self.derived.statistics}
+        return by_column.select(*self._keys, "as_of", *_in_facets(values | self._readings))
 
     def for_statistic(self, path: str) -> "Fold":
         """The fold of one statistic of the table."""
@@ -89,6 +88,11 @@ class Fold:
     @cached_property
     def _numbered(self) -> list[tuple[int, str, Statistic]]:
         return [(n, path, statistic) for n, (path, statistic) in enumerate(self.derived.statistics.items())]
+
+    @cached_property
+    def _state_columns(self) -> dict[str, Column]:
+        """The states (or the values that replace them) in the rows of the kernels, by path."""
+        return {path: F.col(_state(n)) for n, path, _ in self._numbered}
 
     @cached_property
     def _value_texts(self) -> list[str]:
@@ -146,9 +150,7 @@ class Fold:
         folded = by_key.mapInArrow(self._group_fold.fold, ddl)
         if self.derived.has_values:
             return self._with_values(folded)
-        return folded.select(
-            *self._keys, "as_of", *_in_facets({path: F.col(_state(n)) for n, path, _ in self._numbered})
-        )
+        return folded.select(*self._keys, "as_of", *_in_facets(self._state_columns))
 
     def merge_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
         """As `merge_rows`, for few rows of a table of states without facets."""
@@ -251,7 +253,7 @@ def _in_facets(values: dict[str, Column]) -> list[Column]:
     """Columns by path -> columns; the fields of a facet become one struct."""
     return [
         (fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])).alias(name)
-        for name, fields in _by_facet(values).items()
+        for name, fields in by_facet(values).items()
     ]
 
 
@@ -259,13 +261,5 @@ def _arrow_facets(values: dict[str, Any]) -> dict[str, Any]:
     """Arrow arrays by path -> arrays by column; the fields of a facet become one struct."""
     return {
         name: fields[""] if "" in fields else pa.StructArray.from_arrays(list(fields.values()), list(fields))
-        for name, fields in _by_facet(values).items()
+        for name, fields in by_facet(values).items()
     }
-
-
-def _by_facet(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
-    facets: dict[str, dict[str, Value]] = {}
-    for path, value in values.items():
-        column, _, field = path.partition(".")
-        facets.setdefault(column, {})[field] = value
-    return facets

@@ -1,5 +1,6 @@
 """Stages that derive declared tables from `events`: their query, checks and writes."""
 
+import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -101,6 +102,11 @@ def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
 def _append_locally(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
     with batch.phase("fold"):
         partials = local_partials(events, folds)
+    append_partials(folds, partials, batch)
+
+
+def append_partials(folds: list[Fold], partials: list[pa.Table], batch: Batch) -> None:
+    """Append the partials of each fold to its table, in the process of the driver."""
     for fold, rows in zip(folds, partials, strict=True):
         batch.append(commits.arrow_with_batch_columns(rows, batch.txn), fold.derived.table)
 

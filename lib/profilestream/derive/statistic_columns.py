@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from profilestream.base.columns import Column, Place, Subject
 from profilestream.base.tables import EVENTS
-from profilestream.derive.statistics import Distinct, Reading, StatisticBase
+from profilestream.derive.statistics import Distinct, Reading, StatisticBase, by_facet
 
 _KINDS_WITH_VALUES = ("min", "max", "first", "last", "last_by_key", "top", "frequent", "distinct")
 _PLACES: dict[str, Place] = {"BINARY": "sketch", "MAP": "map key", "ARRAY": "array element", "STRUCT": "array element"}
@@ -71,17 +71,14 @@ def hidden_columns(name: str, statistics: Mapping[str, StatisticBase]) -> list[C
 
 
 def _columns(by_path: Mapping[str, Described], describe: Callable[[str, Described], Column], what: str) -> list[Column]:
-    facets: dict[str, list[Column]] = {}
-    columns: dict[str, Column] = {}
-    for path, one in by_path.items():
-        facet, _, field = path.rpartition(".")
-        if facet:
-            facets.setdefault(facet, []).append(describe(field, one))
-            fields = tuple(facets[facet])
-            columns[facet] = Column(facet, _struct(fields), f"{what} of the facet `{facet}`.", fields=fields)
+    columns = []
+    for name, fields in by_facet(by_path).items():
+        if "" in fields:
+            columns.append(describe(name, fields[""]))
         else:
-            columns[field] = describe(field, one)
-    return list(columns.values())
+            inner = tuple(describe(field, one) for field, one in fields.items())
+            columns.append(Column(name, _struct(inner), f"{what} of the facet `{name}`.", fields=inner))
+    return columns
 
 
 def _struct(columns: tuple[Column, ...]) -> str:

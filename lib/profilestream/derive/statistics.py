@@ -7,7 +7,8 @@ Weights may be negative (event types return and uncart) unless a kind excludes t
 (event_time, source, event_id), never the order of rows.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -26,6 +27,16 @@ from profilestream.derive.kernels.theta_sketch import DistinctKernel
 
 _ORDER = "STRUCT<event_time: TIMESTAMP, source: STRING, event_id: STRING>"
 _WEIGHTS = "MAP<STRING, DOUBLE>"
+Value = TypeVar("Value")
+
+
+def by_facet(values: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """Values by path -> values by column, then by field; the field is empty when the column has no fields."""
+    facets: dict[str, dict[str, Value]] = {}
+    for path, value in values.items():
+        column, _, field = path.partition(".")
+        facets.setdefault(column, {})[field] = value
+    return facets
 
 
 class StatisticBase(Frozen):

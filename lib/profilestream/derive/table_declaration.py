@@ -214,17 +214,16 @@ class DerivedTable(Frozen):
             columns += statistic_columns.hidden_columns(STATE, self.statistics)
         else:
             columns = statistic_columns.state_columns(self.statistics)
-        is_merged = self.write == "merge"
-        rows = "One row per" if is_merged else "Partial rows, merged when read, per"
+        rows = "One row per" if self.has_values else "Partial rows, merged when read, per"
         return Table(
             name=self.name,
             meaning=f"{rows} {', '.join(self.keys)}: the declared statistics.",
-            writer="derive_profiles" if is_merged else "derive_features",
+            writer="derive_profiles" if self.has_values else "derive_features",
             columns=(*keys, as_of(), *columns, EPOCH, BATCH_ID),
             key=tuple(self.keys),
             partitioned_by=self.partitioned_by,
             properties={"delta.enableDeletionVectors": "true", "delta.enableChangeDataFeed": "true"}
-            if is_merged
+            if self.has_values
             else {},
             declaration=self.fingerprint,
         )

@@ -89,8 +89,7 @@ def _append_locally(events: DataFrame, user_fold: Fold, total_fold: Fold, batch:
     with batch.phase("fold"):
         (partials,) = local_partials(events, [user_fold])
         totals = total_fold.merge_locally(partials, order=("user_id",))
-    for fold, rows in ((user_fold, partials), (total_fold, totals)):
-        batch.append(commits.arrow_with_batch_columns(rows, batch.txn), fold.derived.table)
+    fold_stage.append_partials([user_fold, total_fold], [partials, totals], batch)
 
 
 def transition_events(changes: DataFrame) -> DataFrame:

@@ -84,7 +84,6 @@ def sample_points(spark: SparkSession, settings: Settings) -> Floats:
         SourceMissing: there is no profile table.
     """
     derived = segments.profile(settings)
-    assert derived.population is not None
     derived.table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
     mean = population.means_of(F.col(derived.vector_state))
     rows = derived.table.read(spark, settings.paths).select("user_id", mean.alias("mean")).where("mean IS NOT NULL")

@@ -45,7 +45,6 @@ def latest_profiles(changes: DataFrame, derived: DerivedTable) -> DataFrame:
     `mean` is the mean vector of the user's events (an array by dimension, in the dimensions' own units), null if the
     profile was deleted. `at` is the `as_of` time of the profile in microseconds.
     """
-    assert derived.population is not None
     exists = F.col("_change_type") != "delete"
     mean = F.when(exists, population.means_of(F.col(derived.vector_state)))
     profile = F.struct(mean.alias("mean"), F.unix_micros("as_of").alias("at"))

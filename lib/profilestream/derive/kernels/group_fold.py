@@ -104,9 +104,11 @@ class GroupFold:
             end = np.where((start == _NO_TIME) | (end == _NO_TIME), start, end)
             columns = {name: batch[name] for name in (*self.keys, "as_of", "at")}
             with np.errstate(invalid="ignore", over="ignore"):
-                for statistic in self.statistics:
-                    factors = decay_factors(start, end, statistic.half_life_days)
-                    columns[statistic.state] = statistic.kernel.read(batch[statistic.state], factors)
+                factors = {
+                    days: decay_factors(start, end, days) for days in {s.half_life_days for s in self.statistics}
+                }
+                for one in self.statistics:
+                    columns[one.state] = one.kernel.read(batch[one.state], factors[one.half_life_days])
             yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _finished(self, rows: pa.RecordBatch) -> pa.RecordBatch:

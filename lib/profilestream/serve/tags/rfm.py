@@ -1,8 +1,7 @@
 """user_groups: one row per user with RFM quintiles, RFM segment, loyalty tier and cohort.
 
-The quintile thresholds are quantiles over all users, of values that are rounded within 2 %.
-They depend neither on the order of users nor on their partitions. A value that is rounded to the same number as a
-threshold is not above it.
+The quintile thresholds are quantiles over all users, of values that are rounded within 2 %. They depend neither on the
+order of users nor on their partitions. A value that is rounded to the same number as a threshold is not above it.
 """
 
 import math
