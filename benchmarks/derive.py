@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from delta.tables import DeltaTable
+from profilestream.base import commits, streaming, tables
 from profilestream.base import settings as settings_module
-from profilestream.base import streaming, tables
+from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.settings import Settings
@@ -36,7 +37,7 @@ def profile_fold_vs_merge(spark: SparkSession, work: Path) -> Result:
     finished = _finished_profiles(spark, work)
     users = finished.count()
     home = _prepare_batch(spark, work / "home", _profiles(finished, 200_000))
-    table = _derived(_settings(home), "user_profiles").table
+    table = derived_table(derive_settings(home), "user_profiles").table
     merged = _rows_of_batch_users(finished).persist()
     rows = merged.count()
 
@@ -67,14 +68,14 @@ def profile_state_20x(spark: SparkSession, work: Path) -> Result:
 def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
     """Seconds of a derive_features batch, divided by those of plain appends of the same finished rows."""
     home = _prepare_batch(spark, work / "home", None)
-    settings = _settings(home)
+    settings = derive_settings(home)
     events = tables.EVENTS.read(spark, settings.paths)
     tile_tables = [d for d in fold_stage.declared_tables(settings).values() if d.write == "append"]
     finished = {d.name: _stamp(Fold(d).partials(events), d).persist() for d in tile_tables}
     rows = {name: frame.count() for name, frame in finished.items()}
 
     def append() -> float:
-        target = _settings(empty_folder(work / "append"))
+        target = derive_settings(empty_folder(work / "append"))
         for derived in tile_tables:
             derived.table.create(spark, target.paths)
         started = time.monotonic()
@@ -94,7 +95,7 @@ def tiles_vs_append(spark: SparkSession, work: Path) -> Result:
 def sessions_vs_merge(spark: SparkSession, work: Path) -> Result:
     """Seconds of a derive_sessions batch, divided by those of a plain MERGE of as many finished rows."""
     home = _prepare_sessions(spark, work / "home", 600_000)
-    finished = _settings(_copy_home(home, work / "finished"))
+    finished = derive_settings(_copy_home(home, work / "finished"))
     _batch_seconds(spark, work / "finished", sessions.STAGE)
     table = sessions.table(finished)
     merged = table.read(spark, finished.paths).where("batch_id = 1").persist()
@@ -125,15 +126,15 @@ def backfill_rate(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Res
     """Rows/s of deriving tiles and profiles from 2 M events, divided by those of the baseline of capture_vs_copy."""
     log = workloads.write_json_log(spark, work / "log", first=0, rows=rows, files=40, seed=SEED)
     home = empty_folder(work / "home")
-    settings = _settings(home)
+    settings = derive_settings(home)
     tables.EVENTS.create(spark, settings.paths)
-    _write_events(workloads.to_events_rows(workloads.shop_log(spark, 0, rows, seed=SEED, files=8)), settings)
+    write_events(workloads.to_events_rows(workloads.shop_log(spark, 0, rows, seed=SEED, files=8)), settings)
 
     def copy() -> float:
         return workloads.copy_seconds(spark, log, empty_folder(work / "copy"), files_per_batch=20)
 
     def derive() -> float:
-        target = _settings(_copy_home(home, work / "run"))
+        target = derive_settings(_copy_home(home, work / "run"))
         queries = [*tiles.queries(target), *profiles.queries(target)]
         options = RunOptions(accept_new_epoch=True)
         return measure_seconds(lambda: streaming.run(spark, queries, target, options))
@@ -155,7 +156,7 @@ def profile_bytes_1000(spark: SparkSession, work: Path) -> Result:
 
 
 def _profile_bytes(spark: SparkSession, work: Path, *, events: int, users: int, bound: int) -> Result:
-    derived = _derived(_settings(empty_folder(work / "home")), "user_profiles")
+    derived = derived_table(derive_settings(empty_folder(work / "home")), "user_profiles")
     log = workloads.shop_log(spark, 0, events * users, seed=SEED, files=4, users=users)
     rows = _stamp(Fold(derived).partials(workloads.to_events_rows(log)), derived)
     target = str(empty_folder(work / "bytes"))
@@ -168,7 +169,8 @@ def _profile_bytes(spark: SparkSession, work: Path, *, events: int, users: int, 
     return Result(name, size / stored_users, "bytes per user", float(bound), "lower", against, detail)
 
 
-def _settings(home: Path) -> Settings:
+def derive_settings(home: Path, overrides: list[str] | None = None) -> Settings:
+    """Settings of a warehouse in a folder, with the shipped declarations."""
     home.mkdir(parents=True, exist_ok=True)
     config = home / "derive.toml"
     features = [str(DERIVE / f"{name}.toml") for name in ("user_hours", "item_hours", "category_hours")]
@@ -178,10 +180,11 @@ def _settings(home: Path) -> Settings:
         f'[derive]\nfeatures = {features}\nprofiles = ["{DERIVE}/user_profiles.toml"]\n'
         "[derive.sessions]\nenabled = true\n"
     )
-    return settings_module.load(str(config), [])
+    return settings_module.load(str(config), overrides or [])
 
 
-def _derived(settings: Settings, name: str) -> DerivedTable:
+def derived_table(settings: Settings, name: str) -> DerivedTable:
+    """The declared table of that name."""
     return next(derived for derived in fold_stage.declared_tables(settings).values() if derived.name == name)
 
 
@@ -189,7 +192,8 @@ def _batch_events(spark: SparkSession) -> DataFrame:
     return workloads.to_events_rows(workloads.shop_log(spark, 0, BATCH_SIZE, seed=SEED, files=4, users=ACTIVE_USERS))
 
 
-def _write_events(events: DataFrame, settings: Settings) -> None:
+def write_events(events: DataFrame, settings: Settings) -> None:
+    """Append rows to `events`, one file per date."""
     rows = events.select(*tables.EVENTS.names).repartition("event_date")
     rows.write.format("delta").mode("append").save(tables.EVENTS.path(settings.paths))
 
@@ -201,7 +205,7 @@ def _stamp(rows: DataFrame, derived: DerivedTable) -> DataFrame:
 
 def _finished_profiles(spark: SparkSession, work: Path) -> DataFrame:
     """Rows of user_profiles, computed from the 600,000 events of 80,000 users before the batch."""
-    derived = _derived(_settings(empty_folder(work / "finished_home")), "user_profiles")
+    derived = derived_table(derive_settings(empty_folder(work / "finished_home")), "user_profiles")
     log = workloads.shop_log(spark, -600_000, 600_000, seed=SEED, files=4, users=ACTIVE_USERS)
     path = str(work / "finished")
     _stamp(Fold(derived).partials(workloads.to_events_rows(log)), derived).write.parquet(path)
@@ -223,24 +227,35 @@ def _rows_of_batch_users(finished: DataFrame) -> DataFrame:
 
 def _prepare_batch(spark: SparkSession, home: Path, stored_profiles: DataFrame | None) -> Path:
     """Write a warehouse with the batch in `events` and, if given, rows in user_profiles; returns its folder."""
-    settings = _settings(empty_folder(home))
+    settings = derive_settings(empty_folder(home))
     tables.EVENTS.create(spark, settings.paths)
-    _write_events(_batch_events(spark), settings)
+    write_events(_batch_events(spark), settings)
     if stored_profiles is not None:
-        table = _derived(settings, "user_profiles").table
+        table = derived_table(settings, "user_profiles").table
         table.create(spark, settings.paths)
         stored_profiles.repartition(4).write.format("delta").mode("append").save(table.path(settings.paths))
     return home
 
 
+def prepare_profiles(spark: SparkSession, home: Path, size: int) -> Path:
+    """Write a warehouse with `size` profiles and no events; returns its folder."""
+    settings = derive_settings(empty_folder(home))
+    tables.EVENTS.create(spark, settings.paths)
+    table = derived_table(settings, "user_profiles").table
+    table.create(spark, settings.paths)
+    rows = _profiles(_finished_profiles(spark, home.parent), size)
+    commits.append(rows.repartition(4), table, settings.paths, Txn("bench", "bench", 0))
+    return home
+
+
 def _prepare_sessions(spark: SparkSession, home: Path, rows: int) -> Path:
     """The folder of a new warehouse with the sessions of `rows` earlier events and the batch in `events`."""
-    settings = _settings(empty_folder(home))
+    settings = derive_settings(empty_folder(home))
     tables.EVENTS.create(spark, settings.paths)
     log = workloads.shop_log(spark, -rows, rows, seed=SEED, files=4, users=ACTIVE_USERS)
-    _write_events(workloads.to_events_rows(log), settings)
+    write_events(workloads.to_events_rows(log), settings)
     _batch_seconds(spark, home, sessions.STAGE)
-    _write_events(_batch_events(spark), settings)
+    write_events(_batch_events(spark), settings)
     return home
 
 
@@ -251,7 +266,7 @@ def _copy_home(home: Path, target: Path) -> Path:
 
 def _merge_seconds(rows: DataFrame, table: Table, home: Path) -> float:
     """Seconds of a plain MERGE of finished rows into a table."""
-    target = table.path(_settings(home).paths)
+    target = table.path(derive_settings(home).paths)
     started = time.monotonic()
     on = " AND ".join(f"t.{column} = s.{column}" for column in table.key)
     merger = DeltaTable.forPath(rows.sparkSession, target).alias("t").merge(rows.alias("s"), on)
@@ -272,7 +287,7 @@ def _size_ratio(spark: SparkSession, stage: str, small: Path, large: Path, run: 
 
 def _batch_seconds(spark: SparkSession, home: Path, stage: str) -> float:
     """Run a stage; returns the seconds of its last batch from `stage_batches`."""
-    settings = _settings(home)
+    settings = derive_settings(home)
     queries: dict[str, Callable[[Settings], list[Query]]] = {
         tiles.STAGE: tiles.queries,
         profiles.STAGE: profiles.queries,

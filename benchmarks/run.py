@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive, learn, quality, segments, serve, windows  # noqa: E402
+from benchmarks import capture, derive, latency, learn, quality, segments, serve, windows  # noqa: E402
 from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
@@ -24,6 +24,7 @@ BENCHMARKS = (
     derive.profile_fold_vs_merge, derive.profile_state_20x, derive.tiles_vs_append, derive.backfill_rate,
     derive.sessions_vs_merge, derive.sessions_history_10x,
     derive.profile_bytes_10, derive.profile_bytes_1000,
+    latency.small_batch_cpu, latency.latency_local, latency.latency_local_1000, latency.latency_all_stages,
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib,

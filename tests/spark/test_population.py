@@ -11,6 +11,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
+from profilestream.derive.population import Population
 from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -61,12 +62,22 @@ def _merge_batches(
     stats = spark.createDataFrame([], derived.population_table.schema)
     for batch_id, n in enumerate(batches):
         updated = fold.update(profiles, events.where(F.col("batch") == n)).localCheckpoint()
-        row = population.after_batch(stats, updated, profiles, derived, Txn("q", "epoch", batch_id))
-        stats = stats.unionByName(row).localCheckpoint()
+        txn, touched = Txn("q", "epoch", batch_id), profiles.join(updated, "user_id", "left_semi")
+        change = population.change(updated, touched, derived)
+        _assert_local_change_equals(change, updated, touched, derived)
+        row = population.before_batch(stats, derived, txn).plus(change).row(derived, txn)
+        stats = stats.unionByName(spark.createDataFrame(row)).localCheckpoint()
         untouched = profiles.join(updated, "user_id", "left_anti")
         batch_columns = {"epoch": F.lit("epoch"), "batch_id": F.lit(0)}
         profiles = untouched.unionByName(updated.withColumns(batch_columns)).localCheckpoint()
     return profiles, stats
+
+
+def _assert_local_change_equals(change: Population, rows: DataFrame, before: DataFrame, derived: DerivedTable) -> None:
+    local = population.local_change(rows.toArrow(), before.toArrow(), derived)
+    assert (local.as_of, local.users) == (change.as_of, change.users)
+    assert local.sums == pytest.approx(change.sums, rel=1e-12, abs=1e-9)
+    assert local.squares == pytest.approx(change.squares, rel=1e-12, abs=1e-9)
 
 
 def _weight(event: tuple[Any, ...], at: datetime) -> float:

@@ -8,15 +8,20 @@ session settings, #3934).
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from delta.tables import DeltaTable
+from deltalake import DeltaTable as DeltaRsTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import local_appends
+from profilestream.base import delta_log, files, local_appends
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused
+from profilestream.base.keyed_rows import KeyedRows, StoredRows
 from profilestream.base.session import Threads, conf_set, materialize
 from profilestream.base.settings import Paths, fingerprint
 
@@ -29,6 +34,8 @@ _MERGE_CONF = {
     "spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold": "64MB",
     "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # of unknown size: a local checkpoint
 }
+_SMALL_ROW_GROUP_BYTES = str(1 << 20)
+Rows = TypeVar("Rows", DataFrame, pa.Table)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Txn:
 
 def version(spark: SparkSession, table: Table, paths: Paths) -> int:
     """The latest version of the table, read from its log now."""
+    folder = files.local_path(table.path(paths))
+    if folder is not None and (latest := delta_log.latest_version(Path(folder))) >= 0:
+        return latest
     return int(table.log(spark, paths).startTransaction().readVersion())
 
 
@@ -61,6 +71,9 @@ def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The last batch that this writer committed to the table; null when there is none."""
+    folder = files.local_path(table.path(paths))
+    if folder is not None:
+        return DeltaRsTable(folder).transaction_version(app_id)
     batch_id = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
     return None if batch_id < 0 else batch_id
 
@@ -126,8 +139,7 @@ def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) ->
         local_appends.append(frame, table, paths, txn.app_id(table), txn.batch_id)
         return
     table.check(frame.schema)
-    without_dictionary = {f"parquet.enable.dictionary#{name}": "false" for name in table.distinct_columns}
-    with conf_set(frame.sparkSession, without_dictionary):
+    with conf_set(frame.sparkSession, _file_conf(table)):
         (
             frame.write.format("delta")
             .mode("append")
@@ -135,6 +147,15 @@ def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) ->
             .option("txnVersion", txn.batch_id)
             .save(table.uri(paths))
         )
+
+
+def _file_conf(table: Table) -> dict[str, str]:
+    """Settings of the Parquet files that Spark writes.
+
+    Rows of a table that is updated by key are read one by one (keyed_rows.py), each with its row group.
+    """
+    conf = {f"parquet.enable.dictionary#{name}": "false" for name in table.distinct_columns}
+    return conf | ({"parquet.block.size": _SMALL_ROW_GROUP_BYTES} if table.is_updated else {})
 
 
 def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: str) -> None:
@@ -160,7 +181,7 @@ def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None
 
 
 def merge(
-    frame: DataFrame,
+    frame: Rows,
     table: Table,
     paths: Paths,
     txn: Txn,
@@ -168,22 +189,37 @@ def merge(
     delete_flag: str = "",
     within: str = "",
     read_version: int | None = None,
-) -> DataFrame:
-    """Insert or update rows by the table's key, once; the frame has one row per key, and no key is null.
+    index: KeyedRows | None = None,
+    before: StoredRows | None = None,
+) -> Rows:
+    """Insert or update rows by the table's key, once: those of a frame by Spark, those of an Arrow table by the driver.
+
+    The rows have one row per key, and no key is null.
 
     Args:
         frame: may have more columns than the table.
         delete_flag: name of a boolean column of the frame that is not in the table: true deletes the row of that key.
         within: a SQL condition on the table (`t`) that is true for every key of the frame; files without such rows are
             not read.
-        read_version: the version of the table that the rows were computed from, if they contain its rows.
+        read_version: the version of the table that the rows of a frame were computed from, if they contain its rows.
+        index: of the table, for the rows of an Arrow table.
+        before: the stored rows that the rows of an Arrow table were computed from, if they contain them.
 
     Returns:
-        The frame, materialized.
+        The rows; a frame is materialized.
 
     Raises:
-        Refused: the table has a later version than `read_version`; the MERGE would undo those commits.
+        Refused: the table has a later version than `read_version`, or the rows `before` changed; the MERGE would undo
+            those commits.
     """
+    if not isinstance(frame, DataFrame):
+        assert index is not None
+        deleted = None
+        if delete_flag:
+            deleted = frame.filter(frame[delete_flag]).select(table.key)
+            frame = frame.filter(pc.invert(frame[delete_flag]))
+        index.update(frame.select(table.names), txn.app_id(table), txn.batch_id, deleted=deleted, before=before)
+        return frame
     spark = frame.sparkSession
     table.check(frame.select(*table.names).schema)
     rows = materialize(frame)
@@ -204,7 +240,7 @@ def merge(
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.names}
     is_inserted = f"NOT s.{delete_flag}" if delete_flag else "true"
     # An application id that stayed set would make every later write a no-op.
-    with conf_set(spark, {**_MERGE_CONF, _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
+    with conf_set(spark, {**_MERGE_CONF, **_file_conf(table), _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
         merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
         if delete_flag:
             merger = merger.whenMatchedDelete(f"s.{delete_flag}")

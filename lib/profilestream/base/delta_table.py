@@ -89,7 +89,7 @@ class Table:
 
     @property
     def is_updated(self) -> bool:
-        """Whether rows are updated by key, so that Spark writes each commit."""
+        """Whether rows are updated by key, with deletion vectors."""
         return self.properties.get("delta.enableDeletionVectors") == "true"
 
     def path(self, paths: Paths) -> str:

@@ -22,12 +22,13 @@ from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base import files
+from profilestream.base.delta_log import CHECKPOINT_INTERVAL
 from profilestream.base.delta_table import Table
 from profilestream.base.finite import finite_or_null
 from profilestream.base.settings import Paths
 
-# Spark writes a checkpoint of the log only at its own commits.
-_CHECKPOINT_INTERVAL = 10
+# Of a table that is updated by key. A reader of one row decodes the row group.
+_ROW_GROUP_ROWS = 500
 _LONGEST_STATISTIC = 32  # characters, as of Spark
 
 
@@ -50,8 +51,13 @@ def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: in
         return
     schema = to_arrow_schema(table.schema, timezone="UTC")
     rows = rows.select(schema.names).cast(schema)
+    parts = _partitions(rows, table.partitioned_by)
+    written = [write_file(part, Path(folder), values, table) for values, part in parts]
     added: list[AddAction | RemoveAction] = [
-        _write(part, Path(folder), values, table) for values, part in _partitions(rows, table.partitioned_by)
+        AddAction(
+            add["path"], add["size"], add["partitionValues"], add["modificationTime"], add["dataChange"], add["stats"]
+        )
+        for add in written
     ]
     stored.create_write_transaction(
         added,
@@ -60,7 +66,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: in
         list(table.partitioned_by) or None,
         commit_properties=CommitProperties(app_transactions=[Transaction(app_id, batch_id)]),
     )
-    if stored.version() % _CHECKPOINT_INTERVAL == 0:
+    if stored.version() % CHECKPOINT_INTERVAL == 0:
         stored.create_checkpoint()
 
 
@@ -77,16 +83,23 @@ def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str,
         yield {name: None if v is None else str(v) for name, v in values.items()}, part.drop_columns(list(by))
 
 
-def _write(rows: pa.Table, folder: Path, partition: dict[str, str | None], table: Table) -> AddAction:
-    """Write a file of one partition."""
+def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], table: Table) -> dict[str, Any]:
+    """Write a data file of one partition; returns its `add` action."""
     folders = [f"{name}={quote(value or '__HIVE_DEFAULT_PARTITION__', safe='')}" for name, value in partition.items()]
     path = "/".join([*folders, f"part-{uuid.uuid4()}.snappy.parquet"])
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows, folder / path, compression="snappy")
+    pq.write_table(
+        rows, folder / path, compression="snappy", row_group_size=_ROW_GROUP_ROWS if table.is_updated else None
+    )
     columns = table.properties.get("delta.dataSkippingStatsColumns", ",".join(rows.column_names)).split(",")
-    stats = json.dumps(_statistics(pq.read_metadata(folder / path), columns))
-    size = (folder / path).stat().st_size
-    return AddAction(path, size, partition, int(time.time() * 1000), True, stats)
+    return {
+        "path": path,
+        "partitionValues": partition,
+        "size": (folder / path).stat().st_size,
+        "modificationTime": int(time.time() * 1000),
+        "dataChange": True,
+        "stats": json.dumps(_statistics(pq.read_metadata(folder / path), columns)),
+    }
 
 
 def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]:

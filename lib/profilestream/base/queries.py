@@ -13,13 +13,17 @@ from pyspark.sql.streaming.readwriter import DataStreamReader
 
 from profilestream.base import commits, local_appends
 from profilestream.base.checkpoints import Checkpoint, Plan
-from profilestream.base.commits import Txn
+from profilestream.base.commits import Rows, Txn
 from profilestream.base.date_order import rows_in_date_order
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import ProfilestreamError
+from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.session import Threads
 from profilestream.base.settings import Paths, fingerprint
 from profilestream.base.tables import EVENTS
+
+# Compressed. A frame whose rows are larger is held by Spark, which is slower but equal.
+_BYTES_PER_ROW = 200
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Batch:
     Args:
         is_retry: the batch was started before, so tables may already contain it.
         local_max_rows: setting `stream.local_max_rows`.
-        load_states: lets Delta load the states of the tables to which Spark appends, in the background.
+        local_max_keys: setting `stream.local_max_keys`.
+        indexes: the rows of tables that are updated by key, which the batches of a run share, by name of the table.
+        load_states: lets Delta load the states of the tables that Spark writes, in the background.
         seconds: duration by phase.
     """
 
@@ -48,6 +54,8 @@ class Batch:
     plan: Plan
     is_retry: bool = False
     local_max_rows: int = 0
+    local_max_keys: int = 0
+    indexes: dict[str, KeyedRows] = field(default_factory=dict, repr=False)
     load_states: Callable[[], object] = field(default=lambda: None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -55,14 +63,26 @@ class Batch:
         """Whether the table already contains this batch. A check takes 0.4 s, so only a retry does it."""
         return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
-    def prepare_appends(self, rows: int) -> None:
-        """Start to load the states of the tables if this number of input rows will be appended by Spark."""
+    def prepare_writes(self, rows: int) -> None:
+        """Start to load the states of the tables if Spark will process this number of input rows."""
         if rows > self.local_max_rows:
             self.load_states()
 
     def is_local(self, rows: int, table: Table) -> bool:
         """Whether this number of rows is processed, and appended to the table, in the process of the driver."""
         return rows <= self.local_max_rows and local_appends.is_possible(table, self.paths)
+
+    def keyed_rows(self, rows: int, table: Table) -> KeyedRows | None:
+        """The rows of a table for an update with this number of input rows in the process of the driver.
+
+        Null if Spark updates the table.
+        """
+        if rows > self.local_max_rows or not KeyedRows.is_possible(table, self.paths):
+            return None
+        if table.name not in self.indexes:
+            self.indexes[table.name] = KeyedRows(table, self.paths)
+        index = self.indexes[table.name]
+        return index if index.refresh(self.local_max_keys) else None
 
     def append(self, rows: DataFrame | pa.Table, table: Table, count: int | None = None) -> None:
         """Append to a table unless it already contains this batch.
@@ -93,28 +113,50 @@ class Batch:
         for future in futures:
             future.result()
 
-    def merge(self, frame: DataFrame, table: Table, **how: Any) -> DataFrame:
+    def merge(self, rows: Rows, table: Table, *, count: int | None = None, **how: Any) -> Rows:
         """Insert or update rows by key unless the table already contains this batch; returns the rows.
 
         Args:
+            count: number of input rows, if there are about as many rows; few are written in the process of the driver.
             how: keyword arguments of commits.merge.
         """
         with self.phase(f"merge {table.name}"):
             if self.is_done(table):
-                return frame
-            return commits.merge(frame, table, self.paths, self.txn, **how)
+                return rows
+            index = None if count is None else self.keyed_rows(count, table)
+            few = self._collected(rows) if index is not None and isinstance(rows, DataFrame) else None
+            if few is not None:
+                commits.merge(few, table, self.paths, self.txn, index=index, **how)
+                return rows
+            return commits.merge(rows, table, self.paths, self.txn, **how)
 
     @contextmanager
-    def cached(self, frame: DataFrame) -> Iterator[int]:
-        """Cache the input of the batch during the block; yields its number of rows."""
-        frame.persist()
+    def cached(self, frame: DataFrame, *, is_small: bool = False) -> Iterator[tuple[DataFrame, int]]:
+        """Hold the rows of a frame during the block: few rows in the driver, others in the cache of Spark.
+
+        Args:
+            is_small: the frame probably has few rows, whatever Spark estimates.
+
+        Yields:
+            The held rows, and their number.
+        """
+        with self.phase("read"):
+            is_small = is_small or _estimated_bytes(frame) <= self.local_max_rows * _BYTES_PER_ROW
+            few = self._collected(frame) if is_small else None
+            held = frame.persist() if few is None else self.spark.createDataFrame(few)
+            rows = held.count() if few is None else len(few)
         try:
-            with self.phase("read"):
-                rows = frame.count()
-            self.prepare_appends(rows)
-            yield rows
+            self.prepare_writes(rows)
+            yield held, rows
         finally:
-            frame.unpersist()
+            held.unpersist()
+
+    def _collected(self, frame: DataFrame) -> pa.Table | None:
+        """The rows of a frame; null if there are more than `local_max_rows`."""
+        if not self.local_max_rows:
+            return None
+        rows = frame.limit(self.local_max_rows + 1).toArrow()
+        return rows if len(rows) <= self.local_max_rows else None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -217,6 +259,10 @@ class Query:
     def name(self) -> str:
         """`<stage>/<source>`."""
         return f"{self.stage}/{self.source}" if self.source else self.stage
+
+
+def _estimated_bytes(frame: DataFrame) -> int:
+    return int(frame._jdf.queryExecution().analyzed().stats().sizeInBytes())
 
 
 def stage_query(

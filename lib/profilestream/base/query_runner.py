@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import cache
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -17,6 +17,7 @@ from profilestream.base import commits, files, jvm, startup_checks
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import NothingWritten, Refused
+from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
 from profilestream.base.stage_progress import StageProgress
@@ -58,6 +59,7 @@ class QueryRunner:
         self.error: BaseException | None = None
         self.batches: dict[int, Batch] = {}
         self.results: dict[int, BatchResult] = {}
+        self._indexes: dict[str, KeyedRows] = {}
         self._batch_lock = threading.Lock()
         self._stop_requested = threading.Event()
         self._last_batch = -1
@@ -131,7 +133,11 @@ class QueryRunner:
         txn = Txn(self.query.name, self.epoch, batch_id)
         stored_plan = self._checkpoint.plan(batch_id)
         plan = stored_plan or self._new_plan(self.query.versions(spark, self._checkpoint, batch_id))
-        batch = Batch(spark, self._paths, txn, plan, stored_plan is not None, self._settings.stream.local_max_rows)
+        stream = self._settings.stream
+        batch = Batch(
+            spark, self._paths, txn, plan, is_retry=stored_plan is not None, local_max_rows=stream.local_max_rows,
+            local_max_keys=stream.local_max_keys, indexes=self._indexes,
+        )  # fmt: skip
         if batch.is_done(self.query.tables[-1]):
             log.info("%s  batch id %s is already in its tables", self.query.name, batch_id)
             return
@@ -140,12 +146,10 @@ class QueryRunner:
         with ExitStack() as stack:
 
             @cache
-            def load_states(is_updated: bool) -> None:
-                if tables := tuple(table for table in self.query.tables if table.is_updated is is_updated):
-                    stack.enter_context(commits.preload_states(spark, tables, self._paths))
+            def load_states() -> None:
+                stack.enter_context(commits.preload_states(spark, self.query.tables, self._paths))
 
-            load_states(True)
-            batch.load_states = partial(load_states, False)
+            batch.load_states = load_states
             try:
                 result = self.query.write(self.query.reads.select(frame, self._checkpoint, batch_id), batch)
             except NothingWritten:

@@ -329,7 +329,7 @@ def write_batch(
     with ExitStack() as stack:
         with batch.phase("read and evaluate"):
             evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
-        batch.prepare_appends(evaluated.rows_in)
+        batch.prepare_writes(evaluated.rows_in)
         records, summary = evaluated.records, evaluated.summary
         failing = _failing_expressions(summary)
         if kind == "source":

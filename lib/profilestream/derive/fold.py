@@ -5,16 +5,18 @@ weights are valid at that time. So rows of a key can be merged in any order, and
 row of a table with one row per key contains values for readers in addition.
 
 Spark evaluates the SQL of a declaration, and brings the rows of a key together in the order of their times; the kernels
-(kernels/) compute the states. Rows are collected in the driver only by `local_partials`, for small batches.
+(kernels/) compute the states. The driver collects rows only for small batches.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
 from profilestream.derive.kernels.kernel import TIMESTAMP
@@ -153,25 +155,71 @@ class Fold:
         return folded.select(*self._keys, "as_of", *_in_facets(self._state_columns))
 
     def merge_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
-        """As `merge_rows`, for few rows of a table of states without facets."""
-        names = {"as_of": "event_time"} | {path: _state(n) for n, path, _ in self._numbered}
-        columns = [*self._keys, "as_of", *order, *self.derived.statistics]
-        stored = rows.select(columns).rename_columns([names.get(name, name) for name in columns])
-        return self._fold_locally(stored, ("event_time", *order))
+        """As `merge_rows`, for few rows of a table of states, in the process of the driver."""
+        return self._states_in_facets(self._fold_locally(self._stored_locally(rows, *order), ("event_time", *order)))
+
+    def update_locally(self, spark: SparkSession, stored: pa.Table, events: pa.Table) -> pa.Table:
+        """As `update`, for few events in the process of the driver; Spark evaluates the readings.
+
+        Args:
+            stored: the stored rows of the events' keys.
+            events: from `local_events`.
+        """
+        if not len(events):
+            return (
+                to_arrow_schema(self.derived.table.schema, timezone="UTC")
+                .empty_table()
+                .drop_columns(list(BATCH_COLUMNS))
+            )
+        old = self._stored_locally(stored)
+        old = old.append_column("is_stored", pa.repeat(True, len(old)))
+        new = events.append_column("is_stored", pa.repeat(False, len(events)))
+        rows = pa.concat_tables([old, new], promote_options="default")
+        folded = self._fold_locally(rows, ("is_stored", *_ORDER))
+        return self._with_values(spark.createDataFrame(folded)).toArrow()
+
+    def _stored_locally(self, rows: pa.Table, *more: str) -> pa.Table:
+        """As `_stored_rows`."""
+
+        def value(path: str) -> Any:
+            column, *fields = path.split(".")
+            return pc.struct_field(rows[column], fields) if fields else rows[column]
+
+        def state(path: str, statistic: Statistic) -> Any:
+            if statistic.is_plain or not self.derived.has_values:
+                return value(path)
+            hidden = value(f"{STATE}.{path}")
+            if isinstance(statistic, Heaviest):
+                parts = [value(path).combine_chunks(), hidden.combine_chunks()]
+                return pa.StructArray.from_arrays(parts, ["weights", "rest"])
+            return hidden
+
+        columns: dict[str, Any] = {name: rows[name] for name in (*self._keys, *more)} | {"event_time": rows["as_of"]}
+        return pa.table(columns | {_state(n): state(path, statistic) for n, path, statistic in self._numbered})
 
     def _fold_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
-        """One row of the table per key; rows with a null key are left out."""
-        for key in self._keys:
-            rows = rows.filter(rows[key].is_valid())
-        ordered = rows.sort_by([(name, "ascending") for name in (*self._keys, *order)]).combine_chunks()
+        """Rows of the kernels, one per key, in their columns."""
+        directions: list[tuple[str, Literal["ascending", "descending"]]] = [
+            (name, "descending" if name == "is_stored" else "ascending") for name in (*self._keys, *order)
+        ]
+        ordered = rows.sort_by(directions).combine_chunks()
         types = {**{key: rows.schema.field(key).type for key in self._keys}, "as_of": TIMESTAMP}
         types |= {_state(n): statistic.kernel.type for n, _, statistic in self._numbered}
-        folded = pa.Table.from_batches(self._group_fold.fold(ordered.to_batches()), pa.schema(list(types.items())))
+        folded = list(self._group_fold.fold(ordered.to_batches()))
+        return pa.Table.from_batches(folded, folded[0].schema if folded else pa.schema(list(types.items())))
+
+    def _states_in_facets(self, folded: pa.Table) -> pa.Table:
         states = {path: folded[_state(n)].combine_chunks() for n, path, _ in self._numbered}
         return pa.table({name: folded[name] for name in (*self._keys, "as_of")} | _arrow_facets(states))
 
     def _with_values(self, folded: DataFrame) -> DataFrame:
         """Rows with values, readings and the column `state`, from those of the kernels."""
+        by_path, by_column = self._value_columns
+        return folded.select(*by_path).select(*by_column)
+
+    @cached_property
+    def _value_columns(self) -> tuple[list[Column], list[Column]]:
+        """The columns that readings use, over the rows of the kernels; and the columns of the table over these."""
         values, readable, hidden = {}, {}, {}
         for n, path, statistic in self._numbered:
             state = F.col(_state(n))
@@ -183,11 +231,13 @@ class Fold:
                 hidden[path] = state
         states = [_state(n) for n, _, _ in self._numbered]
         results = [_result(n) for n in self._results]
-        with_values = folded.select(
-            *self._keys, "as_of", F.col("as_of").alias("at"), *_in_facets(values), *states, *results
-        )
+        keys = [F.col(name) for name in (*self._keys, "as_of")]
+        kernel_columns = [F.col(name) for name in (*states, *results)]
         state_column = [F.struct(*_in_facets(hidden)).alias(STATE)] if hidden else []
-        return with_values.select(*self._keys, "as_of", *_in_facets(readable | self._readings), *state_column)
+        return (
+            [*keys, F.col("as_of").alias("at"), *_in_facets(values), *kernel_columns],
+            [*keys, *_in_facets(readable | self._readings), *state_column],
+        )
 
     @cached_property
     def _results(self) -> list[int]:
@@ -219,10 +269,10 @@ class Fold:
         return GroupFold(tuple(self._keys), tuple(statistics))
 
 
-def local_partials(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
-    """The rows of `Fold.partials` for few events and several tables of states, computed in the process of the driver.
+def local_events(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
+    """The events of each fold, with the columns of the kernels; Spark evaluates the expressions of all in one job.
 
-    Spark evaluates the expressions of all tables in one job.
+    Events that do not satisfy `where`, or lack a key, are left out.
     """
     prefixes = [f"_{n}_" for n in range(len(folds))]
     columns = [one for prefix, fold in zip(prefixes, folds, strict=True) for one in fold._few_event_columns(prefix)]
@@ -231,9 +281,17 @@ def local_partials(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
     def rows(prefix: str, fold: Fold) -> pa.Table:
         names = list(fold._event_columns)
         own = evaluated.select([prefix + name for name in names]).rename_columns(names)
-        return fold._fold_locally(own, _ORDER)
+        for key in fold.derived.keys:
+            own = own.filter(own[key].is_valid())
+        return own
 
     return [rows(prefix, fold) for prefix, fold in zip(prefixes, folds, strict=True)]
+
+
+def local_partials(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
+    """The rows of `Fold.partials` for few events and several tables of states, in the process of the driver."""
+    rows = local_events(events, folds)
+    return [fold._states_in_facets(fold._fold_locally(own, _ORDER)) for fold, own in zip(folds, rows, strict=True)]
 
 
 def _value_sql(statistic: Statistic) -> str:

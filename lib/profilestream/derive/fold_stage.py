@@ -1,18 +1,23 @@
 """Stages that derive declared tables from `events`: their query, checks and writes."""
 
+from dataclasses import dataclass, field, replace
+
 import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, tables
+from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, first_sentence
+from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
 from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import DeclaredFeatures
-from profilestream.derive.fold import Fold, local_partials
+from profilestream.derive.fold import Fold, local_events, local_partials
+from profilestream.derive.population import Population
 from profilestream.derive.table_declaration import DerivedTable
 
 
@@ -64,11 +69,13 @@ def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Quer
         merged = [fold.derived.table for fold in folds if fold.derived.write == "merge"]
         return commits.versions(spark, merged, settings.paths)
 
-    def write(events: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(events) as rows:
+    latest = _LatestPopulations()
+
+    def write(frame: DataFrame, batch: Batch) -> BatchResult:
+        with batch.cached(frame) as (events, rows):
             if folds[0].derived.write == "merge":
                 for fold in folds:
-                    _merge(events, rows, fold, batch)
+                    _merge(events, rows, fold, batch, latest)
             elif batch.is_local(rows, folds[0].derived.table):
                 _append_locally(events, folds, batch)
             else:
@@ -123,31 +130,60 @@ def repartition_by_folder(rows: DataFrame, derived: DerivedTable) -> DataFrame:
     return rows.repartition(*derived.partitioned_by, F.pmod(F.xxhash64(*derived.keys), F.lit(2)))
 
 
-def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
+@dataclass
+class _LatestPopulations:
+    """The population after the last batch of this run, by table and transaction, so that no batch reads it."""
+
+    by_table: dict[str, tuple[Txn, Population]] = field(default_factory=dict)
+
+    def append(self, change: Population, derived: DerivedTable, batch: Batch) -> None:
+        """Append the population after the batch."""
+        table, txn = derived.population_table, batch.txn
+        previous = self.by_table.get(table.name)
+        if previous is not None and previous[0] == replace(txn, batch_id=txn.batch_id - 1):
+            before = previous[1]
+        else:
+            before = population.before_batch(table.read(batch.spark, batch.paths), derived, txn)
+        after = before.plus(change)
+        batch.append(after.row(derived, txn), table)
+        self.by_table[table.name] = txn, after
+
+
+def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch, latest: _LatestPopulations) -> None:
     """Fold the events into the rows of their keys; on a retry after the commit, only the population is left to do."""
-    table = fold.derived.table
+    derived, table = fold.derived, fold.derived.table
     planned = batch.plan.versions[table.name]
     if batch.is_done(table):
         stored = table.read(batch.spark, batch.paths, version=planned)
         rows = table.read(batch.spark, batch.paths).where(
             (F.col("epoch") == batch.txn.epoch) & (F.col("batch_id") == batch.txn.batch_id)
         )
+    elif (index := batch.keyed_rows(count, table)) is not None:
+        _merge_locally(events, fold, batch, index, latest)
+        return
     else:
         version = commits.version(batch.spark, table, batch.paths) if batch.is_retry else planned
         stored = table.read(batch.spark, batch.paths, version=version)
         updated = commits.with_batch_columns(fold.update(stored, events), table, batch.txn)
         rows = batch.merge(updated, table, read_version=version)
-    if fold.derived.population:
-        _update_population(rows, stored, count, fold, batch)
+    if derived.population:
+        keys = broadcast_if_small(rows.select(*derived.keys), count)
+        old = stored.join(keys, list(derived.keys), "left_semi")
+        latest.append(population.change(rows, old, derived), derived, batch)
 
 
-def _update_population(rows: DataFrame, before: DataFrame, count: int, fold: Fold, batch: Batch) -> None:
-    """Append the population after the batch. Only the vectors of the batch's keys are read from the rows before it."""
+def _merge_locally(events: DataFrame, fold: Fold, batch: Batch, index: KeyedRows, latest: _LatestPopulations) -> None:
     derived = fold.derived
-    keys = broadcast_if_small(rows.select(*derived.keys), count)
-    old = before.join(keys, list(derived.keys), "left_semi")
-    history = derived.population_table.read(batch.spark, batch.paths)
-    batch.append(population.after_batch(history, rows, old, derived, batch.txn), derived.population_table, 1)
+    with batch.phase("evaluate"):
+        (new,) = local_events(events, [fold])
+    with batch.phase("read rows"):
+        before = index.find(new.select(list(derived.keys)))
+    with batch.phase("fold"):
+        rows = fold.update_locally(batch.spark, before.rows, new)
+    rows = commits.arrow_with_batch_columns(rows, batch.txn)
+    batch.merge(rows, derived.table, index=index, before=before)
+    if derived.population:
+        latest.append(population.local_change(rows, before.rows, derived), derived, batch)
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:

@@ -8,58 +8,124 @@ is read from the mean vector of a row: P = W (mean of the row - mu), where W is 
 population's standard deviation. Every row has the same weight in the population, however many events it has.
 """
 
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base.commits import Txn
 from profilestream.derive.table_declaration import DerivedTable
 
 _MAP_TYPE = "MAP<STRING, DOUBLE>"
+# A variance that is a smaller part of the mean square is a rounding error of the difference.
+_ROUNDING = 1e-12
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def after_batch(
-    stored: DataFrame, rows: DataFrame, rows_before: DataFrame, derived: DerivedTable, txn: Txn
-) -> DataFrame:
-    """The population row of a batch: the row before it, plus new minus old vectors of the rows that the batch wrote.
+@dataclass(frozen=True)
+class Population:
+    """The sums over all rows, or what a batch adds to them.
 
     Args:
-        stored: the population table; only rows of earlier batches of this epoch are read.
+        as_of: newest event time of the rows; null without rows.
+        users: number of rows with a vector.
+        sums, squares: sums of the vectors and of their squares, by dimension.
+    """
+
+    as_of: datetime | None
+    users: int
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    def plus(self, other: "Population") -> "Population":
+        """The sums over the rows of both."""
+        as_of = max(filter(None, (self.as_of, other.as_of)), default=None)
+        return Population(as_of, self.users + other.users, self.sums + other.sums, self.squares + other.squares)
+
+    def row(self, derived: DerivedTable, txn: Txn) -> pa.Table:
+        """The row of the population table."""
+        count = max(self.users, 1)
+        means, mean_squares = self.sums / count, self.squares / count
+        variances = mean_squares - means**2
+        variances[variances <= _ROUNDING * mean_squares] = 0.0
+        vectors = {"sums": self.sums, "squares": self.squares, "means": means, "variances": variances}
+        maps = {
+            name: list(zip(derived.vector.dimensions, values.tolist(), strict=True)) for name, values in vectors.items()
+        }
+        batch = {"epoch": txn.epoch, "batch_id": txn.batch_id}
+        schema = to_arrow_schema(derived.population_table.schema, timezone="UTC")
+        return pa.Table.from_pylist([{"as_of": self.as_of, "users": self.users, **maps, **batch}], schema)
+
+
+def before_batch(history: DataFrame, derived: DerivedTable, txn: Txn) -> Population:
+    """The population after the earlier batches of the epoch.
+
+    Args:
+        history: the population table.
+    """
+    names = list(derived.vector.dimensions)
+    earlier = history.where((F.col("epoch") == txn.epoch) & (F.col("batch_id") < txn.batch_id))
+    row: Any = earlier.orderBy(F.desc("batch_id")).select(_micros("as_of"), "users", "sums", "squares").head()
+    if row is None:
+        return _population(None, 0, np.zeros(len(names)), np.zeros(len(names)))
+    return _population(
+        row["as_of"], row["users"], *([row[kind][name] for name in names] for kind in ("sums", "squares"))
+    )
+
+
+def change(rows: DataFrame, rows_before: DataFrame, derived: DerivedTable) -> Population:
+    """The new minus the old vectors of the rows that a batch wrote.
+
+    Args:
         rows_before: the rows of the same keys before the batch; new keys have none.
     """
     vector = means_of(F.col(derived.vector_state))
-    old = rows_before.select(*derived.keys, vector.alias("old"))
-    vectors = rows.select(*derived.keys, "as_of", vector.alias("new")).join(old, list(derived.keys), "left")
-    earlier = stored.where((F.col("epoch") == txn.epoch) & (F.col("batch_id") < txn.batch_id))
-    before = earlier.orderBy(F.desc("batch_id")).limit(1)
-    names = list(derived.vector.dimensions)
-    parts = ["as_of", "users", *[f"{sums}_{n}" for sums in ("sum", "square") for n in range(len(names))]]
-    previous = before.select(
-        "as_of",
-        "users",
-        *[F.col("sums")[name].alias(f"sum_{n}") for n, name in enumerate(names)],
-        *[F.col("squares")[name].alias(f"square_{n}") for n, name in enumerate(names)],
-    )
-    change = vectors.select(
-        "as_of",
-        (F.col("new").isNotNull().cast("bigint") - F.col("old").isNotNull().cast("bigint")).alias("users"),
-        *[_change(n, 1).alias(f"sum_{n}") for n in range(len(names))],
-        *[_change(n, 2).alias(f"square_{n}") for n in range(len(names))],
-    )
-    total = previous.unionByName(change).agg(
-        F.max("as_of").alias("as_of"), *[F.coalesce(F.sum(part), F.lit(0)).alias(part) for part in parts[1:]]
-    )
-    means = {name: F.try_divide(f"sum_{n}", "users") for n, name in enumerate(names)}
-    spread = {name: F.try_divide(f"square_{n}", "users") - means[name] ** 2 for n, name in enumerate(names)}
-    return total.select(
-        "as_of",
-        F.col("users").cast("bigint").alias("users"),
-        _map({name: F.col(f"sum_{n}") for n, name in enumerate(names)}).alias("sums"),
-        _map({name: F.col(f"square_{n}") for n, name in enumerate(names)}).alias("squares"),
-        _map(means).alias("means"),
-        _map({name: F.greatest(variance, F.lit(0.0)) for name, variance in spread.items()}).alias("variances"),
-        F.lit(txn.epoch).alias("epoch"),
-        F.lit(txn.batch_id).cast("bigint").alias("batch_id"),
-    )
+    signed = [
+        frame.select(vector.alias("vector"), F.lit(sign).alias("sign"), time.alias("as_of"))
+        for frame, sign, time in ((rows, 1, F.col("as_of")), (rows_before, -1, F.lit(None).cast("timestamp")))
+    ]
+
+    def total(power: int) -> Column:
+        parts = [F.sum(F.col("sign") * F.col("vector")[n] ** power) for n in range(len(derived.vector.dimensions))]
+        return F.array(*[F.coalesce(part, F.lit(0.0)) for part in parts])
+
+    users = F.coalesce(F.sum(F.when(F.col("vector").isNotNull(), F.col("sign"))), F.lit(0))
+    sums = reduce(DataFrame.unionByName, signed).agg(_micros(F.max("as_of")), users, total(1), total(2))
+    return _population(*sums.collect()[0])
+
+
+def local_change(rows: pa.Table, rows_before: pa.Table, derived: DerivedTable) -> Population:
+    """As `change`, for few rows in the process of the driver."""
+    new, old = (_vectors(one, derived) for one in (rows, rows_before))
+    latest = pc.max(rows["as_of"]).cast(pa.int64()).as_py()
+    sums = [(new**power).sum(axis=0) - (old**power).sum(axis=0) for power in (1, 2)]
+    return _population(latest, len(new) - len(old), *sums)
+
+
+def _vectors(rows: pa.Table, derived: DerivedTable) -> NDArray[np.float64]:
+    """The vectors of the rows that have one, a row each."""
+    column, *fields = derived.vector_state.split(".")
+    states = pc.struct_field(rows[column], fields).to_pylist()
+    vectors = [np.array(state["sums"]) / state["weight"] for state in states if state and (state["weight"] or 0) > 0]
+    return np.array(vectors).reshape(-1, len(derived.vector.dimensions))
+
+
+def _population(micros: int | None, users: int, sums: Any, squares: Any) -> Population:
+    as_of = None if micros is None else _EPOCH + timedelta(microseconds=micros)
+    return Population(as_of, users, np.array(sums, float), np.array(squares, float))
+
+
+def _micros(time: Column | str) -> Column:
+    """Microseconds since 1970: collected times would be in the time zone of the machine."""
+    return F.unix_micros(time).alias("as_of")
 
 
 def means_of(state: Column) -> Column:
@@ -94,14 +160,6 @@ def profile_vectors(profiles: DataFrame, population: DataFrame, derived: Derived
     mean = F.col(derived.population.of)
     vector = _map({name: difference(mean, name) for name in derived.vector.dimensions})
     return profiles.crossJoin(stats).select(*derived.keys, *more, F.when(mean.isNotNull(), vector).alias("vector"))
-
-
-def _change(n: int, power: int) -> Column:
-    return _power("new", n, power) - _power("old", n, power)
-
-
-def _power(side: str, n: int, power: int) -> Column:
-    return F.coalesce(F.col(side)[n] ** power, F.lit(0.0))
 
 
 def _map(values: dict[str, Column]) -> Column:

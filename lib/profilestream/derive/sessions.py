@@ -67,13 +67,16 @@ def queries(settings: Settings) -> list[Query]:
             source.read(batch.spark, batch.paths, version=batch.plan.versions[source.name])
             for source in (sessions, tables.EVENTS)
         )
-        batch_spans = session_spans.event_spans(session_spans.with_session_id(events, config))
-        with batch.cached(batch_spans) as rows:
+        with batch.cached(session_spans.event_spans(session_spans.with_session_id(events, config))) as (
+            batch_spans,
+            rows,
+        ):
+            is_small = rows <= batch.local_max_rows
             extent = session_spans.extent(batch_spans)
-            old_sessions = session_spans.nearby_sessions(stored_sessions, batch_spans, rows, extent, config)
-            with batch.cached(old_sessions):
-                spans = session_spans.touched_spans(batch_spans, old_sessions, config)
-                with batch.cached(spans) as count:
+            nearby = session_spans.nearby_sessions(stored_sessions, batch_spans, rows, extent, config)
+            with batch.cached(nearby, is_small=is_small) as (old_sessions, _):
+                touched = session_spans.touched_spans(batch_spans, old_sessions, config)
+                with batch.cached(touched, is_small=is_small) as (spans, count):
                     _merge(stored_events, old_sessions, spans, count, batch, settings)
         return BatchResult(rows_in=rows)
 
@@ -109,4 +112,4 @@ def _merge(
     sessions = session_spans.summarize(session_events, config)
     changes = session_spans.changes(sessions, old_sessions, small_spans)
     rows = commits.with_batch_columns(changes, target, batch.txn, session_spans.DELETE_FLAG)
-    batch.merge(rows, target, delete_flag=session_spans.DELETE_FLAG, within=extent.sql("t.session_start"))
+    batch.merge(rows, target, count=count, delete_flag=session_spans.DELETE_FLAG, within=extent.sql("t.session_start"))

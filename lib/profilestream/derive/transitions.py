@@ -61,13 +61,12 @@ def queries(settings: Settings) -> list[Query]:
     files = settings.derive.max_files_per_trigger
     user_fold, total_fold = (Fold(declaration(settings, name)) for name in (USERS, ALL))
 
-    def write(changes: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(changes) as rows:
+    def write(frame: DataFrame, batch: Batch) -> BatchResult:
+        with batch.cached(frame) as (changes, rows):
             if batch.is_local(rows, user_fold.derived.table):
                 _append_locally(transition_events(changes), user_fold, total_fold, batch)
                 return BatchResult(rows_in=rows)
-            partials = user_fold.partials(transition_events(changes))
-            with batch.cached(partials):
+            with batch.cached(user_fold.partials(transition_events(changes))) as (partials, _):
                 # Fold by user first: a few pairs of states have most transitions, and one task sums all rows of a pair.
                 totals = total_fold.merge_rows(partials, order=("user_id",))
                 for derived, frame in ((user_fold.derived, partials), (total_fold.derived, totals)):

@@ -89,9 +89,9 @@ def queries(settings: Settings) -> list[Query]:
     def versions(spark: SparkSession, *_: object) -> dict[str, int]:
         return commits.versions(spark, (target, source, tables.EVENTS), settings.paths)
 
-    def write(rows: DataFrame, batch: Batch) -> BatchResult:
+    def write(tile_rows: DataFrame, batch: Batch) -> BatchResult:
         pinned = replace(features, versions=batch.plan.versions)
-        with batch.cached(rows.select("user_id", "as_of")) as count:
+        with batch.cached(tile_rows.select("user_id", "as_of")) as (rows, count):
             before = _latest_micros(pinned.read(batch.spark, target))
             latest = max(filter(None, (before, _latest_micros(rows))), default=None)
             changed = rows.select("user_id")
@@ -99,7 +99,7 @@ def queries(settings: Settings) -> list[Query]:
                 changed = changed.unionByName(_users_with_moved_tiles(batch.spark, pinned, before, latest))
             requests = changed.distinct().withColumn("at", F.timestamp_micros(F.lit(latest)))
             values = point_in_time.features_as_of(batch.spark, requests, pinned).withColumnRenamed("at", "as_of")
-            batch.merge(commits.with_batch_columns(values, target, batch.txn), target)
+            batch.merge(commits.with_batch_columns(values, target, batch.txn), target, count=count)
         return BatchResult(rows_in=count)
 
     return [

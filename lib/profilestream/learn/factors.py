@@ -86,14 +86,14 @@ def queries(settings: Settings) -> list[Query]:
         return commits.versions(spark, (factors,), settings.paths) | of_events
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
-        new = interactions(events, settings)
-        with batch.cached(new) as rows:
+        with batch.cached(interactions(events, settings)) as (new, rows):
             state = read_state(batch.spark, settings, batch.plan.versions[factors.name])
             with batch.phase("full pass"):
                 state, is_learned = _full_passes_if_due(state, new, batch, settings)
             update = learn_batch(new.limit(0) if is_learned else new, state, batch, settings)
             batch.append(update.metric_rows, tables.MODEL_METRICS)
-            batch.merge(commits.with_batch_columns(update.rows, factors, batch.txn), factors)
+            count = None if is_learned else rows
+            batch.merge(commits.with_batch_columns(update.rows, factors, batch.txn), factors, count=count)
         return BatchResult(rows_in=rows)
 
     return [

@@ -82,7 +82,7 @@ def queries(settings: Settings) -> list[Query]:
         return commits.versions(spark, (users,), settings.paths)
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(latest := segments_batch.latest_profiles(changes, derived)) as rows:
+        with batch.cached(segments_batch.latest_profiles(changes, derived)) as (latest, rows):
             model = _model_before(latest, batch, segments, derived)
             stored = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
             changed = segments_batch.changed_contributions(latest, rows, stored, model.scaling).persist()
@@ -91,9 +91,8 @@ def queries(settings: Settings) -> list[Query]:
             with batch.in_background() as run:
                 run(batch.append, _metric_rows(model.state, assignment.evaluation, batch), tables.MODEL_METRICS)
                 update = segments_batch.update_segments(changed, assignment, batch, kmeans_params)
-            batch.merge(
-                commits.with_batch_columns(update.users, users, batch.txn, IS_DELETED), users, delete_flag=IS_DELETED
-            )
+            changed_users = commits.with_batch_columns(update.users, users, batch.txn, IS_DELETED)
+            batch.merge(changed_users, users, count=rows, delete_flag=IS_DELETED)
             batch.append(_segment_rows(update, model.scaling, batch, segments), segments)
             changed.unpersist()
         return BatchResult(rows_in=rows)

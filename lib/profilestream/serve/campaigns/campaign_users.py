@@ -135,8 +135,8 @@ def _vectors(user_events: DataFrame, campaign: Campaign, derived: DerivedTable) 
     assert derived.population is not None
     fold = Fold(derived).for_statistic(derived.population.of)
     rows = materialize(fold.partials(user_events))
-    empty_population = user_events.sparkSession.createDataFrame([], derived.population_table.schema)
-    start_population = population.after_batch(empty_population, rows, rows.limit(0), derived, Txn("", "", 0))
+    row = population.change(rows, rows.limit(0), derived).row(derived, Txn("", "", 0))
+    start_population = user_events.sparkSession.createDataFrame(row)
     return population.profile_vectors(fold.read(rows, F.lit(campaign.boundary(0))), start_population, derived)
 
 

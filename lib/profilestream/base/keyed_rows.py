@@ -1,0 +1,273 @@
+"""Rows of a table that is updated by key, found and replaced in the process of the driver.
+
+A MERGE of Spark reads every file that may contain a key of the batch. Here, an index in memory contains the file and
+the position of each key, so only the row groups with these rows are read. A commit adds one small file with the new
+rows, marks the old rows in deletion vectors, and adds a file for the change feed.
+
+The index follows the log of the table, so commits of Spark may come between. If another writer commits first, the rows
+are located again. If the rows themselves changed, the commit is refused.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from numpy.typing import NDArray
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from profilestream.base import deletion_vectors, files, local_appends
+from profilestream.base.deletion_vectors import Positions
+from profilestream.base.delta_log import Action, DeltaLog
+from profilestream.base.delta_table import Table
+from profilestream.base.errors import Refused
+from profilestream.base.settings import Paths
+
+_ATTEMPTS = 5
+_CHANGE_TYPE = "_change_type"
+
+
+@dataclass
+class _IndexedFile:
+    """The keys of a data file.
+
+    Args:
+        hashes: of the keys, ascending.
+        rows: the position of the key of each hash.
+        metadata: of the Parquet file.
+        vector: the deletion vector in the log that `deleted` was read from.
+        deleted: positions of deleted rows, ascending.
+    """
+
+    hashes: NDArray[np.int64]
+    rows: Positions
+    metadata: pq.FileMetaData
+    vector: Action | None = None
+    deleted: Positions = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of some keys.
+
+    Args:
+        rows: with the columns of the table; keys without a stored row are left out.
+        places: their positions by data file, in the order of the rows.
+        version: of the table.
+    """
+
+    rows: pa.Table
+    places: dict[str, Positions]
+    version: int
+
+
+class KeyedRows:
+    """The rows of one table. It is used by one thread at a time.
+
+    An indexed key takes 16 bytes.
+    """
+
+    def __init__(self, table: Table, paths: Paths) -> None:
+        folder = files.local_path(table.path(paths))
+        assert folder is not None
+        self._table, self._folder = table, Path(folder)
+        self._schema = to_arrow_schema(table.schema, timezone="UTC")
+        self._log = DeltaLog(self._folder)
+        self._files: dict[str, _IndexedFile] = {}
+
+    @staticmethod
+    def is_possible(table: Table, paths: Paths) -> bool:
+        """Whether the table is not partitioned and in a local file system."""
+        return not table.partitioned_by and local_appends.is_possible(table, paths)
+
+    def refresh(self, max_keys: int) -> bool:
+        """Follow the log; false if the table has more than `max_keys` rows, or a feature that is not supported."""
+        self._log.refresh()
+        indexed = sum(len(one.rows) for path, one in self._files.items() if path in self._log.files)
+        new = [
+            _statistics(add).get("numRecords", max_keys)
+            for path, add in self._log.files.items()
+            if path not in self._files
+        ]
+        if not self._log.is_supported or indexed + sum(new) > max_keys:
+            return False
+        self._index_new_files()
+        return True
+
+    def find(self, keys: pa.Table) -> StoredRows:
+        """The stored rows of the keys, at the version of the last refresh.
+
+        Args:
+            keys: the key columns of the table, never null.
+        """
+        wanted = set(_tuples(self._conform(keys)))
+        hashes = np.unique(_hashes(list(wanted)))
+        parts, places = [], {}
+        for path, positions in self._located(hashes):
+            rows = self._read(path, positions)
+            is_wanted = np.array([key in wanted for key in self._keys_of(rows)])  # two keys can have one hash
+            if is_wanted.any():
+                parts.append(rows.filter(pa.array(is_wanted)))
+                places[path] = positions[is_wanted]
+        return StoredRows(pa.concat_tables(parts) if parts else self._schema.empty_table(), places, self._log.version)
+
+    def update(
+        self, rows: pa.Table, app_id: str, batch_id: int, *, deleted: pa.Table | None = None,
+        before: StoredRows | None = None,
+    ) -> None:  # fmt: skip
+        """Insert or replace rows by key, unless the table already contains this batch of the application id.
+
+        Args:
+            rows: with the columns of the table; one per key.
+            deleted: keys whose rows are deleted.
+            before: the stored rows that the rows were computed from.
+
+        Raises:
+            Refused: the rows of `before` changed, or other writers committed at every attempt.
+        """
+        new = self._conform(rows)
+        keys = new.select(self._table.key)
+        if deleted is not None:
+            keys = pa.concat_tables([keys, self._conform(deleted)])
+        added = local_appends.write_file(new, self._folder, {}, self._table) if len(new) else None
+        for _ in range(_ATTEMPTS):
+            self._log.refresh()
+            self._index_new_files()
+            if self._log.transactions.get(app_id, -1) >= batch_id:
+                return
+            old = before if before is not None and before.version == self._log.version else self.find(keys)
+            if before is not None and not self._is_equal(old.rows, before.rows):
+                break
+            vectors = self._vectors(old)
+            actions = [{"add": added}] if added else []
+            actions += [*self._replaced(old, vectors), *self._changes(new, old.rows)]
+            if self._log.commit(actions, app_id, batch_id):
+                for path, positions in vectors.items():
+                    one = self._files[path]
+                    one.deleted, one.vector = positions, self._log.files.get(path, {}).get("deletionVector")
+                self._index_new_files()
+                return
+        raise Refused(
+            f"rows of {self._table.name} changed during a batch, up to version {self._log.version}",
+            where=str(self._folder),
+            do="run the job again; the batch is then computed from the latest rows",
+        )
+
+    def _index_new_files(self) -> None:
+        """Index the files of the log whose keys or deletion vectors are not indexed yet."""
+        stored = self._log.files
+        for path in self._files.keys() - stored.keys():
+            del self._files[path]
+        for path in stored.keys() - self._files.keys():
+            self._files[path] = self._indexed(path)
+        changed = [path for path, one in self._files.items() if one.vector != stored[path].get("deletionVector")]
+        if changed:
+            deleted = deletion_vectors.read(DeltaTable(self._folder, version=self._log.version))
+            for path in changed:
+                one = self._files[path]
+                one.vector = stored[path].get("deletionVector")
+                one.deleted = deleted.get(path, np.zeros(0, np.int64))
+
+    def _indexed(self, path: str) -> _IndexedFile:
+        with pq.ParquetFile(self._folder / path) as file:
+            keys = self._conform(file.read(columns=list(self._table.key)))
+            hashes = _hashes(_tuples(keys))
+            order = np.argsort(hashes)
+            return _IndexedFile(hashes[order], order, file.metadata)
+
+    def _located(self, hashes: NDArray[np.int64]) -> Iterator[tuple[str, Positions]]:
+        """The positions of undeleted rows with these hashes, by file."""
+        for path, one in self._files.items():
+            first, last = (np.searchsorted(one.hashes, hashes, side) for side in ("left", "right"))
+            found = [one.rows[first[n] : last[n]] for n in np.flatnonzero(first < last)]
+            if found and len(positions := np.setdiff1d(np.concatenate(found), one.deleted)):
+                yield path, positions
+
+    def _read(self, path: str, positions: Positions) -> pa.Table:
+        """The rows at positions, which are ascending."""
+        metadata = self._files[path].metadata
+        sizes = np.array([metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)])
+        ends = np.cumsum(sizes)
+        of_row = np.searchsorted(ends, positions, side="right")
+        groups, numbers = np.unique(of_row, return_inverse=True)
+        start_in_result = np.cumsum([0, *sizes[groups[:-1]]])
+        in_result = positions - (ends - sizes)[of_row] + start_in_result[numbers]
+        with pq.ParquetFile(self._folder / path, metadata=metadata) as file:
+            rows = file.read_row_groups(groups.tolist(), columns=self._schema.names)
+        return self._conform(rows.take(pa.array(in_result)), self._schema.names)
+
+    def _conform(self, rows: pa.Table, names: list[str] | None = None) -> pa.Table:
+        """The columns in the types of the table; by default those that the rows have.
+
+        A file has no column that was added to the table later; its values are null.
+        """
+        schema = pa.schema([one for one in self._schema if one.name in (names or rows.column_names)])
+        columns = [
+            rows[one.name].cast(one.type) if one.name in rows.column_names else pa.nulls(len(rows), one.type)
+            for one in schema
+        ]
+        return pa.table(columns, schema=schema)
+
+    def _keys_of(self, rows: pa.Table) -> list[tuple[Any, ...]]:
+        return _tuples(rows.select(self._table.key))
+
+    def _is_equal(self, one: pa.Table, other: pa.Table) -> bool:
+        order: list[tuple[str, Literal["ascending", "descending"]]] = [(name, "ascending") for name in self._table.key]
+        return bool(one is other or one.sort_by(order).equals(other.sort_by(order)))
+
+    def _vectors(self, old: StoredRows) -> dict[str, Positions]:
+        """The deleted positions of each file with old rows, after these rows are deleted."""
+        return {path: np.union1d(self._files[path].deleted, positions) for path, positions in old.places.items()}
+
+    def _replaced(self, old: StoredRows, vectors: dict[str, Positions]) -> Iterator[Action]:
+        """The actions that give each file its deletion vector; a file without remaining rows is removed."""
+        is_left = {path: len(positions) < len(self._files[path].rows) for path, positions in vectors.items()}
+        remaining = {path: positions for path, positions in vectors.items() if is_left[path]}
+        descriptors = deletion_vectors.write(self._folder, remaining) if remaining else {}
+        for path in vectors:
+            add = self._log.files[path]
+            removed = {name: add[name] for name in ("path", "size", "deletionVector", "stats") if name in add}
+            common = {"dataChange": True, "partitionValues": {}}
+            now = int(time.time() * 1000)
+            yield {"remove": {**removed, **common, "deletionTimestamp": now, "extendedFileMetadata": True}}
+            if is_left[path]:
+                stats = json.dumps({**_statistics(add), "tightBounds": False})
+                yield {"add": {**add, **common, "stats": stats, "deletionVector": descriptors[path]}}
+
+    def _changes(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
+        """The action that adds a file of changes. Without old rows, the change feed reads the added file as inserts."""
+        if not len(old) or self._table.properties.get("delta.enableChangeDataFeed") != "true":
+            return
+        old_keys, new_keys = self._keys_of(old), self._keys_of(new)
+        updated = set(old_keys) & set(new_keys)
+        types = ["update_preimage" if key in updated else "delete" for key in old_keys]
+        types += ["update_postimage" if key in updated else "insert" for key in new_keys]
+        changes = pa.concat_tables([old, new]).append_column(_CHANGE_TYPE, pa.array(types))
+        path = f"_change_data/cdc-{uuid.uuid4()}.snappy.parquet"
+        (self._folder / path).parent.mkdir(exist_ok=True)
+        pq.write_table(changes, self._folder / path, compression="snappy")
+        size = (self._folder / path).stat().st_size
+        yield {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
+
+
+def _statistics(add: Action) -> dict[str, Any]:
+    return dict(json.loads(add.get("stats") or "{}"))
+
+
+def _tuples(keys: pa.Table) -> list[tuple[Any, ...]]:
+    """The keys as tuples; times as microseconds since 1970, which are faster than datetime objects."""
+    columns = [
+        (one.cast(pa.int64()) if pa.types.is_timestamp(one.type) else one).to_pylist() for one in keys.itercolumns()
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def _hashes(keys: list[tuple[Any, ...]]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, keys), np.int64, len(keys))
