@@ -11,7 +11,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import validated
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
-from profilestream.derive.population import Population
+from profilestream.derive.population import PopulationSums
 from profilestream.derive.table_declaration import DerivedTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -73,7 +73,9 @@ def _merge_batches(
     return profiles, stats
 
 
-def _assert_local_change_equals(change: Population, rows: DataFrame, before: DataFrame, derived: DerivedTable) -> None:
+def _assert_local_change_equals(
+    change: PopulationSums, rows: DataFrame, before: DataFrame, derived: DerivedTable
+) -> None:
     local = population.local_change(rows.toArrow(), before.toArrow(), derived)
     assert (local.as_of, local.users) == (change.as_of, change.users)
     assert local.sums == pytest.approx(change.sums, rel=1e-12, abs=1e-9)

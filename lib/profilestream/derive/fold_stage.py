@@ -17,7 +17,7 @@ from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import DeclaredFeatures
 from profilestream.derive.fold import Fold, local_events, local_partials
-from profilestream.derive.population import Population
+from profilestream.derive.population import PopulationSums
 from profilestream.derive.table_declaration import DerivedTable
 
 
@@ -134,9 +134,9 @@ def repartition_by_folder(rows: DataFrame, derived: DerivedTable) -> DataFrame:
 class _LatestPopulations:
     """The population after the last batch of this run, by table and transaction, so that no batch reads it."""
 
-    by_table: dict[str, tuple[Txn, Population]] = field(default_factory=dict)
+    by_table: dict[str, tuple[Txn, PopulationSums]] = field(default_factory=dict)
 
-    def append(self, change: Population, derived: DerivedTable, batch: Batch) -> None:
+    def append(self, change: PopulationSums, derived: DerivedTable, batch: Batch) -> None:
         """Append the population after the batch."""
         table, txn = derived.population_table, batch.txn
         previous = self.by_table.get(table.name)

@@ -31,7 +31,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Population:
+class PopulationSums:
     """The sums over all rows, or what a batch adds to them.
 
     Args:
@@ -45,10 +45,10 @@ class Population:
     sums: NDArray[np.float64]
     squares: NDArray[np.float64]
 
-    def plus(self, other: "Population") -> "Population":
+    def plus(self, other: "PopulationSums") -> "PopulationSums":
         """The sums over the rows of both."""
         as_of = max(filter(None, (self.as_of, other.as_of)), default=None)
-        return Population(as_of, self.users + other.users, self.sums + other.sums, self.squares + other.squares)
+        return PopulationSums(as_of, self.users + other.users, self.sums + other.sums, self.squares + other.squares)
 
     def row(self, derived: DerivedTable, txn: Txn) -> pa.Table:
         """The row of the population table."""
@@ -65,7 +65,7 @@ class Population:
         return pa.Table.from_pylist([{"as_of": self.as_of, "users": self.users, **maps, **batch}], schema)
 
 
-def before_batch(history: DataFrame, derived: DerivedTable, txn: Txn) -> Population:
+def before_batch(history: DataFrame, derived: DerivedTable, txn: Txn) -> PopulationSums:
     """The population after the earlier batches of the epoch.
 
     Args:
@@ -81,7 +81,7 @@ def before_batch(history: DataFrame, derived: DerivedTable, txn: Txn) -> Populat
     )
 
 
-def change(rows: DataFrame, rows_before: DataFrame, derived: DerivedTable) -> Population:
+def change(rows: DataFrame, rows_before: DataFrame, derived: DerivedTable) -> PopulationSums:
     """The new minus the old vectors of the rows that a batch wrote.
 
     Args:
@@ -102,7 +102,7 @@ def change(rows: DataFrame, rows_before: DataFrame, derived: DerivedTable) -> Po
     return _population(*sums.collect()[0])
 
 
-def local_change(rows: pa.Table, rows_before: pa.Table, derived: DerivedTable) -> Population:
+def local_change(rows: pa.Table, rows_before: pa.Table, derived: DerivedTable) -> PopulationSums:
     """As `change`, for few rows in the process of the driver."""
     new, old = (_vectors(one, derived) for one in (rows, rows_before))
     latest = pc.max(rows["as_of"]).cast(pa.int64()).as_py()
@@ -118,9 +118,9 @@ def _vectors(rows: pa.Table, derived: DerivedTable) -> NDArray[np.float64]:
     return np.array(vectors).reshape(-1, len(derived.vector.dimensions))
 
 
-def _population(micros: int | None, users: int, sums: Any, squares: Any) -> Population:
+def _population(micros: int | None, users: int, sums: Any, squares: Any) -> PopulationSums:
     as_of = None if micros is None else _EPOCH + timedelta(microseconds=micros)
-    return Population(as_of, users, np.array(sums, float), np.array(squares, float))
+    return PopulationSums(as_of, users, np.array(sums, float), np.array(squares, float))
 
 
 def _micros(time: Column | str) -> Column:
