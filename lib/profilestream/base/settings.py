@@ -94,12 +94,15 @@ class Stream(Frozen):
         stage_batches_every_seconds: interval between two appends to `stage_batches`.
         local_max_rows: micro-batches with at most this number of rows are folded and appended in the process of the
             driver, if the warehouse is in a local file system; 0: never.
+        local_max_keys: number of keys that a query holds in memory for such micro-batches, such as the event ids of the
+            dates in use; a million keys take 8 MB. With more keys, Spark reads them for each micro-batch.
     """
 
     max_files_per_trigger: int = Field(default=64, ge=1)
     max_bytes_per_trigger: int | None = Field(default=None, ge=1)
     stage_batches_every_seconds: float = Field(default=60.0, gt=0)
     local_max_rows: int = Field(default=10_000, ge=0)
+    local_max_keys: int = Field(default=5_000_000, ge=0)
 
 
 class Source(Frozen):
