@@ -1,12 +1,12 @@
-"""The evaluated rows of a batch, as Spark's rows (`spark_rows`) or as the driver's (`local_rows`)."""
+"""What the rows of Spark (`spark_rows`) and of the driver (`local_rows`) have in common.
 
-from abc import ABC, abstractmethod
+Both have the number of records `rows_in`, and a `summary` by GROUP (`event_date` as ISO text, null for rejected rows):
+number of rows `n`, smallest and largest event time `first` and `last` in microseconds, `currencies`, and by name the
+numbers of rows with `conditions` and the sums of `batch_monitor.sums`.
+"""
+
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
-
-import pyarrow as pa
-from pyspark.sql import DataFrame
 
 from profilestream.base.queries import Batch
 from profilestream.base.settings import PartitionBy
@@ -43,60 +43,6 @@ class BatchContext:
         """Columns that are constant in a batch, for every table of capture; the time in microseconds since 1970."""
         txn, time = self.batch.txn, self.inputs.ingest_micros
         return {"source": self.source, "ingest_time": time, "epoch": txn.epoch, "batch_id": txn.batch_id}
-
-
-class BatchRows(ABC):
-    """The rows of a batch with rule, reason and warnings.
-
-    Args:
-        rows_in: number of records, counted while they were read.
-        summary: by GROUP (`event_date` as ISO text, null for rejected rows): number of rows `n`, smallest and largest
-            event time in microseconds `first` and `last`, `currencies`, and by name the numbers of rows with
-            `conditions` and the sums of `batch_monitor.sums`.
-    """
-
-    rows_in: int
-    summary: list[dict[str, Any]]
-
-    @abstractmethod
-    def find_repeats(self, context: BatchContext, dates: list[date]) -> list[dict[str, Any]]:
-        """Find the rows that repeat the id of an earlier row. They are no clean rows.
-
-        Args:
-            dates: of the rows that no rule rejects.
-
-        Returns:
-            By `outcome` (duplicate, id_reused): the number of rows `n`, and of rows with each warning.
-        """
-
-    @abstractmethod
-    def add_bot_warnings(self, max_events_per_minute: int) -> int:
-        """Add a warning to the clean rows of users and minutes with more events; returns the number of such rows."""
-
-    @abstractmethod
-    def count_currencies(self, codes: list[str]) -> int:
-        """Number of clean rows with one of these currencies."""
-
-    @abstractmethod
-    def count_records(self) -> int:
-        """The number of records, counted again."""
-
-    @abstractmethod
-    def events(self, context: BatchContext, rows: dict[date, int]) -> DataFrame | pa.Table:
-        """The clean rows as rows of `events`, in order of date.
-
-        Args:
-            rows: number of rows by date, in order of date.
-        """
-
-    @abstractmethod
-    def rejected(self, context: BatchContext, count: int, reused: int) -> DataFrame | pa.Table:
-        """The rows of `rejected_events`: rows rejected by a rule, reused ids with different content, skipped files.
-
-        Args:
-            count: number of these rows.
-            reused: number of rows with reused ids.
-        """
 
 
 def warnings_of(mapping: Mapping) -> dict[str, str]:

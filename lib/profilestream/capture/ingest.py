@@ -35,7 +35,7 @@ from profilestream.capture import (
 )
 from profilestream.capture import mapping as mappings
 from profilestream.capture.batch_monitor import AlarmResult, TrendCache
-from profilestream.capture.batch_rows import BatchContext, BatchRows
+from profilestream.capture.batch_rows import BatchContext
 from profilestream.capture.cleaning_rules import BOT_WARNING, FAULTS
 from profilestream.capture.execute_mapping import FAILED
 from profilestream.capture.known_ids import KnownIds
@@ -46,7 +46,7 @@ from profilestream.capture.sources import text_files
 from profilestream.capture.sources.delta_source import DeltaSource
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.capture.sources.record_source import InputBatch, RecordSource
-from profilestream.capture.sources.text_files import TextLayout
+from profilestream.capture.sources.text_files import FewLines, TextLayout
 from profilestream.capture.spark_rows import SparkRows
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,9 @@ class CaptureSource:
     trend_cache: TrendCache = field(default_factory=TrendCache, compare=False, repr=False)
     known_ids: KnownIds = field(default_factory=lambda: KnownIds("", 0), compare=False, repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    _queries: dict[TextLayout, tuple[dict[str, int], PreparedQuery]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def expressions(self, records: DataFrame) -> execute_mapping.Expressions:
         """The canonical columns; built once per run."""
@@ -95,13 +98,11 @@ class CaptureSource:
 
         def build(lines: DataFrame) -> DataFrame:
             records = text_files.records_of_few_lines(lines, reader.path, reader.spec, layout, reader.max_line_bytes)
-            records = execute_mapping.explode(records, self.mapping)
-            rows = apply_mapping(records, self, versions=versions, has_all_payloads=True)
-            return rows.select("*", *local_rows.summarized_columns(self.mapping, self.capture.partition_by))
+            return rows_to_collect(execute_mapping.explode(records, self.mapping), self, versions)
 
-        if self._cached("versions", lambda: versions) != versions:
-            self._cache.clear()
-        return self._cached(f"query {layout}", lambda: PreparedQuery(spark, text_files.LINE_SCHEMA, build))
+        if layout not in self._queries or self._queries[layout][0] != versions:
+            self._queries[layout] = versions, PreparedQuery(spark, text_files.LINE_SCHEMA, build)
+        return self._queries[layout][1]
 
     def main_currency(self, batch: Batch, default: str) -> str:
         """The currency of an event of the source; the default before the first one. Read once per run."""
@@ -256,6 +257,12 @@ def apply_mapping(
     )
 
 
+def rows_to_collect(records: DataFrame, source: CaptureSource, versions: dict[str, int]) -> DataFrame:
+    """The rows of LocalRows, from the arguments of `apply_mapping`."""
+    rows = apply_mapping(records, source, versions=versions, has_all_payloads=True)
+    return rows.select("*", *local_rows.summarized_columns(source.mapping, source.capture.partition_by))
+
+
 @contextmanager
 def evaluated_batch(
     spark: SparkSession, inputs: InputBatch, source: CaptureSource, versions: dict[str, int]
@@ -296,21 +303,31 @@ def _evaluate(
 
 
 def _local_rows(inputs: InputBatch, source: CaptureSource, batch: Batch) -> LocalRows | None:
-    """The rows of a small batch, evaluated by prepared queries; null if Spark must process the batch."""
-    lines = [line for group in (inputs.few_lines or {}).values() for line in group]
-    if not lines or not batch.is_local(len(lines), tables.EVENTS) or not prepared_query.is_possible(batch.spark):
+    """The rows of a small batch; null if Spark must process the batch."""
+    few_lines, spark, versions = inputs.few_lines, batch.spark, batch.plan.versions
+    if inputs.max_rows is None or not batch.is_local(inputs.max_rows, tables.EVENTS):
         return None
-    if source.mapping.input.explode and sum(len(line["value"]) ** 2 for line in lines) > _MAX_EXPLODED_BYTES:
+    if few_lines is not None and prepared_query.is_possible(spark) and _is_explosion_small(few_lines, source.mapping):
+        micros = {"_ingest_micros": inputs.ingest_micros}
+        evaluated = [
+            source.prepared_query(spark, layout, versions).execute([{**line, **micros} for line in lines])
+            for layout, lines in few_lines.items()
+        ]
+        rows = LocalRows(pa.concat_tables(evaluated), source.mapping)
+    elif source.mapping.input.explode:
         return None
-    evaluated = [
-        source.prepared_query(batch.spark, layout, batch.plan.versions).execute(
-            [{**line, "_ingest_micros": inputs.ingest_micros} for line in group]
-        )
-        for layout, group in (inputs.few_lines or {}).items()
-    ]
-    rows = LocalRows(pa.concat_tables(evaluated), source.mapping)
+    else:
+        with reading_files(spark, inputs.units):
+            table = rows_to_collect(_records(inputs.records, inputs, source), source, versions).toArrow()
+        rows = LocalRows(table, source.mapping)
     # Lines in a quoted cell that spans lines are looked for by Spark.
     return None if any(row["open_quotes"] for row in rows.summary) else rows
+
+
+def _is_explosion_small(few_lines: FewLines, mapping: Mapping) -> bool:
+    """Whether the payloads of all elements fit into memory if each of them is rejected."""
+    sizes = [len(line["value"]) for lines in few_lines.values() for line in lines]
+    return not mapping.input.explode or sum(size**2 for size in sizes) <= _MAX_EXPLODED_BYTES
 
 
 def _reject_lines(lines: DataFrame, quoted: DataFrame) -> DataFrame:
@@ -349,7 +366,7 @@ def write_batch(
         side_tables.check_unchanged(spark, source.lookups, batch.plan.versions, where=where)
     with ExitStack() as stack:
         with batch.phase("read and evaluate"):
-            evaluated: BatchRows | None = _local_rows(inputs, source, batch)
+            evaluated: SparkRows | LocalRows | None = _local_rows(inputs, source, batch)
             if evaluated is None:
                 evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
                 batch.prepare_appends(evaluated.rows_in)
@@ -423,7 +440,7 @@ def _check_expressions(failing: list[str], source: CaptureSource, batch: Batch) 
         )
 
 
-def _rows_in_other_currencies(rows: BatchRows, source: CaptureSource, batch: Batch) -> int:
+def _rows_in_other_currencies(rows: SparkRows | LocalRows, source: CaptureSource, batch: Batch) -> int:
     """Rows whose currency is not the main one of the source, if their values cannot be converted. Logs a warning."""
     if source.capture.currency is not None or not currency.has_currencies(source.mapping):
         return 0
@@ -479,7 +496,7 @@ def _row_counts(
     )
 
 
-def _checked_counts(counts: RowCounts, rows: BatchRows, source: CaptureSource, batch: Batch) -> RowCounts:
+def _checked_counts(counts: RowCounts, rows: SparkRows | LocalRows, source: CaptureSource, batch: Batch) -> RowCounts:
     """The counts, if they add up. An observation counts the rows of a repeated task twice, so a mismatch is recounted.
 
     Raises:

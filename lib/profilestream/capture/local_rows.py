@@ -14,16 +14,14 @@ from pyspark.sql import functions as F
 from profilestream.base import event_period, files, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import PartitionBy
-from profilestream.capture import batch_monitor, currency, dedupe, execute_mapping
+from profilestream.capture import batch_monitor, cleaning_rules, currency, dedupe, execute_mapping
 from profilestream.capture.batch_rows import (
     GROUP,
     REJECTED_COLUMNS,
     REUSED_REASON,
     BatchContext,
-    BatchRows,
     conditions,
     skipped_files,
-    warnings_of,
 )
 from profilestream.capture.cleaning_rules import BOT_WARNING
 from profilestream.capture.known_ids import hashes_of
@@ -38,7 +36,7 @@ def summarized_columns(mapping: Mapping, partition_by: PartitionBy) -> list[Colu
 
 
 @dataclass
-class LocalRows(BatchRows):
+class LocalRows:
     """The rows of a batch as an Arrow table.
 
     Args:
@@ -80,28 +78,32 @@ class LocalRows(BatchRows):
         return self.rows.filter(pc.is_null(self.rows["rule"]))
 
     def find_repeats(self, context: BatchContext, dates: list[date]) -> list[dict[str, Any]]:
-        """As BatchRows. Duplicates are removed from the rows, and reused ids become rejected rows."""
+        """As SparkRows. Duplicates are removed from the rows, and reused ids become rejected rows."""
         repeats = _repeats(self._good, context, dates)
         if not repeats:
             return []
         outcomes = {row["position"]: row["outcome"] for row in repeats}
         found = [outcomes.get(position) for position in self.rows["position"].to_pylist()]
-        warned: list[Any] = [(name, "sum") for name in warnings_of(self.mapping)]
-        repeated = self.rows.append_column("outcome", pa.array(found, pa.string()))
-        repeated = repeated.filter(pc.is_valid(repeated["outcome"]))
-        groups = repeated.group_by("outcome").aggregate([([], "count_all"), *warned]).to_pylist()
-        reused = pa.array([outcome == "id_reused" for outcome in found])
-        reasons = pc.binary_join_element_wise(pa.scalar(REUSED_REASON), self.rows["event_id"], "")  # type: ignore[call-overload]
-        self._set("rule", pc.if_else(reused, "id_reused", self.rows["rule"]))
-        self._set("reason", pc.if_else(reused, reasons, self.rows["reason"]))
+        is_reused = pa.array([outcome == "id_reused" for outcome in found])
+        reasons = pa.array(
+            [None if name is None else REUSED_REASON + name for name in self.rows["event_id"].to_pylist()]
+        )
+        self._set("rule", pc.if_else(is_reused, "id_reused", self.rows["rule"]))
+        self._set("reason", pc.if_else(is_reused, reasons, self.rows["reason"]))
         self.rows = self.rows.filter(pa.array([outcome != "duplicate" for outcome in found]))
-        counts = [{name: row[f"{name}_sum"] or 0 for name, _ in warned} for row in groups]
+        _, names = cleaning_rules.names(self.mapping)
+        by_outcome = {o: [row["warnings"] for row in repeats if row["outcome"] == o] for o in set(outcomes.values())}
         return [
-            {"outcome": row["outcome"], "n": row["count_all"], **more} for row, more in zip(groups, counts, strict=True)
+            {
+                "outcome": outcome,
+                "n": len(rows),
+                **{f"warned {name}": sum(name in row for row in rows) for name in names},
+            }
+            for outcome, rows in by_outcome.items()
         ]
 
     def add_bot_warnings(self, max_events_per_minute: int) -> int:
-        """As BatchRows."""
+        """As SparkRows."""
         minutes = pc.floor_temporal(self.rows["event_time"], unit="minute").to_pylist()
         is_clean = pc.is_null(self.rows["rule"]).to_pylist()
         keys = [
@@ -120,20 +122,20 @@ class LocalRows(BatchRows):
         self.rows = self.rows.set_column(self.rows.column_names.index(name), name, column)
 
     def count_currencies(self, codes: list[str]) -> int:
-        """As BatchRows."""
+        """As SparkRows."""
         return len(self._good.filter(pc.is_in(self._good["currency"], pa.array(codes))))
 
     def count_records(self) -> int:
-        """As BatchRows."""
+        """As SparkRows."""
         return self.rows_in
 
     def events(self, context: BatchContext, rows: dict[date, int]) -> pa.Table:
-        """As BatchRows."""
+        """As SparkRows."""
         events = table_rows(self._good, tables.EVENTS, context.constants)
         return events.take(pc.sort_indices(events["event_date"]))
 
     def rejected(self, context: BatchContext, count: int, reused: int) -> pa.Table:
-        """As BatchRows."""
+        """As SparkRows."""
         rejected = self.rows.filter(pc.is_valid(self.rows["rule"])).select(list(REJECTED_COLUMNS))
         skipped = pa.Table.from_pylist(skipped_files(context.inputs), rejected.schema)
         return table_rows(pa.concat_tables([rejected, skipped]), tables.REJECTED_EVENTS, context.constants)

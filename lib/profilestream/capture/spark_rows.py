@@ -16,7 +16,6 @@ from profilestream.capture.batch_rows import (
     REJECTED_COLUMNS,
     REUSED_REASON,
     BatchContext,
-    BatchRows,
     conditions,
     skipped_files,
     warnings_of,
@@ -31,7 +30,7 @@ _SMALL_BATCH_ROWS = 50_000
 
 
 @dataclass
-class SparkRows(BatchRows):
+class SparkRows:
     """The rows of a batch as a frame in the cache.
 
     Args:
@@ -48,24 +47,31 @@ class SparkRows(BatchRows):
     repeats: DataFrame | None = None
     busy: DataFrame | None = None
 
+    def __post_init__(self) -> None:
+        self._clean = self.good
+
     @property
     def good(self) -> DataFrame:
         """The rows that no rule rejects."""
         return self.rows.where(F.col("rule").isNull())
 
-    @property
-    def _clean(self) -> DataFrame:
-        return dedupe.without_repeats(self.good, self.repeats)
-
     def find_repeats(self, context: BatchContext, dates: list[date]) -> list[dict[str, Any]]:
-        """As BatchRows."""
+        """Find the rows that repeat the id of an earlier row. The methods below exclude them.
+
+        Args:
+            dates: of the good rows.
+
+        Returns:
+            By `outcome` (duplicate, id_reused): the number of rows `n`, and of rows with each warning.
+        """
         context.known_ids.clear()  # Spark stores the events of the batch
         stored = dedupe.stored_events_of_batch(context.batch, context.source, dates, context.mapping)
         self.repeats = dedupe.find_repeats(self.good, stored, context.mapping)
+        self._clean = dedupe.without_repeats(self.good, self.repeats)
         return [] if self.repeats is None else counts_by_outcome(self.repeats, context.mapping)
 
     def add_bot_warnings(self, max_events_per_minute: int) -> int:
-        """As BatchRows."""
+        """Add a warning to the rows of users and minutes with more events; returns the number of such rows."""
         by_minute = self._clean.where(F.col("user_id").isNotNull()).groupBy(
             F.col("user_id").alias("_user"), F.date_trunc("minute", "event_time").alias("_minute")
         )
@@ -73,15 +79,19 @@ class SparkRows(BatchRows):
         return int(self.busy.agg(F.coalesce(F.sum("count"), F.lit(0)).alias("n")).collect()[0]["n"])
 
     def count_currencies(self, codes: list[str]) -> int:
-        """As BatchRows."""
+        """Number of rows with one of these currencies."""
         return self._clean.where(F.col("currency").isin(codes)).count()
 
     def count_records(self) -> int:
-        """As BatchRows."""
+        """The number of records, counted again."""
         return self.records.count()
 
     def events(self, context: BatchContext, rows: dict[date, int]) -> DataFrame:
-        """As BatchRows."""
+        """The rows of `events`, in order of date.
+
+        Args:
+            rows: number of rows by date, in order of date.
+        """
         clean = self._clean
         if self.busy is not None:
             minute = F.date_trunc("minute", "event_time")
@@ -100,7 +110,11 @@ class SparkRows(BatchRows):
         return _in_date_order(frame.selectExpr(*columns), rows)
 
     def rejected(self, context: BatchContext, count: int, reused: int) -> DataFrame:
-        """As BatchRows."""
+        """The rows of `rejected_events`: rows rejected by a rule, reused ids with different content, skipped files.
+
+        Args:
+            count, reused: number of these rows, and of rows with reused ids.
+        """
         rejected = self.rows.where(F.col("rule").isNotNull()).select(*REJECTED_COLUMNS)
         if self.repeats is not None and reused:
             repeats = F.broadcast(self.repeats.where("outcome = 'id_reused'").select("position", "event_id"))

@@ -70,7 +70,9 @@ class DeltaSource(RecordSource):
         number = first + F.col("_id").bitwiseAND(F.lit((1 << 33) - 1)) + 1
         position = F.concat_ws(":", F.lit(batch_id), number)
         micros = max((row["micros"] for row in tasks), default=0)
-        return InputBatch(lambda: self.records(rows.drop("ingest_time"), position), micros, [], [])
+        return InputBatch(
+            lambda: self.records(rows.drop("ingest_time"), position), micros, [], [], max_rows=rows_before
+        )
 
     def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
         """All rows of a table."""

@@ -47,7 +47,7 @@ class FileSource(RecordSource):
         path: the folder or file.
         rate_limit: option of Spark's file source that limits a micro-batch, and its value.
         max_line_bytes: longer lines are rejected.
-        local_max_rows: batches with at most this number of lines are read in the process of the driver.
+        local_max_rows: setting `stream.local_max_rows`.
     """
 
     name: str
@@ -77,19 +77,20 @@ class FileSource(RecordSource):
         cores = spark.sparkContext.defaultParallelism
         tasks = cores * max(1, math.ceil(sum(row["length"] for row in listed) / _BYTES_PER_TASK / cores))
         micros_of_batch = max((row["micros"] for row in listed), default=0)
-        few_lines = self._few_lines(spark, paths, sum(row["length"] for row in listed))
+        few_lines, max_rows = None, None
+        if sum(row["length"] for row in listed) <= min(_MAX_LOCAL_BYTES, _BYTES_PER_ROW * self.local_max_rows):
+            if self.spec.format == "parquet":
+                max_rows = parquet_files.count_rows(paths)
+            else:
+                few_lines = self._few_lines(spark, paths)
+                max_rows = None if few_lines is None else sum(map(len, few_lines.values()))
         return InputBatch(
-            lambda: self.records(spark, paths, tasks), micros_of_batch, paths, skipped_paths, few_lines=few_lines
-        )
+            lambda: self.records(spark, paths, tasks), micros_of_batch, paths, skipped_paths, max_rows=max_rows,
+            few_lines=few_lines,
+        )  # fmt: skip
 
-    def _few_lines(self, spark: SparkSession, paths: list[str], size: int) -> text_files.FewLines | None:
-        """The lines of text files by layout, read without Spark; null if there are too many.
-
-        Args:
-            size: of the files, in bytes.
-        """
-        if self.spec.format == "parquet" or size > min(_MAX_LOCAL_BYTES, _BYTES_PER_ROW * self.local_max_rows):
-            return None
+    def _few_lines(self, spark: SparkSession, paths: list[str]) -> text_files.FewLines | None:
+        """The lines of text files by layout, read without Spark; null if only Spark can read them."""
         few_lines: text_files.FewLines = defaultdict(list)
         try:
             for path in paths:
@@ -99,7 +100,7 @@ class FileSource(RecordSource):
                 few_lines[text_files.layout_of(spark, path, self.path, self.spec)] += lines
         except Exception:  # Spark reads the files again and reports the error
             return None
-        return few_lines if sum(map(len, few_lines.values())) <= self.local_max_rows else None
+        return few_lines or None
 
     def records(self, spark: SparkSession, paths: list[str], tasks: int = 2) -> DataFrame:
         """Records of files; positions are relative to the folder of the source.

@@ -42,6 +42,7 @@ class InputBatch:
         units: what the batch covers, such as the paths of its files; empty for a table.
         skipped_units: unreadable units that the user excluded; each is one rejected row.
         reprocessed_rows: rejected rows that are reprocessed (`position`, `reprocessed_from`); null for a source.
+        max_rows: an upper bound of the number of records before arrays are exploded; null if it is unknown.
         few_lines: all lines of the batch, if they are few; null: Spark reads them.
     """
 
@@ -50,6 +51,7 @@ class InputBatch:
     units: list[str]
     skipped_units: list[str]
     reprocessed_rows: DataFrame | None = None
+    max_rows: int | None = None
     few_lines: FewLines | None = field(default=None, repr=False)
 
     @cached_property
