@@ -43,7 +43,7 @@ def parse(
 def evaluate(source: CaptureSource, records: DataFrame) -> list[Row]:
     """Rows after every step of a batch except the search for duplicates, in order of position."""
     exploded = execute_mapping.explode(records, source.mapping)
-    frame = ingest.apply_mapping(exploded, source, ingest_micros=int(NOW.timestamp() * 1e6), versions={})
+    frame = ingest.apply_mapping(exploded.withColumn("_ingest_time", F.lit(NOW)), source, versions={})
     return frame.orderBy(F.length("position"), "position").collect()
 
 

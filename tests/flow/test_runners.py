@@ -4,6 +4,7 @@ import json
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from profilestream.base import streaming, tables
@@ -12,11 +13,14 @@ from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import fold_stage, sessions, tiles, transitions
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from tests.builders import Shop, event
+from tests.builders import SHOP, Shop, event
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "derive"
 SETTINGS = f"""
+[capture]
+max_line_bytes = 2000
 [derive]
 features = ["{CONF}/user_hours.toml", "{CONF}/item_hours.toml"]
 max_files_per_trigger = 1
@@ -25,25 +29,67 @@ enabled = true
 [derive.transitions]
 enabled = true
 """
+MAPPING = (
+    SHOP.replace('quantity string"', 'quantity string, code string, more struct<a: int>"')
+    + """currency = "code"
+category = "if(what = 'i0', CAST(who AS INT), 'shoes')"
+
+[warn.expensive]
+when = "price > 80"
+[reject.item_unknown]
+when = "item_id = 'i7'"
+reason = "the item is unknown"
+[clip.quantity]
+max = 50
+[bots]
+max_events_per_minute = 2
+"""
+)
 BATCHES = 2
+# A valid event changed such that a rule rejects it, or a line that is no record.
+INVALID: list[dict[str, Any] | bytes] = [
+    {"id": None}, {"kind": None}, {"kind": "nonsense"}, {"at": "yesterday"}, {"at": "1970-01-01T00:00:00Z"},
+    {"at": "2999-01-01T00:00:00Z"}, {"who": "guest"}, {"price": "much"}, {"price": "-1"}, {"quantity": "-2"},
+    {"price": "Infinity"}, {"price": "1e300"}, {"what": "i0"}, {"what": "i7"}, {"more": {"a": "x"}},
+    b"no json", b'{"id": "\xff"}', b'{"id": "' + 3000 * b"x" + b'"}', b"[1]", b"   ",
+]  # fmt: skip
+
+
+def _lines(batch: int) -> bytes:
+    """Valid and invalid records, duplicates and reused ids of this batch and of the one before."""
+    generator = random.Random(batch)
+    events = [
+        event(
+            1000 * batch + i,
+            who=f"u{generator.randrange(4)}",
+            what=f"i{10 + generator.randrange(40)}",
+            kind=generator.choice(["view", "cart", "purchase"]),
+            price=str(generator.uniform(1, 90)),
+            quantity=str(generator.randrange(60)),
+            at=str(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=generator.randrange(3 * 24 * 60))),
+            code=generator.choice(["EUR", "USD", None]),
+            note=generator.choice(["ä", "\t", 1.50]),
+        )
+        for i in range(40)
+    ]
+    earlier = event(1000 * batch - 1000, at="2026-01-02T10:00:00Z") if batch else event(1)
+    same_minute = [event(1000 * batch + 100 + i, who="u9", at=f"2026-01-02T10:00:{i:02d}Z") for i in range(3)]
+    constant = event(7, at="2026-01-03T00:00:00Z", code="EUR")  # in every batch
+    corrected = event(8, at=f"2026-01-{2 + batch:02d}T00:00:00Z")  # a day later in the next batch
+    changed = {**events[1], "price": "3"}
+    invalid = [line if isinstance(line, bytes) else _text(event(9000 + n, **line)) for n, line in enumerate(INVALID)]
+    valid = [*events, events[0], changed, *same_minute, same_minute[1], constant, corrected, earlier]
+    return b"\r\n".join([*map(_text, valid), b"", *invalid])
+
+
+def _text(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode()
 
 
 def _run(spark: SparkSession, shop: Shop, limits: list[int]) -> Settings:
     """Capture and derive one file at a time, each with another `stream.local_max_rows`."""
-    generator = random.Random(5)
     for n, limit in enumerate(limits):
-        events = [
-            event(
-                1000 * n + i,
-                who=f"u{generator.randrange(4)}",
-                what=f"i{generator.randrange(40)}",
-                kind=generator.choice(["view", "cart", "purchase", "nonsense"]),
-                price=str(generator.uniform(1, 90)),
-                at=str(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=generator.randrange(3 * 24 * 60))),
-            )
-            for i in range(40)
-        ]
-        shop.write(f"{n}.jsonl", "\n".join(map(json.dumps, [*events, events[0]])))
+        shop.write(f"day=2026-01-0{n + 1}/{n}.jsonl", _lines(n))
         shop.overrides = [f"stream.local_max_rows={limit}"]
         settings = shop.settings()
         streaming.run(spark, [ingest.query(settings, "shop")], settings, RunOptions())
@@ -56,7 +102,7 @@ def _run(spark: SparkSession, shop: Shop, limits: list[int]) -> Settings:
 def test_tables_of_the_driver_equal_those_of_spark(
     spark: SparkSession, tmp_path: Path, spark_only: dict[str, list[str]], limits: list[int]
 ) -> None:
-    shop = Shop(tmp_path, extra_settings=SETTINGS)
+    shop = Shop(tmp_path, MAPPING, extra_settings=SETTINGS)
     settings = _run(spark, shop, limits)
     assert _content(spark, shop, settings) == spark_only
 
@@ -64,14 +110,26 @@ def test_tables_of_the_driver_equal_those_of_spark(
 @pytest.fixture(scope="module")
 def spark_only(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Rows by table if Spark processes all batches."""
-    shop = Shop(tmp_path_factory.mktemp("spark_only"), extra_settings=SETTINGS)
+    shop = Shop(tmp_path_factory.mktemp("spark_only"), MAPPING, extra_settings=SETTINGS)
     content = _content(_session, shop, _run(_session, shop, [0] * BATCHES))
-    assert len(content) == 7 and all(content.values())
+    assert len(content) == 8 and all(content.values())
+    rules = {row["rule"] for row in shop.read(_session, tables.REJECTED_EVENTS).collect()}
+    assert {"expression_failed", "id_reused", "wrong_type", "line_too_long", "not_utf8", "unparseable"} <= rules
+    assert len(rules) == 19
+    (batch,) = shop.read(_session, tables.CAPTURE_BATCHES).where("batch_id = 1").collect()
+    warned = {name for name, count in batch["warned_by_rule"].items() if count}
+    assert warned >= {"expensive", "bot_suspected", "currency_mixed", "clipped_quantity"}
+    assert batch["rows_duplicate"] > 1 and batch["rejected_by_rule"]["id_reused"] > 1
     return content
 
 
 def _content(spark: SparkSession, shop: Shop, settings: Settings) -> dict[str, list[str]]:
     derived = [table for one in fold_stage.declared_tables(settings).values() for table in one.tables]
-    # capture_batches contains trends of seconds.
     own = [tables.EVENTS, tables.REJECTED_EVENTS, *derived, sessions.table(settings), *transitions.tables(settings)]
-    return {table.name: shop.content(spark, table) for table in own}
+    # The lateness depends on the time of the run, so it is left out of the measures.
+    measures = F.map_filter("measures", lambda name, _: name != "lateness")
+    batches = shop.read(spark, tables.CAPTURE_BATCHES).withColumn("measures", measures)
+    names = ("seconds", "ingest_time", "epoch", "lateness_seconds_max")
+    rows = batches.drop(*names).orderBy("batch_id").select(F.to_json(F.struct("*"))).collect()
+    counts = [json.dumps(json.loads(row[0]), sort_keys=True) for row in rows]
+    return {"capture_batches": counts, **{table.name: shop.content(spark, table) for table in own}}

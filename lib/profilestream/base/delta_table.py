@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pyarrow as pa
 from delta.tables import DeltaTable, DeltaTableBuilder
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base import files
 from profilestream.base.columns import Column
@@ -91,6 +93,15 @@ class Table:
     def is_updated(self) -> bool:
         """Whether rows are updated by key, with deletion vectors."""
         return self.properties.get("delta.enableDeletionVectors") == "true"
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The columns as Arrow types, with times in UTC."""
+        return to_arrow_schema(self.schema, timezone="UTC")
+
+    def arrow_rows(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """Plain values as rows; maps are lists of pairs, and times are microseconds since 1970."""
+        return pa.Table.from_pylist(rows, self.arrow_schema)
 
     def path(self, paths: Paths) -> str:
         """Path of the table, based on the warehouse path in the settings."""

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from numpy.typing import NDArray
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base import deletion_vectors, files, local_appends
 from profilestream.base.deletion_vectors import Positions
@@ -78,7 +77,7 @@ class KeyedRows:
         folder = files.local_path(table.path(paths))
         assert folder is not None
         self._table, self._folder = table, Path(folder)
-        self._schema = to_arrow_schema(table.schema, timezone="UTC")
+        self._schema = table.arrow_schema
         self._log = DeltaLog(self._folder)
         self._files: dict[str, _IndexedFile] = {}
 

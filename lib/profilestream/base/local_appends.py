@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.transaction import AddAction, RemoveAction
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base import files
 from profilestream.base.delta_log import CHECKPOINT_INTERVAL
@@ -49,8 +48,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: in
     last = stored.transaction_version(app_id)
     if last is not None and last >= batch_id:
         return
-    schema = to_arrow_schema(table.schema, timezone="UTC")
-    rows = rows.select(schema.names).cast(schema)
+    rows = rows.select(table.names).cast(table.arrow_schema)
     parts = _partitions(rows, table.partitioned_by)
     written = [write_file(part, Path(folder), values, table) for values, part in parts]
     added: list[AddAction | RemoveAction] = [

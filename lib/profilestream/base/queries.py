@@ -93,8 +93,11 @@ class Batch:
         with self.phase(f"append {table.name}"):
             if self.is_done(table):
                 return
-            if isinstance(rows, DataFrame) and count is not None and self.is_local(count, table):
-                rows = rows.toArrow()
+            if isinstance(rows, DataFrame):
+                if count is not None and self.is_local(count, table):
+                    rows = rows.toArrow()
+            elif not self.is_local(len(rows), table):
+                rows = self.spark.createDataFrame(rows).coalesce(1)
             commits.append(rows, table, self.paths, self.txn)
 
     @contextmanager

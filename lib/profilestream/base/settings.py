@@ -94,8 +94,9 @@ class Stream(Frozen):
         stage_batches_every_seconds: interval between two appends to `stage_batches`.
         local_max_rows: micro-batches with at most this number of rows are folded and appended in the process of the
             driver, if the warehouse is in a local file system; 0: never.
-        local_max_keys: keys of a table that a query holds in memory for such batches, 16 bytes each; Spark processes
-            the batches of larger tables.
+        local_max_keys: number of keys that a query holds in memory for such micro-batches: those of a table that is
+            updated by key (16 MB per million), or the event ids of the dates in use (8 MB per million). With more keys,
+            Spark processes the batch.
     """
 
     max_files_per_trigger: int = Field(default=64, ge=1)

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.errors import Refused
 from profilestream.base.queries import Batch
-from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Alarms
 from profilestream.capture import alarms
 from profilestream.capture.alarms import Alarm, Measure, Trend
@@ -84,14 +82,20 @@ class AlarmResult:
     column: dict[str, dict[str, Any]]
 
 
-def measure_sums(mapping: Mapping) -> Column:
-    """Aggregate of all sums that `measure_batch` reads, named `sums`; SQL text, since Columns take longer to build."""
-    parts = {f"has_{column}": f"count({column})" for column in _null_share_columns(mapping)}
-    parts["seconds"] = "sum(double(event_time))"
+def conditions(mapping: Mapping) -> dict[str, str]:
+    """The conditions for which `measure_batch` reads the number of rows, by name, as SQL."""
+    columns = {f"has_{column}": f"{column} IS NOT NULL" for column in _null_share_columns(mapping)}
     for column in _level_columns(mapping):
-        parts["positive"] = f"count_if({column} > 0)"
-        parts["logarithms"] = f"sum(CASE WHEN {column} > 0 THEN ln({column}) END)"
-    return F.expr(f"named_struct({', '.join(f'{name!r}, {sql}' for name, sql in parts.items())})").alias("sums")
+        columns["positive"] = f"{column} > 0"
+    return columns
+
+
+def sums(mapping: Mapping) -> dict[str, str]:
+    """The values of which `measure_batch` reads the sum, by name, as SQL."""
+    columns = {"seconds": "double(event_time)"}
+    for column in _level_columns(mapping):
+        columns["logarithms"] = f"CASE WHEN {column} > 0 THEN ln({column}) END"
+    return columns
 
 
 def _null_share_columns(mapping: Mapping) -> list[str]:
@@ -118,14 +122,14 @@ def measure_batch(
         measures.append(alarms.reject_share(rejected, rows))
     if count >= min_rows:
         for column in _null_share_columns(mapping):
-            nulls = count - sum(r["sums"][f"has_{column}"] for r in clean_rows)
+            nulls = count - sum(r[f"has_{column}"] for r in clean_rows)
             measures.append(alarms.null_share(column, nulls, count))
-        seconds = inputs.ingest_micros / 1e6 - sum(r["sums"]["seconds"] for r in clean_rows) / count
+        seconds = inputs.ingest_micros / 1e6 - sum(r["seconds"] for r in clean_rows) / count
         measures.append(alarms.lateness(seconds, count))
     for column in _level_columns(mapping):
-        positive = sum(r["sums"]["positive"] for r in clean_rows)
+        positive = sum(r["positive"] for r in clean_rows)
         if positive >= min_rows:
-            logarithms = sum(r["sums"]["logarithms"] or 0.0 for r in clean_rows)
+            logarithms = sum(r["logarithms"] or 0.0 for r in clean_rows)
             measures.append(alarms.level(column, logarithms, positive))
     return BatchMeasures(measures, max((row["last"] for row in clean_rows), default=None))
 
@@ -187,12 +191,12 @@ def evaluate_batch(
 
 
 def append_alarms(
-    result: AlarmResult, batch_columns: dict[str, Column], last: int | None, batch: Batch, settings: Alarms
+    result: AlarmResult, constants: dict[str, Any], last: int | None, batch: Batch, settings: Alarms
 ) -> None:
     """Append the alarms of a batch to `capture_alarms`; the first alarm creates the table.
 
     Args:
-        batch_columns: source, ingest time, epoch and batch id.
+        constants: source, ingest time, epoch and batch id.
         last: newest event time, as `BatchMeasures.as_of`.
     """
     if not result.alarms:
@@ -200,6 +204,5 @@ def append_alarms(
     table = tables.CAPTURE_ALARMS
     table.create(batch.spark, batch.paths)
     table.register(batch.spark, batch.paths)
-    rows = frame_of_dicts(batch.spark, [asdict(alarm) for alarm in result.alarms], table.schema)
-    constants = {"event_time_max": F.timestamp_micros(F.lit(last).cast("bigint")), "action": F.lit(settings.action)}
-    batch.append(rows.withColumns({**batch_columns, **constants}).select(*table.names), table, len(result.alarms))
+    more = {**constants, "event_time_max": last, "action": settings.action}
+    batch.append(table.arrow_rows([{**asdict(alarm), **more} for alarm in result.alarms]), table)

@@ -129,6 +129,7 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
         raw = raw_records.empty(spark, mapping.input).select("raw.*")
         _check_expression(raw, "input.explode", f"posexplode_outer({mapping.input.explode})", file)
     raw = execute_mapping.explode(raw_records.empty(spark, mapping.input), mapping)
+    raw = raw.withColumn(raw_records.INGEST_TIME, F.current_timestamp())
     for name, lookup in mapping.lookup.items():
         _check_encoding(spark, lookup.encoding, f"{file}, lookup.{name}.encoding")
         _check_expression(raw, f"lookup.{name}.on", lookup.on, file)
@@ -149,7 +150,7 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
         for name, rule in rules.items():
             _check_expression(events, f"{kind}.{name}.when", rule.when, file, expected_type="boolean")
     expressions = execute_mapping.build_expressions(raw, mapping, source.capture)
-    events = execute_mapping.apply_expressions(raw, expressions).withColumn("_ingest_time", F.current_timestamp())
+    events = execute_mapping.apply_expressions(raw, expressions)
     cleaning_rules.evaluate(events, cleaning_rules.build_rules(events, mapping, source.capture))
 
 
@@ -201,7 +202,10 @@ def _check_unique_names(columns: list[str], source: CaptureSource) -> None:
     """Raw columns, lookups and the columns of a record are at the same level in expressions: names must be unique."""
     spec = source.mapping.input
     element = [spec.explode_as] if spec.explode else []
-    names = [name.lower() for name in (*raw_records.COLUMNS, *columns, *element, *source.mapping.lookup)]
+    names = [
+        name.lower()
+        for name in (*raw_records.COLUMNS, raw_records.INGEST_TIME, *columns, *element, *source.mapping.lookup)
+    ]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise BadSettings(

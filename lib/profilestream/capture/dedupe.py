@@ -12,7 +12,8 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
-from profilestream.base import event_period
+from profilestream.base import event_period, tables
+from profilestream.base.queries import Batch
 from profilestream.base.session import materialize
 from profilestream.capture.execute_mapping import content_columns, content_hash
 from profilestream.capture.mapping import Mapping
@@ -47,6 +48,13 @@ def stored_events(events: DataFrame, *, source: str, dates: list[date], epoch: s
     return events.where(event_period.on_dates(dates) & (F.col("source") == source) & ~is_same_batch)
 
 
+def stored_events_of_batch(batch: Batch, source: str, dates: list[date], mapping: Mapping) -> DataFrame:
+    """The stored events with which the events of a batch on these dates are compared."""
+    events, txn = tables.EVENTS.read(batch.spark, batch.paths), batch.txn
+    searched = searched_dates(dates, mapping)
+    return stored_events(events, source=source, dates=searched, epoch=txn.epoch, batch_id=txn.batch_id)
+
+
 def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mapping) -> DataFrame | None:
     """The rows of a batch that repeat the id of an earlier row, with `outcome`: duplicate or id_reused.
 
@@ -71,18 +79,21 @@ def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mappi
     if count == 0:
         return None
     few = F.broadcast(repeated_hashes) if count <= _BROADCAST_ROWS else repeated_hashes
+    earlier = None if stored is None else stored.withColumn(ID_HASH, id_hash()).join(few, ID_HASH, "left_semi")
+    return materialize(repeats_among(candidates.join(few, ID_HASH, "left_semi"), earlier, mapping))
+
+
+def repeats_among(candidates: DataFrame, stored: DataFrame | None, mapping: Mapping) -> DataFrame:
+    """As find_repeats, without the search for repeated hashes; no rows if no id is repeated."""
     columns = content_columns(mapping)
-    contents = _narrow(candidates.join(few, ID_HASH, "left_semi"), columns, 1)
+    contents = _narrow(candidates, columns, 1)
     if stored is not None:
-        earlier = stored.withColumn(ID_HASH, id_hash()).join(few, ID_HASH, "left_semi")
-        contents = contents.unionByName(_narrow(earlier, columns, 0))
+        contents = contents.unionByName(_narrow(stored, columns, 0))
     file = "regexp_replace(position, ':[0-9+#]+$', '') AS file"
     row = f"in_batch, {file}, length(position) AS length, position, event_date, _content, warnings"
     by_id = contents.groupBy("event_id").agg(F.expr(f"array_sort(collect_list(struct({row})))").alias("rows"))
     outcomes = by_id.select("event_id", F.explode(F.expr(_outcomes(_days_apart(mapping)))).alias("row"))
-    return materialize(
-        outcomes.where("row.in_batch = 1").select("row.position", "event_id", "row.warnings", "row.outcome")
-    )
+    return outcomes.where("row.in_batch = 1").select("row.position", "event_id", "row.warnings", "row.outcome")
 
 
 def _outcomes(days: int) -> str:

@@ -26,6 +26,7 @@ from profilestream.capture.mapping import (
     Mapping,
     TextStep,
 )
+from profilestream.capture.raw_records import INGEST_TIME
 from profilestream.capture.text_parsers import (
     BLANKS,
     is_instant,
@@ -42,7 +43,7 @@ FAILED, FAILURE = "_failed", "_failure"
 # Columns of a record that no expression changes.
 _RECORD_COLUMNS = (
     "position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw", FAILED,
-    FAILURE,
+    FAILURE, INGEST_TIME,
 )  # fmt: skip
 _CONTROL_CHARACTERS = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]"
 

@@ -1,6 +1,5 @@
 """One micro-batch of a source: reads records, writes clean events and rejected rows, and accounts for every row."""
 
-import itertools
 import json
 import logging
 import time
@@ -11,16 +10,15 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
 
-from pyspark.sql import Column, DataFrame, Observation, SparkSession
+import pyarrow as pa
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
-from profilestream.base import event_period, tables
-from profilestream.base.commits import Txn
+from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, NothingWritten, StateCorrupt
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
-from profilestream.base.session import frame_of_dicts, materialize
+from profilestream.base.session import materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.capture import (
     batch_monitor,
@@ -28,27 +26,36 @@ from profilestream.capture import (
     currency,
     dedupe,
     execute_mapping,
+    local_rows,
+    prepared_query,
     raw_records,
     side_tables,
+    spark_rows,
     time_warnings,
 )
 from profilestream.capture import mapping as mappings
 from profilestream.capture.batch_monitor import AlarmResult, TrendCache
+from profilestream.capture.batch_rows import BatchContext
 from profilestream.capture.cleaning_rules import BOT_WARNING, FAULTS
 from profilestream.capture.execute_mapping import FAILED
+from profilestream.capture.known_ids import KnownIds
+from profilestream.capture.local_rows import LocalRows
 from profilestream.capture.mapping import Lookup, Mapping
+from profilestream.capture.prepared_query import PreparedQuery
+from profilestream.capture.sources import text_files
 from profilestream.capture.sources.delta_source import DeltaSource
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.capture.sources.record_source import InputBatch, RecordSource
+from profilestream.capture.sources.text_files import FewLines, TextLayout
+from profilestream.capture.spark_rows import SparkRows
 
 log = logging.getLogger(__name__)
 
 STAGE = "capture_events"
-_ROWS_PER_FILE = 500_000
 # Fewer rows do not show that an expression of the mapping is wrong.
 _MIN_ROWS_OF_FINDINGS = 100
-# With at most this number of rows, one task writes the events of a date faster than several tasks: fewer files.
-_SMALL_BATCH_ROWS = 50_000
+# All payloads of a batch with an exploded array, if each element is rejected, are at most half of this number of bytes.
+_MAX_EXPLODED_BYTES = 256 << 20
 Built = TypeVar("Built")
 
 
@@ -60,6 +67,7 @@ class CaptureSource:
         config: the settings of the source.
         reader: reads its records.
         trend_cache: trends of the alarms after the last batch of this run.
+        known_ids: ids of its stored events that this run loaded.
     """
 
     name: str
@@ -68,7 +76,11 @@ class CaptureSource:
     capture: Capture
     reader: RecordSource
     trend_cache: TrendCache = field(default_factory=TrendCache, compare=False, repr=False)
+    known_ids: KnownIds = field(default_factory=lambda: KnownIds("", 0), compare=False, repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    _queries: dict[TextLayout, tuple[dict[str, int], PreparedQuery]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def expressions(self, records: DataFrame) -> execute_mapping.Expressions:
         """The canonical columns; built once per run."""
@@ -79,6 +91,18 @@ class CaptureSource:
     def rules(self, events: DataFrame) -> cleaning_rules.RuleColumns:
         """The rules as columns; built once per run."""
         return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
+
+    def prepared_query(self, spark: SparkSession, layout: TextLayout, versions: dict[str, int]) -> PreparedQuery:
+        """The rows of LocalRows from text lines with this layout; planned again after a side table changed."""
+        reader = cast(FileSource, self.reader)
+
+        def build(lines: DataFrame) -> DataFrame:
+            records = text_files.records_of_few_lines(lines, reader.path, reader.spec, layout, reader.max_line_bytes)
+            return rows_to_collect(execute_mapping.explode(records, self.mapping), self, versions)
+
+        if layout not in self._queries or self._queries[layout][0] != versions:
+            self._queries[layout] = versions, PreparedQuery(spark, text_files.LINE_SCHEMA, build)
+        return self._queries[layout][1]
 
     def main_currency(self, batch: Batch, default: str) -> str:
         """The currency of an event of the source; the default before the first one. Read once per run."""
@@ -141,7 +165,9 @@ def load_source(settings: Settings, name: str) -> CaptureSource:
     config = settings.capture.sources[name]
     mapping = mappings.load(config.mapping)
     cleaning_rules.check_names(mapping, config.mapping)
-    return CaptureSource(name, config, mapping, settings.capture, _reader(name, config, mapping, settings))
+    known_ids = KnownIds(name, settings.stream.local_max_keys)
+    reader = _reader(name, config, mapping, settings)
+    return CaptureSource(name, config, mapping, settings.capture, reader, known_ids=known_ids)
 
 
 def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> RecordSource:
@@ -153,7 +179,8 @@ def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> 
         limit = ("maxBytesPerTrigger", settings.stream.max_bytes_per_trigger)
     if mapping.input.format == "delta":
         return DeltaSource(name, config.path, mapping.input, config.on_change, limit)
-    return FileSource(name, config.path, mapping.input, limit, settings.capture.max_line_bytes)
+    max_rows = settings.stream.local_max_rows
+    return FileSource(name, config.path, mapping.input, limit, settings.capture.max_line_bytes, max_rows)
 
 
 def chosen_sources(settings: Settings, name: str | None) -> list[str]:
@@ -201,21 +228,20 @@ def query(settings: Settings, name: str) -> Query:
 
 
 def apply_mapping(
-    records: DataFrame, source: CaptureSource, *, ingest_micros: int, versions: dict[str, int]
+    records: DataFrame, source: CaptureSource, *, versions: dict[str, int], has_all_payloads: bool = False
 ) -> DataFrame:
-    """Exploded records as canonical rows with rule, reason, warnings and ids. Lazy: no Spark action.
+    """Exploded records, with `_ingest_time`, as canonical rows with rule, reason, warnings and ids. Runs no action.
 
     Args:
-        ingest_micros: time of the batch, microseconds since 1970 UTC.
         versions: of the side tables.
+        has_all_payloads: whether good rows have payloads too.
     """
     mapping = source.mapping
     side = side_tables.read_all(records.sparkSession, mapping, versions)
     records = execute_mapping.join_side_tables(records, mapping, side)
     events = execute_mapping.apply_expressions(records, source.expressions(records))
-    with_time = events.withColumn("_ingest_time", F.timestamp_micros(F.lit(ingest_micros)))
-    with_rules = cleaning_rules.evaluate(with_time, source.rules(with_time))
-    is_rejected = F.col("rule").isNotNull()
+    with_rules = cleaning_rules.evaluate(events, source.rules(events))
+    is_rejected, payloads = F.col("rule").isNotNull(), ("payload", "payload_encoding", "payload_header")
     # Values of rejected rows can be outside the range of Python's types, and no later step needs them.
     with_ids = execute_mapping.add_ids(with_rules, mapping)
     if source.capture.currency is not None:
@@ -226,37 +252,21 @@ def apply_mapping(
         "rule",
         "reason",
         FAILED,
-        *[F.when(is_rejected, F.col(name)).alias(name) for name in ("payload", "payload_encoding", "payload_header")],
+        *[payload if has_all_payloads else F.when(is_rejected, F.col(payload)).alias(payload) for payload in payloads],
         dedupe.id_hash().alias(dedupe.ID_HASH),
     )
 
 
-@dataclass(frozen=True)
-class EvaluatedBatch:
-    """The rows of a batch with rule and reason, in the cache.
-
-    Args:
-        rows: as `apply_mapping` returns them.
-        records: the exploded records that they are computed from.
-        summary: rows of `_summary`.
-        rows_in: number of records, counted while they were read.
-    """
-
-    rows: DataFrame
-    records: DataFrame
-    summary: list[Any]
-    rows_in: int
-
-    @property
-    def good(self) -> DataFrame:
-        """The rows that no rule rejects."""
-        return self.rows.where(F.col("rule").isNull())
+def rows_to_collect(records: DataFrame, source: CaptureSource, versions: dict[str, int]) -> DataFrame:
+    """The rows of LocalRows, from the arguments of `apply_mapping`."""
+    rows = apply_mapping(records, source, versions=versions, has_all_payloads=True)
+    return rows.select("*", *local_rows.summarized_columns(source.mapping, source.capture.partition_by))
 
 
 @contextmanager
 def evaluated_batch(
     spark: SparkSession, inputs: InputBatch, source: CaptureSource, versions: dict[str, int]
-) -> Iterator[EvaluatedBatch]:
+) -> Iterator[SparkRows]:
     """Evaluate the mapping and the rules on the records of a batch; the rows are cached during the block.
 
     Args:
@@ -281,16 +291,43 @@ def evaluated_batch(
 
 def _evaluate(
     spark: SparkSession, lines: DataFrame, inputs: InputBatch, source: CaptureSource, versions: dict[str, int]
-) -> EvaluatedBatch:
+) -> SparkRows:
     observation = Observation(f"{source.name} rows in")
     records = _records(lines, inputs, source)
     rows = apply_mapping(
-        records.observe(observation, F.count(F.lit(1)).alias("n")), source,
-        ingest_micros=inputs.ingest_micros, versions=versions,
-    ).persist()  # fmt: skip
+        records.observe(observation, F.count(F.lit(1)).alias("n")), source, versions=versions
+    ).persist()
     with reading_files(spark, inputs.units):
-        summary = _summary(rows, source.mapping)
-    return EvaluatedBatch(rows, records, summary, int(observation.get["n"]))
+        summary = spark_rows.summarize(rows, source.mapping)
+    return SparkRows(rows, records, summary, int(observation.get["n"]))
+
+
+def _local_rows(inputs: InputBatch, source: CaptureSource, batch: Batch) -> LocalRows | None:
+    """The rows of a small batch; null if Spark must process the batch."""
+    few_lines, spark, versions = inputs.few_lines, batch.spark, batch.plan.versions
+    if inputs.max_rows is None or not batch.is_local(inputs.max_rows, tables.EVENTS):
+        return None
+    if few_lines is not None and prepared_query.is_possible(spark) and _is_explosion_small(few_lines, source.mapping):
+        micros = {"_ingest_micros": inputs.ingest_micros}
+        evaluated = [
+            source.prepared_query(spark, layout, versions).execute([{**line, **micros} for line in lines])
+            for layout, lines in few_lines.items()
+        ]
+        rows = LocalRows(pa.concat_tables(evaluated), source.mapping)
+    elif source.mapping.input.explode:
+        return None
+    else:
+        with reading_files(spark, inputs.units):
+            table = rows_to_collect(_records(inputs.records, inputs, source), source, versions).toArrow()
+        rows = LocalRows(table, source.mapping)
+    # Lines in a quoted cell that spans lines are looked for by Spark.
+    return None if any(row["open_quotes"] for row in rows.summary) else rows
+
+
+def _is_explosion_small(few_lines: FewLines, mapping: Mapping) -> bool:
+    """Whether the payloads of all elements fit into memory if each of them is rejected."""
+    sizes = [len(line["value"]) for lines in few_lines.values() for line in lines]
+    return not mapping.input.explode or sum(size**2 for size in sizes) <= _MAX_EXPLODED_BYTES
 
 
 def _reject_lines(lines: DataFrame, quoted: DataFrame) -> DataFrame:
@@ -323,47 +360,46 @@ def write_batch(
         StateCorrupt: the row counts do not add up.
     """
     spark, mapping = batch.spark, source.mapping
+    context = BatchContext(source.name, mapping, source.capture.partition_by, source.known_ids, inputs, batch)
     if batch.is_retry:
         where = f"{batch.txn.query}, batch {batch.txn.batch_id}"
         side_tables.check_unchanged(spark, source.lookups, batch.plan.versions, where=where)
     with ExitStack() as stack:
         with batch.phase("read and evaluate"):
-            evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
-        batch.prepare_writes(evaluated.rows_in)
-        records, summary = evaluated.records, evaluated.summary
+            evaluated: SparkRows | LocalRows | None = _local_rows(inputs, source, batch)
+            if evaluated is None:
+                evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
+                batch.prepare_writes(evaluated.rows_in)
+        summary = evaluated.summary
         failing = _failing_expressions(summary)
         if kind == "source":
             _check_expressions(failing, source, batch)
         dates = rows_by_date(summary)
         with batch.phase("find duplicates"):
-            stored = _stored_events(batch, source, list(dates))
-            repeats = dedupe.find_repeats(evaluated.good, stored, mapping)
-            clean = dedupe.without_repeats(evaluated.good, repeats)
-            busy = _busy_minutes(clean, mapping)
-            mixed = _rows_in_other_currencies(clean, summary, source, batch)
+            repeats = evaluated.find_repeats(context, list(dates))
+            busy = None if mapping.bots is None else evaluated.add_bot_warnings(mapping.bots.max_events_per_minute)
+            mixed = _rows_in_other_currencies(evaluated, source, batch)
         skipped = len(inputs.skipped_units)
         counts = _row_counts(evaluated.rows_in + skipped, summary, repeats, busy, mapping, skipped)
         if mixed:
             counts = replace(counts, warned_by_rule={**counts.warned_by_rule, currency.MIXED: mixed})
         with reading_files(spark, inputs.units):
-            counts = _checked_counts(counts, records, source, batch)
+            counts = _checked_counts(counts, evaluated, source, batch)
         name = f"{source.name}, batch {batch.txn.batch_id}"
         time_warnings.check(dates, counts.event_time_min, counts.event_time_max, name)
         result = AlarmResult([], {}, {})
         if kind == "source":
             result = _evaluate_alarms(summary, counts, failing, source, inputs, batch)
         if counts.clean:
-            events = _event_rows(clean, busy, source, inputs, batch.txn)
-            batch.append(_in_date_order(events, dates), tables.EVENTS, counts.clean)
+            batch.append(evaluated.events(context, dates), tables.EVENTS, counts.clean)
         if counts.rejected:
             with reading_files(spark, inputs.units):
-                rejected = _rejected_rows(evaluated, repeats, source, inputs, batch, counts)
+                rejected = evaluated.rejected(context, counts.rejected, counts.rejected_by_rule["id_reused"])
                 batch.append(rejected, tables.REJECTED_EVENTS, counts.rejected)
-    batch_columns = _batch_columns(source, inputs, batch.txn)
-    batch_monitor.append_alarms(result, batch_columns, counts.event_time_max, batch, source.capture.alarms)
+    batch_monitor.append_alarms(result, context.constants, counts.event_time_max, batch, source.capture.alarms)
     seconds = time.monotonic() - start_time
-    row = _batch_row(counts, source, inputs, batch, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)
-    batch.append(row, tables.CAPTURE_BATCHES, 1)
+    row = _batch_row(counts, source, context, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)
+    batch.append(row, tables.CAPTURE_BATCHES)
     source.trend_cache.store(batch, result.trends)
     units = len(inputs.units) + len(inputs.skipped_units)
     return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=units)
@@ -372,6 +408,7 @@ def write_batch(
 def _records(lines: DataFrame, inputs: InputBatch, source: CaptureSource) -> DataFrame:
     """The records of the batch; of a reprocessed line only the elements that were rejected."""
     records = execute_mapping.explode(lines, source.mapping)
+    records = records.withColumn(raw_records.INGEST_TIME, F.timestamp_micros(F.lit(inputs.ingest_micros)))
     if inputs.reprocessed_rows is None:
         return records
     rejected = F.broadcast(inputs.reprocessed_rows.select(F.col("position").alias("_rejected")))
@@ -403,40 +440,11 @@ def _check_expressions(failing: list[str], source: CaptureSource, batch: Batch) 
         )
 
 
-def _warning_counts(mapping: Mapping) -> list[Column]:
-    _, warnings = cleaning_rules.names(mapping)
-    return [F.count_if(F.array_contains("warnings", name)).alias(f"warned {name}") for name in warnings]
-
-
-def _summary(rows: DataFrame, mapping: Mapping) -> list[Any]:
-    """Counts and sums of the batch by rule, date (ISO text, null for rejected rows) and failed expressions.
-
-    The first action on the batch: it fills the cache.
-    """
-    return (
-        rows.groupBy("rule", F.col("event_date").cast("string").alias("event_date"), FAILED)
-        .agg(
-            F.count(F.lit(1)).alias("n"),
-            _currencies(mapping).alias("currencies"),
-            F.count_if(F.col("reason") == raw_records.OPEN_QUOTE_REASON).alias("open_quotes"),
-            F.unix_micros(F.min("event_time")).alias("first"),
-            F.unix_micros(F.max("event_time")).alias("last"),
-            batch_monitor.measure_sums(mapping),
-            *_warning_counts(mapping),
-        )
-        .collect()
-    )
-
-
-def _currencies(mapping: Mapping) -> Column:
-    return F.collect_set("currency") if currency.has_currencies(mapping) else F.array()
-
-
-def _rows_in_other_currencies(clean: DataFrame, summary: list[Any], source: CaptureSource, batch: Batch) -> int:
+def _rows_in_other_currencies(rows: SparkRows | LocalRows, source: CaptureSource, batch: Batch) -> int:
     """Rows whose currency is not the main one of the source, if their values cannot be converted. Logs a warning."""
     if source.capture.currency is not None or not currency.has_currencies(source.mapping):
         return 0
-    found = {code for row in summary if row["rule"] is None for code in row["currencies"]}
+    found = {code for row in rows.summary if row["rule"] is None for code in row["currencies"]}
     if not found:
         return 0
     main = source.main_currency(batch, min(found))
@@ -447,7 +455,7 @@ def _rows_in_other_currencies(clean: DataFrame, summary: list[Any], source: Capt
         "%s has values in %s and in %s, whose sum has no meaning; set capture.currency (docs/mappings.md#currencies)",
         source.name, main, ", ".join(others[:5]),
     )  # fmt: skip
-    return clean.where(F.col("currency").isin(others)).count()
+    return rows.count_currencies(others)
 
 
 def rows_by_date(summary: list[Any]) -> dict[date, int]:
@@ -459,20 +467,10 @@ def rows_by_date(summary: list[Any]) -> dict[date, int]:
     return dict(sorted(rows.items()))
 
 
-def _stored_events(batch: Batch, source: CaptureSource, dates: list[date]) -> DataFrame:
-    events = tables.EVENTS.read(batch.spark, batch.paths)
-    epoch, batch_id = batch.txn.epoch, batch.txn.batch_id
-    searched = dedupe.searched_dates(dates, source.mapping)
-    return dedupe.stored_events(events, source=source.name, dates=searched, epoch=epoch, batch_id=batch_id)
-
-
 def _row_counts(
-    rows_in: int, summary: list[Any], repeats: DataFrame | None, busy: DataFrame | None, mapping: Mapping, skipped: int
+    rows_in: int, summary: list[Any], repeats: list[dict[str, Any]], busy: int | None, mapping: Mapping, skipped: int
 ) -> RowCounts:
-    by_outcome: dict[str, Any] = {}
-    if repeats is not None:
-        outcomes = repeats.groupBy("outcome").agg(F.count(F.lit(1)).alias("n"), *_warning_counts(mapping))
-        by_outcome = {row["outcome"]: row for row in outcomes.collect()}
+    by_outcome = {row["outcome"]: row for row in repeats}
     reject_names, warn_names = cleaning_rules.names(mapping)
     rejected: Counter[str] = Counter(dict.fromkeys(reject_names, 0))
     for row in summary:
@@ -486,7 +484,7 @@ def _row_counts(
         n: sum(r[f"warned {n}"] for r in good) - sum(r[f"warned {n}"] for r in by_outcome.values()) for n in warn_names
     }
     if busy is not None:
-        warned[BOT_WARNING] = busy.agg(F.coalesce(F.sum("count"), F.lit(0)).alias("n")).collect()[0]["n"]
+        warned[BOT_WARNING] = busy
     return RowCounts(
         rows_in=rows_in,
         clean=sum(row["n"] for row in good) - duplicate - reused,
@@ -498,7 +496,7 @@ def _row_counts(
     )
 
 
-def _checked_counts(counts: RowCounts, records: DataFrame, source: CaptureSource, batch: Batch) -> RowCounts:
+def _checked_counts(counts: RowCounts, rows: SparkRows | LocalRows, source: CaptureSource, batch: Batch) -> RowCounts:
     """The counts, if they add up. An observation counts the rows of a repeated task twice, so a mismatch is recounted.
 
     Raises:
@@ -506,7 +504,7 @@ def _checked_counts(counts: RowCounts, records: DataFrame, source: CaptureSource
     """
     parts = counts.clean + counts.rejected + counts.duplicate
     skipped = counts.rejected_by_rule["file_unreadable"]
-    if counts.rows_in != parts and records.count() + skipped != parts:
+    if counts.rows_in != parts and rows.count_records() + skipped != parts:
         raise StateCorrupt(
             f"{counts.rows_in} rows were read, but {counts.clean} are clean, {counts.rejected} rejected and "
             f"{counts.duplicate} duplicate",
@@ -526,141 +524,32 @@ def _evaluate_alarms(
     return batch_monitor.evaluate_batch(measures, certain, source.name, source.trend_cache, batch, settings, inputs)
 
 
-def _busy_minutes(clean: DataFrame, mapping: Mapping) -> DataFrame | None:
-    """Users and minutes with more events than the bot rule of the mapping allows; null without a bot rule."""
-    if mapping.bots is None:
-        return None
-    by_minute = clean.where(F.col("user_id").isNotNull()).groupBy(
-        F.col("user_id").alias("_user"), F.date_trunc("minute", "event_time").alias("_minute")
-    )
-    return materialize(by_minute.count().where(F.col("count") > mapping.bots.max_events_per_minute))
-
-
-def _event_rows(
-    clean: DataFrame, busy: DataFrame | None, source: CaptureSource, inputs: InputBatch, txn: Txn
-) -> DataFrame:
-    """The rows of `events`."""
-    if busy is not None:
-        minute = F.date_trunc("minute", "event_time")
-        is_busy = (F.col("user_id") == F.col("_user")) & (minute == F.col("_minute"))
-        warnings = F.when(F.col("_user").isNotNull(), F.array_append("warnings", F.lit(BOT_WARNING)))
-        clean = clean.join(F.broadcast(busy), is_busy, "left").withColumn("warnings", F.coalesce(warnings, "warnings"))
-    rows = clean.withColumns(_batch_columns(source, inputs, txn))
-    names = set(rows.columns)
-    # One SQL text per column: thirty Column objects cost 0.15 s per batch.
-    cells = {f.name: (f.name if f.name in names else "NULL", f.dataType.simpleString()) for f in tables.EVENTS.schema}
-    cells["event_period"] = (event_period.sql(source.capture.partition_by), "date")
-    return rows.selectExpr(*[f"CAST({cell} AS {sql_type}) AS {name}" for name, (cell, sql_type) in cells.items()])
-
-
-def _in_date_order(events: DataFrame, rows: dict[date, int]) -> DataFrame:
-    """The rows of `events`, partitioned and sorted by date, so that the files of a commit are in order of date.
-
-    A stream reads the files of a commit in the order in which tasks write them, and a learner is evaluated in that
-    order. A task writes one file per partition; without the ranges, every task of a backfill writes one for every date.
-    Several tasks write a date with many rows.
-
-    Args:
-        rows: number of rows by date, in order of date.
-    """
-    total = sum(rows.values())
-    if total <= _ROWS_PER_FILE:
-        ordered = events.coalesce(1) if total <= _SMALL_BATCH_ROWS or len(rows) > 1 else events
-        return ordered.sortWithinPartitions("event_period", "event_date")
-    # Ranges from known counts: repartitionByRange would compute the rows once more to find them.
-    ranges = _ranges(rows)
-    day, number = F.col("event_date"), F.lit(0)
-    for (_, tasks), (first, _) in itertools.pairwise(ranges):
-        number += F.when(day >= first, tasks).otherwise(0)
-    for first, tasks in ranges:
-        if tasks > 1:
-            number += F.when(day == first, F.pmod(F.xxhash64("event_id"), F.lit(tasks))).otherwise(0)
-    tasks = sum(tasks for _, tasks in ranges)
-    return events.repartitionById(tasks, number.cast("int")).sortWithinPartitions("event_period", "event_date")
-
-
-def _ranges(rows: dict[date, int]) -> list[tuple[date, int]]:
-    """First date and number of tasks of each range of dates; a date with many rows is a range of several tasks."""
-    ranges: list[tuple[date, int]] = []
-    size = 0
-    for day, count in rows.items():
-        if not ranges or size + count > _ROWS_PER_FILE:
-            ranges.append((day, -(-count // _ROWS_PER_FILE)))
-            size = 0
-        size += count
-    return ranges
-
-
-def _rejected_rows(
-    evaluated: EvaluatedBatch, repeats: DataFrame | None, source: CaptureSource, inputs: InputBatch, batch: Batch,
-    counts: RowCounts,
-) -> DataFrame:  # fmt: skip
-    """The rows of `rejected_events`: rows rejected by a rule, reused ids with different content, skipped files."""
-    columns = ("position", "rule", "reason", "payload", "payload_encoding", "payload_header")
-    rejected = evaluated.rows.where(F.col("rule").isNotNull()).select(*columns)
-    if repeats is not None and counts.rejected_by_rule["id_reused"]:
-        reused = F.broadcast(repeats.where("outcome = 'id_reused'").select("position", "event_id"))
-        payloads = evaluated.records.select("position", "payload", "payload_encoding", "payload_header")
-        reason = F.concat(F.lit("another event with different content has the id "), "event_id")
-        rejected = rejected.unionByName(
-            payloads.join(reused, "position").select(
-                "position", F.lit("id_reused").alias("rule"), reason.alias("reason"), *columns[3:]
-            )
-        )
-    if inputs.skipped_units:
-        files = [
-            (path, "file_unreadable", "skipped by --skip-file", path, "utf8", None) for path in inputs.skipped_units
-        ]
-        schema = ", ".join(f"{name} string" for name in columns)
-        rejected = rejected.unionByName(batch.spark.createDataFrame(files, schema))
-    rejected = _with_reprocessed_from(rejected, inputs).withColumns(_batch_columns(source, inputs, batch.txn))
-    return rejected.select(*tables.REJECTED_EVENTS.names).coalesce(1 + counts.rejected // _ROWS_PER_FILE)
-
-
-def _with_reprocessed_from(rejected: DataFrame, inputs: InputBatch) -> DataFrame:
-    if inputs.reprocessed_rows is None:
-        return rejected.withColumn("reprocessed_from", F.lit(None).cast("string"))
-    origins = inputs.reprocessed_rows.select(F.col("position").alias("_position"), "reprocessed_from")
-    line = execute_mapping.line_position()
-    return rejected.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
-
-
-def _batch_columns(source: CaptureSource, inputs: InputBatch, txn: Txn) -> dict[str, Column]:
-    """Columns that are constant in a batch, for every table of capture."""
-    return {
-        "source": F.lit(source.name),
-        "ingest_time": F.timestamp_micros(F.lit(inputs.ingest_micros)),
-        "epoch": F.lit(txn.epoch),
-        "batch_id": F.lit(txn.batch_id).cast("bigint"),
-    }
-
-
 def _batch_row(
-    counts: RowCounts, source: CaptureSource, inputs: InputBatch, batch: Batch, kind: str, seconds: float,
+    counts: RowCounts, source: CaptureSource, context: BatchContext, kind: str, seconds: float,
     reprocessed_up_to: dict[str, int] | None, reprocessed_rules: list[str] | None, measures: dict[str, dict[str, Any]],
-) -> DataFrame:  # fmt: skip
+) -> pa.Table:  # fmt: skip
     """The row of `capture_batches`."""
-    first, last = counts.event_time_min, counts.event_time_max
-    lateness = None if first is None else (inputs.ingest_micros - first) / 1e6
+    inputs, first = context.inputs, counts.event_time_min
+    maps = {
+        "rejected_by_rule": counts.rejected_by_rule,
+        "warned_by_rule": counts.warned_by_rule,
+        "reprocessed_up_to": reprocessed_up_to,
+        "measures": measures or None,
+    }
     values = {
+        **context.constants,
         "kind": kind,
         "files": len(inputs.units) + len(inputs.skipped_units),
         "rows_in": counts.rows_in,
         "rows_clean": counts.clean,
         "rows_rejected": counts.rejected,
         "rows_duplicate": counts.duplicate,
-        "rejected_by_rule": counts.rejected_by_rule,
-        "warned_by_rule": counts.warned_by_rule,
-        "first": first,
-        "last": last,
-        "lateness_seconds_max": lateness,
+        "event_time_min": first,
+        "event_time_max": counts.event_time_max,
+        "lateness_seconds_max": None if first is None else (inputs.ingest_micros - first) / 1e6,
         "seconds": seconds,
         "fingerprint": source.fingerprint,
-        "reprocessed_up_to": reprocessed_up_to,
         "reprocessed_rules": reprocessed_rules,
-        "measures": measures or None,
+        **{name: None if value is None else list(value.items()) for name, value in maps.items()},
     }
-    types = {f.name: f.dataType for f in tables.CAPTURE_BATCHES.schema} | dict.fromkeys(("first", "last"), T.LongType())
-    row = frame_of_dicts(batch.spark, [values], T.StructType([T.StructField(name, types[name]) for name in values]))
-    times = {"event_time_min": F.timestamp_micros("first"), "event_time_max": F.timestamp_micros("last")}
-    return row.withColumns({**_batch_columns(source, inputs, batch.txn), **times}).select(*tables.CAPTURE_BATCHES.names)
+    return tables.CAPTURE_BATCHES.arrow_rows([values])

@@ -13,7 +13,8 @@ from profilestream.base import files
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.capture import capture_checks, dedupe, execute_mapping, ingest
-from profilestream.capture.ingest import CaptureSource, EvaluatedBatch
+from profilestream.capture.ingest import CaptureSource
+from profilestream.capture.spark_rows import SparkRows
 
 
 def run(spark: SparkSession, settings: Settings, names: list[str], rows: str, path: str) -> None:
@@ -67,10 +68,10 @@ def show(
     return counts
 
 
-def _describe(batch: EvaluatedBatch, source: CaptureSource, rows: int, path: str, lines: list[str]) -> PreviewCounts:
+def _describe(batch: SparkRows, source: CaptureSource, rows: int, path: str, lines: list[str]) -> PreviewCounts:
     by_rule: Counter[str | None] = Counter()
-    for row in batch.summary:
-        by_rule[row["rule"]] += row["n"]
+    for group in batch.summary:
+        by_rule[group["rule"]] += group["n"]
     good = batch.good
     repeats = dedupe.find_repeats(good, None, source.mapping)
     outcomes = (

@@ -35,6 +35,8 @@ from profilestream.capture.text_parsers import DIGITS
 COLUMNS = (
     "position", "source_file", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra",
 )  # fmt: skip
+# Column of the time of the batch; records have it if their plan is used for several batches.
+INGEST_TIME = "_ingest_time"
 # A CSV line that ends inside a quoted cell, and the lines that belong to this cell. Such a line is no record, so it is
 # not reprocessed.
 OPEN_QUOTE_REASON = "the line ends inside a quoted cell"
@@ -95,8 +97,11 @@ def parse_lines(
         names: column names of the CSV cells, in order; ignored for other formats.
         charset: in which the bytes of `value` are text.
         folder_columns: names of the partition values in the paths of the files.
+
+    Returns:
+        COLUMNS, and `_ingest_time` if the lines have it.
     """
-    stored = F.col("value")
+    stored, more = F.col("value"), [name for name in lines.columns if name == INGEST_TIME]
     text = stored if charset == "UTF-8" else F.col("_text")
     if charset != "UTF-8":
         decoded = null_if_raises(F.decode(stored.cast("binary"), charset), stored.isNotNull())
@@ -133,9 +138,10 @@ def parse_lines(
         F.when(fault.isNotNull(), reason).alias("fault_reason"),
         *[cell.value.alias(f"_cell_{name}") for name, cell in cells.items()],
         _extra(parsed.extra, parsed.cells, parsed.texts, others, spec).alias("extra"),
+        *more,
     )
     raw = F.struct(*[F.col(f"`_cell_{name}`").alias(name) for name in cells])
-    return flat.withColumn("raw", raw).select(*COLUMNS)
+    return flat.withColumn("raw", raw).select(*COLUMNS, *more)
 
 
 def from_struct(

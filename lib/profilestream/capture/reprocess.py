@@ -143,7 +143,7 @@ def _write(batch: Batch, source: CaptureSource) -> BatchResult:
     rows = _pending_rows(batch, source, rules).where(F.col("epoch") == planned["epoch"]).persist()
     up_to = {planned["epoch"]: rows.agg(F.max("batch_id")).collect()[0][0]}
     origins = rows.select("position", F.concat_ws("/", "epoch", "batch_id").alias("reprocessed_from"))
-    inputs = InputBatch(_records(rows, source), batch.plan.versions["ingest_micros"], [], [], origins)
+    inputs = InputBatch(lambda: _records(rows, source), batch.plan.versions["ingest_micros"], [], [], origins)
     result = ingest.write_batch(
         inputs, source, batch, kind="reprocess", start_time=start_time, reprocessed_up_to=up_to,
         reprocessed_rules=rules,

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
 from profilestream.derive.kernels.kernel import TIMESTAMP
@@ -166,11 +165,7 @@ class Fold:
             events: from `local_events`.
         """
         if not len(events):
-            return (
-                to_arrow_schema(self.derived.table.schema, timezone="UTC")
-                .empty_table()
-                .drop_columns(list(BATCH_COLUMNS))
-            )
+            return self.derived.table.arrow_schema.empty_table().drop_columns(list(BATCH_COLUMNS))
         old = self._stored_locally(stored)
         old = old.append_column("is_stored", pa.repeat(True, len(old)))
         new = events.append_column("is_stored", pa.repeat(False, len(events)))

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base.commits import Txn
 from profilestream.derive.table_declaration import DerivedTable
@@ -61,8 +60,7 @@ class PopulationSums:
             name: list(zip(derived.vector.dimensions, values.tolist(), strict=True)) for name, values in vectors.items()
         }
         batch = {"epoch": txn.epoch, "batch_id": txn.batch_id}
-        schema = to_arrow_schema(derived.population_table.schema, timezone="UTC")
-        return pa.Table.from_pylist([{"as_of": self.as_of, "users": self.users, **maps, **batch}], schema)
+        return derived.population_table.arrow_rows([{"as_of": self.as_of, "users": self.users, **maps, **batch}])
 
 
 def before_batch(history: DataFrame, derived: DerivedTable, txn: Txn) -> PopulationSums:

@@ -68,8 +68,11 @@ class DeltaSource(RecordSource):
             rows_before += row["rows"]
         first = F.element_at(F.create_map(*offsets), task) if offsets else F.lit(0)
         number = first + F.col("_id").bitwiseAND(F.lit((1 << 33) - 1)) + 1
-        records = self.records(rows.drop("ingest_time"), F.concat_ws(":", F.lit(batch_id), number))
-        return InputBatch(records, max((row["micros"] for row in tasks), default=0), [], [])
+        position = F.concat_ws(":", F.lit(batch_id), number)
+        micros = max((row["micros"] for row in tasks), default=0)
+        return InputBatch(
+            lambda: self.records(rows.drop("ingest_time"), position), micros, [], [], max_rows=rows_before
+        )
 
     def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
         """All rows of a table."""

@@ -34,6 +34,9 @@ _FILE_SCHEMA = "path STRING, modificationTime TIMESTAMP, length BIGINT, content 
 # By default Spark silently ignores files that are a week older than the newest one.
 _MAX_FILE_AGE = "36500d"
 _BYTES_PER_TASK = 16 << 20
+# Larger batches have more than `local_max_rows` rows, or lines that are too long for the memory of the driver.
+_BYTES_PER_ROW = 1000
+_MAX_LOCAL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class FileSource(RecordSource):
         path: the folder or file.
         rate_limit: option of Spark's file source that limits a micro-batch, and its value.
         max_line_bytes: longer lines are rejected.
+        local_max_rows: setting `stream.local_max_rows`.
     """
 
     name: str
@@ -51,6 +55,7 @@ class FileSource(RecordSource):
     spec: InputSpec
     rate_limit: tuple[str, int]
     max_line_bytes: int
+    local_max_rows: int = 0
 
     def read_stream(self, spark: SparkSession) -> DataFrame:
         """One row per file: `path`, `length` and `ingest_time`."""
@@ -71,8 +76,31 @@ class FileSource(RecordSource):
         skipped_paths = [row["path"] for row in listed if row["path"] not in paths]
         cores = spark.sparkContext.defaultParallelism
         tasks = cores * max(1, math.ceil(sum(row["length"] for row in listed) / _BYTES_PER_TASK / cores))
-        rows = self.records(spark, paths, tasks)
-        return InputBatch(rows, max((row["micros"] for row in listed), default=0), paths, skipped_paths)
+        micros_of_batch = max((row["micros"] for row in listed), default=0)
+        few_lines, max_rows = None, None
+        if sum(row["length"] for row in listed) <= min(_MAX_LOCAL_BYTES, _BYTES_PER_ROW * self.local_max_rows):
+            if self.spec.format == "parquet":
+                max_rows = parquet_files.count_rows(paths)
+            else:
+                few_lines = self._few_lines(spark, paths)
+                max_rows = None if few_lines is None else sum(map(len, few_lines.values()))
+        return InputBatch(
+            lambda: self.records(spark, paths, tasks), micros_of_batch, paths, skipped_paths, max_rows=max_rows,
+            few_lines=few_lines,
+        )  # fmt: skip
+
+    def _few_lines(self, spark: SparkSession, paths: list[str]) -> text_files.FewLines | None:
+        """The lines of text files by layout, read without Spark; null if only Spark can read them."""
+        few_lines: text_files.FewLines = defaultdict(list)
+        try:
+            for path in paths:
+                lines = text_files.few_lines(spark, path, self.spec)
+                if lines is None:
+                    return None
+                few_lines[text_files.layout_of(spark, path, self.path, self.spec)] += lines
+        except Exception:  # Spark reads the files again and reports the error
+            return None
+        return few_lines or None
 
     def records(self, spark: SparkSession, paths: list[str], tasks: int = 2) -> DataFrame:
         """Records of files; positions are relative to the folder of the source.
@@ -106,7 +134,7 @@ class FileSource(RecordSource):
         is_below = files.qualified(path).startswith(files.qualified(self.path).rstrip("/") + "/")
         source = self if is_below else replace(self, path=path)
         paths = list(files.file_stats(spark, path))
-        return InputBatch(source.records(spark, paths), ingest_micros, paths, [])
+        return InputBatch(lambda: source.records(spark, paths), ingest_micros, paths, [])
 
     def quoted_lines(self, spark: SparkSession, paths: list[str]) -> DataFrame:
         """Positions (`position`) of the CSV lines that belong to a quoted cell which begins on an earlier line."""

@@ -5,6 +5,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -68,6 +70,16 @@ def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> Par
         if "NANOS" in str(parquet_type.getLogicalTypeAnnotation() if parquet_type.isPrimitive() else ""):
             nanoseconds.append(name)
     return ParquetLayout(T.StructType(fields).json(), tuple(nanoseconds), folder_columns(path, root))
+
+
+def count_rows(paths: list[str]) -> int | None:
+    """The number of rows of local files; null if it is unknown."""
+    local_paths = [local for path in paths if (local := files.local_path(path)) is not None]
+    try:
+        rows = [pq.read_metadata(path).num_rows for path in local_paths]
+    except (OSError, pa.ArrowException):  # Spark reports the error
+        return None
+    return sum(rows) if len(rows) == len(paths) else None
 
 
 def read_records(

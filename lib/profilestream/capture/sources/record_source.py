@@ -1,8 +1,10 @@
 """The interface of a source: what capture needs to know of files, tables and, later, topics."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -11,6 +13,7 @@ from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.errors import ProfilestreamError, SourceMissing
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
+from profilestream.capture.sources.text_files import FewLines
 
 _READ_SETTINGS = {
     # Positions must not depend on the number of cores: with these settings every file is split at multiples of 32 MB,
@@ -34,19 +37,31 @@ class InputBatch:
     """The input of one micro-batch.
 
     Args:
-        records: columns as in `raw_records.COLUMNS`. `position` identifies a record in its source and orders the
-            records of a batch, by its length first; a retry of the batch has the same positions.
+        read_records: returns `records`.
         ingest_micros: time of the batch, microseconds since 1970 UTC; a retry of the batch has the same time.
         units: what the batch covers, such as the paths of its files; empty for a table.
         skipped_units: unreadable units that the user excluded; each is one rejected row.
         reprocessed_rows: rejected rows that are reprocessed (`position`, `reprocessed_from`); null for a source.
+        max_rows: an upper bound of the number of records before arrays are exploded; null if it is unknown.
+        few_lines: all lines of the batch, if they are few; null: Spark reads them.
     """
 
-    records: DataFrame
+    read_records: Callable[[], DataFrame] = field(repr=False)
     ingest_micros: int
     units: list[str]
     skipped_units: list[str]
     reprocessed_rows: DataFrame | None = None
+    max_rows: int | None = None
+    few_lines: FewLines | None = field(default=None, repr=False)
+
+    @cached_property
+    def records(self) -> DataFrame:
+        """The records, with columns as in `raw_records.COLUMNS`; building them takes half a second.
+
+        `position` identifies a record in its source and orders the records of a batch, by its length first; a retry of
+        the batch has the same positions.
+        """
+        return self.read_records()
 
 
 class RecordSource(ABC):

@@ -1,6 +1,8 @@
 """Lines of text files as rows, with their places; one header, one charset and one set of partition values a frame."""
 
+from base64 import b64encode
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -17,6 +19,9 @@ _ROW_IN_SPLIT = (1 << 33) - 1
 _MAX_BLANK_LINE_BYTES = 200
 # Lines at the start of a file in which the header must be.
 _HEADER_LINES = 1100
+_COMPRESSED = (".gz", ".bz2", ".zst", ".deflate", ".lz4", ".snappy")
+# Columns of a line that is read without Spark; bytes are in base64.
+LINE_SCHEMA = "value STRING, path STRING, _line BIGINT, _ingest_micros BIGINT"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class TextLayout:
     header_line: int
     charset: str
     folders: tuple[str, ...]
+
+
+FewLines = dict[TextLayout, list[dict[str, Any]]]
 
 
 def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> TextLayout:
@@ -63,14 +71,41 @@ def read_records(
     tasks: int,
 ) -> DataFrame:  # fmt: skip
     """The records of files with one layout, as `raw_records.COLUMNS`."""
+    return _parse(read_lines(spark, paths, root, spec, layout).coalesce(tasks), spec, layout, max_line_bytes)
+
+
+def _parse(lines: DataFrame, spec: InputSpec, layout: TextLayout, max_line_bytes: int) -> DataFrame:
     names = raw_records.column_names(spec)
     if layout.header is not None:
         names = raw_records.split_header(layout.header, spec)
-    lines = read_lines(spark, paths, root, spec, layout)
     return raw_records.parse_lines(
-        lines.coalesce(tasks), spec, names, max_line_bytes=max_line_bytes, charset=layout.charset,
-        folder_columns=layout.folders,
-    )  # fmt: skip
+        lines, spec, names, max_line_bytes=max_line_bytes, charset=layout.charset, folder_columns=layout.folders
+    )
+
+
+def few_lines(spark: SparkSession, path: str, spec: InputSpec) -> list[dict[str, Any]] | None:
+    """The lines of a small file, as Spark reads them; null for a compressed or remote file and for other line ends."""
+    local = files.local_path(path)
+    if local is None or local.endswith(_COMPRESSED) or _line_end(spark, charset_of(spark, path, spec)) != b"\n":
+        return None
+    with open(local, "rb") as file:
+        lines = file.read().removeprefix(b"\xef\xbb\xbf").splitlines()
+    uri = files.metadata_path(path)
+    return [{"value": b64encode(line).decode(), "path": uri, "_line": n} for n, line in enumerate(lines, 1)]
+
+
+def records_of_few_lines(
+    lines: DataFrame, root: str, spec: InputSpec, layout: TextLayout, max_line_bytes: int
+) -> DataFrame:
+    """The records of lines with the columns of LINE_SCHEMA, as `read_records` returns them, with `_ingest_time`."""
+    text = lines.select(
+        F.unbase64("value").cast("string").alias("value"),
+        relative_path(F.col("path"), root).alias("source_file"),
+        F.lit(0).cast("bigint").alias("_start"),
+        "_line",
+        F.timestamp_micros("_ingest_micros").alias(raw_records.INGEST_TIME),
+    )
+    return _parse(_record_lines(text, spec, layout), spec, layout, max_line_bytes)
 
 
 def read_lines(spark: SparkSession, paths: list[str], root: str, spec: InputSpec, layout: TextLayout) -> DataFrame:
@@ -81,6 +116,11 @@ def read_lines(spark: SparkSession, paths: list[str], root: str, spec: InputSpec
         F.col("_metadata.file_block_start").alias("_start"),
         (F.monotonically_increasing_id().bitwiseAND(F.lit(_ROW_IN_SPLIT)) + 1).alias("_line"),
     )
+    return _record_lines(text, spec, layout)
+
+
+def _record_lines(text: DataFrame, spec: InputSpec, layout: TextLayout) -> DataFrame:
+    """The lines that are records, with `position` and `payload_header`."""
     value = F.col("value")
     is_first = (F.col("_start") == 0) & (F.col("_line") == 1)
     # A regular expression would replace bytes that are not UTF-8.
@@ -90,13 +130,12 @@ def read_lines(spark: SparkSession, paths: list[str], root: str, spec: InputSpec
         is_record = is_record & ~((F.col("_start") == 0) & (F.col("_line") <= layout.header_line))
     if spec.format == "csv" and spec.comment:
         is_record = is_record & ~value.startswith(spec.comment)
-    return text.where(is_record).select(
-        value.alias("value"),
-        F.concat_ws(":", "source_file", _place()).alias("position"),
-        "source_file",
-        F.lit(layout.header).cast("string").alias("payload_header"),
-        "_start",
-        "_line",
+    return text.where(is_record).withColumns(
+        {
+            "value": value,
+            "position": F.concat_ws(":", "source_file", _place()),
+            "payload_header": F.lit(layout.header).cast("string"),
+        }
     )
 
 
