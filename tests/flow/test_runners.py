@@ -11,7 +11,7 @@ from profilestream.base import streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
-from profilestream.derive import fold_stage, sessions, tiles, transitions
+from profilestream.derive import fold_stage, profiles, sessions, tiles, transitions
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -23,7 +23,7 @@ SETTINGS = f"""
 max_line_bytes = 2000
 [derive]
 features = ["{CONF}/user_hours.toml", "{CONF}/item_hours.toml"]
-max_files_per_trigger = 1
+profiles = ["{CONF}/user_profiles.toml"]
 [derive.sessions]
 enabled = true
 [derive.transitions]
@@ -95,7 +95,7 @@ def _run(spark: SparkSession, shop: Shop, limits: list[int]) -> Settings:
         shop.overrides = [f"stream.local_max_rows={limit}"]
         settings = shop.settings()
         streaming.run(spark, [ingest.query(settings, "shop")], settings, RunOptions())
-        for stage in (tiles, sessions, transitions):
+        for stage in (tiles, profiles, sessions, transitions):
             streaming.run(spark, stage.queries(settings), settings, RunOptions())
     return settings
 
@@ -114,7 +114,7 @@ def spark_only(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory)
     """Rows by table if Spark processes all batches."""
     shop = Shop(tmp_path_factory.mktemp("spark_only"), MAPPING, extra_settings=SETTINGS)
     content = _content(_session, shop, _run(_session, shop, [0] * BATCHES))
-    assert len(content) == 8 and all(content.values())
+    assert len(content) == 9 and all(content.values())
     rules = {row["rule"] for row in shop.read(_session, tables.REJECTED_EVENTS).collect()}
     assert {"expression_failed", "id_reused", "wrong_type", "line_too_long", "not_utf8", "unparseable"} <= rules
     assert len(rules) >= 16
@@ -126,7 +126,8 @@ def spark_only(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory)
 
 
 def _content(spark: SparkSession, shop: Shop, settings: Settings) -> dict[str, list[str]]:
-    derived = [table for one in fold_stage.declared_tables(settings).values() for table in one.tables]
+    # The sums of population_stats are added up in another order.
+    derived = [one.table for one in fold_stage.declared_tables(settings).values()]
     own = [tables.EVENTS, tables.REJECTED_EVENTS, *derived, sessions.table(settings), *transitions.tables(settings)]
     # The lateness depends on the time of the run, so it is left out of the measures.
     measures = F.map_filter("measures", lambda name, _: name != "lateness")

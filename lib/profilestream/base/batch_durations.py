@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.listener import StreamingQueryProgress
 
-from profilestream.base import tables
+from profilestream.base import local_appends, tables
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Settings
 
@@ -33,7 +33,7 @@ class StageBatches:
     def __init__(self, spark: SparkSession, settings: Settings, runners: Sequence[QueryRunner]) -> None:
         self._spark, self._settings, self._runners = spark, settings, runners
         self._last_batch: dict[str, int] = {}
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[dict[str, Any]] = []
         self._polled = self._flushed = time.monotonic()
 
     def __enter__(self) -> "StageBatches":
@@ -64,15 +64,20 @@ class StageBatches:
         self._poll()
         self._flushed = time.monotonic()
         rows, self._rows = self._rows, []
-        if rows:
-            frame = self._spark.createDataFrame(rows, tables.STAGE_BATCHES.schema)
-            frame.coalesce(1).write.format("delta").mode("append").save(tables.STAGE_BATCHES.uri(self._settings.paths))
+        if not rows:
+            return
+        table, paths = tables.STAGE_BATCHES, self._settings.paths
+        if local_appends.is_possible(table, paths):
+            local_appends.append(table.arrow_rows(rows), table, paths)
+        else:
+            frame = self._spark.createDataFrame(table.arrow_rows(rows))
+            frame.coalesce(1).write.format("delta").mode("append").save(table.uri(paths))
 
 
-def _row(runner: QueryRunner, progress: StreamingQueryProgress) -> tuple[Any, ...]:
+def _row(runner: QueryRunner, progress: StreamingQueryProgress) -> dict[str, Any]:
     phases = {name: ms / 1000 for name, ms in progress.durationMs.items()}
     batch, result = runner.batches.pop(progress.batchId, None), runner.results.pop(progress.batchId, None)
-    return (
+    values = (
         runner.query.stage,
         runner.query.source,
         runner.epoch,
@@ -81,5 +86,6 @@ def _row(runner: QueryRunner, progress: StreamingQueryProgress) -> tuple[Any, ..
         0 if result is None else result.rows_in,
         runner.progress.files_left,
         phases.pop("triggerExecution"),
-        {**phases, **({} if batch is None else batch.seconds)},
+        list({**phases, **({} if batch is None else batch.seconds)}.items()),
     )
+    return dict(zip(tables.STAGE_BATCHES.names, values, strict=True))

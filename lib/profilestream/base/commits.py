@@ -136,7 +136,7 @@ def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) ->
     The frame must have the columns of the table and must not read the table.
     """
     if not isinstance(frame, DataFrame):
-        local_appends.append(frame, table, paths, txn.app_id(table), txn.batch_id)
+        local_appends.append(frame, table, paths, (txn.app_id(table), txn.batch_id))
         return
     table.check(frame.schema)
     with conf_set(frame.sparkSession, _file_conf(table)):

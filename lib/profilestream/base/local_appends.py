@@ -36,17 +36,18 @@ def is_possible(table: Table, paths: Paths) -> bool:
     return files.local_path(table.path(paths)) is not None
 
 
-def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: int) -> None:
-    """Append the rows, unless the table already contains this batch of the application id.
+def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] | None = None) -> None:
+    """Append the rows, unless the table already contains this batch of the writer.
 
     Args:
         rows: with the columns of the table.
+        writer: application id and batch; null: append in any case.
     """
     folder = files.local_path(table.path(paths))
     assert folder is not None
     stored = DeltaTable(folder)
-    last = stored.transaction_version(app_id)
-    if last is not None and last >= batch_id:
+    last = stored.transaction_version(writer[0]) if writer else None
+    if writer and last is not None and last >= writer[1]:
         return
     rows = rows.select(table.names).cast(table.arrow_schema)
     parts = _partitions(rows, table.partitioned_by)
@@ -62,7 +63,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, app_id: str, batch_id: in
         "append",
         stored.schema(),
         list(table.partitioned_by) or None,
-        commit_properties=CommitProperties(app_transactions=[Transaction(app_id, batch_id)]),
+        commit_properties=CommitProperties(app_transactions=[Transaction(*writer)] if writer else None),
     )
     if stored.version() % CHECKPOINT_INTERVAL == 0:
         stored.create_checkpoint()

@@ -78,9 +78,6 @@ class CaptureSource:
     trend_cache: TrendCache = field(default_factory=TrendCache, compare=False, repr=False)
     known_ids: KnownIds = field(default_factory=lambda: KnownIds("", 0), compare=False, repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    _queries: dict[TextLayout, tuple[dict[str, int], PreparedQuery]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
 
     def expressions(self, records: DataFrame) -> execute_mapping.Expressions:
         """The canonical columns; built once per run."""
@@ -97,12 +94,11 @@ class CaptureSource:
         reader = cast(FileSource, self.reader)
 
         def build(lines: DataFrame) -> DataFrame:
-            records = text_files.records_of_few_lines(lines, reader.path, reader.spec, layout, reader.max_line_bytes)
+            records = text_files.records_of_few_lines(lines, reader.spec, layout, reader.max_line_bytes)
             return rows_to_collect(execute_mapping.explode(records, self.mapping), self, versions)
 
-        if layout not in self._queries or self._queries[layout][0] != versions:
-            self._queries[layout] = versions, PreparedQuery(spark, text_files.LINE_SCHEMA, build)
-        return self._queries[layout][1]
+        key = (self.settings_text, layout, *sorted(versions.items()))
+        return prepared_query.prepared(spark, key, text_files.LINE_SCHEMA, build)
 
     def main_currency(self, batch: Batch, default: str) -> str:
         """The currency of an event of the source; the default before the first one. Read once per run."""

@@ -8,7 +8,8 @@ format `binaryFile` with the size that it has when a task starts.
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pyarrow as pa
@@ -17,14 +18,36 @@ from pyspark.sql import functions as F
 
 from profilestream.base import files
 
+_MAX_QUERIES = 32
+_LOCK = threading.Lock()
+_QUERIES: dict[tuple[Hashable, ...], "PreparedQuery"] = {}
+
 
 def is_possible(spark: SparkSession) -> bool:
     """Whether the tasks of the session read the local files of the driver."""
     return str(spark.sparkContext.master).startswith("local")
 
 
+def prepared(
+    spark: SparkSession, key: tuple[Hashable, ...], schema: str, build: Callable[[DataFrame], DataFrame]
+) -> "PreparedQuery":
+    """The query with this key; runs of the same process share it.
+
+    Args:
+        key: everything that the query depends on.
+        schema, build: as for PreparedQuery.
+    """
+    key = (spark.sparkContext.applicationId, *key)
+    with _LOCK:
+        query = _QUERIES.pop(key, None) or PreparedQuery(spark, schema, build)
+        _QUERIES[key] = query  # the newest is the last one
+        if len(_QUERIES) > _MAX_QUERIES:
+            del _QUERIES[next(iter(_QUERIES))]
+        return query
+
+
 class PreparedQuery:
-    """A query that is planned at construction.
+    """A query that is planned at construction. Several threads may execute it, one after the other.
 
     Args:
         schema: of its input rows, as DDL.
@@ -35,17 +58,19 @@ class PreparedQuery:
         # Spark deletes this folder when the session ends.
         self._path = os.path.join(tempfile.mkdtemp(dir=spark.sparkContext._temp_dir), "rows.json")
         self._replace("[]")
+        self._lock = threading.Lock()
         text = spark.read.format("binaryFile").load(files.qualified(self._path))
         rows = F.from_json(F.col("content").cast("string"), f"array<struct<{schema}>>")
         self._frame = build(text.select(F.inline(rows)))
 
     def execute(self, rows: list[dict[str, Any]]) -> pa.Table:
         """The result for these input rows, in their order."""
-        self._replace(json.dumps(rows))
-        try:
-            return self._frame.toArrow()
-        finally:
-            self._replace("[]")
+        with self._lock:
+            self._replace(json.dumps(rows))
+            try:
+                return self._frame.toArrow()
+            finally:
+                self._replace("[]")
 
     def _replace(self, text: str) -> None:
         with open(self._path, "w") as file:

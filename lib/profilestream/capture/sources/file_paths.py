@@ -24,12 +24,20 @@ def relative_path(path: Column, root: str) -> Column:
     )
 
 
+def name_below(path: str, root: str) -> str:
+    """As `relative_path`, of one path that is not encoded."""
+    below = _below(path, root)
+    return below or files.qualified(path).rsplit("/", 1)[-1]
+
+
 def folder_columns(path: str, root: str) -> tuple[str, ...]:
     """Names of the partition values in a path below the root: `date` of `date=2026-03-01/part.csv`."""
-    prefix = files.qualified(root).rstrip("/") + "/"
-    qualified = files.qualified(path)
-    below = qualified.removeprefix(prefix) if qualified.startswith(prefix) else ""
-    return folder_names(below)
+    return folder_names(_below(path, root))
+
+
+def _below(path: str, root: str) -> str:
+    prefix, qualified = files.qualified(root).rstrip("/") + "/", files.qualified(path)
+    return qualified.removeprefix(prefix) if qualified.startswith(prefix) else ""
 
 
 def folder_names(relative: str) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class FileSource(RecordSource):
         few_lines: text_files.FewLines = defaultdict(list)
         try:
             for path in paths:
-                lines = text_files.few_lines(spark, path, self.spec)
+                lines = text_files.few_lines(spark, path, self.path, self.spec)
                 if lines is None:
                     return None
                 few_lines[text_files.layout_of(spark, path, self.path, self.spec)] += lines

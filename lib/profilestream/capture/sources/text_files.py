@@ -11,7 +11,7 @@ from profilestream.base import files
 from profilestream.base.jvm import java_class
 from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec, TextFormat
-from profilestream.capture.sources.file_paths import escape_glob, folder_columns, relative_path
+from profilestream.capture.sources.file_paths import escape_glob, folder_columns, name_below, relative_path
 
 # Mask for the line number within a split: the upper bits of the id are the partition, and a partition is one split.
 _ROW_IN_SPLIT = (1 << 33) - 1
@@ -21,7 +21,7 @@ _MAX_BLANK_LINE_BYTES = 200
 _HEADER_LINES = 1100
 _COMPRESSED = (".gz", ".bz2", ".zst", ".deflate", ".lz4", ".snappy")
 # Columns of a line that is read without Spark; bytes are in base64.
-LINE_SCHEMA = "value STRING, path STRING, _line BIGINT, _ingest_micros BIGINT"
+LINE_SCHEMA = "value STRING, source_file STRING, _line BIGINT, _ingest_micros BIGINT"
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,22 @@ def _parse(lines: DataFrame, spec: InputSpec, layout: TextLayout, max_line_bytes
     )
 
 
-def few_lines(spark: SparkSession, path: str, spec: InputSpec) -> list[dict[str, Any]] | None:
+def few_lines(spark: SparkSession, path: str, root: str, spec: InputSpec) -> list[dict[str, Any]] | None:
     """The lines of a small file, as Spark reads them; null for a compressed or remote file and for other line ends."""
     local = files.local_path(path)
     if local is None or local.endswith(_COMPRESSED) or _line_end(spark, charset_of(spark, path, spec)) != b"\n":
         return None
     with open(local, "rb") as file:
         lines = file.read().removeprefix(b"\xef\xbb\xbf").splitlines()
-    uri = files.metadata_path(path)
-    return [{"value": b64encode(line).decode(), "path": uri, "_line": n} for n, line in enumerate(lines, 1)]
+    name = name_below(path, root)
+    return [{"value": b64encode(line).decode(), "source_file": name, "_line": n} for n, line in enumerate(lines, 1)]
 
 
-def records_of_few_lines(
-    lines: DataFrame, root: str, spec: InputSpec, layout: TextLayout, max_line_bytes: int
-) -> DataFrame:
+def records_of_few_lines(lines: DataFrame, spec: InputSpec, layout: TextLayout, max_line_bytes: int) -> DataFrame:
     """The records of lines with the columns of LINE_SCHEMA, as `read_records` returns them, with `_ingest_time`."""
     text = lines.select(
         F.unbase64("value").cast("string").alias("value"),
-        relative_path(F.col("path"), root).alias("source_file"),
+        "source_file",
         F.lit(0).cast("bigint").alias("_start"),
         "_line",
         F.timestamp_micros("_ingest_micros").alias(raw_records.INGEST_TIME),
