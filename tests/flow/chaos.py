@@ -33,6 +33,7 @@ from tests.builders import short_lived_env  # noqa: E402
 SAMPLE = ROOT / "data" / "online_retail" / "online_retail_2010_2011.parquet"
 CAPTURED = ("events", "rejected_events", "capture_batches")
 CONFIG, FILES_PER_BATCH = "conf/demo.toml", 10
+ROWS_PER_BATCH = 200_000  # at most
 PIPELINE = (sys.executable, "jobs/run_pipeline.py")
 # `measures` contains the lateness.
 RUN_DEPENDENT = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "measures")
@@ -67,7 +68,7 @@ def assert_same(undisturbed: ChaosResult, killed: ChaosResult) -> None:
 
 
 def kill_repeatedly(flags: list[str], home: Path, *, kills: int, max_steps: int, seed: int) -> None:
-    """Run the pipeline and kill it, each time after some more steps of its batches.
+    """Run the pipeline and kill it, each time after some more steps of its batches. Spark or the driver processes them.
 
     Args:
         home: of the warehouse and the checkpoints.
@@ -77,7 +78,10 @@ def kill_repeatedly(flags: list[str], home: Path, *, kills: int, max_steps: int,
         AssertionError: fewer kills than requested hit a running job.
     """
     dice = random.Random(seed)
-    hits = sum(_kill_one([*PIPELINE, *flags], home, max_steps, dice) for _ in range(kills))
+    hits = 0
+    for _ in range(kills):
+        limit = f"stream.local_max_rows={dice.choice((0, ROWS_PER_BATCH))}"
+        hits += _kill_one([*PIPELINE, *flags, "--set", limit], home, max_steps, dice)
     assert hits == kills, f"only {hits} of {kills} kills hit a running job: the log is too short for so many"
 
 

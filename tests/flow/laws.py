@@ -198,9 +198,9 @@ def capture_log(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) 
 
 
 def rebuild_all(spark: SparkSession, config: Path) -> LawResult:
-    """The result after a rebuild of all stages in one batch."""
+    """The result after a rebuild of all stages in one batch, by Spark only."""
     one_batch = [f"{stage}.max_files_per_trigger=1000000" for stage in ("derive", "learn")]
-    settings = settings_module.load(str(config), one_batch)
+    settings = settings_module.load(str(config), [*one_batch, "stream.local_max_rows=0"])
     flow.run(spark, settings, RunOptions(rebuild=tuple(flow.derived_stages())))
     recount.assert_sums_equal_recount(spark, settings)
     return read_result(spark, config)

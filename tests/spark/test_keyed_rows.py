@@ -162,6 +162,26 @@ def test_a_commit_in_between_is_followed_unless_it_changes_the_rows(spark: Spark
     assert _stored(spark, paths)[keys[0]] == 6.0
 
 
+def test_an_index_starts_and_continues_at_a_checkpoint(spark: SparkSession, paths: Paths) -> None:
+    """Delta removes entries of the log that are older than its retention."""
+    late = KeyedRows(TABLE, paths)
+    assert late.refresh(MAX_KEYS)
+    index, keys = KeyedRows(TABLE, paths), _keys(12)
+    for batch_id, key in enumerate(keys):
+        _update(index, {key: 1.0, keys[0]: float(batch_id)}, batch_id)
+    for entry in (Path(TABLE.path(paths)) / "_delta_log").glob("*.json"):
+        if int(entry.stem) < 10:
+            entry.unlink()
+    expected = {**dict.fromkeys(keys, 1.0), keys[0]: 11.0}
+    for one in (late, KeyedRows(TABLE, paths)):
+        assert one.refresh(MAX_KEYS)
+        found = one.find(_key_table(keys)).rows
+        assert sorted(map(float, found["number"].to_pylist())) == sorted(expected.values())  # type: ignore[arg-type]
+    _update(late, {keys[1]: 5.0}, 12)
+    _update(late, {keys[1]: 6.0}, 11)  # a batch that the table contains
+    assert _stored(spark, paths) == {**expected, keys[1]: 5.0}
+
+
 @pytest.mark.parametrize("wins", [4, 5])
 def test_five_attempts_to_commit(paths: Paths, monkeypatch: pytest.MonkeyPatch, wins: int) -> None:
     """Another writer commits between the refresh and the commit, `wins` times."""

@@ -53,7 +53,7 @@ class DeltaLog:
 
     def refresh(self) -> None:
         """Read the entries that were written since the last call."""
-        if not _entry(self.folder, self.version + 1).exists():
+        if self.version < 0 or not _entry(self.folder, self.version + 1).exists():
             self._read_newer_checkpoint()
         while (entry := _entry(self.folder, self.version + 1)).exists():
             self._apply(map(json.loads, entry.read_text().splitlines()))
@@ -88,11 +88,12 @@ class DeltaLog:
         return True
 
     def _read_newer_checkpoint(self) -> None:
-        """Continue at the last checkpoint if Delta has removed the next entry, which is older than its retention."""
+        """Start at the last checkpoint; or continue there, if Delta has removed older entries after their retention."""
         version = _checkpoint_version(self.folder)
         if version <= self.version:
             return
         self.files, self.transactions, self.version = {}, {}, version
+        self.is_supported = False  # until the protocol is read: a newer kind of checkpoint has other files
         for file in (self.folder / "_delta_log").glob(f"{version:020d}.checkpoint*.parquet"):
             rows = pq.read_table(file, columns=["protocol", "txn", "add"]).to_pylist()
             self._apply({name: action} for row in rows for name, action in row.items() if action is not None)

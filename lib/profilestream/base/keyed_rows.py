@@ -91,7 +91,7 @@ class KeyedRows:
         self._log.refresh()
         indexed = sum(len(one.rows) for path, one in self._files.items() if path in self._log.files)
         new = [
-            _statistics(add).get("numRecords", max_keys)
+            _statistics(add).get("numRecords", max_keys + 1)
             for path, add in self._log.files.items()
             if path not in self._files
         ]
@@ -172,7 +172,7 @@ class KeyedRows:
             for path in changed:
                 one = self._files[path]
                 one.vector = stored[path].get("deletionVector")
-                one.deleted = deleted.get(path, np.zeros(0, np.int64))
+                one.deleted = deleted.get(path.rsplit("/", 1)[-1], np.zeros(0, np.int64))
 
     def _indexed(self, path: str) -> _IndexedFile:
         with pq.ParquetFile(self._folder / path) as file:
