@@ -53,7 +53,7 @@ def _keys(count: int) -> list[tuple[str, datetime]]:
 def _arrow(rows: Rows) -> pa.Table:
     values = [
         {"id": name, "at": at, "number": number, "weights": [("k", number)], "cells": [{"key": "ü", "weight": number}],
-         "state": {"a": int(number), "b": {"c": b"\x00\xff"}}}
+         "state": {"a": int(number) if number == number else None, "b": {"c": b"\x00\xff"}}}
         for (name, at), number in rows.items()
     ]  # fmt: skip
     return pa.Table.from_pylist(values, to_arrow_schema(TABLE.schema, timezone="UTC"))
@@ -81,7 +81,7 @@ def _merge(spark: SparkSession, paths: Paths, rows: Rows, batch_id: int, deleted
 
 def _stored(spark: SparkSession, paths: Paths) -> Rows:
     rows: list[Any] = TABLE.read(spark, paths).selectExpr("id", "unix_micros(at) AS at", "number", "state.a").collect()
-    assert all(int(row["number"]) == row["a"] for row in rows)
+    assert all(row["number"] != row["number"] or int(row["number"]) == row["a"] for row in rows)
     found = {
         (row["id"], AT + timedelta(microseconds=row["at"] - int(AT.timestamp() * 1e6))): row["number"] for row in rows
     }
@@ -157,9 +157,34 @@ def test_a_commit_in_between_is_followed_unless_it_changes_the_rows(spark: Spark
     before = index.find(_key_table(keys[:1]))
     assert other.refresh(MAX_KEYS)
     _update(other, {keys[0]: 6.0}, 4)
-    with pytest.raises(Refused, match="rows of keyed changed during a batch"):
+    with pytest.raises(Refused, match="keyed changed during a batch"):
         index.update(_arrow({keys[0]: 7.0}), _txn(5).app_id(TABLE), 5, before=before)
     assert _stored(spark, paths)[keys[0]] == 6.0
+
+
+def test_an_index_starts_at_a_checkpoint_of_spark(spark: SparkSession, paths: Paths) -> None:
+    """It contains statistics as structs with dates, which are not written again."""
+    keys = _keys(20)
+    _merge(spark, paths, dict.fromkeys(keys, float("nan")), 0, [])
+    TABLE.log(spark, paths).checkpoint()
+    index, other = KeyedRows(TABLE, paths), KeyedRows(TABLE, paths)
+    assert index.refresh(MAX_KEYS)
+    before = index.find(_key_table(keys[:1]))
+    _update(other, {keys[1]: 1.0}, 1)
+    index.update(_arrow({keys[0]: 2.0}), _txn(2).app_id(TABLE), 2, before=before)  # NaN did not change
+    stored = _stored(spark, paths)
+    assert (stored[keys[0]], stored[keys[1]], len(stored)) == (2.0, 1.0, 20)
+    assert_all_readers_agree(spark, str(TABLE.path(paths)), "")
+
+
+def test_a_change_of_the_table_during_a_batch_is_refused(spark: SparkSession, paths: Paths) -> None:
+    index = KeyedRows(TABLE, paths)
+    _update(index, dict.fromkeys(_keys(10), 1.0), 0)
+    spark.sql(f"ALTER TABLE delta.`{TABLE.uri(paths)}` ADD COLUMNS (later STRING)")
+    with pytest.raises(Refused, match="keyed changed during a batch"):
+        index.update(_arrow({_keys(1)[0]: 2.0}), _txn(1).app_id(TABLE), 1)
+    _update(index, {_keys(1)[0]: 2.0}, 1)
+    assert _stored(spark, paths)[_keys(1)[0]] == 2.0
 
 
 def test_an_index_starts_and_continues_at_a_checkpoint(spark: SparkSession, paths: Paths) -> None:

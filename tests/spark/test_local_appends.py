@@ -1,10 +1,12 @@
 """Appends in the process of the driver: every reader reads them, and Spark and the driver skip each other's batches."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from profilestream.base import commits
@@ -99,18 +101,46 @@ def test_statistics_equal_those_of_spark(spark: SparkSession, paths: Paths) -> N
     assert local["numRecords"] == by_spark["numRecords"] == 2
     for kind in ("minValues", "maxValues", "nullCount"):
         plain = {name: value for name, value in by_spark[kind].items() if not isinstance(value, dict)}
-        assert {name: local[kind].get(name) for name in ("id", "number", "count")} == {
-            name: plain[name] for name in ("id", "number", "count")
+        assert {name: local[kind].get(name) for name in ("id", "count")} == {
+            name: plain[name] for name in ("id", "count")
         }, kind
     assert local["minValues"]["at"].startswith("2026-03-01T12:30:15.123")
     assert local["maxValues"]["at"].startswith("2026-03-01T12:30:15.124")  # not below the largest value
 
 
-def test_an_infinite_number_has_no_statistics(spark: SparkSession, paths: Paths) -> None:
-    commits.append(_arrow([{**ROWS[0], "number": float("inf")}]), TABLE, paths, _txn(0))
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 7.0])
+def test_numbers_with_a_point_have_no_bounds(spark: SparkSession, paths: Paths, number: float) -> None:
+    """JSON has no infinity, and for Spark NaN is the largest number."""
+    rows = [{**ROWS[0], "number": one} for one in (0.5, number)]
+    commits.append(_arrow(rows), TABLE, paths, _txn(0))
     (stats,) = (json.loads(file["stats"]) for file in _added_files(paths))
     assert "number" not in stats["maxValues"] and stats["maxValues"]["count"] == 0
     assert TABLE.read(spark, paths).where("number > 1").count() == 1
+
+
+@pytest.mark.parametrize(
+    "last", [{"id": "z" * 5000}, {"at": datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)}], ids=["text", "time"]
+)
+def test_a_row_group_without_bounds_hides_no_row(spark: SparkSession, tmp_path: Path, last: dict[str, Any]) -> None:
+    """A table that is updated by key has row groups of 500 rows."""
+    table = replace(TABLE, partitioned_by=(), properties={"delta.enableDeletionVectors": "true"})
+    paths = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    table.create(spark, paths)
+    rows = [{**ROWS[0], "id": f"a{n:04}"} for n in range(1000)] + [{**ROWS[0], **last}]
+    commits.append(_arrow(rows), table, paths, _txn(0))
+    (name,) = last
+    condition = "id > 'b'" if name == "id" else "at > TIMESTAMP'2027-01-01'"
+    assert table.read(spark, paths).where(condition).count() == 1
+    stored = pl.scan_delta(table.path(paths))
+    assert (
+        stored.filter(pl.col(name) > ("b" if name == "id" else datetime(2027, 1, 1, tzinfo=UTC))).collect().height == 1
+    )
+
+
+def test_partitions_are_written_in_order(spark: SparkSession, paths: Paths) -> None:
+    days = [date(2026, 10, 1), date(2026, 3, 10), date(2026, 3, 9), date(2026, 9, 30)]
+    commits.append(_arrow([{**ROWS[0], "day": day} for day in days]), TABLE, paths, _txn(0))
+    assert [file["partitionValues"]["day"] for file in _added_files(paths)] == sorted(map(str, days))
 
 
 def test_spark_and_the_driver_skip_each_others_batches(spark: SparkSession, paths: Paths) -> None:

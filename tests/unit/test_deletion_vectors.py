@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from profilestream.base import deletion_vectors
 from profilestream.base.delta_log import DeltaLog
 
+from tests import delta_tables
+
 ROWS = 200_000
 
 
@@ -37,9 +39,7 @@ CASES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of one file with ROWS rows and deletion vectors enabled."""
-    folder = tmp_path_factory.mktemp("vectors") / "t"
-    schema = pa.schema([("n", pa.int64())])
-    DeltaTable.create(str(folder), schema, configuration={"delta.enableDeletionVectors": "true"})
+    folder = delta_tables.create(tmp_path_factory.mktemp("vectors") / "t", pa.schema([("n", pa.int64())]))
     pq.write_table(pa.table([pa.array(np.arange(ROWS))], ["n"]), folder / "part.parquet")
     log = DeltaLog(folder)
     log.refresh()
@@ -56,9 +56,10 @@ def _read_back(folder: Path, positions: Any) -> Any:
     log.refresh()
     vector = deletion_vectors.write(folder, {"part.parquet": positions})["part.parquet"]
     old = log.files["part.parquet"]
-    removal: dict[str, Any] = {"path": "part.parquet", "deletionTimestamp": 0, "dataChange": True}
+    common = {"dataChange": True, "partitionValues": {}}
+    removal: dict[str, Any] = {"path": "part.parquet", "deletionTimestamp": 0, **common}
     removal |= {"deletionVector": old["deletionVector"]} if "deletionVector" in old else {}
-    assert log.commit([{"remove": removal}, {"add": {**old, "deletionVector": vector}}], "test", log.version)
+    assert log.commit([{"remove": removal}, {"add": {**old, **common, "deletionVector": vector}}], "test", log.version)
     return deletion_vectors.read(DeltaTable(folder))["part.parquet"]
 
 

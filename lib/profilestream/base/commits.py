@@ -5,6 +5,7 @@ carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141
 session settings, #3934).
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import delta_log, files, local_appends
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused
+from profilestream.base.errors import Refused, StateCorrupt
 from profilestream.base.keyed_rows import KeyedRows, StoredRows
 from profilestream.base.session import Threads, conf_set, materialize
 from profilestream.base.settings import Paths, fingerprint
@@ -95,16 +96,44 @@ def preload_states(spark: SparkSession, tables: tuple[Table, ...], paths: Paths)
     this block, the commit waits until the state is loaded.
     """
     with Threads(spark, len(tables)) as threads:
-        states = [threads.submit(last_batch, spark, table, paths, "") for table in tables]
+        states = [threads.submit(_load_state, spark, table, paths) for table in tables]
         yield
         for state in states:
             state.result()
+
+
+def _load_state(spark: SparkSession, table: Table, paths: Paths) -> None:
+    table.log(spark, paths).startTransaction().txnVersion("")
 
 
 def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
     """Whether the table already contains this batch. Check first: Delta computes a write before it skips it."""
     last = last_batch(spark, table, paths, txn.app_id(table))
     return last is not None and last >= txn.batch_id
+
+
+def version_before(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> int:
+    """The version of the table before the commit of a batch, which is in the log."""
+    latest = version(spark, table, paths)
+    while not _is_entry_of(files.read_text(spark, f"{table.path(paths)}/_delta_log/{latest:020d}.json"), table, txn):
+        latest -= 1
+    return latest - 1
+
+
+def _is_entry_of(entry: str | None, table: Table, txn: Txn) -> bool:
+    """Whether an entry of the log is the commit of a batch.
+
+    Raises:
+        StateCorrupt: there is no entry.
+    """
+    if entry is None:
+        raise StateCorrupt(
+            f"the log of {table.name} has no entry of batch {txn.batch_id} of {txn.query}",
+            where=table.name,
+            do="derive the table again: --rebuild",
+        )
+    found = (json.loads(line).get("txn") for line in entry.split("\n") if line)
+    return any(one and (one["appId"], one["version"]) == (txn.app_id(table), txn.batch_id) for one in found)
 
 
 def next_txn(spark: SparkSession, table: Table, paths: Paths, step: str, inputs: str) -> Txn | None:

@@ -2,7 +2,7 @@
 
 A MERGE of Spark reads every file that may contain a key of the batch. Here, an index in memory contains the file and
 the position of each key, so only the row groups with these rows are read. A commit adds one small file with the new
-rows, marks the old rows in deletion vectors, and adds a file for the change feed.
+rows, deletes the old rows by deletion vectors, and adds a file for the change feed.
 
 The index follows the log of the table, so commits of Spark may come between. If another writer commits first, the rows
 are located again. If the rows themselves changed, the commit is refused.
@@ -70,7 +70,7 @@ class StoredRows:
 class KeyedRows:
     """The rows of one table. It is used by one thread at a time.
 
-    An indexed key takes 16 bytes.
+    An indexed key takes 16 bytes; in addition, the footer of each Parquet file is in memory.
     """
 
     def __init__(self, table: Table, paths: Paths) -> None:
@@ -80,6 +80,7 @@ class KeyedRows:
         self._schema = table.arrow_schema
         self._log = DeltaLog(self._folder)
         self._files: dict[str, _IndexedFile] = {}
+        self._metadata: Action = {}
 
     @staticmethod
     def is_possible(table: Table, paths: Paths) -> bool:
@@ -89,9 +90,10 @@ class KeyedRows:
     def refresh(self, max_keys: int) -> bool:
         """Follow the log; false if the table has more than `max_keys` rows, or a feature that is not supported."""
         self._log.refresh()
+        self._metadata = self._log.metadata
         indexed = sum(len(one.rows) for path, one in self._files.items() if path in self._log.files)
         new = [
-            _statistics(add).get("numRecords", max_keys + 1)
+            _stored_statistics(add).get("numRecords", max_keys + 1)
             for path, add in self._log.files.items()
             if path not in self._files
         ]
@@ -129,7 +131,8 @@ class KeyedRows:
             before: the stored rows that the rows were computed from.
 
         Raises:
-            Refused: the rows of `before` changed, or other writers committed at every attempt.
+            Refused: the rows of `before` or the columns of the table changed, or other writers committed at every
+                attempt.
         """
         new = self._conform(rows)
         keys = new.select(self._table.key)
@@ -138,6 +141,8 @@ class KeyedRows:
         added = local_appends.write_file(new, self._folder, {}, self._table) if len(new) else None
         for _ in range(_ATTEMPTS):
             self._log.refresh()
+            if not self._log.is_supported or self._log.metadata != self._metadata:
+                break
             self._index_new_files()
             if self._log.transactions.get(app_id, -1) >= batch_id:
                 return
@@ -154,7 +159,7 @@ class KeyedRows:
                 self._index_new_files()
                 return
         raise Refused(
-            f"rows of {self._table.name} changed during a batch, up to version {self._log.version}",
+            f"{self._table.name} changed during a batch, up to version {self._log.version}",
             where=str(self._folder),
             do="run the job again; the batch is then computed from the latest rows",
         )
@@ -176,10 +181,12 @@ class KeyedRows:
 
     def _indexed(self, path: str) -> _IndexedFile:
         with pq.ParquetFile(self._folder / path) as file:
-            keys = self._conform(file.read(columns=list(self._table.key)))
-            hashes = _hashes(_tuples(keys))
-            order = np.argsort(hashes)
-            return _IndexedFile(hashes[order], order, file.metadata)
+            # Tuples of all keys of a large file would take ten times as much memory as their hashes.
+            parts = file.iter_batches(columns=list(self._table.key))
+            hashes = [_hashes(_tuples(self._conform(pa.Table.from_batches([part])))) for part in parts]
+            all_hashes = np.concatenate([np.zeros(0, np.int64), *hashes])
+            order = np.argsort(all_hashes)
+            return _IndexedFile(all_hashes[order], order, file.metadata)
 
     def _located(self, hashes: NDArray[np.int64]) -> Iterator[tuple[str, Positions]]:
         """The positions of undeleted rows with these hashes, by file."""
@@ -218,8 +225,11 @@ class KeyedRows:
         return _tuples(rows.select(self._table.key))
 
     def _is_equal(self, one: pa.Table, other: pa.Table) -> bool:
+        if one is other:
+            return True
         order: list[tuple[str, Literal["ascending", "descending"]]] = [(name, "ascending") for name in self._table.key]
-        return bool(one is other or one.sort_by(order).equals(other.sort_by(order)))
+        # As text, NaN is equal to NaN.
+        return str(one.sort_by(order).to_pylist()) == str(other.sort_by(order).to_pylist())
 
     def _vectors(self, old: StoredRows) -> dict[str, Positions]:
         """The deleted positions of each file with old rows, after these rows are deleted."""
@@ -237,7 +247,7 @@ class KeyedRows:
             now = int(time.time() * 1000)
             yield {"remove": {**removed, **common, "deletionTimestamp": now, "extendedFileMetadata": True}}
             if is_left[path]:
-                stats = json.dumps({**_statistics(add), "tightBounds": False})
+                stats = json.dumps({**_stored_statistics(add), "tightBounds": False})
                 yield {"add": {**add, **common, "stats": stats, "deletionVector": descriptors[path]}}
 
     def _changes(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
@@ -256,7 +266,7 @@ class KeyedRows:
         yield {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
 
 
-def _statistics(add: Action) -> dict[str, Any]:
+def _stored_statistics(add: Action) -> dict[str, Any]:
     return dict(json.loads(add.get("stats") or "{}"))
 
 

@@ -21,9 +21,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
 from profilestream.base import files
-from profilestream.base.delta_log import CHECKPOINT_INTERVAL
+from profilestream.base.delta_log import write_checkpoint_if_due
 from profilestream.base.delta_table import Table
-from profilestream.base.finite import finite_or_null
 from profilestream.base.settings import Paths
 
 # Of a table that is updated by key. A reader of one row decodes the row group.
@@ -65,8 +64,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
         list(table.partitioned_by) or None,
         commit_properties=CommitProperties(app_transactions=[Transaction(*writer)] if writer else None),
     )
-    if stored.version() % CHECKPOINT_INTERVAL == 0:
-        stored.create_checkpoint()
+    write_checkpoint_if_due(stored)
 
 
 def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
@@ -75,11 +73,19 @@ def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str,
         if len(rows):
             yield {}, rows
         return
-    for values in sorted(rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist(), key=str):
+    found = rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist()
+    for values in sorted(found, key=lambda one: [(value is not None, value) for value in one.values()]):
         part = rows
         for name, value in values.items():
             part = part.filter(pc.is_null(part[name]) if value is None else pc.equal(part[name], value))
-        yield {name: None if v is None else str(v) for name, v in values.items()}, part.drop_columns(list(by))
+        yield {name: _partition_text(value) for name, value in values.items()}, part.drop_columns(list(by))
+
+
+def _partition_text(value: Any) -> str | None:
+    """A partition value as Delta writes it; times in UTC without their zone."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat(" ")
+    return None if value is None else str(value)
 
 
 def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], table: Table) -> dict[str, Any]:
@@ -106,6 +112,7 @@ def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]
     smallest: dict[str, Any] = {}
     largest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
+    unknown: set[str] = set()
     chunks = [
         metadata.row_group(n).column(c) for n in range(metadata.num_row_groups) for c in range(metadata.num_columns)
     ]
@@ -114,10 +121,13 @@ def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]
         if name not in columns or statistics is None or statistics.null_count is None:
             continue
         nulls[name] = nulls.get(name, 0) + statistics.null_count
-        if statistics.has_min_max and isinstance(statistics.min, (int, float, str, date)):
-            smallest[name] = min(smallest.get(name, statistics.min), statistics.min)
-            largest[name] = max(largest.get(name, statistics.max), statistics.max)
-    names = [name for name in smallest if _is_writable(smallest[name]) and _is_writable(largest[name])]
+        bounds = _bounds(statistics)
+        if bounds is not None:
+            smallest[name] = min(smallest.get(name, bounds[0]), bounds[0])
+            largest[name] = max(largest.get(name, bounds[1]), bounds[1])
+        elif statistics.null_count < chunk.num_values:
+            unknown.add(name)
+    names = [name for name in smallest if name not in unknown]
     return {
         "numRecords": metadata.num_rows,
         "minValues": {name: _as_json(smallest[name], timedelta()) for name in names},
@@ -126,9 +136,21 @@ def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]
     }
 
 
-def _is_writable(value: Any) -> bool:
-    """False for a long text, and for an infinite number, which JSON does not have."""
-    return len(value) <= _LONGEST_STATISTIC if isinstance(value, str) else finite_or_null(value) is not None
+def _bounds(statistics: Any) -> tuple[Any, Any] | None:
+    """The smallest and the largest value of a row group; null if they are unknown or cannot be written.
+
+    Parquet leaves NaN out of the bounds of numbers, which for Spark is the largest one.
+    """
+    try:
+        bounds = (statistics.min, statistics.max) if statistics.has_min_max else None
+        if bounds is None or not isinstance(bounds[0], (int, str, date)):
+            return None
+        if isinstance(bounds[1], datetime):
+            bounds[1] + timedelta(milliseconds=1)
+    except OverflowError:  # a time outside of the years of Python
+        return None
+    is_long = isinstance(bounds[0], str) and max(map(len, bounds)) > _LONGEST_STATISTIC
+    return None if is_long else bounds
 
 
 def _as_json(value: Any, rounding: timedelta) -> Any:

@@ -60,7 +60,7 @@ class Batch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def is_done(self, table: Table) -> bool:
-        """Whether the table already contains this batch. A check takes 0.4 s, so only a retry does it."""
+        """Whether the table already contains this batch; only a retry reads the log for it."""
         return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
 
     def prepare_writes(self, rows: int) -> None:
@@ -130,7 +130,7 @@ class Batch:
             few = self._collected(rows) if index is not None and isinstance(rows, DataFrame) else None
             if few is not None:
                 commits.merge(few, table, self.paths, self.txn, index=index, **how)
-                return rows
+                return self.spark.createDataFrame(few)
             return commits.merge(rows, table, self.paths, self.txn, **how)
 
     @contextmanager

@@ -97,8 +97,7 @@ class CaptureSource:
             records = text_files.records_of_few_lines(lines, reader.spec, layout, reader.max_line_bytes)
             return rows_to_collect(execute_mapping.explode(records, self.mapping), self, versions)
 
-        key = (self.settings_text, layout, *sorted(versions.items()))
-        return prepared_query.prepared(spark, key, text_files.LINE_SCHEMA, build)
+        return prepared_query.prepared(spark, (self.settings_text, layout), versions, text_files.LINE_SCHEMA, build)
 
     def main_currency(self, batch: Batch, default: str) -> str:
         """The currency of an event of the source; the default before the first one. Read once per run."""

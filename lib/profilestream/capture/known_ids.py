@@ -1,4 +1,4 @@
-"""Hashes of the stored event ids of a source in the memory of the driver, so that few batches must read `events`.
+"""Hashes of the stored event ids of a source in the memory of the driver, so that most batches need not read `events`.
 
 They are a superset of the stored ids. Only the query that owns this object adds events of its source, because it holds
 the lock of the source. Deleted events remain until the run ends; they only make an id a false suspect.

@@ -10,6 +10,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +18,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
+from profilestream.base.jvm import java_class
 
 _MAX_QUERIES = 32
 _LOCK = threading.Lock()
-_QUERIES: dict[tuple[Hashable, ...], "PreparedQuery"] = {}
+_QUERIES: dict[tuple[Hashable, ...], tuple[dict[str, int], "PreparedQuery"]] = {}
 
 
 def is_possible(spark: SparkSession) -> bool:
@@ -29,18 +31,25 @@ def is_possible(spark: SparkSession) -> bool:
 
 
 def prepared(
-    spark: SparkSession, key: tuple[Hashable, ...], schema: str, build: Callable[[DataFrame], DataFrame]
+    spark: SparkSession,
+    key: tuple[Hashable, ...],
+    versions: dict[str, int],
+    schema: str,
+    build: Callable[[DataFrame], DataFrame],
 ) -> "PreparedQuery":
-    """The query with this key; runs of the same process share it.
+    """The query with this key; runs of the same process share it. It is planned again for each batch if it must be.
 
     Args:
-        key: everything that the query depends on.
+        key: everything that the query depends on, except the versions of tables.
+        versions: of the tables that it reads; only the query over the newest ones is stored.
         schema, build: as for PreparedQuery.
     """
     key = (spark.sparkContext.applicationId, *key)
     with _LOCK:
-        query = _QUERIES.pop(key, None) or PreparedQuery(spark, schema, build)
-        _QUERIES[key] = query  # the newest is the last one
+        stored = _QUERIES.pop(key, None)
+        query = stored[1] if stored and stored[0] == versions else PreparedQuery(spark, schema, build)
+        if query.is_reusable:
+            _QUERIES[key] = versions, query  # the newest is the last one
         if len(_QUERIES) > _MAX_QUERIES:
             del _QUERIES[next(iter(_QUERIES))]
         return query
@@ -51,7 +60,7 @@ class PreparedQuery:
 
     Args:
         schema: of its input rows, as DDL.
-        build: the query over a frame of input rows; it must not depend on the time or on the batch.
+        build: the query over a frame of input rows; it must not depend on the batch.
     """
 
     def __init__(self, spark: SparkSession, schema: str, build: Callable[[DataFrame], DataFrame]) -> None:
@@ -60,8 +69,15 @@ class PreparedQuery:
         self._replace("[]")
         self._lock = threading.Lock()
         text = spark.read.format("binaryFile").load(files.qualified(self._path))
-        rows = F.from_json(F.col("content").cast("string"), f"array<struct<{schema}>>")
+        rows = F.from_json(F.col("content").cast("string"), f"array<struct<{schema}>>", {"mode": "FAILFAST"})
         self._frame = build(text.select(F.inline(rows)))
+
+    @cached_property
+    def is_reusable(self) -> bool:
+        """Whether the plan has no expression, such as `now()` or `uuid()`, whose value Spark fixes when it plans."""
+        plan = self._frame._jdf.queryExecution().analyzed()
+        patterns = java_class(self._frame.sparkSession, "org.apache.spark.sql.catalyst.trees.TreePattern")
+        return bool(plan.deterministic()) and not plan.containsPattern(patterns.CURRENT_LIKE())
 
     def execute(self, rows: list[dict[str, Any]]) -> pa.Table:
         """The result for these input rows, in their order."""

@@ -140,7 +140,7 @@ def constant_columns(context: BatchContext) -> dict[str, Column]:
 
 
 def summarize(rows: DataFrame, mapping: Mapping) -> list[dict[str, Any]]:
-    """The summary of BatchRows. The first action on the batch: it fills the cache."""
+    """The summary of SparkRows. The first action on the batch: it fills the cache."""
     rule, event_date, failed = GROUP
     currencies = F.collect_set("currency") if currency.has_currencies(mapping) else F.array()
     groups = rows.groupBy(rule, F.col(event_date).cast("string").alias(event_date), failed).agg(
@@ -155,7 +155,7 @@ def summarize(rows: DataFrame, mapping: Mapping) -> list[dict[str, Any]]:
 
 
 def counts_by_outcome(repeats: DataFrame, mapping: Mapping) -> list[dict[str, Any]]:
-    """The counts that `BatchRows.find_repeats` returns."""
+    """The counts that `SparkRows.find_repeats` returns."""
     warned = [F.expr(f"count_if({sql})").alias(name) for name, sql in warnings_of(mapping).items()]
     return [row.asDict() for row in repeats.groupBy("outcome").agg(F.count(F.lit(1)).alias("n"), *warned).collect()]
 

@@ -21,7 +21,6 @@ from profilestream.derive.feature_declaration import (
     WindowFeature,
 )
 from profilestream.derive.fold import Fold
-from profilestream.derive.statistics import Count, Extreme, Moments, Sum
 from profilestream.derive.table_declaration import DerivedTable, Key, Statistic
 
 # Internal columns: the time of a request, and a bit mask of windows (bit n: the n-th of `EntityFeatures.windows`).
@@ -127,11 +126,6 @@ class EntityFeatures:
     def statistics(self) -> dict[str, Statistic]:
         """The statistics that are read, by column of the tile table."""
         return {path: statistic for path, statistic, _ in self.states.values()}
-
-    @property
-    def has_small_states(self) -> bool:
-        """Whether every state is a few numbers. Merging those is as fast as reading them."""
-        return all(isinstance(one, Count | Sum | Extreme | Moments) for one in self.statistics.values())
 
     @cached_property
     def windows(self) -> list[str]:

@@ -152,9 +152,9 @@ class _LatestPopulations:
 def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch, latest: _LatestPopulations) -> None:
     """Fold the events into the rows of their keys; on a retry after the commit, only the population is left to do."""
     derived, table = fold.derived, fold.derived.table
-    planned = batch.plan.versions[table.name]
     if batch.is_done(table):
-        stored = table.read(batch.spark, batch.paths, version=planned)
+        before = commits.version_before(batch.spark, table, batch.paths, batch.txn)
+        stored = table.read(batch.spark, batch.paths, version=before)
         rows = table.read(batch.spark, batch.paths).where(
             (F.col("epoch") == batch.txn.epoch) & (F.col("batch_id") == batch.txn.batch_id)
         )
@@ -162,7 +162,9 @@ def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch, latest: _Lat
         _merge_locally(events, fold, batch, index, latest)
         return
     else:
-        version = commits.version(batch.spark, table, batch.paths) if batch.is_retry else planned
+        version = (
+            commits.version(batch.spark, table, batch.paths) if batch.is_retry else batch.plan.versions[table.name]
+        )
         stored = table.read(batch.spark, batch.paths, version=version)
         updated = commits.with_batch_columns(fold.update(stored, events), table, batch.txn)
         rows = batch.merge(updated, table, read_version=version)

@@ -1,7 +1,7 @@
 """Derives sessions from events, one row per session. A batch recomputes all sessions that its events change.
 
-So late events are merged exactly. A batch is one MERGE. The driver collects only the time range and the days of the
-batch; all rows stay on the executors.
+So late events are merged exactly. A batch is one commit. Of a large batch, the driver collects only the time range and
+the days; all rows stay on the executors.
 """
 
 import json

@@ -88,10 +88,10 @@ def read_parts(
 
 
 def _fold_tiles(rows: DataFrame, features: EntityFeatures) -> DataFrame:
-    """Tiles of requests -> few rows per request, folded before the union with other parts: it copies every row."""
-    if features.has_small_states:
-        return features.fold.merge_rows(_split_by_window(rows, features))
-    # Merge rows of equal masks first, so that each state is deserialized once per row and not once per window.
+    """Tiles of requests -> few rows per request.
+
+    Rows of equal masks are merged first, so that each state is handed over once per row and not once per window.
+    """
     return _split_by_window(features.fold_by_mask.merge_rows(rows), features)
 
 

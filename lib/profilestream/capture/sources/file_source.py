@@ -94,12 +94,12 @@ class FileSource(RecordSource):
         few_lines: text_files.FewLines = defaultdict(list)
         try:
             for path in paths:
-                lines = text_files.few_lines(spark, path, self.path, self.spec)
+                lines = text_files.few_lines(spark, path, self.path, self.spec, self.local_max_rows)
                 if lines is None:
                     return None
                 few_lines[text_files.layout_of(spark, path, self.path, self.spec)] += lines
-        except Exception:  # Spark reads the files again and reports the error
-            return None
+        except (OSError, PySparkException, Py4JJavaError, ProfilestreamError):
+            return None  # Spark reads the files again and reports the error
         return few_lines or None
 
     def records(self, spark: SparkSession, paths: list[str], tasks: int = 2) -> DataFrame:

@@ -83,13 +83,21 @@ def _parse(lines: DataFrame, spec: InputSpec, layout: TextLayout, max_line_bytes
     )
 
 
-def few_lines(spark: SparkSession, path: str, root: str, spec: InputSpec) -> list[dict[str, Any]] | None:
-    """The lines of a small file, as Spark reads them; null for a compressed or remote file and for other line ends."""
+def few_lines(
+    spark: SparkSession, path: str, root: str, spec: InputSpec, max_lines: int
+) -> list[dict[str, Any]] | None:
+    """The lines of a small file, as Spark reads them.
+
+    Null for a compressed or remote file, for line ends of other charsets, and for more than `max_lines` line ends.
+    """
     local = files.local_path(path)
     if local is None or local.endswith(_COMPRESSED) or _line_end(spark, charset_of(spark, path, spec)) != b"\n":
         return None
     with open(local, "rb") as file:
-        lines = file.read().removeprefix(b"\xef\xbb\xbf").splitlines()
+        content = file.read().removeprefix(b"\xef\xbb\xbf")
+    if max(content.count(b"\n"), content.count(b"\r")) > max_lines:
+        return None
+    lines = content.splitlines()
     name = name_below(path, root)
     return [{"value": b64encode(line).decode(), "source_file": name, "_line": n} for n, line in enumerate(lines, 1)]
 
