@@ -1,5 +1,7 @@
 """A planned query is executed for many batches only if no value in its plan depends on the time of planning."""
 
+from typing import Any
+
 import pytest
 from profilestream.capture.prepared_query import PreparedQuery, prepared
 from pyspark.sql import DataFrame, SparkSession
@@ -30,5 +32,5 @@ def test_a_new_version_of_a_side_table_is_planned_again(spark: SparkSession) -> 
 def test_rows_replace_those_before(spark: SparkSession) -> None:
     query = PreparedQuery(spark, "n BIGINT, text STRING", lambda rows: rows.selectExpr("n * 2 AS n", "text"))
     for size in (3, 0, 1000):
-        rows = [{"n": n, "text": "ü\u2028\u0000" * n} for n in range(size)]
+        rows: list[dict[str, Any]] = [{"n": n, "text": "ü\u2028\u0000" * n} for n in range(size)]
         assert query.execute(rows).to_pylist() == [{**row, "n": 2 * row["n"]} for row in rows]
