@@ -261,7 +261,7 @@ class KeyedRows:
         changes = pa.concat_tables([old, new]).append_column(_CHANGE_TYPE, pa.array(types))
         path = f"_change_data/cdc-{uuid.uuid4()}.snappy.parquet"
         (self._folder / path).parent.mkdir(exist_ok=True)
-        pq.write_table(changes, self._folder / path, compression="snappy")
+        local_appends.write_parquet(changes, self._folder / path)
         size = (self._folder / path).stat().st_size
         yield {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
 

@@ -93,9 +93,7 @@ def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], t
     folders = [f"{name}={quote(value or '__HIVE_DEFAULT_PARTITION__', safe='')}" for name, value in partition.items()]
     path = "/".join([*folders, f"part-{uuid.uuid4()}.snappy.parquet"])
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        rows, folder / path, compression="snappy", row_group_size=_ROW_GROUP_ROWS if table.is_updated else None
-    )
+    write_parquet(rows, folder / path, _ROW_GROUP_ROWS if table.is_updated else None)
     columns = table.properties.get("delta.dataSkippingStatsColumns", ",".join(rows.column_names)).split(",")
     return {
         "path": path,
@@ -105,6 +103,22 @@ def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], t
         "dataChange": True,
         "stats": json.dumps(_statistics(pq.read_metadata(folder / path), columns)),
     }
+
+
+def write_parquet(rows: pa.Table, path: Path, row_group_rows: int | None = None) -> None:
+    """Write a Parquet file that Spark filters correctly.
+
+    Parquet leaves NaN out of the bounds of a row group. For Spark, NaN is the largest number, so it would skip the row
+    group. Therefore columns of numbers with a point have no bounds, and nested columns, which may contain some, neither.
+    """
+    with_bounds = [
+        field.name
+        for field in rows.schema
+        if not pa.types.is_nested(field.type) and not pa.types.is_floating(field.type)
+    ]
+    pq.write_table(
+        rows, path, compression="snappy", row_group_size=row_group_rows, write_statistics=cast(Any, with_bounds)
+    )
 
 
 def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]:
@@ -137,10 +151,7 @@ def _statistics(metadata: pq.FileMetaData, columns: list[str]) -> dict[str, Any]
 
 
 def _bounds(statistics: Any) -> tuple[Any, Any] | None:
-    """The smallest and the largest value of a row group; null if they are unknown or cannot be written.
-
-    Parquet leaves NaN out of the bounds of numbers, which for Spark is the largest one.
-    """
+    """The smallest and the largest value of a row group; null if they are unknown or cannot be written."""
     try:
         bounds = (statistics.min, statistics.max) if statistics.has_min_max else None
         if bounds is None or not isinstance(bounds[0], (int, str, date)):
