@@ -9,7 +9,14 @@ from pyspark.sql import DataFrame, SparkSession
 
 @pytest.mark.parametrize(
     ("sql", "is_reusable"),
-    [("n + 1", True), ("uuid()", False), ("rand()", False), ("now()", False), ("date(n) < current_date()", False)],
+    [
+        ("n + 1", True),
+        ("reflect('java.lang.Math', 'abs', n)", True),
+        ("uuid()", False),
+        ("rand()", False),
+        ("now()", False),
+        ("date(n) < current_date()", False),
+    ],
 )
 def test_only_a_query_without_time_and_chance_is_reused(spark: SparkSession, sql: str, is_reusable: bool) -> None:
     def build(rows: DataFrame) -> DataFrame:

@@ -109,7 +109,7 @@ def write_parquet(rows: pa.Table, path: Path, row_group_rows: int | None = None)
     """Write a Parquet file that Spark filters correctly.
 
     Parquet leaves NaN out of the bounds of a row group. For Spark, NaN is the largest number, so it would skip the row
-    group. Therefore columns of numbers with a point have no bounds, and nested columns, which may contain some, neither.
+    group. So columns of numbers with a point have no bounds, and nested columns, which may contain some, neither.
     """
     with_bounds = [
         field.name

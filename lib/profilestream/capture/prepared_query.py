@@ -77,7 +77,8 @@ class PreparedQuery:
         """Whether the plan has no expression, such as `now()` or `uuid()`, whose value Spark fixes when it plans."""
         plan = self._frame._jdf.queryExecution().analyzed()
         patterns = java_class(self._frame.sparkSession, "org.apache.spark.sql.catalyst.trees.TreePattern")
-        return bool(plan.deterministic()) and not plan.containsPattern(patterns.CURRENT_LIKE())
+        fixed = (patterns.CURRENT_LIKE(), patterns.EXPRESSION_WITH_RANDOM_SEED())
+        return not any(plan.containsPattern(pattern) for pattern in fixed)
 
     def execute(self, rows: list[dict[str, Any]]) -> pa.Table:
         """The result for these input rows, in their order."""
