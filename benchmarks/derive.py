@@ -16,6 +16,7 @@ from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.settings import Settings
+from profilestream.capture import ingest
 from profilestream.derive import fold_stage, profiles, sessions, tiles
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
@@ -240,7 +241,7 @@ def _prepare_batch(spark: SparkSession, home: Path, stored_profiles: DataFrame |
 def prepare_profiles(spark: SparkSession, home: Path, size: int) -> Path:
     """Write a warehouse with `size` profiles and no events; returns its folder."""
     settings = derive_settings(empty_folder(home))
-    tables.EVENTS.create(spark, settings.paths)
+    ingest.events_table(settings.capture).create(spark, settings.paths)
     table = derived_table(settings, "user_profiles").table
     table.create(spark, settings.paths)
     rows = _profiles(_finished_profiles(spark, home.parent), size)

@@ -149,9 +149,9 @@ while time.time() < until:
     for file in new:
         files.add(file)
         for user in pq.read_table(file, columns=["user_id"])["user_id"].to_pylist():
-            if user.startswith("mark") and user not in seen:
+            if user.startswith("shop:mark") and user not in seen:
                 seen.add(user)
-                print(user[4:], time.time(), flush=True)
+                print(user.removeprefix("shop:mark"), time.time(), flush=True)
     time.sleep(0.1)
 """
 
