@@ -5,7 +5,6 @@ carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141
 session settings, #3934).
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import delta_log, files, local_appends
-from profilestream.base.delta_table import Table
+from profilestream.base.delta_table import Table, log_entry
 from profilestream.base.errors import Refused, StateCorrupt
 from profilestream.base.keyed_rows import KeyedRows, StoredRows
 from profilestream.base.session import Threads, conf_set, materialize
@@ -113,27 +112,22 @@ def is_done(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> bool:
 
 
 def version_before(spark: SparkSession, table: Table, paths: Paths, txn: Txn) -> int:
-    """The version of the table before the commit of a batch, which is in the log."""
-    latest = version(spark, table, paths)
-    while not _is_entry_of(files.read_text(spark, f"{table.path(paths)}/_delta_log/{latest:020d}.json"), table, txn):
-        latest -= 1
-    return latest - 1
-
-
-def _is_entry_of(entry: str | None, table: Table, txn: Txn) -> bool:
-    """Whether an entry of the log is the commit of a batch.
+    """The version of the table before the commit of a batch.
 
     Raises:
-        StateCorrupt: there is no entry.
+        StateCorrupt: the log does not contain the commit.
     """
-    if entry is None:
-        raise StateCorrupt(
-            f"the log of {table.name} has no entry of batch {txn.batch_id} of {txn.query}",
-            where=table.name,
-            do="derive the table again: --rebuild",
-        )
-    found = (json.loads(line).get("txn") for line in entry.split("\n") if line)
-    return any(one and (one["appId"], one["version"]) == (txn.app_id(table), txn.batch_id) for one in found)
+    latest = version(spark, table, paths)
+    while (actions := log_entry(spark, table.path(paths), latest)) is not None:
+        committed = [(a["txn"]["appId"], a["txn"]["version"]) for a in actions if "txn" in a]
+        if (txn.app_id(table), txn.batch_id) in committed:
+            return latest - 1
+        latest -= 1
+    raise StateCorrupt(
+        f"the log of {table.name} has no entry of batch {txn.batch_id} of {txn.query}",
+        where=table.path(paths),
+        do="derive the table again: --rebuild",
+    )
 
 
 def next_txn(spark: SparkSession, table: Table, paths: Paths, step: str, inputs: str) -> Txn | None:

@@ -38,13 +38,13 @@ def latest_version(folder: Path) -> int:
     return version
 
 
-def write_checkpoint_if_due(table: DeltaTable) -> None:
+def write_checkpoint_if_due(folder: Path, version: int) -> None:
     """Write a checkpoint at every tenth version. Without it, the log is read more slowly."""
-    if table.version() % _CHECKPOINT_INTERVAL == 0:
+    if version % _CHECKPOINT_INTERVAL == 0:
         try:
-            table.create_checkpoint()
+            DeltaTable(folder, version=version).create_checkpoint()
         except (DeltaError, OSError) as error:
-            log.warning("no checkpoint of %s at version %s: %s", table.table_uri, table.version(), error)
+            log.warning("no checkpoint of %s at version %s: %s", folder, version, error)
 
 
 class DeltaLog:
@@ -109,7 +109,7 @@ class DeltaLog:
         self.version += 1
         self._apply(entries)
         self._identity = _identity(self.folder, self.version)
-        write_checkpoint_if_due(DeltaTable(self.folder, version=self.version))
+        write_checkpoint_if_due(self.folder, self.version)
         return True
 
     def _read_checkpoint(self) -> None:

@@ -100,7 +100,7 @@ class Table:
         return to_arrow_schema(self.schema, timezone="UTC")
 
     def arrow_rows(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """Plain values as rows; maps are lists of pairs, and times are microseconds since 1970."""
+        """Plain values as rows; maps are lists of pairs; times are datetimes or microseconds since 1970."""
         return pa.Table.from_pylist(rows, self.arrow_schema)
 
     def path(self, paths: Paths) -> str:
@@ -291,6 +291,12 @@ def _property(metadata: Any, key: str) -> str | None:
 
 def _columns(metadata: Any) -> T.StructType:
     return T.StructType.fromJson(json.loads(metadata.schemaString()))
+
+
+def log_entry(spark: SparkSession, path: str, version: int) -> list[dict[str, Any]] | None:
+    """The actions of a version in the log of the Delta table at a path; null without this entry."""
+    text = files.read_text(spark, f"{path.rstrip('/')}/_delta_log/{version:020d}.json")
+    return None if text is None else [json.loads(line) for line in text.split("\n") if line]
 
 
 def delta_version(spark: SparkSession, path: str) -> int:

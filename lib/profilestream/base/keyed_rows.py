@@ -68,7 +68,7 @@ class StoredRows:
 
 
 class KeyedRows:
-    """The rows of one table. It is used by one thread at a time.
+    """The rows of one table without partitions, in a local file system. It is used by one thread at a time.
 
     An indexed key takes 16 bytes; in addition, the footer of each Parquet file is in memory.
     """
@@ -81,11 +81,6 @@ class KeyedRows:
         self._log = DeltaLog(self._folder)
         self._files: dict[str, _IndexedFile] = {}
         self._metadata: Action = {}
-
-    @staticmethod
-    def is_possible(table: Table, paths: Paths) -> bool:
-        """Whether the table is not partitioned and in a local file system."""
-        return not table.partitioned_by and local_appends.is_possible(table, paths)
 
     def refresh(self, max_keys: int) -> bool:
         """Follow the log; false if the table has more than `max_keys` rows, or a feature that is not supported."""
@@ -108,10 +103,10 @@ class KeyedRows:
         Args:
             keys: the key columns of the table, never null.
         """
-        wanted = set(_tuples(self._conform(keys)))
+        wanted = set(_tuples(self._cast(keys)))
         hashes = np.unique(_hashes(list(wanted)))
         parts, places = [], {}
-        for path, positions in self._located(hashes):
+        for path, positions in self._positions_by_file(hashes):
             rows = self._read(path, positions)
             is_wanted = np.array([key in wanted for key in self._keys_of(rows)])  # two keys can have one hash
             if is_wanted.any():
@@ -134,10 +129,10 @@ class KeyedRows:
             Refused: the rows of `before` or the columns of the table changed, or other writers committed at every
                 attempt.
         """
-        new = self._conform(rows)
+        new = self._cast(rows)
         keys = new.select(self._table.key)
         if deleted is not None:
-            keys = pa.concat_tables([keys, self._conform(deleted)])
+            keys = pa.concat_tables([keys, self._cast(deleted)])
         added = local_appends.write_file(new, self._folder, {}, self._table) if len(new) else None
         for _ in range(_ATTEMPTS):
             self._log.refresh()
@@ -149,9 +144,9 @@ class KeyedRows:
             old = before if before is not None and before.version == self._log.version else self.find(keys)
             if before is not None and not self._is_equal(old.rows, before.rows):
                 break
-            vectors = self._vectors(old)
+            vectors = self._new_vectors(old)
             actions = [{"add": added}] if added else []
-            actions += [*self._replaced(old, vectors), *self._changes(new, old.rows)]
+            actions += [*self._file_actions(old, vectors), *self._change_actions(new, old.rows)]
             if self._log.commit(actions, app_id, batch_id):
                 for path, positions in vectors.items():
                     one = self._files[path]
@@ -183,12 +178,12 @@ class KeyedRows:
         with pq.ParquetFile(self._folder / path) as file:
             # Tuples of all keys of a large file would take ten times as much memory as their hashes.
             parts = file.iter_batches(columns=list(self._table.key))
-            hashes = [_hashes(_tuples(self._conform(pa.Table.from_batches([part])))) for part in parts]
+            hashes = [_hashes(_tuples(self._cast(pa.Table.from_batches([part])))) for part in parts]
             all_hashes = np.concatenate([np.zeros(0, np.int64), *hashes])
             order = np.argsort(all_hashes)
             return _IndexedFile(all_hashes[order], order, file.metadata)
 
-    def _located(self, hashes: NDArray[np.int64]) -> Iterator[tuple[str, Positions]]:
+    def _positions_by_file(self, hashes: NDArray[np.int64]) -> Iterator[tuple[str, Positions]]:
         """The positions of undeleted rows with these hashes, by file."""
         for path, one in self._files.items():
             first, last = (np.searchsorted(one.hashes, hashes, side) for side in ("left", "right"))
@@ -207,9 +202,9 @@ class KeyedRows:
         in_result = positions - (ends - sizes)[of_row] + start_in_result[numbers]
         with pq.ParquetFile(self._folder / path, metadata=metadata) as file:
             rows = file.read_row_groups(groups.tolist(), columns=self._schema.names)
-        return self._conform(rows.take(pa.array(in_result)), self._schema.names)
+        return self._cast(rows.take(pa.array(in_result)), self._schema.names)
 
-    def _conform(self, rows: pa.Table, names: list[str] | None = None) -> pa.Table:
+    def _cast(self, rows: pa.Table, names: list[str] | None = None) -> pa.Table:
         """The columns in the types of the table; by default those that the rows have.
 
         A file has no column that was added to the table later; its values are null.
@@ -231,11 +226,11 @@ class KeyedRows:
         # As text, NaN is equal to NaN.
         return str(one.sort_by(order).to_pylist()) == str(other.sort_by(order).to_pylist())
 
-    def _vectors(self, old: StoredRows) -> dict[str, Positions]:
+    def _new_vectors(self, old: StoredRows) -> dict[str, Positions]:
         """The deleted positions of each file with old rows, after these rows are deleted."""
         return {path: np.union1d(self._files[path].deleted, positions) for path, positions in old.places.items()}
 
-    def _replaced(self, old: StoredRows, vectors: dict[str, Positions]) -> Iterator[Action]:
+    def _file_actions(self, old: StoredRows, vectors: dict[str, Positions]) -> Iterator[Action]:
         """The actions that give each file its deletion vector; a file without remaining rows is removed."""
         is_left = {path: len(positions) < len(self._files[path].rows) for path, positions in vectors.items()}
         remaining = {path: positions for path, positions in vectors.items() if is_left[path]}
@@ -250,7 +245,7 @@ class KeyedRows:
                 stats = json.dumps({**_stored_statistics(add), "tightBounds": False})
                 yield {"add": {**add, **common, "stats": stats, "deletionVector": descriptors[path]}}
 
-    def _changes(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
+    def _change_actions(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
         """The action that adds a file of changes. Without old rows, the change feed reads the added file as inserts."""
         if not len(old) or self._table.properties.get("delta.enableChangeDataFeed") != "true":
             return

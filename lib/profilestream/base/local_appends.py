@@ -64,7 +64,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
         list(table.partitioned_by) or None,
         commit_properties=CommitProperties(app_transactions=[Transaction(*writer)] if writer else None),
     )
-    write_checkpoint_if_due(stored)
+    write_checkpoint_if_due(Path(folder), stored.version())
 
 
 def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:

@@ -77,7 +77,7 @@ class Batch:
 
         Null if Spark updates the table.
         """
-        if rows > self.local_max_rows or not KeyedRows.is_possible(table, self.paths):
+        if table.partitioned_by or not self.is_local(rows, table):
             return None
         if table.name not in self.indexes:
             self.indexes[table.name] = KeyedRows(table, self.paths)

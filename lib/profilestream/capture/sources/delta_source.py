@@ -1,6 +1,5 @@
 """A Delta table as a source: its appended rows."""
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from pyspark.sql import types as T
 
 from profilestream.base import files
 from profilestream.base.checkpoints import Checkpoint
+from profilestream.base.delta_table import log_entry
 from profilestream.base.errors import ProfilestreamError, Refused, first_sentence
 from profilestream.base.jvm import java_class
 from profilestream.base.queries import RunOptions
@@ -115,8 +115,7 @@ class DeltaSource(RecordSource):
 
     def _change(self, spark: SparkSession, version: int) -> str:
         """The operation of a commit that removes or rewrites rows; empty for other commits."""
-        text = files.read_text(spark, f"{self.path.rstrip('/')}/_delta_log/{version:020d}.json") or ""
-        actions = [json.loads(line) for line in text.splitlines() if line]
+        actions = log_entry(spark, self.path, version) or []
         if not any(action["remove"].get("dataChange", True) for action in actions if "remove" in action):
             return ""
         return next((str(a["commitInfo"].get("operation")) for a in actions if "commitInfo" in a), "a commit")
