@@ -41,6 +41,9 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]
         f"{local}\nspark.master local[2]\nspark.sql.shuffle.partitions 1\n"
         f"spark.databricks.delta.snapshotPartitions 1\nspark.sql.warehouse.dir {home}/warehouse\n"
         f"spark.local.dir {home}/local\n"
+        # Each test plans other expressions: to compile them takes longer than to interpret them for a few rows. Jobs in
+        # processes of their own compile them, as in production.
+        "spark.sql.codegen.wholeStage false\n"
     )
     (home / "log4j2.properties").write_text((ROOT / "conf" / "log4j2.properties").read_text())
     session = open_session("tests", str(properties))

@@ -22,6 +22,7 @@ def create(folder: Path, schema: pa.Schema, features: tuple[str, ...] = VECTORS)
     }  # fmt: skip
     log = folder / "_delta_log"
     log.mkdir(parents=True)
-    entries: list[dict[str, Any]] = [{"protocol": protocol}, {"metaData": metadata}]
+    info = {"engineInfo": "profilestream"}
+    entries: list[dict[str, Any]] = [{"commitInfo": info}, {"protocol": protocol}, {"metaData": metadata}]
     (log / f"{0:020d}.json").write_text("\n".join(map(json.dumps, entries)))
     return folder

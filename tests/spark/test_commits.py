@@ -1,18 +1,21 @@
 """Append, merge and replace: each write of a batch takes effect once, also in a retry."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from chispa import assert_df_equality
 from delta.tables import DeltaTable
-from profilestream.base import commits
+from profilestream.base import commits, tables
 from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
-from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused, SchemaMismatch
+from profilestream.base.delta_table import Table, log_entry
+from profilestream.base.errors import Refused, SchemaMismatch, StateCorrupt
+from profilestream.base.jvm import java_class
+from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.settings import Paths
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import DataFrame, SparkSession
 
 VIEWS = Table(
@@ -140,13 +143,65 @@ def test_a_table_is_created_after_a_killed_attempt(spark: SparkSession, tmp_path
     assert _version(spark, paths) == 0 and _stored(spark, paths) == []
 
 
-def test_a_log_folder_with_other_files_is_not_changed(spark: SparkSession, tmp_path: Path) -> None:
-    log = tmp_path / "views" / "_delta_log"
-    log.mkdir(parents=True)
-    (log / "00000000000000000000.crc").write_text("{}")
-    with pytest.raises(AnalysisException, match="DELTA_TABLE_NOT_FOUND"):
+@pytest.mark.parametrize("leftover", ["_delta_log/00000000000000000000.crc", "part-0.parquet", "day=1/part-0.parquet"])
+def test_a_folder_of_a_lost_table_is_not_changed(spark: SparkSession, tmp_path: Path, leftover: str) -> None:
+    file = tmp_path / "views" / leftover
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    with pytest.raises(StateCorrupt, match="has no log of a Delta table, but contains "):
         VIEWS.create(spark, Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path)))
-    assert [path.name for path in log.iterdir()] == ["00000000000000000000.crc"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+@pytest.mark.parametrize("table", [tables.EVENTS, tables.SESSIONS, tables.FACTORS, VIEWS], ids=lambda table: table.name)
+def test_spark_would_create_the_same_table(spark: SparkSession, tmp_path: Path, table: Table) -> None:
+    here, there = (Paths(warehouse=str(tmp_path / name), checkpoints=str(tmp_path)) for name in ("here", "there"))
+    assert table.create(spark, here) and not table.create(spark, here)
+    assert table._create_once(spark, table.uri(there))
+    actions = [
+        {name: value for action in log_entry(spark, table.path(paths), 0) or [] for name, value in action.items()}
+        for paths in (here, there)
+    ]
+    for found in actions:
+        found["metaData"] |= {"id": "", "createdTime": 0, "schemaString": json.loads(found["metaData"]["schemaString"])}
+        for features in ("readerFeatures", "writerFeatures"):
+            found["protocol"][features] = sorted(found["protocol"].get(features, []))
+    assert actions[0]["metaData"] == actions[1]["metaData"]
+    assert actions[0]["protocol"] == actions[1]["protocol"]
+
+
+def _has_valid_checksum(spark: SparkSession, table: Table, paths: Paths, version: int) -> bool:
+    """Whether the checksum file of the latest version equals the state that Spark computes from the whole log."""
+    assert Path(table.path(paths), "_delta_log", f"{version:020d}.crc").exists()
+    java_class(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
+    snapshot = table.log(spark, paths).unsafeVolatileSnapshot()
+    assert snapshot.version() == version
+    try:
+        return bool(snapshot.validateChecksum(getattr(snapshot, "validateChecksum$default$1")()))
+    except Py4JJavaError as error:
+        assert "Number of files - Expected: 1 Computed: 7" in str(error)
+        return False
+
+
+def test_checksums_of_the_driver_are_those_of_spark(spark: SparkSession, tmp_path: Path) -> None:
+    keyed = replace(VIEWS, name="keyed", properties={"delta.enableDeletionVectors": "true"})
+    paths = Paths(warehouse=str(tmp_path), checkpoints=str(tmp_path))
+    for table in (keyed, VIEWS):
+        table.create(spark, paths)
+    for batch_id in range(6):
+        rows = VIEWS.arrow_rows([{"user_id": f"u{n}", "views": batch_id} for n in range(batch_id, batch_id + 3)])
+        if batch_id == 3:
+            commits.merge(spark.createDataFrame(rows), keyed, paths, _txn(batch_id))
+            commits.append(spark.createDataFrame(rows), VIEWS, paths, _txn(batch_id))
+        else:
+            index = KeyedRows(keyed, paths)
+            assert index.refresh(100)
+            commits.merge(rows, keyed, paths, _txn(batch_id), index=index)
+            commits.append(rows, VIEWS, paths, _txn(batch_id))
+        assert all(_has_valid_checksum(spark, table, paths, batch_id + 1) for table in (keyed, VIEWS))
+    checksum = tmp_path / "views" / "_delta_log" / f"{6:020d}.crc"
+    checksum.write_text(json.dumps({**json.loads(checksum.read_text()), "numFiles": 1}))
+    assert not _has_valid_checksum(spark, VIEWS, paths, 6)
 
 
 def test_the_error_for_a_frame_with_another_schema_names_every_wrong_column(spark: SparkSession, paths: Paths) -> None:

@@ -45,15 +45,15 @@ def _contain(known: KnownIds, *ids: str) -> list[bool]:
 
 def test_the_ids_of_the_source_on_the_loaded_dates_are_known(settings: Settings) -> None:
     known = KnownIds("shop", 100)
-    assert known.load(tables.EVENTS.path(settings.paths), [SECOND, THIRD])
+    assert known.load(Path(tables.EVENTS.path(settings.paths)), [SECOND, THIRD])
     assert _contain(known, "e0", "e1", "of another source") == [False, True, False]
-    assert known.load(tables.EVENTS.path(settings.paths), [FIRST])
+    assert known.load(Path(tables.EVENTS.path(settings.paths)), [FIRST])
     assert _contain(known, "e0", "e1", "of another source") == [True, True, False]
 
 
 def test_added_ids_are_known_and_deleted_ones_remain(spark: SparkSession, settings: Settings) -> None:
     known = KnownIds("shop", 100)
-    folder = tables.EVENTS.path(settings.paths)
+    folder = Path(tables.EVENTS.path(settings.paths))
     known.load(folder, [FIRST, SECOND, THIRD])
     dates = np.array([FIRST, THIRD], "datetime64[D]")
     known.add(hashes_of(pa.chunked_array([["new", "newer"]])), dates)
@@ -66,7 +66,7 @@ def test_added_ids_are_known_and_deleted_ones_remain(spark: SparkSession, settin
 
 
 def test_events_of_the_batch_itself_are_no_earlier_events(settings: Settings) -> None:
-    known, folder = KnownIds("shop", 100), tables.EVENTS.path(settings.paths)
+    known, folder = KnownIds("shop", 100), Path(tables.EVENTS.path(settings.paths))
     ids = pa.chunked_array([["e0"]])
     assert len(known.stored(folder, [FIRST], ids, WRITER)) == 0
     assert len(known.stored(folder, [FIRST], ids, replace(WRITER, batch_id=1))) == 1
@@ -74,7 +74,7 @@ def test_events_of_the_batch_itself_are_no_earlier_events(settings: Settings) ->
 
 
 def test_above_the_bound_other_dates_are_removed_and_then_nothing_is_loaded(settings: Settings) -> None:
-    known, folder = KnownIds("shop", 2), tables.EVENTS.path(settings.paths)
+    known, folder = KnownIds("shop", 2), Path(tables.EVENTS.path(settings.paths))
     assert known.load(folder, [FIRST])  # the file also contains the event of the other source
     assert known.load(folder, [SECOND])
     assert _contain(known, "e0", "e1") == [True, True]
@@ -89,7 +89,7 @@ def test_a_table_without_rows_has_no_ids(spark: SparkSession, tmp_path: Path) ->
     settings = Shop(tmp_path).settings()
     tables.EVENTS.create(spark, settings.paths)
     known = KnownIds("shop", 0)
-    assert known.load(tables.EVENTS.path(settings.paths), [FIRST])
+    assert known.load(Path(tables.EVENTS.path(settings.paths)), [FIRST])
     assert _contain(known, "e0") == [False]
 
 

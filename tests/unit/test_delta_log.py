@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
+from profilestream.base import delta_log
 from profilestream.base.delta_log import DeltaLog, latest_version
 
 from tests import delta_tables
@@ -77,6 +79,57 @@ def test_nothing_is_written_to_a_log_that_is_not_the_one_that_was_read(folder: P
     log.refresh()
     assert (log.version, len(log.files), log.transactions) == (6, 6, {"writer": 6})
     assert not _log(folder.with_name("no table")).is_supported
+
+
+def _checksum(folder: Path, version: int) -> Any:
+    file = folder / "_delta_log" / f"{version:020d}.crc"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def test_a_checksum_counts_files_and_transactions_of_all_writers(tmp_path: Path) -> None:
+    folder, schema = tmp_path / "t", Schema.from_arrow(SCHEMA).to_json()
+    assert delta_log.create(folder, schema, [], {"delta.enableDeletionVectors": "true", "a": "1"}, "Rows.")
+    assert _checksum(folder, 0)["metadata"]["configuration"]["a"] == "1"
+    log = _log(folder)
+    assert log.is_supported
+    _commit(log, 3)
+    removed = {"path": "1.parquet", "size": 1, "deletionTimestamp": 0, "dataChange": True}
+    assert log.commit([{"remove": removed}, _add("x"), _add("y")], "other", 7)
+    found = _checksum(folder, 4)
+    assert (found["numFiles"], found["tableSizeBytes"]) == (4, 4)
+    assert {txn["appId"]: txn["version"] for txn in found["setTransactions"]} == {"writer": 3, "other": 7}
+    for version in (3, 4):  # of a writer that writes none
+        (folder / "_delta_log" / f"{version:020d}.crc").unlink()
+    _commit(log, 1)
+    assert _checksum(folder, 5) == {**found, "numFiles": 5, "tableSizeBytes": 5, "setTransactions": [
+        {**txn, "version": 5, "lastUpdated": ANY} if txn["appId"] == "writer" else txn
+        for txn in found["setTransactions"]
+    ]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"remove": {"path": "1.parquet", "deletionTimestamp": 0, "dataChange": True}},
+        {"domainMetadata": {"domain": "d", "configuration": "", "removed": False}},
+    ],
+)
+def test_no_checksum_is_written_when_it_could_be_wrong(folder: Path, action: dict[str, Any]) -> None:
+    log = _log(folder)
+    _commit(log, 1)
+    assert log.commit([action], "writer", 2)
+    _commit(log, 12)
+    assert [_checksum(folder, version) is not None for version in range(15)] == [False, True, *[False] * 13]
+
+
+def test_no_checksum_is_computed_from_an_entry_of_an_unknown_writer(folder: Path) -> None:
+    log = _log(folder)
+    _commit(log, 2)
+    entry, checksum = (folder / "_delta_log" / f"{2:020d}.{suffix}" for suffix in ("json", "crc"))
+    entry.write_text(entry.read_text().replace('"profilestream"', '"another"'))
+    checksum.unlink()
+    _commit(_log(folder), 1)
+    assert _checksum(folder, 1) is not None and _checksum(folder, 3) is None
 
 
 def test_an_entry_of_another_writer_is_not_replaced(folder: Path) -> None:

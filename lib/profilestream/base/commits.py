@@ -8,7 +8,6 @@ session settings, #3934).
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
@@ -18,7 +17,8 @@ from deltalake import DeltaTable as DeltaRsTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import delta_log, files, local_appends
+from profilestream.base import delta_log, local_appends
+from profilestream.base.delta_log import DeltaLog
 from profilestream.base.delta_table import Table, log_entry
 from profilestream.base.errors import Refused, StateCorrupt
 from profilestream.base.keyed_rows import KeyedRows, StoredRows
@@ -53,8 +53,8 @@ class Txn:
 
 def version(spark: SparkSession, table: Table, paths: Paths) -> int:
     """The latest version of the table, read from its log now."""
-    folder = files.local_path(table.path(paths))
-    if folder is not None and (latest := delta_log.latest_version(Path(folder))) >= 0:
+    folder = table.local_folder(paths)
+    if folder is not None and (latest := delta_log.latest_version(folder)) >= 0:
         return latest
     return int(table.log(spark, paths).startTransaction().readVersion())
 
@@ -66,13 +66,12 @@ def versions(spark: SparkSession, tables: Iterable[Table], paths: Paths) -> dict
 
 def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
     """Delta's id of the table; it changes when the table is created again."""
-    return str(table.metadata(spark, paths).id())
+    return table.metadata(spark, paths).id
 
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The last batch that this writer committed to the table; null when there is none."""
-    folder = files.local_path(table.path(paths))
-    if folder is not None:
+    if (folder := table.local_folder(paths)) is not None:
         return DeltaRsTable(folder).transaction_version(app_id)
     batch_id = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
     return None if batch_id < 0 else batch_id
@@ -80,6 +79,10 @@ def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> 
 
 def writers(spark: SparkSession, table: Table, paths: Paths) -> list[str]:
     """Every application id that committed to the table."""
+    if (folder := table.local_folder(paths)) is not None:
+        log = DeltaLog(folder)
+        log.refresh()
+        return sorted(log.transactions)
     ids = table.log(spark, paths).unsafeVolatileSnapshot().transactions().keysIterator()
     app_ids = []
     while ids.hasNext():

@@ -19,13 +19,23 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from profilestream.base.errors import StateCorrupt
+
 Action = dict[str, Any]
 log = logging.getLogger(__name__)
 
 # Spark writes a checkpoint of the log only at its own commits.
 _CHECKPOINT_INTERVAL = 10
+# A checksum is computed from an earlier one and at most this number of entries.
+_CHECKSUM_ENTRIES = 10
+_ENGINE = "profilestream"
+_ENGINES = (_ENGINE, "delta-rs")
 # Features that change neither the entries below nor what a reader of files has to do.
 _KNOWN_FEATURES = {"deletionVectors", "changeDataFeed", "appendOnly", "invariants"}
+_CHECKSUM_FIELDS = (
+    "tableSizeBytes", "numFiles", "numMetadata", "numProtocol", "setTransactions", "domainMetadata", "metadata",
+    "protocol",
+)  # fmt: skip
 # Fields of an `add` action that are written again with a new deletion vector; checkpoints contain others.
 _ADD_FIELDS = ("path", "size", "modificationTime", "stats", "deletionVector")
 
@@ -38,13 +48,113 @@ def latest_version(folder: Path) -> int:
     return version
 
 
-def write_checkpoint_if_due(folder: Path, version: int) -> None:
-    """Write a checkpoint at every tenth version. Without it, the log is read more slowly."""
+def create(folder: Path, schema: str, partitioned_by: Iterable[str], properties: dict[str, str], meaning: str) -> bool:
+    """Create a table without rows, with the protocol that Spark gives it; false if the table exists.
+
+    Args:
+        schema: columns as Delta's JSON.
+
+    Raises:
+        StateCorrupt: the folder contains files of a table whose log is lost.
+    """
+    left = [*folder.glob("[!._]*"), *folder.glob("_delta_log/[!._]*")]
+    if latest_version(folder) >= 0:
+        return False
+    if left:
+        raise StateCorrupt(
+            f"the folder has no log of a Delta table, but contains {left[0].name}",
+            where=str(folder),
+            do="restore the folder _delta_log, or remove the folder",
+        )
+    now = int(time.time() * 1000)
+    info = {"timestamp": now, "operation": "CREATE TABLE", "operationParameters": {}, "engineInfo": _ENGINE}
+    metadata = {
+        "id": str(uuid.uuid4()), **({"description": meaning} if meaning else {}),
+        "format": {"provider": "parquet", "options": {}}, "schemaString": schema,
+        "partitionColumns": list(partitioned_by), "configuration": properties, "createdTime": now,
+    }  # fmt: skip
+    (folder / "_delta_log").mkdir(parents=True, exist_ok=True)
+    actions: list[Action] = [{"commitInfo": info}, {"metaData": metadata}, {"protocol": _protocol(properties)}]
+    if not _write_entry(folder, 0, actions):
+        return False
+    write_checksum(folder, 0)
+    return True
+
+
+def _protocol(properties: dict[str, str]) -> Action:
+    has_feed = properties.get("delta.enableChangeDataFeed") == "true"
+    if properties.get("delta.enableDeletionVectors") != "true":
+        return {"minReaderVersion": 1, "minWriterVersion": 4 if has_feed else 2}
+    features = ["appendOnly", "invariants", "deletionVectors", *(["changeDataFeed"] if has_feed else [])]
+    return {
+        "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"], "writerFeatures": features,
+    }  # fmt: skip
+
+
+def after_commit(folder: Path, version: int) -> None:
+    """Write the checksum of a version, and a checkpoint at every tenth one. Without them, readers are slower."""
+    write_checksum(folder, version)
     if version % _CHECKPOINT_INTERVAL == 0:
         try:
             DeltaTable(folder, version=version).create_checkpoint()
         except (DeltaError, OSError) as error:
             log.warning("no checkpoint of %s at version %s: %s", folder, version, error)
+
+
+def write_checksum(folder: Path, version: int) -> None:
+    """Write the version checksum file: columns, properties, transactions, number and bytes of the files.
+
+    Without it, Spark finds them by a job over the whole log (0.3 s). Spark refuses a table whose checksum is wrong, so
+    nothing is written without a checksum of one of the versions before, or if an entry since then is not known.
+    """
+    checksum = {
+        "tableSizeBytes": 0, "numFiles": 0, "numMetadata": 1, "numProtocol": 1, "setTransactions": [],
+        "domainMetadata": [],
+    }  # fmt: skip
+    first = version + 1
+    while first > 0:
+        if (earlier := _checksum(folder, first - 1)).exists():
+            checksum = json.loads(earlier.read_bytes())
+            break
+        first -= 1
+        if version - first >= _CHECKSUM_ENTRIES:
+            return
+    try:
+        for number in range(first, version + 1):
+            checksum = _next_checksum(checksum, _actions(folder, number))
+    except (KeyError, OSError):
+        return
+    temporary = folder / "_delta_log" / f".{uuid.uuid4()}.tmp"
+    temporary.write_text(json.dumps(checksum), encoding="utf-8")
+    temporary.replace(_checksum(folder, version))
+
+
+def _next_checksum(before: Action, actions: list[Action]) -> Action:
+    """The checksum after an entry. Statistics that only Spark computes are left out; they are optional.
+
+    Raises:
+        KeyError: the entry is of an unknown writer, which may add a file again that is part of the table; or it has an
+            action that is not known.
+    """
+    if not any(a.get("commitInfo", {}).get("engineInfo", "").startswith(_ENGINES) for a in actions):
+        raise KeyError("engineInfo")
+    after = {name: before[name] for name in _CHECKSUM_FIELDS if name in before}
+    transactions = {txn["appId"]: txn for txn in before["setTransactions"]}
+    for action in actions:
+        ((kind, content),) = action.items()
+        if kind in ("add", "remove"):
+            sign = 1 if kind == "add" else -1
+            after["numFiles"] += sign
+            after["tableSizeBytes"] += sign * content["size"]
+        elif kind == "txn":
+            transactions[content["appId"]] = content
+        elif kind in ("metaData", "protocol"):
+            after[kind.lower()] = content
+        elif kind not in ("commitInfo", "cdc"):
+            raise KeyError(kind)
+    if "inCommitTimestamp" in (after["protocol"].get("writerFeatures") or ()):
+        raise KeyError("inCommitTimestamp")
+    return after | {"setTransactions": list(transactions.values())}
 
 
 class DeltaLog:
@@ -77,8 +187,8 @@ class DeltaLog:
         if self.version < 0 or _identity(self.folder, self.version) != self._identity:
             self._reset()
             self._read_checkpoint()
-        while (entry := _entry(self.folder, self.version + 1)).exists():
-            self._apply(json.loads(line) for line in entry.read_bytes().split(b"\n") if line)
+        while _entry(self.folder, self.version + 1).exists():
+            self._apply(_actions(self.folder, self.version + 1))
             self.version += 1
         self._identity = _identity(self.folder, self.version)
 
@@ -94,22 +204,16 @@ class DeltaLog:
         now = int(time.time() * 1000)
         info = {
             "timestamp": now, "operation": "MERGE", "operationParameters": {}, "readVersion": self.version,
-            "isolationLevel": "Serializable", "isBlindAppend": False, "engineInfo": "profilestream",
+            "isolationLevel": "Serializable", "isBlindAppend": False, "engineInfo": _ENGINE,
         }  # fmt: skip
         transaction = {"appId": app_id, "version": batch_id, "lastUpdated": now}
         entries = [{"commitInfo": info}, {"txn": transaction}, *actions]
-        temporary = self.folder / "_delta_log" / f".{uuid.uuid4()}.tmp"
-        temporary.write_text("\n".join(json.dumps(entry) for entry in entries), encoding="utf-8")
-        try:
-            os.link(temporary, _entry(self.folder, self.version + 1))
-        except FileExistsError:
+        if not _write_entry(self.folder, self.version + 1, entries):
             return False
-        finally:
-            temporary.unlink()
         self.version += 1
         self._apply(entries)
         self._identity = _identity(self.folder, self.version)
-        write_checkpoint_if_due(self.folder, self.version)
+        after_commit(self.folder, self.version)
         return True
 
     def _read_checkpoint(self) -> None:
@@ -141,6 +245,27 @@ class DeltaLog:
 
 def _entry(folder: Path, version: int) -> Path:
     return folder / "_delta_log" / f"{version:020d}.json"
+
+
+def _checksum(folder: Path, version: int) -> Path:
+    return _entry(folder, version).with_suffix(".crc")
+
+
+def _actions(folder: Path, version: int) -> list[Action]:
+    return [json.loads(line) for line in _entry(folder, version).read_bytes().split(b"\n") if line]
+
+
+def _write_entry(folder: Path, version: int, actions: list[Action]) -> bool:
+    """Write an entry as a whole; false if it exists."""
+    temporary = folder / "_delta_log" / f".{uuid.uuid4()}.tmp"
+    temporary.write_text("\n".join(json.dumps(action) for action in actions), encoding="utf-8")
+    try:
+        os.link(temporary, _entry(folder, version))
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
 
 
 def _identity(folder: Path, version: int) -> tuple[int, int] | None:

@@ -6,10 +6,12 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 from delta.tables import DeltaTable, DeltaTableBuilder
+from deltalake import DeltaTable as DeltaRsTable
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -17,7 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from profilestream.base import files
+from profilestream.base import delta_log, files
 from profilestream.base.columns import Column
 from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
 from profilestream.base.jvm import java_class
@@ -44,6 +46,20 @@ def _commented(struct: T.StructType, columns: tuple[Column, ...]) -> T.StructTyp
         inner = _commented(cast(T.StructType, stored.dataType), column.fields) if column.fields else stored.dataType
         fields.append(T.StructField(stored.name, inner, stored.nullable, {"comment": column.comment}))
     return T.StructType(fields)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Delta's metadata of a stored table; its id changes when the table is created again."""
+
+    id: str
+    schema: T.StructType
+    properties: dict[str, str]
+
+    @property
+    def schema_version(self) -> int:
+        """The version of the columns; 0 if it is not stored."""
+        return int(self.properties.get(VERSION_PROPERTY, 0))
 
 
 @dataclass(frozen=True)
@@ -116,20 +132,36 @@ class Table:
         logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
         return logs.forTable(spark._jsparkSession, self.uri(paths))
 
-    def metadata(self, spark: SparkSession, paths: Paths) -> Any:
-        """Delta's metadata of the table (id, columns, properties), read from its log now."""
-        return self.log(spark, paths).startTransaction().metadata()
+    def local_folder(self, paths: Paths) -> Path | None:
+        """The folder of the table; null on a remote file system."""
+        folder = files.local_path(self.path(paths))
+        return None if folder is None else Path(folder)
+
+    def metadata(self, spark: SparkSession, paths: Paths) -> Metadata:
+        """Id, columns and properties of the table, read from its log now; without Spark if the table is local."""
+        if (folder := self.local_folder(paths)) is not None:
+            stored = DeltaRsTable(folder)
+            metadata, schema = stored.metadata(), stored.schema().to_json()
+            return Metadata(str(metadata.id), T.StructType.fromJson(json.loads(schema)), metadata.configuration)
+        found = self.log(spark, paths).startTransaction().metadata()
+        names = java_class(spark, "scala.jdk.javaapi.CollectionConverters").asJava(found.configuration())
+        return Metadata(found.id(), T.StructType.fromJson(json.loads(found.schemaString())), dict(names))
 
     def property_of(self, spark: SparkSession, paths: Paths, key: str) -> str | None:
         """A property of the table, read from its log now; null when it is not set."""
-        return _property(self.metadata(spark, paths), key)
+        return self.metadata(spark, paths).properties.get(key)
 
     def create(self, spark: SparkSession, paths: Paths) -> bool:
         """Create the table if it does not exist; true if it was created.
 
-        A process that was killed while it created the table leaves a log without a version. Delta then fails both to
-        create the table (it exists) and to read it (it is not found). Such a log is removed.
+        On a remote file system, Spark creates it. A process that was killed while it did so leaves a log without a
+        version. Delta then fails both to create the table (it exists) and to read it (it is not found). Such a log is
+        removed.
         """
+        if (folder := self.local_folder(paths)) is not None:
+            return delta_log.create(
+                folder, self.schema.json(), self.partitioned_by, self._stored_properties(), self.meaning
+            )
         path = self.uri(paths)
         with _CREATE_LOCKS.setdefault(path, threading.Lock()):
             for _ in range(_CREATE_ATTEMPTS - 1):
@@ -150,13 +182,15 @@ class Table:
         builder = builder.location(path).addColumns(self.schema)
         builder = builder.comment(self.meaning) if self.meaning else builder
         builder = builder.partitionedBy(*self.partitioned_by) if self.partitioned_by else builder
+        for key, value in self._stored_properties().items():
+            builder = builder.property(key, value)
+        return builder
+
+    def _stored_properties(self) -> dict[str, str]:
         properties = {VERSION_PROPERTY: str(self.schema_version), **self.properties}
         if self.declaration:
             properties[DECLARATION_PROPERTY] = self.declaration
-        properties |= {_PROPERTY_PREFIX + name: value for name, value in self.fixed_settings.items()}
-        for key, value in properties.items():
-            builder = builder.property(key, value)
-        return builder
+        return properties | {_PROPERTY_PREFIX + name: value for name, value in self.fixed_settings.items()}
 
     def recreate(self, spark: SparkSession, paths: Paths) -> None:
         """Delete the table and create it without rows. Delta cannot replace a table that is not in a catalog."""
@@ -185,6 +219,8 @@ class Table:
 
     def exists(self, spark: SparkSession, paths: Paths) -> bool:
         """Whether the table exists."""
+        if (folder := self.local_folder(paths)) is not None:
+            return delta_log.latest_version(folder) >= 0
         return DeltaTable.isDeltaTable(spark, self.uri(paths))
 
     def require(self, spark: SparkSession, paths: Paths, *, do: str) -> None:
@@ -219,32 +255,31 @@ class Table:
         """
         self._checked_metadata(spark, paths)
 
-    def _checked_metadata(self, spark: SparkSession, paths: Paths) -> Any:
+    def _checked_metadata(self, spark: SparkSession, paths: Paths) -> Metadata:
         path, metadata = self.path(paths), self.metadata(spark, paths)
-        stored = int(_property(metadata, VERSION_PROPERTY) or 0)
+        stored = metadata.schema_version
         if stored > self.schema_version:
             raise Refused(
                 f"table {self.name} has schema version {stored}; this code supports {self.schema_version}",
                 where=path,
                 do="run the newer profilestream that wrote it",
             )
-        if self.declaration and _property(metadata, DECLARATION_PROPERTY) != self.declaration:
+        if self.declaration and metadata.properties.get(DECLARATION_PROPERTY) != self.declaration:
             raise Refused(
                 f"table {self.name} was derived by another declaration",
                 where=path,
                 do="restore the declaration, or derive the table again from all events: --rebuild",
             )
         for name, value in self.fixed_settings.items():
-            created_with = _property(metadata, _PROPERTY_PREFIX + name)
+            created_with = metadata.properties.get(_PROPERTY_PREFIX + name)
             if created_with != value:
                 raise Refused(
                     f"{name} is {value!r}, but table {self.name} was created with {created_with!r}",
                     where=path,
                     do=f"set {name} to {created_with!r}, or write into a new warehouse (paths.warehouse)",
                 )
-        columns = _columns(metadata)
-        new = self._new_columns(columns.names) if stored < self.schema_version else []
-        self.check(T.StructType([*columns, *new]))
+        new = self._new_columns(metadata.schema.names) if stored < self.schema_version else []
+        self.check(T.StructType([*metadata.schema, *new]))
         return metadata
 
     def upgrade(self, spark: SparkSession, paths: Paths) -> None:
@@ -254,10 +289,10 @@ class Table:
             Refused, SchemaMismatch: as check_stored.
         """
         metadata = self._checked_metadata(spark, paths)
-        if int(_property(metadata, VERSION_PROPERTY) or 0) >= self.schema_version:
+        if metadata.schema_version >= self.schema_version:
             return
         path = f"delta.`{self.uri(paths)}`"
-        missing = self._new_columns(_columns(metadata).names)
+        missing = self._new_columns(metadata.schema.names)
         new = [f"{column.name} {column.dataType.simpleString()}" for column in missing]
         if new:
             spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(new)})")
@@ -282,15 +317,6 @@ class Table:
                 where=f"table {self.name}",
                 do=f"end the transform with a select of the columns of {self.name}, as its declaration lists them",
             )
-
-
-def _property(metadata: Any, key: str) -> str | None:
-    value = metadata.configuration().get(key)
-    return str(value.get()) if value.isDefined() else None
-
-
-def _columns(metadata: Any) -> T.StructType:
-    return T.StructType.fromJson(json.loads(metadata.schemaString()))
 
 
 def log_entry(spark: SparkSession, path: str, version: int) -> list[dict[str, Any]] | None:

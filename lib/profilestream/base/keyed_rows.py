@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
-from profilestream.base import deletion_vectors, files, local_appends
+from profilestream.base import deletion_vectors, local_appends
 from profilestream.base.deletion_vectors import Positions
 from profilestream.base.delta_log import Action, DeltaLog
 from profilestream.base.delta_table import Table
@@ -74,9 +73,9 @@ class KeyedRows:
     """
 
     def __init__(self, table: Table, paths: Paths) -> None:
-        folder = files.local_path(table.path(paths))
+        folder = table.local_folder(paths)
         assert folder is not None
-        self._table, self._folder = table, Path(folder)
+        self._table, self._folder = table, folder
         self._schema = table.arrow_schema
         self._log = DeltaLog(self._folder)
         self._files: dict[str, _IndexedFile] = {}

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
-from profilestream.base import files
-from profilestream.base.delta_log import write_checkpoint_if_due
+from profilestream.base.delta_log import after_commit, latest_version
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Paths
 
@@ -32,7 +31,7 @@ _LONGEST_STATISTIC = 32  # characters, as of Spark
 
 def is_possible(table: Table, paths: Paths) -> bool:
     """Whether the table is in a local file system, where a commit cannot replace another one."""
-    return files.local_path(table.path(paths)) is not None
+    return table.local_folder(paths) is not None
 
 
 def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] | None = None) -> None:
@@ -42,7 +41,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
         rows: with the columns of the table.
         writer: application id and batch; null: append in any case.
     """
-    folder = files.local_path(table.path(paths))
+    folder = table.local_folder(paths)
     assert folder is not None
     stored = DeltaTable(folder)
     last = stored.transaction_version(writer[0]) if writer else None
@@ -50,7 +49,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
         return
     rows = rows.select(table.names).cast(table.arrow_schema)
     parts = _partitions(rows, table.partitioned_by)
-    written = [write_file(part, Path(folder), values, table) for values, part in parts]
+    written = [write_file(part, folder, values, table) for values, part in parts]
     added: list[AddAction | RemoveAction] = [
         AddAction(
             add["path"], add["size"], add["partitionValues"], add["modificationTime"], add["dataChange"], add["stats"]
@@ -64,7 +63,7 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
         list(table.partitioned_by) or None,
         commit_properties=CommitProperties(app_transactions=[Transaction(*writer)] if writer else None),
     )
-    write_checkpoint_if_due(Path(folder), stored.version())
+    after_commit(folder, latest_version(folder))
 
 
 def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:

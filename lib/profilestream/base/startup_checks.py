@@ -35,9 +35,12 @@ def check_start(
         with Threads(spark, len(tables)) as threads:
             creation_flags = threads.map(lambda table: table.create(spark, paths), tables)
         existing = tuple(table for table, is_new in zip(tables, creation_flags, strict=True) if not is_new)
-    with commits.preload_states(spark, existing, paths):
-        for table in existing:
-            _check_table(spark, name, table, checkpoint, paths, is_last=table is tables[-1])
+    checkpoint.epoch()  # is created here, not by several threads at once
+    with Threads(spark, len(tables)) as threads:
+        for check in [
+            threads.submit(_check_table, spark, name, t, checkpoint, paths, t is tables[-1]) for t in existing
+        ]:
+            check.result()
     for table in tables:
         table.register(spark, paths)
 
@@ -84,7 +87,7 @@ def _check_no_other_epoch(
 
 
 def _check_table(
-    spark: SparkSession, name: str, table: Table, checkpoint: Checkpoint, paths: Paths, *, is_last: bool
+    spark: SparkSession, name: str, table: Table, checkpoint: Checkpoint, paths: Paths, is_last: bool
 ) -> None:
     started, finished = checkpoint.last_started(), checkpoint.last_finished()
     if not table.exists(spark, paths):

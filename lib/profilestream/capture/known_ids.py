@@ -39,7 +39,7 @@ class KnownIds:
         self._source, self._max_keys = source, max_keys
         self._by_date: dict[date, Hashes] = {}
 
-    def load(self, folder: str, dates: list[date]) -> bool:
+    def load(self, folder: Path, dates: list[date]) -> bool:
         """Load the ids of these dates that are not in memory; false if there are more than `max_keys`.
 
         Args:
@@ -60,7 +60,7 @@ class KnownIds:
             self._by_date[day] = np.sort(hashes[days == np.datetime64(day)])
         return True
 
-    def stored(self, folder: str, dates: list[date], ids: "pa.ChunkedArray[Any]", txn: Txn) -> pa.Table:
+    def stored(self, folder: Path, dates: list[date], ids: "pa.ChunkedArray[Any]", txn: Txn) -> pa.Table:
         """The stored events of the source with these ids and dates, as `dedupe.stored_events` selects them."""
         is_same_batch = (ds.field("epoch") == txn.epoch) & (ds.field("batch_id") == txn.batch_id)
         columns = [name for name in EVENTS.names if name not in EVENTS.partitioned_by]
@@ -95,7 +95,7 @@ class KnownIds:
         return sum(map(len, self._by_date.values()))
 
 
-def _files_on(folder: str, dates: list[date]) -> tuple[list[str], int]:
+def _files_on(folder: Path, dates: list[date]) -> tuple[list[str], int]:
     """The paths of the files of `events` that can contain events of these dates, and the number of their rows.
 
     The number is infinite if the table can have deletion vectors, which only Spark reads.
@@ -108,6 +108,6 @@ def _files_on(folder: str, dates: list[date]) -> tuple[list[str], int]:
     for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
         first, last = file.get("min.event_date") or date.min, file.get("max.event_date") or date.max
         if file["partition.event_period"] in periods and any(first <= day <= last for day in dates):
-            paths.append(str(Path(folder) / unquote(file["path"])))
+            paths.append(str(folder / unquote(file["path"])))
             rows += file["num_records"] or 0
     return paths, rows

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from profilestream.base import event_period, files, tables
+from profilestream.base import event_period, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import PartitionBy
 from profilestream.capture import batch_monitor, cleaning_rules, currency, dedupe, execute_mapping
@@ -157,7 +157,7 @@ def table_rows(rows: pa.Table, table: Table, constants: dict[str, Any]) -> pa.Ta
 def _repeats(good: pa.Table, context: BatchContext, dates: list[date]) -> list[dict[str, Any]]:
     """As dedupe.find_repeats. Only rows whose ids repeat by their hash are compared."""
     batch, mapping, known = context.batch, context.mapping, context.known_ids
-    folder = files.local_path(tables.EVENTS.path(batch.paths))
+    folder = tables.EVENTS.local_folder(batch.paths)
     assert folder is not None
     searched = dedupe.searched_dates(dates, mapping)
     if not known.load(folder, searched):
