@@ -162,10 +162,14 @@ def test_spark_would_create_the_same_table(spark: SparkSession, tmp_path: Path, 
         {name: value for action in log_entry(spark, table.path(paths), 0) or [] for name, value in action.items()}
         for paths in (here, there)
     ]
-    for found in actions:
-        found["metaData"] |= {"id": "", "createdTime": 0, "schemaString": json.loads(found["metaData"]["schemaString"])}
+    for table_actions in actions:
+        table_actions["metaData"] |= {
+            "id": "",
+            "createdTime": 0,
+            "schemaString": json.loads(table_actions["metaData"]["schemaString"]),
+        }
         for features in ("readerFeatures", "writerFeatures"):
-            found["protocol"][features] = sorted(found["protocol"].get(features, []))
+            table_actions["protocol"][features] = sorted(table_actions["protocol"].get(features, []))
     assert actions[0]["metaData"] == actions[1]["metaData"]
     assert actions[0]["protocol"] == actions[1]["protocol"]
 

@@ -95,15 +95,15 @@ def test_a_checksum_counts_files_and_transactions_of_all_writers(tmp_path: Path)
     _commit(log, 3)
     removed = {"path": "1.parquet", "size": 1, "deletionTimestamp": 0, "dataChange": True}
     assert log.commit([{"remove": removed}, _add("x"), _add("y")], "other", 7)
-    found = _checksum(folder, 4)
-    assert (found["numFiles"], found["tableSizeBytes"]) == (4, 4)
-    assert {txn["appId"]: txn["version"] for txn in found["setTransactions"]} == {"writer": 3, "other": 7}
+    checksum = _checksum(folder, 4)
+    assert (checksum["numFiles"], checksum["tableSizeBytes"]) == (4, 4)
+    assert {txn["appId"]: txn["version"] for txn in checksum["setTransactions"]} == {"writer": 3, "other": 7}
     for version in (3, 4):  # of a writer that writes none
         (folder / "_delta_log" / f"{version:020d}.crc").unlink()
     _commit(log, 1)
-    assert _checksum(folder, 5) == {**found, "numFiles": 5, "tableSizeBytes": 5, "setTransactions": [
+    assert _checksum(folder, 5) == {**checksum, "numFiles": 5, "tableSizeBytes": 5, "setTransactions": [
         {**txn, "version": 5, "lastUpdated": ANY} if txn["appId"] == "writer" else txn
-        for txn in found["setTransactions"]
+        for txn in checksum["setTransactions"]
     ]}  # fmt: skip
 
 

@@ -282,5 +282,7 @@ def _checkpoint_version(folder: Path) -> int:
     try:
         return int(json.loads((folder / "_delta_log" / "_last_checkpoint").read_bytes())["version"])
     except (FileNotFoundError, ValueError):  # it is optional, and Hadoop replaces it in two steps
-        found = (re.match(r"(\d{20})\.checkpoint", path.name) for path in (folder / "_delta_log").glob("*.checkpoint*"))
-        return max((int(match[1]) for match in found if match), default=-1)
+        matches = (
+            re.match(r"(\d{20})\.checkpoint", path.name) for path in (folder / "_delta_log").glob("*.checkpoint*")
+        )
+        return max((int(match[1]) for match in matches if match), default=-1)

@@ -143,9 +143,9 @@ class Table:
             stored = DeltaRsTable(folder)
             metadata, schema = stored.metadata(), stored.schema().to_json()
             return Metadata(str(metadata.id), T.StructType.fromJson(json.loads(schema)), metadata.configuration)
-        found = self.log(spark, paths).startTransaction().metadata()
-        names = java_class(spark, "scala.jdk.javaapi.CollectionConverters").asJava(found.configuration())
-        return Metadata(found.id(), T.StructType.fromJson(json.loads(found.schemaString())), dict(names))
+        remote = self.log(spark, paths).startTransaction().metadata()
+        properties = java_class(spark, "scala.jdk.javaapi.CollectionConverters").asJava(remote.configuration())
+        return Metadata(remote.id(), T.StructType.fromJson(json.loads(remote.schemaString())), dict(properties))
 
     def property_of(self, spark: SparkSession, paths: Paths, key: str) -> str | None:
         """A property of the table, read from its log now; null when it is not set."""
