@@ -14,6 +14,7 @@ from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
 from profilestream.base.queries import RunOptions
+from profilestream.base.runner import rows_of
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage
 from profilestream.derive.fold import Fold
@@ -109,5 +110,6 @@ def test_a_killed_run_has_the_result_of_an_undisturbed_run(spark: SparkSession, 
 
 
 def _update(fold: Fold, table: DataFrame, events: DataFrame) -> DataFrame:
-    updated = fold.update(table, events).localCheckpoint()
+    new = fold.selection.rows(events)
+    updated = fold.update(rows_of(new, table, list(fold.derived.keys)), new).localCheckpoint()
     return table.join(updated, list(fold.derived.keys), "left_anti").unionByName(updated)

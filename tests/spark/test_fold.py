@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profilestream.base.errors import BadSettings
+from profilestream.base.runner import rows_of
 from profilestream.base.settings import validated
 from profilestream.derive.fold import Fold
 from profilestream.derive.statistics import MeanVector, Quantiles
@@ -98,7 +99,8 @@ def update_in_turn(batches: list[DataFrame], derived: DerivedTable) -> DataFrame
 
     def update(table: DataFrame, events: DataFrame) -> DataFrame:
         untouched = table.join(events, "user_id", "left_anti")
-        return untouched.unionByName(fold.update(table, events)).localCheckpoint()
+        new = fold.selection.rows(events)
+        return untouched.unionByName(fold.update(rows_of(new, table, ["user_id"]), new)).localCheckpoint()
 
     return reduce(update, batches[1:], fold.partials(batches[0]))
 

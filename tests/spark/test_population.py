@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings
+from profilestream.base.runner import rows_of
 from profilestream.base.settings import validated
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
@@ -61,7 +62,8 @@ def _merge_batches(
     profiles = spark.createDataFrame([], derived.table.schema)
     stats = spark.createDataFrame([], derived.population_table.schema)
     for batch_id, n in enumerate(batches):
-        updated = fold.update(profiles, events.where(F.col("batch") == n)).localCheckpoint()
+        new = fold.selection.rows(events.where(F.col("batch") == n))
+        updated = fold.update(rows_of(new, profiles, ["user_id"]), new).localCheckpoint()
         txn, touched = Txn("q", "epoch", batch_id), profiles.join(updated, "user_id", "left_semi")
         change = population.change(updated, touched, derived)
         _assert_local_change_equals(change, updated, touched, derived)
@@ -76,7 +78,7 @@ def _merge_batches(
 def _assert_local_change_equals(
     change: PopulationSums, rows: DataFrame, before: DataFrame, derived: DerivedTable
 ) -> None:
-    local = population.local_change(rows.toArrow(), before.toArrow(), derived)
+    local = population.change(rows.toArrow(), before.toArrow(), derived)
     assert (local.as_of, local.users) == (change.as_of, change.users)
     assert local.sums == pytest.approx(change.sums, rel=1e-12, abs=1e-9)
     assert local.squares == pytest.approx(change.squares, rel=1e-12, abs=1e-9)

@@ -8,7 +8,6 @@ session settings, #3934).
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ from profilestream.base.delta_log import DeltaLog
 from profilestream.base.delta_table import Table, log_entry
 from profilestream.base.errors import Refused, StateCorrupt
 from profilestream.base.keyed_rows import KeyedRows, StoredRows
+from profilestream.base.runner import Rows, with_constant
 from profilestream.base.session import Threads, conf_set, materialize
 from profilestream.base.settings import Paths, fingerprint
 
@@ -35,7 +35,6 @@ _MERGE_CONF = {
     "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # of unknown size: a local checkpoint
 }
 _SMALL_ROW_GROUP_BYTES = str(1 << 20)
-Rows = TypeVar("Rows", DataFrame, pa.Table)
 
 
 @dataclass(frozen=True)
@@ -144,16 +143,10 @@ def next_txn(spark: SparkSession, table: Table, paths: Paths, step: str, inputs:
     return None if last_batch(spark, table, paths, txn.app_id(table)) == latest else txn
 
 
-def arrow_with_batch_columns(rows: pa.Table, txn: Txn) -> pa.Table:
-    """Rows with epoch and batch id."""
-    rows = rows.append_column("epoch", pa.repeat(txn.epoch, len(rows)))
-    return rows.append_column("batch_id", pa.repeat(txn.batch_id, len(rows)))
-
-
-def with_batch_columns(rows: DataFrame, table: Table, txn: Txn, *more: str) -> DataFrame:
+def with_batch_columns(rows: Rows, table: Table, txn: Txn, *more: str) -> Rows:
     """Rows in the column order of the table, with epoch and batch id filled in; `more` columns follow."""
-    stamp = {"epoch": F.lit(txn.epoch), "batch_id": F.lit(txn.batch_id).cast("bigint")}
-    return rows.withColumns(stamp).select(*table.names, *more)
+    rows = with_constant(with_constant(rows, "epoch", txn.epoch), "batch_id", txn.batch_id)
+    return rows.select(*table.names, *more) if isinstance(rows, DataFrame) else rows.select([*table.names, *more])
 
 
 def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) -> None:

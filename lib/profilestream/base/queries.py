@@ -1,23 +1,24 @@
 """Declaration of a streaming query: its source, its tables, and the function that writes one micro-batch."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamReader
 
-from profilestream.base import commits, local_appends
+from profilestream.base import commits, local_appends, runner
 from profilestream.base.checkpoints import Checkpoint, Plan
-from profilestream.base.commits import Rows, Txn
+from profilestream.base.commits import Txn
 from profilestream.base.date_order import rows_in_date_order
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.keyed_rows import KeyedRows
+from profilestream.base.runner import Rows, Selection
 from profilestream.base.session import Threads
 from profilestream.base.settings import Paths, fingerprint
 from profilestream.base.tables import EVENTS
@@ -33,6 +34,18 @@ class BatchResult:
     rows_in: int = 0
     rows_out: int = 0
     files: int = 0
+
+
+@dataclass(frozen=True)
+class Stored(Generic[Rows]):
+    """Stored rows that an update is computed from.
+
+    Args:
+        read_as: arguments of commits.merge: the commit is refused if the table has changed since.
+    """
+
+    rows: Rows
+    read_as: dict[str, Any]
 
 
 @dataclass
@@ -84,6 +97,50 @@ class Batch:
         index = self.indexes[table.name]
         return index if index.refresh(self.local_max_keys) else None
 
+    def select(
+        self, frame: DataFrame, selections: Sequence[Selection], count: int, tables: Sequence[Table]
+    ) -> list[Any]:
+        """The results of selections over a frame: Arrow tables if the driver processes the batch, otherwise frames.
+
+        Args:
+            count: number of rows of the frame.
+            tables: that the results are written to.
+        """
+        if all(self._is_written_locally(count, table) for table in tables):
+            with self.phase("evaluate"):
+                return runner.collect(frame, selections)
+        return [selection.rows(frame) for selection in selections]
+
+    def _is_written_locally(self, rows: int, table: Table) -> bool:
+        return self.keyed_rows(rows, table) is not None if table.is_updated else self.is_local(rows, table)
+
+    def stored(self, table: Table, keys: Rows) -> Stored[Rows]:
+        """The rows of a table that an update of these keys is computed from.
+
+        Args:
+            keys: a result of `select`, with the key columns of the table.
+        """
+        if isinstance(keys, DataFrame):
+            pinned = None if self.is_retry else self.plan.versions.get(table.name)
+            version = commits.version(self.spark, table, self.paths) if pinned is None else pinned
+            rows = runner.rows_of(keys, table.read(self.spark, self.paths, version=version), table.key)
+            return Stored(rows, {"read_version": version})
+        with self.phase("read rows"):
+            index = self.indexes[table.name]
+            before = index.find(keys.select(list(table.key)))
+        return Stored(before.rows, {"index": index, "before": before})
+
+    def append_all(self, rows: Sequence[tuple[Rows, Table]]) -> None:
+        """Append to several tables, two at a time: one is planned while the other is computed.
+
+        The last table is written alone, after the others: it marks the batch as complete (Query.tables).
+        """
+        *others, last = rows
+        with self.in_background(at_once=2) as run:
+            for one in others:
+                run(self.append, *one)
+        self.append(*last)
+
     def append(self, rows: DataFrame | pa.Table, table: Table, count: int | None = None) -> None:
         """Append to a table unless it already contains this batch.
 
@@ -116,13 +173,18 @@ class Batch:
         for future in futures:
             future.result()
 
-    def merge(self, rows: Rows, table: Table, *, count: int | None = None, **how: Any) -> Rows:
+    def merge(
+        self, rows: Rows, table: Table, *, stored: Stored[Rows] | None = None, count: int | None = None, **how: Any
+    ) -> Rows:
         """Insert or update rows by key unless the table already contains this batch; returns the rows.
 
         Args:
-            count: number of input rows, if there are about as many rows; few are written in the process of the driver.
+            stored: the rows of the table that the rows were computed from.
+            count: number of input rows of a frame, if it has about as many rows; few are written by the driver.
             how: keyword arguments of commits.merge.
         """
+        if stored is not None:
+            how |= stored.read_as
         with self.phase(f"merge {table.name}"):
             if self.is_done(table):
                 return rows
@@ -134,8 +196,10 @@ class Batch:
             return commits.merge(rows, table, self.paths, self.txn, **how)
 
     @contextmanager
-    def cached(self, frame: DataFrame, *, is_small: bool = False) -> Iterator[tuple[DataFrame, int]]:
+    def cached(self, frame: Rows, *, is_small: bool = False) -> Iterator[tuple[Rows, int]]:
         """Hold the rows of a frame during the block: few rows in the driver, others in the cache of Spark.
+
+        An Arrow table is held as it is.
 
         Args:
             is_small: the frame probably has few rows, whatever Spark estimates.
@@ -143,6 +207,9 @@ class Batch:
         Yields:
             The held rows, and their number.
         """
+        if not isinstance(frame, DataFrame):
+            yield frame, len(frame)
+            return
         with self.phase("read"):
             is_small = is_small or _estimated_bytes(frame) <= self.local_max_rows * _BYTES_PER_ROW
             few = self._collected(frame) if is_small else None

@@ -5,20 +5,21 @@ weights are valid at that time. So rows of a key can be merged in any order, and
 row of a table with one row per key contains values for readers in addition.
 
 Spark evaluates the SQL of a declaration, and brings the rows of a key together in the order of their times; the kernels
-(kernels/) compute the states. The driver collects rows only for small batches.
+(kernels/) compute the states. For few rows, they are called in the process of the driver (base/runner.py).
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base.runner import ByKey, Rows, Selection, column_names, compute, evaluate, with_constant
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
-from profilestream.derive.kernels.kernel import TIMESTAMP
 from profilestream.derive.statistics import Heaviest, by_facet
 from profilestream.derive.table_declaration import STATE, DerivedTable, Statistic
 
@@ -32,30 +33,42 @@ class Fold:
 
     derived: DerivedTable
 
+    @cached_property
+    def selection(self) -> Selection:
+        """The events that satisfy `where` and have all keys, with the columns of the kernels."""
+        keys = {name: F.expr(key.of).cast(key.type) for name, key in self.derived.keys.items()}
+        order = {name: F.col(name) for name in _ORDER}
+        values = {f"_value_{n}": F.expr(sql) for n, sql in enumerate(self._value_texts)}
+        weights = {f"_weight_{n}": F.expr(sql).try_cast("double") for n, sql in enumerate(self._weight_texts)}
+        return Selection(keys | order | values | weights, self.derived.where, tuple(self._keys))
+
     def partials(self, events: DataFrame) -> DataFrame:
         """Events -> one row of the table per key, without epoch and batch."""
-        return self._fold(self._event_rows(events), _ORDER)
+        return self.fold_events(self.selection.rows(events))
 
-    def merge_rows(self, rows: DataFrame, order: tuple[str, ...] = BATCH_COLUMNS) -> DataFrame:
+    def fold_events(self, events: Rows) -> Rows:
+        """As `partials`, for the result of `selection`."""
+        return self._fold(_ORDER, events)
+
+    def merge_rows(self, rows: Rows, order: tuple[str, ...] = BATCH_COLUMNS) -> Rows:
         """Rows of the table, several per key -> one row per key.
 
         Args:
             order: columns of the rows that order rows of a key with equal `as_of`, so that sums are the same bit for
                 bit. Columns that the rows do not have are left out.
         """
-        tie_breakers = [name for name in order if name in rows.columns]
-        return self._fold(self._stored_rows(rows, *tie_breakers), ("event_time", *tie_breakers))
+        order = tuple(filter(column_names(rows).__contains__, order))
+        return self._fold(("event_time", *order), self._stored_rows(rows, *order))
 
-    def update(self, stored: DataFrame, events: DataFrame) -> DataFrame:
-        """The stored rows of the events' keys, one per key, with the events folded into them.
+    def update(self, stored: Rows, events: Rows) -> Rows:
+        """The stored rows, one per key, with the events folded into them, and new rows for other keys.
 
-        Only rows of the events' keys are in the result.
+        Args:
+            stored: the rows of the table with the keys of the events.
+            events: the result of `selection`.
         """
-        new = self._event_rows(events)
-        touched = stored.join(new.select(*self._keys).distinct(), self._keys, "left_semi")
-        old = self._stored_rows(touched).withColumn("is_stored", F.lit(True))
-        rows = old.unionByName(new.withColumn("is_stored", F.lit(False)), allowMissingColumns=True)
-        return self._fold(rows, ("is_stored", *_ORDER))
+        old = with_constant(self._stored_rows(stored), "is_stored", True)
+        return self._fold(("-is_stored", *_ORDER), old, with_constant(events, "is_stored", False))
 
     def read(self, rows: DataFrame, at: Column | None = None) -> DataFrame:
         """Rows, one per key -> keys, `as_of`, and the values of statistics and readings at `at`.
@@ -65,9 +78,9 @@ class Fold:
         """
         time = F.col("as_of") if at is None else at
         inputs = rows.select(*self._keys, "as_of", time.alias("at"), *self._stored_states)
-        types = [f"{_state(n)} {statistic.result_ddl}" for n, _, statistic in self._numbered]
-        outputs = ", ".join([*self._key_ddl, "as_of timestamp", "at timestamp", *types])
-        read = inputs.mapInArrow(self._group_fold.read, outputs)
+        types = self._key_types | {"as_of": "timestamp", "at": "timestamp"}
+        types |= {_state(n): statistic.result_ddl for n, _, statistic in self._numbered}
+        read = inputs.mapInArrow(self._group_fold.read, _columns_ddl(types))
         by_column = read.select(*self._keys, "as_of", "at", *_in_facets(self._state_columns))
         values = {path: F.col(path) for path in self.derived.statistics}
         return by_column.select(*self._keys, "as_of", *_in_facets(values | self._readings))
@@ -83,8 +96,8 @@ class Fold:
         return list(self.derived.keys)
 
     @cached_property
-    def _key_ddl(self) -> list[str]:
-        return [f"`{name}` {key.type}" for name, key in self.derived.keys.items()]
+    def _key_types(self) -> dict[str, str]:
+        return {name: key.type for name, key in self.derived.keys.items()}
 
     @cached_property
     def _numbered(self) -> list[tuple[int, str, Statistic]]:
@@ -104,113 +117,49 @@ class Fold:
     def _weight_texts(self) -> list[str]:
         return list(dict.fromkeys(s.weight for s in self.derived.statistics.values()))
 
-    @cached_property
-    def _event_columns(self) -> dict[str, Column]:
-        """Keys, order, values and weights of an event."""
-        keys = {name: F.expr(key.of).cast(key.type) for name, key in self.derived.keys.items()}
-        order = {name: F.col(name) for name in _ORDER}
-        values = {f"_value_{n}": F.expr(sql) for n, sql in enumerate(self._value_texts)}
-        weights = {f"_weight_{n}": F.expr(sql).try_cast("double") for n, sql in enumerate(self._weight_texts)}
-        return keys | order | values | weights
-
-    def _event_rows(self, events: DataFrame) -> DataFrame:
-        """The events that satisfy `where` and have all keys, with the columns of the kernels."""
-        columns = [column.alias(name) for name, column in self._event_columns.items()]
-        return events.where(F.expr(self.derived.where)).select(*columns).dropna(subset=self._keys)
-
-    def _few_event_columns(self, prefix: str) -> list[Column]:
-        """The columns of `_event_rows` with a prefix; the keys of other events are null."""
-        is_relevant = F.expr(self.derived.where)
-        return [F.when(is_relevant, one).alias(prefix + name) for name, one in self._event_columns.items()]
-
-    def _stored_rows(self, rows: DataFrame, *more: str) -> DataFrame:
+    def _stored_rows(self, rows: Rows, *more: str) -> Rows:
         """Rows of the table with the columns of the kernels."""
-        return rows.select(*self._keys, F.col("as_of").alias("event_time"), *more, *self._stored_states)
+        if isinstance(rows, DataFrame):
+            return rows.select(*self._keys, F.col("as_of").alias("event_time"), *more, *self._stored_states)
+        columns = {name: rows[name] for name in (*self._keys, *more)} | {"event_time": rows["as_of"]}
+        return pa.table(columns | self._states_of(partial(_arrow_value, rows), _arrow_struct))
 
     @cached_property
     def _stored_states(self) -> list[Column]:
-        """The states of the kernels, from a row of the table."""
+        states = self._states_of(F.col, lambda fields: F.struct(*[one.alias(name) for name, one in fields.items()]))
+        return [state.alias(name) for name, state in states.items()]
 
-        def state(path: str, statistic: Statistic) -> Column:
-            if statistic.is_plain or not self.derived.has_values:
-                return F.col(path)
-            hidden = F.col(f"{STATE}.{path}")
-            if isinstance(statistic, Heaviest):
-                return F.struct(F.col(path).alias("weights"), hidden.alias("rest"))
-            return hidden
-
-        return [state(path, statistic).alias(_state(n)) for n, path, statistic in self._numbered]
-
-    def _fold(self, rows: DataFrame, order: tuple[str, ...]) -> DataFrame:
-        """One row of the table per key; a stored row comes before the events of its key."""
-        ascending = [F.col(name).desc() if name == "is_stored" else F.col(name) for name in order]
-        by_key = rows.repartition(*self._keys).sortWithinPartitions(*self._keys, *ascending)
-        states = [f"{_state(n)} {statistic.ddl}" for n, _, statistic in self._numbered]
-        results = [f"{_result(n)} {statistic.result_ddl}" for n, _, statistic in self._numbered if n in self._results]
-        ddl = ", ".join([*self._key_ddl, "as_of timestamp", *states, *results])
-        folded = by_key.mapInArrow(self._group_fold.fold, ddl)
-        if self.derived.has_values:
-            return self._with_values(folded)
-        return folded.select(*self._keys, "as_of", *_in_facets(self._state_columns))
-
-    def merge_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
-        """As `merge_rows`, for few rows of a table of states, in the process of the driver."""
-        return self._states_in_facets(self._fold_locally(self._stored_locally(rows, *order), ("event_time", *order)))
-
-    def update_locally(self, spark: SparkSession, stored: pa.Table, events: pa.Table) -> pa.Table:
-        """As `update`, for few events in the process of the driver; Spark evaluates the readings.
+    def _states_of(self, value: Callable[[str], Any], struct: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """The states of the kernels, from a row of the table.
 
         Args:
-            stored: the stored rows of the events' keys.
-            events: from `local_events`.
+            value: a column or a field of a struct, by its path.
+            struct: a struct with these fields.
         """
-        if not len(events):
-            return self.derived.table.arrow_schema.empty_table().drop_columns(list(BATCH_COLUMNS))
-        old = self._stored_locally(stored)
-        old = old.append_column("is_stored", pa.repeat(True, len(old)))
-        new = events.append_column("is_stored", pa.repeat(False, len(events)))
-        rows = pa.concat_tables([old, new], promote_options="default")
-        folded = self._fold_locally(rows, ("is_stored", *_ORDER))
-        return self._with_values(spark.createDataFrame(folded)).toArrow()
-
-    def _stored_locally(self, rows: pa.Table, *more: str) -> pa.Table:
-        """As `_stored_rows`."""
-
-        def value(path: str) -> Any:
-            column, *fields = path.split(".")
-            return pc.struct_field(rows[column], fields) if fields else rows[column]
 
         def state(path: str, statistic: Statistic) -> Any:
             if statistic.is_plain or not self.derived.has_values:
                 return value(path)
             hidden = value(f"{STATE}.{path}")
-            if isinstance(statistic, Heaviest):
-                parts = [value(path).combine_chunks(), hidden.combine_chunks()]
-                return pa.StructArray.from_arrays(parts, ["weights", "rest"])
-            return hidden
+            return struct({"weights": value(path), "rest": hidden}) if isinstance(statistic, Heaviest) else hidden
 
-        columns: dict[str, Any] = {name: rows[name] for name in (*self._keys, *more)} | {"event_time": rows["as_of"]}
-        return pa.table(columns | {_state(n): state(path, statistic) for n, path, statistic in self._numbered})
+        return {_state(n): state(path, statistic) for n, path, statistic in self._numbered}
 
-    def _fold_locally(self, rows: pa.Table, order: tuple[str, ...]) -> pa.Table:
-        """Rows of the kernels, one per key, in their columns."""
-        directions: list[tuple[str, Literal["ascending", "descending"]]] = [
-            (name, "descending" if name == "is_stored" else "ascending") for name in (*self._keys, *order)
-        ]
-        ordered = rows.sort_by(directions).combine_chunks()
-        types = {**{key: rows.schema.field(key).type for key in self._keys}, "as_of": TIMESTAMP}
-        types |= {_state(n): statistic.kernel.type for n, _, statistic in self._numbered}
-        folded = list(self._group_fold.fold(ordered.to_batches()))
-        return pa.Table.from_batches(folded, folded[0].schema if folded else pa.schema(list(types.items())))
+    def _fold(self, order: tuple[str, ...], *parts: Rows) -> Rows:
+        """One row of the table per key."""
+        folded = compute(replace(self._by_key, order=order), *parts)
+        return evaluate(folded, *self._value_columns) if self.derived.has_values else folded
 
-    def _states_in_facets(self, folded: pa.Table) -> pa.Table:
-        states = {path: folded[_state(n)].combine_chunks() for n, path, _ in self._numbered}
-        return pa.table({name: folded[name] for name in (*self._keys, "as_of")} | _arrow_facets(states))
-
-    def _with_values(self, folded: DataFrame) -> DataFrame:
-        """Rows with values, readings and the column `state`, from those of the kernels."""
-        by_path, by_column = self._value_columns
-        return folded.select(*by_path).select(*by_column)
+    @cached_property
+    def _by_key(self) -> ByKey:
+        columns = self._key_types | {"as_of": "timestamp"}
+        if not self.derived.has_values:
+            columns |= _facets({path: one.ddl for _, path, one in self._numbered}, _struct_ddl)
+            kernel = partial(_fold_to_facets, self._group_fold, tuple(self.derived.statistics))
+            return ByKey(tuple(self._keys), (), kernel, _columns_ddl(columns))
+        columns |= {_state(n): one.ddl for n, _, one in self._numbered}
+        columns |= {_result(n): one.result_ddl for n, _, one in self._numbered if n in self._results}
+        return ByKey(tuple(self._keys), (), self._group_fold.fold, _columns_ddl(columns))
 
     @cached_property
     def _value_columns(self) -> tuple[list[Column], list[Column]]:
@@ -264,31 +213,6 @@ class Fold:
         return GroupFold(tuple(self._keys), tuple(statistics))
 
 
-def local_events(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
-    """The events of each fold, with the columns of the kernels; Spark evaluates the expressions of all in one job.
-
-    Events that do not satisfy `where`, or lack a key, are left out.
-    """
-    prefixes = [f"_{n}_" for n in range(len(folds))]
-    columns = [one for prefix, fold in zip(prefixes, folds, strict=True) for one in fold._few_event_columns(prefix)]
-    evaluated = events.select(*columns).toArrow()
-
-    def rows(prefix: str, fold: Fold) -> pa.Table:
-        names = list(fold._event_columns)
-        own = evaluated.select([prefix + name for name in names]).rename_columns(names)
-        for key in fold.derived.keys:
-            own = own.filter(own[key].is_valid())
-        return own
-
-    return [rows(prefix, fold) for prefix, fold in zip(prefixes, folds, strict=True)]
-
-
-def local_partials(events: DataFrame, folds: list[Fold]) -> list[pa.Table]:
-    """The rows of `Fold.partials` for few events and several tables of states, in the process of the driver."""
-    rows = local_events(events, folds)
-    return [fold._states_in_facets(fold._fold_locally(own, _ORDER)) for fold, own in zip(folds, rows, strict=True)]
-
-
 def _value_sql(statistic: Statistic) -> str:
     value = f"try_cast(({statistic.sql}) AS {statistic.value_type})"
     return value if statistic.where == "true" else f"CASE WHEN ({statistic.where}) THEN {value} END"
@@ -302,17 +226,39 @@ def _result(number: int) -> str:
     return f"_result_{number}"
 
 
+def _fold_to_facets(
+    fold: GroupFold, paths: tuple[str, ...], rows: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The result of the fold in the columns of a table of states; `paths` are those of its statistics."""
+    for batch in fold.fold(rows):
+        states = _facets({path: batch[_state(n)] for n, path in enumerate(paths)}, _arrow_struct)
+        columns = {name: batch[name] for name in (*fold.keys, "as_of")} | states
+        yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _facets(values: dict[str, Any], struct: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """Values by path -> values by column; the fields of a facet become one struct."""
+    return {name: fields[""] if "" in fields else struct(fields) for name, fields in by_facet(values).items()}
+
+
 def _in_facets(values: dict[str, Column]) -> list[Column]:
-    """Columns by path -> columns; the fields of a facet become one struct."""
-    return [
-        (fields[""] if "" in fields else F.struct(*[value.alias(field) for field, value in fields.items()])).alias(name)
-        for name, fields in by_facet(values).items()
-    ]
+    columns = _facets(values, lambda fields: F.struct(*[value.alias(name) for name, value in fields.items()]))
+    return [column.alias(name) for name, column in columns.items()]
 
 
-def _arrow_facets(values: dict[str, Any]) -> dict[str, Any]:
-    """Arrow arrays by path -> arrays by column; the fields of a facet become one struct."""
-    return {
-        name: fields[""] if "" in fields else pa.StructArray.from_arrays(list(fields.values()), list(fields))
-        for name, fields in by_facet(values).items()
-    }
+def _arrow_value(rows: pa.Table, path: str) -> Any:
+    column, *fields = path.split(".")
+    return pc.struct_field(rows[column], fields) if fields else rows[column]
+
+
+def _arrow_struct(fields: dict[str, Any]) -> pa.StructArray:
+    arrays = [one.combine_chunks() if isinstance(one, pa.ChunkedArray) else one for one in fields.values()]
+    return pa.StructArray.from_arrays(arrays, list(fields))
+
+
+def _struct_ddl(fields: dict[str, str]) -> str:
+    return f"STRUCT<{', '.join(f'`{name}`: {ddl}' for name, ddl in fields.items())}>"
+
+
+def _columns_ddl(columns: dict[str, str]) -> str:
+    return ", ".join(f"`{name}` {ddl}" for name, ddl in columns.items())

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -10,13 +9,12 @@ from pyspark.sql import functions as F
 from profilestream.base import commits, tables
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, first_sentence
-from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
-from profilestream.base.session import broadcast_if_small
+from profilestream.base.runner import Rows, rows_of
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, population, table_declaration
 from profilestream.derive.feature_declaration import DeclaredFeatures
-from profilestream.derive.fold import Fold, local_events, local_partials
+from profilestream.derive.fold import Fold
 from profilestream.derive.population import PopulationSums
 from profilestream.derive.table_declaration import DerivedTable
 
@@ -76,10 +74,11 @@ def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Quer
             if folds[0].derived.write == "merge":
                 for fold in folds:
                     _merge(events, rows, fold, batch, latest)
-            elif batch.is_local(rows, folds[0].derived.table):
-                _append_locally(events, folds, batch)
             else:
-                _append_all(events, folds, batch)
+                parts = batch.select(events, [f.selection for f in folds], rows, [f.derived.table for f in folds])
+                with batch.phase("fold"):
+                    partials = [fold.fold_events(own) for fold, own in zip(folds, parts, strict=True)]
+                append_partials(folds, partials, batch)
         return BatchResult(rows_in=rows)
 
     return [
@@ -94,38 +93,18 @@ def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Quer
     ]
 
 
-def _append_all(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
-    """Appends to two tables at a time: one is planned while the other is computed.
-
-    The last table is written alone, after the others: it marks the batch as complete (queries.Query.tables).
-    """
-    *others, last = folds
-    with batch.in_background(at_once=2) as run:
-        for fold in others:
-            run(_append, events, fold, batch)
-    _append(events, last, batch)
+def append_partials(folds: list[Fold], partials: list[Rows], batch: Batch) -> None:
+    """Append the partials of each fold to its table."""
+    batch.append_all([
+        (repartition_by_folder(commits.with_batch_columns(rows, fold.derived.table, batch.txn), fold.derived),
+         fold.derived.table)
+        for fold, rows in zip(folds, partials, strict=True)
+    ])  # fmt: skip
 
 
-def _append_locally(events: DataFrame, folds: list[Fold], batch: Batch) -> None:
-    with batch.phase("fold"):
-        partials = local_partials(events, folds)
-    append_partials(folds, partials, batch)
-
-
-def append_partials(folds: list[Fold], partials: list[pa.Table], batch: Batch) -> None:
-    """Append the partials of each fold to its table, in the process of the driver."""
-    for fold, rows in zip(folds, partials, strict=True):
-        batch.append(commits.arrow_with_batch_columns(rows, batch.txn), fold.derived.table)
-
-
-def _append(events: DataFrame, fold: Fold, batch: Batch) -> None:
-    rows = commits.with_batch_columns(fold.partials(events), fold.derived.table, batch.txn)
-    batch.append(repartition_by_folder(rows, fold.derived), fold.derived.table)
-
-
-def repartition_by_folder(rows: DataFrame, derived: DerivedTable) -> DataFrame:
-    """Rows partitioned so that a batch writes at most two files per folder instead of one per task."""
-    if not derived.partitioned_by:
+def repartition_by_folder(rows: Rows, derived: DerivedTable) -> Rows:
+    """Rows partitioned so that a batch writes at most two files per folder instead of one per task of Spark."""
+    if not derived.partitioned_by or not isinstance(rows, DataFrame):
         return rows
     return rows.repartition(*derived.partitioned_by, F.pmod(F.xxhash64(*derived.keys), F.lit(2)))
 
@@ -153,39 +132,19 @@ def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch, latest: _Lat
     """Fold the events into the rows of their keys; on a retry after the commit, only the population is left to do."""
     derived, table = fold.derived, fold.derived.table
     if batch.is_done(table):
-        before = commits.version_before(batch.spark, table, batch.paths, batch.txn)
-        stored = table.read(batch.spark, batch.paths, version=before)
+        version = commits.version_before(batch.spark, table, batch.paths, batch.txn)
         rows = table.read(batch.spark, batch.paths).where(
             (F.col("epoch") == batch.txn.epoch) & (F.col("batch_id") == batch.txn.batch_id)
         )
-    elif (index := batch.keyed_rows(count, table)) is not None:
-        _merge_locally(events, fold, batch, index, latest)
-        return
+        stored = rows_of(rows, table.read(batch.spark, batch.paths, version=version), table.key)
     else:
-        version = (
-            commits.version(batch.spark, table, batch.paths) if batch.is_retry else batch.plan.versions[table.name]
-        )
-        stored = table.read(batch.spark, batch.paths, version=version)
-        updated = commits.with_batch_columns(fold.update(stored, events), table, batch.txn)
-        rows = batch.merge(updated, table, read_version=version)
+        (new,) = batch.select(events, [fold.selection], count, [table])
+        before = batch.stored(table, new)
+        with batch.phase("fold"):
+            updated = commits.with_batch_columns(fold.update(before.rows, new), table, batch.txn)
+        rows, stored = batch.merge(updated, table, stored=before), before.rows
     if derived.population:
-        keys = broadcast_if_small(rows.select(*derived.keys), count)
-        old = stored.join(keys, list(derived.keys), "left_semi")
-        latest.append(population.change(rows, old, derived), derived, batch)
-
-
-def _merge_locally(events: DataFrame, fold: Fold, batch: Batch, index: KeyedRows, latest: _LatestPopulations) -> None:
-    derived = fold.derived
-    with batch.phase("evaluate"):
-        (new,) = local_events(events, [fold])
-    with batch.phase("read rows"):
-        before = index.find(new.select(list(derived.keys)))
-    with batch.phase("fold"):
-        rows = fold.update_locally(batch.spark, before.rows, new)
-    rows = commits.arrow_with_batch_columns(rows, batch.txn)
-    batch.merge(rows, derived.table, index=index, before=before)
-    if derived.population:
-        latest.append(population.local_change(rows, before.rows, derived), derived, batch)
+        latest.append(population.change(rows, stored, derived), derived, batch)
 
 
 def check(spark: SparkSession, files: tuple[str, ...], settings: Settings) -> None:

@@ -21,6 +21,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from profilestream.base.commits import Txn
+from profilestream.base.runner import Rows
 from profilestream.derive.table_declaration import DerivedTable
 
 _MAP_TYPE = "MAP<STRING, DOUBLE>"
@@ -79,12 +80,17 @@ def before_batch(history: DataFrame, derived: DerivedTable, txn: Txn) -> Populat
     )
 
 
-def change(rows: DataFrame, rows_before: DataFrame, derived: DerivedTable) -> PopulationSums:
+def change(rows: Rows, rows_before: Rows, derived: DerivedTable) -> PopulationSums:
     """The new minus the old vectors of the rows that a batch wrote.
 
     Args:
         rows_before: the rows of the same keys before the batch; new keys have none.
     """
+    if not isinstance(rows, DataFrame):
+        new, old = (_vectors(one, derived) for one in (rows, rows_before))
+        latest = pc.max(rows["as_of"]).cast(pa.int64()).as_py()
+        sums = [(new**power).sum(axis=0) - (old**power).sum(axis=0) for power in (1, 2)]
+        return _population(latest, len(new) - len(old), *sums)
     vector = means_of(F.col(derived.vector_state))
     signed = [
         frame.select(vector.alias("vector"), F.lit(sign).alias("sign"), time.alias("as_of"))
@@ -96,16 +102,8 @@ def change(rows: DataFrame, rows_before: DataFrame, derived: DerivedTable) -> Po
         return F.array(*[F.coalesce(part, F.lit(0.0)) for part in parts])
 
     users = F.coalesce(F.sum(F.when(F.col("vector").isNotNull(), F.col("sign"))), F.lit(0))
-    sums = reduce(DataFrame.unionByName, signed).agg(_micros(F.max("as_of")), users, total(1), total(2))
-    return _population(*sums.collect()[0])
-
-
-def local_change(rows: pa.Table, rows_before: pa.Table, derived: DerivedTable) -> PopulationSums:
-    """As `change`, for few rows in the process of the driver."""
-    new, old = (_vectors(one, derived) for one in (rows, rows_before))
-    latest = pc.max(rows["as_of"]).cast(pa.int64()).as_py()
-    sums = [(new**power).sum(axis=0) - (old**power).sum(axis=0) for power in (1, 2)]
-    return _population(latest, len(new) - len(old), *sums)
+    totals = reduce(DataFrame.unionByName, signed).agg(_micros(F.max("as_of")), users, total(1), total(2))
+    return _population(*totals.collect()[0])
 
 
 def _vectors(rows: pa.Table, derived: DerivedTable) -> NDArray[np.float64]:

@@ -8,12 +8,11 @@ changes of one commit of `sessions` may be in several batches.
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, sessions
-from profilestream.derive.fold import Fold, local_partials
+from profilestream.derive.fold import Fold
 from profilestream.derive.session_paths import TRANSITION
 from profilestream.derive.table_declaration import DerivedTable
 
@@ -62,16 +61,15 @@ def queries(settings: Settings) -> list[Query]:
     user_fold, total_fold = (Fold(declaration(settings, name)) for name in (USERS, ALL))
 
     def write(frame: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(frame) as (changes, rows):
-            if batch.is_local(rows, user_fold.derived.table):
-                _append_locally(transition_events(changes), user_fold, total_fold, batch)
-                return BatchResult(rows_in=rows)
-            with batch.cached(user_fold.partials(transition_events(changes))) as (partials, _):
+        with batch.cached(frame) as (changes, count):
+            (events,) = batch.select(transition_events(changes), [user_fold.selection], count, tables(settings))
+            with batch.phase("fold"):
+                by_user = user_fold.fold_events(events)
+            with batch.cached(by_user) as (partials, _):
                 # Fold by user first: a few pairs of states have most transitions, and one task sums all rows of a pair.
                 totals = total_fold.merge_rows(partials, order=("user_id",))
-                for derived, frame in ((user_fold.derived, partials), (total_fold.derived, totals)):
-                    batch.append(commits.with_batch_columns(frame, derived.table, batch.txn), derived.table)
-        return BatchResult(rows_in=rows)
+                fold_stage.append_partials([user_fold, total_fold], [partials, totals], batch)
+        return BatchResult(rows_in=count)
 
     return [
         stage_query(
@@ -82,13 +80,6 @@ def queries(settings: Settings) -> list[Query]:
             settings="\n".join(fold.derived.settings for fold in (user_fold, total_fold)),
         )
     ]
-
-
-def _append_locally(events: DataFrame, user_fold: Fold, total_fold: Fold, batch: Batch) -> None:
-    with batch.phase("fold"):
-        (partials,) = local_partials(events, [user_fold])
-        totals = total_fold.merge_locally(partials, order=("user_id",))
-    fold_stage.append_partials([user_fold, total_fold], [partials, totals], batch)
 
 
 def transition_events(changes: DataFrame) -> DataFrame:
