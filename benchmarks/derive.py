@@ -157,13 +157,14 @@ def profile_bytes_1000(spark: SparkSession, work: Path) -> Result:
 
 
 def _profile_bytes(spark: SparkSession, work: Path, *, events: int, users: int, bound: int) -> Result:
-    derived = derived_table(derive_settings(empty_folder(work / "home")), "user_profiles")
+    settings = derive_settings(empty_folder(work / "home"))
+    derived = derived_table(settings, "user_profiles")
+    derived.table.create(spark, settings.paths)
     log = workloads.shop_log(spark, 0, events * users, seed=SEED, files=4, users=users)
     rows = _stamp(Fold(derived).partials(workloads.to_events_rows(log)), derived)
-    target = str(empty_folder(work / "bytes"))
-    rows.coalesce(1).write.format("delta").mode("overwrite").save(target)
-    size = sum(file.stat().st_size for file in Path(target).glob("*.parquet"))
-    stored_users = spark.read.format("delta").load(target).count()
+    commits.append(rows.coalesce(1), derived.table, settings.paths, Txn("bench", "bench", 0))
+    size = sum(file.stat().st_size for file in Path(derived.table.path(settings.paths)).glob("*.parquet"))
+    stored_users = derived.table.read(spark, settings.paths).count()
     detail = f"{stored_users:,} users, one file; seed {SEED}"
     name = f"profile_bytes_{events}"
     against = f"{events:,} events per user"

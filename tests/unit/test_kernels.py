@@ -1,9 +1,11 @@
 """The kernels of statistics equal plain loops over events, for any split into stored rows, blocks and batches."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profilestream.derive import statistic_columns
 from profilestream.derive.kernels import theta_sketch
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
 from profilestream.derive.kernels.half_life import decay_factors
@@ -30,7 +33,10 @@ from profilestream.derive.statistics import (
     StatisticBase,
     Sum,
 )
+from profilestream.derive.table_declaration import Statistic
+from pydantic import TypeAdapter
 
+ROOT = Path(__file__).parent.parent.parent
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86_400_000_000
 DIMENSIONS = {"a": "a", "b": "b"}
@@ -74,6 +80,8 @@ STATISTICS: dict[str, tuple[StatisticBase, str, str]] = {
     "frequent": (Heaviest(kind="frequent", n=9, half_life_days=HALF_LIFE), "text", "weight"),
     "quantiles": (Quantiles(kind="quantiles", error=0.05), "number", "weight"),
 }
+# Means: they do not shrink with the weights.
+NOT_SCALED_BY_DECAY = ("moments_decayed", "mean_vector")
 
 Event = dict[str, Any]
 
@@ -301,13 +309,27 @@ def test_order_of_rows_before_the_sort_changes_no_bit(events: list[Event], rando
     assert fold(*table.to_batches()).equals(fold(batch_of(events)))
 
 
+def _kinds(text: str, pattern: str) -> set[str]:
+    return {kind for line in re.findall(pattern, text, re.MULTILINE) for kind in re.findall(r"[a-z_]+", line)}
+
+
+def test_every_kind_is_tested_and_described() -> None:
+    declared = TypeAdapter(Statistic).json_schema()["discriminator"]["mapping"].keys()
+    features, spark_tests = ((ROOT / path).read_text() for path in ("docs/features.md", "tests/spark/test_fold.py"))
+    kinds_in_docs = features[features.index("| `count` |") :].partition("\n\n")[0]
+    assert {statistic.kind for statistic, _, _ in STATISTICS.values()} == declared  # type: ignore[attr-defined]
+    assert statistic_columns._VALUES.keys() == declared
+    assert _kinds(kinds_in_docs, r"^\| (`[^|]*`) \|") == declared
+    assert _kinds(spark_tests, r'"kind": ("[a-z_]+")') >= declared
+
+
 @laws
 @given(logs())
 def test_values_decay_by_the_factor(events: list[Event]) -> None:
     rows = fold(batch_of(events))
     now, later = read(rows), read(rows, 0.25)
     for name, (statistic, _, _) in STATISTICS.items():
-        scales = statistic.half_life is not None and name not in ("moments_decayed", "mean_vector")
+        scales = statistic.half_life is not None and name not in NOT_SCALED_BY_DECAY
         assert_close(later[name], _times(now[name], 0.25) if scales else now[name])
 
 

@@ -174,7 +174,12 @@ def _file_conf(table: Table) -> dict[str, str]:
     Rows of a table that is updated by key are read one by one (keyed_rows.py), each with its row group.
     """
     conf = {f"parquet.enable.dictionary#{name}": "false" for name in table.distinct_columns}
-    return conf | ({"parquet.block.size": _SMALL_ROW_GROUP_BYTES} if table.is_updated else {})
+    if table.is_updated:
+        conf |= {
+            "parquet.block.size": _SMALL_ROW_GROUP_BYTES,
+            "spark.sql.parquet.compression.codec": local_appends.UPDATED_CODEC,
+        }
+    return conf
 
 
 def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: str) -> None:

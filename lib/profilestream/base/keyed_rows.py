@@ -253,9 +253,9 @@ class KeyedRows:
         types = ["update_preimage" if key in updated else "delete" for key in old_keys]
         types += ["update_postimage" if key in updated else "insert" for key in new_keys]
         changes = pa.concat_tables([old, new]).append_column(_CHANGE_TYPE, pa.array(types))
-        path = f"_change_data/cdc-{uuid.uuid4()}.snappy.parquet"
+        path = f"_change_data/cdc-{uuid.uuid4()}.parquet"
         (self._folder / path).parent.mkdir(exist_ok=True)
-        local_appends.write_parquet(changes, self._folder / path)
+        local_appends.write_parquet(changes, self._folder / path, is_updated=False)
         size = (self._folder / path).stat().st_size
         yield {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
 

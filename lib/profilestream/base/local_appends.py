@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -25,6 +25,8 @@ from profilestream.base.delta_table import Table
 from profilestream.base.settings import Paths
 
 # Of a table that is updated by key. A reader of one row decodes the row group.
+# Rows of tables that are updated by key contain many small states, which it makes a fifth smaller than snappy does.
+UPDATED_CODEC: Final = "zstd"
 _ROW_GROUP_ROWS = 500
 _LONGEST_STATISTIC = 32  # characters, as of Spark
 
@@ -90,9 +92,9 @@ def _partition_text(value: Any) -> str | None:
 def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], table: Table) -> dict[str, Any]:
     """Write a data file of one partition; returns its `add` action."""
     folders = [f"{name}={quote(value or '__HIVE_DEFAULT_PARTITION__', safe='')}" for name, value in partition.items()]
-    path = "/".join([*folders, f"part-{uuid.uuid4()}.snappy.parquet"])
+    path = "/".join([*folders, f"part-{uuid.uuid4()}.parquet"])
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    write_parquet(rows, folder / path, _ROW_GROUP_ROWS if table.is_updated else None)
+    write_parquet(rows, folder / path, is_updated=table.is_updated)
     columns = table.properties.get("delta.dataSkippingStatsColumns", ",".join(rows.column_names)).split(",")
     return {
         "path": path,
@@ -104,11 +106,14 @@ def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], t
     }
 
 
-def write_parquet(rows: pa.Table, path: Path, row_group_rows: int | None = None) -> None:
+def write_parquet(rows: pa.Table, path: Path, *, is_updated: bool) -> None:
     """Write a Parquet file that Spark filters correctly.
 
     Parquet leaves NaN out of the bounds of a row group. For Spark, NaN is the largest number, so it would skip the row
     group. So columns of numbers with a point have no bounds, and nested columns, which may contain some, neither.
+
+    Args:
+        is_updated: rows of a table that is updated by key: they are read one by one, each with its row group.
     """
     with_bounds = [
         field.name
@@ -116,7 +121,11 @@ def write_parquet(rows: pa.Table, path: Path, row_group_rows: int | None = None)
         if not pa.types.is_nested(field.type) and not pa.types.is_floating(field.type)
     ]
     pq.write_table(
-        rows, path, compression="snappy", row_group_size=row_group_rows, write_statistics=cast(Any, with_bounds)
+        rows,
+        path,
+        compression=UPDATED_CODEC if is_updated else "snappy",
+        row_group_size=_ROW_GROUP_ROWS if is_updated else None,
+        write_statistics=cast(Any, with_bounds),
     )
 
 

@@ -14,7 +14,6 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Frozen, Settings
-from profilestream.derive.statistics import Count, Distinct, Heaviest, Histogram, LatestByKey, Sum
 from profilestream.derive.table_declaration import DerivedTable, Statistic, load_as
 
 LIFETIME = "lifetime"
@@ -73,12 +72,7 @@ class FeatureDefinition(Frozen):
     @property
     def empty_value(self) -> str:
         """The value without matching events, in words."""
-        if self.nulls:
-            return self.nulls
-        if isinstance(self.statistic, Count | Sum | Distinct):
-            return "0 without matching events"
-        is_list = isinstance(self.statistic, Heaviest | Histogram | LatestByKey)
-        return "empty without matching events" if is_list else "null without matching events"
+        return self.nulls or f"{self.statistic.empty_value} without matching events"
 
     def value(self, result: str) -> Column:
         """The value.

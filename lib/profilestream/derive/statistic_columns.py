@@ -8,10 +8,8 @@ from profilestream.base.columns import Column, Place, Subject
 from profilestream.base.tables import EVENTS
 from profilestream.derive.statistics import Distinct, Reading, StatisticBase, by_facet
 
-_KINDS_WITH_VALUES = ("min", "max", "first", "last", "last_by_key", "top", "frequent", "distinct")
 _PLACES: dict[str, Place] = {"BINARY": "sketch", "MAP": "map key", "ARRAY": "array element", "STRUCT": "array element"}
 Described = TypeVar("Described", bound=StatisticBase | Reading)
-_KINDS_OF_WEIGHTS = ("count", "histogram", "top", "frequent")
 _LONGEST_SQL = 100
 # Of a state and of a value, where they differ from each other.
 _STATES = {
@@ -101,14 +99,14 @@ def _describe(name: str, statistic: Any, sql_type: str, meanings: Mapping[str, s
     # A number says nothing about single values, unless it is one.
     has_values = sql_type not in ("BIGINT", "DOUBLE") or statistic.kind in ("min", "max")
     place = _PLACES.get(sql_type.partition("<")[0], "value")
-    person = subject(statistic.of, place) if statistic.kind in _KINDS_WITH_VALUES and has_values else None
+    person = subject(statistic.of, place) if statistic.stores_values and has_values else None
     return Column(name, sql_type, f"{text}.", _unit(statistic), person)
 
 
 def _unit(statistic: StatisticBase) -> str:
     """Of the numbers in the state: events for kinds that add weights, else the unit of the event column."""
     units = {column.name: column.unit for column in EVENTS.columns}
-    if getattr(statistic, "kind", "") in _KINDS_OF_WEIGHTS:
+    if statistic.adds_weights:
         return "events" if statistic.weight == "1" else units.get(statistic.weight, "")
     return units.get(statistic.of, "")
 

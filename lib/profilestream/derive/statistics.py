@@ -8,7 +8,7 @@ Weights may be negative (event types return and uncart) unless a kind excludes t
 """
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -46,7 +46,16 @@ class StatisticBase(Frozen):
         of: SQL over an event; events for which it is null do not count.
         where: SQL condition; other events do not count.
         weight: SQL over an event.
+
+    Attributes:
+        stores_values: whether a state contains values of `of`, which may be personal data.
+        adds_weights: whether its numbers are sums of weights.
+        empty_value: the value without events, in words.
     """
+
+    stores_values: ClassVar[bool] = False
+    adds_weights: ClassVar[bool] = False
+    empty_value: ClassVar[str] = "null"
 
     of: str = "1"
     where: str = "true"
@@ -117,6 +126,8 @@ class Reading(Frozen):
 class Count(StatisticBase):
     """Sum of integer weights, such as the number of events; returns may subtract. State: BIGINT."""
 
+    adds_weights: ClassVar[bool] = True
+    empty_value: ClassVar[str] = "0"
     kind: Literal["count"]
 
     @property
@@ -137,6 +148,7 @@ class DecayedStatistic(StatisticBase):
 class Sum(DecayedStatistic):
     """Weighted sum. State: DOUBLE."""
 
+    empty_value: ClassVar[str] = "0"
     kind: Literal["sum"]
 
     @property
@@ -172,6 +184,8 @@ class Histogram(DecayedStatistic):
     State: ARRAY<DOUBLE>.
     """
 
+    adds_weights: ClassVar[bool] = True
+    empty_value: ClassVar[str] = "empty"
     kind: Literal["histogram"]
     bins: int = Field(ge=2, le=400)
 
@@ -254,6 +268,9 @@ class Heaviest(DecayedStatistic):
     which is at most 1 / (n + 1) of the total; weights must not be negative.
     """
 
+    stores_values: ClassVar[bool] = True
+    adds_weights: ClassVar[bool] = True
+    empty_value: ClassVar[str] = "empty"
     kind: Literal["top", "frequent"]
     n: int = Field(ge=1, le=1000)
 
@@ -297,6 +314,7 @@ class TypedStatistic(StatisticBase):
 class Extreme(TypedStatistic):
     """Smallest or largest value. State: the value, null without events."""
 
+    stores_values: ClassVar[bool] = True
     kind: Literal["min", "max"]
 
     @property
@@ -315,6 +333,7 @@ class Latest(TypedStatistic):
     array when k is more than 1.
     """
 
+    stores_values: ClassVar[bool] = True
     kind: Literal["first", "last"]
     k: int = Field(default=1, ge=1, le=1000)
 
@@ -337,6 +356,8 @@ class LatestByKey(StatisticBase):
     State: MAP<STRING, STRUCT<order, value>>.
     """
 
+    stores_values: ClassVar[bool] = True
+    empty_value: ClassVar[str] = "empty"
     kind: Literal["last_by_key"]
 
     @property
@@ -362,6 +383,8 @@ class Distinct(TypedStatistic):
     State: BINARY, null without events. Events with negative weights count like others.
     """
 
+    stores_values: ClassVar[bool] = True
+    empty_value: ClassVar[str] = "0"
     kind: Literal["distinct"]
     type: Literal["string"] = "string"
     log_nominal_entries: int = Field(default=9, ge=4, le=26)

@@ -96,7 +96,11 @@ class Kernel(Protocol):
         """Stored states -> entries."""
 
     def fold(self, entries: pa.Table, count: int) -> Array:
-        """Entries -> the states of the groups 0 to count - 1; a group without entries gets the state of no events."""
+        """Entries -> the states of the groups 0 to count - 1; a group without entries gets the state of no events.
+
+        The entries are those of stored states and of events; within a group, they have a fixed order. The state of no
+        events may be stored, so `unpack` may return it again.
+        """
 
     def trim(self, states: Array) -> Array:
         """Folded states, cut to their declared size; applied once per group and batch."""
