@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from chispa import assert_df_equality
 from delta.tables import DeltaTable
+from deltalake.exceptions import DeltaError
 from profilestream.base import commits, tables
 from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
@@ -127,6 +128,20 @@ def test_the_last_batch_of_a_writer_is_read_from_the_table(spark: SparkSession, 
     commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(7))
     assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) == 7
     assert [commits.is_done(spark, VIEWS, paths, _txn(n)) for n in (6, 7, 8)] == [True, True, False]
+
+
+def test_a_table_that_delta_rs_does_not_support_is_read_by_spark(
+    spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits.append(_rows(spark, ("a", 1)), VIEWS, paths, _txn(7))
+
+    def unsupported(folder: Path) -> None:
+        raise DeltaError("Feature 'later' is not supported")
+
+    monkeypatch.setattr("profilestream.base.delta_table.DeltaRsTable", unsupported)
+    assert commits.last_batch(spark, VIEWS, paths, _txn(0).app_id(VIEWS)) == 7
+    metadata = VIEWS.metadata(spark, paths)
+    assert (metadata.schema, metadata.schema_version) == (VIEWS.schema, 1)
 
 
 @pytest.mark.parametrize("leftover", ["_staged_commits/", ".00000000000000000000.json.7.tmp", ""])

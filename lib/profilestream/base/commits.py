@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 from delta.tables import DeltaTable
-from deltalake import DeltaTable as DeltaRsTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -70,8 +69,8 @@ def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The last batch that this writer committed to the table; null when there is none."""
-    if (folder := table.local_folder(paths)) is not None:
-        return DeltaRsTable(folder).transaction_version(app_id)
+    if (stored := table.without_spark(paths)) is not None:
+        return stored.transaction_version(app_id)
     batch_id = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
     return None if batch_id < 0 else batch_id
 

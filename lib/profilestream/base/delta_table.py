@@ -12,6 +12,7 @@ from typing import Any, cast
 import pyarrow as pa
 from delta.tables import DeltaTable, DeltaTableBuilder
 from deltalake import DeltaTable as DeltaRsTable
+from deltalake.exceptions import DeltaError
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -137,10 +138,17 @@ class Table:
         folder = files.local_path(self.path(paths))
         return None if folder is None else Path(folder)
 
+    def without_spark(self, paths: Paths) -> DeltaRsTable | None:
+        """The stored table, read by delta-rs; null if it is remote, or has a feature that delta-rs does not support."""
+        folder = self.local_folder(paths)
+        try:
+            return None if folder is None else DeltaRsTable(folder)
+        except DeltaError:
+            return None
+
     def metadata(self, spark: SparkSession, paths: Paths) -> Metadata:
         """Id, columns and properties of the table, read from its log now; without Spark if the table is local."""
-        if (folder := self.local_folder(paths)) is not None:
-            stored = DeltaRsTable(folder)
+        if (stored := self.without_spark(paths)) is not None:
             metadata, schema = stored.metadata(), stored.schema().to_json()
             return Metadata(str(metadata.id), T.StructType.fromJson(json.loads(schema)), metadata.configuration)
         remote = self.log(spark, paths).startTransaction().metadata()
