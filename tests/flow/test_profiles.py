@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from profilestream import flow
+from profilestream.base import commits, streaming
+from profilestream.base.errors import Refused
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, profiles
@@ -110,6 +112,25 @@ def test_profiles_of_two_batches_equal_the_counts_of_plain_python(spark: SparkSe
             days = (AT - datetime.fromisoformat(e["at"].replace("Z", "+00:00"))).total_seconds() / 86_400
             recent[e["kind"]] += 2 ** (-days / 7)
         assert behavior["types_7d"] == pytest.approx(dict(recent), rel=1e-9)
+
+
+def test_a_batch_without_users_makes_no_commit_and_later_runs_continue(spark: SparkSession, tmp_path: Path) -> None:
+    shop = _shop(tmp_path, files=0)
+    settings = shop.settings()
+    written = (_derived(settings).table, _derived(settings).population_table)
+    versions = []
+    for n, user in enumerate([None, "anna", None, None, "ben"]):
+        shop.write(f"{n}.jsonl", json.dumps({**_event(n), "who": user}))
+        shop.capture(spark)
+        assert streaming.run(spark, profiles.queries(settings), settings, RunOptions())
+        versions.append(tuple(commits.versions(spark, written, settings.paths).values()))
+    assert versions == [(0, 0), (1, 1), (1, 1), (1, 1), (2, 2)]
+    stats = written[1].read(spark, settings.paths).orderBy("batch_id").select("batch_id", "users").collect()
+    assert [tuple(row) for row in stats] == [(1, 1), (4, 2)]
+    written[0].recreate(spark, settings.paths)
+    written[1].recreate(spark, settings.paths)
+    with pytest.raises(Refused, match="is older than the checkpoint"):
+        streaming.run(spark, profiles.queries(settings), settings, RunOptions())
 
 
 def test_a_crash_before_or_after_either_write_changes_nothing(

@@ -30,12 +30,14 @@ class Plan:
         settings: the text that the fingerprint is computed from, so that a user can restore the settings.
         versions: Delta version of every table read other than the source.
         skipped_units: units of the source, such as files, that the user requested to skip.
+        is_without_commits: whether the batch ended without rows to write, so that no table contains it.
     """
 
     fingerprint: str
     settings: str = ""
     versions: dict[str, int] = field(default_factory=dict)
     skipped_units: list[str] = field(default_factory=list)
+    is_without_commits: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ class Checkpoint:
     def last_finished(self) -> int | None:
         """Latest batch id that was committed; null when there is none."""
         return self._last("commits")
+
+    def last_written(self) -> int | None:
+        """Latest finished batch that the tables contain; null when there is none, or its plan is no longer stored."""
+        batch_id = self.last_finished()
+        while batch_id is not None and (plan := self.plan(batch_id)) is not None:
+            if not plan.is_without_commits:
+                return batch_id
+            batch_id -= 1
+        return None
 
     def unfinished(self) -> int | None:
         """Id of the batch that was started and not committed; null when there is none."""

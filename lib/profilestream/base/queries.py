@@ -58,6 +58,8 @@ class Batch:
         local_max_keys: setting `stream.local_max_keys`.
         indexes: the rows of tables that are updated by key, which the batches of a run share, by name of the table.
         load_states: lets Delta load the states of the tables that Spark writes, in the background.
+        last_table: name of the last table of the query.
+        has_commits: whether a table has a commit of this batch.
         seconds: duration by phase.
     """
 
@@ -70,11 +72,15 @@ class Batch:
     local_max_keys: int = 0
     indexes: dict[str, KeyedRows] = field(default_factory=dict, repr=False)
     load_states: Callable[[], object] = field(default=lambda: None, repr=False)
+    last_table: str = ""
+    has_commits: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     def is_done(self, table: Table) -> bool:
         """Whether the table already contains this batch; only a retry reads the log for it."""
-        return self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
+        is_done = self.is_retry and commits.is_done(self.spark, table, self.paths, self.txn)
+        self.has_commits |= is_done
+        return is_done
 
     def prepare_writes(self, rows: int) -> None:
         """Start to load the states of the tables if Spark will process this number of input rows."""
@@ -142,7 +148,7 @@ class Batch:
         self.append(*last)
 
     def append(self, rows: DataFrame | pa.Table, table: Table, count: int | None = None) -> None:
-        """Append to a table unless it already contains this batch.
+        """Append to a table unless it already contains this batch; an Arrow table without rows makes no commit.
 
         Args:
             count: an upper bound of the number of rows, if it is known; few rows are appended without Spark.
@@ -155,7 +161,8 @@ class Batch:
                     rows = rows.toArrow()
             elif not self.is_local(len(rows), table):
                 rows = self.spark.createDataFrame(rows).coalesce(1)
-            commits.append(rows, table, self.paths, self.txn)
+            if self._is_commit_needed(rows, table):
+                commits.append(rows, table, self.paths, self.txn)
 
     @contextmanager
     def in_background(self, at_once: int = 1) -> Iterator[Callable[..., None]]:
@@ -178,6 +185,8 @@ class Batch:
     ) -> Rows:
         """Insert or update rows by key unless the table already contains this batch; returns the rows.
 
+        An Arrow table without rows makes no commit.
+
         Args:
             stored: the rows of the table that the rows were computed from.
             count: number of input rows of a frame, if it has about as many rows; few are written by the driver.
@@ -191,9 +200,20 @@ class Batch:
             index = None if count is None else self.keyed_rows(count, table)
             few = self._collected(rows) if index is not None and isinstance(rows, DataFrame) else None
             if few is not None:
-                commits.merge(few, table, self.paths, self.txn, index=index, **how)
+                self._commit_merge(few, table, index=index, **how)
                 return self.spark.createDataFrame(few)
-            return commits.merge(rows, table, self.paths, self.txn, **how)
+            return self._commit_merge(rows, table, **how)
+
+    def _commit_merge(self, rows: Rows, table: Table, **how: Any) -> Rows:
+        if not self._is_commit_needed(rows, table):
+            return rows
+        return commits.merge(rows, table, self.paths, self.txn, **how)
+
+    def _is_commit_needed(self, rows: DataFrame | pa.Table, table: Table) -> bool:
+        """Whether there may be rows to commit; the last table gets a commit if another one has one."""
+        is_needed = isinstance(rows, DataFrame) or len(rows) > 0 or (self.has_commits and table.name == self.last_table)
+        self.has_commits |= is_needed
+        return is_needed
 
     @contextmanager
     def cached(self, frame: Rows, *, is_small: bool = False) -> Iterator[tuple[Rows, int]]:
@@ -299,7 +319,7 @@ class Query:
         stage, source: its name; the checkpoint is in `<checkpoints>/<stage>[/<source>]`.
         lock: name of the lock that a run of the query holds.
         reads: its source.
-        tables: tables that the query writes, in order. Every batch writes the last table, so this one decides which
+        tables: tables that the query writes, in order. A batch with rows writes the last table, so it decides which
             batches are done.
         shared: those of `tables` that other stages also write; a rebuild does not change their rows.
         settings: all settings that change what is written, as text.

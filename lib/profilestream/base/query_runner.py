@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 
 from pyspark.errors import PySparkException
@@ -136,7 +137,7 @@ class QueryRunner:
         stream = self._settings.stream
         batch = Batch(
             spark, self._paths, txn, plan, is_retry=stored_plan is not None, local_max_rows=stream.local_max_rows,
-            local_max_keys=stream.local_max_keys, indexes=self._indexes,
+            local_max_keys=stream.local_max_keys, indexes=self._indexes, last_table=self.query.tables[-1].name,
         )  # fmt: skip
         if batch.is_done(self.query.tables[-1]):
             log.info("%s  batch id %s is already in its tables", self.query.name, batch_id)
@@ -155,6 +156,8 @@ class QueryRunner:
             except NothingWritten:
                 self._checkpoint.drop_plan(batch_id)
                 raise
+        if not batch.has_commits:
+            self._checkpoint.store_plan(batch_id, replace(plan, is_without_commits=True))
         self.batches[batch_id], self.results[batch_id], self._last_batch = batch, result, batch_id
         jvm.collect_garbage()
         self.progress.batch_done(result.rows_in, result.files)

@@ -89,7 +89,7 @@ def _check_no_other_epoch(
 def _check_table(
     spark: SparkSession, name: str, table: Table, checkpoint: Checkpoint, paths: Paths, is_last: bool
 ) -> None:
-    started, finished = checkpoint.last_started(), checkpoint.last_finished()
+    started, finished = checkpoint.last_started(), checkpoint.last_written()
     if not table.exists(spark, paths):
         raise Refused(
             f"table {table.name} is missing, but the checkpoint of {name} has started batch {started}",
@@ -109,7 +109,7 @@ def _check_table(
     if is_last and finished is not None and (written is None or written < finished):
         raise Refused(
             f"table {table.name} is older than the checkpoint of {name}: its last batch is {written}, "
-            f"the checkpoint has finished batch {finished}",
+            f"the checkpoint has written batch {finished}",
             where=table.path(paths),
             do="restore the newer table, or the checkpoint that belongs to this one",
         )

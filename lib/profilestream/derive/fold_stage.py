@@ -1,6 +1,6 @@
 """Stages that derive declared tables from `events`: their query, checks and writes."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -118,10 +118,8 @@ class _LatestPopulations:
     def append(self, change: PopulationSums, derived: DerivedTable, batch: Batch) -> None:
         """Append the population after the batch."""
         table, txn = derived.population_table, batch.txn
-        previous = self.by_table.get(table.name)
-        if previous is not None and previous[0] == replace(txn, batch_id=txn.batch_id - 1):
-            before = previous[1]
-        else:
+        last, before = self.by_table.get(table.name, (txn, None))
+        if before is None or last.epoch != txn.epoch or last.batch_id >= txn.batch_id:
             before = population.before_batch(table.read(batch.spark, batch.paths), derived, txn)
         after = before.plus(change)
         batch.append(after.row(derived, txn), table)
@@ -143,7 +141,7 @@ def _merge(events: DataFrame, count: int, fold: Fold, batch: Batch, latest: _Lat
         with batch.phase("fold"):
             updated = commits.with_batch_columns(fold.update(before.rows, new), table, batch.txn)
         rows, stored = batch.merge(updated, table, stored=before), before.rows
-    if derived.population:
+    if derived.population and batch.has_commits:
         latest.append(population.change(rows, stored, derived), derived, batch)
 
 
