@@ -122,6 +122,15 @@ def test_no_checksum_is_written_when_it_could_be_wrong(folder: Path, action: dic
     assert [_checksum(folder, version) is not None for version in range(15)] == [False, True, *[False] * 13]
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_checksum_stops_no_commit(folder: Path, text: str) -> None:
+    log = _log(folder)
+    _commit(log, 2)
+    (folder / "_delta_log" / f"{2:020d}.crc").write_text(text)
+    _commit(log, 2)
+    assert [_checksum(folder, version) is not None for version in (1, 3, 4)] == [True, False, False]
+
+
 def test_no_checksum_is_computed_from_an_entry_of_an_unknown_writer(folder: Path) -> None:
     log = _log(folder)
     _commit(log, 2)

@@ -111,18 +111,16 @@ def write_checksum(folder: Path, version: int) -> None:
         "tableSizeBytes": 0, "numFiles": 0, "numMetadata": 1, "numProtocol": 1, "setTransactions": [],
         "domainMetadata": [],
     }  # fmt: skip
-    first = version + 1
-    while first > 0:
-        if (earlier := _checksum(folder, first - 1)).exists():
-            checksum = json.loads(earlier.read_bytes())
-            break
-        first -= 1
-        if version - first >= _CHECKSUM_ENTRIES:
-            return
+    candidates = range(version + 1, max(-1, version - _CHECKSUM_ENTRIES), -1)
+    first = next((n for n in candidates if n == 0 or _checksum(folder, n - 1).exists()), None)
+    if first is None:
+        return
     try:
+        if first > 0:
+            checksum = json.loads(_checksum(folder, first - 1).read_bytes())
         for number in range(first, version + 1):
             checksum = _next_checksum(checksum, _actions(folder, number))
-    except (KeyError, OSError):
+    except (KeyError, TypeError, ValueError, OSError):
         return
     temporary = folder / "_delta_log" / f".{uuid.uuid4()}.tmp"
     temporary.write_text(json.dumps(checksum), encoding="utf-8")
@@ -133,8 +131,8 @@ def _next_checksum(before: Action, actions: list[Action]) -> Action:
     """The checksum after an entry. Statistics that only Spark computes are left out; they are optional.
 
     Raises:
-        KeyError: the entry is of an unknown writer, which may add a file again that is part of the table; or it has an
-            action that is not known.
+        KeyError, TypeError: the entry is of an unknown writer, which may add a file again that is part of the table; or
+            it has an action that is not known, or no size of a file.
     """
     if not any(a.get("commitInfo", {}).get("engineInfo", "").startswith(_ENGINES) for a in actions):
         raise KeyError("engineInfo")

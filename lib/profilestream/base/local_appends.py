@@ -24,9 +24,9 @@ from profilestream.base.delta_log import after_commit, latest_version
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Paths
 
-# Of a table that is updated by key. A reader of one row decodes the row group.
-# Rows of tables that are updated by key contain many small states, which it makes a fifth smaller than snappy does.
+# Rows of tables that are updated by key have many small states, which zstd makes smaller than snappy does.
 UPDATED_CODEC: Final = "zstd"
+# Of a table that is updated by key. A reader of one row decodes the row group.
 _ROW_GROUP_ROWS = 500
 _LONGEST_STATISTIC = 32  # characters, as of Spark
 
