@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from profilestream.base import commits, streaming, tables
-from profilestream.base.checkpoints import Checkpoint, Plan
-from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused
-from profilestream.base.queries import Batch, RunOptions
-from profilestream.base.settings import Settings
+from profilestream.base.queries import RunOptions
 from profilestream.derive import profiles
 from profilestream.learn import describe_segments, segments
 from pyspark.sql import Row, SparkSession
@@ -23,6 +20,7 @@ from tests.builders import USER_PROFILES, Shop, event
 from tests.fault_injection import Crashes
 from tests.open_readers import assert_all_readers_agree
 from tests.recount import assert_sums_equal_recount, last_segments, user_rows
+from tests.stage_batches import StageBatches
 
 PROFILES = (
     USER_PROFILES
@@ -142,17 +140,8 @@ def assert_evaluated(spark: SparkSession, shop: Shop, users: dict[str, Row]) -> 
 
 
 @dataclass
-class ProfileChanges:
-    """Runs the stage with changes of profiles that a test defines, batch by batch, without a stream."""
-
-    spark: SparkSession
-    settings: Settings
-    batches: int = 0
-
-    def __post_init__(self) -> None:
-        (self.query,) = segments.queries(self.settings)
-        for table in self.query.tables:
-            table.create(self.spark, self.settings.paths)
+class ProfileChanges(StageBatches):
+    """Runs the stage with changes of profiles that a test defines."""
 
     def write_batch(self, day: int, group_of: dict[str, str], change: str = "insert") -> None:
         """Change the profiles of users to those of their groups; `delete` erases them."""
@@ -162,12 +151,12 @@ class ProfileChanges:
         ]
         state = "state struct<behavior: struct<vector: struct<weight: double, sums: array<double>>>>"
         changes = self.spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
-        versions = self.query.versions(self.spark, Checkpoint(self.spark, ""), self.batches)
-        batch = Batch(
-            self.spark, self.settings.paths, Txn(segments.STAGE, "epoch", self.batches), Plan("", versions=versions)
-        )
-        self.query.write(changes.withColumn("_commit_version", F.lit(self.batches)), batch)
-        self.batches += 1
+        self.write(changes.withColumn("_commit_version", F.lit(self.batches)))
+
+
+def _profile_changes(spark: SparkSession, home: Path) -> ProfileChanges:
+    settings = segments_shop(home).settings()
+    return ProfileChanges(spark, settings, segments.queries(settings)[0])
 
 
 def _mean(group: str, number: int) -> tuple[float, float]:
@@ -178,7 +167,7 @@ def _mean(group: str, number: int) -> tuple[float, float]:
 def test_sums_equal_a_recount_after_late_users_erased_users_and_an_empty_batch(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    changes = ProfileChanges(spark, segments_shop(tmp_path).settings())
+    changes = _profile_changes(spark, tmp_path)
     changes.write_batch(10, {f"u{n}": "abc"[n % 3] for n in range(12)})
     changes.write_batch(2, {"u3": "b", "late": "a"})
     changes.write_batch(11, {"u4": "a"}, change="delete")
@@ -202,7 +191,7 @@ def test_sums_equal_a_recount_after_late_users_erased_users_and_an_empty_batch(
 def test_the_number_of_partitions_does_not_change_the_segments(spark: SparkSession, tmp_path: Path) -> None:
     results = []
     for partitions in (1, 8):
-        changes = ProfileChanges(spark, segments_shop(tmp_path / str(partitions)).settings())
+        changes = _profile_changes(spark, tmp_path / str(partitions))
         spark.conf.set("spark.sql.shuffle.partitions", partitions)
         try:
             for day in (1, 4):
