@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 from profilestream.learn import kmeans
-from profilestream.learn.als import MICROS_PER_DAY, Floats
+from profilestream.learn.als import Floats
 from profilestream.learn.kmeans import KMeansParams
 from profilestream.learn.local_kmeans import Contributions, LocalKMeans
+from profilestream.learn.sums import MICROS_PER_DAY
 from sklearn.cluster import KMeans as FullKMeans  # type: ignore[import-untyped]
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from profilestream.learn import als
 from profilestream.learn.als import AlsParams
+from profilestream.learn.sums import MICROS_PER_DAY
 
-DAY = als.MICROS_PER_DAY
+DAY = MICROS_PER_DAY
 
 
 @dataclass(frozen=True)

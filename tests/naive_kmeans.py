@@ -1,10 +1,13 @@
 """Reference implementation of `learn_segments`: loops over single users, and sums counted again from all users."""
 
+from dataclasses import replace
+
 import numpy as np
-from profilestream.learn.als import MICROS_PER_DAY, Floats
+from profilestream.learn.als import Floats
 from profilestream.learn.cluster_sums import ClusterSums
 from profilestream.learn.kmeans import KMeansParams
 from profilestream.learn.split_merge import SplitMergeMove
+from profilestream.learn.sums import MICROS_PER_DAY
 
 DAY = MICROS_PER_DAY
 # Point, time and segment of a user.
@@ -22,7 +25,7 @@ def count_sums(contributions: list[Contribution], ids: list[int], as_of: int, pa
         result.weight[index] += weight
         result.sums[index] += weight * point
         result.scatter[index] += weight * np.outer(point, point)
-    return ClusterSums(result.users, result.weight, result.sums, result.scatter, as_of)
+    return replace(result, as_of=as_of)
 
 
 def nearest_segment(point: Floats, centers: dict[int, Floats]) -> int:

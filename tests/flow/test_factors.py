@@ -1,12 +1,14 @@
 """learn_factors in the flow equals plain loops, for any number of partitions, after crashes, with unusual ids."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from profilestream.base import streaming, tables
+from profilestream.base import commits, streaming, tables
 from profilestream.base.queries import RunOptions
+from profilestream.base.session import conf_set
 from profilestream.learn import factors
 from profilestream.learn.als import AlsParams
 from profilestream.learn.factors import LEARNER
@@ -18,6 +20,7 @@ from jobs import learn_factors
 from tests import table_snapshots
 from tests.builders import SHOP, Shop, event
 from tests.fault_injection import Crashes
+from tests.learner_logs import LOGS, FactorsLog
 from tests.naive_als import DAY, Event, NaiveAls
 from tests.open_readers import assert_all_readers_agree
 
@@ -202,6 +205,45 @@ def test_crashes_around_writes_and_the_number_of_partitions_change_nothing(
     assert crashes.run_through(factors.queries(settings), settings, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), _naive_model(spark, shop))
+
+
+def test_the_number_of_partitions_does_not_change_the_metrics(spark: SparkSession, tmp_path: Path) -> None:
+    """Half of the users are evaluated, and every rating has an error."""
+    log = LOGS["ratings"]
+    assert isinstance(log, FactorsLog)
+    log = replace(log, settings=f"{log.settings}eval_users = 3\n")
+    rows = []
+    for partitions in (1, 5):
+        with conf_set(spark, {"spark.sql.shuffle.partitions": str(partitions)}):
+            rows.append(log.learned_rows(spark, tmp_path / str(partitions))["model_metrics"].to_pylist())
+    weights = {(row["model"], row["metric"]): row["weight"] for row in rows[0]}
+    users = {row["user_id"] for row in log.batches()[1].to_pylist()}
+    assert 0 < weights["factors", "recall_10"] < len(users) < weights["factors", "rmse"]
+    assert rows[1] == [{**row, "value": pytest.approx(row["value"])} for row in rows[0]]
+
+
+def test_a_retry_does_not_undo_a_full_pass_that_ran_after_the_crash(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = _shop(tmp_path)
+    _add_events(spark, shop, 0)
+    _learn(spark, shop)
+    _add_events(spark, shop, 1)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise RuntimeError("crash before factors")
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="crash before factors"):
+        patch.setattr(commits, "merge", crash)
+        _learn(spark, shop)
+    assert learn_factors.main(["--config", str(shop.config()), "--full-pass"]) == 0
+    _learn(spark, shop)
+    first, second = _batches(spark, shop)
+    naive = NaiveAls(PARAMS)
+    naive.learn(first)
+    naive.full_pass(first)
+    naive.learn(second)
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
 
 
 def test_another_vector_length_is_refused_until_a_rebuild(

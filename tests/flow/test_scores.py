@@ -99,7 +99,7 @@ def test_a_shorter_list_replaces_a_longer_one_and_other_users_keep_their_lists(s
     settings = shop.settings()
     recommend.run(spark, settings)
     after = _lists(spark, shop)
-    newest = factors.read_state(spark, settings).global_sums.now
+    newest = factors.read_state(spark, settings).global_sums.as_of
     selected = {user for user, rows in after.items() if len(rows) == 1}
     profiles = (
         spark.read.format("delta")

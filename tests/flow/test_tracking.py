@@ -224,7 +224,7 @@ def _naive_scores(published: PublishedFactors, user: str) -> dict[str, float]:
     """Scores of all items that the user does not have, by a loop: product of the vectors plus weighted popularity."""
     rows = {(row["side"], row["key"]): row for row in published.state.rows.collect()}
     items = {key: row for (side, key), row in rows.items() if side == "item"}
-    now, half_life = published.state.global_sums.now / DAY_MICROS, published.params.popularity_half_life_days
+    now, half_life = published.state.global_sums.as_of / DAY_MICROS, published.params.popularity_half_life_days
     ages = {key: now - row["as_of"].timestamp() / 86_400 for key, row in items.items()}
     counts = {key: np.log1p(row["popularity"] * 2 ** (-ages[key] / half_life)) for key, row in items.items()}
     user_row = rows.get(("user", user))

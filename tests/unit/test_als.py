@@ -155,7 +155,7 @@ def test_an_empty_batch_changes_nothing() -> None:
     model.learn([])
     after = model.model.global_sums
     np.testing.assert_array_equal(after.user_gram, before.user_gram)
-    assert model.vectors("user").keys() == vectors.keys() and after.now == before.now
+    assert model.vectors("user").keys() == vectors.keys() and after.as_of == before.as_of
 
 
 def test_an_initial_vector_depends_only_on_the_id_and_exists_for_any_id() -> None:
@@ -185,9 +185,11 @@ def test_a_symmetric_matrix_is_unpacked_without_loss() -> None:
 
 
 def test_global_sums_are_restored_from_bytes() -> None:
-    sums = GlobalSums(np.eye(2), 2 * np.eye(2), 3 * np.eye(2), 4.5, 6.0, 7.25, 1_767_225_600_123_456, None, 9.0, 5.0)
+    sums = GlobalSums(
+        np.eye(2), 2 * np.eye(2), 3 * np.eye(2), 4.5, 6.0, 7.25, None, 9.0, 5.0, as_of=1_767_225_600_123_456
+    )  # fmt: skip
     restored = als_rows.global_sums_from_bytes(als_rows.global_sums_to_bytes(sums), 2)
-    assert (restored.now, restored.user_count, restored.mean_rating) == (sums.now, sums.user_count, None)
+    assert (restored.as_of, restored.user_count, restored.mean_rating) == (sums.as_of, sums.user_count, None)
     assert (restored.event_count, restored.full_pass_events) == (9.0, 5.0)
     np.testing.assert_array_equal(restored.weighted_item_gram, sums.weighted_item_gram)
 

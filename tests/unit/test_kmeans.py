@@ -13,6 +13,7 @@ from profilestream.learn.cluster_sums import ClusterSums
 from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
 from profilestream.learn.local_kmeans import Contributions, LocalKMeans, LocalKMeansState
 from profilestream.learn.split_merge import SplitAxes
+from profilestream.learn.sums import total
 
 from tests import laws, naive_kmeans
 from tests.naive_kmeans import DAY, Contribution
@@ -280,16 +281,9 @@ def test_points_that_are_not_newer_than_the_state_are_learned_but_not_evaluated(
         )
         for n in (slice(0, 3), slice(3, 4))
     )
-    merged = kmeans.merge_deltas(first, second, learner.params)
+    merged = total([first, second], learner.params.half_life_days)
     assert (merged.evaluated_points, merged.cost, merged.cost_of_mean) == (2, delta.cost, delta.cost_of_mean)
     assert merged.times == delta.times
-
-
-def test_sums_survive_the_conversion_to_bytes() -> None:
-    _, _, bins = one_segment(blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1).points)
-    copy = ClusterSums.of_bytes(bins.as_bytes(), 2)
-    assert copy.as_of == bins.as_of and copy.users.dtype == np.int64
-    laws.assert_equal(numbers(copy), numbers(bins))
 
 
 def test_the_parts_of_a_batch_can_be_merged_in_any_order() -> None:

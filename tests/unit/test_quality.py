@@ -8,7 +8,6 @@ from ir_measures import RR, R, nDCG
 from profilestream.learn import item_index, ranking_metrics
 from profilestream.learn.als import AlsParams
 from profilestream.learn.item_index import RANKERS, ItemIndex, UserItems
-from profilestream.learn.ranking_metrics import RankingSums
 
 
 def test_metrics_equal_those_of_trec_eval() -> None:
@@ -73,14 +72,6 @@ def test_users_in_chunks_give_the_sums_of_all_users_at_once(monkeypatch: pytest.
     for ranker, sums in at_once.items():
         assert (in_chunks[ranker].listed_items == sums.listed_items).all()
         assert in_chunks[ranker].metrics() == {name: pytest.approx(pair) for name, pair in sums.metrics().items()}
-
-
-def test_ranking_sums_are_restored_from_bytes() -> None:
-    sums = RankingSums(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, np.array([True, False, True]), 7.0, 8.0)
-    restored = RankingSums.of_bytes(sums.as_bytes())
-    assert restored.listed_items.tolist() == [True, False, True]
-    assert restored.metrics() == sums.metrics()
-    assert (restored.users, restored.ratings, restored.squared_error) == (1.0, 7.0, 8.0)
 
 
 def test_items_that_a_user_has_are_neither_targets_nor_ranked() -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(files.__file__).parent.parent
 ROOMS = ("base", "capture", "derive", "learn", "serve", "steward")
 ON_EXECUTORS = (
     "als", "als_rows", "als_tasks", "cluster_sums", "evaluation_times", "item_index", "kmeans", "kmeans_tasks",
-    "ranking_metrics", "score_tasks", "split_merge", "user_events",
+    "ranking_metrics", "score_tasks", "split_merge", "sums", "user_events",
 )  # fmt: skip
 
 

@@ -10,17 +10,18 @@ first row of each user (or item).
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from profilestream.learn.sums import DECAYS, FIRST, LATEST, DecayedSums
+
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
 Longs = NDArray[np.int64]
 Strings = NDArray[np.object_]
-MICROS_PER_DAY = 86_400_000_000
 _MAX_CHUNK_CELLS = 4_000_000
 
 
@@ -84,10 +85,8 @@ class AlsParams:
 
 
 @dataclass(frozen=True)
-class GlobalSums:
+class GlobalSums(DecayedSums):
     """Sums over all users and all items: the one row of the state that every task of a batch needs.
-
-    Partial sums of two tasks can be added.
 
     Args:
         item_gram: sum of q qT over all items, (k, k).
@@ -97,55 +96,25 @@ class GlobalSums:
         item_weight: sum of n over all items, the decayed weight of all events.
         item_count: number of items.
         user_count: number of users, each decayed since the user's latest event.
-        now: latest event time, microseconds since 1970.
         mean_rating: explicit: mean rating of the first batch, the origin of all biases; null before that batch.
         event_count: number of learned events.
         full_pass_events: `event_count` at the latest full pass.
     """
 
     item_gram: Floats
-    user_gram: Floats
-    weighted_item_gram: Floats
-    item_weight: float = 0.0
+    user_gram: Floats = field(metadata=DECAYS)
+    weighted_item_gram: Floats = field(metadata=DECAYS)
+    item_weight: float = field(default=0.0, metadata=DECAYS)
     item_count: float = 0.0
-    user_count: float = 0.0
-    now: int = 0
-    mean_rating: float | None = None
+    user_count: float = field(default=0.0, metadata=DECAYS)
+    mean_rating: float | None = field(default=None, metadata=FIRST)
     event_count: float = 0.0
-    full_pass_events: float = 0.0
+    full_pass_events: float = field(default=0.0, metadata=LATEST)
 
     @classmethod
     def zero(cls, k: int) -> "GlobalSums":
         """The sums before the first event."""
         return cls(np.zeros((k, k)), np.zeros((k, k)), np.zeros((k, k)))
-
-    def __add__(self, other: "GlobalSums") -> "GlobalSums":
-        """The sum of two partial sums; commutative and associative."""
-        return GlobalSums(
-            self.item_gram + other.item_gram,
-            self.user_gram + other.user_gram,
-            self.weighted_item_gram + other.weighted_item_gram,
-            self.item_weight + other.item_weight,
-            self.item_count + other.item_count,
-            self.user_count + other.user_count,
-            max(self.now, other.now),
-            other.mean_rating if self.mean_rating is None else self.mean_rating,
-            self.event_count + other.event_count,
-            max(self.full_pass_events, other.full_pass_events),
-        )
-
-    def decayed_to(self, now: int, half_life_days: float | None) -> "GlobalSums":
-        """The sums with all decayed parts valid at `now`; unchanged if `now` is earlier than their own time."""
-        now = max(now, self.now)
-        factor = float(decay_factors(np.array([self.now]), now, half_life_days)[0]) if self.now else 1.0
-        return replace(
-            self,
-            user_gram=self.user_gram * factor,
-            weighted_item_gram=self.weighted_item_gram * factor,
-            item_weight=self.item_weight * factor,
-            user_count=self.user_count * factor,
-            now=now,
-        )
 
     def has_shrunk_from(self, before: "GlobalSums") -> bool:
         """Whether the product of the Frobenius norms of item and user vectors fell below half, or is not a number.
@@ -171,20 +140,6 @@ class GroupedRows:
     vectors: Floats
     weights: Floats
     targets: Floats
-
-
-def decay_factors(times: Longs, now: int | Longs, half_life_days: float | None) -> Floats:
-    """2^(-(now - time) / half-life) for times in microseconds; 1 for times after `now`.
-
-    Args:
-        now: one time for all, or one per element of `times`.
-        half_life_days: null: no decay, so all factors are 1.
-    """
-    if half_life_days is None:
-        return np.ones(len(times))
-    age = np.maximum(now - times, 0) / MICROS_PER_DAY
-    factors: Floats = np.exp2(-age / half_life_days)
-    return factors
 
 
 def initial_vector(item_id: str, params: AlsParams) -> Vectors:

@@ -12,20 +12,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from profilestream.learn.als import AlsParams, Floats, GlobalSums, Longs, Strings, Vectors
+from profilestream.learn.sums import Sums
 
 # Inputs: all items packed into a few rows (for users), rows of the state, and new events (for users) or new
 # contributions (for items).
 PACKED_ITEMS, STATE, NEW = 0, 1, 2
-# Outputs: updated rows of the state, contributions of users to items, global sums that the partition removes (as of the
-# previous batch) and adds (as of this batch), ranking sums of its users, and the times of the evaluated events.
-UPDATED, CONTRIBUTION, REMOVED, ADDED, EVALUATION, EVALUATION_TIMES = 3, 4, 5, 6, 7, 8
+# Outputs: updated rows of the state, contributions of users to items, changes of the global sums, ranking sums of the
+# users of the partition, and the times of the evaluated events.
+UPDATED, CONTRIBUTION, CHANGE, EVALUATION, EVALUATION_TIMES = 3, 4, 5, 6, 7
 # More inputs, of recommendation lists: items that a user bought, and closed items that a user may get.
-BOUGHT, RESERVED = 9, 10
+BOUGHT, RESERVED = 8, 9
 # The kinds that are collected on the driver.
-DRIVER_KINDS = (REMOVED, ADDED, EVALUATION, EVALUATION_TIMES)
+DRIVER_KINDS = (CHANGE, EVALUATION, EVALUATION_TIMES)
 # All columns of inputs and outputs, as Spark DDL. `key` is the user or item of the row, `other_key` the item of an
-# event or the user of a contribution. `payload` contains packed items, global sums, ranking sums or evaluation times,
-# depending on the kind. Columns that a kind does not use are null.
+# event or the user of a contribution. `payload` contains packed items or partial sums (sums.py), depending on the
+# kind. Columns that a kind does not use are null.
 COLUMNS = (
     "kind int, key string, other_key string, weight double, rating double, decayed_weight double, popularity double, "
     "time_micros bigint, category string, vector binary, item_ids array<string>, item_weights binary, "
@@ -133,17 +134,20 @@ def stored_events(users: pa.Table) -> tuple[Longs, Strings, Floats]:
     return row, item_ids, concat_binary(users, "item_weights", np.float32).astype(float)
 
 
-def global_sums_batch(kind: int, global_sums: GlobalSums) -> pa.RecordBatch:
-    """One row with partial global sums."""
-    return make_batch(kind, 1, payload=[global_sums_to_bytes(global_sums)])
+def sums_batch(kind: int, sums: Sums, key: str | None = None) -> pa.RecordBatch:
+    """One row with partial sums."""
+    return make_batch(kind, 1, key=[key], payload=[sums.to_cell()])
 
 
 def global_sums_to_bytes(sums: GlobalSums) -> bytes:
-    """All fields as float64, matrices first; microseconds are exact in a float64 until the year 2255."""
+    """The column `global_sums`: all fields as float64, matrices first.
+
+    Microseconds are exact in a float64 until the year 2255.
+    """
     matrices = [matrix.ravel() for matrix in (sums.item_gram, sums.user_gram, sums.weighted_item_gram)]
     mean = np.nan if sums.mean_rating is None else sums.mean_rating
     scalars = [
-        sums.item_weight, sums.item_count, sums.user_count, sums.now, mean, sums.event_count, sums.full_pass_events,
+        sums.item_weight, sums.item_count, sums.user_count, sums.as_of, mean, sums.event_count, sums.full_pass_events,
     ]  # fmt: skip
     return np.concatenate([*matrices, scalars]).tobytes()
 
@@ -153,9 +157,9 @@ def global_sums_from_bytes(data: Any, width: int) -> GlobalSums:
     values = np.frombuffer(data)
     size = width * width
     matrices = values[: 3 * size].reshape(3, width, width)
-    item_weight, items, users, now, mean, events, full_pass_events = (float(x) for x in values[3 * size :])
+    item_weight, items, users, as_of, mean, events, full_pass_events = (float(x) for x in values[3 * size :])
     mean_rating = None if np.isnan(mean) else mean
     return GlobalSums(
-        matrices[0], matrices[1], matrices[2], item_weight, items, users, int(now), mean_rating, events,
-        full_pass_events,
+        matrices[0], matrices[1], matrices[2], item_weight, items, users, mean_rating, events, full_pass_events,
+        as_of=int(as_of),
     )  # fmt: skip

@@ -12,18 +12,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from profilestream.learn import als, als_rows, evaluation_times, item_index, ranking_metrics, user_events
+from profilestream.learn import als, als_rows, evaluation_times, item_index, ranking_metrics, sums, user_events
 from profilestream.learn.als import AlsParams, Floats, GlobalSums, GroupedRows, Longs, Strings, Vectors
 from profilestream.learn.evaluation_times import EvaluationTimes
 from profilestream.learn.item_index import ItemIndex, UserItems
 from profilestream.learn.ranking_metrics import RankingSums
+from profilestream.learn.sums import decay_factors
 from profilestream.learn.user_events import UserEvents, item_decay_factors
 
 
 def pack_items(
     batches: Iterator[pa.RecordBatch], global_sums: GlobalSums, params: AlsParams, *, skip_damaged: bool = False
 ) -> Iterator[pa.RecordBatch]:
-    """One row with all item rows of a partition, decayed to `global_sums.now`; the input of `unpack_items`.
+    """One row with all item rows of a partition, decayed to `global_sums.as_of`; the input of `unpack_items`.
 
     Args:
         skip_damaged: leave out items with a damaged vector, so that they are solved again like new items.
@@ -36,7 +37,7 @@ def pack_items(
         table = table.filter(pa.array(~als_rows.damaged_rows(table, params)))
     if table is not None and table.num_rows:
         als_rows.stored_vectors(table, params)
-        factors, popularity_factors = item_decay_factors(als_rows.micros(table), global_sums.now, params)
+        factors, popularity_factors = item_decay_factors(als_rows.micros(table), global_sums.as_of, params)
         lengths = als_rows.list_lengths(table, "item_ids")
         counts = als_rows.concat_binary(table, "item_weights", np.float32) * np.repeat(factors, lengths)
         offsets = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
@@ -50,16 +51,13 @@ def pack_items(
             "neighbor_ids": table["item_ids"],
             "neighbor_counts": pa.ListArray.from_arrays(offsets, pa.array(counts, pa.float32())),
         }
-        packed = pa.table(columns, schema=item_index.SCHEMA)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, packed.schema) as writer:
-            writer.write_table(packed)
-        yield als_rows.make_batch(als_rows.PACKED_ITEMS, 1, payload=[sink.getvalue().to_pybytes()])
+        packed = sums.write_cell(pa.table(columns, schema=item_index.SCHEMA))
+        yield als_rows.make_batch(als_rows.PACKED_ITEMS, 1, payload=[packed])
 
 
 def unpack_items(payloads: list[Any], params: AlsParams) -> ItemIndex:
     """The index of the items in payloads of `pack_items`."""
-    parts = [pa.ipc.open_stream(payload).read_all() for payload in payloads]
+    parts = map(sums.read_cell, payloads)
     return ItemIndex.from_rows(pa.concat_tables([item_index.SCHEMA.empty_table(), *parts]), params)
 
 
@@ -68,7 +66,7 @@ def update_users(
 ) -> Iterator[pa.RecordBatch]:
     """Evaluate and solve the users of a partition.
 
-    Yields metrics, updated user rows, contributions to items, and the global sums that are removed and added.
+    Yields metrics, updated user rows, contributions to items, and changes of the global sums.
 
     Args:
         batches: rows of kind PACKED_ITEMS, STATE (users) and NEW (events).
@@ -106,22 +104,26 @@ def update_users(
     yield _user_rows(user_ids, vectors, events.take(is_retained), tails, times, params)
     yield from _contributions(user_ids, events, vectors, old_vectors, params)
     zero = GlobalSums.zero(width)
-    factors = np.where(is_stored, als.decay_factors(old_times, global_sums.now, params.half_life_days), 0.0)
-    removed = replace(
-        zero, user_gram=-als.gram_matrix(old_vectors.astype(float), factors), user_count=-float(factors.sum())
-    )
+    if is_stored.any():
+        factors = np.where(is_stored, decay_factors(old_times, global_sums.as_of, params.half_life_days), 0.0)
+        removed = replace(
+            zero,
+            user_gram=-als.gram_matrix(old_vectors.astype(float), factors),
+            user_count=-float(factors.sum()),
+            as_of=global_sums.as_of,
+        )
+        yield als_rows.sums_batch(als_rows.CHANGE, removed)
     now = int(times.max())
-    factors = als.decay_factors(times, now, params.half_life_days)
+    factors = decay_factors(times, now, params.half_life_days)
     added = replace(
         zero,
         user_gram=als.gram_matrix(vectors.astype(float), factors),
         user_count=float(factors.sum()),
-        now=now,
+        as_of=now,
         mean_rating=global_sums.mean_rating,
         event_count=float(new.num_rows),
     )
-    yield als_rows.global_sums_batch(als_rows.REMOVED, removed)
-    yield als_rows.global_sums_batch(als_rows.ADDED, added)
+    yield als_rows.sums_batch(als_rows.CHANGE, added)
 
 
 def update_items(
@@ -129,7 +131,7 @@ def update_items(
 ) -> Iterator[pa.RecordBatch]:
     """Solve the items of a partition from their decayed normal equations.
 
-    Yields updated item rows and the global sums that they add.
+    Yields updated item rows and the change of the global sums.
 
     Args:
         batches: rows of kind STATE (items) and NEW (contributions).
@@ -146,7 +148,7 @@ def update_items(
     item_ids = np.unique(np.concatenate([als_rows.strings(state, "key"), new_ids]).astype(object))
     if not len(item_ids):
         return
-    n, width, now = len(item_ids), params.width, global_sums.now
+    n, width, now = len(item_ids), params.width, global_sums.as_of
     new_items, state_items = (np.searchsorted(item_ids, ids) for ids in (new_ids, als_rows.strings(state, "key")))
     times = als_rows.micros(new)
     factors, popularity_factors = item_decay_factors(times, now, params)
@@ -197,23 +199,9 @@ def update_items(
         weighted_item_gram=als.gram_matrix(design, weight) - als.gram_matrix(old_design, old_weight),
         item_weight=float((weight - old_weight).sum()),
         item_count=float(n - is_stored.sum()),
-        now=now,
+        as_of=now,
     )
-    yield als_rows.global_sums_batch(als_rows.ADDED, added)
-
-
-def apply_user_changes(
-    global_sums: GlobalSums, removed: list[GlobalSums], added: list[GlobalSums], params: AlsParams
-) -> GlobalSums:
-    """The global sums after the users of a batch, as of its latest event.
-
-    Args:
-        removed: sums of the old user vectors, negative, as of the previous batch.
-        added: sums of the new user vectors, each as of the latest event of its partition.
-    """
-    now = max([global_sums.now, *[sums.now for sums in added]])
-    remaining = sum(removed, global_sums).decayed_to(now, params.half_life_days)
-    return sum([sums.decayed_to(now, params.half_life_days) for sums in added], remaining)
+    yield als_rows.sums_batch(als_rows.CHANGE, added)
 
 
 def _contributed_equations(
@@ -272,7 +260,7 @@ def _merge_neighbors(
     item = np.concatenate([np.repeat(state_items, lengths[0]), np.repeat(new_items, lengths[1])]).astype(np.int64)
     stored = als_rows.concat_binary(state, "item_weights", np.float32) * np.repeat(state_factors, lengths[0])
     new_times = als_rows.concat_binary(new, "event_times", np.int64)
-    count = np.concatenate([stored, als.decay_factors(new_times, now, params.half_life_days)])
+    count = np.concatenate([stored, decay_factors(new_times, now, params.half_life_days)])
     cells, cell = np.unique(item * max(len(ids), 1) + neighbor, return_inverse=True)
     count = np.bincount(cell, count, len(cells))
     item, neighbor = cells // max(len(ids), 1), cells % max(len(ids), 1)
@@ -328,9 +316,9 @@ def _evaluate_users(
 
     At most `eval_users` users of the partition are evaluated, those with the smallest hashes of their ids.
     """
-    if not params.eval_users or not global_sums.now:
+    if not params.eval_users or not global_sums.as_of:
         return
-    is_late = events.is_new & evaluation_times.is_late(events.time, global_sums.now)
+    is_late = events.is_new & evaluation_times.is_late(events.time, global_sums.as_of)
     late_rows = int(is_late.sum())
     position = index.positions(events.item_ids)[events.item]
     is_target = events.is_new & ~is_late & (events.weight > 0) & (position >= 0)
@@ -338,9 +326,7 @@ def _evaluate_users(
     hashes = [zlib.crc32(user_ids[user].encode()) for user in users]
     users = users[np.argsort(hashes, kind="stable")][: params.eval_users]
     if not len(users):
-        yield als_rows.make_batch(
-            als_rows.EVALUATION_TIMES, 1, payload=[EvaluationTimes(late_rows=late_rows).as_bytes()]
-        )
+        yield als_rows.sums_batch(als_rows.EVALUATION_TIMES, EvaluationTimes(late_rows=late_rows))
         return
     number = np.full(len(user_ids), -1)
     number[users] = np.arange(len(users))
@@ -354,7 +340,7 @@ def _evaluate_users(
         codes = pairs[:, 0] * len(index.item_ids) + pairs[:, 1]
         is_scored = is_target & is_evaluated & ~np.isin(codes, codes[is_owned])
     times = EvaluationTimes.of(events.time[is_scored], late_rows)
-    yield als_rows.make_batch(als_rows.EVALUATION_TIMES, 1, payload=[times.as_bytes()])
+    yield als_rows.sums_batch(als_rows.EVALUATION_TIMES, times)
     by_ranker = ranking_metrics.evaluate_rankers(
         index, old_vectors[users].astype(float), user_items, pairs[is_target & is_evaluated], params
     )
@@ -362,8 +348,8 @@ def _evaluate_users(
         p, q = old_vectors[events.user[is_target]].astype(float), index.vectors[position[is_target]].astype(float)
         predicted = (global_sums.mean_rating or 0.0) + p[:, -1] + q[:, -1] + (p[:, :-1] * q[:, :-1]).sum(axis=1)
         squared_error = float(((events.rating[is_target] - predicted) ** 2).sum())
-        by_ranker["factors"] += replace(
-            RankingSums.zero(len(index.item_ids)), ratings=float(is_target.sum()), squared_error=squared_error
+        by_ranker["factors"] += RankingSums(
+            np.zeros(len(index.item_ids), bool), ratings=float(is_target.sum()), squared_error=squared_error
         )
-    for ranker, sums in by_ranker.items():
-        yield als_rows.make_batch(als_rows.EVALUATION, 1, key=[ranker], payload=[sums.as_bytes()])
+    for ranker, ranking_sums in by_ranker.items():
+        yield als_rows.sums_batch(als_rows.EVALUATION, ranking_sums, ranker)

@@ -1,21 +1,19 @@
 """Decayed sums over groups of points. Sums can be added in any order, and a point that was added can be subtracted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from profilestream.learn.als import Floats, Longs, decay_factors
-
-# Weights are at least this, so that the mean of every group with users is defined.
-MIN_WEIGHT = 1e-100
+from profilestream.learn.als import Floats, Longs
+from profilestream.learn.sums import DECAYS, MIN_WEIGHT, DecayedSums, decay_factors
 
 
 @dataclass(frozen=True)
-class ClusterSums:
+class ClusterSums(DecayedSums):
     """Sums over the points x of each of s groups, in d dimensions, with weights w = 2^(-(as_of - time) / half-life).
 
     Args:
@@ -23,45 +21,20 @@ class ClusterSums:
         weight: sum of w, (s,).
         sums: sum of w x, (s, d).
         scatter: sum of w x xT, (s, d, d).
-        as_of: time at which the weights are valid, microseconds since 1970; 0: no point was added yet.
     """
 
     users: Longs
-    weight: Floats
-    sums: Floats
-    scatter: Floats
-    as_of: int
+    weight: Floats = field(metadata=DECAYS)
+    sums: Floats = field(metadata=DECAYS)
+    scatter: Floats = field(metadata=DECAYS)
 
     @classmethod
     def zero(cls, groups: int, dimensions: int) -> "ClusterSums":
         """Groups without points."""
         return cls(
             np.zeros(groups, np.int64), np.zeros(groups), np.zeros((groups, dimensions)),
-            np.zeros((groups, dimensions, dimensions)), 0,
+            np.zeros((groups, dimensions, dimensions)),
         )  # fmt: skip
-
-    @classmethod
-    def of_bytes(cls, data: bytes, dimensions: int) -> "ClusterSums":
-        """The reverse of `as_bytes`."""
-        d, numbers = dimensions, np.frombuffer(data, np.float64)
-        table = numbers[1:].reshape(-1, 2 + d + d * d)
-        return cls(
-            table[:, 0].astype(np.int64), table[:, 1], table[:, 2 : 2 + d], table[:, 2 + d :].reshape(-1, d, d),
-            int(numbers[0]),
-        )  # fmt: skip
-
-    def as_bytes(self) -> bytes:
-        """All numbers as float64, which is exact for integers (counts and times) below 2^53."""
-        flat = self.scatter.reshape(len(self.users), -1)
-        table = np.column_stack([self.users, self.weight, self.sums, flat]).astype(np.float64)
-        return np.append(np.float64(self.as_of), table).tobytes()
-
-    def decayed_to(self, as_of: int, half_life_days: float | None) -> "ClusterSums":
-        """The sums as of a later time; unchanged if that time is not later. `half_life_days` null: no decay."""
-        if as_of <= self.as_of:
-            return self
-        factor = _weights(np.array([self.as_of]), as_of, half_life_days)[0] if self.as_of else 1.0
-        return ClusterSums(self.users, self.weight * factor, self.sums * factor, self.scatter * factor, as_of)
 
     def take(self, indices: Any) -> "ClusterSums":
         """The selected groups; `indices` is any index of a numpy axis."""
@@ -73,22 +46,14 @@ class ClusterSums:
 
     def map_arrays(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> "ClusterSums":
         """Apply a function to each of the four arrays; the first axis of each is the group."""
-        return ClusterSums(
-            function(self.users), function(self.weight), function(self.sums), function(self.scatter), self.as_of
-        )
-
-    def __add__(self, other: "ClusterSums") -> "ClusterSums":
-        """Sums of the same groups as of the same time."""
-        return ClusterSums(
-            self.users + other.users, self.weight + other.weight, self.sums + other.sums, self.scatter + other.scatter,
-            self.as_of,
-        )  # fmt: skip
+        arrays = [function(array) for array in (self.users, self.weight, self.sums, self.scatter)]
+        return ClusterSums(*arrays, as_of=self.as_of)
 
     def with_group(self, index: int, group: "ClusterSums") -> "ClusterSums":
         """Replace the group at `index`, or append it when `index` is the number of groups."""
         return ClusterSums(
             _with_row(self.users, index, group.users), _with_row(self.weight, index, group.weight),
-            _with_row(self.sums, index, group.sums), _with_row(self.scatter, index, group.scatter), self.as_of,
+            _with_row(self.sums, index, group.sums), _with_row(self.scatter, index, group.scatter), as_of=self.as_of,
         )  # fmt: skip
 
     @property
@@ -125,7 +90,8 @@ def sum_contributions(
     order = np.argsort(groups, kind="stable")
     # With a column of ones, one matrix product per group has its weight and its sums, too.
     x = np.hstack([points, np.ones((len(points), 1))])[order]
-    weighted = x * (_weights(times, as_of, half_life_days) * signs)[order, None]
+    weights = np.maximum(decay_factors(times, as_of, half_life_days), MIN_WEIGHT)
+    weighted = x * (weights * signs)[order, None]
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     for start, end in pairwise([*starts, len(order)]):
         product = weighted[start:end].T @ x[start:end]
@@ -134,10 +100,6 @@ def sum_contributions(
         result.scatter[group] = product[:d, :d]
     np.add.at(result.users, groups, signs)
     return replace(result, as_of=as_of)
-
-
-def _weights(times: Longs, as_of: int, half_life_days: float | None) -> Floats:
-    return np.maximum(decay_factors(times, as_of, half_life_days), MIN_WEIGHT)
 
 
 def _with_row(array: NDArray[Any], index: int, row: NDArray[Any]) -> NDArray[Any]:

@@ -33,6 +33,7 @@ from profilestream.learn.als import AlsParams, GlobalSums
 from profilestream.learn.evaluation_times import EvaluationTimes
 from profilestream.learn.metrics_reporter import MetricsReporter
 from profilestream.learn.ranking_metrics import RankingSums, sum_by_ranker
+from profilestream.learn.sums import SumsT, total
 
 STAGE, LEARNER = "learn_factors", "factors"
 log = logging.getLogger(__name__)
@@ -181,15 +182,14 @@ def learn_batch(new: DataFrame, state: FactorsState, batch: Batch, settings: Set
     before = _with_mean_rating(state.global_sums, new, params)
     with batch.phase("users"):
         users, collected = _update_users(state, new, before, params)
-    removed, added = (_global_sums(collected, kind, params) for kind in (als_rows.REMOVED, als_rows.ADDED))
-    after_users = als_tasks.apply_user_changes(before, removed, added, params)
+    after_users = total([before, *_sums(GlobalSums, collected, als_rows.CHANGE)], params.half_life_days)
     with batch.phase("items"):
         items, after = _update_items(state, users, after_users, params)
     changed = _updated_rows(users, items)
     if state.is_rebuilt:
         unchanged = state.rows.join(changed.select("side", "key"), ["side", "key"], "left_anti")
         changed = changed.unionByName(unchanged.select(*changed.columns))
-    metric_rows = _metric_rows(spark, collected, before.now, batch.txn)
+    metric_rows = _metric_rows(spark, collected, before.as_of, batch.txn)
     return BatchUpdate(changed.unionByName(_global_row(spark, after), allowMissingColumns=True), metric_rows)
 
 
@@ -210,8 +210,7 @@ def fit_full_passes(state: FactorsState, events: DataFrame, passes: int, setting
         before = _with_mean_rating(model.global_sums, events, params)
         users, collected = _update_users(model, events, before, params, from_scratch=True)
         zero = replace(GlobalSums.zero(params.width), mean_rating=before.mean_rating)
-        added = _global_sums(collected, als_rows.ADDED, params)
-        after_users = als_tasks.apply_user_changes(zero, [], added, params)
+        after_users = total([zero, *_sums(GlobalSums, collected, als_rows.CHANGE)], params.half_life_days)
         # Items are solved with the item count of the previous pass, then counted again.
         items, after = _update_items(None, users, replace(after_users, item_count=before.item_count), params)
         after = replace(after, item_count=after.item_count - before.item_count, full_pass_events=after.event_count)
@@ -320,8 +319,8 @@ def _update_items(
         inputs.append(_touched_rows(state.rows, "item", contributions))
     step = partial(als_tasks.update_items, global_sums=after_users, params=params)
     items = run_step(inputs, task_count(users.sparkSession), step)
-    added = items.where(F.col("kind") == als_rows.ADDED).collect()
-    return items, sum(_global_sums(added, als_rows.ADDED, params), after_users)
+    collected = items.where(F.col("kind") == als_rows.CHANGE).collect()
+    return items, sum(_sums(GlobalSums, collected, als_rows.CHANGE), after_users)
 
 
 def _updated_rows(users: DataFrame, items: DataFrame) -> DataFrame:
@@ -340,7 +339,7 @@ def _global_row(spark: SparkSession, global_sums: GlobalSums) -> DataFrame:
         F.lit("global").alias("side"),
         F.lit("all").alias("key"),
         F.lit(als_rows.global_sums_to_bytes(global_sums)).alias("global_sums"),
-        F.timestamp_micros(F.lit(global_sums.now)).alias("as_of"),
+        F.timestamp_micros(F.lit(global_sums.as_of)).alias("as_of"),
     )
 
 
@@ -350,19 +349,15 @@ def _metric_rows(spark: SparkSession, collected: list[Row], as_of: int, txn: Txn
     Args:
         as_of: newest event time of the state before the batch, microseconds since 1970.
     """
-    payloads = {
-        kind: [(row["key"], bytes(row["payload"])) for row in collected if row["kind"] == kind]
-        for kind in (als_rows.EVALUATION, als_rows.EVALUATION_TIMES)
-    }
-    by_ranker = sum_by_ranker((key, RankingSums.of_bytes(data)) for key, data in payloads[als_rows.EVALUATION])
-    times = [EvaluationTimes.of_bytes(data) for _, data in payloads[als_rows.EVALUATION_TIMES]]
+    rankers = [row["key"] for row in collected if row["kind"] == als_rows.EVALUATION]
+    by_ranker = sum_by_ranker(zip(rankers, _sums(RankingSums, collected, als_rows.EVALUATION), strict=True))
+    times = _sums(EvaluationTimes, collected, als_rows.EVALUATION_TIMES)
     values = {ranker: sums.metrics() for ranker, sums in by_ranker.items()}
     return metrics.metric_rows(spark, LEARNER, values, as_of, sum(times, EvaluationTimes()) if times else None, txn)
 
 
-def _global_sums(collected: list[Row], kind: int, params: AlsParams) -> list[GlobalSums]:
-    payloads = [bytes(row["payload"]) for row in collected if row["kind"] == kind]
-    return [als_rows.global_sums_from_bytes(payload, params.width) for payload in payloads]
+def _sums(cls: type[SumsT], collected: list[Row], kind: int) -> list[SumsT]:
+    return [cls.from_cell(row["payload"]) for row in collected if row["kind"] == kind]
 
 
 def _touched_rows(state: DataFrame, side: str, changes: DataFrame) -> DataFrame:

@@ -7,7 +7,7 @@ subtracted exactly as it was added. When a segment is split or merged, all its c
 The steps of a batch. The driver handles sums only; each pass over rows runs on the executors:
 
     first batch  centers = initial_centers(sample, params); state = KMeansState.from_centers(centers)
-    pass 1       batch_delta(state, centers, changes, params) per partition, combined by merge_deltas. Further passes
+    pass 1       batch_delta(state, centers, changes, params) per partition, combined by sums.total. Further passes
                  use centers = updated_centers(state, delta, centers, params), with the same state
     driver       state = apply_delta(state, delta, params); axes = split_merge.split_axes(state, params).
                  Without axes no move can lower the cost, and the batch is done
@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.cluster_sums import MIN_WEIGHT, ClusterSums, sum_contributions
+from profilestream.learn.cluster_sums import ClusterSums, sum_contributions
 from profilestream.learn.evaluation_times import EvaluationTimes, is_late
+from profilestream.learn.sums import MIN_WEIGHT, Sums, total
 
 # Relative difference up to which two numbers are equal.
 TIE = 1e-9
@@ -90,7 +91,7 @@ class ContributionChanges:
 
 
 @dataclass(frozen=True)
-class KMeansDelta:
+class KMeansDelta(Sums):
     """Change of the sums by a batch (or a partition of it).
 
     Args:
@@ -98,7 +99,7 @@ class KMeansDelta:
         evaluated_points: number of added points that are newer than the state.
         cost: sum of |x - c|^2 over the evaluated points, c the nearest of the centers of this pass; not decayed.
         cost_of_mean: the same with c the mean of all users before the batch; 0 before the first batch.
-        times: of the evaluated points; null before the first batch.
+        times: of the evaluated points; null if no rows were evaluated, and before the first batch.
     """
 
     sums: ClusterSums
@@ -161,23 +162,6 @@ def batch_delta(state: KMeansState, centers: Floats, changes: ContributionChange
     )  # fmt: skip
 
 
-def merge_sums(one: ClusterSums, other: ClusterSums, params: KMeansParams) -> ClusterSums:
-    """Both sums added, as of the later of their times."""
-    as_of = max(one.as_of, other.as_of)
-    return one.decayed_to(as_of, params.half_life_days) + other.decayed_to(as_of, params.half_life_days)
-
-
-def merge_deltas(one: KMeansDelta, other: KMeansDelta, params: KMeansParams) -> KMeansDelta:
-    """The delta of both parts of a batch."""
-    return KMeansDelta(
-        merge_sums(one.sums, other.sums, params),
-        one.evaluated_points + other.evaluated_points,
-        one.cost + other.cost,
-        one.cost_of_mean + other.cost_of_mean,
-        one.times + other.times if one.times and other.times else one.times or other.times,
-    )
-
-
 def updated_centers(state: KMeansState, delta: KMeansDelta, centers: Floats, params: KMeansParams) -> Floats:
     """The means after a pass, for the next pass over the same batch; a segment without users keeps its center."""
     after = _sums_after(state, delta, params)
@@ -199,9 +183,8 @@ def _sums_after(state: KMeansState, delta: KMeansDelta, params: KMeansParams) ->
 
     Where the remaining weight is rounding, a minimal weight replaces it, with the center and scatter from before.
     """
-    as_of = max(state.sums.as_of, delta.sums.as_of)
-    before = state.sums.decayed_to(as_of, params.half_life_days)
-    after = before + delta.sums.decayed_to(as_of, params.half_life_days)
+    before = state.sums.decayed_to(delta.as_of, params.half_life_days)
+    after = total([before, delta.sums], params.half_life_days)
     weight = state.sums.weight
     least = np.where(weight > 0, np.maximum(ROUNDING * before.weight, MIN_WEIGHT), 0.0)
     is_rounding = after.weight < least

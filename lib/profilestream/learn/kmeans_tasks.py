@@ -12,13 +12,9 @@ import pyarrow.compute as pc
 
 from profilestream.learn import kmeans, split_merge
 from profilestream.learn.als import Floats, Longs
-from profilestream.learn.cluster_sums import ClusterSums
-from profilestream.learn.evaluation_times import EvaluationTimes
-from profilestream.learn.kmeans import ContributionChanges, KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
 from profilestream.learn.split_merge import SplitAxes, SplitMergeMove
 
-# A KMeansDelta as one row per partition; `sums` and `times` as bytes.
-DELTA_SCHEMA = "sums binary, evaluated_points bigint, cost double, cost_of_mean double, times binary"
 ASSIGNED_SCHEMA = (
     "user_id string, segment_id bigint, distance double, point array<double>, at bigint, old_id bigint, "
     "old_valid_from bigint, is_new boolean"
@@ -28,7 +24,7 @@ ASSIGNED_SCHEMA = (
 def partition_delta(
     batches: Iterator[pa.RecordBatch], state: KMeansState, centers: Floats, params: KMeansParams
 ) -> Iterator[pa.RecordBatch]:
-    """Users of a batch -> one row of DELTA_SCHEMA.
+    """Users of a batch -> their KMeansDelta, in one row of sums.COLUMNS.
 
     Input columns: `point`, `at`, null for an erased user; `old_point`, `old_at`, `old_id`, null for a new user.
     """
@@ -39,31 +35,13 @@ def partition_delta(
             _points(new["point"], d), _longs(new["at"]),
             _points(old["old_point"], d), _longs(old["old_at"]), _longs(old["old_id"]),
         )  # fmt: skip
-        delta = kmeans.batch_delta(state, centers, changes, params)
-        yield pa.RecordBatch.from_pydict({
-            "sums": [delta.sums.as_bytes()], "evaluated_points": [delta.evaluated_points], "cost": [delta.cost],
-            "cost_of_mean": [delta.cost_of_mean],
-            "times": pa.array([delta.times and delta.times.as_bytes()], pa.binary()),
-        })  # fmt: skip
-
-
-def merge_partition_deltas(
-    rows: Sequence[tuple[bytes, int, float, float, bytes | None]], state: KMeansState, params: KMeansParams
-) -> KMeansDelta:
-    """The delta of the batch, from the rows of DELTA_SCHEMA of all partitions."""
-    s, d = len(state.ids), state.sums.sums.shape[1]
-    merged = KMeansDelta(ClusterSums.zero(s, d))
-    for sums, evaluated_points, cost, cost_of_mean, data in rows:
-        times = None if data is None else EvaluationTimes.of_bytes(data)
-        delta = KMeansDelta(ClusterSums.of_bytes(sums, d), evaluated_points, cost, cost_of_mean, times)
-        merged = kmeans.merge_deltas(merged, delta, params)
-    return merged
+        yield kmeans.batch_delta(state, centers, changes, params).to_batch()
 
 
 def partition_bins(
     batches: Iterator[pa.RecordBatch], axes: SplitAxes, ids: Longs, centers: Floats, params: KMeansParams
 ) -> Iterator[pa.RecordBatch]:
-    """Contributions (`point`, `at`, `segment_id`) -> one row `sums`: bytes of their sums by bin of the axes.
+    """Contributions (`point`, `at`, `segment_id`) -> their sums by bin of the axes, in one row of sums.COLUMNS.
 
     Args:
         ids, centers: a contribution with a null `segment_id` is new; it is assigned to the nearest of these centers.
@@ -71,17 +49,7 @@ def partition_bins(
     for table in _tables(batches):
         points = _points(table["point"], centers.shape[1])
         segment_ids = _segment_ids(table["segment_id"], points, ids, centers)
-        bins = split_merge.bin_sums(axes, points, _longs(table["at"]), segment_ids, params)
-        yield pa.RecordBatch.from_pydict({"sums": [bins.as_bytes()]})
-
-
-def merge_partition_bins(rows: Sequence[bytes], axes: SplitAxes, params: KMeansParams) -> ClusterSums:
-    """The sums by bin over all partitions."""
-    d = axes.normals.shape[1]
-    merged = ClusterSums.zero(len(axes.ids) * split_merge.BINS, d)
-    for data in rows:
-        merged = kmeans.merge_sums(merged, ClusterSums.of_bytes(data, d), params)
-    return merged
+        yield split_merge.bin_sums(axes, points, _longs(table["at"]), segment_ids, params).to_batch()
 
 
 def choose_initial_centers(batches: Iterator[pa.RecordBatch], d: int, params: KMeansParams) -> Iterator[pa.RecordBatch]:

@@ -12,6 +12,7 @@ from profilestream.learn import als_rows, als_tasks
 from profilestream.learn.als import AlsParams, Floats, GlobalSums
 from profilestream.learn.item_index import ItemIndex
 from profilestream.learn.ranking_metrics import RankingSums, sum_by_ranker
+from profilestream.learn.sums import total
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ class LocalAls:
         """The model with updated users, and with updated items where the delta contains contributions."""
         if not delta.num_rows:
             return state
-        removed, added = (_global_sums(delta, kind, self.params) for kind in (als_rows.REMOVED, als_rows.ADDED))
-        changed = als_tasks.apply_user_changes(state.global_sums, removed, added, self.params)
+        changed = total([state.global_sums, *_changes(delta)], self.params.half_life_days)
         changed = changed.decayed_to(now, self.params.half_life_days)
         items, changed = self._update_items(state.items, delta, changed)
         users = als_rows.rows_of_kind(delta, als_rows.UPDATED)
@@ -117,8 +117,7 @@ class LocalAls:
             before = model.global_sums
             delta = learner.batch_delta(replace(model, users=no_rows), rows)
             zero = replace(GlobalSums.zero(self.params.width), mean_rating=before.mean_rating)
-            added = _global_sums(delta, als_rows.ADDED, self.params)
-            changed = als_tasks.apply_user_changes(zero, [], added, self.params)
+            changed = total([zero, *_changes(delta)], self.params.half_life_days)
             # Items are solved with the item count of the previous pass, then counted again.
             items, changed = learner._update_items(no_rows, delta, replace(changed, item_count=before.item_count))
             changed = replace(
@@ -142,14 +141,13 @@ class LocalAls:
         contributions = _with_kind(als_rows.rows_of_kind(delta, als_rows.CONTRIBUTION), als_rows.NEW)
         touched = items.filter(pc.is_in(items["key"], value_set=pc.unique(contributions["key"])))
         output = _run_step(lambda part: als_tasks.update_items(part, global_sums, self.params), touched, contributions)
-        added = _global_sums(output, als_rows.ADDED, self.params)
-        return als_rows.rows_of_kind(output, als_rows.UPDATED), sum(added, global_sums)
+        return als_rows.rows_of_kind(output, als_rows.UPDATED), sum(_changes(output), global_sums)
 
 
 def ranking_sums(delta: pa.Table) -> dict[str, RankingSums]:
     """The ranking sums of each ranker in a delta."""
     rows = als_rows.rows_of_kind(delta, als_rows.EVALUATION).to_pylist()
-    return sum_by_ranker((row["key"], RankingSums.of_bytes(row["payload"])) for row in rows)
+    return sum_by_ranker((row["key"], RankingSums.from_cell(row["payload"])) for row in rows)
 
 
 def _run_step(step: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], *inputs: pa.Table) -> pa.Table:
@@ -161,9 +159,8 @@ def _with_kind(rows: pa.Table, kind: int) -> pa.Table:
     return rows.set_column(0, "kind", pa.array([kind] * rows.num_rows, pa.int32()))
 
 
-def _global_sums(rows: pa.Table, kind: int, params: AlsParams) -> list[GlobalSums]:
-    payloads = als_rows.rows_of_kind(rows, kind)["payload"].to_pylist()
-    return [als_rows.global_sums_from_bytes(payload, params.width) for payload in payloads]
+def _changes(rows: pa.Table) -> list[GlobalSums]:
+    return [GlobalSums.from_cell(cell) for cell in als_rows.rows_of_kind(rows, als_rows.CHANGE)["payload"].to_pylist()]
 
 
 def _replace_rows(rows: pa.Table, updated: pa.Table) -> pa.Table:

@@ -11,6 +11,7 @@ from profilestream.learn import kmeans, split_merge
 from profilestream.learn.als import Floats, Longs
 from profilestream.learn.kmeans import ContributionChanges, KMeansDelta, KMeansParams, KMeansState
 from profilestream.learn.split_merge import SplitMergeMove
+from profilestream.learn.sums import total
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class LocalKMeans:
         """The delta of both parts."""
         if one.rows is None or other.rows is None:
             return other if one.rows is None else one
-        sums = one.sums and other.sums and kmeans.merge_deltas(one.sums, other.sums, self.params)
+        sums = one.sums and other.sums and total([one.sums, other.sums], self.params.half_life_days)
         return LocalKMeansDelta(one.rows.append(other.rows), sums)
 
     def apply(self, state: LocalKMeansState, delta: LocalKMeansDelta, now: int) -> LocalKMeansState:

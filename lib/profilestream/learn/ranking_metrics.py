@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from profilestream.learn.als import AlsParams, Floats, Longs
 from profilestream.learn.item_index import ItemIndex, UserItems, top_items
+from profilestream.learn.sums import Sums
 
 Bools = NDArray[np.bool_]
 LIST_LENGTH = 20
 _MAX_CELLS = 4_000_000
-_NUMBERS = 8
 
 
 @dataclass(frozen=True)
-class RankingSums:
-    """Sums of the metrics of one ranker over users; sums of two partitions can be added.
+class RankingSums(Sums):
+    """Sums of the metrics of one ranker over users.
 
     Args:
+        listed_items: whether an item is among the first 10 of any user, (items,).
         users: number of users with at least one target.
         recall_10, recall_20: share of the targets among the first 10 (20) items.
         ndcg_10: discounted gain of the first 10 items divided by that of the best order (Jarvelin and Kekalainen,
@@ -31,32 +32,18 @@ class RankingSums:
         reciprocal_rank: 1 / rank of the first target among the first 20 items, 0 when there is none.
         novelty: mean of -log2(share of the item in the total popularity) over the first 10 items (Vargas and Castells,
             2011).
-        listed_items: whether an item is among the first 10 of any user, (items,).
         ratings, squared_error: explicit: number of predicted ratings, and the sum of their squared errors.
     """
 
-    users: float
-    recall_10: float
-    recall_20: float
-    ndcg_10: float
-    reciprocal_rank: float
-    novelty: float
     listed_items: Bools
+    users: float = 0.0
+    recall_10: float = 0.0
+    recall_20: float = 0.0
+    ndcg_10: float = 0.0
+    reciprocal_rank: float = 0.0
+    novelty: float = 0.0
     ratings: float = 0.0
     squared_error: float = 0.0
-
-    def __add__(self, other: "RankingSums") -> "RankingSums":
-        return RankingSums(
-            self.users + other.users,
-            self.recall_10 + other.recall_10,
-            self.recall_20 + other.recall_20,
-            self.ndcg_10 + other.ndcg_10,
-            self.reciprocal_rank + other.reciprocal_rank,
-            self.novelty + other.novelty,
-            self.listed_items | other.listed_items,
-            self.ratings + other.ratings,
-            self.squared_error + other.squared_error,
-        )
 
     def metrics(self) -> dict[str, tuple[float, float]]:
         """Value and weight (users or ratings) by metric of `model_metrics`; metrics without a value are left out."""
@@ -71,25 +58,6 @@ class RankingSums:
         if self.ratings:
             values["rmse"] = (self.squared_error / self.ratings) ** 0.5, self.ratings
         return values
-
-    @classmethod
-    def zero(cls, items: int) -> "RankingSums":
-        """The sums over no user."""
-        return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.zeros(items, bool))
-
-    def as_bytes(self) -> bytes:
-        """Eight float64 numbers, followed by one byte per item."""
-        ranked = [self.users, self.recall_10, self.recall_20, self.ndcg_10, self.reciprocal_rank, self.novelty]
-        return np.array([*ranked, self.ratings, self.squared_error]).tobytes() + self.listed_items.tobytes()
-
-    @classmethod
-    def of_bytes(cls, data: bytes) -> "RankingSums":
-        """The inverse of `as_bytes`."""
-        users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, ratings, squared_error = np.frombuffer(
-            data, count=_NUMBERS
-        ).tolist()
-        flags = np.frombuffer(data, bool, offset=8 * _NUMBERS)
-        return cls(users, recall_10, recall_20, ndcg_10, reciprocal_rank, novelty, flags, ratings, squared_error)
 
 
 def sum_by_ranker(parts: Iterable[tuple[str, RankingSums]]) -> dict[str, RankingSums]:
@@ -111,7 +79,7 @@ def evaluate(scores: Floats, is_target: Bools, is_excluded: Bools, popularity: F
     scores, is_target, is_excluded = scores[has_target], is_target[has_target], is_excluded[has_target]
     users, items = scores.shape
     if not users:
-        return RankingSums.zero(items)
+        return RankingSums(np.zeros(items, bool))
     order = top_items(np.where(is_excluded, -np.inf, scores), LIST_LENGTH)
     hits = np.take_along_axis(is_target, order, axis=1)
     targets = is_target.sum(axis=1)

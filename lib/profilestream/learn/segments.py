@@ -157,7 +157,7 @@ def _model(rows: list[Row], dimensions: tuple[str, ...]) -> SegmentModel:
         np.array([row[column] for row in rows]) for column in ("users", "weight", "sums", "scatter")
     )
     as_of = int(first["as_of"].timestamp()) * 1_000_000 + first["as_of"].microsecond
-    cluster_sums = ClusterSums(users, weight, sums, scatter.reshape(s, d, d), as_of)
+    cluster_sums = ClusterSums(users, weight, sums, scatter.reshape(s, d, d), as_of=as_of)
     state = KMeansState(np.array([row["segment_id"] for row in rows]), cluster_sums, first["next_id"])
     return SegmentModel(Scaling(dimensions, location, scale), state)
 

@@ -4,8 +4,10 @@ The passes over rows are in kmeans_tasks.py, the arithmetic in kmeans.py and spl
 the driver collects sums and the initial centers only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from pyspark.sql import Column, DataFrame
@@ -15,11 +17,13 @@ from profilestream.base.queries import Batch
 from profilestream.base.session import broadcast_if_small
 from profilestream.derive import population
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn import kmeans, kmeans_tasks, split_merge
+from profilestream.learn import kmeans, kmeans_tasks, split_merge, sums
 from profilestream.learn.als import Floats
+from profilestream.learn.cluster_sums import ClusterSums
 from profilestream.learn.kmeans import KMeansDelta, KMeansParams, KMeansState
 from profilestream.learn.segment_rules import Scaling
 from profilestream.learn.split_merge import SplitMergeMove
+from profilestream.learn.sums import SumsT
 
 IS_DELETED = "_is_deleted"
 
@@ -166,8 +170,13 @@ def _initial_centers(changed: DataFrame, empty_state: KMeansState, params: KMean
 def _compute_delta(changed: DataFrame, state: KMeansState, centers: Floats, params: KMeansParams) -> KMeansDelta:
     rows = changed.select("point", "at", "old_point", "old_at", "old_id")
     task = partial(kmeans_tasks.partition_delta, state=state, centers=centers, params=params)
-    deltas = [tuple(row) for row in rows.mapInArrow(task, kmeans_tasks.DELTA_SCHEMA).collect()]
-    return kmeans_tasks.merge_partition_deltas(deltas, state, params)
+    return _total(KMeansDelta(ClusterSums.zero(*centers.shape)), rows, task, params)
+
+
+def _total(zero: SumsT, rows: DataFrame, task: Callable[..., Any], params: KMeansParams) -> SumsT:
+    """The sum of the results of a task over all partitions."""
+    partials = [type(zero).from_cell(row["sums"]) for row in rows.mapInArrow(task, sums.COLUMNS).collect()]
+    return sums.total([zero, *partials], params.half_life_days)
 
 
 def _make_moves(
@@ -182,8 +191,8 @@ def _make_moves(
     rows = stored.unionByName(assignment.new.select("point", "at", "segment_id"))
     ids, centers = assignment.state.ids, assignment.centers
     task = partial(kmeans_tasks.partition_bins, axes=axes, ids=ids, centers=centers, params=params)
-    partials = [row["sums"] for row in rows.mapInArrow(task, "sums binary").collect()]
-    return split_merge.make_moves(after, axes, kmeans_tasks.merge_partition_bins(partials, axes, params), params)
+    bins = _total(ClusterSums.zero(len(axes.ids) * split_merge.BINS, axes.normals.shape[1]), rows, task, params)
+    return split_merge.make_moves(after, axes, bins, params)
 
 
 def _changed_rows(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from profilestream.learn import als, als_rows, item_index
 from profilestream.learn.als import AlsParams, Floats, GlobalSums, GroupedRows, Longs, Strings, Vectors
+from profilestream.learn.sums import decay_factors
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ def new_event_contributions(
 def item_decay_factors(times: Longs, now: int | Longs, params: AlsParams) -> tuple[Floats, Floats]:
     """Decay factors of an item's normal equations, and of its popularity."""
     return (
-        als.decay_factors(times, now, params.half_life_days),
-        als.decay_factors(times, now, params.popularity_half_life_days),
+        decay_factors(times, now, params.half_life_days),
+        decay_factors(times, now, params.popularity_half_life_days),
     )
 
 

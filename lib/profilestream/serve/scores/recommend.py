@@ -110,7 +110,7 @@ def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions
     Args:
         users: as `selected_users` returns them.
     """
-    scores, now = settings.serve.scores, pinned.state.global_sums.now
+    scores, now = settings.serve.scores, pinned.state.global_sums.as_of
     max_age = scores.max_item_age_days
     options = ListOptions(
         top_k=scores.top_k,
@@ -206,7 +206,7 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
     """
     since = None
     if settings.serve.scores.active_within_days is not None:
-        since = int(pinned.state.global_sums.now - settings.serve.scores.active_within_days * _DAY_MICROS)
+        since = int(pinned.state.global_sums.as_of - settings.serve.scores.active_within_days * _DAY_MICROS)
 
     def active(rows: DataFrame) -> DataFrame:
         return rows if since is None else rows.where(F.col("as_of") >= F.timestamp_micros(F.lit(since)))
