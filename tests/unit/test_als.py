@@ -113,6 +113,12 @@ def test_an_item_has_the_category_of_its_latest_event_with_a_category() -> None:
     assert model.rows("item")["i"]["category"] == "b"
 
 
+def test_an_item_without_a_category_does_not_get_the_category_of_another_item() -> None:
+    model = PartitionedAls(IMPLICIT, 1)
+    model.learn([Event("u", "i", 1.0, 0, category="a"), Event("u", "j", 1.0, DAY), Event("v", "j", 1.0, DAY)])
+    assert {key: row["category"] for key, row in model.rows("item").items()} == {"i": "a", "j": None}
+
+
 def test_a_batch_is_evaluated_with_the_vectors_before_it_on_items_that_are_new_to_its_users() -> None:
     log = random_events(120, seed=5)
     naive, model = NaiveAls(IMPLICIT), PartitionedAls(IMPLICIT, 1)

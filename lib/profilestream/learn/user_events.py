@@ -129,13 +129,13 @@ def new_event_contributions(
         np.bincount(index, new.weight * factors, len(groups))
         for factors in item_decay_factors(new.time, latest[index], params)
     )
-    last_category = np.zeros(len(groups), np.int64)
-    np.maximum.at(last_category, index, np.where(new.category != None, np.arange(len(index)), 0))  # noqa: E711
+    last_category = np.full(len(groups), -1)  # -1 selects the null after the categories
+    np.maximum.at(last_category, index, np.where(new.category != None, np.arange(len(index)), -1))  # noqa: E711
     neighbor_ids, neighbor_times = _preceding_items(events, pair[first], params)
     return als_rows.make_batch(
         als_rows.CONTRIBUTION, len(groups), key=new.item_ids[new.item[first]], other_key=user_ids[new.user[first]],
         weight=weight, rating=new.rating[first], decayed_weight=weight, popularity=popularity, time_micros=latest,
-        category=new.category[last_category], vector=als_rows.to_cells(vectors[new.user[first]]),
+        category=np.append(new.category, [None])[last_category], vector=als_rows.to_cells(vectors[new.user[first]]),
         item_ids=neighbor_ids, event_times=neighbor_times,
     )  # fmt: skip
 
