@@ -57,12 +57,13 @@ class Shop:
         settings = _settings(home, list(overrides)) if overrides else self.settings
         table, paths = factors.table(settings), settings.paths
         events = events.persist()
-        events.count()
+        rows = events.count()
         started = time.monotonic()
         version = commits.version(self.spark, table, paths)
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
-        update = factors.learn_batch(events, factors.read_state(self.spark, settings, version), batch, settings)
+        state = factors.read_state(self.spark, settings, version)
+        update = factors.learn_batch(events, rows, state, batch, settings)
         batch.merge(commits.with_batch_columns(update.rows, table, txn), table)
         seconds = time.monotonic() - started
         self.batches += 1

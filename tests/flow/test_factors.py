@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from profilestream.base import commits, streaming, tables
+from profilestream.base import streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
 from profilestream.learn import factors
@@ -207,6 +207,7 @@ def test_crashes_around_writes_and_the_number_of_partitions_change_nothing(
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), _naive_model(spark, shop))
 
 
+@pytest.mark.long  # without Spark: test_als.py
 def test_the_number_of_partitions_does_not_change_the_metrics(spark: SparkSession, tmp_path: Path) -> None:
     """Half of the users are evaluated, and every rating has an error."""
     log = LOGS["ratings"]
@@ -220,30 +221,6 @@ def test_the_number_of_partitions_does_not_change_the_metrics(spark: SparkSessio
     users = {row["user_id"] for row in log.batches()[1].to_pylist()}
     assert 0 < weights["factors", "recall_10"] < len(users) < weights["factors", "rmse"]
     assert rows[1] == [{**row, "value": pytest.approx(row["value"])} for row in rows[0]]
-
-
-def test_a_retry_does_not_undo_a_full_pass_that_ran_after_the_crash(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = _shop(tmp_path)
-    _add_events(spark, shop, 0)
-    _learn(spark, shop)
-    _add_events(spark, shop, 1)
-
-    def crash(*_: Any, **__: Any) -> None:
-        raise RuntimeError("crash before factors")
-
-    with monkeypatch.context() as patch, pytest.raises(Exception, match="crash before factors"):
-        patch.setattr(commits, "merge", crash)
-        _learn(spark, shop)
-    assert learn_factors.main(["--config", str(shop.config()), "--full-pass"]) == 0
-    _learn(spark, shop)
-    first, second = _batches(spark, shop)
-    naive = NaiveAls(PARAMS)
-    naive.learn(first)
-    naive.full_pass(first)
-    naive.learn(second)
-    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
 
 
 def test_another_vector_length_is_refused_until_a_rebuild(

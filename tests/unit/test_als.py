@@ -62,11 +62,11 @@ class PartitionedAls:
         self.ranking_sums: dict[str, RankingSums] = {}
 
     def learn(self, batch: list[Event]) -> None:
-        delta = self.learner.zero()
+        delta, users = self.learner.zero(), len({event.user for event in batch})
         for partition in range(self.partitions):
             events = [event for event in batch if sum(event.user.encode()) % self.partitions == partition]
             rows = event_rows(events, self.learner.params)
-            delta = self.learner.merge(self.learner.batch_delta(self.model, rows), delta)
+            delta = self.learner.merge(self.learner.batch_delta(self.model, rows, users), delta)
         self.ranking_sums = local_als.ranking_sums(delta)
         self.model = self.learner.apply(self.model, delta, max([event.time for event in batch], default=0))
 
@@ -142,6 +142,28 @@ def test_a_batch_is_evaluated_with_the_vectors_before_it_on_items_that_are_new_t
     assert users > 1
     assert sums["factors"].users == users
     assert sums["factors"].reciprocal_rank == pytest.approx(reciprocal_ranks)
+
+
+@pytest.mark.parametrize("params", [IMPLICIT, EXPLICIT], ids=["implicit", "explicit"])
+def test_partitions_do_not_change_which_users_are_evaluated(params: AlsParams) -> None:
+    """Some users are evaluated. Explicit: every rating has an error, also those of other users."""
+    log = [event for event in random_events(160, seed=5) if event.weight > 0]
+    batch = [replace(event, time=event.time + 40 * DAY) for event in log[20:50]]
+    results = []
+    for partitions in (1, 3, 8):
+        model = PartitionedAls(replace(params, eval_users=4), partitions)
+        model.learn(log[:20])
+        model.learn(batch)
+        results.append({ranker: sums.metrics() for ranker, sums in model.ranking_sums.items()})
+    expected, *others = results
+    users = expected["factors"]["recall_10"][1]
+    assert 0 < users < len({event.user for event in batch})
+    if params.is_explicit:
+        assert expected["factors"]["rmse"][1] > users
+    for other in others:
+        assert other.keys() == expected.keys()
+        for ranker, metrics in expected.items():
+            assert other[ranker] == {name: pytest.approx(value, rel=1e-5) for name, value in metrics.items()}
 
 
 def test_the_global_sums_equal_sums_over_all_rows() -> None:

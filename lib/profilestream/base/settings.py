@@ -344,7 +344,8 @@ class Factors(Frozen):
         neighbor_history: number of a user's latest items that become neighbors of the user's next new item.
         full_passes: number of full passes over all events whenever their number has doubled; 0: none.
         first_full_passes: number of full passes over the first batch; 0: none.
-        eval_users: number of users per task and batch whose ranking is evaluated before the batch is learned; 0: none.
+        eval_users: approximate number of users per batch whose ranking is evaluated before the batch is learned; 0:
+            none.
     """
 
     enabled: bool = False
@@ -364,7 +365,7 @@ class Factors(Frozen):
     neighbor_history: int = Field(default=20, ge=1)
     full_passes: int = Field(default=2, ge=0, le=100)
     first_full_passes: int = Field(default=10, ge=0, le=100)
-    eval_users: int = Field(default=500, ge=0)
+    eval_users: int = Field(default=2000, ge=0)
 
     @property
     def with_mode_defaults(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class AlsParams:
         popularity_weight, category_weight, neighbor_weight: weights of these rankers in the blend.
         max_neighbors: number of neighbors stored per item, those with the highest decayed counts.
         neighbor_history: number of a user's latest items that become neighbors of the user's next new item.
-        eval_users: number of users per task and batch whose ranking is evaluated before the batch is learned.
+        eval_users: approximate number of users per batch whose ranking is evaluated before the batch is learned.
     """
 
     mode: Literal["implicit", "explicit"] = "implicit"
@@ -63,7 +63,7 @@ class AlsParams:
     neighbor_weight: float = 0.03
     max_neighbors: int = 50
     neighbor_history: int = 20
-    eval_users: int = 500
+    eval_users: int = 2000
 
     @property
     def is_explicit(self) -> bool:
@@ -74,6 +74,10 @@ class AlsParams:
     def width(self) -> int:
         """Number of values in a stored vector: k, plus 1 for the bias in explicit mode."""
         return self.k + int(self.is_explicit)
+
+    def eval_share(self, users: int) -> float:
+        """Share of the users of a batch whose ranking is evaluated."""
+        return min(1.0, self.eval_users / max(users, 1))
 
     def unobserved_pair_weight(self, item_count: float) -> float:
         """Implicit: weight of one user-item pair without an event."""

@@ -62,7 +62,7 @@ def unpack_items(payloads: list[Any], params: AlsParams) -> ItemIndex:
 
 
 def update_users(
-    batches: Iterator[pa.RecordBatch], global_sums: GlobalSums, params: AlsParams
+    batches: Iterator[pa.RecordBatch], global_sums: GlobalSums, params: AlsParams, *, eval_share: float = 1.0
 ) -> Iterator[pa.RecordBatch]:
     """Evaluate and solve the users of a partition.
 
@@ -71,6 +71,7 @@ def update_users(
     Args:
         batches: rows of kind PACKED_ITEMS, STATE (users) and NEW (events).
         global_sums: as of the previous batch.
+        eval_share: share of the users whose ranking is evaluated; 0: none.
     """
     table = als_rows.read_table(batches)
     if table is None:
@@ -90,7 +91,8 @@ def update_users(
     events = UserEvents.read(state, new, user_ids, state_users, params)
     payloads = als_rows.rows_of_kind(table, als_rows.PACKED_ITEMS)["payload"].to_pylist()
     index = unpack_items(payloads, params)
-    yield from _evaluate_users(user_ids, events, old_vectors, index, global_sums, params)
+    if eval_share and global_sums.as_of:
+        yield from _evaluate_users(user_ids, events, old_vectors, index, global_sums, params, eval_share)
 
     rows = events.least_squares_rows(n, _item_vectors(index, events.item_ids, params), global_sums, params)
     vectors = als.solve_users(rows, old_tails, old_vectors.astype(float), global_sums, params).astype(np.float32)
@@ -311,30 +313,27 @@ def _evaluate_users(
     index: ItemIndex,
     global_sums: GlobalSums,
     params: AlsParams,
+    eval_share: float,
 ) -> Iterator[pa.RecordBatch]:
     """Ranking sums of users by the state before the batch, by ranker, and the times of the evaluated events.
 
-    At most `eval_users` users of the partition are evaluated, those with the smallest hashes of their ids.
+    A hash of the id selects the evaluated users, so the selection does not depend on the partitions. Explicit: the
+    errors of all ratings are summed, also those of other users.
     """
-    if not params.eval_users or not global_sums.as_of:
-        return
     is_late = events.is_new & evaluation_times.is_late(events.time, global_sums.as_of)
     late_rows = int(is_late.sum())
     position = index.positions(events.item_ids)[events.item]
     is_target = events.is_new & ~is_late & (events.weight > 0) & (position >= 0)
     users = np.unique(events.user[is_target])
-    hashes = [zlib.crc32(user_ids[user].encode()) for user in users]
-    users = users[np.argsort(hashes, kind="stable")][: params.eval_users]
-    if not len(users):
-        yield als_rows.sums_batch(als_rows.EVALUATION_TIMES, EvaluationTimes(late_rows=late_rows))
-        return
+    is_selected = [zlib.crc32(user_ids[user].encode()) < eval_share * 2**32 for user in users]
+    users = users[np.array(is_selected, bool)]
     number = np.full(len(user_ids), -1)
     number[users] = np.arange(len(users))
     pairs = np.column_stack([number[events.user], position])
     is_evaluated = (pairs >= 0).all(axis=1)
     is_owned = is_evaluated & ~events.is_new & (events.weight > 0)
     user_items = UserItems(pairs[is_owned, 0], pairs[is_owned, 1], events.weight[is_owned])
-    # Rows that count in a metric: items that the user already has are not ranked; every rating has an error.
+    # Rows that count in a metric: items that the user already has are not ranked.
     is_scored = is_target
     if not params.is_explicit:
         codes = pairs[:, 0] * len(index.item_ids) + pairs[:, 1]
@@ -344,12 +343,13 @@ def _evaluate_users(
     by_ranker = ranking_metrics.evaluate_rankers(
         index, old_vectors[users].astype(float), user_items, pairs[is_target & is_evaluated], params
     )
-    if params.is_explicit:
+    if params.is_explicit and is_target.any():
         p, q = old_vectors[events.user[is_target]].astype(float), index.vectors[position[is_target]].astype(float)
         predicted = (global_sums.mean_rating or 0.0) + p[:, -1] + q[:, -1] + (p[:, :-1] * q[:, :-1]).sum(axis=1)
         squared_error = float(((events.rating[is_target] - predicted) ** 2).sum())
-        by_ranker["factors"] += RankingSums(
+        errors = RankingSums(
             np.zeros(len(index.item_ids), bool), ratings=float(is_target.sum()), squared_error=squared_error
         )
+        by_ranker = ranking_metrics.sum_by_ranker([*by_ranker.items(), ("factors", errors)])
     for ranker, ranking_sums in by_ranker.items():
         yield als_rows.sums_batch(als_rows.EVALUATION, ranking_sums, ranker)

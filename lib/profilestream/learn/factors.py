@@ -91,7 +91,7 @@ def queries(settings: Settings) -> list[Query]:
             state = read_state(batch.spark, settings, batch.plan.versions[factors.name])
             with batch.phase("full pass"):
                 state, is_learned = _full_passes_if_due(state, new, batch, settings)
-            update = learn_batch(new.limit(0) if is_learned else new, state, batch, settings)
+            update = learn_batch(new.limit(0) if is_learned else new, rows, state, batch, settings)
             batch.append(update.metric_rows, tables.MODEL_METRICS)
             count = None if is_learned else rows
             batch.merge(commits.with_batch_columns(update.rows, factors, batch.txn), factors, count=count)
@@ -172,16 +172,18 @@ def read_state(spark: SparkSession, settings: Settings, version: int | None = No
     return FactorsState(rows.where("side != 'global'"), sums)
 
 
-def learn_batch(new: DataFrame, state: FactorsState, batch: Batch, settings: Settings) -> BatchUpdate:
+def learn_batch(new: DataFrame, rows: int, state: FactorsState, batch: Batch, settings: Settings) -> BatchUpdate:
     """Evaluate the batch with the state before it, then learn it.
 
     Args:
         new: as `interactions` returns them.
+        rows: their number, or more.
     """
     spark, params = batch.spark, als_params(settings)
     before = _with_mean_rating(state.global_sums, new, params)
     with batch.phase("users"):
-        users, collected = _update_users(state, new, before, params)
+        eval_share = _eval_share(new, rows, params) if before.as_of else 0.0
+        users, collected = _update_users(state, new, before, params, eval_share=eval_share)
     after_users = total([before, *_sums(GlobalSums, collected, als_rows.CHANGE)], params.half_life_days)
     with batch.phase("items"):
         items, after = _update_items(state, users, after_users, params)
@@ -203,7 +205,7 @@ def fit_full_passes(state: FactorsState, events: DataFrame, passes: int, setting
     Args:
         events: all events, as `interactions` returns them.
     """
-    model, all_params = state, replace(als_params(settings), eval_users=0)
+    model, all_params = state, als_params(settings)
     for remaining in reversed(range(passes)):
         # Vectors do not depend on neighbors, so only the last pass computes neighbors.
         params = replace(all_params, max_neighbors=0) if remaining else all_params
@@ -288,20 +290,36 @@ def _with_mean_rating(global_sums: GlobalSums, events: DataFrame, params: AlsPar
     return global_sums if row is None or row[0] is None else replace(global_sums, mean_rating=float(row[0]))
 
 
+def _eval_share(events: DataFrame, rows: int, params: AlsParams) -> float:
+    """Share of the users of a batch whose ranking is evaluated. The users of a batch with few rows are not counted."""
+    if rows <= params.eval_users or not params.eval_users:
+        return params.eval_share(rows)
+    (row,) = events.agg(F.count_distinct("key")).collect()
+    return params.eval_share(row[0])
+
+
 def _update_users(
-    state: FactorsState, events: DataFrame, before: GlobalSums, params: AlsParams, *, from_scratch: bool = False
+    state: FactorsState,
+    events: DataFrame,
+    before: GlobalSums,
+    params: AlsParams,
+    *,
+    from_scratch: bool = False,
+    eval_share: float = 0.0,
 ) -> tuple[DataFrame, list[Row]]:
     """The output of the users' step for the users of these events, and its rows that are collected.
 
     Args:
         from_scratch: ignore stored user rows and damaged items, as a full pass does.
+        eval_share: share of the users whose ranking is evaluated.
     """
     tasks = task_count(events.sparkSession)
     items = packed_items(state.rows, tasks, before, params, skip_damaged=from_scratch)
     inputs = [events.withColumn("kind", F.lit(als_rows.NEW)), items]
     if not from_scratch:
         inputs.append(_touched_rows(state.rows, "user", events))
-    users = run_step(inputs, tasks, partial(als_tasks.update_users, global_sums=before, params=params))
+    step = partial(als_tasks.update_users, global_sums=before, params=params, eval_share=eval_share)
+    users = run_step(inputs, tasks, step)
     return users, users.where(F.col("kind").isin(*als_rows.DRIVER_KINDS)).collect()
 
 

@@ -73,14 +73,20 @@ class LocalAls:
         scores: Floats = (p[:, :k] * q[:, :k]).sum(axis=1) + biases
         return scores
 
-    def batch_delta(self, state: AlsModel, rows: pa.Table) -> pa.Table:
-        """Metrics, updated users, and contributions to items and global sums."""
+    def batch_delta(self, state: AlsModel, rows: pa.Table, users: int | None = None) -> pa.Table:
+        """Metrics, updated users, and contributions to items and global sums.
+
+        Args:
+            users: number of users of the batch, if the rows are a part of it.
+        """
         if not rows.num_rows:
             return self.zero()
         touched = state.users.filter(pc.is_in(state.users["key"], value_set=pc.unique(rows["key"])))
+        share = self.params.eval_share(len(pc.unique(rows["key"])) if users is None else users)
         return _run_step(
-            lambda part: als_tasks.update_users(part, state.global_sums, self.params), state.packed_items, touched, rows
-        )
+            lambda part: als_tasks.update_users(part, state.global_sums, self.params, eval_share=share),
+            state.packed_items, touched, rows,
+        )  # fmt: skip
 
     def merge(self, one: pa.Table, other: pa.Table) -> pa.Table:
         """The rows of both deltas."""
