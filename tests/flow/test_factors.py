@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from profilestream.base import streaming, tables
+from profilestream.base import commits, streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
 from profilestream.learn import factors
@@ -221,6 +221,30 @@ def test_the_number_of_partitions_does_not_change_the_metrics(spark: SparkSessio
     users = {row["user_id"] for row in log.batches()[1].to_pylist()}
     assert 0 < weights["factors", "recall_10"] < len(users) < weights["factors", "rmse"]
     assert rows[1] == [{**row, "value": pytest.approx(row["value"])} for row in rows[0]]
+
+
+def test_a_retry_does_not_undo_a_full_pass_that_ran_after_the_crash(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = _shop(tmp_path)
+    _add_events(spark, shop, 0)
+    _learn(spark, shop)
+    _add_events(spark, shop, 1)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise RuntimeError("crash before factors")
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="crash before factors"):
+        patch.setattr(commits, "merge", crash)
+        _learn(spark, shop)
+    factors.run_full_passes(spark, shop.settings())
+    _learn(spark, shop)
+    first, second = _batches(spark, shop)
+    naive = NaiveAls(PARAMS)
+    naive.learn(first)
+    naive.full_pass(first)
+    naive.learn(second)
+    _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
 
 
 def test_another_vector_length_is_refused_until_a_rebuild(

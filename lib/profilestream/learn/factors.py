@@ -88,13 +88,20 @@ def queries(settings: Settings) -> list[Query]:
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(interactions(events, settings)) as (new, rows):
-            state = read_state(batch.spark, settings, batch.plan.versions[factors.name])
+            # A manual full pass may have run between a crash and the retry. Its rows are the state to continue from.
+            version = (
+                commits.version(batch.spark, factors, batch.paths)
+                if batch.is_retry
+                else batch.plan.versions[factors.name]
+            )
+            state = read_state(batch.spark, settings, version)
             with batch.phase("full pass"):
                 state, is_learned = _full_passes_if_due(state, new, batch, settings)
             update = learn_batch(new.limit(0) if is_learned else new, rows, state, batch, settings)
             batch.append(update.metric_rows, tables.MODEL_METRICS)
             count = None if is_learned else rows
-            batch.merge(commits.with_batch_columns(update.rows, factors, batch.txn), factors, count=count)
+            changed = commits.with_batch_columns(update.rows, factors, batch.txn)
+            batch.merge(changed, factors, count=count, read_version=version)
         return BatchResult(rows_in=rows)
 
     return [
