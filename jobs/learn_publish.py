@@ -9,30 +9,29 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.learn import published_factors, published_segments, publishing, version_aliases
-
-LEARNERS = {"factors": published_factors.publishable, "segments": published_segments.publishable}
+from profilestream.learn import publishing, version_aliases
+from profilestream.learn.publications import PUBLICATIONS
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    learner = LEARNERS[args.learner](settings)
+    publication = PUBLICATIONS[args.learner](settings)
     if args.check:
         return
     if args.list:
-        print("\n".join(version_aliases.version_lines(settings, learner.model_name)))
+        print("\n".join(version_aliases.version_lines(settings, publication.model_name)))
     elif args.rollback:
-        print(version_aliases.roll_back(settings, learner.model_name))
+        print(version_aliases.roll_back(settings, publication.model_name))
     elif args.promote is not None:
-        print(version_aliases.promote(settings, learner.model_name, args.promote))
+        print(version_aliases.promote(settings, publication.model_name, args.promote))
     else:
         spark = open_session(publishing.STAGE, settings.spark.properties)
-        print(publishing.publish(spark, settings, learner))
+        print(publishing.publish(spark, settings, publication))
 
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    parser.add_argument("--learner", choices=LEARNERS, default="factors", help="the learner (default: factors)")
+    parser.add_argument("--learner", choices=PUBLICATIONS, default="factors", help="the learner (default: factors)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="list the versions with aliases and metric, and exit")
     action.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")

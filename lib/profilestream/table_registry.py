@@ -4,7 +4,7 @@ from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, fold_stage, profiles, sessions, transitions, user_features
-from profilestream.learn import factors, published_factors, published_segments, segments, training_examples
+from profilestream.learn import factors, publications, segments, training_examples
 
 
 def registry(settings: Settings) -> list[Table]:
@@ -21,11 +21,11 @@ def registry(settings: Settings) -> list[Table]:
     derived = [sessions.table(settings), *transitions.tables(settings)]
     if settings.derive.windows.file:
         derived.append(user_features.table(settings))
-    learned = [factors.table(settings), published_factors.publishable(settings).published_table]
+    learned = [factors.table(settings), publications.factors_publication(settings).published_table]
     profile = profiles.find_profile_table(settings)
     if profile is not None and profile.population is not None:
         learned += [segments.users_table(settings), segments.table(settings), tables.SEGMENT_DESCRIPTIONS]
-        learned.append(published_segments.publishable(settings).published_table)
+        learned.append(publications.segments_publication(settings).published_table)
     learned.append(tables.MODEL_METRICS)
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))

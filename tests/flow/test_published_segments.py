@@ -18,11 +18,11 @@ from profilestream.base.delta_table import Table
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import PublishSegments
-from profilestream.learn import promotion_gate, published_segments, segments
+from profilestream.learn import promotion_gate, publications, publishing, segments, version_aliases
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.tracking import MlflowStore
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs import learn_publish
 from tests.builders import Shop
@@ -96,6 +96,11 @@ def _aliases(shop: Shop) -> dict[str, int]:
     return {alias: version.number for version in versions for alias in version.aliases}
 
 
+def _read_champion(spark: SparkSession, shop: Shop) -> tuple[RegisteredVersion, DataFrame]:
+    publication = publications.segments_publication(shop.settings())
+    return publishing.read(spark, shop.settings(), publication, version_aliases.CHAMPION)
+
+
 def test_a_version_contains_the_segments_of_the_last_batch_and_mlflow_has_their_costs(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,10 +108,10 @@ def test_a_version_contains_the_segments_of_the_last_batch_and_mlflow_has_their_
     assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     epoch = _epoch(spark, shop)
     stored = shop.read(spark, segments.table(shop.settings())).where(f"epoch = '{epoch}' AND batch_id = 2")
-    published = published_segments.read(spark, shop.settings())
-    assert published.model_version == 1
+    version, rows = _read_champion(spark, shop)
+    assert version.number == 1
     assert_df_equality(
-        published.rows.orderBy("segment_id"), stored.orderBy("segment_id"), ignore_nullable=True, ignore_metadata=True
+        rows.orderBy("segment_id"), stored.orderBy("segment_id"), ignore_nullable=True, ignore_metadata=True
     )
     run = MlflowStore(shop.settings()).runs_by_epoch("segments")[epoch]
     assert run.data.params["k"] == "8"
@@ -135,6 +140,11 @@ def test_the_mlflow_model_assigns_users_to_the_nearest_center_in_pandas_and_as_a
     assert {segment_id for segment_id, _ in expected} == {1, 2, 5}
     vectors = pd.DataFrame(users, dtype=float)
     model = mlflow.pyfunc.load_model("models:/segments@champion")
+    assert str(model.metadata.signature).split("\n")[1:4] == [
+        "  ['flat': double (required), 'log_value': double (required), 'weekend': double (required)]",
+        "outputs: ",
+        "  ['segment_id': long (required), 'distance': double (required)]",
+    ]
     predicted = model.predict(vectors[["weekend", "flat", "log_value"]])
     assert predicted["segment_id"].tolist() == [segment_id for segment_id, _ in expected]
     assert predicted["distance"].tolist() == pytest.approx([distance for _, distance in expected], abs=1e-12)
@@ -162,7 +172,7 @@ def test_the_gate_compares_the_cost_relative_to_the_cost_of_one_center(
     assert _aliases(shop) == {"champion": 3, "previous": 1, "challenger": 2}
     assert _publish(shop, "--rollback") == 0
     assert _aliases(shop) == {"champion": 1, "challenger": 3}
-    assert published_segments.read(spark, shop.settings()).rows.count() == 3
+    assert _read_champion(spark, shop)[1].count() == 3
     capsys.readouterr()
     assert _publish(shop, "--list") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -185,7 +195,7 @@ def test_a_champion_with_another_scale_is_compared_by_the_relative_cost_over_the
     tags = {"profilestream.epoch": "other", "profilestream.batch_id": "29", "profilestream.model": "kmeans"}
     champion = RegisteredVersion(1, ("champion",), tags)
     gate_metric = replace(
-        published_segments.publishable(shop.settings()).gate_metric, gate=PublishSegments(eval_batches=2)
+        publications.segments_publication(shop.settings()).gate_metric, gate=PublishSegments(eval_batches=2)
     )
     assert METRICS[gate_metric.metric].is_lower_better
     candidate = promotion_gate.gate_value(spark, shop.settings(), gate_metric, epoch, up_to=28)
@@ -202,5 +212,5 @@ def test_a_single_segment_is_not_published(
     spark: SparkSession, shop: Shop, ids: tuple[int, ...], is_useful: bool
 ) -> None:
     rows = frame_of_dicts(spark, _segments("e", 1, ids), segments.table(shop.settings()).schema)
-    state = published_segments.publishable(shop.settings()).state(rows, "e")
+    state = publications.segments_publication(shop.settings()).state(rows, "e")
     assert (state is not None) == is_useful

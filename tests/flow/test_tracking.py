@@ -1,5 +1,6 @@
 """MLflow tracking and publishing of the factors: metrics arrive once, versions are complete, the gate decides."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ from mlflow.entities import Run
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
-from profilestream.learn import als_tasks, factors, promotion_gate, published_factors, score_tasks
+from profilestream.learn import als_tasks, factors, promotion_gate, publications, score_tasks
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.published_factors import PublishedFactors
+from profilestream.learn.publications import PublishedFactors
 from profilestream.learn.tracking import MlflowStore
 from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
@@ -179,7 +180,7 @@ def _aliases(shop: Shop) -> dict[str, int]:
 
 
 def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
-    table = published_factors.publishable(shop.settings()).published_table
+    table = publications.factors_publication(shop.settings()).published_table
     rows = shop.read(spark, table).select("model_version").distinct().collect()
     return {row["model_version"] for row in rows}
 
@@ -195,7 +196,7 @@ def test_the_first_version_is_the_champion_and_equals_the_learned_state(
     assert _publish(shop) == 0
     assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     assert _aliases(shop) == {"champion": 1}
-    published = published_factors.read(spark, shop.settings())
+    published = publications.read_factors(spark, shop.settings())
     learned = shop.read(spark, factors.table(shop.settings())).where("side != 'global'")
     assert published.model_version == 1
     assert published.state.rows.columns == learned.columns
@@ -240,9 +241,18 @@ def _naive_scores(published: PublishedFactors, user: str) -> dict[str, float]:
 def test_the_mlflow_model_gives_the_scores_of_spark_and_of_a_naive_loop(
     spark: SparkSession, shop: Shop, registry: None
 ) -> None:
-    published = published_factors.read(spark, shop.settings())
+    published = publications.read_factors(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
     user_ids = [*sorted(row["key"] for row in published.state.rows.where("side = 'user'").collect()), "unknown"]
+    signature = model.metadata.signature.to_dict()
+    assert {name: json.loads(schema) for name, schema in signature.items()} == {
+        "inputs": [{"type": "string", "name": "user_id", "required": True}],
+        "outputs": [
+            {"type": "array", "items": {"type": "string"}, "name": "item_ids", "required": True},
+            {"type": "array", "items": {"type": "double"}, "name": "scores", "required": True},
+        ],
+        "params": [{"name": "top_k", "default": 20, "shape": None, "type": "long"}],
+    }
     predicted = model.predict(pd.DataFrame({"user_id": user_ids}), params={"top_k": 3})
     spark_scores = _spark_scores(published)
     assert user_ids == [*sorted(spark_scores), "unknown"]
@@ -292,7 +302,7 @@ def test_the_gate_makes_a_worse_version_the_challenger_and_a_rollback_restores_t
 
     assert _publish(shop, "--rollback") == 0
     assert _aliases(shop) == {"champion": 1, "challenger": 3}
-    assert published_factors.read(spark, shop.settings()).model_version == 1
+    assert publications.read_factors(spark, shop.settings()).model_version == 1
     assert _publish(shop, "--rollback") == 2
     assert "there is no previous champion" in capsys.readouterr().err
     assert _publish(shop, "--promote", "3") == 0
@@ -302,7 +312,7 @@ def test_the_gate_makes_a_worse_version_the_challenger_and_a_rollback_restores_t
 def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows(
     spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = _vectors(published_factors.read(spark, shop.settings()))
+    before = _vectors(publications.read_factors(spark, shop.settings()))
 
     def crash(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("crash")
@@ -313,7 +323,7 @@ def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows
             patch.setattr(owner, name, crash)
             assert _publish(shop) == 1
         assert _aliases(shop) == {"champion": 3, "previous": 1}
-        assert _vectors(published_factors.read(spark, shop.settings())) == before
+        assert _vectors(publications.read_factors(spark, shop.settings())) == before
     assert _versions_with_rows(spark, shop) >= {1, 3, 5, 6}
     assert _publish(shop) == 0
     assert _aliases(shop) == {"champion": 7, "previous": 3}
@@ -326,7 +336,7 @@ def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows
     assert _publish(shop, "--promote", "6") == 2
     assert "name one of [7, 3]" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(SourceMissing, match="factors has no published version 6"):
-        published_factors.read(spark, shop.settings(), 6)
+        publications.read_factors(spark, shop.settings(), 6)
 
 
 def test_a_rollback_after_the_version_of_the_champion_was_deleted_in_mlflow_restores_the_previous_champion(
@@ -338,7 +348,7 @@ def test_a_rollback_after_the_version_of_the_champion_was_deleted_in_mlflow_rest
     assert _publish(shop, "--rollback") == 0
     assert capsys.readouterr().out == "version 3 is the champion again\n"
     assert _aliases(shop) == {"champion": 3}
-    assert published_factors.read(SparkSession.active(), shop.settings()).model_version == 3
+    assert publications.read_factors(SparkSession.active(), shop.settings()).model_version == 3
     assert _publish(shop, "--rollback") == 2
     assert _publish(shop) == 0
     assert _aliases(shop)["champion"] > 7
@@ -361,7 +371,7 @@ def test_factors_that_can_recommend_nothing_are_not_published(
     rows: list[tuple[str, int, list[str] | None]] = [("global", 3, None), *[("item", 3, None)] * items]
     rows += [("user", 3, item_ids) for item_ids in items_of_users]
     frame = spark.createDataFrame(rows, "side string, batch_id bigint, item_ids array<string>")
-    state = published_factors.publishable(shop.settings()).state(frame, "epoch")
+    state = publications.factors_publication(shop.settings()).state(frame, "epoch")
     assert (state is not None) == is_useful
 
 
@@ -380,7 +390,7 @@ def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_b
         other.write.format("delta").mode("append").save(uri)
     tags = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.model": "blend"}
     champion = RegisteredVersion(1, ("champion",), tags)
-    gate_metric = published_factors.publishable(settings).gate_metric
+    gate_metric = publications.factors_publication(settings).gate_metric
     for recall, expected in ((0.601, False), (0.61, True)):
         _set_recall(spark, shop, batch_id=4, recall=recall)
         candidate = promotion_gate.gate_value(spark, settings, gate_metric, epoch, up_to=4)

@@ -3,19 +3,25 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from profilestream.base.settings import Settings
 from profilestream.learn import tracking
+from profilestream.learn.predictor import Predictor
 from profilestream.learn.tracking import MlflowStore
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.types import ColSpec
+
+Config = Mapping[str, Any]
+_MLFLOW_TYPES = {"string": "string", "double": "double", "int64": "long"}
 
 
 @dataclass(frozen=True)
@@ -25,26 +31,6 @@ class RegisteredVersion:
     number: int
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class PyfuncModel:
-    """The model that `mlflow.pyfunc.load_model` loads for a version; the numbers are in the published table.
-
-    Args:
-        code: file in this folder that MLflow runs ("models from code").
-        inputs, outputs: MLflow type by column name; `array<double>` for a list.
-        example: an example input: values by column.
-        config: MLflow's `model_config`, which the code reads.
-        params: integer parameters of `predict`, with their defaults.
-    """
-
-    code: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    example: Mapping[str, list[Any]]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,23 +76,26 @@ class RegisteredModel:
         source = f"{run.info.artifact_uri}/{folder}"
         return int(client.create_model_version(self.name, source, run.info.run_id, tags=dict(tags)).version)
 
-    def log_model(self, run: "Run", folder: str, model: PyfuncModel, config: Mapping[str, Any]) -> None:
+    def log_model(
+        self, run: "Run", folder: str, predictor: type[Predictor], example: Mapping[str, list[Any]], config: Config
+    ) -> None:
         """Write the model files to the artifacts of the run: code, configuration, signature and input example.
 
         Args:
-            config: configuration of this version, in addition to `model.config`.
+            example: values by column of the input.
+            config: `table`, `model_version`, `params` and `options`, which published_model.py reads.
         """
-        import pandas as pd
         from mlflow import pyfunc
 
+        inputs = pa.table(dict(example))
         packages = [f"{name}=={metadata.version(name)}" for name in ("profilestream", "numpy", "pyarrow", "deltalake")]
         with TemporaryDirectory() as work:
             pyfunc.save_model(
                 f"{work}/model",
-                python_model=os.path.join(os.path.dirname(__file__), model.code),
-                model_config={**model.config, **config},
-                signature=_signature(model),
-                input_example=pd.DataFrame(dict(model.example)),
+                python_model=os.path.join(os.path.dirname(__file__), "published_model.py"),
+                model_config={"predictor": f"{predictor.__module__}.{predictor.__name__}", **config},
+                signature=_signature(inputs.schema, predictor.outputs, config["options"]),
+                input_example=inputs.to_pandas(),
                 pip_requirements=packages,
             )
             self.store.client.log_artifacts(run.info.run_id, f"{work}/model", folder)
@@ -135,20 +124,22 @@ def open_model(settings: Settings, name: str) -> Iterator[RegisteredModel]:
         yield RegisteredModel(store, name)
 
 
-def _signature(model: PyfuncModel) -> Any:
+def _signature(inputs: pa.Schema, outputs: pa.Schema, options: Mapping[str, Any]) -> Any:
+    """Columns of the input and of the output; options with integer values are parameters of `predict`."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
-        Schema([_column(name, type_name) for name, type_name in model.inputs.items()]),
-        Schema([_column(name, type_name) for name, type_name in model.outputs.items()]),
-        ParamSchema([ParamSpec(name, DataType.long, value) for name, value in model.params.items()]),
+        Schema([_column(field) for field in inputs]),
+        Schema([_column(field) for field in outputs]),
+        ParamSchema([ParamSpec(name, DataType.long, n) for name, n in options.items() if isinstance(n, int)]),
     )
 
 
-def _column(name: str, type_name: str) -> "ColSpec":
+def _column(field: "pa.Field[Any]") -> "ColSpec":
     from mlflow.types import ColSpec
     from mlflow.types.schema import Array
 
-    element = type_name.removeprefix("array<").removesuffix(">")
-    return ColSpec(type_name if element == type_name else Array(element), name)
+    is_list = pa.types.is_list(field.type)
+    name = _MLFLOW_TYPES[str(field.type.value_type if is_list else field.type)]
+    return ColSpec(Array(name) if is_list else name, field.name)

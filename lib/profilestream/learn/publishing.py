@@ -11,9 +11,10 @@ A crash leaves a version without an alias. The next publishing creates a new ver
 versions without an alias.
 """
 
+import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -28,7 +29,8 @@ from profilestream.base.errors import NothingToDo, Refused, SourceMissing
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
 from profilestream.learn import model_registry, promotion_gate, version_aliases
-from profilestream.learn.model_registry import PyfuncModel, RegisteredModel, RegisteredVersion
+from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
+from profilestream.learn.predictor import Predictor
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
 
@@ -42,17 +44,17 @@ class LearnerState:
     Args:
         rows: of the table.
         batch_id: the last batch that it has learned.
-        model: the MLflow model that reads the rows.
+        example: an input of the model: values by column.
     """
 
     rows: DataFrame
     batch_id: int
-    model: PyfuncModel
+    example: Mapping[str, list[Any]]
 
 
 @dataclass(frozen=True)
-class PublishableLearner:
-    """What publishing needs to know about a learner.
+class Publication:
+    """How a learner is published as a registered model.
 
     Args:
         stage: its stage.
@@ -60,10 +62,12 @@ class PublishableLearner:
         table: with its state.
         gate_metric: that its versions are compared by.
         run_params: parameters of its MLflow run.
-        params: parameters that are needed to read the rows of a version, as JSON.
+        params: parameters that are needed to read the rows of a version.
         required_rows: what the table must contain so that `state` is not null, for the error message.
         state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
             null while a version would be useless: it would recommend nothing, or assign all users to one segment.
+        predictor: class with which the model predicts.
+        options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
     """
 
     stage: str
@@ -71,9 +75,11 @@ class PublishableLearner:
     table: Table
     gate_metric: GateMetric
     run_params: Mapping[str, Any]
-    params: str
+    params: Mapping[str, Any]
     required_rows: str
     state: Callable[[DataFrame, str], LearnerState | None]
+    predictor: type[Predictor]
+    options: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def learner(self) -> str:
@@ -100,7 +106,7 @@ class PublishableLearner:
         )
 
 
-def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner) -> str:
+def publish(spark: SparkSession, settings: Settings, publication: Publication) -> str:
     """Create a version of the current state and set its alias; returns the message for the user.
 
     Raises:
@@ -109,19 +115,20 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
     """
     with (
         locks.hold_lock(settings.paths.lock_folder, STAGE),
-        model_registry.open_model(settings, learner.model_name) as model,
+        model_registry.open_model(settings, publication.model_name) as model,
     ):
-        epoch = _stage_epoch(spark, settings, learner)
-        table_version = commits.version(spark, learner.table, settings.paths)
-        state = learner.state(learner.table.read(spark, settings.paths, version=table_version), epoch)
+        epoch = _stage_epoch(spark, settings, publication)
+        table_version = commits.version(spark, publication.table, settings.paths)
+        state = publication.state(publication.table.read(spark, settings.paths, version=table_version), epoch)
         if state is None:
-            raise _nothing_learned(settings, learner, f"capture more events, and run jobs/{learner.stage}.py")
-        model.store.log_missing_metrics(spark, learner.learner, epoch, learner.run_params)
-        metric = learner.gate_metric
+            raise _nothing_learned(settings, publication, f"capture more events, and run jobs/{publication.stage}.py")
+        model.store.log_missing_metrics(spark, publication.learner, epoch, publication.run_params)
+        metric = publication.gate_metric
         candidate = promotion_gate.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
         value = "" if candidate.value is None else repr(candidate.value)
-        tags = VersionTags(epoch, state.batch_id, table_version, metric.model, metric.name, value, learner.params)
-        number = _create_version(spark, settings, learner, model, state, tags)
+        params = json.dumps(publication.params)
+        tags = VersionTags(epoch, state.batch_id, table_version, metric.model, metric.name, value, params)
+        number = _create_version(spark, settings, publication, model, state, tags)
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
         passes, reason = True, "there was no champion"
         if champion is not None:
@@ -130,36 +137,36 @@ def publish(spark: SparkSession, settings: Settings, learner: PublishableLearner
             version_aliases.set_champion(model, number)
         else:
             model.set_alias(CHALLENGER, number)
-        _remove_rows_without_alias(spark, settings, learner, model)
+        _remove_rows_without_alias(spark, settings, publication, model)
     return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
 
 
-def _nothing_learned(settings: Settings, learner: PublishableLearner, do: str) -> NothingToDo:
-    what = f"nothing was learned yet: {learner.table.name} has no {learner.required_rows}"
-    return NothingToDo(what, where=learner.table.path(settings.paths), do=do)
+def _nothing_learned(settings: Settings, publication: Publication, do: str) -> NothingToDo:
+    what = f"nothing was learned yet: {publication.table.name} has no {publication.required_rows}"
+    return NothingToDo(what, where=publication.table.path(settings.paths), do=do)
 
 
-def _stage_epoch(spark: SparkSession, settings: Settings, learner: PublishableLearner) -> str:
+def _stage_epoch(spark: SparkSession, settings: Settings, publication: Publication) -> str:
     """The epoch of the stage's checkpoint. Rows of a manual full pass have another epoch."""
-    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, learner.stage))
-    if checkpoint.is_new() or not learner.table.exists(spark, settings.paths):
-        raise _nothing_learned(settings, learner, f"run jobs/{learner.stage}.py first")
-    learner.table.check_stored(spark, settings.paths)
+    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, publication.stage))
+    if checkpoint.is_new() or not publication.table.exists(spark, settings.paths):
+        raise _nothing_learned(settings, publication, f"run jobs/{publication.stage}.py first")
+    publication.table.check_stored(spark, settings.paths)
     return checkpoint.epoch()
 
 
 def _create_version(
     spark: SparkSession,
     settings: Settings,
-    learner: PublishableLearner,
+    publication: Publication,
     model: RegisteredModel,
     state: LearnerState,
     tags: VersionTags,
 ) -> int:
     """The number of a new version with rows and model files; no alias points to it yet."""
-    paths, published = settings.paths, learner.published_table
+    paths, published = settings.paths, publication.published_table
     published.prepare(spark, paths)
-    run = model.store.get_or_create_run(learner.learner, tags.epoch, learner.run_params)
+    run = model.store.get_or_create_run(publication.learner, tags.epoch, publication.run_params)
     folder = f"published/{uuid.uuid4().hex}"
     number = model.create_version(run, folder, tags.as_dict())
     row = published.read(spark, paths).agg(F.max("model_version")).first()
@@ -171,16 +178,20 @@ def _create_version(
         )
     rows = state.rows.withColumn("model_version", F.lit(number).cast("bigint")).select(*published.names)
     # Sorted by key, so that a reader of a few users skips most files and row groups.
-    ordered = rows.repartitionByRange(*learner.table.key).sortWithinPartitions(*learner.table.key)
+    ordered = rows.repartitionByRange(*publication.table.key).sortWithinPartitions(*publication.table.key)
     commits.append(ordered, published, paths, Txn(STAGE, str(uuid.uuid4()), number))
     table = files.local_path(published.uri(paths)) or published.uri(paths)
-    model.log_model(run, folder, state.model, {"table": table, "model_version": number})
+    config = {
+        "table": table, "model_version": number, "params": dict(publication.params),
+        "options": dict(publication.options),
+    }  # fmt: skip
+    model.log_model(run, folder, publication.predictor, state.example, config)
     version_aliases.tag_rows(model, number, ROWS_STORED)
     return number
 
 
 def _remove_rows_without_alias(
-    spark: SparkSession, settings: Settings, learner: PublishableLearner, model: RegisteredModel
+    spark: SparkSession, settings: Settings, publication: Publication, model: RegisteredModel
 ) -> None:
     """Remove the rows of versions without any alias, also without aliases of the user; their tags remain."""
     versions = model.versions()
@@ -188,11 +199,11 @@ def _remove_rows_without_alias(
         if not version.aliases and VersionTags.of(version).rows != ROWS_REMOVED:
             version_aliases.tag_rows(model, version.number, ROWS_REMOVED)
     with_alias = ", ".join(str(version.number) for version in versions if version.aliases)
-    commits.delete(spark, learner.published_table, settings.paths, where=f"model_version NOT IN ({with_alias})")
+    commits.delete(spark, publication.published_table, settings.paths, where=f"model_version NOT IN ({with_alias})")
 
 
 def read(
-    spark: SparkSession, settings: Settings, learner: PublishableLearner, which: str | int
+    spark: SparkSession, settings: Settings, publication: Publication, which: str | int
 ) -> tuple[RegisteredVersion, DataFrame]:
     """A published version, by alias or number, and its rows.
 
@@ -200,15 +211,15 @@ def read(
         NothingToDo: no version was published yet.
         SourceMissing: there is no such version, or its rows were removed.
     """
-    do = f"publish a version: jobs/{STAGE}.py --learner {learner.learner}"
-    with model_registry.open_model(settings, learner.model_name) as model:
+    do = f"publish a version: jobs/{STAGE}.py --learner {publication.learner}"
+    with model_registry.open_model(settings, publication.model_name) as model:
         versions = model.versions()
     if not versions:
-        raise NothingToDo(f"{learner.model_name} has no published version", where=model.where, do=do)
+        raise NothingToDo(f"{publication.model_name} has no published version", where=model.where, do=do)
     version = next((v for v in versions if which == v.number or which in v.aliases), None)
     if version is None or VersionTags.of(version).rows != ROWS_STORED:
-        raise SourceMissing(f"{learner.model_name} has no published version {which!r}", where=model.where, do=do)
-    published = learner.published_table
+        raise SourceMissing(f"{publication.model_name} has no published version {which!r}", where=model.where, do=do)
+    published = publication.published_table
     rows = published.read(spark, settings.paths).where(F.col("model_version") == version.number).drop("model_version")
     if rows.isEmpty():
         where = published.path(settings.paths)

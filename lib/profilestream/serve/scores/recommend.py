@@ -12,7 +12,7 @@ from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, RECOMMENDATIONS
 from profilestream.derive import profiles
-from profilestream.learn import als_rows, factors, published_factors
+from profilestream.learn import als_rows, factors, publications
 from profilestream.learn.als import AlsParams
 from profilestream.serve.scores import ranked_lists
 from profilestream.serve.scores.ranked_lists import ListOptions
@@ -89,7 +89,7 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
     if profile_table is not None and profile_table.table.exists(spark, settings.paths):
         profile_version = commits.version(spark, profile_table.table, settings.paths)
     if alias != "newest":
-        published = published_factors.read(spark, settings, alias)
+        published = publications.read_factors(spark, settings, alias)
         model_version = f"published:{published.model_version}"
         return PinnedVersions(published.state, published.params, model_version, profile_version, events_version)
     table = factors.table(settings)
