@@ -12,7 +12,7 @@ import pytest
 from profilestream.base import streaming, tables
 from profilestream.base.errors import BadSettings, NothingWritten, Refused, SourceUnreadable
 from profilestream.base.queries import RunOptions
-from profilestream.capture import capture_checks, ingest, reprocess
+from profilestream.capture import capture_checks, currency, ingest, reprocess
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.serve.report import queries_events
@@ -83,6 +83,36 @@ def test_a_text_before_the_first_year_is_before_the_first_date(spark: SparkSessi
     texts = ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "0001-01-01"]
     rows = results(spark, BASE, [{"kind": "view", "at": text} for text in texts])
     assert {row.rule for row in rows} <= {"event_time_before_min_date", "event_time_unreadable"}
+
+
+def test_a_long_text_in_the_column_of_the_time_costs_one_row(spark: SparkSession) -> None:
+    ends = ["A" + "/b" * 50_000, "/" * 100_000, " " + "9" * 100_000, "A/" + "b" * 100_000]
+    rows = results(spark, BASE, [{"kind": "view", "at": "2026-07-01 10:00:00 " + end} for end in ends])
+    assert [row.rule for row in rows] == ["event_time_unreadable"] * 4
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Asia/Tokyo", "Pacific/Honolulu"])
+def test_a_time_at_the_bounds_of_spark_is_rejected_in_every_zone(spark: SparkSession, zone: str) -> None:
+    text = f'timezone = "{zone}"\n' + mapping("ts bigint, us bigint", event_time="coalesce(CAST(ts AS TIMESTAMP), "
+                                              "timestamp_micros(us))")  # fmt: skip
+    values: list[Any] = [
+        {"ts": 1772359200},
+        {"ts": 1772359200000000},
+        {"us": 2**63 - 1},
+        {"us": -(2**63)},
+        {"us": -(2**62)},
+    ]
+    assert [row.rule for row in results(spark, text, values)] == [
+        None, *["event_time_in_future"] * 2, *["event_time_before_min_date"] * 2,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["bigint", "date", "double"])
+def test_a_map_with_a_blank_key_costs_one_row(spark: SparkSession, key: str) -> None:
+    text = mapping(f"m map<{key},string>, n map<string,int>", text="string(size(m))")
+    good = {"bigint": "1", "date": "2026-01-01", "double": "1.5"}[key]
+    values: list[Any] = [{"m": {good: "a"}}, {"m": {"": "b"}}, {"m": {good: "a", " \t": "b"}}, {"n": {"": 1}}, {}]
+    assert [row.rule for row in results(spark, text, values)] == [None, "wrong_type", "wrong_type", None, None]
 
 
 # By canonical column: raw columns, an expression, values for which it has a result, and values for which it raises.
@@ -461,6 +491,42 @@ PLACEHOLDERS = [
     "00000000-0000-0000-0000-000000000000", "(not set)", "\\N", "[object Object]", "(null)", "guest", "{{user_id}}",
     '"null"', "-", "#N/A", "0.0", "\u3000", "\u200b", "", " ", "NULL", "${uid}", " 'None' ", "[Object Array]",
 ]  # fmt: skip
+
+
+def test_names_that_spark_accepts_as_zones_are_none_and_minutes_may_have_a_zone(spark: SparkSession) -> None:
+    ends = [" NZ", "NZ", " GMT0", "GMT0", " PRC"]
+    rows = results(spark, BASE, [{"kind": "view", "at": "2026-07-01 10:00:00" + end} for end in ends])
+    assert [row.rule for row in rows] == ["event_time_unreadable"] * 5
+    hours = {"T10:00Z": 10, "T10:00+02:00": 8, " 10:00 UTC": 10, " 10:00 Europe/Berlin": 8, " 9:05Z": 9, "T10:00": 10}
+    for text in (BASE, BASE.replace("at string", "at timestamp")):
+        rows = results(spark, text, [{"kind": "view", "at": "2026-07-01" + end} for end in hours])
+        assert [row.event_time.hour for row in rows] == list(hours.values())
+
+
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "5d", "0x1", "-1", "0", ""])
+def test_a_rate_that_is_no_positive_number_is_refused(spark: SparkSession, tmp_path: Path, rate: str) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text(f"currency,valid_from,rate\nUSD,2026-01-01,{rate}\n")
+    settings = f'[capture.currency]\nreporting = "EUR"\nrates = "{rates}"\n'
+    config = Shop(tmp_path, BASE, extra_settings=settings).settings().capture.currency
+    assert config is not None
+    with pytest.raises(BadSettings, match="a rate is not valid"):
+        currency.check_rates(spark, config)
+
+
+def test_a_cell_of_a_side_table_ends_where_one_of_a_log_does(spark: SparkSession, tmp_path: Path) -> None:
+    side, names = tmp_path / "s.csv", ["Tea\u2028cup", "a\u0085b", "a\vb", "a\fb", "a\x1cb"]
+    side.write_text("sku,name,cat\n" + "".join(f"{n},{name},c{n}\n" for n, name in enumerate(names)))
+    lookup = f'[lookup.g]\npath = "{side}"\nformat = "csv"\nkey = "sku"\non = "what"\n'
+    text = BASE + 'text = "g.name"\ncategory = "g.cat"\n' + lookup
+    rows = results(spark, text, [{"kind": "view", "at": T, "what": str(n)} for n in range(len(names))])
+    assert [(row.text, row.category) for row in rows] == [(name, f"c{n}") for n, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("user", ["\u0085", "null\u0085", "\u00ad", "\u2800", "\u200e null", "\x1f"])
+def test_a_user_of_characters_without_a_shape_is_a_placeholder(spark: SparkSession, user: str) -> None:
+    (row,) = results(spark, BASE, [{"kind": "view", "at": T, "who": user}])
+    assert row.rule == "user_id_placeholder"
 
 
 def test_placeholders_are_found_in_every_id_column(spark: SparkSession) -> None:

@@ -54,6 +54,8 @@ REQUIRED_CONF = {
     "spark.databricks.delta.allFilesInCrc.enabled": "false",
     # By default Spark writes times in a deprecated form of 12 bytes, which Parquet has no minimum and maximum of.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    # A stack overflow in an expression, such as a regular expression over a long text, ends the task, not the process.
+    "spark.executor.killOnFatalError.depth": "0",
     # Spark itself decodes a few charsets only; Java knows those of all logs.
     "spark.sql.legacy.javaCharsets": "true",
     # The local file system with checksum files cannot read a file with a colon in its name. Both interfaces of Hadoop

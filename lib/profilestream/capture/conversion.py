@@ -52,7 +52,9 @@ def convert(cell: Column, stored: T.DataType, declared: T.DataType) -> Converted
         values = _convert_elements(F.map_values(cell), stored.valueType, declared.valueType)
         keys = _convert_elements(F.map_keys(cell), stored.keyType, declared.keyType)
         value = F.map_from_arrays(keys.value, values.value)
-        return Converted(F.when(~keys.is_lost, value), keys.is_lost | values.is_lost, values.has_unknown)
+        # A blank key that is no text becomes null, which no map may contain.
+        has_no_key = F.coalesce(F.exists(keys.value, F.isnull), F.lit(False)) | F.coalesce(keys.is_lost, F.lit(False))
+        return Converted(F.when(~has_no_key, value), has_no_key | values.is_lost, values.has_unknown)
     if isinstance(declared, T.StringType):
         return Converted(text_of(cell, stored), F.lit(False))
     value = _cast(cell, stored, declared)
@@ -178,7 +180,7 @@ def _parse(text: Column, declared: T.DataType) -> Column:
     if isinstance(declared, T.NumericType):
         return F.when(text_parsers.is_number(text), text.try_cast(declared))
     if isinstance(declared, (T.TimestampType, T.TimestampNTZType, T.DateType)):
-        return F.when(text_parsers.is_time(text), text.try_cast(declared))
+        return F.when(text_parsers.is_time(text), text_parsers.with_seconds(text).try_cast(declared))
     return text.try_cast(declared)
 
 

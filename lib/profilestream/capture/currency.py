@@ -6,11 +6,13 @@ of its source, and rows in another one are counted under the warning `currency_m
 
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import ReportingCurrency
 from profilestream.capture import side_tables
 from profilestream.capture.mapping import Lookup, Mapping
+from profilestream.capture.text_parsers import parse_number, trim_blanks
 
 RATES = "capture.currency"
 MISSING_RATE, MIXED = "currency_rate_missing", "currency_mixed"
@@ -37,8 +39,8 @@ def check_rates(spark: SparkSession, config: ReportingCurrency) -> None:
     """Check the table of rates.
 
     Raises:
-        BadSettings: it lacks a column, contains a text that is no date or no positive number, or two rates of a
-            currency are valid from the same date.
+        BadSettings: it lacks a column, contains a text that is no date, or a rate that is no number from 1e-15 to 1e15,
+            or two rates of a currency are valid from the same date.
         SourceMissing, SourceUnreadable: as `side_tables.read_checked`.
     """
     table = side_tables.read_checked(spark, lookup(config), RATES)
@@ -49,7 +51,9 @@ def check_rates(spark: SparkSession, config: ReportingCurrency) -> None:
             where=f"{RATES}.rates", do="write a table with the columns currency, valid_from and rate",
         )  # fmt: skip
     rates = _typed(table)
-    wrong = rates.where("currency IS NULL OR valid_from IS NULL OR rate IS NULL OR rate <= 0").first()
+    wrong = rates.where(
+        "currency IS NULL OR valid_from IS NULL OR rate IS NULL OR NOT rate BETWEEN 1e-15 AND 1e15"
+    ).first()
     repeated = rates.groupBy("currency", "valid_from").count().where("count > 1").first()
     if wrong is not None or repeated is not None:
         raise BadSettings(
@@ -86,5 +90,6 @@ def with_reporting_value(events: DataFrame, config: ReportingCurrency, versions:
 
 
 def _typed(table: DataFrame) -> DataFrame:
-    types = dict(zip(_COLUMNS, ("string", "date", "double"), strict=True))
-    return table.select(*[F.col(name).try_cast(kind).alias(name) for name, kind in types.items()])
+    is_text = isinstance(table.schema["rate"].dataType, T.StringType)
+    rate = parse_number(trim_blanks(F.col("rate"))) if is_text else F.col("rate").try_cast("double")
+    return table.select(F.col("currency").cast("string"), F.col("valid_from").try_cast("date"), rate.alias("rate"))

@@ -303,10 +303,14 @@ def _id_text(column: Column, data_type: T.DataType, mapping: Mapping) -> Column:
 
 
 def _to_utc(mapping: Mapping, event_time: ParsedColumn) -> dict[str, Column]:
-    """Wall-clock times as instants; `_local_time` is null for a time that states its zone."""
+    """Wall-clock times as instants; `_local_time` is null for a time that states its zone.
+
+    Times near the bounds of Spark's type are moved inside: a conversion would raise an error. Rules reject all of them.
+    """
     if mapping.timezone == "UTC":
         return {}
-    time = F.col("event_time")
+    first, last = (F.lit(day).cast("timestamp") for day in ("0001-01-04", "9999-12-28"))
+    time = F.when(F.col("event_time").isNotNull(), F.greatest(F.least("event_time", last), first))
     instant = F.lit(False) if event_time.is_instant is None else F.coalesce("_is_instant", F.lit(False))
     return {
         "_local_time": F.when(~instant, time),

@@ -1,6 +1,7 @@
 """Side tables that a mapping looks values up in: reads, checks, and versions that a batch plan records."""
 
 import csv
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -132,7 +133,9 @@ def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
     frames = []
     for path in files.file_stats(spark, lookup.path):
         text = files.read_bytes(spark, path).decode(lookup.encoding).lstrip("\ufeff")
-        lines = text.splitlines(keepends=True)[lookup.skip_lines :]
+        lines = list(io.StringIO(text, newline=""))[
+            lookup.skip_lines :
+        ]  # ends at \n, \r and \r\n, as the lines of a log
         if lookup.comment:
             lines = [line for line in lines if not line.startswith(lookup.comment)]
         rows = [

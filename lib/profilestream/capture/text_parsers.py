@@ -10,13 +10,13 @@ import re
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-# Characters that surround a value without being part of it: all Unicode blanks, zero-width characters and the mark of
-# byte order.
+# Characters that surround a value without being part of it: all Unicode blanks, separators of the ASCII table,
+# characters without a shape, and the mark of byte order.
 BLANKS = (
-    " \t\n\r\f\v\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u200c\u200d"
-    "\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+    " \t\n\r\f\v\u001c\u001d\u001e\u001f\u0085\u00a0\u00ad\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
+    "\u2007\u2008\u2009\u200a\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202f\u205f\u2060\u2800\u3000\u3164\ufeff"
 )
-_ZONE = r"(?:Z|UTC|GMT|(?:UTC|GMT|UT)?[+-][0-9]{1,2}(?::?[0-9]{2}){0,2}|[A-Za-z_]+(?:/[A-Za-z0-9_+-]+)+)"
+_ZONE = r"(?:Z|UTC|GMT|(?:UTC|GMT|UT)?[+-][0-9]{1,2}(?::?[0-9]{2}){0,2}|[A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,3})"
 _TIME = (
     r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[ T][0-9]{1,2}:[0-9]{1,2}(?::[0-9]{1,2}(?:\.[0-9]+)?)?(?: ?" + _ZONE + r")?)?$"
 )
@@ -26,6 +26,8 @@ _ABBREVIATION = (
     r"\b(?!UTC\b|GMT\b|AM\b|PM\b|AD\b|BC\b|MON\b|TUE\b|WED\b|THU\b|FRI\b|SAT\b|SUN\b|JAN\b|FEB\b|MAR\b|APR\b|MAY\b"
     r"|JUN\b|JUL\b|AUG\b|SEP\b|OCT\b|NOV\b|DEC\b)[A-Z]{2,5}\b(?!/)"
 )
+# Java evaluates some patterns by recursion, which a long text must not reach.
+_LONGEST_TIME = 100
 DIGITS = "0123456789"
 
 
@@ -47,7 +49,7 @@ def parse_time(text: Column, pattern: str) -> Column:
         pattern: Spark's pattern of the text; empty: the grammar of this module.
     """
     if not pattern:
-        return F.when(is_time(text), F.try_to_timestamp(text))
+        return F.when(is_time(text), F.try_to_timestamp(with_seconds(text)))
     time = F.try_to_timestamp(text, F.lit(pattern))
     return F.when(~text.rlike(_ABBREVIATION), time) if _zone_letters(pattern) else time
 
@@ -56,8 +58,15 @@ def is_time(text: Column) -> Column:
     """Whether the text is a time of the grammar. Most times are recognized by a few characters, without the pattern."""
     is_plain = (
         (F.substring(text, 5, 1) == "-") & (F.substring(text, 8, 1) == "-") & (F.substring(text, 14, 1) == ":")
+        & F.substring(text, -2, 1).isin(*DIGITS) & F.right(text, F.lit(1)).isin("Z", *DIGITS)
     )  # fmt: skip
-    return (is_plain & F.right(text, F.lit(1)).isin("Z", *DIGITS)) | text.rlike(_TIME)
+    return (F.length(text) <= _LONGEST_TIME) & (is_plain | text.rlike(_TIME))
+
+
+def with_seconds(text: Column) -> Column:
+    """A time of the grammar with seconds, without which Spark reads no zone: 10:00Z is 10:00:00Z."""
+    added = F.regexp_replace(text, r"^([0-9-]+[ T][0-9]{1,2}:[0-9]{1,2})( ?[A-Za-z+-].*)$", "$1:00$2")
+    return F.when(F.substring(text, 17, 1) == ":", text).otherwise(added)
 
 
 def is_instant(text: Column, pattern: str) -> Column:
