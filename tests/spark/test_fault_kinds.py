@@ -115,6 +115,16 @@ def test_a_map_with_a_blank_key_costs_one_row(spark: SparkSession, key: str) -> 
     assert [row.rule for row in results(spark, text, values)] == [None, "wrong_type", "wrong_type", None, None]
 
 
+@pytest.mark.parametrize("name", ["c`d", "`", "``x", "a.b`c"])
+def test_a_column_with_a_backtick_in_its_name_is_an_unknown_column(
+    spark: SparkSession, tmp_path: Path, name: str
+) -> None:
+    table = pa.table({"kind": ["view"], "at": [T], "who": ["u"], name: ["2"]})
+    assert captured(spark, tmp_path, BASE, table).counts(spark) == (1, 1, 0, 0)
+    nanoseconds = table.append_column(f"ns{name}", pa.array([datetime(2026, 3, 1)], pa.timestamp("ns")))
+    assert captured(spark, tmp_path, BASE, nanoseconds, "b.parquet").counts(spark) == (2, 2, 0, 0)
+
+
 # By canonical column: raw columns, an expression, values for which it has a result, and values for which it raises.
 RAISING: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "query": ("url string", "parse_url(url, 'QUERY', 'utm_source')", {"url": "http://a.b/?utm_source=x"},

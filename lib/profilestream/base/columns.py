@@ -78,3 +78,8 @@ BATCH_ID = Column("batch_id", "BIGINT NOT NULL", "Micro-batch that wrote the row
 def as_of(meaning: str = "Newest event time merged into the row; decayed values are valid at this time.") -> Column:
     """The column `as_of`."""
     return Column("as_of", "TIMESTAMP NOT NULL", meaning)
+
+
+def quoted(name: str) -> str:
+    """The name of a column for SQL, whatever characters it has."""
+    return "`" + name.replace("`", "``") + "`"

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import tables
+from profilestream.base.columns import quoted
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
 from profilestream.capture import guarded_sql, placeholders
@@ -79,7 +80,7 @@ def explode(records: DataFrame, mapping: Mapping) -> DataFrame:
     if not spec.explode:
         return flat
     columns = [F.col(name) for name in records.columns if name not in ("position", "fault", "fault_reason", "raw")]
-    element = F.col(f"`{spec.explode_as}`")
+    element = F.col(quoted(spec.explode_as))
     attempt = guarded_sql.guarded(flat, {"input.explode": spec.explode}, is_parsed())["input.explode"]
     flat = flat.withColumns({"_elements": F.when(is_parsed(), attempt.value), **_failures([attempt])})
     wide = flat.select("*", F.posexplode_outer("_elements").alias("_index", spec.explode_as))
@@ -92,7 +93,7 @@ def explode(records: DataFrame, mapping: Mapping) -> DataFrame:
         F.when(is_empty, empty_reason).otherwise(F.col("fault_reason")).alias("fault_reason"),
         *columns,
         F.struct(F.col("raw.*"), element.alias(spec.explode_as)).alias("raw"),
-        *[F.col(f"`{name}`") for name in raw_names],
+        *[F.col(quoted(name)) for name in raw_names],
         element.alias(spec.explode_as),
         FAILED,
         FAILURE,
@@ -112,7 +113,7 @@ def join_side_tables(records: DataFrame, mapping: Mapping, side_tables: dict[str
     attempts = guarded_sql.guarded(records, expressions, is_parsed())
     records = with_failures(records, list(attempts.values()))
     for name, lookup in mapping.lookup.items():
-        key = F.col(f"`{lookup.key}`")
+        key = F.col(quoted(lookup.key))
         side = side_tables[name].select(key.alias("_key"), F.struct("*").alias(name))
         on = attempts[f"lookup.{name}.on"].value.try_cast(side.schema["_key"].dataType)
         records = records.join(F.broadcast(side), on == F.col("_key"), "left").drop("_key")

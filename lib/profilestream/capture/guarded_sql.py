@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.classic.column import Column as ClassicColumn
 
+from profilestream.base.columns import quoted
 from profilestream.base.jvm import java_class
 
 # Resolved expressions that raise for no value, such as plain columns. All others are guarded.
@@ -95,7 +96,7 @@ def _can_raise(expression: Any) -> bool:
 def _reason(key: str, sql: str, columns: Iterable[str]) -> Column:
     """`<key> fails on this row: <column> = <value>, ...` for the columns that the expression names."""
     known = {column.lower(): column for column in columns if column != "raw"}
-    tokens = [quoted or plain for quoted, plain in _IDENTIFIERS.findall(_STRINGS.sub("", sql))]
+    tokens = [in_backticks or plain for in_backticks, plain in _IDENTIFIERS.findall(_STRINGS.sub("", sql))]
     used = dict.fromkeys(known[token.lower()] for token in tokens if token.lower() in known)
     texts = [F.concat(F.lit(f"{name} = "), F.coalesce(_as_text(name), F.lit("(none)"))) for name in used]
     values = F.left(F.concat_ws(", ", *texts), F.lit(_VALUE_LENGTH)) if texts else F.lit(" ".join(sql.split()))
@@ -104,5 +105,5 @@ def _reason(key: str, sql: str, columns: Iterable[str]) -> Column:
 
 def _as_text(name: str) -> Column:
     """A value of any type in JSON, without the name."""
-    text = F.to_json(F.array(F.col(f"`{name}`")))
+    text = F.to_json(F.array(F.col(quoted(name))))
     return F.substr(text, F.lit(2), F.length(text) - 2)

@@ -18,6 +18,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from profilestream.base.columns import quoted
 from profilestream.capture.conversion import (
     Converted,
     any_of,
@@ -140,7 +141,7 @@ def parse_lines(
         _extra(parsed.extra, parsed.cells, parsed.texts, others, spec).alias("extra"),
         *more,
     )
-    raw = F.struct(*[F.col(f"`_cell_{name}`").alias(name) for name in cells])
+    raw = F.struct(*[F.col(quoted(f"_cell_{name}")).alias(name) for name in cells])
     return flat.withColumn("raw", raw).select(*COLUMNS, *more)
 
 
@@ -308,7 +309,7 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
         ~parseable.contains("null]") | (F.size(_json_objects(F.concat(parseable, F.lit(",null")))) == 3)
     )
     is_object = F.coalesce(has_two & json_object.isNotNull(), F.lit(False))
-    cells = {f.name: F.col(f"`_json_{f.name}`") for f in fields}
+    cells = {f.name: F.col(quoted(f"_json_{f.name}")) for f in fields}
     parsed = parsed.withColumns(
         {
             **{f"_json_{name}": F.try_element_at(json_object, F.lit(name)) for name in cells},
@@ -331,12 +332,12 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
         F.map_entries(unknown), lambda entry: _is_rounded(entry["key"], entry["value"], None, parseable)
     )
     marked = F.regexp_replace(parseable, _JSON_STRING, f'"{_MARK}$1"')
-    quoted = F.regexp_replace(marked, _JSON_STRING_OR_NUMBER, '"$1$2"')
+    with_quotes = F.regexp_replace(marked, _JSON_STRING_OR_NUMBER, '"$1$2"')
     has_rounded = any_of([*rounded.values(), has_rounded_unknown])
     parsed = parsed.withColumns(
         {
             "_unknown": F.when(has_unknown, F.when(F.size(unknown) > 0, unknown)),
-            "_exact": F.when(has_rounded, F.get(_json_objects(quoted), F.lit(0))),
+            "_exact": F.when(has_rounded, F.get(_json_objects(with_quotes), F.lit(0))),
         }
     )
     parsed = parsed.withColumns(

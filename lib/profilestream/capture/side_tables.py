@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import delta_table, files
+from profilestream.base.columns import quoted
 from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable, first_sentence
 from profilestream.capture.mapping import Lookup, Mapping
 
@@ -71,7 +72,7 @@ def check_lookup(spark: SparkSession, name: str, lookup: Lookup, file: str) -> N
             where=f"{where}.key",
             do="name one of its columns",
         )
-    key = F.col(f"`{lookup.key}`")
+    key = F.col(quoted(lookup.key))
     with _readable(lookup, where):
         repeated = table.where(key.isNotNull()).groupBy(key.alias("key")).count().where("count > 1").first()
     if repeated is not None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from profilestream.base.columns import quoted
 from profilestream.capture import raw_records
 from profilestream.capture.detection.sample_files import FileGroup
 
@@ -119,7 +120,7 @@ class LogSample:
 def quote(name: str) -> str:
     """An identifier for SQL and DDL, in backticks where needed."""
     is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _KEYWORDS
-    return name if is_plain else "`" + name.replace("`", "``") + "`"
+    return name if is_plain else quoted(name)
 
 
 def literal(text: str) -> str:

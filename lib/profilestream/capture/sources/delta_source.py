@@ -10,6 +10,7 @@ from pyspark.sql import types as T
 
 from profilestream.base import files
 from profilestream.base.checkpoints import Checkpoint
+from profilestream.base.columns import quoted
 from profilestream.base.delta_table import log_entry
 from profilestream.base.errors import ProfilestreamError, Refused, first_sentence
 from profilestream.base.jvm import java_class
@@ -85,7 +86,7 @@ class DeltaSource(RecordSource):
         placed = rows.select(
             position.alias("position"),
             F.lit(None).cast("string").alias("source_file"),
-            F.struct(*[F.col(f"`{name}`") for name in names]).alias("row"),
+            F.struct(*[F.col(quoted(name)) for name in names]).alias("row"),
         )
         row_type = placed.schema["row"].dataType
         assert isinstance(row_type, T.StructType)

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base import files
+from profilestream.base.columns import quoted
 from profilestream.base.errors import BadSettings, first_sentence
 from profilestream.base.jvm import java_class
 from profilestream.capture import raw_records
@@ -90,9 +91,9 @@ def read_records(
     stored = T.StructType.fromJson(json.loads(layout.schema))
     rows = spark.read.schema(stored).parquet(*[escape_glob(path) for path in paths])
     source_file = relative_path(F.col("_metadata.file_path"), root)
-    cells = {name: F.col(f"`{name}`") for name in stored.names}
+    cells = {name: F.col(quoted(name)) for name in stored.names}
     cells |= {
-        name: F.timestamp_micros(F.expr(f"`{name}` div {_NANOS_PER_MICRO}")) for name in layout.nanoseconds
+        name: F.timestamp_micros(F.expr(f"{quoted(name)} div {_NANOS_PER_MICRO}")) for name in layout.nanoseconds
     }  # fmt: skip
     placed = rows.select(
         F.concat_ws(":", source_file, F.col("_metadata.row_index") + 1).alias("position"),
