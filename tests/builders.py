@@ -44,6 +44,23 @@ where = "user_id IS NOT NULL"
 [keys]
 user_id = { of = "user_id" }
 """
+# Profiles with a vector and its population.
+VECTOR_PROFILES = (
+    USER_PROFILES
+    + """
+[statistics.behavior.vector]
+kind = "mean_vector"
+[statistics.behavior.vector.dimensions]
+price = "price"
+buys = "int(event_type = 'purchase')"
+never = "0"
+[population]
+name = "population_stats"
+of = "behavior.vector"
+weights = { buys = 2 }
+words = { price = ["cheap", "expensive"] }
+"""
+)
 # Columns that differ between two runs with equal results.
 RUN_DEPENDENT_COLUMNS = ("ingest_time", "epoch", "seconds", "lateness_seconds_max", "reprocessed_from")
 

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from tests import log_files
-from tests.builders import USER_PROFILES, Shop
+from tests.builders import VECTOR_PROFILES, Shop
 from tests.stage_batches import StageBatches
 
 ROOT = Path(__file__).parent.parent
@@ -37,22 +37,6 @@ unobserved_weight = 20
 max_neighbors = 8
 category_weight = 0.1
 """
-PROFILES = (
-    USER_PROFILES
-    + """
-[statistics.behavior.vector]
-kind = "mean_vector"
-[statistics.behavior.vector.dimensions]
-price = "price"
-buys = "int(event_type = 'purchase')"
-never = "0"
-[population]
-name = "population_stats"
-of = "behavior.vector"
-weights = { buys = 2 }
-words = { price = ["cheap", "expensive"] }
-"""
-)
 # Price and share of purchases of the profiles of each group.
 GROUPS = {"a": (1.0, 0.0), "b": (100.0, 0.1), "c": (50.0, 1.0), "d": (160.0, 0.6)}
 
@@ -136,7 +120,7 @@ class SegmentsLog:
     def learned_rows(self, spark: SparkSession, home: Path) -> dict[str, pa.Table]:
         """The rows after all batches, by table."""
         home.mkdir(parents=True, exist_ok=True)
-        (home / "profiles.toml").write_text(PROFILES)
+        (home / "profiles.toml").write_text(VECTOR_PROFILES)
         learn = "enabled = true\nk = 3\nhalf_life_days = 10\ninit_passes = 3\npasses = 2\n"
         shop = Shop(home, extra_settings=f'[derive]\nprofiles = ["{home}/profiles.toml"]\n[learn.segments]\n{learn}')
         settings = shop.settings()

@@ -16,28 +16,12 @@ from pyspark.sql import functions as F
 
 from jobs import learn_segments
 from tests import naive_kmeans
-from tests.builders import USER_PROFILES, Shop, event
+from tests.builders import VECTOR_PROFILES, Shop, event
 from tests.fault_injection import Crashes
 from tests.open_readers import assert_all_readers_agree
 from tests.recount import assert_sums_equal_recount, last_segments, user_rows
 from tests.stage_batches import StageBatches
 
-PROFILES = (
-    USER_PROFILES
-    + """
-[statistics.behavior.vector]
-kind = "mean_vector"
-[statistics.behavior.vector.dimensions]
-price = "price"
-buys = "int(event_type = 'purchase')"
-never = "0"
-[population]
-name = "population_stats"
-of = "behavior.vector"
-weights = { buys = 2 }
-words = { price = ["cheap", "expensive"] }
-"""
-)
 SETTINGS = """
 [derive]
 profiles = ["{file}"]
@@ -56,7 +40,7 @@ DIMENSIONS = ("price", "buys", "never")
 
 def segments_shop(home: Path) -> Shop:
     home.mkdir(parents=True, exist_ok=True)
-    (home / "profiles.toml").write_text(PROFILES)
+    (home / "profiles.toml").write_text(VECTOR_PROFILES)
     return Shop(home, extra_settings=SETTINGS.format(file=home / "profiles.toml"))
 
 

@@ -69,7 +69,7 @@ def table_id(spark: SparkSession, table: Table, paths: Paths) -> str:
 
 def last_batch(spark: SparkSession, table: Table, paths: Paths, app_id: str) -> int | None:
     """The last batch that this writer committed to the table; null when there is none."""
-    if (stored := table.without_spark(paths)) is not None:
+    if (stored := table.delta_rs_table(paths)) is not None:
         return stored.transaction_version(app_id)
     batch_id = int(table.log(spark, paths).startTransaction().txnVersion(app_id))
     return None if batch_id < 0 else batch_id

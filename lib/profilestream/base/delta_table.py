@@ -138,7 +138,7 @@ class Table:
         folder = files.local_path(self.path(paths))
         return None if folder is None else Path(folder)
 
-    def without_spark(self, paths: Paths) -> DeltaRsTable | None:
+    def delta_rs_table(self, paths: Paths) -> DeltaRsTable | None:
         """The stored table, read by delta-rs; null if it is remote, or has a feature that delta-rs does not support."""
         folder = self.local_folder(paths)
         try:
@@ -148,7 +148,7 @@ class Table:
 
     def metadata(self, spark: SparkSession, paths: Paths) -> Metadata:
         """Id, columns and properties of the table, read from its log now; without Spark if the table is local."""
-        if (stored := self.without_spark(paths)) is not None:
+        if (stored := self.delta_rs_table(paths)) is not None:
             metadata, schema = stored.metadata(), stored.schema().to_json()
             return Metadata(str(metadata.id), T.StructType.fromJson(json.loads(schema)), metadata.configuration)
         remote = self.log(spark, paths).startTransaction().metadata()

@@ -120,6 +120,15 @@ class Batch:
     def _is_written_locally(self, rows: int, table: Table) -> bool:
         return self.keyed_rows(rows, table) is not None if table.is_updated else self.is_local(rows, table)
 
+    def version_to_update(self, table: Table) -> int:
+        """The version of a table that an update is computed from.
+
+        It is the pinned one. Another process may have committed between a crash and the retry of the batch, so a retry
+        uses the latest one.
+        """
+        pinned = None if self.is_retry else self.plan.versions.get(table.name)
+        return commits.version(self.spark, table, self.paths) if pinned is None else pinned
+
     def stored(self, table: Table, keys: Rows) -> Stored[Rows]:
         """The rows of a table that an update of these keys is computed from.
 
@@ -127,8 +136,7 @@ class Batch:
             keys: a result of `select`, with the key columns of the table.
         """
         if isinstance(keys, DataFrame):
-            pinned = None if self.is_retry else self.plan.versions.get(table.name)
-            version = commits.version(self.spark, table, self.paths) if pinned is None else pinned
+            version = self.version_to_update(table)
             rows = runner.rows_of(keys, table.read(self.spark, self.paths, version=version), table.key)
             return Stored(rows, {"read_version": version})
         with self.phase("read rows"):

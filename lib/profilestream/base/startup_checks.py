@@ -35,12 +35,14 @@ def check_start(
         with Threads(spark, len(tables)) as threads:
             creation_flags = threads.map(lambda table: table.create(spark, paths), tables)
         existing = tuple(table for table, is_new in zip(tables, creation_flags, strict=True) if not is_new)
-    checkpoint.epoch()  # is created here, not by several threads at once
+    started, finished = checkpoint.last_started(), checkpoint.last_written()
+    txn = Txn(name, checkpoint.epoch(), 0)
+
+    def check(table: Table) -> None:
+        _check_table(spark, table, txn, started, finished if table is tables[-1] else None, checkpoint.path, paths)
+
     with Threads(spark, len(tables)) as threads:
-        for check in [
-            threads.submit(_check_table, spark, name, t, checkpoint, paths, t is tables[-1]) for t in existing
-        ]:
-            check.result()
+        list(threads.map(check, existing))
     for table in tables:
         table.register(spark, paths)
 
@@ -87,28 +89,40 @@ def _check_no_other_epoch(
 
 
 def _check_table(
-    spark: SparkSession, name: str, table: Table, checkpoint: Checkpoint, paths: Paths, is_last: bool
+    spark: SparkSession,
+    table: Table,
+    txn: Txn,
+    started: int | None,
+    finished: int | None,
+    checkpoint_path: str,
+    paths: Paths,
 ) -> None:
-    started, finished = checkpoint.last_started(), checkpoint.last_written()
+    """Refuse a table that does not agree with the checkpoint.
+
+    Args:
+        txn: of any batch of the query.
+        started: the last batch that the checkpoint has started.
+        finished: the last batch that the table must contain; null: any.
+    """
     if not table.exists(spark, paths):
         raise Refused(
-            f"table {table.name} is missing, but the checkpoint of {name} has started batch {started}",
+            f"table {table.name} is missing, but the checkpoint of {txn.query} has started batch {started}",
             where=table.path(paths),
             do="restore the table; or read everything again: "
-            f"remove {checkpoint.path} and start with --accept-new-epoch",
+            f"remove {checkpoint_path} and start with --accept-new-epoch",
         )
     table.upgrade(spark, paths)
-    written = commits.last_batch(spark, table, paths, Txn(name, checkpoint.epoch(), 0).app_id(table))
+    written = commits.last_batch(spark, table, paths, txn.app_id(table))
     if written is not None and (started is None or written > started):
         raise Refused(
-            f"the checkpoint of {name} is older than table {table.name}: "
+            f"the checkpoint of {txn.query} is older than table {table.name}: "
             f"its last batch is {started}, the table contains batch {written}",
-            where=checkpoint.path,
-            do=f"restore the newer checkpoint; or remove {checkpoint.path} and start with --accept-new-epoch",
+            where=checkpoint_path,
+            do=f"restore the newer checkpoint; or remove {checkpoint_path} and start with --accept-new-epoch",
         )
-    if is_last and finished is not None and (written is None or written < finished):
+    if finished is not None and (written is None or written < finished):
         raise Refused(
-            f"table {table.name} is older than the checkpoint of {name}: its last batch is {written}, "
+            f"table {table.name} is older than the checkpoint of {txn.query}: its last batch is {written}, "
             f"the checkpoint has written batch {finished}",
             where=table.path(paths),
             do="restore the newer table, or the checkpoint that belongs to this one",

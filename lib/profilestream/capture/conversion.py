@@ -53,7 +53,7 @@ def convert(cell: Column, stored: T.DataType, declared: T.DataType) -> Converted
         keys = _convert_elements(F.map_keys(cell), stored.keyType, declared.keyType)
         value = F.map_from_arrays(keys.value, values.value)
         # A blank key that is no text becomes null, which no map may contain.
-        has_no_key = F.coalesce(F.exists(keys.value, F.isnull), F.lit(False)) | F.coalesce(keys.is_lost, F.lit(False))
+        has_no_key = any_of([F.exists(keys.value, F.isnull), keys.is_lost])
         return Converted(F.when(~has_no_key, value), has_no_key | values.is_lost, values.has_unknown)
     if isinstance(declared, T.StringType):
         return Converted(text_of(cell, stored), F.lit(False))

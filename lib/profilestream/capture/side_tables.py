@@ -134,9 +134,8 @@ def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
     frames = []
     for path in files.file_stats(spark, lookup.path):
         text = files.read_bytes(spark, path).decode(lookup.encoding).lstrip("\ufeff")
-        lines = list(io.StringIO(text, newline=""))[
-            lookup.skip_lines :
-        ]  # ends at \n, \r and \r\n, as the lines of a log
+        lines = list(io.StringIO(text, newline=""))  # split at \n, \r and \r\n only, as the lines of a log
+        lines = lines[lookup.skip_lines :]
         if lookup.comment:
             lines = [line for line in lines if not line.startswith(lookup.comment)]
         rows = [

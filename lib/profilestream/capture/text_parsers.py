@@ -26,7 +26,7 @@ _ABBREVIATION = (
     r"\b(?!UTC\b|GMT\b|AM\b|PM\b|AD\b|BC\b|MON\b|TUE\b|WED\b|THU\b|FRI\b|SAT\b|SUN\b|JAN\b|FEB\b|MAR\b|APR\b|MAY\b"
     r"|JUN\b|JUL\b|AUG\b|SEP\b|OCT\b|NOV\b|DEC\b)[A-Z]{2,5}\b(?!/)"
 )
-# Java evaluates some patterns by recursion, which a long text must not reach.
+# Java matches some patterns by recursion, so a long text would overflow the stack.
 _LONGEST_TIME = 100
 DIGITS = "0123456789"
 

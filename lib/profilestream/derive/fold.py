@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base.columns import quoted
 from profilestream.base.runner import ByKey, Rows, Selection, column_names, compute, evaluate, with_constant
 from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
 from profilestream.derive.statistics import Heaviest, by_facet
@@ -257,8 +258,8 @@ def _arrow_struct(fields: dict[str, Any]) -> pa.StructArray:
 
 
 def _struct_ddl(fields: dict[str, str]) -> str:
-    return f"STRUCT<{', '.join(f'`{name}`: {ddl}' for name, ddl in fields.items())}>"
+    return f"STRUCT<{', '.join(f'{quoted(name)}: {ddl}' for name, ddl in fields.items())}>"
 
 
 def _columns_ddl(columns: dict[str, str]) -> str:
-    return ", ".join(f"`{name}` {ddl}" for name, ddl in columns.items())
+    return ", ".join(f"{quoted(name)} {ddl}" for name, ddl in columns.items())

@@ -88,12 +88,7 @@ def queries(settings: Settings) -> list[Query]:
 
     def write(events: DataFrame, batch: Batch) -> BatchResult:
         with batch.cached(interactions(events, settings)) as (new, rows):
-            # A manual full pass may have run between a crash and the retry. Its rows are the state to continue from.
-            version = (
-                commits.version(batch.spark, factors, batch.paths)
-                if batch.is_retry
-                else batch.plan.versions[factors.name]
-            )
+            version = batch.version_to_update(factors)  # in a retry, with the rows of a manual full pass
             state = read_state(batch.spark, settings, version)
             with batch.phase("full pass"):
                 state, is_learned = _full_passes_if_due(state, new, batch, settings)
