@@ -1,6 +1,5 @@
 """Files and folders on any file system that Spark reads (local, HDFS, S3, ...)."""
 
-import codecs
 import io
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from profilestream.base.jvm import java_class
 
+_MAX_START_BYTES = 4 << 20
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
@@ -127,27 +127,38 @@ def first_lines(spark: SparkSession, path: str, encoding: str) -> Iterator[str]:
         encoding: name of a charset that Java knows.
     """
     local = local_path(path)
-    if local is not None and is_python_codec(encoding):
+    if local is not None and encoding == "UTF-8":
         with pa.input_stream(local) as stream, io.TextIOWrapper(cast(Any, stream), encoding, errors="replace") as text:
             for line in text:
                 yield line.rstrip("\r\n").lstrip("\ufeff")
         return
-    fs, target = _path(spark, path)
-    if fs.getFileStatus(target).getLen() == 0:
-        return
-    codecs_of = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
-    with _opened(spark, path) as stream:
-        codec = codecs_of(spark._jsc.hadoopConfiguration()).getCodec(target)
-        decompressed = stream if codec is None else codec.createInputStream(stream)
-        reader = java_class(spark, "java.io.InputStreamReader")(decompressed, encoding)
+    # Charsets of the same name differ between Python and Java, which reads the records.
+    with _decompressed(spark, path) as stream:
+        reader = java_class(spark, "java.io.InputStreamReader")(stream, encoding)
         lines = java_class(spark, "java.io.BufferedReader")(reader)
         while (line := lines.readLine()) is not None:
             yield str(line).lstrip("\ufeff")
 
 
-def first_bytes(spark: SparkSession, path: str, count: int) -> bytes:
-    """The first bytes of a file as it is stored; fewer if the file is shorter."""
+@contextmanager
+def _decompressed(spark: SparkSession, path: str) -> Iterator[Any]:
+    """An input stream of Java over a file, decompressed by its extension; of a local .zst file, over its start."""
+    local = local_path(path)
+    if local is not None and local.endswith(".zst"):  # Hadoop has no zstd without a native library
+        with pa.input_stream(local) as start:
+            yield java_class(spark, "java.io.ByteArrayInputStream")(start.read(_MAX_START_BYTES))
+        return
+    codecs_of = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")
+    fs, target = _path(spark, path)
+    codec = codecs_of(spark._jsc.hadoopConfiguration()).getCodec(target)
     with _opened(spark, path) as stream:
+        is_plain = codec is None or fs.getFileStatus(target).getLen() == 0
+        yield stream if is_plain else codec.createInputStream(stream)
+
+
+def first_bytes(spark: SparkSession, path: str, count: int) -> bytes:
+    """The first bytes of a file, decompressed by its extension; fewer if the file is shorter."""
+    with _decompressed(spark, path) as stream:
         return bytes(stream.readNBytes(count))
 
 
@@ -157,15 +168,6 @@ def read_bytes(spark: SparkSession, path: str) -> bytes:
         data = bytes(stream.readAllBytes())
     compression: Any = _COMPRESSIONS.get(os.path.splitext(path)[1])
     return data if compression is None else bytes(pa.input_stream(io.BytesIO(data), compression=compression).read())
-
-
-def is_python_codec(encoding: str) -> bool:
-    """Whether Python knows an encoding of this name; Java knows more."""
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        return False
-    return True
 
 
 def file_stats(spark: SparkSession, folder: str, glob: str = "") -> dict[str, tuple[int, int]]:

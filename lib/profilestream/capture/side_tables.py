@@ -15,7 +15,9 @@ from pyspark.sql import functions as F
 from profilestream.base import delta_table, files
 from profilestream.base.columns import quoted
 from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable, first_sentence
+from profilestream.base.jvm import java_class
 from profilestream.capture.mapping import Lookup, Mapping
+from profilestream.capture.sources import text_files
 
 
 def read_all(spark: SparkSession, mapping: Mapping, versions: dict[str, int]) -> dict[str, DataFrame]:
@@ -103,7 +105,7 @@ def read_checked(spark: SparkSession, lookup: Lookup, where: str) -> DataFrame:
 def _readable(lookup: Lookup, where: str) -> Iterator[None]:
     try:
         yield
-    except (PySparkException, Py4JJavaError, UnicodeDecodeError, csv.Error, TypeError) as error:
+    except (PySparkException, Py4JJavaError, csv.Error, TypeError) as error:
         raise SourceUnreadable(
             f"the side table at {lookup.path} cannot be read as {lookup.format}: {_error_text(error)}",
             where=f"{where}.path",
@@ -115,25 +117,31 @@ def read(spark: SparkSession, lookup: Lookup, version: int | None) -> DataFrame:
     """The rows of a side table; of a Delta table those of a version, or of the latest one for null."""
     if lookup.format == "csv":
         return _read_csv(spark, lookup)
-    reader = spark.read.format(lookup.format)
     if lookup.format == "json":
-        reader = reader.option("encoding", lookup.encoding)
+        return _read_json(spark, lookup)
+    reader = spark.read.format(lookup.format)
     if lookup.format == "delta" and version is not None:
         reader = reader.option("versionAsOf", version)
     return reader.load(files.qualified(lookup.path))
 
 
+def _read_json(spark: SparkSession, lookup: Lookup) -> DataFrame:
+    """The rows of files of JSON lines, in any charset: Spark's reader of JSON knows fewer charsets than capture."""
+    lines = [
+        line
+        for path in files.file_stats(spark, lookup.path)
+        for line in text_files.read_text(spark, path, lookup).splitlines()
+    ]
+    text = spark.createDataFrame(pa.table({"value": pa.array(lines, pa.string())}))
+    strings = java_class(spark, "org.apache.spark.sql.Encoders").STRING()
+    return DataFrame(spark._jsparkSession.read().json(getattr(text._jdf, "as")(strings)), spark)
+
+
 def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
     """The rows of CSV files, with the same keys as for a log. A quoted cell may contain line breaks."""
-    if not files.is_python_codec(lookup.encoding):
-        raise BadSettings(
-            f"side tables cannot be read with the charset {lookup.encoding!r}",
-            where="lookup.encoding",
-            do="convert the file to UTF-8",
-        )
     frames = []
     for path in files.file_stats(spark, lookup.path):
-        text = files.read_bytes(spark, path).decode(lookup.encoding).lstrip("\ufeff")
+        text = text_files.read_text(spark, path, lookup)
         lines = list(io.StringIO(text, newline=""))  # split at \n, \r and \r\n only, as the lines of a log
         lines = lines[lookup.skip_lines :]
         if lookup.comment:

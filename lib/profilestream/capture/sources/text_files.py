@@ -1,13 +1,17 @@
 """Lines of text files as rows, with their places; one header, one charset and one set of partition values a frame."""
 
+import functools
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import Any
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import files
+from profilestream.base.errors import SourceUnreadable
 from profilestream.base.jvm import java_class
 from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec, TextFormat
@@ -19,6 +23,9 @@ _ROW_IN_SPLIT = (1 << 33) - 1
 _MAX_BLANK_LINE_BYTES = 200
 # Lines at the start of a file in which the header must be.
 _HEADER_LINES = 1100
+_MAX_LENGTH = 2**31 - 1
+# Java's names of charsets that also write the mark of byte order.
+_WITH_MARK = re.compile(r"^x-(UTF-(?:16|32)(?:LE|BE))-BOM$", re.IGNORECASE)
 _COMPRESSED = (".gz", ".bz2", ".zst", ".deflate", ".lz4", ".snappy")
 # Columns of a line that is read without Spark; bytes are in base64.
 LINE_SCHEMA = "value STRING, source_file STRING, _line BIGINT, _ingest_micros BIGINT"
@@ -58,12 +65,35 @@ def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> Tex
 
 def charset_of(spark: SparkSession, path: str, text_format: TextFormat) -> str:
     """The encoding of a file; of UTF-16 and UTF-32 with the byte order, from the first bytes of the file."""
-    name = str(java_class(spark, "java.nio.charset.Charset").forName(text_format.encoding).name())
+    name = str(_charset(spark, text_format.encoding).name())
     if name not in ("UTF-16", "UTF-32"):
-        return name
+        marked = _WITH_MARK.match(name)
+        return marked[1].upper() if marked else name
     mark = files.first_bytes(spark, path, 4)
     is_little = mark.startswith(b"\xff\xfe")
     return f"{name}{'LE' if is_little else 'BE'}"
+
+
+def line_end_of(spark: SparkSession, path: str, text_format: TextFormat) -> bytes:
+    """The bytes of a line end in a file."""
+    return _line_end(spark, charset_of(spark, path, text_format))
+
+
+def read_text(spark: SparkSession, path: str, text_format: TextFormat) -> str:
+    """The text of a small file, without the mark of byte order.
+
+    Raises:
+        SourceUnreadable: the file contains bytes that are no text in its charset.
+    """
+    charset, data = charset_of(spark, path, text_format), files.read_bytes(spark, path)
+    buffer = java_class(spark, "java.nio.ByteBuffer").wrap(data)
+    try:
+        text = str(_charset(spark, charset).newDecoder().decode(buffer).toString())
+    except Py4JJavaError:
+        raise SourceUnreadable(
+            f"the file contains bytes that are not {charset}", where=path, do="correct encoding, or the file"
+        ) from None
+    return text.lstrip("\ufeff")
 
 
 def read_records(
@@ -94,7 +124,7 @@ def few_lines(
     if local is None or local.endswith(_COMPRESSED) or _line_end(spark, charset_of(spark, path, spec)) != b"\n":
         return None
     with open(local, "rb") as file:
-        content = file.read().removeprefix(b"\xef\xbb\xbf")
+        content = file.read()
     if max(content.count(b"\n"), content.count(b"\r")) > max_lines:
         return None
     lines = content.splitlines()
@@ -127,15 +157,19 @@ def read_lines(spark: SparkSession, paths: list[str], root: str, spec: InputSpec
 
 def _record_lines(text: DataFrame, spec: InputSpec, layout: TextLayout) -> DataFrame:
     """The lines that are records, with `position` and `payload_header`."""
-    value = F.col("value")
+    spark, value, charset = text.sparkSession, F.col("value"), layout.charset
+    # Text functions would replace bytes that are not UTF-8.
+    stored = value.cast("binary")
     is_first = (F.col("_start") == 0) & (F.col("_line") == 1)
-    # A regular expression would replace bytes that are not UTF-8.
-    value = F.when(is_first & value.startswith("\ufeff"), F.substr(value, F.lit(2))).otherwise(value)
-    is_record = (F.octet_length(value) > _MAX_BLANK_LINE_BYTES) | (F.trim(value) != "")
+    for mark in {_encoded(spark, "\ufeff", charset) or b"", "\ufeff".encode()} - {b""}:
+        has_mark = is_first & stored.startswith(F.lit(mark))
+        value = F.when(has_mark, F.substring(stored, len(mark) + 1, _MAX_LENGTH).cast("string")).otherwise(value)
+    is_record = (F.octet_length(value) > _MAX_BLANK_LINE_BYTES) | ~_is_blank(spark, value, charset)
     if layout.header_line:
         is_record = is_record & ~((F.col("_start") == 0) & (F.col("_line") <= layout.header_line))
-    if spec.format == "csv" and spec.comment:
-        is_record = is_record & ~value.startswith(spec.comment)
+    comment = _encoded(spark, spec.comment, charset) if spec.format == "csv" and spec.comment else None
+    if comment is not None:
+        is_record = is_record & ~value.cast("binary").startswith(F.lit(comment))
     return text.where(is_record).withColumns(
         {
             "value": value,
@@ -143,6 +177,15 @@ def _record_lines(text: DataFrame, spec: InputSpec, layout: TextLayout) -> DataF
             "payload_header": F.lit(layout.header).cast("string"),
         }
     )
+
+
+def _is_blank(spark: SparkSession, value: Column, charset: str) -> Column:
+    """Whether a line consists of spaces."""
+    if _line_end(spark, charset) == b"\n":
+        return F.trim(value) == ""
+    # Such charsets have other bytes for a space, and a line contains the first character of its line end, \r\n.
+    blanks = "|".join((_encoded(spark, blank, charset) or b"").hex().upper() for blank in " \r")
+    return F.hex(value.cast("binary")).rlike(f"^(?:{blanks})*$")
 
 
 def _place() -> Column:
@@ -159,8 +202,24 @@ def _text_reader(spark: SparkSession, charset: str, paths: list[str]) -> DataFra
 
 def _line_end(spark: SparkSession, charset: str) -> bytes:
     """The bytes of a line end; most charsets have the byte of ASCII."""
-    buffer = java_class(spark, "java.nio.charset.Charset").forName(charset).encode("\n")
-    return bytes(buffer.array())[: int(buffer.limit())]
+    return _encoded(spark, "\n", charset) or b"\n"
+
+
+@functools.cache
+def _encoded(spark: SparkSession, text: str, charset: str) -> bytes | None:
+    """The bytes of a text at the start of a line; null if the charset lacks a character, or Java cannot write it.
+
+    Some charsets write a mark before the first character, so this is what the text adds to a line end.
+    """
+    java_charset = _charset(spark, charset)
+    if not java_charset.canEncode() or not java_charset.newEncoder().canEncode(text):
+        return None
+    before, with_text = (java_charset.encode(line) for line in ("\n", f"\n{text}"))
+    return bytes(with_text.array())[int(before.limit()) : int(with_text.limit())]
+
+
+def _charset(spark: SparkSession, name: str) -> Any:
+    return java_class(spark, "java.nio.charset.Charset").forName(name)
 
 
 def _header_of(spark: SparkSession, path: str, charset: str, spec: InputSpec) -> tuple[int, str]:
