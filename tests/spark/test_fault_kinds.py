@@ -498,8 +498,48 @@ def test_numbers_are_read_by_a_stated_grammar(spark: SparkSession) -> None:
 
 
 PLACEHOLDERS = [
-    "00000000-0000-0000-0000-000000000000", "(not set)", "\\N", "[object Object]", "(null)", "guest", "{{user_id}}",
-    '"null"', "-", "#N/A", "0.0", "\u3000", "\u200b", "", " ", "NULL", "${uid}", " 'None' ", "[Object Array]",
+    "00000000-0000-0000-0000-000000000000",
+    "(not set)",
+    "\\N",
+    "[object Object]",
+    "(null)",
+    "guest",
+    "{{user_id}}",
+    '"null"',
+    "-",
+    "#N/A",
+    "0.0",
+    "\u3000",
+    "\u200b",
+    "",
+    " ",
+    "NULL",
+    "${uid}",
+    " 'None' ",
+    "[Object Array]",
+    "0" * 32,
+    "<undefined>",
+    "[]",
+    "{}",
+    "\u2014",
+    " \u2013 ",
+    "#REF!",
+    "#DIV/0!",
+    "<nil>",
+    "<NA>",
+    "NaN",
+    "(none)",
+    "[Null]",
+    "(Not Available)",
+    "__HIVE_DEFAULT_PARTITION__",
+    "D41D8CD98F00B204E9800998ECF8427E",
+    "()",
+    "???",
+]
+# Ids of real shops that resemble a placeholder.
+REAL_IDS = [
+    "0000", "00", "01", "0" * 31 + "1", "D41D8CD98F00B204E9800998ECF8427F", "nancy", "none-such", "[12]", "(a)", "<b>",
+    "#1", "#ref", "unknown-7", "x-", "a?", "no", "true", "empty", "test",
 ]  # fmt: skip
 
 
@@ -556,6 +596,10 @@ def test_placeholders_are_found_in_every_id_column(spark: SparkSession) -> None:
     assert {tuple(sorted(row.warnings)) for row in rows} == {tuple(sorted(f"placeholder_{c}" for c in columns))}
     (clean,) = results(spark, text, [{**good, "who": " u\u00a0", "what": "guest house"}])
     assert (clean.user_id, clean.item_id, clean.warnings) == ("s:u", "s:guest house", [])
+    real = results(spark, text, [{**good, **dict.fromkeys(("who", *others), value)} for value in REAL_IDS])
+    assert [(row.rule, row.user_id, row.item_id, row.warnings) for row in real] == [
+        (None, f"s:{value}", f"s:{value}", []) for value in REAL_IDS
+    ]
 
 
 def test_a_mapping_extends_or_replaces_the_placeholders(spark: SparkSession) -> None:

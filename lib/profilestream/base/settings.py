@@ -148,9 +148,17 @@ class Alarms(Frozen):
 
 
 PLACEHOLDERS = (
-    "null", "(null)", "<null>", "[null]", "\\N", "undefined", "none", "(none)", "nan", "nil", "n/a", "#n/a", "na",
-    "anonymous", "unknown", "guest", "(not set)", "not set", "(not provided)", "(blank)", "missing", "0", "0.0", "-1",
-    "-", "--", "?", "00000000-0000-0000-0000-000000000000", "[object *]", "${*}", "{*}", "%%*%%",
+    "null", "(null)", "<null>", "[null]", "\\N", "__HIVE_DEFAULT_PARTITION__", "undefined", "(undefined)",
+    "<undefined>", "[undefined]", "none", "(none)", "<none>", "[none]", "nan", "nil", "(nil)", "<nil>", "[nil]", "n/a",
+    "(n/a)", "<n/a>", "n.a.", "na", "<na>", "#n/a", "#na", "#ref!", "#value!", "#name?", "#null!", "#num!", "#div/0!",
+    "anonymous", "unknown", "(unknown)", "<unknown>", "[unknown]", "guest", "(not set)", "not set", "<not set>",
+    "(not provided)", "not provided", "(not available)", "not available", "(data not available)", "(blank)", "(empty)",
+    "<empty>", "missing", "(missing)", "0", "0.0", "-1", "-", "--", "---", "\u2013", "\u2014", "?", "??", "???", "[]",
+    "()", "<>", "00000000-0000-0000-0000-000000000000", "00000000000000000000000000000000",
+    # MD5, SHA-1 and SHA-256 of an empty text: a missing id that was hashed.
+    "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "[object *]", "${*}", "{*}", "%%*%%",
 )  # fmt: skip
 
 
