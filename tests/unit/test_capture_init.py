@@ -374,6 +374,32 @@ def test_partition_folders_and_compressed_files(tmp_path: Path) -> None:
     assert "time_format" not in mapping
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_the_value_of_a_folder_replaces_the_column_of_the_file(tmp_path: Path, form: str) -> None:
+    for day in (1, 2, 3):
+        rows = [
+            {
+                "date": 7, "user_id": f"{i % 9 + 1}", "item_id": f"{i % 30}", "action": "view",
+                "time": f"{i % 24:02d}:{i % 60:02d}:00",
+            }
+            for i in range(240)
+        ]  # fmt: skip
+        file = tmp_path / f"date=2026-03-0{day}" / "hour%20zone=x%20y" / f"part-0.{form}"
+        file.parent.mkdir(parents=True)
+        if form == "csv":
+            file.write_text(csv_lines(",".join(rows[0]), lambda i, rows=rows: ",".join(map(str, rows[i].values()))))  # type: ignore[misc]
+        elif form == "jsonl":
+            file.write_text(json_lines(lambda i, rows=rows: rows[i], 240))  # type: ignore[misc]
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+    mapping = proposed(tmp_path)
+    assert mapping["columns"]["event_time"] == "concat(date, ' ', time)"
+    assert "date string" in mapping["input"]["columns"]
+    sample = propose_source.detect(str(tmp_path)).sample
+    values = {column.name: set(column.values) for column in sample.columns}
+    assert values["date"] == {"2026-03-01", "2026-03-02", "2026-03-03"} and values["hour%20zone"] == {"x y"}
+
+
 def test_the_date_in_the_name_of_a_file_is_the_time_of_last_resort(tmp_path: Path) -> None:
     for day in (1, 2):
         text = csv_lines("user_id,item_id,action", lambda i: f"{i % 9 + 1},{i % 30},view")

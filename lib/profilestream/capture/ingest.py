@@ -278,7 +278,7 @@ def evaluated_batch(
             with reading_files(spark, inputs.units):
                 quoted = materialize(quoted)
             batch.rows.unpersist()
-            batch = _evaluate(spark, _reject_lines(lines, quoted), inputs, source, versions)
+            batch = _evaluate(spark, raw_records.reject_lines(lines, quoted), inputs, source, versions)
         yield batch
     finally:
         batch.rows.unpersist()
@@ -323,18 +323,6 @@ def _is_explosion_small(few_lines: FewLines, mapping: Mapping) -> bool:
     """Whether the payloads of all elements fit into memory if each of them is rejected."""
     sizes = [len(line["value"]) for lines in few_lines.values() for line in lines]
     return not mapping.input.explode or sum(size**2 for size in sizes) <= _MAX_EXPLODED_BYTES
-
-
-def _reject_lines(lines: DataFrame, quoted: DataFrame) -> DataFrame:
-    """The records, with those at these positions rejected as parts of a quoted cell."""
-    marked = lines.join(F.broadcast(quoted.withColumn("_is_quoted", F.lit(True))), "position", "left")
-    is_quoted = F.col("_is_quoted").isNotNull() & F.col("fault").isNull()
-    return marked.withColumns(
-        {
-            "fault_reason": F.when(is_quoted, raw_records.INSIDE_QUOTES_REASON).otherwise(F.col("fault_reason")),
-            "fault": F.when(is_quoted, "unparseable").otherwise(F.col("fault")),
-        }
-    ).select(*raw_records.COLUMNS)
 
 
 def write_batch(
@@ -407,8 +395,7 @@ def _records(lines: DataFrame, inputs: InputBatch, source: CaptureSource) -> Dat
     if inputs.reprocessed_rows is None:
         return records
     rejected = F.broadcast(inputs.reprocessed_rows.select(F.col("position").alias("_rejected")))
-    line = execute_mapping.line_position()
-    return records.join(rejected, F.col("_rejected").isin(F.col("position"), line), "left_semi")
+    return records.join(rejected, spark_rows.is_of_position("_rejected", source.mapping), "left_semi")
 
 
 def _failing_expressions(summary: list[Any]) -> list[str]:

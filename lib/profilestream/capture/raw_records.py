@@ -97,7 +97,7 @@ def parse_lines(
     Args:
         names: column names of the CSV cells, in order; ignored for other formats.
         charset: in which the bytes of `value` are text.
-        folder_columns: names of the partition values in the paths of the files.
+        folder_columns: names of the partition values in the paths of the files; they replace columns of the lines.
 
     Returns:
         COLUMNS, and `_ingest_time` if the lines have it.
@@ -112,12 +112,8 @@ def parse_lines(
     parseable = F.when(readable & ~too_long, text)
     parse = {"csv": _parse_csv, "text": _parse_text}.get(spec.format, _parse_json)
     parsed = parse(lines.withColumn("_readable", is_readable), parseable, spec, names)
-    cells = parsed.cells | {
-        f.name: convert(folder_value(f.name), T.StringType(), f.dataType)
-        for f in schema(spec)
-        if f.name in folder_columns
-    }
-    others = {name: folder_value(name) for name in folder_columns if name not in cells}
+    in_folder, others = _folder_cells(spec, folder_columns)
+    cells = parsed.cells | in_folder
     fault = (
         F.when(~readable, "not_utf8")
         .when(too_long, "line_too_long")
@@ -138,7 +134,7 @@ def parse_lines(
         fault.alias("fault"),
         F.when(fault.isNotNull(), reason).alias("fault_reason"),
         *[cell.value.alias(f"_cell_{name}") for name, cell in cells.items()],
-        _extra(parsed.extra, parsed.cells, parsed.texts, others, spec).alias("extra"),
+        _extra(parsed.extra, cells, parsed.texts, others, spec).alias("extra"),
         *more,
     )
     raw = F.struct(*[F.col(quoted(f"_cell_{name}")).alias(name) for name in cells])
@@ -156,15 +152,16 @@ def from_struct(
     """
     row, fields = F.col("row"), schema(spec)
     types = {field.name: field.dataType for field in stored}
+    in_folder, folder_values = _folder_cells(spec, folder_columns)
     cells = {
         f.name: convert(row[f.name], types[f.name], f.dataType)
         if f.name in types
-        else convert(_folder_or_null(f.name, folder_columns), T.StringType(), f.dataType)
+        else Converted(F.lit(None).cast(f.dataType), F.lit(False))
         for f in fields
-    }
+    } | in_folder
     plain = {name: _plain(row[name], data_type, is_mapped=name in cells) for name, data_type in types.items()}
     others = {name: text_of(plain[name], types[name]) for name in types if name not in cells}
-    others |= {name: folder_value(name) for name in folder_columns if name not in cells}
+    others |= folder_values
     texts = {name: text_of(row[name], types[name]) for name in cells if name in types and is_nested(types[name])}
     invalid = {
         name: row[name].isNotNull() & ~F.is_valid_utf8(row[name].cast("string"))
@@ -206,8 +203,14 @@ def folder_value(name: str) -> Column:
     return F.when(~is_null, F.coalesce(F.try_url_decode(F.replace(value, F.lit("+"), F.lit("%2B"))), value))
 
 
-def _folder_or_null(name: str, folder_columns: tuple[str, ...]) -> Column:
-    return folder_value(name) if name in folder_columns else F.lit(None).cast("string")
+def _folder_cells(spec: InputSpec, folder_columns: tuple[str, ...]) -> tuple[dict[str, Converted], dict[str, Column]]:
+    """The partition values of the path: cells of the raw columns, and the values that the mapping does not name.
+
+    They replace columns of the same names in the file, in all formats, as in Spark and Hive.
+    """
+    fields = {f.name: f.dataType for f in schema(spec)}
+    cells = {n: convert(folder_value(n), T.StringType(), fields[n]) for n in folder_columns if n in fields}
+    return cells, {name: folder_value(name) for name in folder_columns if name not in fields}
 
 
 @dataclass(frozen=True)
@@ -278,6 +281,18 @@ def _parse_csv(lines: DataFrame, parseable: Column, spec: InputSpec, names: tupl
         reason=no_header if is_no_header else unreadable,
         extra=_non_null_map({cell: column for cell, column in values.items() if cell not in fields.names}),
     )
+
+
+def reject_lines(records: DataFrame, quoted: DataFrame) -> DataFrame:
+    """The records, with those at these positions rejected as parts of a quoted cell."""
+    marked = records.join(F.broadcast(quoted.withColumn("_is_quoted", F.lit(True))), "position", "left")
+    is_quoted = F.col("_is_quoted").isNotNull() & F.col("fault").isNull()
+    return marked.withColumns(
+        {
+            "fault_reason": F.when(is_quoted, INSIDE_QUOTES_REASON).otherwise(F.col("fault_reason")),
+            "fault": F.when(is_quoted, "unparseable").otherwise(F.col("fault")),
+        }
+    ).select(*COLUMNS)
 
 
 def has_open_quote(line: Column, spec: InputSpec) -> Column:

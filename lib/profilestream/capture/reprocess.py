@@ -9,7 +9,7 @@ rejected rows were reprocessed, so no row is reprocessed twice.
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
@@ -20,13 +20,19 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.capture import execute_mapping, ingest, raw_records, side_tables
+from profilestream.capture import corrected_files, execute_mapping, ingest, raw_records, side_tables
+from profilestream.capture.corrected_files import CorrectedFile
+from profilestream.capture.guarded_sql import null_if_raises
 from profilestream.capture.ingest import CaptureSource
-from profilestream.capture.sources import file_paths
+from profilestream.capture.mapping import InputSpec
+from profilestream.capture.sources.file_source import reading_files
 from profilestream.capture.sources.record_source import InputBatch
 
 STAGE = "capture_reprocess"
+# Matches the name of each partition folder in the path of a file.
+_FOLDER_NAMES = r"(?:^|/)([^=/]+)=[^/]*(?=/)"
 
 
 @dataclass(frozen=True)
@@ -94,37 +100,61 @@ def _next_batch(
     versions |= side_tables.current_versions(spark, source.lookups)
     plan = Plan(source.fingerprint, "", versions)
     batch = Batch(spark, settings.paths, Txn(query, checkpoint.epoch(), last + 1), plan)
-    epoch = _pending_rows(batch, source, rules).agg(F.min("epoch")).collect()[0][0]
+    capture_checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, f"{ingest.STAGE}/{source.name}"))
+    specs = corrected_files.earlier_options([capture_checkpoint, checkpoint])
+    equal = [name for name, spec in specs.items() if corrected_files.are_equal(spec, source.mapping.input)]
+    plan = replace(plan, settings=json.dumps({"rules": rules, "equal_options": equal}))
+    rows = _pending_rows(replace(batch, plan=plan), source)
+    epoch = rows.agg(F.min("epoch")).collect()[0][0]
     if epoch is None:
         return None
-    plan_settings = json.dumps({"rules": rules, "epoch": epoch, "source": source.settings_text})
-    plan = replace(plan, settings=plan_settings)
+    of_epoch = F.col("epoch") == epoch
+    others = _unprocessed_rows(batch, source).where(of_epoch).join(rows, ["epoch", "batch_id", "position"], "left_anti")
+    corrected = corrected_files.choose(spark, settings, source, rows.where(of_epoch), others, specs)
+    planned = {"rules": rules, "epoch": epoch, "source": source.settings_text, "equal_options": equal,
+               "corrected_files": [asdict(file) for file in corrected]}  # fmt: skip
+    plan = replace(plan, settings=json.dumps(planned))
     checkpoint.store_plan(last + 1, plan)
     return replace(batch, plan=plan)
 
 
-def _pending_rows(batch: Batch, source: CaptureSource, rules: list[str] | None) -> DataFrame:
-    """Rejected rows of the source, at the planned version, that no earlier batch reprocessed.
+def _pending_rows(batch: Batch, source: CaptureSource) -> DataFrame:
+    """The rows of `_unprocessed_rows` that the batch may reprocess, by its plan.
 
-    Unless rules are named, rows that the same mapping rejected are excluded: it would reject them again. Skipped files
-    have no rows to reprocess, and a line inside a quoted cell is no record.
+    Unless rules are named, rows that the same mapping rejected are excluded: it would reject them again. A line inside
+    a quoted cell is no record, unless the options of the text changed.
+    """
+    planned = json.loads(batch.plan.settings)
+    rejected, rules = _unprocessed_rows(batch, source), planned["rules"]
+    is_record = F.col("reason") != raw_records.INSIDE_QUOTES_REASON
+    # Plans of earlier versions of this job have no list of options.
+    has_equal_options = F.col("fingerprint").isin(planned.get("equal_options", []))
+    is_selected = F.col("fingerprint") != source.fingerprint if rules is None else F.col("rule").isin(rules)
+    return rejected.where((is_record | ~has_equal_options) & is_selected)
+
+
+def _unprocessed_rows(batch: Batch, source: CaptureSource) -> DataFrame:
+    """Rejected rows of the source, at the planned version, that no earlier batch reprocessed; no skipped files.
+
+    Returns:
+        Columns of `rejected_events`, `source_file`, and `fingerprint` of the settings that rejected the row.
     """
     stored = tables.REJECTED_EVENTS.read(batch.spark, batch.paths, version=batch.plan.versions["rejected_events"])
-    is_record = (F.col("rule") != "file_unreadable") & (F.col("reason") != raw_records.INSIDE_QUOTES_REASON)
-    rejected = stored.where((F.col("source") == source.name) & is_record)
+    rejected = stored.where((F.col("source") == source.name) & (F.col("rule") != "file_unreadable"))
     batches = tables.CAPTURE_BATCHES.read(batch.spark, batch.paths).where(F.col("source") == source.name)
-    same_mapping = batches.where(F.col("fingerprint") == source.fingerprint).select("epoch", "batch_id")
-    if rules is None:
-        pending = rejected.join(F.broadcast(same_mapping), ["epoch", "batch_id"], "left_anti")
-    else:
-        pending = rejected.where(F.col("rule").isin(rules))
+    # A batch that was stopped before its row in this table was written has no fingerprint.
+    fingerprints = batches.select("epoch", "batch_id", "fingerprint").dropDuplicates(["epoch", "batch_id"])
+    rejected = rejected.join(F.broadcast(fingerprints), ["epoch", "batch_id"], "left")
+    rejected = rejected.withColumns(
+        {"fingerprint": F.coalesce("fingerprint", F.lit("")), "source_file": corrected_files.file_of_position()}
+    )
     is_this_or_later = (F.col("epoch") == batch.txn.epoch) & (F.col("batch_id") >= batch.txn.batch_id)
     earlier = batches.where((F.col("kind") == "reprocess") & ~is_this_or_later)
     ranges = [
         ReprocessedRange(row["reprocessed_up_to"], row["reprocessed_rules"])
         for row in earlier.select("reprocessed_up_to", "reprocessed_rules").collect()
     ]
-    return reduce(_exclude, ranges, pending)
+    return reduce(_exclude, ranges, rejected)
 
 
 def _exclude(rows: DataFrame, reprocessed: ReprocessedRange) -> DataFrame:
@@ -137,22 +167,51 @@ def _exclude(rows: DataFrame, reprocessed: ReprocessedRange) -> DataFrame:
 
 
 def _write(batch: Batch, source: CaptureSource) -> BatchResult:
-    start_time = time.monotonic()
+    start_time, spark = time.monotonic(), batch.spark
     planned = json.loads(batch.plan.settings)
-    rules = planned["rules"]
-    rows = _pending_rows(batch, source, rules).where(F.col("epoch") == planned["epoch"]).persist()
+    corrected = [CorrectedFile(**file) for file in planned.get("corrected_files", [])]
+    corrected_files.check_unchanged(spark, corrected, where=f"{batch.txn.query}, batch {batch.txn.batch_id}")
+    rows = _pending_rows(batch, source).where(F.col("epoch") == planned["epoch"]).persist()
     up_to = {planned["epoch"]: rows.agg(F.max("batch_id")).collect()[0][0]}
-    origins = rows.select("position", F.concat_ws("/", "epoch", "batch_id").alias("reprocessed_from"))
-    inputs = InputBatch(lambda: _records(rows, source), batch.plan.versions["ingest_micros"], [], [], origins)
+    paths = [file.path for file in corrected]
+    with reading_files(spark, paths):
+        records = _records(rows, source, corrected)
+    origins = _origins(rows, records, source, corrected)
+    inputs = InputBatch(lambda: records, batch.plan.versions["ingest_micros"], paths, [], origins)
     result = ingest.write_batch(
         inputs, source, batch, kind="reprocess", start_time=start_time, reprocessed_up_to=up_to,
-        reprocessed_rules=rules,
+        reprocessed_rules=planned["rules"],
     )  # fmt: skip
     rows.unpersist()
     return result
 
 
-def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
+def _origins(rows: DataFrame, records: DataFrame, source: CaptureSource, corrected: list[CorrectedFile]) -> DataFrame:
+    """The batch that rejected each row before, by `position`; of a file that is read completely, for each line."""
+    # Without `explode`, a rejected element stands for its line.
+    position = F.col("position") if source.mapping.input.explode else execute_mapping.line_position()
+    origins = rows.select(
+        position.alias("position"), "source_file", F.concat_ws("/", "epoch", "batch_id").alias("reprocessed_from")
+    ).dropDuplicates(["position"])
+    complete = [file.name for file in corrected if file.is_complete]
+    if complete:
+        is_complete = F.col("source_file").isin(complete)
+        of_files = origins.where(is_complete).groupBy("source_file").agg(F.max("reprocessed_from").alias("from"))
+        of_lines = records.join(F.broadcast(of_files), "source_file").select("position", "source_file", "from")
+        origins = origins.where(~is_complete).union(of_lines)
+    return origins.select("position", "reprocessed_from")
+
+
+def _records(rows: DataFrame, source: CaptureSource, corrected: list[CorrectedFile]) -> DataFrame:
+    """The rejected rows as records: from their files, or from the stored text."""
+    if not corrected:
+        return _stored_records(rows, source)
+    names = [file.name for file in corrected]
+    stored = _stored_records(rows.where(~F.col("source_file").isin(names)), source)
+    return stored.unionByName(corrected_files.records(rows.sparkSession, source, corrected))
+
+
+def _stored_records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     """The payloads of rejected rows as records. A payload that several elements of one line share is parsed once.
 
     A payload is a text, or bytes in the encoding of the file; a CSV line is parsed with the header of its file.
@@ -165,30 +224,55 @@ def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
         F.when(is_bytes, F.unbase64("payload").cast("string")).otherwise(F.col("payload")).alias("value"),
         F.when(is_bytes, spec.encoding).otherwise("UTF-8").alias("charset"),
         execute_mapping.line_position().alias("position"),
-        F.regexp_extract("position", "^(.*):[^:]*$", 1).alias("source_file"),
+        "source_file",
         "payload_header",
+        (F.col("rule") == "header_unknown").alias("is_header_unknown"),
+        (F.col("reason") == raw_records.INSIDE_QUOTES_REASON).alias("is_quoted"),
+        # The names of the partition values in the path of the file.
+        F.array_join(F.array_distinct(F.regexp_extract_all("source_file", F.lit(_FOLDER_NAMES), 1)), "/").alias(
+            "folders"
+        ),
     ).dropDuplicates(["position"])
-    # With a corrected separator, the first line of a file is its header again.
-    is_header = spec.header & F.coalesce(F.col("value") == F.col("payload_header"), F.lit(False))
-    lines = lines.where(~is_header)
-    groups = [tuple(row) for row in lines.select("payload_header", "charset").distinct().collect()]
-    folders = _folder_columns(lines)
+    lines = _records_of_lines(lines, spec)
+    layouts = lines.select("payload_header", "charset", "folders").distinct().collect()
     frames = [raw_records.empty(rows.sparkSession, spec)]
-    for header, charset in groups:
+    for header, charset, folders in layouts:
         has_header = header is not None and spec.format == "csv" and spec.header
         names = raw_records.split_header(header, spec) if has_header else raw_records.column_names(spec)
-        group = lines.where(F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset))
+        is_in_layout = F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset)
         frames.append(
             raw_records.parse_lines(
-                group, spec, names, max_line_bytes=source.capture.max_line_bytes, charset=charset,
-                folder_columns=folders,
+                lines.where(is_in_layout & (F.col("folders") == folders)), spec, names,
+                max_line_bytes=source.capture.max_line_bytes, charset=charset,
+                folder_columns=tuple(filter(None, folders.split("/"))),
             )
         )  # fmt: skip
-    return reduce(DataFrame.unionByName, frames)
+    records = reduce(DataFrame.unionByName, frames)
+    # The lines around it may be no longer known, so a line inside a quoted cell remains rejected.
+    return raw_records.reject_lines(records, lines.where("is_quoted").select("position"))
 
 
-def _folder_columns(lines: DataFrame) -> tuple[str, ...]:
-    """Names of the partition values in the paths of the files."""
-    files_with_values = lines.where(F.col("source_file").contains("=")).select("source_file").distinct()
-    names = [file_paths.folder_names(row[0]) for row in files_with_values.collect()]
-    return tuple(dict.fromkeys(name for group in names for name in group))
+def _records_of_lines(lines: DataFrame, spec: InputSpec) -> DataFrame:
+    """The stored lines that are records by the current options, with the header of their file."""
+    if spec.format != "csv":
+        return lines
+    decoded = null_if_raises(F.decode(F.col("value").cast("binary"), spec.encoding), F.col("value").isNotNull())
+    lines = lines.withColumn("_text", F.when(F.col("charset") == "UTF-8", F.col("value")).otherwise(decoded))
+    is_start, number = ~F.col("position").rlike(r"\+\d+$"), F.regexp_extract("position", r"(\d+)$", 1).cast("bigint")
+    is_record = ~(is_start & (number <= spec.skip_lines))
+    if spec.comment:
+        is_record = is_record & ~F.coalesce(F.startswith("_text", F.lit(spec.comment)), F.lit(False))
+    lines = lines.where(is_record)
+    if not spec.header:
+        return lines
+    # Of a file whose header was not recognized, all lines were rejected: one of them is the header.
+    first = lines.where(is_start & (F.col("is_header_unknown") | F.col("payload_header").isNull()))
+    first = first.groupBy("source_file").agg(F.min_by("_text", number).alias("_header"))
+    names = set(raw_records.column_names(spec))
+    headers = [row[0] for row in first.select("_header").distinct().collect() if row[0] is not None]
+    headers = [header for header in headers if names & set(raw_records.split_header(header, spec))]
+    lines = lines.join(F.broadcast(first.where(F.col("_header").isin(headers))), "source_file", "left")
+    is_unknown = F.col("_header").isNotNull() & (F.col("is_header_unknown") | F.col("payload_header").isNull())
+    lines = lines.withColumn("payload_header", F.when(is_unknown, F.col("_header")).otherwise(F.col("payload_header")))
+    # With a corrected separator, the first line of a file is its header again.
+    return lines.where(~F.coalesce(F.col("_text") == F.col("payload_header"), F.lit(False)))

@@ -128,7 +128,9 @@ class SparkRows:
         if files := skipped_files(context.inputs):
             schema = ", ".join(f"{name} string" for name in REJECTED_COLUMNS)
             rejected = rejected.unionByName(rejected.sparkSession.createDataFrame(files, schema))  # type: ignore[type-var]
-        rejected = _with_reprocessed_from(rejected, context.inputs).withColumns(constant_columns(context))
+        rejected = _with_reprocessed_from(rejected, context.inputs, context.mapping).withColumns(
+            constant_columns(context)
+        )
         return rejected.select(*tables.REJECTED_EVENTS.names).coalesce(1 + count // _ROWS_PER_FILE)
 
 
@@ -198,9 +200,15 @@ def _ranges(rows: dict[date, int]) -> list[tuple[date, int]]:
     return ranges
 
 
-def _with_reprocessed_from(rejected: DataFrame, inputs: InputBatch) -> DataFrame:
+def _with_reprocessed_from(rejected: DataFrame, inputs: InputBatch, mapping: Mapping) -> DataFrame:
     if inputs.reprocessed_rows is None:
         return rejected.withColumn("reprocessed_from", F.lit(None).cast("string"))
     origins = inputs.reprocessed_rows.select(F.col("position").alias("_position"), "reprocessed_from")
-    line = execute_mapping.line_position()
-    return rejected.join(F.broadcast(origins), F.col("_position").isin(F.col("position"), line), "left")
+    return rejected.join(F.broadcast(origins), is_of_position("_position", mapping), "left")
+
+
+def is_of_position(name: str, mapping: Mapping) -> Column:
+    """Whether a record, or the line that contains it, has the position in the column of this name."""
+    # Without a second position, Spark can use a hash join.
+    positions = [F.col("position"), *([execute_mapping.line_position()] if mapping.input.explode else [])]
+    return F.col(name).isin(*positions) if len(positions) > 1 else F.col(name) == positions[0]

@@ -1,7 +1,7 @@
 """A sample of a log as columns of texts, with the SQL that reads each column in a mapping."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -111,10 +111,6 @@ class LogSample:
     def rows(self) -> int:
         """Number of records of the sample."""
         return len(self.columns[0].values) if self.columns else 0
-
-    def with_columns(self, columns: list[SampleColumn]) -> "LogSample":
-        """The sample with additional columns."""
-        return replace(self, columns=[*self.columns, *columns])
 
 
 def quote(name: str) -> str:

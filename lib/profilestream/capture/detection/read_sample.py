@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def read(group: FileGroup) -> LogSample:
     sample.evidence["encoding"] = encoding.evidence
     if not encoding.is_sure:
         sample.unsure.append(f"input.encoding: {encoding.evidence}")
-    return sample.with_columns(_columns_of_paths(sample, texts))
+    return _with_columns_of_paths(sample, texts)
 
 
 def read_delta(path: Path) -> LogSample:
@@ -132,7 +133,7 @@ def _read_parquet(group: FileGroup) -> LogSample:
     tables = [_first_rows(path, sample_files.MAX_LINES // len(paths)) for path in paths]
     sample = _from_table(group, tables[0] if len(tables) == 1 else _concat(tables), "parquet")
     sample.files.update({relative_name(path, group.root): table for path, table in zip(paths, tables, strict=True)})
-    return sample.with_columns(_columns_of_paths(sample, [(p, t) for p, t in zip(paths, tables, strict=True)]))
+    return _with_columns_of_paths(sample, [(p, t) for p, t in zip(paths, tables, strict=True)])
 
 
 def _first_rows(path: Path, rows: int) -> pa.Table:
@@ -201,10 +202,12 @@ def _explode_keys(explode: Explode | None) -> dict[str, str | bool | int]:
     return {} if explode is None else {"explode": explode.sql, "explode_as": explode.element}
 
 
-def _columns_of_paths(sample: LogSample, files: list[tuple[Path, Any]]) -> list[SampleColumn]:
-    """Columns of folder names such as date=2026-03-01, and the date in file names, if the log has no such columns."""
+def _with_columns_of_paths(sample: LogSample, files: list[tuple[Path, Any]]) -> LogSample:
+    """The sample with columns of folder names such as date=2026-03-01, or with the date in file names.
+
+    As in capture, the columns of folder names replace columns of the same names in the files.
+    """
     group, rows = sample.group, sample.rows
-    names = {column.path[0] for column in sample.columns}
     by_file = [sample_files.partitions(path, group.root) for path, _ in files]
     counts = [max(1, len(content)) for _, content in files]
 
@@ -213,16 +216,20 @@ def _columns_of_paths(sample: LogSample, files: list[tuple[Path, Any]]) -> list[
         repeated = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
         return tuple(repeated[i * len(repeated) // rows] for i in range(rows))
 
+    names = Counter(name for partition in by_file for name in partition)
     columns = [
         SampleColumn((name,), quote(name), ((name,),), spread([partition.get(name) for partition in by_file]))
-        for name in Counter(name for partition in by_file for name in partition)
-        if name not in names
+        for name in names
     ]
     dates = [_FILE_DATE.search(relative_name(path, group.root)) for path, _ in files]
     if not columns and rows and all(dates):
         sql = "regexp_extract(source_file, '(20[0-9]{2})-?([01][0-9])-?([0-3][0-9])', 0)"
         columns = [SampleColumn((SOURCE_FILE_DATE,), sql, (), spread([m[0] if m else None for m in dates]))]
-    return columns
+    return replace(
+        sample,
+        columns=[*[column for column in sample.columns if column.path[0] not in names], *columns],
+        raw_types={name: raw_type for name, raw_type in sample.raw_types.items() if name not in names},
+    )
 
 
 def _plain_name(path: Path, root: Path) -> str:

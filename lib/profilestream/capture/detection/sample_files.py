@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from profilestream.base.errors import SourceMissing, SourceUnreadable
+from profilestream.capture.sources import file_paths
 
 MAX_LINES, MAX_BYTES = 10_000, 4 << 20
 _COMPRESSIONS = (".gz", ".zst", ".zstd", ".bz2")
@@ -93,10 +94,9 @@ def first_middle_last(paths: tuple[Path, ...]) -> list[Path]:
     return list(dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]))
 
 
-def partitions(path: Path, root: Path) -> dict[str, str]:
+def partitions(path: Path, root: Path) -> dict[str, str | None]:
     """Partition values of folders between the root and a file: `date=2026-03-01/part.csv` -> {"date": "2026-03-01"}."""
-    folders = path.relative_to(root).parts[:-1]
-    return dict(folder.split("=", 1) for folder in folders if re.fullmatch(r"\w+=.*", folder))
+    return file_paths.folder_values(str(path.relative_to(root)))
 
 
 def line_separator(head: bytes) -> bytes:

@@ -1,12 +1,15 @@
 """Paths of input files: below the folder of their source, with the partition values that they contain."""
 
 import re
+from urllib.parse import unquote
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from profilestream.base import files
 
+# Value of a folder of rows without a value.
+NULL_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _PARTITION = re.compile(r"^([^=/]+)=([^/]*)$")
 
 
@@ -35,6 +38,15 @@ def folder_columns(path: str, root: str) -> tuple[str, ...]:
     return folder_names(_below(path, root))
 
 
+def folder_above_partitions(path: str) -> str:
+    """The folder above the partition folders at the end of a path: `in` of `in/date=2026-03-01/hour=7/part.csv`."""
+    parts = files.qualified(path).rstrip("/").split("/")
+    end = len(parts) if _PARTITION.match(parts[-1]) else len(parts) - 1
+    while _PARTITION.match(parts[end - 1]):
+        end -= 1
+    return "/".join(parts[:end])
+
+
 def _below(path: str, root: str) -> str:
     prefix, qualified = files.qualified(root).rstrip("/") + "/", files.qualified(path)
     return qualified.removeprefix(prefix) if qualified.startswith(prefix) else ""
@@ -42,8 +54,16 @@ def _below(path: str, root: str) -> str:
 
 def folder_names(relative: str) -> tuple[str, ...]:
     """Names of the partition values in a path relative to the folder of the source."""
+    return tuple(folder_values(relative))
+
+
+def folder_values(relative: str) -> dict[str, str | None]:
+    """The partition values in a path relative to the folder of the source; as `raw_records.folder_value` reads them."""
     matches = [_PARTITION.match(part) for part in relative.split("/")[:-1]]
-    return tuple(match[1] for match in matches if match)
+    values: dict[str, str | None] = {}
+    for match in filter(None, matches):
+        values.setdefault(match[1], None if match[2] in ("", NULL_VALUE) else unquote(match[2]))
+    return values
 
 
 def escape_glob(path: str) -> str:

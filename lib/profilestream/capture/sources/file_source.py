@@ -26,7 +26,7 @@ from profilestream.base.errors import ProfilestreamError, Refused, SourceUnreada
 from profilestream.base.queries import RunOptions
 from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec
-from profilestream.capture.sources import parquet_files, text_files
+from profilestream.capture.sources import file_paths, parquet_files, text_files
 from profilestream.capture.sources.record_source import InputBatch, RecordSource, reading
 
 MAX_QUOTED_LINES = 1000  # that one cell can span
@@ -130,9 +130,13 @@ class FileSource(RecordSource):
         return reduce(DataFrame.unionByName, frames) if frames else raw_records.empty(spark, self.spec)
 
     def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
-        """The files at a path. Positions are relative to the folder of the source if the path is below it."""
-        is_below = files.qualified(path).startswith(files.qualified(self.path).rstrip("/") + "/")
-        source = self if is_below else replace(self, path=path)
+        """The files at a path. Positions are relative to the folder of the source if the path is below it.
+
+        Otherwise they are relative to the folder above the partition folders of the path.
+        """
+        root = files.qualified(self.path).rstrip("/")
+        is_in_source = f"{files.qualified(path)}/".startswith(f"{root}/")
+        source = self if is_in_source else replace(self, path=file_paths.folder_above_partitions(path))
         paths = list(files.file_stats(spark, path))
         return InputBatch(lambda: source.records(spark, paths), ingest_micros, paths, [])
 
