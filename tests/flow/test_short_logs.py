@@ -16,7 +16,7 @@ from profilestream.serve.users import user_view
 from pyspark.sql import SparkSession
 
 from benchmarks.workloads import write_user_features
-from tests.builders import SHOP, Shop
+from tests.builders import RUN_DEPENDENT_COLUMNS, SHOP, Shop
 
 ROOT = Path(__file__).parent.parent.parent
 MAPPING = SHOP.replace("quantity string", "quantity string, basket string").replace(
@@ -103,6 +103,23 @@ def test_a_log_of_nine_days_gives_no_tag_that_compares_it_with_earlier_weeks(
     groups = _groups(spark, nine_days)
     assert {groups[f"once{n}"]["rfm_segment"] for n in range(8)} == {"potential"}
     assert {row["rfm_segment"] for row in groups.values()} <= {None, "champions", "loyal", "potential"}
+
+
+def test_stray_events_after_the_others_change_nothing_for_other_users(
+    spark: SparkSession, nine_days: Shop, tmp_path: Path
+) -> None:
+    strays = [_event(who, "view", START + timedelta(days=days)) for who, days in (("viewer", 83), ("late", 99))]
+    shop = _shop(tmp_path, [*_nine_days(), *strays])
+    flow.run(spark, shop.settings(), RunOptions())
+    names = [name for name in USER_GROUPS.names if name not in RUN_DEPENDENT_COLUMNS]
+    groups, tags = [], []
+    for one in (nine_days, shop):
+        rows = _groups(spark, one).items()
+        groups.append({user: [row[n] for n in names] for user, row in rows if user not in ("viewer", "late")})
+        by_user = [(tag, user, text) for tag, users in _tags(spark, one).items() for user, text in users.items()]
+        tags.append(sorted(row for row in by_user if row[1] not in ("viewer", "late")))
+    assert groups[0] == groups[1] and tags[0] == tags[1]
+    assert len(groups[0]) > 10 and len(tags[0]) > 2
 
 
 def test_without_prices_there_is_no_monetary_value_and_recency_and_frequency_make_a_champion(

@@ -103,31 +103,40 @@ MONDAY = date(2026, 3, 2)
 
 
 @pytest.mark.parametrize(
-    ("events_by_day", "last_day", "first_day", "days", "weekend_days"),
+    ("events_by_day", "first_day", "days", "weekend_days"),
     [
-        (_days(date(2026, 3, 7), *[20] * 9), date(2026, 3, 15), date(2026, 3, 7), 9, 4),
-        # One stray event, 75 days before the others; in a large and in a small log.
-        ({date(2025, 12, 22): 1, **_days(date(2026, 3, 7), *[20] * 9)}, date(2026, 3, 15), date(2026, 3, 7), 9, 4),
-        ({date(2025, 12, 22): 1, **_days(date(2026, 3, 7), *[2] * 9)}, date(2026, 3, 15), date(2026, 3, 7), 9, 4),
-        # Two strays of 200 events do not count; three of 200 do.
-        ({date(2024, 1, 1): 2, **_days(MONDAY, 98, 100)}, MONDAY + timedelta(1), MONDAY, 2, 0),
-        ({date(2026, 2, 28): 3, **_days(MONDAY, 97, 100)}, MONDAY + timedelta(1), date(2026, 2, 28), 4, 2),
-        # Eleven years with an event every 20 days: the first two events of 201 are 40 days.
+        (_days(date(2026, 3, 7), *[20] * 9), date(2026, 3, 7), 9, 4),
+        # One stray event, 75 days before or after the others; in a large and in a small log.
+        ({date(2025, 12, 22): 1, **_days(date(2026, 3, 7), *[20] * 9)}, date(2026, 3, 7), 9, 4),
+        ({date(2025, 12, 22): 1, **_days(date(2026, 3, 7), *[2] * 9)}, date(2026, 3, 7), 9, 4),
+        ({**_days(date(2026, 3, 7), *[20] * 9), date(2026, 5, 29): 1}, date(2026, 3, 7), 9, 4),
+        ({**_days(date(2026, 3, 7), *[2] * 9), date(2026, 5, 29): 1}, date(2026, 3, 7), 9, 4),
+        # A few strays at both ends, and on several days.
         (
-            {date(2015, 1, 1) + timedelta(days=20 * n): 1 for n in range(201)}, date(2025, 12, 14),
-            date(2015, 2, 10), 3961, 1132,
+            {date(2024, 1, 1): 2, **_days(MONDAY, 98, 100), date(2026, 5, 1): 3, date(2026, 9, 1): 1},
+            MONDAY, 2, 0,
         ),
-        # Events after the newest event of any user are not part of the log; nor is a log without events.
-        (_days(MONDAY, 5, 5, 5), MONDAY, MONDAY, 1, 0),
-        (_days(MONDAY, 1), MONDAY, MONDAY, 1, 0),
-        ({}, MONDAY, MONDAY, 0, 0),
+        # Three events two days before the others are no strays.
+        ({date(2026, 2, 28): 3, **_days(MONDAY, 97, 100)}, date(2026, 2, 28), 4, 2),
+        # A real gap: a tenth of the events, or a season of the same length, after a break.
+        ({**_days(MONDAY, *[20] * 9), MONDAY + timedelta(83): 20}, MONDAY, 84, 24),
+        ({**_days(MONDAY, *[5] * 9), **_days(MONDAY + timedelta(60), *[5] * 9)}, MONDAY, 69, 19),
+        # A shop with a long history, and one event after a break of a month.
+        ({**_days(MONDAY, *[1] * 200), MONDAY + timedelta(230): 1}, MONDAY, 231, 66),
+        # Eleven years with an event every 20 days.
+        ({date(2015, 1, 1) + timedelta(days=20 * n): 1 for n in range(201)}, date(2015, 1, 1), 4001, 1144),
+        # A log of less than ten events has no strays; nor has one without events.
+        ({MONDAY: 1, MONDAY + timedelta(75): 1}, MONDAY, 76, 21),
+        (_days(MONDAY, 1), MONDAY, 1, 0),
+        ({}, date(1970, 1, 1), 0, 0),
     ],
 )  # fmt: skip
-def test_the_log_has_the_days_from_the_first_to_the_newest_without_stray_events(
-    events_by_day: dict[date, int], last_day: date, first_day: date, days: int, weekend_days: int
+def test_the_log_has_the_days_from_the_first_to_the_last_without_stray_events(
+    events_by_day: dict[date, int], first_day: date, days: int, weekend_days: int
 ) -> None:
-    span = log_span.measure(events_by_day, last_day)
+    span = log_span.measure(events_by_day)
     assert (span.first_day, span.days) == (first_day, days)
+    assert span.last_day == first_day + timedelta(days=max(0, days - 1))
     assert span.weekend_share == pytest.approx(weekend_days / days if days else 0.0)
 
 

@@ -114,10 +114,17 @@ def queries(settings: Settings) -> list[Query]:
     ]
 
 
-def read(spark: SparkSession, settings: Settings) -> DataFrame:
-    """All users as of the latest event of any user: `user_id`, `at`, and all features except the decayed ones."""
+def read(spark: SparkSession, settings: Settings, at_micros: int | None = None) -> DataFrame:
+    """All users as of the latest event of any user: `user_id`, `at`, and all features except the decayed ones.
+
+    Args:
+        at_micros: an earlier time, in microseconds; the features are then computed from the tiles.
+    """
     stored, readable = _stored_features(settings), _readable_features(settings)
     rows = table(settings).read(spark, settings.paths)
+    if at_micros is not None:
+        requests = rows.select("user_id", F.timestamp_micros(F.lit(at_micros)).alias("at"))
+        return point_in_time.features_as_of(spark, requests, readable)
     latest = F.broadcast(rows.agg(F.max("as_of").alias("at")))
     rows = rows.select("user_id", *stored.window_columns).crossJoin(latest)
     with_derived = point_in_time.add_derived_features(rows.withColumn(point_in_time.HAS_EVENTS, F.lit(True)), readable)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-_MIN_EVENTS = 10
-_OUTSIDE_SHARE = 0.05
+from profilestream.serve import usual_days
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,12 @@ class TimeAxis:
 
 
 def choose_axis(days: Sequence[DayEvents]) -> TimeAxis:
-    """The range of all days with events, without single events that are far from the others.
-
-    The range starts with the n days from the 5 % to the 95 % quantile of the events. A day outside of them is in the
-    range if it is at most n days away from the next day in the range. So a log with a few events in
-    its first years is shown completely, and an event with a wrong date does not extend the range.
+    """The usual range of days, see `usual_days`.
 
     Args:
         days: with events, in order; at least one.
     """
-    low, high = _bulk(days)
-    max_gap = (days[high].day - days[low].day).days + 1
-    while low > 0 and (days[low].day - days[low - 1].day).days <= max_gap:
-        low -= 1
-    while high + 1 < len(days) and (days[high + 1].day - days[high].day).days <= max_gap:
-        high += 1
+    low, high = usual_days.usual_range([(day.day, day.events) for day in days])
     return TimeAxis(
         days[low].day,
         days[high].day,
@@ -59,21 +49,3 @@ def choose_axis(days: Sequence[DayEvents]) -> TimeAxis:
         before=sum(day.events for day in days[:low]),
         after=sum(day.events for day in days[high + 1 :]),
     )
-
-
-def _bulk(days: Sequence[DayEvents]) -> tuple[int, int]:
-    """Positions of the days with the quantiles; at least one event is outside of each. All days of a short log."""
-    total = sum(day.events for day in days)
-    if total < _MIN_EVENTS:
-        return 0, len(days) - 1
-    outside = max(1, int(total * _OUTSIDE_SHARE))
-    return _position(days, outside), len(days) - 1 - _position(days[::-1], outside)
-
-
-def _position(days: Sequence[DayEvents], event: int) -> int:
-    """Position of the day with the event of this number, from 0."""
-    for position, day in enumerate(days):
-        event -= day.events
-        if event < 0:
-            return position
-    return len(days) - 1

@@ -1,6 +1,7 @@
 """All users as one frame, the input of tag and group rules: one row per user, as of the newest event of any user."""
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -19,6 +20,8 @@ from profilestream.learn import segments
 from profilestream.serve.users import log_span
 from profilestream.serve.users.log_span import LogSpan
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class UserFrame:
@@ -26,7 +29,8 @@ class UserFrame:
 
     Args:
         rows: `user_id`; `as_of`: the user's newest event; the facets of the profile; `counts`: the distinct counts as
-            texts; `vector`, `features`, `segment`; `at`: the newest event of any user; `log`: as LogSpan.
+            texts; `vector`, `features`, `segment`; `at`: the newest event of any user, without stray
+            events; `log`: as LogSpan.
         as_of_micros: `at` in microseconds.
     """
 
@@ -35,7 +39,7 @@ class UserFrame:
 
 
 def all_users(spark: SparkSession, settings: Settings) -> UserFrame | None:
-    """All users as of the newest event of any user; null when there are no users.
+    """All users as of the newest event of any user, without stray events; null when there are no users.
 
     Raises:
         SourceMissing: the profile table does not exist, or user_features does not exist although it is enabled.
@@ -50,14 +54,13 @@ def all_users(spark: SparkSession, settings: Settings) -> UserFrame | None:
     newest = read(table).agg(F.max(F.unix_micros("as_of"))).head()
     if newest is None or newest[0] is None:
         return None
+    span, as_of = _span_and_end(read(tables.EVENTS), newest[0])
     features = None
     if settings.derive.windows.enabled:
         user_features.table(settings).require(spark, settings.paths, do=f"run jobs/{user_features.STAGE}.py first")
-        features = user_features.read(spark, settings).drop("at")
-    rows = _rows(settings, newest[0], features, read)
-    last_day = date(1970, 1, 1) + timedelta(microseconds=newest[0])
-    span = log_span.measure(_events_by_day(read(tables.EVENTS)), last_day)
-    return UserFrame(rows.withColumn("log", span.column), newest[0])
+        features = user_features.read(spark, settings, None if as_of == newest[0] else as_of).drop("at")
+    rows = _rows(settings, as_of, features, read)
+    return UserFrame(rows.withColumn("log", span.column), as_of)
 
 
 def empty(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -80,14 +83,35 @@ def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> Data
     return table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
 
 
-def _events_by_day(events: DataFrame) -> dict[date, int]:
-    rows = events.groupBy("event_date").agg(F.count(F.lit(1)).alias("events")).collect()
-    return {row["event_date"]: row["events"] for row in rows}
+def _span_and_end(events: DataFrame, newest: int) -> tuple[LogSpan, int]:
+    """The span of the log, and the time of the newest event of a user in it, in microseconds.
+
+    Args:
+        newest: time of the newest event in the profiles; events of later days are ignored.
+    """
+    last_day = date(1970, 1, 1) + timedelta(microseconds=newest)
+    # Spark reads no column if `event_date` is the partition.
+    rows = events.where(F.col("event_date") <= last_day).groupBy("event_date").agg(F.count(F.lit(1)).alias("events"))
+    by_day = {row["event_date"]: row["events"] for row in rows.collect()}
+    span = log_span.measure(by_day)
+    later = sum(count for day, count in by_day.items() if day > span.last_day)
+    if not later:
+        return span, newest
+    in_span = events.where((F.col("event_date") <= span.last_day) & F.col("user_id").isNotNull())
+    last = in_span.agg(F.max(F.unix_micros("event_time"))).collect()[0][0]
+    if last is None:
+        return span, newest
+    log.warning(
+        "%s events after %s are far from all others: users are described as of that day; check the times of these "
+        "events", f"{later:,}", span.last_day,
+    )  # fmt: skip
+    return span, last
 
 
 def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Callable[[Table], DataFrame]) -> DataFrame:
     derived, time = profiles.profile_table(settings), F.timestamp_micros(F.lit(as_of))
-    rows = Fold(derived).read(read(derived.table), time).withColumns(_count_texts(derived))
+    # The values of a user with a later event, far from all others, are as of that event.
+    rows = Fold(derived).read(read(derived.table), F.greatest(time, "as_of")).withColumns(_count_texts(derived))
     if derived.population is None:
         rows = rows.withColumn("vector", F.lit(None).cast("map<string,double>"))
     else:
