@@ -1,7 +1,7 @@
 """Inputs that other systems fail on: no value stops a batch, every format gives the same result, nothing is guessed."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -457,6 +457,95 @@ def test_a_text_with_an_offset_is_an_instant_in_any_time_zone(spark: SparkSessio
              "2026-07-01 12:00:00 Asia/Tokyo": 3, "2026-07-01": 22}  # fmt: skip
     rows = results(spark, berlin, [{"kind": "view", "at": time} for time in times])
     assert [row.event_time.hour for row in rows] == list(times.values())
+
+
+SUMMER = "2026-07-01 12:00:00"  # 10 o'clock in UTC if it is a time in Berlin
+
+
+def test_a_typed_time_is_an_instant_in_any_time_zone(spark: SparkSession, tmp_path: Path) -> None:
+    moment = datetime(2026, 7, 1, 12)
+    cells: list[tuple[str, pa.DataType, Any, int]] = [
+        ("ts", pa.timestamp("us", "UTC"), moment, 12), ("ns", pa.timestamp("ns", "UTC"), moment, 12),
+        ("ms", pa.int64(), 1782907200000, 12), ("ntz", pa.timestamp("us"), moment, 10),
+        ("d", pa.date32(), date(2026, 7, 2), 22), ("txt", pa.string(), SUMMER, 10),
+        ("zone", pa.string(), "2026-07-01T12:00:00Z", 12), ("offset", pa.string(), SUMMER + "+05:00", 7),
+    ]  # fmt: skip
+    table = pa.table({
+        "kind": ["view"] * len(cells), "who": [name for name, *_ in cells],
+        **{name: pa.array([value if name == other else None for other, *_ in cells], data_type)
+           for name, data_type, value, _ in cells},
+    })  # fmt: skip
+    declared = "kind string, who string, ms bigint, txt string, zone string, offset string"
+    mixed = ", ".join(f"CAST({name} AS TIMESTAMP)" for name in ("ntz", "d", "txt", "zone", "offset"))
+    types = {
+        "ts timestamp, ns timestamp, ntz timestamp_ntz, d date": f"coalesce(ts, ns, timestamp_millis(ms), {mixed})",
+        "ts timestamp_ntz, ns timestamp_ntz, ntz timestamp, d timestamp": f"coalesce(CAST(ts AS TIMESTAMP), "
+        f"CAST(ns AS TIMESTAMP), timestamp_millis(ms), {mixed})",
+        "ts string, ns string, ntz string, d string": "coalesce(ts, ns, string(timestamp_millis(ms)) || 'Z', ntz, d, "
+        "txt, zone, offset)",
+    }  # fmt: skip
+    for number, (typed, sql) in enumerate(types.items()):
+        text = f"timezone = 'Europe/Berlin'\n[input]\nformat = 'parquet'\ncolumns = '{declared}, {typed}'\n[columns]\n"
+        text += f'event_type = "kind"\nevent_time = "{sql}"\nuser_id = "who"\n'
+        for limit in (1000, 0):
+            shop = Shop(tmp_path / f"{number}{limit}", text, overrides=[f"stream.local_max_rows={limit}"])
+            shop.input.mkdir(parents=True)
+            pq.write_table(table, shop.input / "a.parquet")
+            shop.capture(spark)
+            hours = {row.user_id: row.event_time.hour for row in shop.read(spark, tables.EVENTS).collect()}
+            assert hours == {name: hour for name, _, _, hour in cells}, typed
+
+
+def test_a_text_that_is_declared_as_a_time_is_moved_if_it_states_no_zone(spark: SparkSession) -> None:
+    texts = {SUMMER: 10, "2026-07-01T12:00:00Z": 12, SUMMER + "+05:00": 7, SUMMER + " Asia/Tokyo": 3, "2026-07-01": 22}
+    for declared in ("timestamp", "timestamp_ntz", "struct<t: timestamp>", "array<timestamp_ntz>"):
+        value = {"struct<t: timestamp>": "at.t", "array<timestamp_ntz>": "at[0]"}.get(declared, "at")
+        text = "timezone = 'Europe/Berlin'\n" + mapping(f"at {declared}", event_time=value)
+        cells = [{"at": {"at": at, "at.t": {"t": at}, "at[0]": [at]}[value]} for at in texts]
+        rows = results(spark, text, [*cells])
+        assert [row.event_time.hour for row in rows] == list(texts.values()), declared
+    skipped = "2026-03-29 02:30:00"  # does not exist
+    rows = results(spark, "timezone = 'Europe/Berlin'\n" + mapping("at timestamp", event_time="at"), [{"at": skipped}])
+    assert [row.rule for row in rows] == ["wrong_type"]
+    rows = results(spark, "timezone = 'Europe/Berlin'\n" + mapping("at string", event_time="to_timestamp(at)"),
+                   [{"at": skipped}, {"at": "2026-10-25 02:30:00"}, {"at": "2026-10-25T00:30:00Z"}])  # fmt: skip
+    assert [(row.rule, row.warnings) for row in rows] == [
+        ("event_time_nonexistent", None), (None, ["event_time_ambiguous"]), (None, []),
+    ]  # fmt: skip
+    rows = results(spark, mapping("at timestamp_ntz", event_time="at"), [{"at": SUMMER}, {"at": SUMMER + "+05:00"}])
+    assert [row.event_time.hour for row in rows] == [12, 7]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        ("'LOG' yyyy-MM-dd HH:mm:ss z", {
+            "LOG 2026-07-01 12:00:00 UTC": 12, "LOG 2026-07-01 12:00:00 Europe/Berlin": 10,
+            "LOG 2026-07-01 12:00:00 +05:00": 7, "LOG 2026-07-01 12:00:00 EST": None,
+            "LOG 2026-07-01 12:00:00 est": None, "log 2026-07-01 12:00:00 IST": None,
+        }),
+        ("yyyy-MM-dd HH:mm:ss zzzz", {
+            "2026-07-01 12:00:00 GMT": 12, "2026-07-01 12:00:00 Pacific Standard Time": None,
+            "2026-07-01 12:00:00 China Standard Time": None,
+        }),
+        ("yyyy-MM-dd HH:mm:ss VV", {
+            "2026-07-01 12:00:00 Z": 12, "2026-07-01 12:00:00 Asia/Tokyo": 3, "2026-07-01 12:00:00 CST6CDT": None,
+            "2026-07-01 12:00:00 EST": None, "2026-07-01 12:00:00 NZ": None, "2026-07-01 12:00:00 Cuba": None,
+        }),
+        ("yyyyMMdd HH:mm:ss O", {"20260701 12:00:00 GMT+5": 7, "20260701 12:00:00 GMT": 12}),
+        ("d MMM yyyy h:mm a['[CST]'][ XXX][ z]", {
+            "1 Jul 2026 12:00 PM[CST]": 10, "1 Jul 2026 12:00 PM[CST] +05:00": 7, "1 Jul 2026 12:00 PM UTC": 12,
+            "1 Jul 2026 12:00 PM": 10, "1 Jul 2026 12:00 PM CST": None,
+        }),
+    ],
+)  # fmt: skip
+def test_only_the_zone_of_a_time_with_a_pattern_is_examined(
+    spark: SparkSession, pattern: str, texts: dict[str, int | None]
+) -> None:
+    text = f'timezone = "Europe/Berlin"\ntime_format = "{pattern}"\n' + BASE
+    rows = results(spark, text, [{"kind": "view", "at": at} for at in texts])
+    assert [row.event_time and row.event_time.hour for row in rows] == list(texts.values())
+    assert {row.rule for row in rows} <= {None, "event_time_unreadable"}
 
 
 @pytest.mark.parametrize(

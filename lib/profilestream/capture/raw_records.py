@@ -113,7 +113,7 @@ def parse_lines(
     parse = {"csv": _parse_csv, "text": _parse_text}.get(spec.format, _parse_json)
     parsed = parse(lines.withColumn("_readable", is_readable), parseable, spec, names)
     cells = parsed.cells | {
-        f.name: convert(folder_value(f.name), T.StringType(), f.dataType)
+        f.name: convert(folder_value(f.name), T.StringType(), f.dataType, spec.timezone)
         for f in schema(spec)
         if f.name in folder_columns
     }
@@ -157,9 +157,9 @@ def from_struct(
     row, fields = F.col("row"), schema(spec)
     types = {field.name: field.dataType for field in stored}
     cells = {
-        f.name: convert(row[f.name], types[f.name], f.dataType)
+        f.name: convert(row[f.name], types[f.name], f.dataType, spec.timezone)
         if f.name in types
-        else convert(_folder_or_null(f.name, folder_columns), T.StringType(), f.dataType)
+        else convert(_folder_or_null(f.name, folder_columns), T.StringType(), f.dataType, spec.timezone)
         for f in fields
     }
     plain = {name: _plain(row[name], data_type, is_mapped=name in cells) for name, data_type in types.items()}
@@ -268,7 +268,7 @@ def _parse_csv(lines: DataFrame, parseable: Column, spec: InputSpec, names: tupl
     return _ParsedLines(
         parsed,
         cells={
-            f.name: convert(values[f.name], T.StringType(), f.dataType)
+            f.name: convert(values[f.name], T.StringType(), f.dataType, spec.timezone)
             if f.name in values
             else Converted(F.lit(None).cast(f.dataType), F.lit(False))
             for f in fields
@@ -349,7 +349,7 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     )
     return _ParsedLines(
         parsed,
-        cells={f.name: convert(cells[f.name], T.StringType(), f.dataType) for f in fields},
+        cells={f.name: convert(cells[f.name], T.StringType(), f.dataType, spec.timezone) for f in fields},
         texts={f.name: cells[f.name] for f in fields if is_nested(f.dataType)},
         fault=F.when(~is_object, "unparseable"),
         reason=F.lit("not one JSON object"),
