@@ -17,6 +17,7 @@ from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.serve.report import queries_events
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from tests.builders import Shop
 from tests.rule_results import capture_source, evaluate, parse
@@ -199,6 +200,22 @@ def test_an_expression_that_raises_on_every_row_of_the_first_batch_is_refused_an
     assert shop.counts(spark) == (200, 100, 100, 0)
     (alarm,) = shop.read(spark, tables.CAPTURE_ALARMS).where("measure = 'expression_failed'").collect()
     assert alarm.message == "columns.quantity fails on every row"
+
+
+def by_both_ways(
+    spark: SparkSession, home: Path, text: str, lines: list[dict[str, Any]], **shop: Any
+) -> list[tuple[list[Row], list[Row]]]:
+    """Events and rejected rows by position: as captured by the driver, and as captured by Spark."""
+    found = []
+    for limit in (1000, 0):
+        one = Shop(home / str(limit), text, overrides=[f"stream.local_max_rows={limit}"], **shop)
+        one.write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        one.capture(spark)
+        order = [F.length("position"), F.col("position")]
+        found.append(
+            tuple(one.read(spark, t).orderBy(*order).collect() for t in (tables.EVENTS, tables.REJECTED_EVENTS))
+        )
+    return found  # type: ignore[return-value]
 
 
 def test_a_file_with_a_colon_in_its_name_is_read(spark: SparkSession, tmp_path: Path) -> None:
@@ -681,6 +698,29 @@ def test_values_are_in_the_reporting_currency_by_the_rate_of_the_date(spark: Spa
     rates.write_text("currency,valid_from,rate\nJPY,2026-01-01,0\n")
     with pytest.raises(BadSettings, match="a rate is not valid"):
         capture_checks.check_sources(spark, shop.settings())
+
+
+def test_the_bound_of_numbers_applies_to_the_stored_value(spark: SparkSession, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text("currency,valid_from,rate\nJPY,2026-01-01,100\nUSD,2026-01-01,0.01\n")
+    text = mapping("v double, p double, q double, cur string", value="v", price="p", quantity="q * 1e6", currency="cur")
+    text += "[scale]\nprice = 1e5\n"
+    cases: list[tuple[dict[str, Any], str | None, float | None]] = [
+        ({"v": 1e14, "cur": "EUR"}, None, 1e14), ({"v": 1e14, "cur": "JPY"}, "number_absurd", None),
+        ({"v": -2e13, "cur": "JPY"}, "number_absurd", None), ({"v": 2e15, "cur": "USD"}, None, 2e13),
+        ({"v": 1e-14, "cur": "USD"}, "number_absurd", None), ({"v": 5, "cur": "CHF"}, None, None),
+        ({"p": 1e3, "q": 1, "cur": "JPY"}, "number_absurd", None), ({"p": 1e11, "cur": "EUR"}, "number_absurd", None),
+        ({"q": 1e10}, "number_absurd", None), ({"p": 1e3, "q": 1, "cur": "USD"}, None, 1e12),
+    ]  # fmt: skip
+    settings = f'[capture.currency]\nreporting = "EUR"\nrates = "{rates}"\n'
+    lines = [{**line, "n": n} for n, (line, *_) in enumerate(cases)]
+    for events, rejected in by_both_ways(spark, tmp_path, text, lines, extra_settings=settings):
+        rules: dict[str, str | None] = {row.position: row.rule for row in rejected}
+        values = {row.position: row.value for row in events}
+        places = [f"a.jsonl:{n + 1}" for n in range(len(cases))]
+        assert [rules.get(place) for place in places] == [rule for _, rule, _ in cases]
+        assert [values.get(place) for place in places] == [value for *_, value in cases]
+        assert [row.warnings for row in events if row.currency == "CHF"] == [["currency_rate_missing"]]
 
 
 def test_several_currencies_without_rates_are_a_warning_of_the_batch_and_the_page_has_no_sum(

@@ -40,6 +40,8 @@ from profilestream.capture.text_parsers import (
 
 TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMERIC_COLUMNS, "double")}
 NOTES = "_notes"
+# Column `value` of events: price times quantity where the mapping has no value, in the reporting currency.
+STORED_VALUE = "_stored_value"
 # Keys of the expressions that raise on the row, separated by commas, and the reason for the first one.
 FAILED, FAILURE = "_failed", "_failure"
 # Columns of a record that no expression changes.
@@ -175,7 +177,8 @@ def build_expressions(records: DataFrame, mapping: Mapping, capture: Capture) ->
     read += record_hash
     events = apply_expressions(records, Expressions(time_elsewhere, read, columns, [step for step in steps if step]))
     steps += [_fill(events, mapping), _clip(mapping)]
-    return Expressions([*read, *record_hash], columns, [step for step in steps if step])
+    steps += [{STORED_VALUE: F.coalesce("value", F.col("price") * F.col("quantity"))}]
+    return Expressions(time_elsewhere, read, columns, [step for step in steps if step])
 
 
 def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame:
@@ -184,6 +187,7 @@ def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame
     `_text_<column>`   text that a number or time was parsed from, where the expression returns text
     `_local_time`      wall-clock time, where the time zone of the mapping is not UTC
     `_notes`           names of the placeholders, fills and clips that changed the row
+    `_stored_value`    value, or price times quantity
     `_placeholder_<column>`  text of a user or event id that is a placeholder
     `_record_hash`     hash of the raw record, where the mapping has no event id
     """
@@ -201,7 +205,7 @@ def add_ids(events: DataFrame, mapping: Mapping) -> DataFrame:
         "user_id": _with_namespace(F.col("user_id"), mapping.user_namespace),
         "target_user_id": _with_namespace(F.col("target_user_id"), mapping.user_namespace),
         "item_id": _with_namespace(F.col("item_id"), mapping.item_namespace),
-        "value": F.coalesce("value", F.col("price") * F.col("quantity")),
+        "value": F.col(STORED_VALUE),
         "event_date": F.to_date("event_time"),
     }
     if "event_id" not in mapping.columns:

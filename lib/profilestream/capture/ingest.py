@@ -235,12 +235,12 @@ def apply_mapping(
     side = side_tables.read_all(records.sparkSession, mapping, versions)
     records = execute_mapping.join_side_tables(records, mapping, side)
     events = execute_mapping.apply_expressions(records, source.expressions(records))
+    if source.capture.currency is not None:
+        events = currency.with_reporting_value(events, source.capture.currency, versions)
     with_rules = cleaning_rules.evaluate(events, source.rules(events))
     is_rejected, payloads = F.col("rule").isNotNull(), ("payload", "payload_encoding", "payload_header")
     # Values of rejected rows can be outside the range of Python's types, and no later step needs them.
     with_ids = execute_mapping.add_ids(with_rules, mapping)
-    if source.capture.currency is not None:
-        with_ids = currency.with_reporting_value(with_ids, source.capture.currency, versions)
     return with_ids.select(
         *[F.when(~is_rejected, F.col(name)).alias(name) for name in execute_mapping.mapped_columns(mapping)],
         "position",
