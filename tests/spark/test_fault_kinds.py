@@ -12,7 +12,7 @@ import pytest
 from profilestream.base import streaming, tables
 from profilestream.base.errors import BadSettings, NothingWritten, Refused, SourceUnreadable
 from profilestream.base.queries import RunOptions
-from profilestream.capture import capture_checks, currency, ingest, reprocess
+from profilestream.capture import capture_checks, currency, failing_rows, ingest, reprocess
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.serve.report import queries_events
@@ -216,6 +216,77 @@ def by_both_ways(
             tuple(one.read(spark, t).orderBy(*order).collect() for t in (tables.EVENTS, tables.REJECTED_EVENTS))
         )
     return found  # type: ignore[return-value]
+
+
+REGEX = "rlike({}, '^(a|b)*c$')"
+LONG_TEXT = "a" * 200_000  # Java's stack is full after some thousand characters
+MANY = 2_000_000_000  # numbers, which are 16 GB
+
+
+def test_an_expression_that_ends_the_task_costs_one_row(spark: SparkSession, tmp_path: Path) -> None:
+    text = mapping(
+        "ua string, n bigint, q string, r string, w string, f bigint, k bigint", user_id="'u'", item_id="q",
+        query=f"string({REGEX.format('ua')})", quantity="size(sequence(1, n))", device="g.device",
+        region="regexp_replace(q, '(x|y)*z', '')",
+    )  # fmt: skip
+    (tmp_path / "side.csv").write_text("k,device\n1,phone\n")
+    text += f'[fill]\nrating = "size(array_repeat(1, int(raw.f)))"\n[reject.x]\nwhen = "{REGEX.format("raw.r")}"\n'
+    text += f'[warn.y]\nwhen = "{REGEX.format("raw.w")}"\n'
+    text += f'[lookup.g]\npath = "{tmp_path}/side.csv"\nformat = "csv"\nkey = "k"\n'
+    text += 'on = "size(sequence(1, k))"\n'
+    good = {"ua": "abc", "n": 3, "q": "i", "r": "a", "w": "abc", "f": 5, "k": 1}
+    bad: list[tuple[str, dict[str, Any]]] = [
+        ("columns.query", {"ua": LONG_TEXT}), ("columns.quantity", {"n": MANY}),
+        ("columns.region", {"q": "x" * 200_000}), ("fill.rating", {"f": MANY}),
+        ("reject.x.when", {"r": LONG_TEXT}), ("warn.y.when", {"w": LONG_TEXT}),
+        ("lookup.g.on", {"k": MANY}),
+    ]  # fmt: skip
+    lines = [good, *[{**good, **change} for _, change in bad], {**good, "n": 4}]
+    for events, rejected in by_both_ways(spark, tmp_path, text, lines):
+        assert [(row.position, row.quantity, row.rating, row.device, row.warnings) for row in events] == [
+            ("a.jsonl:1", 3.0, 5.0, "phone", ["filled_rating", "y"]),
+            ("a.jsonl:9", 4.0, 5.0, "phone", ["filled_rating", "y"]),
+        ]
+        assert {row.rule for row in rejected} == {"expression_failed"}
+        for row, (key, change) in zip(rejected, bad, strict=True):
+            ((name, value),) = change.items()
+            assert row.reason.startswith(f"{key} fails on this row: "), row.reason
+            assert row.reason.endswith("(StackOverflowError)" if isinstance(value, str) else "(OutOfMemoryError)")
+            assert f"{name} = {json.dumps(value)[:100]}" in row.reason
+            assert json.loads(row.payload) == {**good, **change}
+
+
+def test_an_element_or_a_line_for_which_an_expression_ends_the_task_is_rejected(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    text = mapping("n bigint, texts array<string>", item_id="element", query=f"string({REGEX.format('element')})")
+    text = text.replace("[columns]", "explode = \"if(size(sequence(1, n)) > 1, texts, array('one'))\"\n[columns]")
+    lines: list[dict[str, Any]] = [
+        {"n": 2, "texts": ["ac", LONG_TEXT, "bc"]},
+        {"n": MANY, "texts": ["ac"]},
+        {"n": 1, "texts": None},
+    ]
+    for events, rejected in by_both_ways(spark, tmp_path, text, lines):
+        assert [row.item_id for row in events] == ["s:ac", "s:bc", "s:one"]
+        assert [(row.position, row.reason.split(" fails")[0]) for row in rejected] == [
+            ("a.jsonl:2", "input.explode"), ("a.jsonl:1#2", "columns.query"),
+        ]  # fmt: skip
+
+
+def test_an_expression_that_ends_too_many_tasks_is_named(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failing_rows, "_MAX_ROWS", 2)
+    cases = [
+        (REGEX.format("q"), "columns.query fails on more than 2 rows of a batch: StackOverflowError"),
+        (f"size(sequence(1, {MANY}))", "columns.query fails on every row: OutOfMemoryError"),
+    ]
+    for number, (sql, message) in enumerate(cases):
+        shop = Shop(tmp_path / str(number), mapping("q string", query=f"string({sql})"))
+        shop.write("a.jsonl", 3 * (json.dumps({"q": LONG_TEXT}) + "\n"))
+        with pytest.raises(BadSettings, match=message):
+            shop.capture(spark)
+        assert shop.read(spark, tables.CAPTURE_BATCHES).count() == 0
 
 
 def test_a_file_with_a_colon_in_its_name_is_read(spark: SparkSession, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from profilestream.base.errors import BadSettings
-from profilestream.capture import cleaning_rules, text_parsers
+from profilestream.capture import cleaning_rules, failing_rows, text_parsers
 from profilestream.capture import mapping as mappings
 from profilestream.capture.mapping import Mapping
 
@@ -47,6 +47,16 @@ def test_a_pattern_finds_the_zone_of_a_time(pattern: str, text: str, zones: tupl
 def test_the_regex_of_a_pattern_is_fast_for_a_long_text() -> None:
     for text in ("1" * 100, "1" * 14 + "x" * 86, "a/" * 50):
         assert re.search(text_parsers.time_regex("yyyyMMddHHmmssSSSSSSVV"), text) is None
+
+
+def test_only_an_error_of_java_can_be_caused_by_an_expression() -> None:
+    job = "Job aborted due to stage failure: Task 0 in stage 1.0 failed 1 times: "
+    for cause in ("java.lang.StackOverflowError", "java.lang.OutOfMemoryError: Java heap space",
+                  "Cannot grow BufferHolder by size 9"):  # fmt: skip
+        assert failing_rows.is_java_error(ValueError(job + cause))
+    for cause in ("java.io.IOException: No space left on device", "java.io.FileNotFoundException: a.parquet",
+                  "ExecutorLostFailure (executor 1 exited)", "o.a.spark.memory.SparkOutOfMemoryError"):  # fmt: skip
+        assert not failing_rows.is_java_error(ValueError(job + cause))
 
 
 def mapping_of(text: str) -> Mapping:

@@ -49,11 +49,15 @@ class RuleColumns:
     reason: Column
 
 
+def conditions(mapping: Mapping) -> dict[str, str]:
+    """The SQL of the rules of a mapping, by key."""
+    kinds = {"reject": mapping.reject, "warn": mapping.warn}
+    return {f"{kind}.{name}.when": rule.when for kind, rules in kinds.items() for name, rule in rules.items()}
+
+
 def build_rules(events: DataFrame, mapping: Mapping, capture: Capture) -> RuleColumns:
     """The rules for rows with these columns: those of `apply_expressions`, and `_ingest_time`."""
-    conditions = {f"reject.{name}.when": rule.when for name, rule in mapping.reject.items()}
-    conditions |= {f"warn.{name}.when": rule.when for name, rule in mapping.warn.items()}
-    attempts = guarded_sql.guarded(events, conditions, execute_mapping.is_parsed())
+    attempts = guarded_sql.guarded(events, conditions(mapping), execute_mapping.is_parsed())
     checks = _reject_checks(events.columns, mapping, capture, attempts)
     fault = F.col("fault")
     rule = reduce(lambda chain, c: chain.when(c.condition, c.name), checks, F.when(fault.isNotNull(), fault))
