@@ -1,7 +1,7 @@
 """Inputs that other systems fail on: no value stops a batch, every format gives the same result, nothing is guessed."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import pytest
 from profilestream.base import streaming, tables
 from profilestream.base.errors import BadSettings, NothingWritten, Refused, SourceUnreadable
 from profilestream.base.queries import RunOptions
-from profilestream.capture import capture_checks, currency, ingest, reprocess
+from profilestream.capture import capture_checks, currency, failing_rows, ingest, reprocess
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources.file_source import FileSource, reading_files
 from profilestream.serve.report import queries_events
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from tests.builders import Shop
 from tests.rule_results import capture_source, evaluate, parse
@@ -199,6 +200,93 @@ def test_an_expression_that_raises_on_every_row_of_the_first_batch_is_refused_an
     assert shop.counts(spark) == (200, 100, 100, 0)
     (alarm,) = shop.read(spark, tables.CAPTURE_ALARMS).where("measure = 'expression_failed'").collect()
     assert alarm.message == "columns.quantity fails on every row"
+
+
+def by_both_ways(
+    spark: SparkSession, home: Path, text: str, lines: list[dict[str, Any]], **shop: Any
+) -> list[tuple[list[Row], list[Row]]]:
+    """Events and rejected rows by position: as captured by the driver, and as captured by Spark."""
+    found = []
+    for limit in (1000, 0):
+        one = Shop(home / str(limit), text, overrides=[f"stream.local_max_rows={limit}"], **shop)
+        one.write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        one.capture(spark)
+        order = [F.length("position"), F.col("position")]
+        found.append(
+            tuple(one.read(spark, t).orderBy(*order).collect() for t in (tables.EVENTS, tables.REJECTED_EVENTS))
+        )
+    return found  # type: ignore[return-value]
+
+
+REGEX = "rlike({}, '^(a|b)*c$')"
+LONG_TEXT = "a" * 200_000  # Java's stack is full after some thousand characters
+MANY = 2_000_000_000  # numbers, which are 16 GB
+
+
+def test_an_expression_that_ends_the_task_costs_one_row(spark: SparkSession, tmp_path: Path) -> None:
+    text = mapping(
+        "ua string, n bigint, q string, r string, w string, f bigint, k bigint", user_id="'u'", item_id="q",
+        query=f"string({REGEX.format('ua')})", quantity="size(sequence(1, n))", device="g.device",
+        region="regexp_replace(q, '(x|y)*z', '')",
+    )  # fmt: skip
+    (tmp_path / "side.csv").write_text("k,device\n1,phone\n")
+    text += f'[fill]\nrating = "size(array_repeat(1, int(raw.f)))"\n[reject.x]\nwhen = "{REGEX.format("raw.r")}"\n'
+    text += f'[warn.y]\nwhen = "{REGEX.format("raw.w")}"\n'
+    text += f'[lookup.g]\npath = "{tmp_path}/side.csv"\nformat = "csv"\nkey = "k"\n'
+    text += 'on = "size(sequence(1, k))"\n'
+    good = {"ua": "abc", "n": 3, "q": "i", "r": "a", "w": "abc", "f": 5, "k": 1}
+    bad: list[tuple[str, dict[str, Any]]] = [
+        ("columns.query", {"ua": LONG_TEXT}), ("columns.quantity", {"n": MANY}),
+        ("columns.region", {"q": "x" * 200_000}), ("fill.rating", {"f": MANY}),
+        ("reject.x.when", {"r": LONG_TEXT}), ("warn.y.when", {"w": LONG_TEXT}),
+        ("lookup.g.on", {"k": MANY}),
+    ]  # fmt: skip
+    lines = [good, *[{**good, **change} for _, change in bad], {**good, "n": 4}]
+    for events, rejected in by_both_ways(spark, tmp_path, text, lines):
+        assert [(row.position, row.quantity, row.rating, row.device, row.warnings) for row in events] == [
+            ("a.jsonl:1", 3.0, 5.0, "phone", ["filled_rating", "y"]),
+            ("a.jsonl:9", 4.0, 5.0, "phone", ["filled_rating", "y"]),
+        ]
+        assert {row.rule for row in rejected} == {"expression_failed"}
+        for row, (key, change) in zip(rejected, bad, strict=True):
+            ((name, value),) = change.items()
+            assert row.reason.startswith(f"{key} fails on this row: "), row.reason
+            assert row.reason.endswith("(StackOverflowError)" if isinstance(value, str) else "(OutOfMemoryError)")
+            assert f"{name} = {json.dumps(value)[:100]}" in row.reason
+            assert json.loads(row.payload) == {**good, **change}
+
+
+def test_an_element_or_a_line_for_which_an_expression_ends_the_task_is_rejected(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    text = mapping("n bigint, texts array<string>", item_id="element", query=f"string({REGEX.format('element')})")
+    text = text.replace("[columns]", "explode = \"if(size(sequence(1, n)) > 1, texts, array('one'))\"\n[columns]")
+    lines: list[dict[str, Any]] = [
+        {"n": 2, "texts": ["ac", LONG_TEXT, "bc"]},
+        {"n": MANY, "texts": ["ac"]},
+        {"n": 1, "texts": None},
+    ]
+    for events, rejected in by_both_ways(spark, tmp_path, text, lines):
+        assert [row.item_id for row in events] == ["s:ac", "s:bc", "s:one"]
+        assert [(row.position, row.reason.split(" fails")[0]) for row in rejected] == [
+            ("a.jsonl:2", "input.explode"), ("a.jsonl:1#2", "columns.query"),
+        ]  # fmt: skip
+
+
+def test_an_expression_that_ends_too_many_tasks_is_named(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failing_rows, "_MAX_ROWS", 2)
+    cases = [
+        (REGEX.format("q"), "columns.query fails on more than 2 rows of a batch: StackOverflowError"),
+        (f"size(sequence(1, {MANY}))", "columns.query fails on every row: OutOfMemoryError"),
+    ]
+    for number, (sql, message) in enumerate(cases):
+        shop = Shop(tmp_path / str(number), mapping("q string", query=f"string({sql})"))
+        shop.write("a.jsonl", 3 * (json.dumps({"q": LONG_TEXT}) + "\n"))
+        with pytest.raises(BadSettings, match=message):
+            shop.capture(spark)
+        assert shop.read(spark, tables.CAPTURE_BATCHES).count() == 0
 
 
 def test_a_file_with_a_colon_in_its_name_is_read(spark: SparkSession, tmp_path: Path) -> None:
@@ -459,6 +547,95 @@ def test_a_text_with_an_offset_is_an_instant_in_any_time_zone(spark: SparkSessio
     assert [row.event_time.hour for row in rows] == list(times.values())
 
 
+SUMMER = "2026-07-01 12:00:00"  # 10 o'clock in UTC if it is a time in Berlin
+
+
+def test_a_typed_time_is_an_instant_in_any_time_zone(spark: SparkSession, tmp_path: Path) -> None:
+    moment = datetime(2026, 7, 1, 12)
+    cells: list[tuple[str, pa.DataType, Any, int]] = [
+        ("ts", pa.timestamp("us", "UTC"), moment, 12), ("ns", pa.timestamp("ns", "UTC"), moment, 12),
+        ("ms", pa.int64(), 1782907200000, 12), ("ntz", pa.timestamp("us"), moment, 10),
+        ("d", pa.date32(), date(2026, 7, 2), 22), ("txt", pa.string(), SUMMER, 10),
+        ("zone", pa.string(), "2026-07-01T12:00:00Z", 12), ("offset", pa.string(), SUMMER + "+05:00", 7),
+    ]  # fmt: skip
+    table = pa.table({
+        "kind": ["view"] * len(cells), "who": [name for name, *_ in cells],
+        **{name: pa.array([value if name == other else None for other, *_ in cells], data_type)
+           for name, data_type, value, _ in cells},
+    })  # fmt: skip
+    declared = "kind string, who string, ms bigint, txt string, zone string, offset string"
+    mixed = ", ".join(f"CAST({name} AS TIMESTAMP)" for name in ("ntz", "d", "txt", "zone", "offset"))
+    types = {
+        "ts timestamp, ns timestamp, ntz timestamp_ntz, d date": f"coalesce(ts, ns, timestamp_millis(ms), {mixed})",
+        "ts timestamp_ntz, ns timestamp_ntz, ntz timestamp, d timestamp": f"coalesce(CAST(ts AS TIMESTAMP), "
+        f"CAST(ns AS TIMESTAMP), timestamp_millis(ms), {mixed})",
+        "ts string, ns string, ntz string, d string": "coalesce(ts, ns, string(timestamp_millis(ms)) || 'Z', ntz, d, "
+        "txt, zone, offset)",
+    }  # fmt: skip
+    for number, (typed, sql) in enumerate(types.items()):
+        text = f"timezone = 'Europe/Berlin'\n[input]\nformat = 'parquet'\ncolumns = '{declared}, {typed}'\n[columns]\n"
+        text += f'event_type = "kind"\nevent_time = "{sql}"\nuser_id = "who"\n'
+        for limit in (1000, 0):
+            shop = Shop(tmp_path / f"{number}{limit}", text, overrides=[f"stream.local_max_rows={limit}"])
+            shop.input.mkdir(parents=True)
+            pq.write_table(table, shop.input / "a.parquet")
+            shop.capture(spark)
+            hours = {row.user_id: row.event_time.hour for row in shop.read(spark, tables.EVENTS).collect()}
+            assert hours == {name: hour for name, _, _, hour in cells}, typed
+
+
+def test_a_text_that_is_declared_as_a_time_is_moved_if_it_states_no_zone(spark: SparkSession) -> None:
+    texts = {SUMMER: 10, "2026-07-01T12:00:00Z": 12, SUMMER + "+05:00": 7, SUMMER + " Asia/Tokyo": 3, "2026-07-01": 22}
+    for declared in ("timestamp", "timestamp_ntz", "struct<t: timestamp>", "array<timestamp_ntz>"):
+        value = {"struct<t: timestamp>": "at.t", "array<timestamp_ntz>": "at[0]"}.get(declared, "at")
+        text = "timezone = 'Europe/Berlin'\n" + mapping(f"at {declared}", event_time=value)
+        cells = [{"at": {"at": at, "at.t": {"t": at}, "at[0]": [at]}[value]} for at in texts]
+        rows = results(spark, text, [*cells])
+        assert [row.event_time.hour for row in rows] == list(texts.values()), declared
+    skipped = "2026-03-29 02:30:00"  # does not exist
+    rows = results(spark, "timezone = 'Europe/Berlin'\n" + mapping("at timestamp", event_time="at"), [{"at": skipped}])
+    assert [row.rule for row in rows] == ["wrong_type"]
+    rows = results(spark, "timezone = 'Europe/Berlin'\n" + mapping("at string", event_time="to_timestamp(at)"),
+                   [{"at": skipped}, {"at": "2026-10-25 02:30:00"}, {"at": "2026-10-25T00:30:00Z"}])  # fmt: skip
+    assert [(row.rule, row.warnings) for row in rows] == [
+        ("event_time_nonexistent", None), (None, ["event_time_ambiguous"]), (None, []),
+    ]  # fmt: skip
+    rows = results(spark, mapping("at timestamp_ntz", event_time="at"), [{"at": SUMMER}, {"at": SUMMER + "+05:00"}])
+    assert [row.event_time.hour for row in rows] == [12, 7]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        ("'LOG' yyyy-MM-dd HH:mm:ss z", {
+            "LOG 2026-07-01 12:00:00 UTC": 12, "LOG 2026-07-01 12:00:00 Europe/Berlin": 10,
+            "LOG 2026-07-01 12:00:00 +05:00": 7, "LOG 2026-07-01 12:00:00 EST": None,
+            "LOG 2026-07-01 12:00:00 est": None, "log 2026-07-01 12:00:00 IST": None,
+        }),
+        ("yyyy-MM-dd HH:mm:ss zzzz", {
+            "2026-07-01 12:00:00 GMT": 12, "2026-07-01 12:00:00 Pacific Standard Time": None,
+            "2026-07-01 12:00:00 China Standard Time": None,
+        }),
+        ("yyyy-MM-dd HH:mm:ss VV", {
+            "2026-07-01 12:00:00 Z": 12, "2026-07-01 12:00:00 Asia/Tokyo": 3, "2026-07-01 12:00:00 CST6CDT": None,
+            "2026-07-01 12:00:00 EST": None, "2026-07-01 12:00:00 NZ": None, "2026-07-01 12:00:00 Cuba": None,
+        }),
+        ("yyyyMMdd HH:mm:ss O", {"20260701 12:00:00 GMT+5": 7, "20260701 12:00:00 GMT": 12}),
+        ("d MMM yyyy h:mm a['[CST]'][ XXX][ z]", {
+            "1 Jul 2026 12:00 PM[CST]": 10, "1 Jul 2026 12:00 PM[CST] +05:00": 7, "1 Jul 2026 12:00 PM UTC": 12,
+            "1 Jul 2026 12:00 PM": 10, "1 Jul 2026 12:00 PM CST": None,
+        }),
+    ],
+)  # fmt: skip
+def test_only_the_zone_of_a_time_with_a_pattern_is_examined(
+    spark: SparkSession, pattern: str, texts: dict[str, int | None]
+) -> None:
+    text = f'timezone = "Europe/Berlin"\ntime_format = "{pattern}"\n' + BASE
+    rows = results(spark, text, [{"kind": "view", "at": at} for at in texts])
+    assert [row.event_time and row.event_time.hour for row in rows] == list(texts.values())
+    assert {row.rule for row in rows} <= {None, "event_time_unreadable"}
+
+
 @pytest.mark.parametrize(
     ("zone", "twice", "once"),
     [
@@ -636,6 +813,29 @@ def test_values_are_in_the_reporting_currency_by_the_rate_of_the_date(spark: Spa
     rates.write_text("currency,valid_from,rate\nJPY,2026-01-01,0\n")
     with pytest.raises(BadSettings, match="a rate is not valid"):
         capture_checks.check_sources(spark, shop.settings())
+
+
+def test_the_bound_of_numbers_applies_to_the_stored_value(spark: SparkSession, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text("currency,valid_from,rate\nJPY,2026-01-01,100\nUSD,2026-01-01,0.01\n")
+    text = mapping("v double, p double, q double, cur string", value="v", price="p", quantity="q * 1e6", currency="cur")
+    text += "[scale]\nprice = 1e5\n"
+    cases: list[tuple[dict[str, Any], str | None, float | None]] = [
+        ({"v": 1e14, "cur": "EUR"}, None, 1e14), ({"v": 1e14, "cur": "JPY"}, "number_absurd", None),
+        ({"v": -2e13, "cur": "JPY"}, "number_absurd", None), ({"v": 2e15, "cur": "USD"}, None, 2e13),
+        ({"v": 1e-14, "cur": "USD"}, "number_absurd", None), ({"v": 5, "cur": "CHF"}, None, None),
+        ({"p": 1e3, "q": 1, "cur": "JPY"}, "number_absurd", None), ({"p": 1e11, "cur": "EUR"}, "number_absurd", None),
+        ({"q": 1e10}, "number_absurd", None), ({"p": 1e3, "q": 1, "cur": "USD"}, None, 1e12),
+    ]  # fmt: skip
+    settings = f'[capture.currency]\nreporting = "EUR"\nrates = "{rates}"\n'
+    lines = [{**line, "n": n} for n, (line, *_) in enumerate(cases)]
+    for events, rejected in by_both_ways(spark, tmp_path, text, lines, extra_settings=settings):
+        rules: dict[str, str | None] = {row.position: row.rule for row in rejected}
+        values = {row.position: row.value for row in events}
+        places = [f"a.jsonl:{n + 1}" for n in range(len(cases))]
+        assert [rules.get(place) for place in places] == [rule for _, rule, _ in cases]
+        assert [values.get(place) for place in places] == [value for *_, value in cases]
+        assert [row.warnings for row in events if row.currency == "CHF"] == [["currency_rate_missing"]]
 
 
 def test_several_currencies_without_rates_are_a_warning_of_the_batch_and_the_page_has_no_sum(

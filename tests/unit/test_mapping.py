@@ -1,11 +1,12 @@
 """Validation of mappings when they are read, without Spark."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from profilestream.base.errors import BadSettings
-from profilestream.capture import cleaning_rules
+from profilestream.capture import cleaning_rules, failing_rows, text_parsers
 from profilestream.capture import mapping as mappings
 from profilestream.capture.mapping import Mapping
 
@@ -21,6 +22,41 @@ def refused(tmp_path: Path, text: str) -> BadSettings:
         cleaning_rules.check_names(mappings.load(str(path)), str(path))
     assert raised.value.where == str(path)
     return raised.value
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "zones"),
+    [
+        ("'LOG' yyyy-MM-dd HH:mm z", "LOG 2026-07-01 10:00 UTC", ("UTC",)),
+        ("'LOG' yyyy-MM-dd HH:mm z", "LOG 2026-07-01 10:00 LOG", None),
+        ("yyyy-MM-dd'T'HH:mm[:ss][.SSS]XXX", "2026-07-01T10:00:00.123+02:00", ("+02:00",)),
+        ("MMM d yyyy h 'o''clock' a[ VV]", "Jul 1 2026 10 o'clock AM Europe/Berlin", ("Europe/Berlin",)),
+        ("MMM d yyyy h 'o''clock' a[ VV]", "Jul 1 2026 10 o'clock AM", (None,)),
+        ("MMM d yyyy h 'o''clock' a[ VV]", "Jul 1 2026 10 o'clock AM EST", None),
+        ("dd.MM.yyyy HH:mm '['zzzz']'", "01.07.2026 10:00 [Pacific Standard Time]", None),
+        ("dd.MM.yyyy HH:mm '['zzzz']'", "01.07.2026 10:00 [GMT+1]", ("GMT+1",)),
+        ("yyyyMMddHHmmssZ", "20260701100000+0200", ("+0200",)),
+        ("yyyy年M月d日 HH:mm[ O[ z", "2026年7月1日 10:00 gmt+8", ("gmt+8", None)),
+    ],
+)
+def test_a_pattern_finds_the_zone_of_a_time(pattern: str, text: str, zones: tuple[str | None, ...] | None) -> None:
+    match = re.search(text_parsers.time_regex(pattern), text)
+    assert (match and match.groups()) == zones
+
+
+def test_the_regex_of_a_pattern_is_fast_for_a_long_text() -> None:
+    for text in ("1" * 100, "1" * 14 + "x" * 86, "a/" * 50):
+        assert re.search(text_parsers.time_regex("yyyyMMddHHmmssSSSSSSVV"), text) is None
+
+
+def test_only_an_error_of_java_can_be_caused_by_an_expression() -> None:
+    job = "Job aborted due to stage failure: Task 0 in stage 1.0 failed 1 times: "
+    for cause in ("java.lang.StackOverflowError", "java.lang.OutOfMemoryError: Java heap space",
+                  "Cannot grow BufferHolder by size 9"):  # fmt: skip
+        assert failing_rows.is_java_error(ValueError(job + cause))
+    for cause in ("java.io.IOException: No space left on device", "java.io.FileNotFoundException: a.parquet",
+                  "ExecutorLostFailure (executor 1 exited)", "o.a.spark.memory.SparkOutOfMemoryError"):  # fmt: skip
+        assert not failing_rows.is_java_error(ValueError(job + cause))
 
 
 def mapping_of(text: str) -> Mapping:

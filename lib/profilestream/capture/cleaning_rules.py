@@ -10,7 +10,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
 from profilestream.capture import currency, execute_mapping, guarded_sql, placeholders
 from profilestream.capture.conversion import any_of
-from profilestream.capture.execute_mapping import FAILED, FAILURE, NOTES, note_where
+from profilestream.capture.execute_mapping import FAILED, FAILURE, NOTES, STORED_VALUE, note_where
 from profilestream.capture.guarded_sql import Guarded
 from profilestream.capture.mapping import NUMERIC_COLUMNS, Mapping
 from profilestream.capture.text_parsers import BLANKS
@@ -49,11 +49,15 @@ class RuleColumns:
     reason: Column
 
 
+def conditions(mapping: Mapping) -> dict[str, str]:
+    """The SQL of the rules of a mapping, by key."""
+    kinds = {"reject": mapping.reject, "warn": mapping.warn}
+    return {f"{kind}.{name}.when": rule.when for kind, rules in kinds.items() for name, rule in rules.items()}
+
+
 def build_rules(events: DataFrame, mapping: Mapping, capture: Capture) -> RuleColumns:
     """The rules for rows with these columns: those of `apply_expressions`, and `_ingest_time`."""
-    conditions = {f"reject.{name}.when": rule.when for name, rule in mapping.reject.items()}
-    conditions |= {f"warn.{name}.when": rule.when for name, rule in mapping.warn.items()}
-    attempts = guarded_sql.guarded(events, conditions, execute_mapping.is_parsed())
+    attempts = guarded_sql.guarded(events, conditions(mapping), execute_mapping.is_parsed())
     checks = _reject_checks(events.columns, mapping, capture, attempts)
     fault = F.col("fault")
     rule = reduce(lambda chain, c: chain.when(c.condition, c.name), checks, F.when(fault.isNotNull(), fault))
@@ -196,8 +200,7 @@ def _number_checks(columns: list[str], capture: Capture) -> list[Check]:
         if f"_text_{name}" in columns
         for text in [F.col(f"_text_{name}")]
     ]
-    value = F.coalesce(F.col("value"), F.col("price") * F.col("quantity"))
-    numbers = [*[F.col(name) for name in NUMERIC_COLUMNS if name != "value"], value]
+    numbers = [*[F.col(name) for name in NUMERIC_COLUMNS if name != "value"], F.col(STORED_VALUE)]
     not_finite = [F.isnan(c) | (F.abs(c) == float("inf")) for c in numbers]
     absurd = [(F.abs(c) > capture.max_number) | ((F.abs(c) < 1 / capture.max_number) & (c != 0)) for c in numbers]
     return [

@@ -19,6 +19,8 @@ from profilestream.capture import text_parsers
 from profilestream.capture.text_parsers import BLANKS, trim_blanks
 
 _WHOLE_WITH_POINT = r"^-?[0-9]+\.0+$"
+# Types of times that are wall-clock times.
+_WITHOUT_ZONE = (T.TimestampNTZType, T.DateType)
 _EXPONENT = r"^-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+$"
 
 
@@ -37,27 +39,33 @@ class Converted:
     has_unknown: Column | None = None
 
 
-def convert(cell: Column, stored: T.DataType, declared: T.DataType) -> Converted:
-    """A value of the type `stored` as a value of the type `declared`."""
+def convert(cell: Column, stored: T.DataType, declared: T.DataType, timezone: str = "UTC") -> Converted:
+    """A value of the type `stored` as a value of the type `declared`.
+
+    Args:
+        timezone: of times that state no zone, where an instant (TIMESTAMP) becomes a time without a zone or vice versa.
+    """
     if isinstance(stored, T.StringType) and is_nested(declared):
         stored = json_type(declared)
         parsed = F.from_json(cell, stored.simpleString())
-        inner = convert(parsed, stored, declared)
+        inner = convert(parsed, stored, declared, timezone)
         return Converted(inner.value, (cell.isNotNull() & parsed.isNull()) | inner.is_lost, inner.has_unknown)
     if isinstance(declared, T.StructType) and isinstance(stored, (T.StructType, T.MapType)):
-        return _convert_struct(cell, stored, declared)
+        return _convert_struct(cell, stored, declared, timezone)
     if isinstance(declared, T.ArrayType) and isinstance(stored, T.ArrayType):
-        return _convert_elements(cell, stored.elementType, declared.elementType)
+        return _convert_elements(cell, stored.elementType, declared.elementType, timezone)
     if isinstance(declared, T.MapType) and isinstance(stored, T.MapType):
-        values = _convert_elements(F.map_values(cell), stored.valueType, declared.valueType)
-        keys = _convert_elements(F.map_keys(cell), stored.keyType, declared.keyType)
+        values = _convert_elements(F.map_values(cell), stored.valueType, declared.valueType, timezone)
+        keys = _convert_elements(F.map_keys(cell), stored.keyType, declared.keyType, timezone)
         value = F.map_from_arrays(keys.value, values.value)
         # A blank key that is no text becomes null, which no map may contain.
         has_no_key = any_of([F.exists(keys.value, F.isnull), keys.is_lost])
         return Converted(F.when(~has_no_key, value), has_no_key | values.is_lost, values.has_unknown)
     if isinstance(declared, T.StringType):
-        return Converted(text_of(cell, stored), F.lit(False))
-    value = _cast(cell, stored, declared)
+        is_in_utc = isinstance(stored, T.TimestampType) and timezone != "UTC"
+        text = text_of(cell, stored)
+        return Converted(F.concat(text, F.lit("Z")) if is_in_utc else text, F.lit(False))
+    value = _cast(cell, stored, declared, timezone)
     is_present = F.trim(cell, F.lit(BLANKS)) != "" if isinstance(stored, T.StringType) else cell.isNotNull()
     return Converted(value, is_present & value.isNull())
 
@@ -126,15 +134,16 @@ def any_of(conditions: Iterable[Column | None]) -> Column:
     return reduce(Column.__or__, known) if known else F.lit(False)
 
 
-def _convert_struct(cell: Column, stored: T.StructType | T.MapType, declared: T.StructType) -> Converted:
+def _convert_struct(cell: Column, stored: T.StructType | T.MapType, declared: T.StructType, timezone: str) -> Converted:
     is_map = isinstance(stored, T.MapType)
     types = {} if is_map else {field.name: field.dataType for field in stored}  # type: ignore[union-attr]
     parts = {}
     for field in declared:
         if is_map:
-            part = convert(F.try_element_at(cell, F.lit(field.name)), stored.valueType, field.dataType)  # type: ignore[union-attr]
+            value = F.try_element_at(cell, F.lit(field.name))
+            part = convert(value, stored.valueType, field.dataType, timezone)  # type: ignore[union-attr]
         elif field.name in types:
-            part = convert(cell[field.name], types[field.name], field.dataType)
+            part = convert(cell[field.name], types[field.name], field.dataType, timezone)
         else:
             part = Converted(F.lit(None).cast(field.dataType), F.lit(False))
         parts[field.name] = part
@@ -144,44 +153,77 @@ def _convert_struct(cell: Column, stored: T.StructType | T.MapType, declared: T.
     else:
         unknown = [cell[name].isNotNull() for name in types if name not in parts]
     unknown += [part.has_unknown for part in parts.values() if part.has_unknown is not None]
-    value = F.struct(*[part.value.alias(name) for name, part in parts.items()])
+    struct = F.struct(*[part.value.alias(name) for name, part in parts.items()])
     return Converted(
-        F.when(cell.isNotNull(), value),
+        F.when(cell.isNotNull(), struct),
         any_of(part.is_lost for part in parts.values()),
         any_of(unknown) if unknown else None,
     )
 
 
-def _convert_elements(cell: Column, stored: T.DataType, declared: T.DataType) -> Converted:
-    can_have_unknown = convert(F.lit(None).cast(stored), stored, declared).has_unknown is not None
+def _convert_elements(cell: Column, stored: T.DataType, declared: T.DataType, timezone: str) -> Converted:
+    def element(value: Column) -> Converted:
+        return convert(value, stored, declared, timezone)
+
+    can_have_unknown = element(F.lit(None).cast(stored)).has_unknown is not None
     return Converted(
-        F.transform(cell, lambda x: convert(x, stored, declared).value),
-        F.exists(cell, lambda x: any_of([convert(x, stored, declared).is_lost])),
-        F.exists(cell, lambda x: any_of([convert(x, stored, declared).has_unknown])) if can_have_unknown else None,
+        F.transform(cell, lambda x: element(x).value),
+        F.exists(cell, lambda x: any_of([element(x).is_lost])),
+        F.exists(cell, lambda x: any_of([element(x).has_unknown])) if can_have_unknown else None,
     )
 
 
-def _cast(cell: Column, stored: T.DataType, declared: T.DataType) -> Column:
+def _cast(cell: Column, stored: T.DataType, declared: T.DataType, timezone: str) -> Column:
     """The scalar in the declared type; null when Spark has no cast between the two types."""
     if is_nested(stored) or is_nested(declared):
         return F.lit(None).cast(declared)
     if isinstance(stored, T.StringType):
-        return _parse(trim_blanks(cell), declared)
+        return _parse(trim_blanks(cell), declared, timezone)
     if isinstance(stored, T.FloatType):
         return cell.cast("string").try_cast(declared)
     if not _has_cast(stored, declared):
         return F.lit(None).cast(declared)
-    return cell.try_cast(declared)
+    if isinstance(stored, T.TimestampType) and isinstance(declared, _WITHOUT_ZONE):
+        return _wall_clock(cell, timezone).try_cast(declared)
+    value = cell.try_cast(declared)
+    is_local = isinstance(stored, _WITHOUT_ZONE) and isinstance(declared, T.TimestampType)
+    return _instant(value, timezone) if is_local else value
 
 
-def _parse(text: Column, declared: T.DataType) -> Column:
+def _parse(text: Column, declared: T.DataType, timezone: str) -> Column:
     if isinstance(declared, T.IntegralType):
         return whole_number_text(text).try_cast(declared)
     if isinstance(declared, T.NumericType):
         return F.when(text_parsers.is_number(text), text.try_cast(declared))
-    if isinstance(declared, (T.TimestampType, T.TimestampNTZType, T.DateType)):
+    if isinstance(declared, T.DateType):
         return F.when(text_parsers.is_time(text), text_parsers.with_seconds(text).try_cast(declared))
+    if isinstance(declared, (T.TimestampType, T.TimestampNTZType)):
+        time, has_zone = text_parsers.parse_time(text, ""), text_parsers.is_instant(text, "")
+        if isinstance(declared, T.TimestampType):
+            return F.when(has_zone, time).otherwise(_instant(time, timezone))
+        return F.when(has_zone, _wall_clock(time, timezone)).otherwise(time).try_cast(declared)
     return text.try_cast(declared)
+
+
+def _instant(local: Column, timezone: str) -> Column:
+    """The instant of a wall-clock time, which is a timestamp as if in UTC; null if the clocks skip it."""
+    if timezone == "UTC":
+        return local
+    instant = F.to_utc_timestamp(local, timezone)
+    is_shown = F.from_utc_timestamp(instant, timezone) == local
+    return F.when(~_is_in_years(local), local).when(is_shown, instant)
+
+
+def _wall_clock(instant: Column, timezone: str) -> Column:
+    """The wall-clock time of an instant, as if in UTC."""
+    if timezone == "UTC":
+        return instant
+    return F.when(_is_in_years(instant), F.from_utc_timestamp(instant, timezone)).otherwise(instant)
+
+
+def _is_in_years(time: Column) -> Column:
+    """Whether the time is in the years 1 to 9999. Near the bounds of Spark's type, a change of the zone would raise."""
+    return time.between(*[F.lit(day).cast("timestamp") for day in ("0001-01-04", "9999-12-28")])
 
 
 def _has_cast(stored: T.DataType, declared: T.DataType) -> bool:

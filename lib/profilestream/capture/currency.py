@@ -11,6 +11,7 @@ from pyspark.sql import types as T
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import ReportingCurrency
 from profilestream.capture import side_tables
+from profilestream.capture.execute_mapping import NOTES, STORED_VALUE, note_where
 from profilestream.capture.mapping import Lookup, Mapping
 from profilestream.capture.text_parsers import parse_number, trim_blanks
 
@@ -63,7 +64,7 @@ def check_rates(spark: SparkSession, config: ReportingCurrency) -> None:
 
 
 def with_reporting_value(events: DataFrame, config: ReportingCurrency, versions: dict[str, int]) -> DataFrame:
-    """Events whose `value` is in the reporting currency; null, with a warning, where there is no rate.
+    """Events whose `_stored_value` is in the reporting currency; null, with a note, where there is no rate.
 
     An event without a currency is in the reporting currency.
     """
@@ -72,19 +73,17 @@ def with_reporting_value(events: DataFrame, config: ReportingCurrency, versions:
     ranges = rates.select(F.col("currency").alias("_currency"), F.col("valid_from").alias("_first"), "rate").withColumn(
         "_next", F.lead("_first").over(by_date)
     )
-    date, code = F.col("event_date"), F.col("currency")
+    date, code, value = F.to_date("event_time"), F.col("currency"), F.col(STORED_VALUE)
     is_valid = (
         (code == F.col("_currency")) & (date >= F.col("_first")) & (F.col("_next").isNull() | (date < F.col("_next")))
     )
     joined = events.join(F.broadcast(ranges), is_valid, "left")
     is_reporting = F.coalesce(code, F.lit(config.reporting)) == config.reporting
-    is_missing = ~is_reporting & F.col("value").isNotNull() & F.col("rate").isNull()
+    is_missing = ~is_reporting & value.isNotNull() & F.col("rate").isNull()
     return joined.withColumns(
         {
-            "value": F.when(is_reporting, F.col("value")).otherwise(F.col("value") * F.col("rate")),
-            "warnings": F.when(is_missing, F.array_append("warnings", F.lit(MISSING_RATE))).otherwise(
-                F.col("warnings")
-            ),
+            STORED_VALUE: F.when(is_reporting, value).otherwise(value * F.col("rate")),
+            NOTES: F.concat(NOTES, note_where(is_missing, MISSING_RATE)),
         }
     ).drop("_currency", "_first", "_next", "rate")
 

@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 from profilestream.base import tables
 from profilestream.base.columns import quoted
 from profilestream.base.errors import BadSettings
+from profilestream.base.session import conf_set
 from profilestream.base.settings import Capture
 from profilestream.capture import guarded_sql, placeholders
 from profilestream.capture.conversion import convert, hex_text, text_of, whole_number_text
@@ -39,6 +40,8 @@ from profilestream.capture.text_parsers import (
 
 TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMERIC_COLUMNS, "double")}
 NOTES = "_notes"
+# Column `value` of events: price times quantity where the mapping has no value, in the reporting currency.
+STORED_VALUE = "_stored_value"
 # Keys of the expressions that raise on the row, separated by commas, and the reason for the first one.
 FAILED, FAILURE = "_failed", "_failure"
 # Columns of a record that no expression changes.
@@ -46,6 +49,10 @@ _RECORD_COLUMNS = (
     "position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw", FAILED,
     FAILURE, INGEST_TIME,
 )  # fmt: skip
+# SQL makes an instant of a time without a zone, or vice versa, in the time zone of the session. So an instant is equal
+# in a session with another zone, and a wall-clock time that was computed from an instant is not.
+_TIMESTAMPS = (T.TimestampType, T.TimestampNTZType)
+_TIME_ELSEWHERE, _ELSEWHERE = "_time_elsewhere", "+01:00"
 _CONTROL_CHARACTERS = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]"
 
 
@@ -60,7 +67,7 @@ class ParsedColumn:
 
     Args:
         text: that the value was parsed from; null if the SQL of the mapping returns no text.
-        is_instant: of a time in another time zone than UTC: whether the text states its zone.
+        is_instant: of a time, if the time zone of the mapping is not UTC: whether the zone does not apply to it.
     """
 
     value: Column
@@ -125,11 +132,13 @@ class Expressions:
     """The canonical columns of a mapping. A run builds them once for all batches, since that takes 0.2 s.
 
     Args:
+        time_elsewhere: the event time, to be evaluated in a session with another time zone; null if not needed.
         read: columns read from the record, as the SQL of the mapping returns them.
         columns: canonical columns over `read`.
         steps: columns that replace columns of the same name, applied in order.
     """
 
+    time_elsewhere: Column | None
     read: list[Column]
     columns: list[Column]
     steps: list[dict[str, Column]]
@@ -149,6 +158,9 @@ def build_expressions(records: DataFrame, mapping: Mapping, capture: Capture) ->
     read_columns = {name: F.col(name) for name in _RECORD_COLUMNS}
     read_columns |= _failures(list(attempts.values()))
     read_columns |= {f"_read_{name}": attempt.value for name, attempt in attempts.items()}
+    time_elsewhere = None
+    if mapping.timezone != "UTC" and isinstance(attempts["event_time"].data_type, _TIMESTAMPS):
+        time_elsewhere, read_columns[_TIME_ELSEWHERE] = attempts["event_time"].value, F.col(_TIME_ELSEWHERE)
     read = [column.alias(name) for name, column in read_columns.items()]
     record_hash = [] if "event_id" in mapping.columns else [_record_hash(records, mapping).alias("_record_hash")]
     columns = [
@@ -162,11 +174,11 @@ def build_expressions(records: DataFrame, mapping: Mapping, capture: Capture) ->
     scales = {name: _scaled(F.col(name), factor) for name, factor in mapping.scale.items()}
     steps = [_to_utc(mapping, parsed_columns["event_time"]), {**texts, **scales}]
     steps += [_without_placeholders(mapping, capture)]
-    events = reduce(
-        DataFrame.withColumns, [s for s in steps if s], records.select(*read, *record_hash).select(*columns)
-    )
+    read += record_hash
+    events = apply_expressions(records, Expressions(time_elsewhere, read, columns, [step for step in steps if step]))
     steps += [_fill(events, mapping), _clip(mapping)]
-    return Expressions([*read, *record_hash], columns, [step for step in steps if step])
+    steps += [{STORED_VALUE: F.coalesce("value", F.col("price") * F.col("quantity"))}]
+    return Expressions(time_elsewhere, read, columns, [step for step in steps if step])
 
 
 def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame:
@@ -175,9 +187,13 @@ def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame
     `_text_<column>`   text that a number or time was parsed from, where the expression returns text
     `_local_time`      wall-clock time, where the time zone of the mapping is not UTC
     `_notes`           names of the placeholders, fills and clips that changed the row
+    `_stored_value`    value, or price times quantity
     `_placeholder_<column>`  text of a user or event id that is a placeholder
     `_record_hash`     hash of the raw record, where the mapping has no event id
     """
+    if expressions.time_elsewhere is not None:
+        with conf_set(records.sparkSession, {"spark.sql.session.timeZone": _ELSEWHERE}):
+            records = records.withColumn(_TIME_ELSEWHERE, expressions.time_elsewhere)
     return reduce(
         DataFrame.withColumns, expressions.steps, records.select(*expressions.read).select(*expressions.columns)
     )
@@ -189,7 +205,7 @@ def add_ids(events: DataFrame, mapping: Mapping) -> DataFrame:
         "user_id": _with_namespace(F.col("user_id"), mapping.user_namespace),
         "target_user_id": _with_namespace(F.col("target_user_id"), mapping.user_namespace),
         "item_id": _with_namespace(F.col("item_id"), mapping.item_namespace),
-        "value": F.coalesce("value", F.col("price") * F.col("quantity")),
+        "value": F.col(STORED_VALUE),
         "event_date": F.to_date("event_time"),
     }
     if "event_id" not in mapping.columns:
@@ -268,6 +284,10 @@ def _parse(name: str, attempt: Guarded, read: Column, mapping: Mapping) -> Parse
         text = trim_blanks(read)
         has_zone = None if mapping.timezone == "UTC" else is_instant(text, mapping.time_format)
         return ParsedColumn(parse_time(text, mapping.time_format), read, has_zone)
+    if name == "event_time" and mapping.timezone != "UTC" and isinstance(data_type, _TIMESTAMPS):
+        is_same = read == F.col(_TIME_ELSEWHERE)
+        is_ntz = isinstance(data_type, T.TimestampNTZType)
+        return ParsedColumn(read.try_cast("timestamp"), None, ~is_same if is_ntz else is_same)
     if isinstance(data_type, T.StringType) and name in NUMERIC_COLUMNS:
         return ParsedColumn(_without_sign_of_zero(parse_number(trim_characters(read, BLANKS + '"'))), read)
     if name in NUMERIC_COLUMNS:

@@ -7,7 +7,7 @@ where it would raise. It does not do so inside a branch of CASE WHEN, so every `
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ _NEVER_RAISES = frozenset(
     "Concat Lower Upper StringTrim StringTrimLeft StringTrimRight StringReplace NamedLambdaVariable".split()
 )
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
-_IDENTIFIERS = re.compile(r"`([^`]+)`|([^\W\d]\w*)")
+_IDENTIFIERS = re.compile(r"((?:raw\.)?)(?:`([^`]+)`|([^\W\d]\w*))", re.IGNORECASE)
 _VALUE_LENGTH = 200
 
 
@@ -63,13 +63,14 @@ def guarded(frame: DataFrame, expressions: Mapping[str, str], condition: Column)
     selected = frame.select(*[F.expr(sql).alias(f"e{n}") for n, sql in enumerate(expressions.values())])
     resolved = selected._jdf.queryExecution().analyzed().expressions()
     types = [field.dataType for field in selected.schema]
+    values = _values(frame)
     result = {}
     for n, (key, sql) in enumerate(expressions.items()):
         value, failed = F.expr(sql), None
         if _can_raise(resolved.apply(n)):
             attempt = null_if_raises(F.struct(value.alias("v")), condition)
             value, failed = attempt["v"], condition & attempt.isNull()
-        result[key] = Guarded(key, types[n], value, failed, _reason(key, sql, frame.columns))
+        result[key] = Guarded(key, types[n], value, failed, _reason(key, sql, values))
     return result
 
 
@@ -93,17 +94,25 @@ def _can_raise(expression: Any) -> bool:
     return not is_safe or any(_can_raise(children.apply(n)) for n in range(children.size()))
 
 
-def _reason(key: str, sql: str, columns: Iterable[str]) -> Column:
+def _values(frame: DataFrame) -> dict[str, tuple[str, Column]]:
+    """The names and values of the columns and the raw columns, by the name in small letters."""
+    values = {name.lower(): (name, F.col(quoted(name))) for name in frame.columns if name != "raw"}
+    raw = frame.schema["raw"].dataType.names if "raw" in frame.columns else []  # type: ignore[attr-defined]
+    return values | {f"raw.{name.lower()}": (f"raw.{name}", F.col("raw")[name]) for name in raw}
+
+
+def _reason(key: str, sql: str, values: Mapping[str, tuple[str, Column]]) -> Column:
     """`<key> fails on this row: <column> = <value>, ...` for the columns that the expression names."""
-    known = {column.lower(): column for column in columns if column != "raw"}
-    tokens = [in_backticks or plain for in_backticks, plain in _IDENTIFIERS.findall(_STRINGS.sub("", sql))]
-    used = dict.fromkeys(known[token.lower()] for token in tokens if token.lower() in known)
-    texts = [F.concat(F.lit(f"{name} = "), F.coalesce(_as_text(name), F.lit("(none)"))) for name in used]
-    values = F.left(F.concat_ws(", ", *texts), F.lit(_VALUE_LENGTH)) if texts else F.lit(" ".join(sql.split()))
-    return F.concat(F.lit(f"{key} fails on this row: "), values)
+    names = ["".join(parts).lower() for parts in _IDENTIFIERS.findall(_STRINGS.sub("", sql))]
+    used = dict(values[name] for name in names if name in values)
+    texts = [
+        F.concat(F.lit(f"{name} = "), F.coalesce(_as_text(value), F.lit("(none)"))) for name, value in used.items()
+    ]
+    shown = F.left(F.concat_ws(", ", *texts), F.lit(_VALUE_LENGTH)) if texts else F.lit(" ".join(sql.split()))
+    return F.concat(F.lit(f"{key} fails on this row: "), shown)
 
 
-def _as_text(name: str) -> Column:
+def _as_text(value: Column) -> Column:
     """A value of any type in JSON, without the name."""
-    text = F.to_json(F.array(F.col(quoted(name))))
+    text = F.to_json(F.array(value))
     return F.substr(text, F.lit(2), F.length(text) - 2)

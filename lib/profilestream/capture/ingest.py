@@ -4,13 +4,15 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,6 +28,7 @@ from profilestream.capture import (
     currency,
     dedupe,
     execute_mapping,
+    failing_rows,
     local_rows,
     prepared_query,
     raw_records,
@@ -38,6 +41,7 @@ from profilestream.capture.batch_monitor import AlarmResult, TrendCache
 from profilestream.capture.batch_rows import BatchContext
 from profilestream.capture.cleaning_rules import BOT_WARNING, FAULTS
 from profilestream.capture.execute_mapping import FAILED
+from profilestream.capture.failing_rows import FailingRow
 from profilestream.capture.known_ids import KnownIds
 from profilestream.capture.local_rows import LocalRows
 from profilestream.capture.mapping import Lookup, Mapping
@@ -235,12 +239,12 @@ def apply_mapping(
     side = side_tables.read_all(records.sparkSession, mapping, versions)
     records = execute_mapping.join_side_tables(records, mapping, side)
     events = execute_mapping.apply_expressions(records, source.expressions(records))
+    if source.capture.currency is not None:
+        events = currency.with_reporting_value(events, source.capture.currency, versions)
     with_rules = cleaning_rules.evaluate(events, source.rules(events))
     is_rejected, payloads = F.col("rule").isNotNull(), ("payload", "payload_encoding", "payload_header")
     # Values of rejected rows can be outside the range of Python's types, and no later step needs them.
     with_ids = execute_mapping.add_ids(with_rules, mapping)
-    if source.capture.currency is not None:
-        with_ids = currency.with_reporting_value(with_ids, source.capture.currency, versions)
     return with_ids.select(
         *[F.when(~is_rejected, F.col(name)).alias(name) for name in execute_mapping.mapped_columns(mapping)],
         "position",
@@ -285,20 +289,75 @@ def evaluated_batch(
 
 
 def _evaluate(
-    spark: SparkSession, lines: DataFrame, inputs: InputBatch, source: CaptureSource, versions: dict[str, int]
-) -> SparkRows:
+    spark: SparkSession, lines: DataFrame, inputs: InputBatch, source: CaptureSource, versions: dict[str, int],
+    failing: tuple[FailingRow, ...] = (),
+) -> SparkRows:  # fmt: skip
+    """As evaluated_batch.
+
+    Args:
+        failing: rows that are rejected, because an expression ends the task that evaluates them.
+    """
     observation = Observation(f"{source.name} rows in")
-    records = _records(lines, inputs, source)
-    rows = apply_mapping(
-        records.observe(observation, F.count(F.lit(1)).alias("n")), source, versions=versions
-    ).persist()
-    with reading_files(spark, inputs.units):
-        summary = spark_rows.summarize(rows, source.mapping)
+    records = _records(lines, inputs, source, failing)
+    rows = apply_mapping(records.observe(observation, F.count(F.lit(1)).alias("n")), source, versions=versions)
+    try:
+        with reading_files(spark, inputs.units):
+            summary = spark_rows.summarize(rows.persist(), source.mapping)
+    except (PySparkException, Py4JJavaError) as error:
+        rows.unpersist()
+        if not failing_rows.is_java_error(error):
+            raise
+        with reading_files(spark, inputs.units):
+            found = _failing_rows(lines, inputs, source, versions, failing)
+        if not found:
+            raise
+        return _evaluate(spark, lines, inputs, source, versions, (*failing, *found))
     return SparkRows(rows, records, summary, int(observation.get["n"]))
+
+
+def _failing_rows(
+    lines: DataFrame, inputs: InputBatch, source: CaptureSource, versions: dict[str, int],
+    known: tuple[FailingRow, ...],
+) -> list[FailingRow]:  # fmt: skip
+    """Further rows for which an expression ends a task. The expressions are evaluated in the order of a batch."""
+    mapping, found = source.mapping, list(known)
+
+    def records() -> DataFrame:
+        return _records(lines, inputs, source, found)
+
+    def joined() -> DataFrame:
+        side = side_tables.read_all(lines.sparkSession, mapping, versions)
+        return execute_mapping.join_side_tables(records(), mapping, side)
+
+    def events(of: Mapping) -> DataFrame:
+        frame = joined()
+        return execute_mapping.apply_expressions(frame, execute_mapping.build_expressions(frame, of, source.capture))
+
+    explode = {"input.explode": mapping.input.explode} if mapping.input.explode else {}
+    steps: list[tuple[Callable[[], DataFrame], dict[str, str]]] = [
+        (lambda: failing_rows.reject(lines.select("*", "raw.*"), found), explode),
+        (records, {f"lookup.{name}.on": lookup.on for name, lookup in mapping.lookup.items()}),
+        (joined, {f"columns.{name}": sql for name, sql in mapping.columns.items()}),
+        (lambda: events(mapping.model_copy(update={"fill": {}})), {f"fill.{n}": s for n, s in mapping.fill.items()}),
+        (lambda: events(mapping), cleaning_rules.conditions(mapping)),
+    ]
+    for frame, expressions in steps:
+        if expressions:
+            found += failing_rows.find(frame(), expressions, source.config.mapping)
+    return found[len(known) :]
 
 
 def _local_rows(inputs: InputBatch, source: CaptureSource, batch: Batch) -> LocalRows | None:
     """The rows of a small batch; null if Spark must process the batch."""
+    try:
+        return _collected_rows(inputs, source, batch)
+    except (PySparkException, Py4JJavaError) as error:
+        if not failing_rows.is_java_error(error):
+            raise
+        return None
+
+
+def _collected_rows(inputs: InputBatch, source: CaptureSource, batch: Batch) -> LocalRows | None:
     few_lines, spark, versions = inputs.few_lines, batch.spark, batch.plan.versions
     if inputs.max_rows is None or not batch.is_local(inputs.max_rows, tables.EVENTS):
         return None
@@ -388,9 +447,16 @@ def write_batch(
     return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=units)
 
 
-def _records(lines: DataFrame, inputs: InputBatch, source: CaptureSource) -> DataFrame:
-    """The records of the batch; of a reprocessed line only the elements that were rejected."""
-    records = execute_mapping.explode(lines, source.mapping)
+def _records(
+    lines: DataFrame, inputs: InputBatch, source: CaptureSource, failing: Sequence[FailingRow] = ()
+) -> DataFrame:
+    """The records of the batch; of a reprocessed line only the elements that were rejected.
+
+    Args:
+        failing: lines and records that are rejected.
+    """
+    records = execute_mapping.explode(failing_rows.reject(lines, failing), source.mapping)
+    records = failing_rows.reject(records, failing)
     records = records.withColumn(raw_records.INGEST_TIME, F.timestamp_micros(F.lit(inputs.ingest_micros)))
     if inputs.reprocessed_rows is None:
         return records

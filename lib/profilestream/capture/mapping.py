@@ -8,7 +8,7 @@ import zoneinfo
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from profilestream.base.settings import Frozen, read_toml, validated
 from profilestream.base.tables import EVENTS
@@ -69,6 +69,12 @@ class InputSpec(TextFormat):
     unknown_fields: Literal["extra", "ignore"] = "extra"
     explode: str = ""
     explode_as: str = "element"
+    _timezone: str = PrivateAttr("UTC")
+
+    @property
+    def timezone(self) -> str:
+        """The time zone of the mapping."""
+        return self._timezone
 
     @model_validator(mode="before")
     @classmethod
@@ -136,8 +142,7 @@ class Mapping(Frozen):
     """The mapping of one source.
 
     Args:
-        timezone: of wall-clock times in `event_time`. A text with an offset or a zone is an instant in any zone; an
-            expression that returns a timestamp from an epoch number needs "UTC".
+        timezone: of times without a zone. A text with an offset or a zone, a TIMESTAMP, an epoch number are instants.
         time_format: Spark pattern of a text `event_time`; empty: ISO 8601.
         anonymous: `keep` stores events without a user (they update item tables only); `reject` rejects them.
         user_namespace, item_namespace: prefix of stored ids. Sources of one shop share a namespace; different shops
@@ -196,6 +201,11 @@ class Mapping(Frozen):
         _check_allowed(self.fill, tuple(c for c in MAPPABLE_COLUMNS if c not in not_fillable))
         if self.identity and "event_id" in self.columns:
             raise ValueError("identity is for logs without an event id, but columns.event_id is set")
+        return self
+
+    @model_validator(mode="after")
+    def _pass_timezone_to_input(self) -> "Mapping":
+        self.input._timezone = self.timezone
         return self
 
     @property

@@ -154,7 +154,7 @@ def from_struct(
     types = {field.name: field.dataType for field in stored}
     in_folder, folder_values = _folder_cells(spec, folder_columns)
     cells = {
-        f.name: convert(row[f.name], types[f.name], f.dataType)
+        f.name: convert(row[f.name], types[f.name], f.dataType, spec.timezone)
         if f.name in types
         else Converted(F.lit(None).cast(f.dataType), F.lit(False))
         for f in fields
@@ -209,7 +209,9 @@ def _folder_cells(spec: InputSpec, folder_columns: tuple[str, ...]) -> tuple[dic
     They replace columns of the same names in the file, in all formats, as in Spark and Hive.
     """
     fields = {f.name: f.dataType for f in schema(spec)}
-    cells = {n: convert(folder_value(n), T.StringType(), fields[n]) for n in folder_columns if n in fields}
+    cells = {
+        n: convert(folder_value(n), T.StringType(), fields[n], spec.timezone) for n in folder_columns if n in fields
+    }
     return cells, {name: folder_value(name) for name in folder_columns if name not in fields}
 
 
@@ -271,7 +273,7 @@ def _parse_csv(lines: DataFrame, parseable: Column, spec: InputSpec, names: tupl
     return _ParsedLines(
         parsed,
         cells={
-            f.name: convert(values[f.name], T.StringType(), f.dataType)
+            f.name: convert(values[f.name], T.StringType(), f.dataType, spec.timezone)
             if f.name in values
             else Converted(F.lit(None).cast(f.dataType), F.lit(False))
             for f in fields
@@ -364,7 +366,7 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     )
     return _ParsedLines(
         parsed,
-        cells={f.name: convert(cells[f.name], T.StringType(), f.dataType) for f in fields},
+        cells={f.name: convert(cells[f.name], T.StringType(), f.dataType, spec.timezone) for f in fields},
         texts={f.name: cells[f.name] for f in fields if is_nested(f.dataType)},
         fault=F.when(~is_object, "unparseable"),
         reason=F.lit("not one JSON object"),

@@ -21,11 +21,9 @@ _TIME = (
     r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[ T][0-9]{1,2}:[0-9]{1,2}(?::[0-9]{1,2}(?:\.[0-9]+)?)?(?: ?" + _ZONE + r")?)?$"
 )
 _ENDS_WITH_ZONE = r":[0-9]{1,2}(?:\.[0-9]+)? ?" + _ZONE + "$"
-# Words of a time in a pattern that are no zone abbreviations: AM, PM, and names of days and months in capitals.
-_ABBREVIATION = (
-    r"\b(?!UTC\b|GMT\b|AM\b|PM\b|AD\b|BC\b|MON\b|TUE\b|WED\b|THU\b|FRI\b|SAT\b|SUN\b|JAN\b|FEB\b|MAR\b|APR\b|MAY\b"
-    r"|JUN\b|JUL\b|AUG\b|SEP\b|OCT\b|NOV\b|DEC\b)[A-Z]{2,5}\b(?!/)"
-)
+# A quoted text, a run of one letter, or another character of Spark's pattern of a time.
+_PATTERN_PARTS = re.compile(r"'((?:[^']|'')*)'|(([A-Za-z])\3*)|(.)", re.DOTALL)
+_ZONE_LETTERS = "zZxXvVO"
 # Java matches some patterns by recursion, so a long text would overflow the stack.
 _LONGEST_TIME = 100
 DIGITS = "0123456789"
@@ -51,7 +49,7 @@ def parse_time(text: Column, pattern: str) -> Column:
     if not pattern:
         return F.when(is_time(text), F.try_to_timestamp(with_seconds(text)))
     time = F.try_to_timestamp(text, F.lit(pattern))
-    return F.when(~text.rlike(_ABBREVIATION), time) if _zone_letters(pattern) else time
+    return F.when(_has_form(text, pattern), time) if _zone_count(pattern) else time
 
 
 def is_time(text: Column) -> Column:
@@ -73,10 +71,8 @@ def is_instant(text: Column, pattern: str) -> Column:
     """Whether a text that is a time states its zone. Then the time zone of the mapping is not applied."""
     if not pattern:
         return text.rlike(_ENDS_WITH_ZONE)
-    without_optional = re.sub(r"\[[^\[\]]*\]", lambda part: "" if _zone_letters(part[0]) else part[0], pattern)
-    if without_optional == pattern or _zone_letters(without_optional):
-        return F.lit(bool(_zone_letters(pattern)))
-    return F.try_to_timestamp(text, F.lit(without_optional)).isNull()
+    zones = [F.regexp_extract(text, time_regex(pattern), n + 1) for n in range(_zone_count(pattern))]
+    return _has_form(text, pattern) & (F.concat(*zones) != "") if zones else F.lit(False)
 
 
 def parse_number(text: Column) -> Column:
@@ -89,6 +85,39 @@ def is_number(text: Column) -> Column:
     return F.right(text, F.lit(1)).isin(".", *DIGITS) & ~text.contains("x") & ~text.contains("X")
 
 
-def _zone_letters(pattern: str) -> str:
-    """The letters of a Spark pattern that stand for a zone or an offset."""
-    return "".join(letter for letter in re.sub(r"'[^']*'", "", pattern) if letter in "zZxXvVO")
+def _has_form(text: Column, pattern: str) -> Column:
+    return (F.length(text) <= _LONGEST_TIME + len(pattern)) & text.rlike(time_regex(pattern))
+
+
+def time_regex(pattern: str) -> str:
+    """A regular expression of the texts of a Spark pattern; each zone is a group. Only the zones of the grammar match.
+
+    Spark itself reads any name as a zone, in capital or small letters, and chooses one of those that share the name.
+    """
+    regex, depth = "", 0
+    for part in _PATTERN_PARTS.finditer(pattern):
+        literal, letters, letter, other = part.groups()
+        if letter is not None:
+            regex += _field_regex(letter, len(letters))
+        elif other == "[":
+            regex, depth = regex + "(?:", depth + 1
+        elif other == "]":
+            regex, depth = regex + ")?", depth - 1
+        else:
+            regex += re.escape(other or literal.replace("''", "'") or "'")
+    return f"(?i)^{regex}{')?' * depth}$"
+
+
+def _field_regex(letter: str, count: int) -> str:
+    if letter in _ZONE_LETTERS:
+        return f"({_ZONE})"
+    if letter == "a":
+        return "[AP]M"
+    if letter in "GE" or (letter in "ML" and count > 2):
+        return "[A-Za-z]+"
+    sign, digits = "[+-]?" if letter in "yu" else "", {"y": 6, "u": 6, "S": 9, "D": 3}.get(letter, 2)
+    return f"{sign}[0-9]{{1,{max(count, digits)}}}"
+
+
+def _zone_count(pattern: str) -> int:
+    return sum((part[3] or "-") in _ZONE_LETTERS for part in _PATTERN_PARTS.finditer(pattern))
