@@ -21,8 +21,9 @@ from profilestream.base.commits import Txn
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult
 from profilestream.base.settings import Settings
-from profilestream.capture import execute_mapping, ingest, raw_records, side_tables
+from profilestream.capture import execute_mapping, ingest, raw_records, row_payload, side_tables
 from profilestream.capture.ingest import CaptureSource
+from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources import file_paths
 from profilestream.capture.sources.record_source import InputBatch
 
@@ -155,17 +156,18 @@ def _write(batch: Batch, source: CaptureSource) -> BatchResult:
 def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     """The payloads of rejected rows as records. A payload that several elements of one line share is parsed once.
 
-    A payload is a text, or bytes in the encoding of the file; a CSV line is parsed with the header of its file.
+    A payload is a text, or bytes in the encoding of the file. A CSV line is parsed with the header of its file, and a
+    typed row with its type.
     """
     spec = source.mapping.input
-    if spec.format in ("parquet", "delta"):
-        spec = spec.model_copy(update={"format": "jsonl"})
     is_bytes = F.col("payload_encoding") == "base64"
     lines = rows.select(
         F.when(is_bytes, F.unbase64("payload").cast("string")).otherwise(F.col("payload")).alias("value"),
         F.when(is_bytes, spec.encoding).otherwise("UTF-8").alias("charset"),
         execute_mapping.line_position().alias("position"),
-        F.regexp_extract("position", "^(.*):[^:]*$", 1).alias("source_file"),
+        F.when(F.lit(spec.format != "delta"), F.regexp_extract("position", "^(.*):[^:]*$", 1)).alias("source_file"),
+        "payload",
+        "payload_encoding",
         "payload_header",
     ).dropDuplicates(["position"])
     # With a corrected separator, the first line of a file is its header again.
@@ -175,9 +177,12 @@ def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     folders = _folder_columns(lines)
     frames = [raw_records.empty(rows.sparkSession, spec)]
     for header, charset in groups:
+        group = lines.where(F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset))
+        if header is not None and spec.format in ("parquet", "delta"):
+            frames.append(_typed_records(group, header, spec, folders))
+            continue
         has_header = header is not None and spec.format == "csv" and spec.header
         names = raw_records.split_header(header, spec) if has_header else raw_records.column_names(spec)
-        group = lines.where(F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset))
         frames.append(
             raw_records.parse_lines(
                 group, spec, names, max_line_bytes=source.capture.max_line_bytes, charset=charset,
@@ -185,6 +190,12 @@ def _records(rows: DataFrame, source: CaptureSource) -> DataFrame:
             )
         )  # fmt: skip
     return reduce(DataFrame.unionByName, frames)
+
+
+def _typed_records(rows: DataFrame, header: str, spec: InputSpec, folders: tuple[str, ...]) -> DataFrame:
+    stored = row_payload.row_type(header)
+    row = row_payload.decode(F.col("payload"), F.col("payload_encoding"), stored)
+    return raw_records.from_struct(rows.select("position", "source_file", row.alias("row")), stored, spec, folders)
 
 
 def _folder_columns(lines: DataFrame) -> tuple[str, ...]:
