@@ -86,7 +86,7 @@ REJECTED_EVENTS = Table(
         Column("reason", "STRING NOT NULL", "Why, with the offending value.", subject=RAW_PAYLOAD),
         Column("payload", "STRING", "The raw record.", subject=RAW_PAYLOAD),
         Column("payload_encoding", "STRING NOT NULL", "`utf8` or `base64`, the form of `payload`."),
-        Column("payload_header", "STRING", "Header line of the file of a CSV record."),
+        Column("payload_header", "STRING", "Header line of the file of a CSV record; columns of a typed row."),
         _INGEST_TIME,
         EPOCH,
         BATCH_ID,

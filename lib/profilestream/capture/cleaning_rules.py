@@ -9,11 +9,11 @@ from pyspark.sql import functions as F
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Capture
 from profilestream.capture import currency, execute_mapping, guarded_sql, placeholders
-from profilestream.capture.conversion import any_of
 from profilestream.capture.execute_mapping import FAILED, FAILURE, NOTES, STORED_VALUE, note_where
 from profilestream.capture.guarded_sql import Guarded
 from profilestream.capture.mapping import NUMERIC_COLUMNS, Mapping
 from profilestream.capture.text_parsers import BLANKS
+from profilestream.capture.typed_values import any_of
 
 FAULTS = ("line_too_long", "not_utf8", "header_unknown", "unparseable", "wrong_type", "nothing_to_explode")
 EXPRESSION_FAILED = "expression_failed"

@@ -1,27 +1,29 @@
 """Converts raw values from the type in which a file stores them to the type that the mapping declares.
 
 One recursive function for all formats. Fields of a struct are selected by name: a field that the file lacks is null,
-and a field that the mapping lacks is unknown. A JSON object is a map of texts, and is converted like any other value.
-
-A number that becomes a text follows one rule: a whole number has neither point nor exponent (12345678.0 and 12345678
-are both `12345678`); other numbers keep their characters, or the shortest decimal form of a binary number.
+and a field that the mapping lacks is unknown. A JSON object is a map of texts, and is converted like any other value. A
+number that becomes a text follows the rule of `number_text`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.capture import text_parsers
+from profilestream.capture import json_numbers, text_parsers
+from profilestream.capture.json_numbers import MARK, JsonText
+from profilestream.capture.number_text import apply_once, float_text, number_text
 from profilestream.capture.text_parsers import BLANKS, trim_blanks
+from profilestream.capture.typed_values import any_of, is_nested, replace_parts
 
-_WHOLE_WITH_POINT = r"^-?[0-9]+\.0+$"
 # Types of times that are wall-clock times.
 _WITHOUT_ZONE = (T.TimestampNTZType, T.DateType)
-_EXPONENT = r"^-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+$"
+# By default, to_json writes milliseconds.
+TIME_FORMATS = {
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ def convert(cell: Column, stored: T.DataType, declared: T.DataType, timezone: st
     """
     if isinstance(stored, T.StringType) and is_nested(declared):
         stored = json_type(declared)
-        parsed = F.from_json(cell, stored.simpleString())
+        text = json_numbers.mark_if_needed(F.try_validate_utf8(cell))
+        parsed = F.from_json(text, stored.simpleString())
         inner = convert(parsed, stored, declared, timezone)
-        return Converted(inner.value, (cell.isNotNull() & parsed.isNull()) | inner.is_lost, inner.has_unknown)
+        return Converted(inner.value, (_is_present(cell) & parsed.isNull()) | inner.is_lost, inner.has_unknown)
     if isinstance(declared, T.StructType) and isinstance(stored, (T.StructType, T.MapType)):
         return _convert_struct(cell, stored, declared, timezone)
     if isinstance(declared, T.ArrayType) and isinstance(stored, T.ArrayType):
@@ -66,56 +69,52 @@ def convert(cell: Column, stored: T.DataType, declared: T.DataType, timezone: st
         text = text_of(cell, stored)
         return Converted(F.concat(text, F.lit("Z")) if is_in_utc else text, F.lit(False))
     value = _cast(cell, stored, declared, timezone)
-    is_present = F.trim(cell, F.lit(BLANKS)) != "" if isinstance(stored, T.StringType) else cell.isNotNull()
+    is_present = _is_present(cell) if isinstance(stored, T.StringType) else cell.isNotNull()
     return Converted(value, is_present & value.isNull())
 
 
+def _is_present(text: Column) -> Column:
+    return F.trim(text, F.lit(BLANKS)) != ""
+
+
 def text_of(cell: Column, stored: T.DataType) -> Column:
-    """A value as text; nested values as JSON, bytes as the text that they encode in UTF-8."""
+    """A value as text; bytes as the text that they encode in UTF-8, nested values as JSON with bytes in hexadecimal."""
     if is_nested(stored):
-        return F.to_json(cell)
+        replaced = replace_parts(cell, stored, _json_part)
+        if replaced is None:
+            return F.to_json(cell, TIME_FORMATS)
+        return apply_once(json_numbers.plain_text, F.to_json(replaced, TIME_FORMATS))
+    if isinstance(stored, JsonText):
+        return json_numbers.plain_text(cell)
     if isinstance(stored, (T.FloatType, T.DoubleType)):
-        return _float_text(cell)
+        return float_text(cell, stored)
     if isinstance(stored, T.DecimalType):
-        return whole_number_text(cell.cast("string"))
+        return number_text(cell.cast("string"))
     return cell.cast("string")
 
 
-def hex_text(column: Column) -> Column:
-    """Bytes in hexadecimal form, with small letters."""
-    return F.lower(F.hex(column))
+def readable_text(cell: Column, stored: T.DataType) -> Column:
+    """As text_of, but bytes in hexadecimal form."""
+    return _hex_text(cell) if isinstance(stored, T.BinaryType) else text_of(cell, stored)
 
 
-def whole_number_text(text: Column) -> Column:
-    """The text of a decimal number, without point and exponent if it is a whole number; other texts are unchanged."""
-    number = text.try_cast("decimal(38,18)")
-    whole = number.try_cast("decimal(38,0)").try_cast("decimal(38,18)")
-    return (
-        F.when(text.rlike(_WHOLE_WITH_POINT), F.substring_index(text, ".", 1))
-        .when(text.rlike(_EXPONENT) & (number.isNull() | (number == whole)),
-              F.coalesce(text.try_cast("decimal(38,0)").cast("string"), text))
-        .otherwise(text)
-    )  # fmt: skip
-
-
-def is_nested(data_type: T.DataType) -> bool:
-    """Whether values of the type have parts."""
-    return isinstance(data_type, (T.StructType, T.ArrayType, T.MapType))
-
-
-def contains_type(data_type: T.DataType, types: tuple[type[T.DataType], ...]) -> bool:
-    """Whether values of the type are, or have parts, of one of these scalar types."""
-    if isinstance(data_type, T.StructType):
-        return any(contains_type(field.dataType, types) for field in data_type)
-    if isinstance(data_type, T.ArrayType):
-        return contains_type(data_type.elementType, types)
-    if isinstance(data_type, T.MapType):
-        return contains_type(data_type.keyType, types) or contains_type(data_type.valueType, types)
-    return isinstance(data_type, types)
+def _json_part(cell: Column, stored: T.DataType) -> Column | None:
+    """A part of a nested value such that to_json writes it as text_of does; null: to_json needs no help."""
+    if isinstance(stored, T.BinaryType):
+        return _hex_text(cell)
+    if isinstance(stored, (T.FloatType, T.DoubleType, T.DecimalType)):
+        return F.regexp_replace(text_of(cell, stored), "^(.*[0-9])$", f"{MARK}$1")
+    if isinstance(stored, T.MapType) and not isinstance(stored.keyType, T.StringType):
+        keys = F.transform(F.map_keys(cell), lambda key: readable_text(key, stored.keyType))
+        values = F.map_from_arrays(keys, F.map_values(cell))
+        as_texts = T.MapType(T.StringType(), stored.valueType)
+        replaced = replace_parts(values, as_texts, _json_part)
+        return values if replaced is None else replaced
+    return None
 
 
 def json_type(declared: T.DataType) -> T.DataType:
-    """The type in which JSON text is parsed for a declared type: objects are maps, scalars are texts.
+    """The type in which JSON text is parsed for a declared type: objects are maps, scalars are `JsonText`.
 
     Objects in objects remain texts, because the values of a map have one type; `convert` parses them in turn.
     """
@@ -124,14 +123,8 @@ def json_type(declared: T.DataType) -> T.DataType:
     if isinstance(declared, T.MapType):
         return T.MapType(T.StringType(), json_type(declared.valueType))
     if isinstance(declared, T.StructType):
-        return T.MapType(T.StringType(), T.StringType())
-    return T.StringType()
-
-
-def any_of(conditions: Iterable[Column | None]) -> Column:
-    """Whether one of the conditions is true; false without conditions. None is no condition."""
-    known = [F.coalesce(c, F.lit(False)) for c in conditions if c is not None]
-    return reduce(Column.__or__, known) if known else F.lit(False)
+        return T.MapType(T.StringType(), JsonText())
+    return JsonText()
 
 
 def _convert_struct(cell: Column, stored: T.StructType | T.MapType, declared: T.StructType, timezone: str) -> Converted:
@@ -165,7 +158,7 @@ def _convert_elements(cell: Column, stored: T.DataType, declared: T.DataType, ti
     def element(value: Column) -> Converted:
         return convert(value, stored, declared, timezone)
 
-    can_have_unknown = element(F.lit(None).cast(stored)).has_unknown is not None
+    can_have_unknown = element(F.lit(None)).has_unknown is not None
     return Converted(
         F.transform(cell, lambda x: element(x).value),
         F.exists(cell, lambda x: any_of([element(x).is_lost])),
@@ -178,7 +171,12 @@ def _cast(cell: Column, stored: T.DataType, declared: T.DataType, timezone: str)
     if is_nested(stored) or is_nested(declared):
         return F.lit(None).cast(declared)
     if isinstance(stored, T.StringType):
-        return _parse(trim_blanks(cell), declared, timezone)
+        text = json_numbers.without_mark(cell) if isinstance(stored, JsonText) else cell
+        if isinstance(declared, T.BinaryType):
+            return text.cast(declared)
+        return _parse(trim_blanks(text), declared, timezone)
+    if isinstance(stored, T.FractionalType) and isinstance(declared, T.IntegralType):
+        return text_of(cell, stored).try_cast(declared)
     if isinstance(stored, T.FloatType):
         return cell.cast("string").try_cast(declared)
     if not _has_cast(stored, declared):
@@ -192,7 +190,7 @@ def _cast(cell: Column, stored: T.DataType, declared: T.DataType, timezone: str)
 
 def _parse(text: Column, declared: T.DataType, timezone: str) -> Column:
     if isinstance(declared, T.IntegralType):
-        return whole_number_text(text).try_cast(declared)
+        return number_text(text).try_cast(declared)
     if isinstance(declared, T.NumericType):
         return F.when(text_parsers.is_number(text), text.try_cast(declared))
     if isinstance(declared, T.DateType):
@@ -242,16 +240,5 @@ def _has_cast(stored: T.DataType, declared: T.DataType) -> bool:
     return False
 
 
-def _float_text(cell: Column) -> Column:
-    """The shortest decimal form of a binary number; a whole number without point and exponent."""
-    text = cell.cast("string")
-    plain = text.try_cast("decimal(38,18)").cast("string")
-    without_zeros = F.regexp_replace(plain, r"\.?0+$", "")
-    is_whole = cell == F.rint(cell)
-    whole = F.coalesce(cell.try_cast("decimal(38,0)").cast("string"), text)
-    return (
-        F.when(F.isnan(cell) | (F.abs(cell) == float("inf")), text)
-        .when(is_whole, whole)
-        .when(text.contains("E"), F.coalesce(F.when(plain.rlike("[1-9]"), without_zeros), text))
-        .otherwise(text)
-    )
+def _hex_text(column: Column) -> Column:
+    return F.lower(F.hex(column))

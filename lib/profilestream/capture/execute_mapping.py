@@ -17,7 +17,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.session import conf_set
 from profilestream.base.settings import Capture
 from profilestream.capture import guarded_sql, placeholders
-from profilestream.capture.conversion import convert, hex_text, text_of, whole_number_text
+from profilestream.capture.conversion import TIME_FORMATS, convert, readable_text, text_of
 from profilestream.capture.guarded_sql import Guarded
 from profilestream.capture.mapping import (
     ID_COLUMNS,
@@ -28,6 +28,7 @@ from profilestream.capture.mapping import (
     Mapping,
     TextStep,
 )
+from profilestream.capture.number_text import number_text
 from profilestream.capture.raw_records import INGEST_TIME
 from profilestream.capture.text_parsers import (
     BLANKS,
@@ -37,6 +38,7 @@ from profilestream.capture.text_parsers import (
     trim_blanks,
     trim_characters,
 )
+from profilestream.capture.typed_values import is_nested
 
 TYPES = {"event_time": "timestamp", "attributes": "map<string,string>", **dict.fromkeys(NUMERIC_COLUMNS, "double")}
 NOTES = "_notes"
@@ -242,7 +244,7 @@ def _record_hash(records: DataFrame, mapping: Mapping) -> Column:
 def _hashable_raw(column: Column, data_type: T.DataType) -> Column:
     if isinstance(data_type, (T.FloatType, T.DoubleType)):
         return F.when(column.isNotNull(), F.xxhash64(column.cast("double")).cast("string"))
-    return text_of(column, data_type)
+    return F.to_json(column, TIME_FORMATS) if is_nested(data_type) else text_of(column, data_type)
 
 
 def _md5(parts: list[Column]) -> Column:
@@ -295,7 +297,9 @@ def _parse(name: str, attempt: Guarded, read: Column, mapping: Mapping) -> Parse
     if name in ID_COLUMNS:
         return ParsedColumn(_id_text(read, data_type, mapping), None)
     if name in TEXT_COLUMNS:
-        return ParsedColumn(_plain_text(read, data_type), None)
+        return ParsedColumn(readable_text(read, data_type), None)
+    if isinstance(data_type, T.MapType):
+        return ParsedColumn(_text_map(read, data_type), None)
     return ParsedColumn(read.try_cast(TYPES[name]), None)
 
 
@@ -303,9 +307,13 @@ def _without_sign_of_zero(number: Column) -> Column:
     return number + F.lit(0.0)
 
 
-def _plain_text(column: Column, data_type: T.DataType) -> Column:
-    """A value as text; bytes in hexadecimal form."""
-    return hex_text(column) if isinstance(data_type, T.BinaryType) else text_of(column, data_type)
+def _text_map(column: Column, data_type: T.MapType) -> Column:
+    """A map of texts, each as readable_text returns it."""
+    if isinstance(data_type.keyType, T.StringType) and isinstance(data_type.valueType, T.StringType):
+        return column
+    keys = F.transform(F.map_keys(column), lambda key: readable_text(key, data_type.keyType))
+    values = F.transform(F.map_values(column), lambda value: readable_text(value, data_type.valueType))
+    return F.map_from_arrays(keys, values)
 
 
 def _id_text(column: Column, data_type: T.DataType, mapping: Mapping) -> Column:
@@ -314,13 +322,12 @@ def _id_text(column: Column, data_type: T.DataType, mapping: Mapping) -> Column:
     A CSV cell has no type, so there a whole number with a point or in scientific notation (`12345678.0`, `1.2345678E7`)
     is written as digits, like a number of the other formats.
     """
-    text = trim_blanks(_plain_text(column, data_type))
+    text = trim_blanks(readable_text(column, data_type))
     if mapping.input.format not in ("csv", "text") or not isinstance(data_type, T.StringType):
         return text
-    is_number = text.rlike(r"^-?([0-9]+\.0+|[0-9](\.[0-9]+)?[eE]\+?[0-9]+)$")
-    return F.when((text.contains(".") | F.upper(text).contains("E")) & is_number, whole_number_text(text)).otherwise(
-        text
-    )
+    is_number = text.rlike(r"^-?([0-9]+\.0+|[0-9](\.[0-9]+)?[eE]\+?[0-9]+|0)$")
+    can_change = text.contains(".") | F.upper(text).contains("E") | (text == "-0")
+    return F.when(can_change & is_number, number_text(text)).otherwise(text)
 
 
 def _to_utc(mapping: Mapping, event_time: ParsedColumn) -> dict[str, Column]:
@@ -381,13 +388,19 @@ def _nfkc(column: Column) -> Column:
 
 def _fill(events: DataFrame, mapping: Mapping) -> dict[str, Column]:
     attempts = guarded_sql.guarded(events, {f"fill.{n}": sql for n, sql in mapping.fill.items()}, is_parsed())
-    fills = {n: attempts[f"fill.{n}"].value.try_cast(TYPES.get(n, "string")) for n in mapping.fill}
+    fills = {n: _fill_value(n, attempts[f"fill.{n}"]) for n in mapping.fill}
     missing = {name: F.col(name).isNull() & value.isNotNull() for name, value in fills.items()}
     if not missing:
         return {}
     notes = F.concat(NOTES, *[note_where(is_missing, f"filled_{name}") for name, is_missing in missing.items()])
     filled = {name: F.coalesce(F.col(name), value) for name, value in fills.items()}
     return {NOTES: notes, **_failures(list(attempts.values())), **filled}
+
+
+def _fill_value(name: str, attempt: Guarded) -> Column:
+    if name in TEXT_COLUMNS:
+        return readable_text(attempt.value, attempt.data_type)
+    return attempt.value.try_cast(TYPES[name])
 
 
 def _clip(mapping: Mapping) -> dict[str, Column]:

@@ -3,7 +3,7 @@
 Every reader returns the same columns, so later steps do not depend on the format:
 
     position, source_file   place of the record; path of its file below the folder of the source (null for tables)
-    payload, payload_encoding (utf8, base64), payload_header (CSV header of the line)
+    payload, payload_encoding (utf8, base64), payload_header (CSV header of the line, or type of a typed row)
     fault, fault_reason     why the payload cannot be parsed; null when it can
     raw                     struct of the raw columns of the mapping
     extra                   map of the fields that the mapping does not name; null when there are none
@@ -19,19 +19,12 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from profilestream.base.columns import quoted
-from profilestream.capture.conversion import (
-    Converted,
-    any_of,
-    contains_type,
-    convert,
-    hex_text,
-    is_nested,
-    text_of,
-    whole_number_text,
-)
+from profilestream.capture import row_payload
+from profilestream.capture.conversion import Converted, convert, readable_text, text_of
 from profilestream.capture.guarded_sql import null_if_raises
+from profilestream.capture.json_numbers import JsonText, changes_number, has_point_zero, mark_numbers, plain_text
 from profilestream.capture.mapping import InputSpec
-from profilestream.capture.text_parsers import DIGITS
+from profilestream.capture.typed_values import any_of, has_invalid_text, is_nested
 
 COLUMNS = (
     "position", "source_file", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "raw", "extra",
@@ -44,25 +37,6 @@ OPEN_QUOTE_REASON = "the line ends inside a quoted cell"
 INSIDE_QUOTES_REASON = "the line is part of a quoted cell that begins on an earlier line"
 # Above 20,480 cells Spark's CSV parser fails instead of marking the line as corrupt.
 _MAX_CSV_CELLS = 20_000
-# Values of these types keep digits of a number that a double does not.
-_EXACT_TYPES = (T.StringType, T.DecimalType, T.IntegralType)
-_INVALID_TEXT = "\u0000invalid\u0000"
-# A JSON number with a point or an exponent, as Spark writes a double.
-_JSON_DOUBLE = r"^-?[0-9]+\.[0-9]+(E-?[0-9]+)?$"
-_JSON_DOUBLE_INSIDE = r"[:\[,]-?[0-9]+\.[0-9]+"
-# By default, to_json writes milliseconds.
-_TIMES = {
-    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
-    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
-}
-# Text before and after a key in compact JSON, and in JSON with spaces.
-_JSON_SEPARATORS = ((',"', ":"), (' "', ": "), ('{"', ":"), ('{"', ": "))
-# Prefix of strings and keys in a line whose numbers are put in quotes, to tell them apart. A private-use character.
-_MARK = "\ue000"
-_JSON_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
-_JSON_STRING = r'"((?:[^"\\]|\\.)*+)"'
-# Matches each string and each number of a JSON text; `"$1$2"` then quotes the numbers.
-_JSON_STRING_OR_NUMBER = rf"{_JSON_STRING}|({_JSON_NUMBER})"
 
 
 def schema(spec: InputSpec) -> T.StructType:
@@ -144,7 +118,7 @@ def parse_lines(
 def from_struct(
     placed: DataFrame, stored: T.StructType, spec: InputSpec, folder_columns: tuple[str, ...] = ()
 ) -> DataFrame:
-    """Records of typed rows (`position`, `source_file`, `row`); the payload is the row as JSON.
+    """Records of typed rows (`position`, `source_file`, `row`); the payload is the row as JSON, its header the type.
 
     Args:
         stored: type of `row`.
@@ -159,29 +133,23 @@ def from_struct(
         else Converted(F.lit(None).cast(f.dataType), F.lit(False))
         for f in fields
     } | in_folder
-    plain = {name: _plain(row[name], data_type, is_mapped=name in cells) for name, data_type in types.items()}
-    others = {name: text_of(plain[name], types[name]) for name in types if name not in cells}
-    others |= folder_values
+    others = {name: readable_text(row[name], types[name]) for name in types if name not in cells} | folder_values
     texts = {name: text_of(row[name], types[name]) for name in cells if name in types and is_nested(types[name])}
-    invalid = {
-        name: row[name].isNotNull() & ~F.is_valid_utf8(row[name].cast("string"))
-        for name, data_type in types.items()
-        if contains_type(data_type, (T.StringType, T.BinaryType))
-        and (name in cells or not isinstance(data_type, T.BinaryType))
-    }
-    is_invalid = any_of(list(invalid.values()))
+    is_invalid = any_of(
+        [*[has_invalid_text(cells[f.name].value, f.dataType) for f in fields],
+         *_invalid_stored_texts(row, types, cells, spec)]
+    )  # fmt: skip
     # Must not be constant: Spark would remove the CASE WHEN of guards (guarded_sql.py).
     base_fault = F.when(F.length("position") < 0, "unparseable")
     fault = F.when(is_invalid, "not_utf8").when(_is_lost(cells), "wrong_type").otherwise(base_fault)
     reason = F.when(is_invalid, "a value contains bytes that are not UTF-8").otherwise(_wrong_type_reason(spec))
+    payload = row_payload.encode(row, stored)
     return placed.select(
         "position",
         "source_file",
-        F.when(is_invalid, F.base64(_invalid_payload(row, types, invalid)))
-        .otherwise(F.to_json(F.struct(*[column.alias(name) for name, column in plain.items()]), _TIMES))
-        .alias("payload"),
-        F.when(is_invalid, "base64").otherwise("utf8").alias("payload_encoding"),
-        F.lit(None).cast("string").alias("payload_header"),
+        payload.text.alias("payload"),
+        payload.encoding.alias("payload_encoding"),
+        F.lit(payload.header).alias("payload_header"),
         fault.alias("fault"),
         F.when(fault.isNotNull(), reason).alias("fault_reason"),
         F.struct(*[cell.value.alias(name) for name, cell in cells.items()]).alias("raw"),
@@ -189,11 +157,21 @@ def from_struct(
     )
 
 
-def _plain(column: Column, data_type: T.DataType, *, is_mapped: bool) -> Column:
-    """Bytes as text: those of a mapped raw column as UTF-8, others in hexadecimal form. Other types are unchanged."""
-    if not isinstance(data_type, T.BinaryType):
-        return column
-    return column.cast("string") if is_mapped else hex_text(column)
+def _invalid_stored_texts(
+    row: Column, types: dict[str, T.DataType], cells: dict[str, Converted], spec: InputSpec
+) -> list[Column]:
+    """Whether a stored text with bytes that are not UTF-8 is part of `extra`, or cannot be converted; per column."""
+    conditions = []
+    for name, data_type in types.items():
+        invalid = has_invalid_text(row[name], data_type)
+        if invalid is None:
+            continue
+        if name in cells:
+            unknown = cells[name].has_unknown if spec.unknown_fields == "extra" else None
+            conditions.append(any_of([cells[name].is_lost, unknown]) & invalid)
+        elif spec.unknown_fields == "extra":
+            conditions.append(invalid)
+    return conditions
 
 
 def folder_value(name: str) -> Column:
@@ -313,26 +291,23 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     Each line is parsed as an array of one object and a null. from_json reads the first value of a text and ignores the
     rest; in an array, any text after the object makes the array invalid or gives it another length than two.
 
-    from_json reads a number with a decimal point or an exponent as a double, so its text can differ from the line. Such
-    a line is parsed a second time with its numbers as strings. There, the other strings and the keys start with _MARK.
+    Numbers are marked where from_json would change them. A value such as 3.0 is a number or a string: a line with such
+    a value where a text is needed is parsed a second time, with all numbers marked.
 
     Each group of columns is a separate projection, because the next group reads each of its columns several times.
     """
     fields = schema(spec)
-    parsed = lines.withColumn("_objects", _json_objects(parseable))
+    changes, marked = F.col("_changes"), mark_numbers(parseable)
+    line = F.when(changes, marked).otherwise(parseable)
+    parsed = lines.withColumn("_changes", changes_number(parseable)).withColumn("_objects", _json_objects(line))
     json_object = F.get("_objects", F.lit(0))
     # A line can end the array itself, such as `{},null]`, but not with both numbers of elements.
     has_two = (F.size("_objects") == 2) & (
-        ~parseable.contains("null]") | (F.size(_json_objects(F.concat(parseable, F.lit(",null")))) == 3)
+        ~parseable.contains("null]") | (F.size(_json_objects(F.concat(line, F.lit(",null")))) == 3)
     )
     is_object = F.coalesce(has_two & json_object.isNotNull(), F.lit(False))
     cells = {f.name: F.col(quoted(f"_json_{f.name}")) for f in fields}
-    parsed = parsed.withColumns(
-        {
-            **{f"_json_{name}": F.try_element_at(json_object, F.lit(name)) for name in cells},
-            "_is_flat": ~F.substr(parseable, F.lit(2)).contains("{"),
-        }
-    )
+    parsed = parsed.withColumns({f"_json_{name}": F.try_element_at(json_object, F.lit(name)) for name in cells})
     unknown = F.map_filter(json_object, lambda key, value: ~key.isin(fields.names) & value.isNotNull())
     non_null_cells = reduce(Column.__add__, [cell.isNotNull().cast("int") for cell in cells.values()])
     has_unknown = (
@@ -340,34 +315,28 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
         if spec.unknown_fields == "extra"
         else F.coalesce(json_object.isNull(), F.lit(False))
     )
-    exact_fields = [f for f in fields if contains_type(f.dataType, _EXACT_TYPES)]
-    rounded = {f.name: F.col(f"`_rounded_{f.name}`") for f in exact_fields}
-    parsed = parsed.withColumns(
-        {f"_rounded_{f.name}": _is_rounded(F.lit(f.name), cells[f.name], f, parseable) for f in exact_fields}
-    )
-    has_rounded_unknown = has_unknown & F.exists(
-        F.map_entries(unknown), lambda entry: _is_rounded(entry["key"], entry["value"], None, parseable)
-    )
-    marked = F.regexp_replace(parseable, _JSON_STRING, f'"{_MARK}$1"')
-    with_quotes = F.regexp_replace(marked, _JSON_STRING_OR_NUMBER, '"$1$2"')
-    has_rounded = any_of([*rounded.values(), has_rounded_unknown])
+    parsed = parsed.withColumn("_unknown", F.when(has_unknown, F.when(F.size(unknown) > 0, unknown)))
+    texts = [f for f in fields if isinstance(f.dataType, T.StringType) or is_nested(f.dataType)]
+    is_ambiguous = any_of(
+        [*[has_point_zero(cells[f.name], is_nested=is_nested(f.dataType)) for f in texts],
+         F.exists(F.map_values("_unknown"), lambda value: has_point_zero(value, is_nested=False))]
+    )  # fmt: skip
+    exact = F.col("_exact")
+    parsed = parsed.withColumn("_exact", F.when(~changes & is_ambiguous, F.get(_json_objects(marked), F.lit(0))))
     parsed = parsed.withColumns(
         {
-            "_unknown": F.when(has_unknown, F.when(F.size(unknown) > 0, unknown)),
-            "_exact": F.when(has_rounded, F.get(_json_objects(with_quotes), F.lit(0))),
+            f"_json_{f.name}": F.when(exact.isNull(), cells[f.name]).otherwise(F.try_element_at(exact, F.lit(f.name)))
+            for f in texts
         }
-    )
-    parsed = parsed.withColumns(
-        {f"_json_{f.name}": _exact_text(F.lit(f.name), cells[f.name], rounded[f.name], f) for f in exact_fields}
     )
     exact_unknown = F.transform_values(
         F.col("_unknown"),
-        lambda key, value: _exact_text(key, value, _is_rounded(key, value, None, parseable), None),
+        lambda key, value: plain_text(F.when(exact.isNull(), value).otherwise(F.try_element_at(exact, key))),
     )
     return _ParsedLines(
         parsed,
-        cells={f.name: convert(cells[f.name], T.StringType(), f.dataType, spec.timezone) for f in fields},
-        texts={f.name: cells[f.name] for f in fields if is_nested(f.dataType)},
+        cells={f.name: convert(cells[f.name], JsonText(), f.dataType, spec.timezone) for f in fields},
+        texts={f.name: plain_text(cells[f.name]) for f in fields if is_nested(f.dataType)},
         fault=F.when(~is_object, "unparseable"),
         reason=F.lit("not one JSON object"),
         extra=F.when(F.col("_unknown").isNotNull(), exact_unknown),
@@ -376,84 +345,6 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
 
 def _json_objects(text: Column) -> Column:
     return F.from_json(F.concat(F.lit("["), text, F.lit(",null]")), "array<map<string,string>>")
-
-
-def _is_rounded(name: Column, value: Column, field: T.StructField | None, line: Column) -> Column:
-    """Whether the text of a JSON value can differ from the line, because from_json read a number as a double.
-
-    False: it is a number with a decimal point, and its text is in the line. Null: it is not such a number.
-
-    Args:
-        field: its declaration; null when it has none.
-    """
-    has_double_inside = value.rlike(_JSON_DOUBLE_INSIDE)
-    if field is not None and is_nested(field.dataType):
-        return F.when(has_double_inside, F.lit(True))
-    last = F.right(value, F.lit(1))
-    # In a line with an object inside, the text in the line can belong to another key.
-    is_verbatim = F.col("_is_flat") & ~value.contains("E") & _is_number_in_line(name, value, line)
-    is_double = value.rlike(_JSON_DOUBLE) & ~(F.col("_is_flat") & _is_string_in_line(name, value, line))
-    scalar = F.when(is_verbatim, F.lit(False)).when(is_double, F.lit(True))
-    nested = F.when(_is_container(value) & has_double_inside, F.lit(True))
-    return F.when(value.contains("."), F.when(last.isin(*DIGITS), scalar).otherwise(nested))
-
-
-def _exact_text(name: Column, value: Column, is_rounded: Column, field: T.StructField | None) -> Column:
-    """The text of a JSON value as in the line, and of a whole number without a decimal point.
-
-    Args:
-        is_rounded: as _is_rounded returns it.
-    """
-    marked = F.try_element_at(F.col("_exact"), F.concat(F.lit(_MARK), name))
-    if field is not None and is_nested(field.dataType):
-        # JSON whose numbers are strings.
-        exact = F.regexp_replace(marked, r'"(-?[0-9]+)\.0+"', '"$1"')
-    else:
-        exact = F.when(_is_container(marked), F.regexp_replace(marked, rf'"({_JSON_NUMBER})"', "$1")).otherwise(
-            whole_number_text(marked)
-        )
-    unmarked = F.regexp_replace(exact, f'"{_MARK}', '"')
-    is_string = marked.isNull() | marked.startswith(_MARK)
-    whole = F.when(value.endswith(".0"), F.substring_index(value, ".", 1)).otherwise(value)
-    return F.when(is_rounded, F.when(is_string, value).otherwise(unmarked)).when(~is_rounded, whole).otherwise(value)
-
-
-def _is_container(text: Column) -> Column:
-    """Whether a JSON text is an object or an array."""
-    return F.right(text, F.lit(1)).isin("}", "]")
-
-
-def _is_number_in_line(name: Column, value: Column, line: Column) -> Column:
-    """Whether a line contains a value verbatim and without quotes after its name; false for unusual whitespace."""
-    # No form starts with a quote: Spark's search compares the text at every place of its first byte.
-    forms = [(start, colon, end) for start, colon in _JSON_SEPARATORS for end in (",", "}")]
-    return _contains_any(
-        line, [F.concat(F.lit(start), name, F.lit(f'"{colon}'), value, F.lit(end)) for start, colon, end in forms]
-    )
-
-
-def _is_string_in_line(name: Column, value: Column, line: Column) -> Column:
-    """Whether a line contains a value in quotes after its name."""
-    colons = (":", ": ", " : ", " :")
-    return _contains_any(line, [F.concat(F.lit('"'), name, F.lit(f'"{colon}"'), value, F.lit('"')) for colon in colons])
-
-
-def _contains_any(line: Column, texts: list[Column]) -> Column:
-    return reduce(Column.__or__, [F.contains(line, text) for text in texts])
-
-
-def _invalid_payload(row: Column, types: dict[str, T.DataType], invalid: dict[str, Column]) -> Column:
-    """The row as JSON, as bytes, in which the text columns with invalid bytes are unchanged."""
-    texts = [name for name in invalid if isinstance(types[name], (T.StringType, T.BinaryType))]
-    marks = {n: F.when(invalid[n], f"{_INVALID_TEXT}{n}").otherwise(row[n].cast("string")) for n in texts}
-    marked = F.struct(*[marks.get(n, row[n]).alias(n) for n in types])
-    payload = F.to_json(marked)
-    for name in texts:
-        mark = _INVALID_TEXT.replace("\u0000", "\\u0000") + name
-        payload = F.when(
-            invalid[name], F.replace(payload, F.lit(mark), row[name].cast("string"))
-        ).otherwise(payload)  # fmt: skip
-    return payload.cast("binary")
 
 
 def _is_lost(cells: dict[str, Converted]) -> Column:

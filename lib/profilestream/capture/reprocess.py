@@ -22,7 +22,7 @@ from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.capture import corrected_files, execute_mapping, ingest, raw_records, side_tables
+from profilestream.capture import corrected_files, execute_mapping, ingest, raw_records, row_payload, side_tables
 from profilestream.capture.corrected_files import CorrectedFile
 from profilestream.capture.guarded_sql import null_if_raises
 from profilestream.capture.ingest import CaptureSource
@@ -214,17 +214,18 @@ def _records(rows: DataFrame, source: CaptureSource, corrected: list[CorrectedFi
 def _stored_records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     """The payloads of rejected rows as records. A payload that several elements of one line share is parsed once.
 
-    A payload is a text, or bytes in the encoding of the file; a CSV line is parsed with the header of its file.
+    A payload is a text, or bytes in the encoding of the file. A CSV line is parsed with the header of its file, and a
+    typed row with its type.
     """
     spec = source.mapping.input
-    if spec.format in ("parquet", "delta"):
-        spec = spec.model_copy(update={"format": "jsonl"})
     is_bytes = F.col("payload_encoding") == "base64"
     lines = rows.select(
         F.when(is_bytes, F.unbase64("payload").cast("string")).otherwise(F.col("payload")).alias("value"),
         F.when(is_bytes, spec.encoding).otherwise("UTF-8").alias("charset"),
         execute_mapping.line_position().alias("position"),
         "source_file",
+        "payload",
+        "payload_encoding",
         "payload_header",
         (F.col("rule") == "header_unknown").alias("is_header_unknown"),
         (F.col("reason") == raw_records.INSIDE_QUOTES_REASON).alias("is_quoted"),
@@ -237,14 +238,18 @@ def _stored_records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     layouts = lines.select("payload_header", "charset", "folders").distinct().collect()
     frames = [raw_records.empty(rows.sparkSession, spec)]
     for header, charset, folders in layouts:
+        is_in_layout = F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset)
+        of_layout = lines.where(is_in_layout & (F.col("folders") == folders))
+        folder_columns = tuple(filter(None, folders.split("/")))
+        if header is not None and spec.format in ("parquet", "delta"):
+            frames.append(_typed_records(of_layout, header, spec, folder_columns))
+            continue
         has_header = header is not None and spec.format == "csv" and spec.header
         names = raw_records.split_header(header, spec) if has_header else raw_records.column_names(spec)
-        is_in_layout = F.col("payload_header").eqNullSafe(F.lit(header)) & (F.col("charset") == charset)
         frames.append(
             raw_records.parse_lines(
-                lines.where(is_in_layout & (F.col("folders") == folders)), spec, names,
-                max_line_bytes=source.capture.max_line_bytes, charset=charset,
-                folder_columns=tuple(filter(None, folders.split("/"))),
+                of_layout, spec, names, max_line_bytes=source.capture.max_line_bytes, charset=charset,
+                folder_columns=folder_columns,
             )
         )  # fmt: skip
     records = reduce(DataFrame.unionByName, frames)
@@ -276,3 +281,11 @@ def _records_of_lines(lines: DataFrame, spec: InputSpec) -> DataFrame:
     lines = lines.withColumn("payload_header", F.when(is_unknown, F.col("_header")).otherwise(F.col("payload_header")))
     # With a corrected separator, the first line of a file is its header again.
     return lines.where(~F.coalesce(F.col("_text") == F.col("payload_header"), F.lit(False)))
+
+
+def _typed_records(rows: DataFrame, header: str, spec: InputSpec, folders: tuple[str, ...]) -> DataFrame:
+    stored = row_payload.row_type(header)
+    row = row_payload.decode(F.col("payload"), F.col("payload_encoding"), stored)
+    file = F.lit(None).cast("string") if spec.format == "delta" else F.col("source_file")
+    placed = rows.select("position", file.alias("source_file"), row.alias("row"))
+    return raw_records.from_struct(placed, stored, spec, folders)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -20,6 +20,7 @@ from profilestream.base.jvm import java_class
 from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources.file_paths import escape_glob, folder_columns, relative_path
+from profilestream.capture.typed_values import replace_parts
 
 log = logging.getLogger(__name__)
 _NANOS_PER_MICRO = 1000
@@ -30,13 +31,13 @@ class ParquetLayout:
     """What the Parquet files of one frame have in common.
 
     Args:
-        schema: the columns that are read, as JSON.
-        nanoseconds: columns with times in nanoseconds, which Spark reads as whole numbers.
+        schema: the columns as Spark reads them, as JSON: times in nanoseconds are whole numbers.
+        microseconds: the same columns if these times were in microseconds.
         folders: names of the partition values in the path.
     """
 
     schema: str
-    nanoseconds: tuple[str, ...]
+    microseconds: str
     folders: tuple[str, ...]
 
 
@@ -50,7 +51,7 @@ def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> Par
     message = _message_type(spark, path)
     mapped = raw_records.column_names(spec)
     names = [str(message.getFieldName(n)) for n in range(message.getFieldCount())]
-    fields, nanoseconds = [], []
+    fields, in_microseconds = [], []
     for n, name in enumerate(names):
         parquet_type = message.getType(n)
         is_other_case = name not in mapped and name.lower() in {m.lower() for m in (*mapped, *names[:n])}
@@ -68,9 +69,10 @@ def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> Par
                 ) from error  # fmt: skip
             log.warning("column %s of %s is left out: %s", name, path, _text(error))
             continue
-        if "NANOS" in str(parquet_type.getLogicalTypeAnnotation() if parquet_type.isPrimitive() else ""):
-            nanoseconds.append(name)
-    return ParquetLayout(T.StructType(fields).json(), tuple(nanoseconds), folder_columns(path, root))
+        in_microseconds.append(_spark_field(spark, _with_microseconds(spark, parquet_type)))
+    return ParquetLayout(
+        T.StructType(fields).json(), T.StructType(in_microseconds).json(), folder_columns(path, root)
+    )  # fmt: skip
 
 
 def count_rows(paths: list[str]) -> int | None:
@@ -91,10 +93,12 @@ def read_records(
     stored = T.StructType.fromJson(json.loads(layout.schema))
     rows = spark.read.schema(stored).parquet(*[escape_glob(path) for path in paths])
     source_file = relative_path(F.col("_metadata.file_path"), root)
-    cells = {name: F.col(quoted(name)) for name in stored.names}
-    cells |= {
-        name: F.timestamp_micros(F.expr(f"{quoted(name)} div {_NANOS_PER_MICRO}")) for name in layout.nanoseconds
-    }  # fmt: skip
+    in_microseconds = T.StructType.fromJson(json.loads(layout.microseconds))
+    cells = {field.name: F.col(quoted(field.name)) for field in stored}
+    for field in in_microseconds:
+        data_type = _with_nanoseconds(stored[field.name].dataType, field.dataType)
+        replaced = replace_parts(cells[field.name], data_type, _nanoseconds_as_time)
+        cells[field.name] = cells[field.name] if replaced is None else replaced
     placed = rows.select(
         F.concat_ws(":", source_file, F.col("_metadata.row_index") + 1).alias("position"),
         source_file.alias("source_file"),
@@ -103,6 +107,61 @@ def read_records(
     row_type = placed.schema["row"].dataType
     assert isinstance(row_type, T.StructType)
     return raw_records.from_struct(placed.coalesce(tasks), row_type, spec, layout.folders)
+
+
+class _Nanoseconds(T.DataType):
+    """The type of a whole number that is a time in nanoseconds.
+
+    Args:
+        time: type of the same time in microseconds.
+    """
+
+    def __init__(self, time: T.DataType) -> None:
+        self.time = time
+
+
+def _with_nanoseconds(stored: T.DataType, in_microseconds: T.DataType) -> T.DataType:
+    """The stored type with _Nanoseconds at each depth where it has a whole number and the other type has a time."""
+    if isinstance(stored, T.StructType) and isinstance(in_microseconds, T.StructType):
+        fields = zip(stored, in_microseconds, strict=True)
+        return T.StructType([T.StructField(a.name, _with_nanoseconds(a.dataType, b.dataType)) for a, b in fields])
+    if isinstance(stored, T.ArrayType) and isinstance(in_microseconds, T.ArrayType):
+        return T.ArrayType(_with_nanoseconds(stored.elementType, in_microseconds.elementType))
+    if isinstance(stored, T.MapType) and isinstance(in_microseconds, T.MapType):
+        return T.MapType(
+            _with_nanoseconds(stored.keyType, in_microseconds.keyType),
+            _with_nanoseconds(stored.valueType, in_microseconds.valueType),
+        )
+    is_time = isinstance(in_microseconds, (T.TimestampType, T.TimestampNTZType))
+    return _Nanoseconds(in_microseconds) if isinstance(stored, T.LongType) and is_time else stored
+
+
+def _nanoseconds_as_time(value: Column, stored: T.DataType) -> Column | None:
+    """The time, cut to microseconds: a time before 1970 is rounded down too."""
+    if not isinstance(stored, _Nanoseconds):
+        return None
+    is_cut = (value < 0) & (value % _NANOS_PER_MICRO != 0)
+    micros = F.call_function("div", value, F.lit(_NANOS_PER_MICRO)) - is_cut.cast("int")
+    return F.timestamp_micros(micros).cast(stored.time)
+
+
+def _with_microseconds(spark: SparkSession, parquet_type: Any) -> Any:
+    """The Parquet type with microseconds instead of nanoseconds at every depth."""
+    if not parquet_type.isPrimitive():
+        fields = java_class(spark, "java.util.ArrayList")()
+        for n in range(parquet_type.getFieldCount()):
+            fields.add(_with_microseconds(spark, parquet_type.getType(n)))
+        return parquet_type.withNewFields(fields)
+    annotation = parquet_type.getLogicalTypeAnnotation()
+    if not str(annotation).startswith("TIMESTAMP(NANOS"):
+        return parquet_type
+    micros = java_class(spark, "org.apache.parquet.schema.LogicalTypeAnnotation$TimeUnit").MICROS
+    time = java_class(spark, "org.apache.parquet.schema.LogicalTypeAnnotation").timestampType(
+        annotation.isAdjustedToUTC(), micros
+    )
+    types = java_class(spark, "org.apache.parquet.schema.Types")
+    builder = types.primitive(parquet_type.getPrimitiveTypeName(), parquet_type.getRepetition())
+    return getattr(builder, "as")(time).named(parquet_type.getName())
 
 
 def _message_type(spark: SparkSession, path: str) -> Any:
