@@ -134,16 +134,16 @@ def _chunks(rows: DataFrame) -> Iterator[Any]:
 
 def _failing(chunk: Any, expressions: list[_Expression]) -> Iterator[tuple[Any, _Expression, Exception]]:
     """The rows of a chunk for which an expression fails with an error of Java, each once, with the error."""
-    found = set()
+    rejected = set()
     for expression in expressions:
         function = expression.function
         if _error(lambda f=function: chunk.iterator().map(f).length()) is None:
             continue
         for n in range(chunk.length()):
             row = chunk.apply(n)
-            error = None if n in found else _error(lambda f=function, r=row: f.apply(r))
+            error = None if n in rejected else _error(lambda f=function, r=row: f.apply(r))
             if error is not None and is_java_error(error):
-                found.add(n)
+                rejected.add(n)
                 yield row, expression, error
 
 
