@@ -4,6 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profilestream.derive import statistic_columns
 from profilestream.derive.kernels import theta_sketch
-from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
+from profilestream.derive.kernels.group_fold import WINDOWS, GroupFold, StatisticFold
 from profilestream.derive.kernels.half_life import decay_factors
 from profilestream.derive.kernels.kernel import TIMESTAMP, Events, StoredStates, map_array
 from profilestream.derive.kernels.map_kernels import QuantilesKernel
@@ -184,10 +185,10 @@ def stored_with_events(stored: pa.Table, events: list[Event]) -> pa.Table:
 # Plain loops.
 
 
-def loop_values(name: str, events: list[Event]) -> Any:
-    """The value of a statistic over the sorted events of one user, as of the newest of them."""
+def loop_values(name: str, events: list[Event], newest: int | None = None) -> Any:
+    """The value of a statistic over the sorted events of one user, as of a time; null: that of the newest of them."""
     statistic, value_name, weight_name = STATISTICS[name]
-    newest = max(e["micros"] for e in events)
+    newest = max(e["micros"] for e in events) if newest is None else newest
     pairs = []
     for e in events:
         value, weight = e[value_name], e[weight_name]
@@ -307,6 +308,31 @@ def test_order_of_rows_before_the_sort_changes_no_bit(events: list[Event], rando
     order: list[Any] = [(name, "ascending") for name in ("user", "event_time", "source", "event_id")]
     table = pa.Table.from_batches([batch_of(shuffled)]).sort_by(order).combine_chunks()
     assert fold(*table.to_batches()).equals(fold(batch_of(events)))
+
+
+@settings(laws, max_examples=20)
+@given(logs(), st.lists(st.integers(0, 3), min_size=40, max_size=40), st.integers(1, 7))
+def test_a_window_contains_the_rows_with_its_bit(events: list[Event], windows: list[int], block_rows: int) -> None:
+    """Events, and stored rows of one event each; also of a user without a row in the window."""
+    bits = pa.array(windows[: len(events)], pa.int64())
+    new = pa.Table.from_batches([batch_of(events)]).append_column(WINDOWS, bits)
+    old = fold(batch_of([{**event, "user": event["id"]} for event in events])).sort_by("user")
+    old = old.rename_columns(["user", "event_time", *(f"stored_{name}" for name in STATISTICS)])
+    old = old.take(np.argsort([event["id"] for event in events]).argsort())
+    old = old.set_column(0, "user", new["user"])
+    for rows in (new, old.append_column(WINDOWS, bits)):
+        for bit in (0, 1):
+            statistics = tuple(replace(one, stored=f"stored_{one.state}", window=bit) for one in fold_of().statistics)
+            in_blocks = GroupFold(("user",), statistics, block_rows).fold(rows.combine_chunks().to_batches())
+            values = read(pa.Table.from_batches(list(in_blocks)))
+            for user, own in by_user(events):
+                newest = max(event["micros"] for event in own)
+                counted = [
+                    event for event, mask in zip(events, windows, strict=False) if event in own and mask & 1 << bit
+                ]
+                for name in STATISTICS:
+                    error = 0.05 if name == "quantiles" else 1e-9
+                    assert_close(values[name][user], loop_values(name, counted, newest), error)
 
 
 def _kinds(text: str, pattern: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""The selected features of an entity, and the states that have to be merged to compute them."""
+"""The selected features of an entity, and the statistics and windows that have to be folded to compute them."""
 
 import json
 from collections.abc import Sequence
@@ -23,8 +23,7 @@ from profilestream.derive.feature_declaration import (
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable, Key, Statistic
 
-# Internal columns: the time of a request, and a bit mask of windows (bit n: the n-th of `EntityFeatures.windows`).
-AT, MASK = "_at", "_windows"
+AT = "_at"  # internal column: the time of a request
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,9 @@ class EntityFeatures:
         return sources
 
     @cached_property
-    def states(self) -> dict[str, tuple[str, Statistic, str]]:
-        """The different sources, by the name of the state column; columns with the same source share a state."""
-        return {
-            _window_state(path, window): (path, statistic, window) for path, statistic, window in self.sources.values()
-        }
+    def results(self) -> dict[str, tuple[str, Statistic, str]]:
+        """The different sources, by the name of the result; columns with the same source share a result."""
+        return {_result(path, window): (path, statistic, window) for path, statistic, window in self.sources.values()}
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -125,33 +122,25 @@ class EntityFeatures:
     @cached_property
     def statistics(self) -> dict[str, Statistic]:
         """The statistics that are read, by column of the tile table."""
-        return {path: statistic for path, statistic, _ in self.states.values()}
+        return {path: statistic for path, statistic, _ in self.results.values()}
 
     @cached_property
     def windows(self) -> list[str]:
-        """The different windows, such as `7d`, in the order of their bits in MASK."""
-        return list(dict.fromkeys(window for _, _, window in self.states.values()))
+        """The different windows, such as `7d`, in the order of their bits in WINDOWS."""
+        return list(dict.fromkeys(window for _, _, window in self.results.values()))
 
     @cached_property
     def fold(self) -> Fold:
-        """Merges states by entity and time."""
-        return self._make_fold({name: statistic for name, (_, statistic, _) in self.states.items()})
-
-    @cached_property
-    def fold_by_mask(self) -> Fold:
-        """Folds events, or merges states, by entity, time and MASK."""
-        return self._make_fold({tile_state(path): one for path, one in self.statistics.items()}, by_mask=True)
-
-    def _make_fold(self, statistics: dict[str, Statistic], *, by_mask: bool = False) -> Fold:
+        """Folds tiles and events by entity and time."""
         keys = {name: Key(of=f"_{name}", type=self.tiles.keys[name].type) for name in self.keys}
         keys |= {AT: Key(of=AT, type="timestamp")}
-        keys |= {MASK: Key(of=MASK, type="bigint")} if by_mask else {}
+        statistics = {tile_state(path): statistic for path, statistic in self.statistics.items()}
         return Fold(DerivedTable(name=self.tiles.name, write="append", keys=keys, statistics=statistics))
 
     def value(self, column: str) -> Column:
         """A window column, over the results of the statistics."""
         path, _, window = self.sources[column]
-        return self.window_features[column].value(_window_state(path, window)).alias(column)
+        return self.window_features[column].value(_result(path, window)).alias(column)
 
     @cached_property
     def settings(self) -> str:
@@ -167,7 +156,7 @@ def tile_state(path: str) -> str:
     return f"_{path.replace('.', '_')}"
 
 
-def _window_state(path: str, window: str) -> str:
+def _result(path: str, window: str) -> str:
     return f"{tile_state(path)}_{window}"
 
 

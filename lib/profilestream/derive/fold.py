@@ -20,12 +20,14 @@ from pyspark.sql import functions as F
 
 from profilestream.base.columns import quoted
 from profilestream.base.runner import ByKey, Rows, Selection, column_names, compute, evaluate, with_constant
-from profilestream.derive.kernels.group_fold import GroupFold, StatisticFold
+from profilestream.derive.kernels.group_fold import WINDOWS, GroupFold, StatisticFold
 from profilestream.derive.statistics import Heaviest, by_facet
 from profilestream.derive.table_declaration import STATE, DerivedTable, Statistic
 
 _ORDER = ("event_time", "source", "event_id")
 BATCH_COLUMNS = ("epoch", "batch_id")
+# A hash of these columns, for rows that Spark moves.
+BATCH_HASH = "_batch"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,37 @@ class Fold:
         by_column = read.select(*self._keys, "as_of", "at", *_in_facets(self._state_columns))
         values = {path: F.col(path) for path in self.derived.statistics}
         return by_column.select(*self._keys, "as_of", *_in_facets(values | self._readings))
+
+    def read_windows(
+        self, windows: dict[str, tuple[str, int]], at: str, stored: DataFrame, events: DataFrame | None
+    ) -> DataFrame:
+        """Keys, `as_of` (the newest time of all rows), and values of statistics over some of the rows.
+
+        Args:
+            windows: by column of the result: the path of a statistic, and the bit in WINDOWS of the rows that count.
+            at: the key with the time of the values.
+            stored: rows of the table, with WINDOWS, and BATCH_HASH instead of BATCH_COLUMNS.
+            events: with WINDOWS; null: none.
+        """
+        columns = {name: _value(n) for n, name in enumerate(windows)}
+        of_path = {path: one for (_, path, _), one in zip(self._numbered, self._group_fold.statistics, strict=True)}
+        folds = [
+            replace(of_path[path], state=columns[name], stored=of_path[path].state, window=bit)
+            for name, (path, bit) in windows.items()
+        ]
+        types = self._key_types | {"as_of": "timestamp"}
+        types |= {columns[name]: self.derived.statistics[path].result_ddl for name, (path, _) in windows.items()}
+        kernel = partial(_fold_and_read, GroupFold(tuple(self._keys), tuple(folds)), at)
+        parts, order = [self._stored_rows(stored, BATCH_HASH, WINDOWS)], ["event_time", BATCH_HASH]
+        if events is not None:
+            selection = replace(self.selection, columns=self.selection.columns | {WINDOWS: F.col(WINDOWS)})
+            parts = [
+                with_constant(parts[0], "is_stored", True),
+                with_constant(selection.rows(events), "is_stored", False),
+            ]
+            order = ["-is_stored", *_ORDER, BATCH_HASH]
+        read = compute(ByKey(tuple(self._keys), tuple(order), kernel, _columns_ddl(types)), *parts)
+        return read.select(*self._keys, "as_of", *[F.col(column).alias(name) for name, column in columns.items()])
 
     def for_statistic(self, path: str) -> "Fold":
         """The fold of one statistic of the table."""
@@ -223,8 +256,19 @@ def _state(number: int) -> str:
     return f"_state_{number}"
 
 
+def _value(number: int) -> str:
+    return f"_window_value_{number}"
+
+
 def _result(number: int) -> str:
     return f"_result_{number}"
+
+
+def _fold_and_read(fold: GroupFold, at: str, rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Keys, `as_of`, and the values of the folded rows as of the key `at`."""
+    folded = (pa.RecordBatch.from_arrays([*one.columns, one[at]], [*one.schema.names, "at"]) for one in fold.fold(rows))
+    for batch in fold.read(folded):
+        yield batch.drop_columns("at")
 
 
 def _fold_to_facets(

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from profilestream.base.errors import SchemaMismatch
 from profilestream.base.session import materialize
 from profilestream.derive import window_parts
-from profilestream.derive.entity_features import AT, EntityFeatures
+from profilestream.derive.entity_features import AT, EntityFeatures, tile_state
 
 HAS_EVENTS = "_has_events"
 
@@ -61,8 +61,11 @@ def _window_features(
     spark: SparkSession, requests: DataFrame, features: EntityFeatures, known_by: datetime | None
 ) -> DataFrame:
     """Keys, `at`, HAS_EVENTS (whether the entity had any event before) and the window columns."""
-    parts = window_parts.read_parts(spark, requests, features, known_by)
-    results = features.fold.read(features.fold.merge_rows(parts), F.col(AT))
+    tiles, events = window_parts.read_parts(spark, requests, features, known_by)
+    windows = {
+        name: (tile_state(path), features.windows.index(window)) for name, (path, _, window) in features.results.items()
+    }
+    results = features.fold.read_windows(windows, AT, tiles, events)
     has_events = F.col("as_of").isNotNull().alias(HAS_EVENTS)
     values = map(features.value, features.window_columns)
     return results.select(*features.keys, F.col(AT).alias("at"), has_events, *values)

@@ -1,4 +1,4 @@
-"""Window parts: rows of states, computed from full tiles and from events, that are merged into window features.
+"""Window parts: the tiles and events that are folded to window features.
 
 A *request* is an entity and a time t. A window `[t - w, t)` consists of
 
@@ -6,8 +6,7 @@ A *request* is an entity and a time t. A window `[t - w, t)` consists of
 - the events at its two *edges*, read from `events`: the rest of the hour that contains t - w, and the start of the hour
   that contains t. On days with day tiles (compact_tiles.py) the edges are parts of the day.
 
-A window part is a row of states of an entity, with a bit mask of the windows it belongs to. The fold engine merges the
-parts of a request.
+A window part is a tile or an event of a request; its column WINDOWS has a bit for each window that it belongs to.
 """
 
 from collections.abc import Callable
@@ -22,9 +21,10 @@ from profilestream.base import event_period, tables
 from profilestream.base.errors import Refused
 from profilestream.base.session import broadcast_if_small
 from profilestream.derive import compact_tiles
-from profilestream.derive.entity_features import AT, MASK, EntityFeatures, tile_state
+from profilestream.derive.entity_features import AT, EntityFeatures, tile_state
 from profilestream.derive.feature_declaration import DAY, window_micros
-from profilestream.derive.fold import BATCH_COLUMNS
+from profilestream.derive.fold import BATCH_COLUMNS, BATCH_HASH
+from profilestream.derive.kernels.group_fold import WINDOWS
 
 _DAY, _EDGE_DAYS, _COUNT = "_day", "_edge_days", "_count"
 _EPOCH = date(1970, 1, 1)
@@ -60,39 +60,29 @@ class _RequestSummary:
 
 def read_parts(
     spark: SparkSession, requests: DataFrame, features: EntityFeatures, known_by: datetime | None
-) -> DataFrame:
-    """Keys, AT, `as_of` and one state column per window; several rows per request, one of them with null states.
+) -> tuple[DataFrame, DataFrame | None]:
+    """The tiles and the events of the requests, with the keys, AT and WINDOWS; events: null if there are none.
 
-    `as_of` is null in the row with null states.
+    For each request, the tiles contain one more row that has no `as_of`, belongs to no window and has null states.
 
     Args:
         known_by: use only events ingested by this time, and no tiles; null: all events.
     """
-    nulls = {name: F.lit(None).cast(statistic.ddl) for name, (_, statistic, _) in features.states.items()}
-    empty = requests.withColumns({"as_of": F.lit(None).cast("timestamp"), **nulls})
+    nulls = {tile_state(path): F.lit(None).cast(statistic.ddl) for path, statistic in features.statistics.items()}
+    no_time = {"as_of": F.lit(None).cast("timestamp"), WINDOWS: F.lit(0).cast("bigint")}
+    empty = requests.withColumns({**no_time, BATCH_HASH: F.lit(None).cast("bigint"), **nulls})
     if known_by is not None:
-        events = _events_ingested_by(spark, requests, features, known_by)
-        parts = [_split_by_window(_fold_events(events, features), features)]
-    else:
-        # Read the property after the version of the table is fixed: then it may be newer than the rows, never older.
-        tiles = features.read(spark, features.tiles.table)
-        until = compact_tiles.day_tiles_until(spark, features.tiles.table, features.paths)
-        summary = _summarize(requests, _edge_days(features, until))
-        full_tiles = _full_tiles(tiles, requests, summary, features, until)
-        parts = [_fold_tiles(full_tiles, features)]
-        if summary.request_days:
-            _check_events_exist(spark, summary.edge_days, features)
-            events = _edge_events(spark, requests, summary, features, until)
-            parts.append(_split_by_window(_fold_events(events, features), features))
-    return reduce(DataFrame.unionByName, [*parts, empty])
-
-
-def _fold_tiles(rows: DataFrame, features: EntityFeatures) -> DataFrame:
-    """Tiles of requests -> few rows per request.
-
-    Rows of equal masks are merged first, so that each state is handed over once per row and not once per window.
-    """
-    return _split_by_window(features.fold_by_mask.merge_rows(rows), features)
+        return empty, _events_ingested_by(spark, requests, features, known_by)
+    # Read the property after the version of the table is fixed: then it may be newer than the rows, never older.
+    tiles = features.read(spark, features.tiles.table)
+    until = compact_tiles.day_tiles_until(spark, features.tiles.table, features.paths)
+    summary = _summarize(requests, _edge_days(features, until))
+    full_tiles = _full_tiles(tiles, requests, summary, features, until)
+    all_tiles = full_tiles.unionByName(empty)
+    if not summary.request_days:
+        return all_tiles, None
+    _check_events_exist(spark, summary.edge_days, features)
+    return all_tiles, _edge_events(spark, requests, summary, features, until)
 
 
 def _summarize(requests: DataFrame, edge_days: Column) -> _RequestSummary:
@@ -129,17 +119,18 @@ def _full_tiles(
     rows = tiles.where(_in_date_range("date", summary, features)).select(
         *features.keys,
         "as_of",
-        *BATCH_COLUMNS,
+        F.xxhash64(*BATCH_COLUMNS).alias(BATCH_HASH),
         tile_start.alias("_start"),
         tile_end.alias("_end"),
         *[F.col(path).alias(tile_state(path)) for path in features.statistics],
     )
     joined = rows.join(broadcast_if_small(requests, summary.count), features.keys).where(end <= summary.at)
-    return _with_mask(joined, features, lambda length: _starts_inside(start, summary.at, length))
+    in_windows = _with_windows(joined, features, lambda length: _starts_inside(start, summary.at, length))
+    return in_windows.drop("_start", "_end")
 
 
-def _with_mask(rows: DataFrame, features: EntityFeatures, belongs: Callable[[int | None], Column]) -> DataFrame:
-    """Rows with the mask of the windows they belong to.
+def _with_windows(rows: DataFrame, features: EntityFeatures, belongs: Callable[[int | None], Column]) -> DataFrame:
+    """Rows with the windows they belong to.
 
     Rows outside of all windows are dropped unless the population is needed, which counts the entities that existed.
 
@@ -148,8 +139,8 @@ def _with_mask(rows: DataFrame, features: EntityFeatures, belongs: Callable[[int
     """
     lengths = [window_micros(window) for window in features.windows]
     bits = [F.when(belongs(length), F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
-    masked = rows.withColumn(MASK, reduce(Column.__add__, bits).cast("bigint"))
-    return masked if features.needs_population else masked.where(f"{MASK} <> 0")
+    with_windows = rows.withColumn(WINDOWS, reduce(Column.__add__, bits).cast("bigint"))
+    return with_windows if features.needs_population else with_windows.where(f"{WINDOWS} <> 0")
 
 
 def _in_date_range(date_column: str, summary: _RequestSummary, features: EntityFeatures) -> Column:
@@ -192,7 +183,7 @@ def _edge_events(
         in_full_tile = _starts_inside(tile_start, summary.at, length) & (tile_start + tile_length <= summary.at)
         return _starts_inside(time, summary.at, length) & ~in_full_tile
 
-    return _with_mask(joined.where(time < summary.at), features, at_edge)
+    return _with_windows(joined.where(time < summary.at), features, at_edge)
 
 
 def _events_ingested_by(
@@ -207,7 +198,7 @@ def _events_ingested_by(
         broadcast_if_small(keyed_requests, summary.count), [f"_{name}" for name in features.keys]
     )
     before = joined.where(time < summary.at)
-    return _with_mask(before, features, lambda length: _starts_inside(time, summary.at, length))
+    return _with_windows(before, features, lambda length: _starts_inside(time, summary.at, length))
 
 
 def _event_keys(features: EntityFeatures) -> list[Column]:
@@ -220,22 +211,6 @@ def with_entity_keys(events: DataFrame, features: EntityFeatures) -> DataFrame:
         f"_{name}": F.expr(features.tiles.keys[name].of).cast(features.tiles.keys[name].type) for name in features.keys
     }
     return events.where(features.tiles.where).withColumns(keys)
-
-
-def _fold_events(events: DataFrame, features: EntityFeatures) -> DataFrame:
-    """Events of requests -> one row of states per request and mask."""
-    return features.fold_by_mask.partials(events)
-
-
-def _split_by_window(rows: DataFrame, features: EntityFeatures) -> DataFrame:
-    """Rows of states with a mask -> one state column per window, null if the row does not belong to the window."""
-    bits = {window: F.lit(1 << n) for n, window in enumerate(features.windows)}
-    states = [
-        F.when(F.col(MASK).bitwiseAND(bits[window]) != 0, F.col(tile_state(path))).alias(name)
-        for name, (path, _, window) in features.states.items()
-    ]
-    order = [name for name in BATCH_COLUMNS if name in rows.columns]
-    return rows.select(*features.keys, AT, "as_of", *order, *states)
 
 
 def _check_events_exist(spark: SparkSession, edge_days: list[int], features: EntityFeatures) -> None:

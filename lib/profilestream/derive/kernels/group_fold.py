@@ -29,6 +29,8 @@ from profilestream.derive.kernels.kernel import (
 )
 
 BLOCK_ROWS = 100_000
+# The windows that a row belongs to, as bits of a number.
+WINDOWS = "_windows"
 _NO_TIME = np.iinfo(np.int64).min
 
 
@@ -41,6 +43,8 @@ class StatisticFold:
         value, weight: columns of the events.
         half_life_days: null without decay.
         result: column of the value in the result of `GroupFold.fold`; empty: no such column.
+        stored: column of the state in rows that are stored; empty: `state`.
+        window: only rows with this bit in the column WINDOWS count; null: all rows count.
     """
 
     kernel: Kernel
@@ -49,6 +53,8 @@ class StatisticFold:
     weight: str
     half_life_days: float | None
     result: str = ""
+    stored: str = ""
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,22 +157,30 @@ class GroupFold:
         is_stored = _flags(rows, "is_stored") if "is_stored" in names else np.full(len(rows), "event_id" not in names)
         times, newest = _micros(rows["event_time"]), np.full(count, _NO_TIME)
         np.maximum.at(newest, groups, times)
-        stored = [(rows.filter(pa.array(is_stored)), groups[is_stored], times[is_stored])] if is_stored.any() else []
+        carried: list[_StoredRows] = []
         if carry is not None and len(carry):
-            carried = _micros(carry["as_of"])
-            newest[: len(carry)] = np.maximum(newest[: len(carry)], carried)
-            stored.insert(0, (carry, np.arange(len(carry)), carried))
-        events = _BlockEvents.of(rows.filter(pa.array(~is_stored)), groups[~is_stored], times[~is_stored], newest)
+            newest[: len(carry)] = np.maximum(newest[: len(carry)], _micros(carry["as_of"]))
+            carried = [_StoredRows(carry, np.arange(len(carry)), _micros(carry["as_of"]))]
+        has_stored, has_events = bool(is_stored.any()), not is_stored.all()
+
+        def rows_of(window: int | None) -> tuple[_StoredRows, _BlockEvents]:
+            counts = np.ones(len(rows), bool) if window is None else _has_bit(rows, window)
+            stored, events = is_stored & counts, ~is_stored & counts
+            return (
+                _StoredRows(rows.filter(pa.array(stored)), groups[stored], times[stored]),
+                _BlockEvents.of(rows.filter(pa.array(events)), groups[events], times[events], newest),
+            )
+
+        by_window = {window: rows_of(window) for window in {one.window for one in self.statistics}}
 
         def state(statistic: StatisticFold) -> Array:
-            kernel, days = statistic.kernel, statistic.half_life_days
-            parts = [
-                kernel.unpack(StoredStates(part[statistic.state], decay_factors(at, newest[of], days), of))
-                for part, of, at in stored
-            ]
-            if len(events.groups):
-                parts.append(kernel.lift(events.select(statistic)))
-            return kernel.fold(pa.concat_tables(parts), count)
+            stored, events = by_window[statistic.window]
+            parts = [one.entries(statistic, statistic.state, newest) for one in carried]
+            if has_stored:
+                parts.append(stored.entries(statistic, statistic.stored or statistic.state, newest))
+            if has_events:
+                parts.append(statistic.kernel.lift(events.select(statistic)))
+            return statistic.kernel.fold(pa.concat_tables(parts), count)
 
         keys = rows.select(list(self.keys)).take(offsets_of(groups, count)[:-1])
         with np.errstate(invalid="ignore", over="ignore"):  # infinite and NaN values are legal
@@ -174,6 +188,20 @@ class GroupFold:
         as_of = pa.array(newest, mask=newest == _NO_TIME).cast(TIMESTAMP)
         columns = {name: keys[name] for name in self.keys} | {"as_of": as_of} | states
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+@dataclass(frozen=True)
+class _StoredRows:
+    """Stored rows of a block, with the number of the group and the time of each."""
+
+    rows: pa.RecordBatch
+    groups: Ints
+    times: Ints
+
+    def entries(self, statistic: StatisticFold, column: str, newest: Ints) -> pa.Table:
+        """The entries of the states in a column."""
+        factors = decay_factors(self.times, newest[self.groups], statistic.half_life_days)
+        return statistic.kernel.unpack(StoredStates(self.rows[column], factors, self.groups))
 
 
 @dataclass(frozen=True)
@@ -212,6 +240,10 @@ def _concatenated(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 def _micros(times: Array) -> Ints:
     micros: Any = times.cast(TIMESTAMP).cast(pa.int64()).fill_null(_NO_TIME)
     return np.asarray(micros.to_numpy(), np.int64)
+
+
+def _has_bit(rows: pa.RecordBatch, window: int) -> Any:
+    return rows[WINDOWS].to_numpy(zero_copy_only=False) & (1 << window) != 0
 
 
 def _flags(rows: pa.RecordBatch, name: str) -> Any:
