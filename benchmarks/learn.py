@@ -195,7 +195,7 @@ def _profile_changes(spark: SparkSession, settings: Settings, first: int, users:
     return spark.range(first, first + users, 1, 4).selectExpr(
         "concat('u', id) AS user_id",
         f"timestamp_micros({(workloads.START + batch_id * 3600) * 1_000_000}) AS as_of",
-        f"named_struct('vector', {weighed}) AS behavior",
+        f"named_struct('behavior', named_struct('vector', {weighed})) AS state",
         "'insert' AS _change_type",
         f"{batch_id}L AS _commit_version",
     )
