@@ -13,7 +13,7 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.learn import factors, segments
+from profilestream.learn import factors, factors_batch, segments
 from profilestream.serve.scores import recommend
 from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector
@@ -63,8 +63,9 @@ class Shop:
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
         state = factors.read_state(self.spark, settings, version)
-        update = factors.learn_batch(events, rows, state, batch, settings)
-        batch.merge(commits.with_batch_columns(update.rows, table, txn), table)
+        change, _ = factors_batch.learn(state, events, factors.als_params(settings), rows)
+        changed = commits.with_batch_columns(factors.changed_rows(self.spark, change), table, txn)
+        batch.merge(changed, table)
         seconds = time.monotonic() - started
         self.batches += 1
         events.unpersist()
@@ -116,8 +117,8 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
     )
     _, model = _fit(_ratings(spark))
     pinned = recommend.pin_versions(spark, shop.settings)
-    users = recommend.selected_users(spark, shop.settings, pinned).persist()
-    count = users.count()
+    users = recommend.selected_users(spark, shop.settings, pinned)
+    count = users.in_model.persist().count()
     mllib_users = spark.range(USERS).select(F.col("id").cast("int").alias("user"))
 
     def write(lists: DataFrame) -> None:
@@ -194,7 +195,7 @@ def _profile_changes(spark: SparkSession, settings: Settings, first: int, users:
     return spark.range(first, first + users, 1, 4).selectExpr(
         "concat('u', id) AS user_id",
         f"timestamp_micros({(workloads.START + batch_id * 3600) * 1_000_000}) AS as_of",
-        f"named_struct('vector', {weighed}) AS behavior",
+        f"named_struct('behavior', named_struct('vector', {weighed})) AS state",
         "'insert' AS _change_type",
         f"{batch_id}L AS _commit_version",
     )
@@ -207,8 +208,8 @@ def _interactions(spark: SparkSession, first: int, rows: int, users: int, items:
     """Purchases as factors.interactions returns them: 100,000 per day; items with small numbers are popular."""
     uniform = f"(pmod(xxhash64(id, {SEED}, {{}}), 1000000) / 1000000D)"
     return spark.range(first, first + rows, 1, 4).selectExpr(
-        f"concat('u', CAST({uniform.format(1)} * {users} AS INT)) AS key",
-        f"concat('i', CAST(pow({uniform.format(2)}, 2) * {items} AS INT)) AS other_key",
+        f"concat('u', CAST({uniform.format(1)} * {users} AS INT)) AS user_id",
+        f"concat('i', CAST(pow({uniform.format(2)}, 2) * {items} AS INT)) AS item_id",
         "5.0D AS weight",
         "CAST(NULL AS DOUBLE) AS rating",
         "1700000000000000L + id * 864000L AS time_micros",
@@ -219,7 +220,7 @@ def _interactions(spark: SparkSession, first: int, rows: int, users: int, items:
 def _ratings(spark: SparkSession) -> DataFrame:
     events = _interactions(spark, 0, PAST_EVENTS + BATCH_SIZE, USERS, ITEMS)
     return events.selectExpr(
-        "int(substr(key, 2)) AS user", "int(substr(other_key, 2)) AS item", "float(weight) AS rating"
+        "int(substr(user_id, 2)) AS user", "int(substr(item_id, 2)) AS item", "float(weight) AS rating"
     )
 
 

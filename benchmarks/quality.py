@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from profilestream.learn import als_rows
+import pyarrow as pa
+from profilestream.learn import als_rows, factors_batch
 from profilestream.learn.als import AlsParams, Floats, Longs
+from profilestream.learn.factors_batch import FactorsState
 from profilestream.learn.item_index import UserItems
-from profilestream.learn.local_als import AlsModel, LocalAls
 
 from benchmarks import baselines, real_datasets
 from benchmarks.prequential import BATCH_SIZE, EvalBatch, Recalls, batches, first_fifth, first_third
@@ -74,33 +75,33 @@ def rmse_ml100k_5fold_whole() -> Result:
 
 def recalls_by_ranker(log: Log, params: AlsParams) -> dict[str, list[Recalls]]:
     """Recalls of each ranker on each batch, before the batch is learned."""
-    learner = LocalAls(replace(params, eval_users=0))
-    model = learner.fit_full_passes(learner.empty(), log.rows(0, first_fifth(log)), FIRST_FULL_PASSES)
+    params = replace(params, eval_users=0)
+    first = log.rows(0, first_fifth(log))
+    state = factors_batch.fit_full_passes(factors_batch.empty_state(params), first, FIRST_FULL_PASSES, params)
     by_ranker: dict[str, list[Recalls]] = {}
     for batch in batches(log):
-        for ranker, scores in _scores(model, log, batch).items():
+        for ranker, scores in _scores(state, params, log, batch).items():
             by_ranker.setdefault(ranker, []).append(batch.evaluate(scores))
-        model, _ = learner.learn(model, log.rows(batch.begin, batch.end))
+        state = _after(state, log.rows(batch.begin, batch.end), params)
     return by_ranker
 
 
-def _scores(model: AlsModel, log: Log, batch: EvalBatch) -> dict[str, Floats]:
+def _after(state: FactorsState[pa.Table], events: pa.Table, params: AlsParams) -> FactorsState[pa.Table]:
+    """The state after the events."""
+    change, _ = factors_batch.learn(state, events, params)
+    return state.updated(change)
+
+
+def _scores(state: FactorsState[pa.Table], params: AlsParams, log: Log, batch: EvalBatch) -> dict[str, Floats]:
     """Scores of the batch's users by ranker, (users, items of the log); new users have a zero vector."""
-    user_ids = log.users[batch.users]
-    rows = model.users.sort_by("key")
-    keys = als_rows.strings(rows, "key")
-    position = np.searchsorted(keys, user_ids).clip(max=len(keys) - 1)
-    stored_users = np.flatnonzero(keys[position] == user_ids)
-    state = rows.take(position[stored_users])
-    vectors = np.zeros((len(user_ids), model.params.width))
-    vectors[stored_users] = als_rows.stored_vectors(state, model.params)
-    row, item_ids, weight = als_rows.stored_events(state)
-    index = model.item_index
-    user, item = stored_users[row], index.positions(item_ids)
+    user_ids, index = log.users[batch.users], factors_batch.index_of(state, params)
+    vectors, position = als_rows.vectors_of(user_ids, state.users, params), als_rows.positions(user_ids, state.users)
+    row, item_ids, weight = als_rows.stored_events(state.users.take(position[position >= 0]))
+    user, item = np.flatnonzero(position >= 0)[row], index.positions(item_ids)
     user_items = UserItems(user[weight > 0], item[weight > 0], weight[weight > 0])
     columns = np.searchsorted(log.items, index.item_ids)
     by_ranker = {}
-    for ranker, scores in index.scores(vectors, user_items, model.params).items():
+    for ranker, scores in index.scores(vectors, user_items, params).items():
         by_ranker[ranker] = np.full((len(user_ids), len(log.items)), -np.inf)
         by_ranker[ranker][:, columns] = scores
     return by_ranker
@@ -188,11 +189,10 @@ def _rmse(bench: str, bound: float, params: AlsParams, stored: str) -> Result:
     for fold in range(5):
         test = order[fold::5]
         train = rng.permutation(np.setdiff1d(order, test))
-        learner = LocalAls(params)
-        model = learner.empty()
+        state = factors_batch.empty_state(params)
         for batch in np.array_split(train, 8):
-            model, _ = learner.learn(model, ratings.rows(batch))
-        predicted = learner.score(model, ratings.rows(test)).clip(1, 5)
+            state = _after(state, ratings.rows(batch), params)
+        predicted = factors_batch.predictions(state, ratings.rows(test), params).clip(1, 5)
         errors.append(float(np.sqrt(((predicted - ratings.stars[test]) ** 2).mean())))
     folds = ", ".join(f"{error:.4f}" for error in errors)
     detail = (

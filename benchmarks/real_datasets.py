@@ -51,14 +51,12 @@ class Log:
         return len(self.time_micros)
 
     def rows(self, begin: int, end: int) -> pa.Table:
-        """Events with numbers in [begin, end) as rows of als_rows.SCHEMA, kind NEW."""
+        """Events with numbers in [begin, end), with als_rows.EVENT."""
         part = slice(begin, end)
-        columns = {
-            "kind": np.full(end - begin, als_rows.NEW, np.int32), "key": self.users[self.user[part]],
-            "other_key": self.items[self.item[part]], "weight": self.weight[part],
-            "time_micros": self.time_micros[part], "category": self.category[part],
-        }  # fmt: skip
-        return _rows(end - begin, columns)
+        return als_rows.table(
+            als_rows.EVENT, end - begin, user_id=self.users[self.user[part]], item_id=self.items[self.item[part]],
+            weight=self.weight[part], time_micros=self.time_micros[part], category=self.category[part],
+        )  # fmt: skip
 
 
 def online_retail() -> Log:
@@ -115,11 +113,10 @@ class Ratings:
     def rows(self, index: NDArray[np.int64]) -> pa.Table:
         """The ratings at these positions as events of mode explicit, in this order, one second apart."""
         n = len(index)
-        columns = {
-            "kind": np.full(n, als_rows.NEW, np.int32), "key": self.user[index], "other_key": self.item[index],
-            "weight": np.ones(n), "rating": self.stars[index], "time_micros": 1_000_000 * np.arange(1, n + 1),
-        }  # fmt: skip
-        return _rows(n, columns)
+        return als_rows.table(
+            als_rows.EVENT, n, user_id=self.user[index], item_id=self.item[index], weight=np.ones(n),
+            rating=self.stars[index], time_micros=1_000_000 * np.arange(1, n + 1),
+        )  # fmt: skip
 
 
 def ml_100k(folder: Path) -> Ratings:
@@ -137,14 +134,6 @@ def ml_100k(folder: Path) -> Ratings:
         raise ValueError(f"{ML_100K_PATH} in {wheel} does not have SHA-256 {ML_100K_SHA256}: remove the wheel")
     frame = pd.read_csv(io.BytesIO(text), sep="\t", header=0, names=["user", "item", "stars", "at"], dtype=str)
     return Ratings(frame["user"].to_numpy(object), frame["item"].to_numpy(object), frame["stars"].to_numpy(float))
-
-
-def _rows(n: int, columns: dict[str, Any]) -> pa.Table:
-    arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
-        for field in als_rows.SCHEMA
-    ]
-    return pa.Table.from_arrays(arrays, schema=als_rows.SCHEMA)
 
 
 def _log(name: str, **columns: Any) -> Log:

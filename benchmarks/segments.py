@@ -1,4 +1,4 @@
-"""Quality of the segments, measured with the in-memory k-means (profilestream/learn/local_kmeans.py), without Spark.
+"""Quality of the segments, measured in memory (segments_batch.SegmentsState), without Spark.
 
 The cost of a batch is prequential: the sum of squared distances of its points to the nearest center, before the batch
 is learned. Each point is a user of its own, a batch is a day, and the half-life is two days; other settings have their
@@ -18,10 +18,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from profilestream.learn import kmeans
+import pyarrow as pa
+from profilestream.learn import kmeans, kmeans_tasks
 from profilestream.learn.als import Floats
 from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.local_kmeans import Contributions, LocalKMeans
+from profilestream.learn.segments_batch import SegmentsState
 from profilestream.learn.sums import MICROS_PER_DAY
 from sklearn.cluster import KMeans as FullKMeans  # type: ignore[import-untyped]
 from sklearn.cluster import MiniBatchKMeans
@@ -106,11 +107,10 @@ def kmeans_first_batch_spread() -> Result:
 def kmeans_core_time_vs_best20() -> Result:
     """Processor time of a batch on one thread, with the contributions of all users in memory."""
     stream = point_streams.mixture("births", 0)
-    learner = LocalKMeans(PARAMS)
-    state, ours = learner.empty(), []
+    state, ours = SegmentsState.empty(stream[0].points.shape[1]), []
     for rows in _daily_batches(stream):
         start = time.process_time()
-        state = learner.learn(state, rows)
+        state = state.learn(rows, PARAMS)
         ours.append(time.process_time() - start)
     theirs = []
     for number in range(WARM_UP, len(stream), 10):
@@ -132,11 +132,9 @@ def kmeans_core_time_vs_best20() -> Result:
 
 def incremental(stream: Stream, k: int, params: KMeansParams = PARAMS) -> Centers:
     """The incremental k-means of this project."""
-    learner = LocalKMeans(replace(params, k=k))
-    state = learner.empty()
+    state = SegmentsState.empty(stream[0].points.shape[1])
     for rows in _daily_batches(stream[:-1]):
-        state = learner.learn(state, rows)
-        assert state.segments is not None
+        state = state.learn(rows, replace(params, k=k))
         yield state.segments.centers
 
 
@@ -175,13 +173,13 @@ def _full_kmeans(stream: Stream, k: int) -> Floats:
     return np.asarray(FullKMeans(k, n_init=1, random_state=0).fit(stream[0].points).cluster_centers_, np.float64)
 
 
-def _daily_batches(stream: Stream) -> Iterator[Contributions]:
+def _daily_batches(stream: Stream) -> Iterator[pa.Table]:
     """One batch per day, with its points evenly distributed over the day."""
     users = 0
     for day, batch in enumerate(stream, start=1):
         n = len(batch.points)
         times = day * MICROS_PER_DAY + np.arange(n) * MICROS_PER_DAY // n
-        yield Contributions(np.arange(users, users + n), batch.points, times)
+        yield kmeans_tasks.contributions([str(users + m) for m in range(n)], batch.points, times)
         users += n
 
 

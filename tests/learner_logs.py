@@ -13,6 +13,7 @@ from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.learn import als_rows, als_tasks, factors, score_tasks, segments
+from profilestream.learn.item_index import ItemIndex
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -153,9 +154,8 @@ def _recommendations(rows: pa.Table, settings: Settings) -> pa.Table:
     params = factors.als_params(settings)
     sides = {side: rows.filter(pc.equal(rows["side"], pa.scalar(side))) for side in ("user", "item", "global")}
     sums = als_rows.global_sums_from_bytes(sides["global"]["global_sums"][0].as_py(), params.width)
-    items = sides["item"].append_column("time_micros", sides["item"]["as_of"].cast(pa.int64()))
-    packed = als_tasks.pack_items(iter(items.combine_chunks().to_batches()), sums, params)
-    index = als_tasks.unpack_items([data for batch in packed for data in batch["payload"].to_pylist()], params)
+    packed = als_tasks.pack_items(sides["item"], global_sums=sums, params=params)["items"]
+    index = ItemIndex.from_rows(packed, params)
     users = [str(key) for key in sides["user"]["key"].to_pylist()]
     return score_tasks.recommend_items([*users, "unknown"], sides["user"], index, params, ranker="blend", top_k=10)
 

@@ -66,7 +66,7 @@ def _transitions(name: str, spark: SparkSession, settings: Settings) -> dict[str
 
 def factor_vectors(spark: SparkSession, settings: Settings) -> dict[tuple[str, str], Any]:
     """Vectors of `factors` by side and key."""
-    rows = factors.read_state(spark, settings).rows.select("side", "key", "vector").collect()
+    rows = factors.table(settings).read(spark, settings.paths).where("side != 'global'").collect()
     return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
 
 

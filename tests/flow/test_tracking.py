@@ -18,13 +18,25 @@ from mlflow.entities import Run
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
-from profilestream.learn import als_tasks, factors, promotion_gate, publications, score_tasks
+from profilestream.base.passes import Pass, run_pass
+from profilestream.learn import (
+    als_rows,
+    factors,
+    factors_batch,
+    item_index,
+    promotion_gate,
+    publications,
+    publishing,
+    score_tasks,
+)
+from profilestream.learn.item_index import ItemIndex
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.publications import PublishedFactors
 from profilestream.learn.tracking import MlflowStore
+from profilestream.learn.version_aliases import CHAMPION
 from profilestream.serve.scores import recommend
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 
 from jobs import learn_factors, learn_publish
 from tests.builders import Shop, event
@@ -185,8 +197,13 @@ def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
     return {row["model_version"] for row in rows}
 
 
+def _rows(published: PublishedFactors) -> dict[tuple[str, str], Row]:
+    sides = {"user": published.state.users, "item": published.state.items}
+    return {(side, row["key"]): row for side, rows in sides.items() for row in rows.collect()}
+
+
 def _vectors(published: PublishedFactors) -> dict[tuple[str, str], bytes]:
-    return {(row["side"], row["key"]): bytes(row["vector"]) for row in published.state.rows.collect()}
+    return {key: bytes(row["vector"]) for key, row in _rows(published).items()}
 
 
 def test_the_first_version_is_the_champion_and_equals_the_learned_state(
@@ -199,31 +216,35 @@ def test_the_first_version_is_the_champion_and_equals_the_learned_state(
     published = publications.read_factors(spark, shop.settings())
     learned = shop.read(spark, factors.table(shop.settings())).where("side != 'global'")
     assert published.model_version == 1
-    assert published.state.rows.columns == learned.columns
+    publication = publications.factors_publication(shop.settings())
+    _, rows = publishing.read(spark, shop.settings(), publication, CHAMPION)
+    assert rows.columns == learned.columns
     assert _vectors(published) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
 
 
 def _spark_scores(published: PublishedFactors) -> dict[str, dict[str, float]]:
     """The three best items of every user with their scores, computed in Spark tasks."""
     params, ranker = published.params, published.ranker
-    packed = factors.packed_items(published.state.rows, 1, published.state.global_sums, params)
-    items = als_tasks.unpack_items([bytes(row["payload"]) for row in packed.collect()], params)
 
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            users = pa.Table.from_batches([batch])
-            keys = [str(key) for key in users["key"].to_pylist()]
-            yield from score_tasks.recommend_items(keys, users, items, params, ranker=ranker, top_k=3).to_batches()
+    def score(users: pa.Table, items: pa.Table) -> dict[str, pa.Table]:
+        keys, index = [str(key) for key in users["key"].to_pylist()], ItemIndex.from_rows(items, params)
+        return {"lists": score_tasks.recommend_items(keys, users, index, params, ranker=ranker, top_k=3)}
 
-    users = published.state.rows.where("side = 'user'").select(*score_tasks.COLUMNS)
-    columns = "user_id string, item_ids array<string>, scores array<double>"
-    rows = users.mapInArrow(score, columns).collect()
+    scores = Pass(
+        score,
+        inputs={"users": als_rows.USER, "items": item_index.SCHEMA},
+        keys={"users": "key"},
+        outputs={"lists": score_tasks.SCHEMA},
+    )
+    items = factors_batch.packed_items(published.state, params)
+    lists, _ = run_pass(scores, {"users": published.state.users, "items": items})
+    rows = lists["lists"].collect()
     return {row["user_id"]: dict(zip(row["item_ids"], row["scores"], strict=True)) for row in rows}
 
 
 def _naive_scores(published: PublishedFactors, user: str) -> dict[str, float]:
     """Scores of all items that the user does not have, by a loop: product of the vectors plus weighted popularity."""
-    rows = {(row["side"], row["key"]): row for row in published.state.rows.collect()}
+    rows = _rows(published)
     items = {key: row for (side, key), row in rows.items() if side == "item"}
     now, half_life = published.state.global_sums.as_of / DAY_MICROS, published.params.popularity_half_life_days
     ages = {key: now - row["as_of"].timestamp() / 86_400 for key, row in items.items()}
@@ -243,7 +264,7 @@ def test_the_mlflow_model_gives_the_scores_of_spark_and_of_a_naive_loop(
 ) -> None:
     published = publications.read_factors(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
-    user_ids = [*sorted(row["key"] for row in published.state.rows.where("side = 'user'").collect()), "unknown"]
+    user_ids = [*sorted(row["key"] for row in published.state.users.collect()), "unknown"]
     signature = model.metadata.signature.to_dict()
     assert {name: json.loads(schema) for name, schema in signature.items()} == {
         "inputs": [{"type": "string", "name": "user_id", "required": True}],

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from profilestream.learn import als, als_rows, als_tasks, local_als
+from profilestream.learn import als, als_rows, als_tasks, factors_batch, item_index
 from profilestream.learn.als import AlsParams, GlobalSums
 from profilestream.learn.item_index import RANKERS
-from profilestream.learn.local_als import LocalAls
 from profilestream.learn.ranking_metrics import RankingSums
 
 from tests.naive_als import DAY, Event, NaiveAls
+from tests.partitions import split_into
 
 IMPLICIT = AlsParams(
     k=4,
@@ -44,34 +44,33 @@ def event_rows(batch: list[Event], params: AlsParams) -> pa.Table:
     return pa.Table.from_pylist(
         [
             {
-                "kind": als_rows.NEW, "key": e.user, "other_key": e.item, "time_micros": e.time, "category": e.category,
+                "user_id": e.user, "item_id": e.item, "time_micros": e.time, "category": e.category,
                 **({"weight": 1.0, "rating": e.rating} if params.is_explicit else {"weight": e.weight}),
             }
             for e in batch
         ],
-        als_rows.SCHEMA,
+        als_rows.EVENT,
     )  # fmt: skip
 
 
 class PartitionedAls:
-    """The learner with each batch split by user into partitions."""
+    """A state in memory that learns each batch in partitions."""
 
     def __init__(self, params: AlsParams, partitions: int) -> None:
-        self.learner, self.partitions = LocalAls(params), partitions
-        self.model = self.learner.empty(mean_rating=MEAN_RATING if params.is_explicit else None)
+        self.params, self.partitions = params, partitions
+        self.state = factors_batch.empty_state(params)
+        if params.is_explicit:
+            sums = replace(self.state.global_sums, mean_rating=MEAN_RATING)
+            self.state = replace(self.state, global_sums=sums)
         self.ranking_sums: dict[str, RankingSums] = {}
 
     def learn(self, batch: list[Event]) -> None:
-        delta, users = self.learner.zero(), len({event.user for event in batch})
-        for partition in range(self.partitions):
-            events = [event for event in batch if sum(event.user.encode()) % self.partitions == partition]
-            rows = event_rows(events, self.learner.params)
-            delta = self.learner.merge(self.learner.batch_delta(self.model, rows, users), delta)
-        self.ranking_sums = local_als.ranking_sums(delta)
-        self.model = self.learner.apply(self.model, delta, max([event.time for event in batch], default=0))
+        with split_into(self.partitions):
+            change, evaluation = factors_batch.learn(self.state, event_rows(batch, self.params), self.params)
+        self.state, self.ranking_sums = self.state.updated(change), evaluation.by_ranker
 
     def rows(self, side: str) -> dict[str, dict[str, Any]]:
-        return {row["key"]: row for row in (self.model.users if side == "user" else self.model.items).to_pylist()}
+        return {row["key"]: row for row in (self.state.users if side == "user" else self.state.items).to_pylist()}
 
     def vectors(self, side: str) -> dict[str, Any]:
         return {key: np.frombuffer(row["vector"], np.float32) for key, row in self.rows(side).items()}
@@ -172,16 +171,16 @@ def test_the_global_sums_equal_sums_over_all_rows() -> None:
     for begin in range(0, 80, 20):
         model.learn(log[begin : begin + 20])
     q = np.array(list(model.vectors("item").values()), float)
-    np.testing.assert_allclose(model.model.global_sums.item_gram, q.T @ q, rtol=1e-6, atol=1e-9)
-    assert model.model.global_sums.item_count == len(q)
+    np.testing.assert_allclose(model.state.global_sums.item_gram, q.T @ q, rtol=1e-6, atol=1e-9)
+    assert model.state.global_sums.item_count == len(q)
 
 
 def test_an_empty_batch_changes_nothing() -> None:
     model = PartitionedAls(IMPLICIT, 2)
     model.learn(random_events(30, seed=2))
-    vectors, before = model.vectors("user"), model.model.global_sums
+    vectors, before = model.vectors("user"), model.state.global_sums
     model.learn([])
-    after = model.model.global_sums
+    after = model.state.global_sums
     np.testing.assert_array_equal(after.user_gram, before.user_gram)
     assert model.vectors("user").keys() == vectors.keys() and after.as_of == before.as_of
 
@@ -225,13 +224,13 @@ def test_global_sums_are_restored_from_bytes() -> None:
 def test_a_hot_user_stores_its_latest_events_and_contributes_once_per_item() -> None:
     params = AlsParams(k=4)
     log = [Event("hot", f"i{n % 50}", 1.0, n * 1_000_000) for n in range(200_000)]
-    batch = event_rows(log, params).combine_chunks().to_batches()[0]
-    batches = als_tasks.update_users(iter([batch]), GlobalSums.zero(4), params)
-    output = [row for batch in batches for row in batch.to_pylist()]
-    (user,) = [row for row in output if row["kind"] == als_rows.UPDATED]
+    stored, items = als_rows.USER.empty_table(), item_index.SCHEMA.empty_table()
+    rows = event_rows(log, params)
+    output = als_tasks.update_users(rows, stored, items, global_sums=GlobalSums.zero(4), params=params)
+    (user,) = output["users"].to_pylist()
     assert len(user["item_ids"]) == params.max_events_per_user
     assert user["tail_weight"] == 200_000 - params.max_events_per_user
-    contributions = [row for row in output if row["kind"] == als_rows.CONTRIBUTION]
+    contributions = output["contributions"].to_pylist()
     assert len(contributions) == 50
     total = sum(row["decayed_weight"] for row in contributions)
     assert total == pytest.approx(200_000, rel=0.05)  # the log has 2.3 days, the half-life is 45 days
@@ -240,13 +239,12 @@ def test_a_hot_user_stores_its_latest_events_and_contributes_once_per_item() -> 
 def test_a_damaged_vector_is_reported_by_key_and_skipped_by_a_full_pass() -> None:
     model = PartitionedAls(IMPLICIT, 1)
     model.learn(random_events(30, seed=2))
-    items, global_sums = model.model.items, model.model.global_sums
+    items, global_sums = model.state.items, model.state.global_sums
     for damaged in (b"", np.full(4, np.nan, np.float32).tobytes(), None):
         stored = zip(items["key"].to_pylist(), items["vector"].to_pylist(), strict=True)
         cells = [damaged if key == "i3" else cell for key, cell in stored]
         broken = items.set_column(items.schema.get_field_index("vector"), "vector", pa.array(cells, pa.binary()))
         with pytest.raises(ValueError, match=r"damaged vectors in factors: \['i3'\]; .*learn_factors.py --full-pass"):
-            list(als_tasks.pack_items(iter(broken.to_batches()), global_sums, IMPLICIT))
-        (packed,) = als_tasks.pack_items(iter(broken.to_batches()), global_sums, IMPLICIT, skip_damaged=True)
-        index = als_tasks.unpack_items([row["payload"] for row in packed.to_pylist()], IMPLICIT)
-        assert set(index.item_ids) == set(items["key"].to_pylist()) - {"i3"}
+            als_tasks.pack_items(broken, global_sums=global_sums, params=IMPLICIT)
+        packed = als_tasks.pack_items(broken, global_sums=global_sums, params=IMPLICIT, skip_damaged=True)["items"]
+        assert set(packed["item_id"].to_pylist()) == set(items["key"].to_pylist()) - {"i3"}

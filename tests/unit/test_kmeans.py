@@ -1,25 +1,25 @@
 """Incremental k-means: equal to a reference implementation over single users, and right on data with a known answer."""
 
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profilestream.learn import kmeans, split_merge
+from profilestream.learn import kmeans, kmeans_tasks, split_merge
 from profilestream.learn.als import Floats
 from profilestream.learn.cluster_sums import ClusterSums
 from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
-from profilestream.learn.local_kmeans import Contributions, LocalKMeans, LocalKMeansState
+from profilestream.learn.segments_batch import SegmentsState
 from profilestream.learn.split_merge import SplitAxes
 from profilestream.learn.sums import total
 
-from tests import laws, naive_kmeans
-from tests.naive_kmeans import DAY, Contribution
+from tests import laws, memory_segments, naive_kmeans
+from tests.memory_segments import Row, users_of
+from tests.naive_kmeans import DAY
+from tests.partitions import split_into
 
-# User, point, time in microseconds.
-Row = tuple[str, tuple[float, float], int]
 FOUR = KMeansParams(k=4, half_life_days=5.0, passes=1)
 fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 # Integers, so that many points and distances are equal; and others.
@@ -28,33 +28,27 @@ ROWS = st.tuples(st.sampled_from("abcdefghij"), st.tuples(NUMBERS, NUMBERS), st.
 BATCHES = st.lists(st.lists(ROWS, max_size=12), min_size=1, max_size=6)
 
 
-def contributions(rows: list[Row]) -> Contributions:
-    users, points, times = zip(*rows, strict=True) if rows else ((), (), ())
-    return Contributions(np.array(users, str), np.array(points, float).reshape(-1, 2), np.array(times, np.int64))
+EMPTY = SegmentsState.empty(2)
 
 
-def users_of(state: LocalKMeansState) -> dict[str, Contribution]:
-    assert state.contributions is not None
-    stored = state.contributions
-    columns = zip(stored.users, stored.points, stored.times, state.segment_ids, strict=True)
-    return {str(user): (point, int(at), int(segment)) for user, point, at, segment in columns}
+def learn(state: SegmentsState, rows: list[Row], params: KMeansParams = FOUR) -> SegmentsState:
+    return memory_segments.learn(state, rows, params)
 
 
-def segments_of(state: LocalKMeansState) -> KMeansState:
-    assert state.segments is not None
-    return state.segments
-
-
-def blobs(centers: list[tuple[float, float]], size: int, seed: int, day: int = 1) -> Contributions:
+def blobs(centers: list[tuple[float, float]], size: int, seed: int, day: int = 1) -> list[Row]:
     """`size` new users around each center, within one day; their ids start with their center."""
     rng = np.random.default_rng(seed)
     points = np.repeat(np.array(centers), size, axis=0)
     users = [f"{int(x)},{int(y)} of {day} {n % size}" for n, (x, y) in enumerate(points)]
     times = rng.integers(day * DAY, (day + 1) * DAY, len(points))
-    return Contributions(np.array(users), points + rng.normal(0, 1, points.shape), times)
+    return list(zip(users, map(tuple, points + rng.normal(0, 1, points.shape)), times.tolist(), strict=True))
 
 
-def segments_by_blob(state: LocalKMeansState) -> dict[str, set[int]]:
+def points_of(rows: list[Row]) -> Floats:
+    return np.array([point for _, point, _ in rows])
+
+
+def segments_by_blob(state: SegmentsState) -> dict[str, set[int]]:
     """The segments of the users of each center."""
     segments: dict[str, set[int]] = {}
     for user, (_, _, segment) in users_of(state).items():
@@ -72,15 +66,14 @@ def numbers(sums: ClusterSums) -> laws.Numbers:
 def test_sums_equal_a_recount_of_all_users_after_any_batches(
     half_life_days: float | None, batches: list[list[Row]]
 ) -> None:
-    learner = LocalKMeans(replace(FOUR, half_life_days=half_life_days))
-    state = learner.empty()
+    params, state = replace(FOUR, half_life_days=half_life_days), EMPTY
     for batch in batches:
-        state = learner.learn(state, contributions(batch))
-        if state.segments is None:
+        state = learn(state, batch, params)
+        if not len(state.segments.ids):
             continue
         sums, ids = state.segments.sums, state.segments.ids
         assert sorted(ids) == ids.tolist() and len(ids) <= FOUR.k and state.segments.next_id > ids.max()
-        expected = naive_kmeans.count_sums(list(users_of(state).values()), ids.tolist(), sums.as_of, learner.params)
+        expected = naive_kmeans.count_sums(list(users_of(state).values()), ids.tolist(), sums.as_of, params)
         laws.assert_close(numbers(sums), numbers(expected), 1e-9)
         np.testing.assert_array_equal(sums.users, expected.users)
         assert np.isfinite(sums.centers).all()
@@ -89,17 +82,13 @@ def test_sums_equal_a_recount_of_all_users_after_any_batches(
 @fuzz
 @given(BATCHES)
 def test_a_batch_assigns_users_like_the_reference_implementation(batches: list[list[Row]]) -> None:
-    learner = LocalKMeans(FOUR)
-    first = [("a", (0.0, 0.0), 1), ("b", (3.1, 0.2), 2), ("c", (1.3, -2.7), 3)]
-    state = learner.learn(learner.empty(), contributions(first))
+    state = learn(EMPTY, [("a", (0.0, 0.0), 1), ("b", (3.1, 0.2), 2), ("c", (1.3, -2.7), 3)])
     for batch in batches:
-        latest = contributions(batch).latest_per_user()
         before = users_of(state)
-        columns = zip(latest.users, latest.points, latest.times, strict=True)
-        rows = {str(user): (point, int(at)) for user, point, at in columns}
+        rows = {user: (np.array(point), at) for user, point, at in sorted(batch, key=lambda row: row[2])}
         rows = {user: row for user, row in rows.items() if user not in before or row[1] >= before[user][1]}
-        centers = dict(zip(segments_of(state).ids.tolist(), segments_of(state).centers, strict=True))
-        after = learner.learn(state, contributions(batch))
+        centers = dict(zip(state.segments.ids.tolist(), state.segments.centers, strict=True))
+        after = learn(state, batch)
         moves = after.moves if rows else ()
         expected = naive_kmeans.apply_moves(naive_kmeans.assign(before, rows, centers), moves)
         assert {user: one[1:] for user, one in users_of(after).items()} == {u: one[1:] for u, one in expected.items()}
@@ -145,23 +134,21 @@ def one_segment(points: Floats) -> tuple[KMeansState, SplitAxes, ClusterSums]:
 def test_distant_blobs_become_segments_from_any_initial_centers() -> None:
     centers = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
     for seed in range(10):
-        learner = LocalKMeans(replace(FOUR, seed=seed, init_passes=1))
-        state = learner.empty()
+        state = EMPTY
         for day in range(1, 4):
-            state = learner.learn(state, blobs(centers, 25, seed, day))
+            state = learn(state, blobs(centers, 25, seed, day), replace(FOUR, seed=seed, init_passes=1))
         assert sorted(map(len, segments_by_blob(state).values())) == [1, 1, 1, 1]
         assert len(set.union(*segments_by_blob(state).values())) == 4
 
 
 def test_a_new_blob_gets_a_new_id_and_the_other_segments_keep_theirs() -> None:
     old = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (0.0, 110.0)]
-    learner = LocalKMeans(FOUR)
-    state = learner.empty()
+    state = EMPTY
     for day in range(1, 4):
-        state = learner.learn(state, blobs(old, 25, day, day))
+        state = learn(state, blobs(old, 25, day, day))
     before = segments_by_blob(state)
-    assert segments_of(state).next_id == 4 and not state.moves
-    state = learner.learn(state, blobs([*old, (200.0, 200.0)], 25, 5, 4))
+    assert state.segments.next_id == 4 and not state.moves
+    state = learn(state, blobs([*old, (200.0, 200.0)], 25, 5, 4))
     (move,) = state.moves
     after = segments_by_blob(state)
     assert after["200,200"] == {4} == {move.child}
@@ -169,66 +156,61 @@ def test_a_new_blob_gets_a_new_id_and_the_other_segments_keep_theirs() -> None:
     # The two nearest segments were merged.
     assert {move.absorbed, move.absorbed_by} == before["0,100"] | before["0,110"]
     assert after["0,100"] == after["0,110"] == {move.absorbed_by}
-    state = learner.learn(state, blobs([*old, (200.0, 200.0)], 25, 6, 5))
+    state = learn(state, blobs([*old, (200.0, 200.0)], 25, 6, 5))
     assert segments_by_blob(state) == after and not state.moves
 
 
 def test_no_segment_is_a_candidate_for_a_split_when_no_move_can_pay() -> None:
     centers = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)]
-    learner = LocalKMeans(FOUR)
-    state = segments_of(learner.learn(learner.empty(), blobs(centers, 50, 1)))
+    state = learn(EMPTY, blobs(centers, 50, 1)).segments
     assert len(split_merge.split_axes(state, FOUR).ids) == 0
     assert len(split_merge.split_axes(state, replace(FOUR, k=5)).ids) == 2
     assert len(split_merge.split_axes(state, replace(FOUR, k=5, max_split_merges=0)).ids) == 0
 
 
 def test_few_distinct_points_make_few_segments_and_later_batches_add_more() -> None:
-    learner = LocalKMeans(FOUR)
-    state = learner.learn(learner.empty(), contributions([(user, (1.0, 2.0), 1) for user in "abcdefgh"]))
-    assert segments_of(state).ids.tolist() == [0] and not state.moves
-    state = learner.learn(state, contributions([]))
-    assert segments_of(state).ids.tolist() == [0]
-    state = learner.learn(state, contributions([("c", (5.0, 5.0), 2), ("d", (-4.0, 9.0), 2)]))
-    state = learner.learn(state, contributions([("e", (1.0, 2.0), 3)]))
+    state = learn(EMPTY, [(user, (1.0, 2.0), 1) for user in "abcdefgh"])
+    assert state.segments.ids.tolist() == [0] and not state.moves
+    state = learn(state, [])
+    assert state.segments.ids.tolist() == [0]
+    state = learn(state, [("c", (5.0, 5.0), 2), ("d", (-4.0, 9.0), 2)])
+    state = learn(state, [("e", (1.0, 2.0), 3)])
     users = users_of(state)
     assert users["c"][2] != users["d"][2] != users["a"][2] == users["e"][2] == 0
-    np.testing.assert_allclose(segments_of(state).sums.cost, 0, atol=1e-12)
+    np.testing.assert_allclose(state.segments.sums.cost, 0, atol=1e-12)
 
 
 def test_a_segment_that_loses_its_last_user_is_removed_and_its_id_is_never_used_again() -> None:
-    learner = LocalKMeans(replace(FOUR, k=2, max_split_merges=0))
-    first = [("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1), ("c", (0.0, 0.1), 1)]
-    state = learner.learn(learner.empty(), contributions(first))
+    params = replace(FOUR, k=2, max_split_merges=0)
+    state = learn(EMPTY, [("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1), ("c", (0.0, 0.1), 1)], params)
     removed_id = users_of(state)["b"][2]
-    state = learner.learn(state, contributions([("b", (0.0, 0.2), 2)]))
-    assert segments_of(state).ids.tolist() == [1 - removed_id]
-    with_moves = LocalKMeans(replace(learner.params, max_split_merges=1))
-    state = with_moves.learn(state, contributions([("b", (9.0, 9.0), 3)]))
+    state = learn(state, [("b", (0.0, 0.2), 2)], params)
+    assert state.segments.ids.tolist() == [1 - removed_id]
+    state = learn(state, [("b", (9.0, 9.0), 3)], replace(params, max_split_merges=1))
     assert users_of(state)["b"][2] == 2
 
 
 def test_an_erased_user_is_subtracted_exactly() -> None:
-    learner = LocalKMeans(FOUR)
-    state = learner.learn(learner.empty(), blobs([(0.0, 0.0), (50.0, 0.0), (0.0, 50.0), (50.0, 50.0)], 20, 1))
-    state = learner.learn(state, blobs([(0.0, 0.0), (50.0, 0.0)], 20, 2, 3))
-    segments, ids = segments_of(state), state.segment_ids
-    assert state.contributions is not None
-    is_erased = np.arange(len(ids)) % 3 == 0
-    erased = state.contributions.take(is_erased)
-    changes = ContributionChanges(np.zeros((0, 2)), np.zeros(0, int), erased.points, erased.times, ids[is_erased])
-    after = kmeans.apply_delta(segments, kmeans.batch_delta(segments, segments.centers, changes, FOUR), FOUR)
-    remaining = [one for n, one in enumerate(users_of(state).values()) if not is_erased[n]]
-    expected = naive_kmeans.count_sums(remaining, after.ids.tolist(), segments.sums.as_of, FOUR)
-    laws.assert_close(numbers(after.sums), numbers(expected), 1e-9)
+    state = learn(EMPTY, blobs([(0.0, 0.0), (50.0, 0.0), (0.0, 50.0), (50.0, 50.0)], 20, 1))
+    state = learn(state, blobs([(0.0, 0.0), (50.0, 0.0)], 20, 2, 3))
+    before = users_of(state)
+    erased = list(before)[::3]
+    rows = [{"user_id": user, "point": None, "as_of": 4 * DAY, "sample_hash": 0} for user in [*erased, "unknown"]]
+    after = state.learn(pa.Table.from_pylist(rows, kmeans_tasks.CONTRIBUTION), replace(FOUR, max_split_merges=0))
+    remaining = {user: one for user, one in before.items() if user not in erased}
+    assert users_of(after).keys() == remaining.keys()
+    sums, ids = after.segments.sums, after.segments.ids.tolist()
+    expected = naive_kmeans.count_sums(list(remaining.values()), ids, state.segments.sums.as_of, FOUR)
+    laws.assert_close(numbers(sums), numbers(expected), 1e-9)
 
 
 def test_a_center_stays_when_the_remaining_weight_of_its_segment_is_rounding() -> None:
     """Users a and c share a segment; then c leaves, more than 60 half-lives after the contribution of a."""
-    learner = LocalKMeans(replace(FOUR, k=2, max_split_merges=0))
-    state = learner.learn(learner.empty(), contributions([("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1)]))
+    params = replace(FOUR, k=2, max_split_merges=0)
+    state = learn(EMPTY, [("a", (0.0, 0.0), 1), ("b", (9.0, 9.0), 1)], params)
     for day, x in ((400, 1.0), (401, 8.0), (20_000, 8.0)):
-        state = learner.learn(state, contributions([("c", (x, x), day * DAY)]))
-    users, segments = users_of(state), segments_of(state)
+        state = learn(state, [("c", (x, x), day * DAY)], params)
+    users, segments = users_of(state), state.segments
     assert (segments.sums.weight > 0).all()
     assert {int(id): int(n) for id, n in zip(segments.ids, segments.sums.users, strict=True)} == {
         users["a"][2]: 1, users["c"][2]: 2
@@ -239,7 +221,7 @@ def test_a_center_stays_when_the_remaining_weight_of_its_segment_is_rounding() -
 
 
 def test_initial_centers_depend_on_the_seed_and_not_on_the_order_of_the_sample() -> None:
-    points = blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1).points
+    points = points_of(blobs([(0.0, 0.0), (4.0, 0.0)], 50, 1))
     centers = kmeans.initial_centers(points, FOUR)
     np.testing.assert_array_equal(kmeans.initial_centers(points[::-1], FOUR), centers)
     assert (kmeans.initial_centers(points, replace(FOUR, seed=1)) != centers).any()
@@ -249,13 +231,12 @@ def test_initial_centers_depend_on_the_seed_and_not_on_the_order_of_the_sample()
 def test_a_second_pass_starts_from_the_state_before_the_batch() -> None:
     first, second = blobs([(0.0, 0.0), (6.0, 0.0)], 30, 1), blobs([(3.0, 0.0), (9.0, 0.0)], 30, 2, 2)
     params = replace(FOUR, k=2, max_split_merges=0)
-    learner = LocalKMeans(params)
-    state = learner.learn(learner.empty(), first)
-    once = segments_of(learner.learn(state, second))
-    twice = segments_of(LocalKMeans(replace(params, passes=2)).learn(state, second))
-    ids = kmeans.nearest_centers(second.points, once.centers)[0]
+    state = learn(EMPTY, first, params)
+    once = learn(state, second, params).segments
+    twice = learn(state, second, replace(params, passes=2)).segments
+    ids = kmeans.nearest_centers(points_of(second), once.centers)[0]
     expected = naive_kmeans.count_sums(
-        [*users_of(state).values(), *zip(second.points, second.times.tolist(), ids.tolist(), strict=True)],
+        [*users_of(state).values(), *zip(points_of(second), [at for _, _, at in second], ids.tolist(), strict=True)],
         [0, 1], twice.sums.as_of, params,
     )  # fmt: skip
     laws.assert_close(numbers(twice.sums), numbers(expected), 1e-9)
@@ -263,41 +244,34 @@ def test_a_second_pass_starts_from_the_state_before_the_batch() -> None:
 
 
 def test_points_that_are_not_newer_than_the_state_are_learned_but_not_evaluated() -> None:
-    learner = LocalKMeans(replace(FOUR, k=2, half_life_days=None, max_split_merges=0))
-    segments = segments_of(learner.learn(learner.empty(), contributions([("a", (0.0, 0.0), 5), ("b", (8.0, 0.0), 5)])))
+    params = replace(FOUR, k=2, half_life_days=None, max_split_merges=0)
+    segments = learn(EMPTY, [("a", (0.0, 0.0), 5), ("b", (8.0, 0.0), 5)], params).segments
     none = np.zeros(0, np.int64)
     times = np.array([4, 5, 6, 9])
     points = np.array([(0.0, 0.0), (0.0, 0.0), (1.0, 0.0), (8.0, 3.0)])
     changes = ContributionChanges(points, times, np.zeros((0, 2)), none, none)
-    delta = kmeans.batch_delta(segments, segments.centers, changes, learner.params)
+    delta = kmeans.batch_delta(segments, segments.centers, changes, params)
     assert delta.sums.users.sum() == 4 and delta.evaluated_points == 2
     assert delta.times is not None
     assert (delta.times.rows_from, delta.times.rows_to, delta.times.late_rows) == (6, 9, 2)
     assert delta.cost == 1.0 + 9.0
     assert delta.cost_of_mean == 3.0**2 + 4.0**2 + 3.0**2  # the mean is (4, 0)
     first, second = (
-        kmeans.batch_delta(
-            segments, segments.centers, replace(changes, points=points[n], times=times[n]), learner.params
-        )
+        kmeans.batch_delta(segments, segments.centers, replace(changes, points=points[n], times=times[n]), params)
         for n in (slice(0, 3), slice(3, 4))
     )
-    merged = total([first, second], learner.params.half_life_days)
+    merged = total([first, second], params.half_life_days)
     assert (merged.evaluated_points, merged.cost, merged.cost_of_mean) == (2, delta.cost, delta.cost_of_mean)
     assert merged.times == delta.times
 
 
-def test_the_parts_of_a_batch_can_be_merged_in_any_order() -> None:
-    learner = LocalKMeans(FOUR)
+def test_the_parts_of_a_batch_can_be_computed_in_any_order() -> None:
     first, second = blobs([(0.0, 0.0)], 20, 1), blobs([(5.0, 0.0), (9.0, 9.0)], 20, 2, 2)
-    parts = [first.take(slice(n, None, 3)) for n in (2, 0, 1)]
-    delta = reduce(learner.merge, [learner.batch_delta(learner.empty(), part) for part in parts])
-    state = learner.learn(learner.apply(learner.empty(), delta, 2 * DAY), second)
-    whole = learner.learn(learner.learn(learner.empty(), first), second)
+    whole = learn(learn(EMPTY, first), second)
+    with split_into(3, (2, 0, 1)):
+        state = learn(learn(EMPTY, first), second)
     for one in (state, whole):
-        assert one.contributions is not None
-        users = one.contributions.users
-        assert (users[one.order] == np.sort(users)).all()
-        assert segments_of(one).sums.users.sum() == 60
+        assert one.segments.sums.users.sum() == len(users_of(one)) == 60
     assert {user: row[2] for user, row in users_of(state).items()} == {u: row[2] for u, row in users_of(whole).items()}
-    repeated = learner.learn(state, replace(first, times=first.times + 3 * DAY))
-    assert repeated.contributions is not None and len(repeated.contributions.users) == 60
+    repeated = learn(state, [(user, point, at + 3 * DAY) for user, point, at in first])
+    assert len(users_of(repeated)) == 60

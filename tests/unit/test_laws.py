@@ -1,23 +1,24 @@
 """Every learner satisfies every law, and finds the answer on data with a known answer."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
-from profilestream.learn import als_rows
-from profilestream.learn.als import AlsParams
-from profilestream.learn.cluster_sums import ClusterSums
+from profilestream.learn import als_rows, factors_batch
+from profilestream.learn.als import AlsParams, Floats
+from profilestream.learn.factors_batch import FactorsState
 from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.local_als import AlsModel, LocalAls
-from profilestream.learn.local_kmeans import Contributions, LocalKMeans, LocalKMeansState
+from profilestream.learn.segments_batch import SegmentsState
 
-from tests import laws
+from tests import laws, memory_segments
 from tests.laws import LearnerCase, Numbers
+from tests.memory_segments import Row, users_of
 from tests.naive_als import DAY, Event
+from tests.partitions import split_into
 
 IMPLICIT = AlsParams(
     k=4,
@@ -34,12 +35,12 @@ EXPLICIT = replace(IMPLICIT, mode="explicit", regularization=1.0, half_life_days
 def event_rows(batch: list[Event]) -> pa.Table:
     rows = [
         {
-            "kind": als_rows.NEW, "key": event.user, "other_key": event.item, "weight": event.weight,
+            "user_id": event.user, "item_id": event.item, "weight": event.weight,
             "rating": event.rating, "time_micros": event.time, "category": event.category,
         }
         for event in batch
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, als_rows.SCHEMA)
+    return pa.Table.from_pylist(rows, als_rows.EVENT)
 
 
 def event_logs(weights: list[float]) -> st.SearchStrategy[list[Event]]:
@@ -56,7 +57,7 @@ def event_logs(weights: list[float]) -> st.SearchStrategy[list[Event]]:
     return st.lists(events, min_size=3, max_size=25)
 
 
-def als_numbers(state: AlsModel) -> Numbers:
+def als_numbers(state: FactorsState[pa.Table]) -> Numbers:
     """All rows of users and items, and the global sums."""
     sums = replace(state.global_sums, mean_rating=state.global_sums.mean_rating or 0.0)
     numbers: Numbers = {"global sums": np.frombuffer(als_rows.global_sums_to_bytes(sums))}
@@ -71,26 +72,47 @@ def als_numbers(state: AlsModel) -> Numbers:
     return numbers
 
 
-def als_weights(state: AlsModel) -> Numbers:
-    return {"decayed weights": state.item_index.decayed_weights, "popularity": state.item_index.popularity}
+def als_weights(state: FactorsState[pa.Table], params: AlsParams = IMPLICIT) -> Numbers:
+    index = factors_batch.index_of(state, params)
+    return {"decayed weights": index.decayed_weights, "popularity": index.popularity}
+
+
+@dataclass(frozen=True)
+class Als:
+    """The factorization in memory."""
+
+    params: AlsParams
+
+    def empty(self) -> FactorsState[pa.Table]:
+        return factors_batch.empty_state(self.params)
+
+    def learn(self, state: FactorsState[pa.Table], batch: list[Event]) -> FactorsState[pa.Table]:
+        change, _ = factors_batch.learn(state, event_rows(batch), self.params)
+        return state.updated(change)
+
+    def learn_parts(
+        self, state: FactorsState[pa.Table], batch: list[Event], parts: int, order: Sequence[int]
+    ) -> FactorsState[pa.Table]:
+        with split_into(parts, order):
+            return self.learn(state, batch)
+
+    def score(self, state: FactorsState[pa.Table], batch: list[Event]) -> Floats:
+        return factors_batch.predictions(state, event_rows(batch), self.params)
+
+    def fit_full_passes(self, state: FactorsState[pa.Table], log: list[Event], passes: int) -> FactorsState[pa.Table]:
+        return factors_batch.fit_full_passes(state, event_rows(log), passes, self.params)
 
 
 def als_case(params: AlsParams, weights: list[float]) -> LearnerCase:
+    als = Als(params)
     return LearnerCase(
-        learner=LocalAls(params), logs=event_logs(weights), table=event_rows, key=lambda event: str(event.user),
-        at=lambda event: int(event.time), numbers=als_numbers, decayed_weights=als_weights,
+        empty=als.empty, learn_parts=als.learn_parts, score=als.score, logs=event_logs(weights), numbers=als_numbers,
+        decayed_weights=lambda state: als_weights(state, params),
         logs_without_returns=event_logs([weight for weight in weights if weight > 0]),
     )  # fmt: skip
 
 
-def contributions(batch: list[tuple[str, tuple[float, float], int]]) -> Contributions:
-    return Contributions(
-        np.array([user for user, _, _ in batch], str), np.array([point for _, point, _ in batch]).reshape(-1, 2),
-        np.array([at for _, _, at in batch], np.int64),
-    )  # fmt: skip
-
-
-def contribution_logs() -> st.SearchStrategy[list[tuple[str, tuple[float, float], int]]]:
+def contribution_logs() -> st.SearchStrategy[list[Row]]:
     """Contributions of 60 days in any order; many coordinates are integers, so that distances are equal."""
     coordinates = st.one_of(st.integers(-3, 3).map(float), st.floats(-3, 3))
     users = st.sampled_from([f"u{n}" for n in range(8)])
@@ -98,30 +120,36 @@ def contribution_logs() -> st.SearchStrategy[list[tuple[str, tuple[float, float]
     return st.lists(rows, min_size=5, max_size=40)
 
 
-def kmeans_numbers(state: LocalKMeansState) -> Numbers:
-    if state.segments is None or state.contributions is None:
-        return {}
-    sums, rows = state.segments.sums, state.contributions.take(state.order)
+def kmeans_numbers(state: SegmentsState) -> Numbers:
+    sums, users = state.segments.sums, users_of(state).values()
     return {
         "ids": state.segments.ids, "next id and time": np.array([state.segments.next_id, sums.as_of]),
         "users": sums.users, "weight": sums.weight, "sums": sums.sums, "scatter": sums.scatter,
-        "points": rows.points, "times": rows.times, "segment ids": state.segment_ids[state.order],
+        "points": np.array([point for point, _, _ in users]), "times": np.array([at for _, at, _ in users]),
+        "segment ids": np.array([segment for _, _, segment in users]),
     }  # fmt: skip
 
 
-def kmeans_weights(state: LocalKMeansState) -> Numbers:
+def kmeans_weights(state: SegmentsState) -> Numbers:
     """Number and total weight of all users."""
-    sums = state.segments.sums if state.segments else ClusterSums.zero(0, 2)
+    sums = state.segments.sums
     return {"users": sums.users.sum(keepdims=True), "weight": sums.weight.sum(keepdims=True)}
+
+
+K_MEANS = KMeansParams(k=3, half_life_days=20.0, passes=2)
+
+
+def kmeans_learn_parts(state: SegmentsState, batch: list[Row], parts: int, order: Sequence[int]) -> SegmentsState:
+    with split_into(parts, order):
+        return memory_segments.learn(state, batch, K_MEANS)
 
 
 CASES = {
     "segments": LearnerCase(
-        learner=LocalKMeans(KMeansParams(k=3, half_life_days=20.0, passes=2)),
+        empty=lambda: SegmentsState.empty(2),
+        learn_parts=kmeans_learn_parts,
+        score=memory_segments.squared_distances,
         logs=contribution_logs(),
-        table=contributions,
-        key=lambda row: str(row[0]),
-        at=lambda row: int(row[2]),
         numbers=kmeans_numbers,
         decayed_weights=kmeans_weights,
     ),
@@ -146,20 +174,20 @@ def test_users_of_two_groups_are_recommended_the_items_of_their_group() -> None:
         if user % 2 == item % 2 and rng.random() < 0.35
     ]
     log.sort(key=lambda event: event.time)
-    learner = LocalAls(AlsParams(k=2, unobserved_weight=6.0))
+    learner = Als(AlsParams(k=2, unobserved_weight=6.0))
     state = learner.empty()
     for start in range(0, len(log), 40):
-        state, _ = learner.learn(state, event_rows(log[start : start + 40]))
-    states = [state, *(learner.fit_full_passes(state, event_rows(log), passes) for passes in (1, 2))]
+        state = learner.learn(state, log[start : start + 40])
+    states = [state, *(learner.fit_full_passes(state, log, passes) for passes in (1, 2))]
     # Batches solve some users before the vectors of their items are known; full passes correct that. Chance is 0.5, and
     # one pair of user and item is 0.0025.
     assert [_share_of_own_group(learner, one) for one in states] == pytest.approx([0.87, 0.97, 0.9875], abs=0.006)
 
 
-def _share_of_own_group(learner: LocalAls, state: AlsModel) -> float:
+def _share_of_own_group(learner: Als, state: FactorsState[pa.Table]) -> float:
     """Share of the first ten items of each of the 40 users that have the parity of the user."""
     users, items = ([f"{side}{n:02}" for n in range(count)] for side, count in (("u", 40), ("i", 20)))
-    pairs = event_rows([Event(user, item, 1.0, 0) for user in users for item in items])
+    pairs = [Event(user, item, 1.0, 0) for user in users for item in items]
     best = (-learner.score(state, pairs).reshape(40, 20)).argsort(axis=1)[:, :10]
     return float((best % 2 == np.arange(40)[:, None] % 2).mean())
 
@@ -176,41 +204,41 @@ def _share_of_own_group(learner: LocalAls, state: AlsModel) -> float:
 def test_a_return_removes_at_most_the_weight_that_the_user_has_of_the_item(
     batches: list[list[float]], weight: float
 ) -> None:
-    learner = LocalAls(replace(IMPLICIT, half_life_days=None))
+    learner = Als(replace(IMPLICIT, half_life_days=None))
     state = learner.empty()
     for batch in batches:
-        state, _ = learner.learn(state, event_rows([Event("u0", "i0", one, DAY) for one in batch]))
-    assert state.item_index.decayed_weights == pytest.approx([weight], rel=1e-12)
+        state = learner.learn(state, [Event("u0", "i0", one, DAY) for one in batch])
+    assert als_weights(state, learner.params)["decayed weights"] == pytest.approx([weight], rel=1e-12)
 
 
 @pytest.mark.parametrize("params", [IMPLICIT, EXPLICIT], ids=["implicit", "explicit"])
 def test_a_full_pass_equals_one_batch_of_the_whole_log_and_uses_truncated_events(params: AlsParams) -> None:
     log = [Event(f"u{n % 3}", f"i{n % 7}", 1.0, n * DAY, float(1 + n % 5)) for n in range(1, 60)]
-    learner = LocalAls(params)
-    whole, _ = learner.learn(learner.empty(), event_rows(log))
-    one_pass = learner.fit_full_passes(learner.empty(), event_rows(log), 1)
+    learner = Als(params)
+    whole = learner.learn(learner.empty(), log)
+    one_pass = learner.fit_full_passes(learner.empty(), log, 1)
     laws.assert_equal(_numbers_without_pass_events(one_pass), _numbers_without_pass_events(whole))
     in_batches = learner.empty()
     for start in range(0, len(log), 10):
-        in_batches, _ = learner.learn(in_batches, event_rows(log[start : start + 10]))
-    three_passes = learner.fit_full_passes(one_pass, event_rows(log), 2)
+        in_batches = learner.learn(in_batches, log[start : start + 10])
+    three_passes = learner.fit_full_passes(one_pass, log, 2)
     assert three_passes.items["vector"] != one_pass.items["vector"]  # the result was not discarded
     sums = three_passes.global_sums
     assert sums.full_pass_events == sums.event_count == len(log)
     assert (sums.item_count, sums.user_count) == pytest.approx((7, whole.global_sums.user_count))
-    laws.assert_close(als_weights(three_passes), als_weights(in_batches), 1e-6)
-    q = three_passes.item_index.vectors.astype(float)
+    laws.assert_close(als_weights(three_passes, params), als_weights(in_batches, params), 1e-6)
+    q = factors_batch.index_of(three_passes, params).vectors.astype(float)
     np.testing.assert_allclose(sums.item_gram, q.T @ q, rtol=1e-9)
 
 
 def test_a_full_pass_that_shrinks_the_vectors_is_discarded() -> None:
     log = [Event(f"u{n % 3}", f"i{n % 7}", 1.0, n * DAY) for n in range(1, 60)]
-    state, _ = LocalAls(IMPLICIT).learn(LocalAls(IMPLICIT).empty(), event_rows(log))
-    strong = LocalAls(replace(IMPLICIT, regularization=1e6))
-    after = strong.fit_full_passes(state, event_rows(log), 2)
+    state = Als(IMPLICIT).learn(Als(IMPLICIT).empty(), log)
+    strong = Als(replace(IMPLICIT, regularization=1e6))
+    after = strong.fit_full_passes(state, log, 2)
     laws.assert_equal(_numbers_without_pass_events(after), _numbers_without_pass_events(state))
     assert after.global_sums.full_pass_events == after.global_sums.event_count
 
 
-def _numbers_without_pass_events(state: AlsModel) -> Numbers:
+def _numbers_without_pass_events(state: FactorsState[pa.Table]) -> Numbers:
     return als_numbers(replace(state, global_sums=replace(state.global_sums, full_pass_events=0.0)))

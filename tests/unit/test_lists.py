@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from profilestream.learn import als_rows, als_tasks
 from profilestream.learn.als import AlsParams, GlobalSums
-from profilestream.serve.scores import ranked_lists
+from profilestream.serve.scores import ranked_lists, recommend
 from profilestream.serve.scores.ranked_lists import ListOptions
 
 PARAMS = AlsParams(k=2, popularity_weight=0.1)
@@ -27,40 +27,54 @@ def to_bytes(values: list[float]) -> bytes:
     return np.array(values, np.float32).tobytes()
 
 
-def lists(users: list[dict[str, Any]], options: ListOptions = OPTIONS) -> dict[str, list[dict[str, Any]]]:
-    """The list of each user; the latest event of the n-th item is at time n."""
-    rows = [
+Row = tuple[str, dict[str, Any]]
+
+
+def lists(rows: list[Row], options: ListOptions = OPTIONS) -> dict[str, list[dict[str, Any]]]:
+    """The list of each user; the latest event of the n-th item is at time n.
+
+    Args:
+        rows: name of an input of rank_items, and a row of it.
+    """
+    stored = [
         {
-            "kind": als_rows.STATE, "key": item_id, "vector": to_bytes(item["vector"]), "decayed_weight": 4.0,
-            "time_micros": 0, "popularity": item["popularity"], "category": item["category"],
+            "key": item_id, "vector": to_bytes(item["vector"]), "decayed_weight": 4.0, "as_of": 0,
+            "popularity": item["popularity"], "category": item["category"],
             "item_ids": list(item["neighbors"]), "item_weights": to_bytes(list(item["neighbors"].values())),
             "event_times": np.array([n], np.int64).tobytes(),
         }
         for n, (item_id, item) in enumerate(ITEMS.items())
     ]  # fmt: skip
-    items = pa.RecordBatch.from_pylist(rows, als_rows.SCHEMA)
-    packed = als_tasks.pack_items(iter([items]), GlobalSums.zero(2), PARAMS)
-    user_rows = pa.RecordBatch.from_pylist(users, als_rows.SCHEMA)
+    items = pa.Table.from_pylist(stored, als_rows.SCORED_ITEM)
+    packed = als_tasks.pack_items(items, global_sums=GlobalSums.zero(2), params=PARAMS)
+    inputs = {
+        name: pa.Table.from_pylist([row for other, row in rows if other == name], recommend.RANK_ITEMS.inputs[name])
+        for name in recommend.RANK_ITEMS.keys
+    }
+    ranked = ranked_lists.rank_items(**inputs, **packed, params=PARAMS, options=options)["lists"]
     by_user: dict[str, list[dict[str, Any]]] = {}
-    for batch in ranked_lists.rank_items(iter([*packed, user_rows]), PARAMS, options):
-        for row in batch.to_pylist():
-            by_user.setdefault(row["user_id"], []).append(row)
+    for row in ranked.to_pylist():
+        by_user.setdefault(row["user_id"], []).append(row)
     return {user_id: sorted(rows, key=lambda row: row["rank"]) for user_id, rows in by_user.items()}
 
 
-def user_row(user_id: str, vector: list[float], items: dict[str, float]) -> dict[str, Any]:
-    return {
-        "kind": als_rows.STATE, "key": user_id, "vector": to_bytes(vector), "item_ids": list(items),
+def user_row(user_id: str, vector: list[float], items: dict[str, float]) -> Row:
+    return "users", {
+        "key": user_id, "vector": to_bytes(vector), "item_ids": list(items),
         "item_weights": to_bytes(list(items.values())),
     }  # fmt: skip
 
 
-def pair(kind: int, user_id: str, item_id: str) -> dict[str, Any]:
-    return {"kind": kind, "key": user_id, "other_key": item_id}
+def preference(user_id: str, item_id: str | None, weight: float | None = None) -> Row:
+    return "preferences", {"user_id": user_id, "item_id": item_id, "weight": weight}
 
 
-def bought(user_id: str, item_id: str) -> dict[str, Any]:
-    return pair(als_rows.BOUGHT, user_id, item_id)
+def reserved(user_id: str, item_id: str) -> Row:
+    return "reserved", {"user_id": user_id, "item_id": item_id}
+
+
+def bought(user_id: str, item_id: str) -> Row:
+    return "bought", {"user_id": user_id, "item_id": item_id}
 
 
 def test_items_are_ordered_by_score_and_items_of_the_user_are_left_out() -> None:
@@ -80,8 +94,7 @@ def test_items_are_ordered_by_score_and_items_of_the_user_are_left_out() -> None
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_bought_items_are_left_out_although_they_are_not_among_the_stored_events(exclude_seen: bool) -> None:
-    new = {"kind": als_rows.NEW, "key": "new", "other_key": None}
-    users = [user_row("ann", [1.0, 0.0], {}), user_row("bob", [1.0, 0.0], {}), new]
+    users = [user_row("ann", [1.0, 0.0], {}), user_row("bob", [1.0, 0.0], {}), preference("new", None)]
     rows = [bought("ann", "mug"), bought("ann", "vase"), bought("new", "vase"), bought("absent", "lamp"),
             bought("ann", "not in the index")]  # fmt: skip
     options = replace(OPTIONS, top_k=9, exclude_seen=exclude_seen)
@@ -126,8 +139,10 @@ def test_the_score_of_the_average_user_is_popularity_and_an_item_without_categor
 
 def test_a_closed_item_is_only_in_the_lists_of_users_for_whom_it_is_reserved() -> None:
     users = [user_row(name, [1.0, 0.0], {}) for name in ("ann", "bob", "eve")]
-    reserved = [pair(als_rows.RESERVED, name, "mug") for name in ("ann", "eve")]
-    by_user = lists([*users, *reserved, bought("eve", "mug")], replace(OPTIONS, closed_items=("mug", "unknown")))
+    by_user = lists(
+        [*users, reserved("ann", "mug"), reserved("eve", "mug"), bought("eve", "mug")],
+        replace(OPTIONS, closed_items=("mug", "unknown")),
+    )
     assert [[row["item_id"] for row in by_user[name]] for name in ("ann", "bob", "eve")] == [
         ["mug", "plate", "vase"], ["plate", "vase", "lamp"], ["plate", "vase", "lamp"],
     ]  # fmt: skip
@@ -136,12 +151,12 @@ def test_a_closed_item_is_only_in_the_lists_of_users_for_whom_it_is_reserved() -
 def test_users_without_a_vector_are_ranked_by_neighbors_then_category_then_popularity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lamp_user = {"kind": als_rows.NEW, "key": "lit", "other_key": "bulb", "weight": 1.0}
+    lamp_user = preference("lit", "bulb", 1.0)
     by_user = lists(
         [
-            {"kind": als_rows.NEW, "key": "new", "other_key": "mug", "weight": 5.0},
-            {"kind": als_rows.NEW, "key": "unknown", "other_key": None},
-            {"kind": als_rows.NEW, "key": "elsewhere", "other_key": "not in the index", "weight": 1.0},
+            preference("new", "mug", 5.0),
+            preference("unknown", None),
+            preference("elsewhere", "not in the index", 1.0),
             lamp_user,
             user_row("returned", [0.0, 0.0], {}),
             bought("new", "mug"),
@@ -175,9 +190,9 @@ def test_old_items_are_left_out_and_items_per_category_are_limited() -> None:
 
 
 def test_a_returned_item_can_be_recommended_again() -> None:
-    ann = user_row("ann", [1.0, 0.0], {})
+    name, ann = user_row("ann", [1.0, 0.0], {})
     ann |= {"item_ids": ["mug", "mug"], "item_weights": to_bytes([5.0, -5.0])}
-    assert lists([ann])["ann"][0]["item_id"] == "mug"
+    assert lists([(name, ann)])["ann"][0]["item_id"] == "mug"
 
 
 def test_users_in_chunks_get_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:

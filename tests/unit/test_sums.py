@@ -1,11 +1,10 @@
-"""Partial sums are added in any order, decayed to one time, and restored from cells with types and shapes."""
+"""Partial sums are added in any order, and decayed to one time."""
 
 from dataclasses import fields, replace
 from itertools import permutations
 from typing import Any
 
 import numpy as np
-import pytest
 from profilestream.learn import sums
 from profilestream.learn.als import GlobalSums
 from profilestream.learn.cluster_sums import ClusterSums
@@ -16,17 +15,6 @@ from profilestream.learn.sums import MICROS_PER_DAY, MIN_WEIGHT, Sums
 
 DAY = MICROS_PER_DAY
 CLUSTERS = ClusterSums(np.array([2, 0]), np.array([1.5, 0.0]), np.eye(2), np.arange(8.0).reshape(2, 2, 2), as_of=DAY)
-EXAMPLES: list[Sums] = [
-    GlobalSums(np.eye(2), 2 * np.eye(2), 3 * np.eye(2), 4.5, 6.0, 7.25, None, 9.0, 5.0, as_of=1_767_225_600_123_456),
-    GlobalSums(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0)), mean_rating=2.5),
-    RankingSums(np.array([True, False, True]), 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
-    EvaluationTimes(6, 9, 3),
-    EvaluationTimes(late_rows=2),
-    CLUSTERS,
-    ClusterSums.zero(0, 3),
-    KMeansDelta(CLUSTERS, 4, 5.5, 6.5, EvaluationTimes(1, 2, 3)),
-    KMeansDelta(CLUSTERS),
-]
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -40,13 +28,6 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(one, other)
     else:
         assert one == other
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
-def test_sums_are_restored_from_cells(example: Sums) -> None:
-    assert_same(type(example).from_cell(example.to_cell()), example)
-    (cell,) = example.to_batch()["sums"].to_pylist()
-    assert cell == example.to_cell()
 
 
 def test_each_field_is_combined_by_its_rule_and_null_is_neutral() -> None:

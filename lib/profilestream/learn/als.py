@@ -27,27 +27,7 @@ _MAX_CHUNK_CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class AlsParams:
-    """Hyperparameters of the factorization, and the settings of its ranking and evaluation.
-
-    Args:
-        mode: `implicit` learns from weighted events; `explicit` learns from ratings and adds a bias to each vector.
-        k: length of a vector, without the bias.
-        unobserved_weight: implicit: total weight of the user-item pairs without an event, per user. One pair weighs at
-            most 1, so in a shop with few items the observed pairs outweigh the unobserved ones.
-        regularization: L2 penalty of a vector, times the total weight of its observations (explicit: times the square
-            root of that weight).
-        bias_regularization: explicit: the same for a bias.
-        half_life_days: half-life of an item's normal equations, in days of event time; null: no decay.
-        popularity_half_life_days: half-life of an item's popularity, in days of event time.
-        max_events_per_user: number of latest events stored per user. Older events are summarized in `tail_weight` and
-            act as a prior.
-        reweighted_events: number of a user's latest stored events whose contributions to items are replaced when the
-            user vector changes.
-        popularity_weight, category_weight, neighbor_weight: weights of these rankers in the blend.
-        max_neighbors: number of neighbors stored per item, those with the highest decayed counts.
-        neighbor_history: number of a user's latest items that become neighbors of the user's next new item.
-        eval_users: approximate number of users per batch whose ranking is evaluated before the batch is learned.
-    """
+    """The settings of the factorization, with the defaults of the mode; see settings.Factors. Null: no decay."""
 
     mode: Literal["implicit", "explicit"] = "implicit"
     k: int = 32
@@ -174,6 +154,18 @@ def target_values(ratings: Floats, vectors: Floats, global_sums: GlobalSums, par
         return np.ones(len(vectors))
     residuals: Floats = ratings - (global_sums.mean_rating or 0.0) - vectors[:, -1]
     return residuals
+
+
+def predictions(p: Floats, q: Floats, global_sums: GlobalSums, params: AlsParams) -> Floats:
+    """Product of the vectors of each pair of user and item, (pairs,); explicit: the predicted rating.
+
+    Args:
+        p, q: vectors of users and items, (pairs, width).
+    """
+    k = params.k
+    biases = p[:, k:].sum(axis=1) + q[:, k:].sum(axis=1) + (global_sums.mean_rating or 0.0)
+    values: Floats = (p[:, :k] * q[:, :k]).sum(axis=1) + biases
+    return values
 
 
 def normal_equations(rows: GroupedRows) -> tuple[Floats, Floats, Floats]:

@@ -1,9 +1,9 @@
-"""Rows that the tasks of `learn_factors` exchange as Arrow tables: kinds of rows, columns and binary encodings.
+"""Columns of the rows that the passes of `learn_factors` read and write, and binary encodings of their values.
 
 Runs on executors, so it imports numpy and pyarrow only, besides the ALS modules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,54 +12,47 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from profilestream.learn.als import AlsParams, Floats, GlobalSums, Longs, Strings, Vectors
-from profilestream.learn.sums import Sums
 
-# Inputs: all items packed into a few rows (for users), rows of the state, and new events (for users) or new
-# contributions (for items).
-PACKED_ITEMS, STATE, NEW = 0, 1, 2
-# Outputs: updated rows of the state, contributions of users to items, changes of the global sums, ranking sums of the
-# users of the partition, and the times of the evaluated events.
-UPDATED, CONTRIBUTION, CHANGE, EVALUATION, EVALUATION_TIMES = 3, 4, 5, 6, 7
-# More inputs, of recommendation lists: items that a user bought, and closed items that a user may get.
-BOUGHT, RESERVED = 8, 9
-# The kinds that are collected on the driver.
-DRIVER_KINDS = (CHANGE, EVALUATION, EVALUATION_TIMES)
-# All columns of inputs and outputs, as Spark DDL. `key` is the user or item of the row, `other_key` the item of an
-# event or the user of a contribution. `payload` contains packed items or partial sums (sums.py), depending on the
-# kind. Columns that a kind does not use are null.
-COLUMNS = (
-    "kind int, key string, other_key string, weight double, rating double, decayed_weight double, popularity double, "
-    "time_micros bigint, category string, vector binary, item_ids array<string>, item_weights binary, "
-    "event_times binary, event_ratings binary, tail_weight double, normal_equations binary, payload binary"
-)
-_ARROW_TYPES: dict[str, pa.DataType] = {
-    "int": pa.int32(), "bigint": pa.int64(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary(),
-    "array<string>": pa.list_(pa.string()),
+_TIME = pa.timestamp("us", "UTC")
+# Columns of all rows; a schema below selects some of them.
+_TYPES: dict[str, pa.DataType] = {
+    "user_id": pa.string(), "item_id": pa.string(), "key": pa.string(), "vector": pa.binary(),
+    "item_ids": pa.list_(pa.string()), "item_weights": pa.binary(), "event_times": pa.binary(),
+    "event_ratings": pa.binary(), "tail_weight": pa.float64(), "normal_equations": pa.binary(),
+    "weight": pa.float64(), "rating": pa.float64(), "time_micros": pa.int64(), "decayed_weight": pa.float64(),
+    "popularity": pa.float64(), "category": pa.string(), "as_of": _TIME,
+    "neighbor_ids": pa.list_(pa.string()), "neighbor_times": pa.binary(),
 }  # fmt: skip
-SCHEMA = pa.schema(
-    [pa.field(name, _ARROW_TYPES[sql_type]) for name, sql_type in (column.split() for column in COLUMNS.split(", "))]
+
+
+def _schema(names: str) -> pa.Schema:
+    return pa.schema([pa.field(name, _TYPES[name]) for name in names.split()])
+
+
+EVENT = _schema("user_id item_id weight rating time_micros category")
+# Rows of the table `factors`. The normal equations are most of the bytes of an item, and scores do not need them.
+USER = _schema("key vector item_ids item_weights event_times event_ratings tail_weight as_of")
+SCORED_ITEM = _schema("key vector item_ids item_weights event_times decayed_weight popularity category as_of")
+ITEM = _schema(" ".join([*SCORED_ITEM.names, "normal_equations"]))
+# What an event, or another vector of a user with stored events, adds to an item: its weight in the normal equations
+# with the user's vector, and, of new events, the decayed weight, the popularity and the user's earlier items.
+CONTRIBUTION = _schema(
+    "item_id user_id vector weight rating decayed_weight popularity time_micros category neighbor_ids neighbor_times"
 )
 
 
-def read_table(batches: Iterator[pa.RecordBatch]) -> pa.Table | None:
-    """All rows of a partition in one table; null when there is no batch."""
-    parts = list(batches)
-    return pa.Table.from_batches(parts) if parts else None
-
-
-def make_batch(kind: int, n: int, **columns: Any) -> pa.RecordBatch:
-    """n rows of one kind with these columns; all other columns are null."""
+def table(schema: pa.Schema, n: int, **columns: Any) -> pa.Table:
+    """n rows with these columns; all other columns are null."""
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
-        for field in SCHEMA
-        if field.name != "kind"
+        for field in schema
     ]
-    return pa.RecordBatch.from_arrays([pa.array([kind] * n, pa.int32()), *arrays], schema=SCHEMA)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def rows_of_kind(table: pa.Table, kind: int) -> pa.Table:
-    """The rows of one kind."""
-    return table.filter(pc.equal(table["kind"], pa.scalar(kind, pa.int32())))
+def as_of(times: Longs) -> Any:
+    """Times in microseconds as the column `as_of`."""
+    return pa.array(times, pa.int64()).cast(_TIME)
 
 
 def strings(table: pa.Table, name: str) -> Strings:
@@ -72,9 +65,9 @@ def numbers(table: pa.Table, name: str) -> Any:
     return table[name].to_numpy()
 
 
-def micros(table: pa.Table) -> Longs:
-    """The column `time_micros`; it must not contain nulls."""
-    times: Longs = numbers(table, "time_micros").astype(np.int64)
+def as_of_micros(table: pa.Table) -> Longs:
+    """The column `as_of` in microseconds; it must not contain nulls."""
+    times: Longs = table["as_of"].cast(_TIME).cast(pa.int64()).to_numpy()
     return times
 
 
@@ -114,6 +107,18 @@ def stored_vectors(table: pa.Table, params: AlsParams) -> Vectors:
     return flat.reshape(-1, params.width)
 
 
+def positions(keys: Sequence[str] | Strings, rows: pa.Table) -> Longs:
+    """The position of the row of each key; -1 without one."""
+    found: Any = pc.index_in(pa.array(keys, pa.string()), value_set=rows["key"].combine_chunks())
+    return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def vectors_of(keys: Sequence[str] | Strings, rows: pa.Table, params: AlsParams) -> Floats:
+    """The stored vectors of keys, (keys, width); zeros without a row."""
+    vectors: Floats = np.vstack([stored_vectors(rows, params), np.zeros((1, params.width))])[positions(keys, rows)]
+    return vectors
+
+
 def damaged_rows(table: pa.Table, params: AlsParams) -> NDArray[np.bool_]:
     """Whether the stored vector is missing, has a wrong length, or contains values that are not finite, (rows,)."""
     cells: list[Any] = table["vector"].to_pylist()
@@ -132,11 +137,6 @@ def stored_events(users: pa.Table) -> tuple[Longs, Strings, Floats]:
     item_ids = np.array([item_id for ids in lists for item_id in ids], dtype=object)
     row = np.repeat(np.arange(len(lists)), [len(ids) for ids in lists]).astype(np.int64)
     return row, item_ids, concat_binary(users, "item_weights", np.float32).astype(float)
-
-
-def sums_batch(kind: int, sums: Sums, key: str | None = None) -> pa.RecordBatch:
-    """One row with partial sums."""
-    return make_batch(kind, 1, key=[key], payload=[sums.to_cell()])
 
 
 def global_sums_to_bytes(sums: GlobalSums) -> bytes:

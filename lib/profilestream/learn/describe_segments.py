@@ -6,14 +6,14 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits, tables
+from profilestream.base import commits, runner, tables
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.derive import population, profiles
-from profilestream.learn import segment_rules, segments, segments_batch
+from profilestream.learn import profile_points, segment_rules, segments
 from profilestream.learn.als import Floats, Longs
 from profilestream.learn.segments import SegmentModel
 
@@ -87,13 +87,15 @@ def sample_points(spark: SparkSession, settings: Settings) -> Floats:
     derived.table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
     mean = population.means_of(F.col(derived.vector_state))
     rows = derived.table.read(spark, settings.paths).select("user_id", mean.alias("mean")).where("mean IS NOT NULL")
-    scaling = segments_batch.fit_scaling(rows, segments.weights(derived))
-    points = segments_batch.scaled_point(F.col("mean"), scaling).alias("point")
+    scaling = profile_points.fit_scaling(rows, segments.weights(derived))
+    points = profile_points.scaled_point(F.col("mean"), scaling).alias("point")
     return _sample(rows.select("user_id", F.lit(0).alias("segment_id"), points), settings)[0]
 
 
 def _sample(rows: DataFrame, settings: Settings) -> tuple[Floats, Longs]:
     """Points and segment ids of a sample of the users."""
-    sample = segments_batch.sample_users(rows, segments.params(settings)).select("point", "segment_id").toArrow()
+    params = segments.params(settings)
+    hashed = rows.select("*", profile_points.sample_hash(params))
+    sample = runner.first_rows(hashed, ("sample_hash", "user_id"), params.init_size)
     points = np.array(sample["point"].to_pylist(), dtype=np.float64)
     return points.reshape(len(points), -1), sample["segment_id"].to_numpy()

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from profilestream.learn import als_rows, als_tasks, score_tasks
 from profilestream.learn.als import AlsParams
+from profilestream.learn.item_index import ItemIndex
 from profilestream.learn.predictor import Options, PublishedRows
 
 
@@ -25,11 +26,8 @@ class ItemRecommender:
         (cell,) = rows.read(["global_sums"], pc.field("side") == "global")["global_sums"].to_pylist()
         global_sums = als_rows.global_sums_from_bytes(cell, self._params.width)
         items = rows.read(where=pc.field("side") == "item")
-        time_micros = pc.cast(pc.cast(items["as_of"], pa.timestamp("us", "UTC")), pa.int64())
-        batches = items.append_column("time_micros", time_micros).combine_chunks().to_batches()
-        packed = als_tasks.pack_items(iter(batches), global_sums, self._params)
-        payloads = [payload for batch in packed for payload in batch["payload"].to_pylist()]
-        self._index = als_tasks.unpack_items(payloads, self._params)
+        packed = als_tasks.pack_items(items, global_sums=global_sums, params=self._params)["items"]
+        self._index = ItemIndex.from_rows(packed, self._params)
 
     def predict(self, inputs: pa.Table, options: Options) -> pa.Table:
         """The items with the highest scores of each user."""

@@ -1,112 +1,155 @@
-"""The passes of `learn_segments` over the users of one partition: Arrow in and out, arithmetic in kmeans.py.
+"""The kernels of `learn_segments`: Arrow tables in and out, arithmetic in kmeans.py.
 
 Runs on executors, so it imports only numpy, pyarrow and the arithmetic.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from profilestream.learn import kmeans, split_merge
 from profilestream.learn.als import Floats, Longs
 from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
 from profilestream.learn.split_merge import SplitAxes, SplitMergeMove
 
-ASSIGNED_SCHEMA = (
-    "user_id string, segment_id bigint, distance double, point array<double>, at bigint, old_id bigint, "
-    "old_valid_from bigint, is_new boolean"
-)
+_TIME = pa.timestamp("us", "UTC")
+_TYPES: dict[str, pa.DataType] = {
+    "user_id": pa.string(), "segment_id": pa.int64(), "distance": pa.float64(), "point": pa.list_(pa.float64()),
+    "as_of": _TIME, "valid_from": _TIME, "sample_hash": pa.int64(), "old_segment_id": pa.int64(),
+    "old_point": pa.list_(pa.float64()), "old_as_of": _TIME, "old_valid_from": _TIME, "_is_deleted": pa.bool_(),
+}  # fmt: skip
 
 
-def partition_delta(
-    batches: Iterator[pa.RecordBatch], state: KMeansState, centers: Floats, params: KMeansParams
-) -> Iterator[pa.RecordBatch]:
-    """Users of a batch -> their KMeansDelta, in one row of sums.COLUMNS.
+def _schema(names: str) -> pa.Schema:
+    return pa.schema([pa.field(name, _TYPES[name]) for name in names.split()])
 
-    Input columns: `point`, `at`, null for an erased user; `old_point`, `old_at`, `old_id`, null for a new user.
-    """
+
+# Users of a batch: the point is null if the profile was deleted; users are sampled in order of the hash.
+CONTRIBUTION = _schema("user_id point as_of sample_hash")
+# With the columns of `user_segments`, null for new users.
+CHANGE = _schema("user_id point as_of old_segment_id old_point old_as_of old_valid_from")
+POINT_CHANGE = _schema("point as_of old_segment_id old_point old_as_of")
+NEW_POINT = _schema("point as_of")
+# Rows of `user_segments`.
+USER = _schema("user_id segment_id point as_of valid_from")
+POINT = _schema("segment_id point as_of")
+# Rows of `user_segments` that a batch updates or deletes.
+IS_DELETED = "_is_deleted"
+UPDATE = _schema(f"user_id segment_id distance point as_of valid_from {IS_DELETED}")
+
+
+def contributions(user_ids: Sequence[str], points: Floats, times: Longs) -> pa.Table:
+    """Rows with CONTRIBUTION; the sample is of users with small ids."""
+    arrays: list[Any] = [user_ids, _lists(points), times, np.zeros(len(points), np.int64)]
+    return pa.table(arrays, schema=CONTRIBUTION)
+
+
+def sum_changes(changes: pa.Table, *, state: KMeansState, centers: Floats, params: KMeansParams) -> dict[str, Any]:
+    """`delta`: the KMeansDelta of the users of a batch, whose points are assigned to the nearest of the centers."""
     d = centers.shape[1]
-    for table in _tables(batches):
-        new, old = table.filter(pc.is_valid(table["point"])), table.filter(pc.is_valid(table["old_id"]))
-        changes = ContributionChanges(
-            _points(new["point"], d), _longs(new["at"]),
-            _points(old["old_point"], d), _longs(old["old_at"]), _longs(old["old_id"]),
-        )  # fmt: skip
-        yield kmeans.batch_delta(state, centers, changes, params).to_batch()
+    new, old = _with_value(changes, "point"), _with_value(changes, "old_segment_id")
+    if not new.num_rows and not old.num_rows:
+        return {}
+    contributions = ContributionChanges(
+        points_of(new, "point", d), micros(new, "as_of"),
+        points_of(old, "old_point", d), micros(old, "old_as_of"), _longs(old["old_segment_id"]),
+    )  # fmt: skip
+    return {"delta": kmeans.batch_delta(state, centers, contributions, params)}
 
 
-def partition_bins(
-    batches: Iterator[pa.RecordBatch], axes: SplitAxes, ids: Longs, centers: Floats, params: KMeansParams
-) -> Iterator[pa.RecordBatch]:
-    """Contributions (`point`, `at`, `segment_id`) -> their sums by bin of the axes, in one row of sums.COLUMNS.
+def sum_bins(
+    changes: pa.Table, others: pa.Table, *, axes: SplitAxes, ids: Longs, centers: Floats, params: KMeansParams
+) -> dict[str, Any]:
+    """`bins`: sums of points by bin of the axes.
 
     Args:
-        ids, centers: a contribution with a null `segment_id` is new; it is assigned to the nearest of these centers.
+        changes: users of the batch; each is assigned to the nearest of `centers`, which have these ids.
+        others: stored rows of other users.
     """
-    for table in _tables(batches):
-        points = _points(table["point"], centers.shape[1])
-        segment_ids = _segment_ids(table["segment_id"], points, ids, centers)
-        yield split_merge.bin_sums(axes, points, _longs(table["at"]), segment_ids, params).to_batch()
+    new = _with_value(changes, "point")
+    points, segment_ids = _assigned(new, others, ids, centers)
+    times = np.append(micros(new, "as_of"), micros(others, "as_of"))
+    return {"bins": split_merge.bin_sums(axes, points, times, segment_ids, params)}
 
 
-def choose_initial_centers(batches: Iterator[pa.RecordBatch], d: int, params: KMeansParams) -> Iterator[pa.RecordBatch]:
-    """A complete sample (`point`) in one partition -> the initial centers (`point`)."""
-    for table in _tables(batches):
-        centers = kmeans.initial_centers(_points(table["point"], d), params)
-        yield pa.RecordBatch.from_arrays([_lists(centers)], ["point"])
-
-
-def assign_segments(
-    batches: Iterator[pa.RecordBatch],
+def relabel_users(
+    changes: pa.Table,
+    others: pa.Table,
+    *,
     ids: Longs,
     centers: Floats,
     moves: Sequence[SplitMergeMove],
     after: KMeansState,
-) -> Iterator[pa.RecordBatch]:
-    """Contributions -> rows of ASSIGNED_SCHEMA: the segment after the batch and the distance to its center.
+) -> dict[str, pa.Table]:
+    """`users`: all users of the batch, and the others whose segment changes.
 
     Args:
-        ids, centers: a contribution with a null `segment_id` is new; it is assigned to the nearest of these centers.
+        changes: users of the batch; each is assigned to the nearest of `centers`, which have these ids.
+        others: stored rows of other users in the segments of the moves.
         moves: made after that assignment.
         after: the state after the batch.
     """
-    for table in _tables(batches):
-        points = _points(table["point"], after.sums.sums.shape[1])
-        segment_ids = split_merge.relabel(_segment_ids(table["segment_id"], points, ids, centers), points, moves)
-        difference = points - after.centers[np.searchsorted(after.ids, segment_ids)]
-        distance = np.sqrt((difference**2).sum(axis=1))
-        unchanged = ("point", "at", "old_id", "old_valid_from", "is_new")
-        yield pa.RecordBatch.from_pydict({
-            "user_id": table["user_id"].combine_chunks(), "segment_id": segment_ids, "distance": distance,
-            **{name: table[name].combine_chunks() for name in unchanged},
-        })  # fmt: skip
+    new = _with_value(changes, "point")
+    points, assigned = _assigned(new, others, ids, centers)
+    segment_ids = split_merge.relabel(assigned, points, moves)
+    difference = points - after.centers[np.searchsorted(after.ids, segment_ids)]
+    stored = pa.concat_tables([new.select(_OLD).rename_columns(_STORED), others.select(_STORED)])
+    is_same = segment_ids == _longs(stored["segment_id"])
+    is_new = np.arange(len(points)) < new.num_rows
+    times = np.append(micros(new, "as_of"), micros(others, "as_of"))
+    changed_at = np.where(is_new, times, after.sums.as_of)
+    valid_from = np.where(is_same, micros(stored, "valid_from"), changed_at)
+    updated: dict[str, Any] = {
+        "user_id": pa.concat_tables([new.select(["user_id"]), others.select(["user_id"])])["user_id"],
+        "segment_id": segment_ids, "distance": np.sqrt((difference**2).sum(axis=1)), "point": _lists(points),
+        "as_of": pa.array(times).cast(_TIME), "valid_from": pa.array(valid_from).cast(_TIME),
+        IS_DELETED: np.zeros(len(points), bool),
+    }  # fmt: skip
+    deleted = changes.filter(pc.and_(changes["point"].is_null(), changes["old_segment_id"].is_valid()))
+    n = deleted.num_rows
+    removed: dict[str, Any] = {
+        "user_id": deleted["user_id"], "segment_id": deleted["old_segment_id"], "distance": np.zeros(n),
+        "point": deleted["old_point"], "as_of": deleted["old_as_of"], "valid_from": deleted["old_valid_from"],
+        IS_DELETED: np.ones(n, bool),
+    }  # fmt: skip
+    changed = pa.table(updated, UPDATE).filter(pa.array(is_new | ~is_same))
+    return {"users": pa.concat_tables([changed, pa.table(removed, UPDATE)])}
 
 
-def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """All rows of a partition as one table; nothing for a partition without rows."""
-    with_rows = [batch for batch in batches if batch.num_rows]
-    if with_rows:
-        yield pa.Table.from_batches(with_rows)
+_OLD, _STORED = ["old_segment_id", "old_valid_from"], ["segment_id", "valid_from"]
 
 
-def _points(column: "pa.ChunkedArray[Any]", d: int) -> Floats:
-    return np.asarray(pc.list_flatten(column).to_numpy(), dtype=np.float64).reshape(-1, d)
+def points_of(rows: pa.Table, name: str, d: int) -> Floats:
+    """A column of points without nulls, (rows, d)."""
+    return np.asarray(pc.list_flatten(rows[name]).to_numpy(), dtype=np.float64).reshape(-1, d)
 
 
-def _longs(column: "pa.ChunkedArray[Any]") -> Longs:
-    return np.asarray(column.to_numpy(), dtype=np.int64)
+def micros(rows: pa.Table, name: str) -> Longs:
+    """A column of times in microseconds; nulls are -1."""
+    return _longs(rows[name].cast(pa.int64()))
+
+
+def _longs(column: Any) -> Longs:
+    """A column of integers; nulls are -1."""
+    return np.asarray(column.fill_null(-1).to_numpy(), dtype=np.int64)
+
+
+def _with_value(rows: pa.Table, name: str) -> pa.Table:
+    """The rows with a value in a column."""
+    return rows if not rows[name].null_count else rows.filter(rows[name].is_valid())
+
+
+def _assigned(new: pa.Table, others: pa.Table, ids: Longs, centers: Floats) -> tuple[Floats, Longs]:
+    """Points and segment ids of new contributions and of other users."""
+    new_points, points = (points_of(rows, "point", centers.shape[1]) for rows in (new, others))
+    segment_ids = np.append(ids[kmeans.nearest_centers(new_points, centers)[0]], _longs(others["segment_id"]))
+    return np.vstack([new_points, points]), segment_ids
 
 
 def _lists(points: Floats) -> "pa.Array[Any]":
-    offsets = pa.array(np.arange(len(points) + 1) * points.shape[1], pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(points.ravel()))
-
-
-def _segment_ids(column: "pa.ChunkedArray[Any]", points: Floats, ids: Longs, centers: Floats) -> Longs:
-    is_new = np.asarray(column.is_null().to_numpy())
-    segment_ids = np.where(is_new, -1, column.to_numpy()).astype(np.int64)
-    segment_ids[is_new] = ids[kmeans.nearest_centers(points[is_new], centers)[0]]
-    return segment_ids
+    offsets: NDArray[np.int32] = np.arange(len(points) + 1, dtype=np.int32) * points.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(points.ravel()))

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from profilestream.base.settings import Settings
 from profilestream.learn import factors, publishing, segments
 from profilestream.learn.als import AlsParams
-from profilestream.learn.als_rows import global_sums_from_bytes
+from profilestream.learn.factors_batch import FactorsState
 from profilestream.learn.item_recommender import ItemRecommender
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publishing import LearnerState, Publication
@@ -88,7 +88,7 @@ class PublishedFactors:
     """
 
     model_version: int
-    state: factors.FactorsState
+    state: FactorsState[DataFrame]
     params: AlsParams
     ranker: str
 
@@ -98,8 +98,4 @@ def read_factors(spark: SparkSession, settings: Settings, which: str | int = CHA
     version, rows = publishing.read(spark, settings, factors_publication(settings), which)
     tags = VersionTags.of(version)
     params = AlsParams(**json.loads(tags.params))
-    (row,) = rows.where("side = 'global'").select("global_sums").collect()
-    global_sums = global_sums_from_bytes(bytes(row["global_sums"]), params.width)
-    return PublishedFactors(
-        version.number, factors.FactorsState(rows.where("side != 'global'"), global_sums), params, tags.model
-    )
+    return PublishedFactors(version.number, factors.state_of(rows, params), params, tags.model)

@@ -36,12 +36,8 @@ def recommend_items(
         users: user rows with COLUMNS; rows of other users are ignored.
         ranker: one of item_index.RANKERS.
     """
-    keys = als_rows.strings(users, "key")
-    row_by_key = dict(zip(keys, range(len(keys)), strict=True))
-    rows = np.array([row_by_key.get(user_id, -1) for user_id in user_ids], np.int64)
-    vectors = np.zeros((len(user_ids), params.width))
-    vectors[rows >= 0] = als_rows.stored_vectors(users, params).astype(float)[rows[rows >= 0]]
-    user_items = _user_items(users, rows, index)
+    vectors = als_rows.vectors_of(user_ids, users, params)
+    user_items = _user_items(users, als_rows.positions(user_ids, users), index)
     chunk = max(1, _MAX_CELLS // max(len(index.item_ids), 1))
     parts = []
     for begin in range(0, len(user_ids), chunk):

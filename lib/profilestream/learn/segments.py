@@ -15,16 +15,17 @@ from profilestream.base import commits, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings
 from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
-from profilestream.base.session import broadcast_if_small, frame_of_dicts
+from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn import metrics, segments_batch
+from profilestream.learn import metrics, profile_points, segments_batch
 from profilestream.learn.cluster_sums import ClusterSums
 from profilestream.learn.kmeans import KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.kmeans_tasks import IS_DELETED
 from profilestream.learn.metrics_reporter import MetricsReporter
 from profilestream.learn.segment_rules import Scaling
-from profilestream.learn.segments_batch import IS_DELETED, SegmentsUpdate
+from profilestream.learn.segments_batch import SegmentsUpdate
 
 STAGE, LEARNER = "learn_segments", "segments"
 
@@ -82,15 +83,17 @@ def queries(settings: Settings) -> list[Query]:
         return commits.versions(spark, (users,), settings.paths)
 
     def write(changes: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(segments_batch.latest_profiles(changes, derived)) as (latest, rows):
+        with batch.cached(profile_points.latest_profiles(changes, derived)) as (latest, rows):
             model = _model_before(latest, batch, segments, derived)
             stored = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
-            changed = segments_batch.changed_contributions(latest, rows, stored, model.scaling).persist()
-            other_users = stored.join(broadcast_if_small(latest.select("user_id"), rows), "user_id", "left_anti")
-            assignment = segments_batch.assign_batch(changed, other_users, model.state, batch, kmeans_params)
-            with batch.in_background() as run:
+            contributions = profile_points.contributions(latest, model.scaling, kmeans_params)
+            changed, others = segments_batch.changed_users(contributions, stored, rows)
+            changed = changed.persist()
+            with batch.phase("assign"):
+                assignment = segments_batch.assign_batch(model.state, changed, others, kmeans_params)
+            with batch.in_background() as run, batch.phase("move"):
                 run(batch.append, _metric_rows(model.state, assignment.evaluation, batch), tables.MODEL_METRICS)
-                update = segments_batch.update_segments(changed, assignment, batch, kmeans_params)
+                update = segments_batch.update_segments(assignment, kmeans_params)
             changed_users = commits.with_batch_columns(update.users, users, batch.txn, IS_DELETED)
             batch.merge(changed_users, users, count=rows, delete_flag=IS_DELETED)
             batch.append(_segment_rows(update, model.scaling, batch, segments), segments)
@@ -168,7 +171,7 @@ def _model_before(latest: DataFrame, batch: Batch, segments: Table, derived: Der
     model = _read(rows, derived, batch.txn.epoch, batch.txn.batch_id - 1)
     if model is not None:
         return model
-    scaling = segments_batch.fit_scaling(latest, weights(derived))
+    scaling = profile_points.fit_scaling(latest, weights(derived))
     return SegmentModel(scaling, KMeansState.from_centers(np.zeros((0, len(scaling.dimensions)))))
 
 
@@ -183,7 +186,7 @@ def _metric_rows(before: KMeansState, evaluation: KMeansDelta | None, batch: Bat
     return metrics.metric_rows(batch.spark, LEARNER, values, before.sums.as_of, times, batch.txn)
 
 
-def _segment_rows(update: SegmentsUpdate, scaling: Scaling, batch: Batch, segments: Table) -> DataFrame:
+def _segment_rows(update: SegmentsUpdate[DataFrame], scaling: Scaling, batch: Batch, segments: Table) -> DataFrame:
     """The state as rows of `segments`."""
     sums, ids = update.state.sums, update.state.ids
     parent_ids = {move.child: move.parent for move in update.moves}

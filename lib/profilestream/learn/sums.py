@@ -1,6 +1,6 @@
-"""Small partial sums of a batch: added in any order, decayed to one time, and moved from executors to the driver.
+"""Small partial sums of a batch: added in any order, and decayed to one time.
 
-Runs on executors, so it imports numpy and pyarrow only.
+Runs on executors, so it imports numpy only.
 """
 
 from collections.abc import Iterable
@@ -8,10 +8,9 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import reduce
 from operator import add
 from types import MappingProxyType
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 MICROS_PER_DAY = 86_400_000_000
@@ -21,8 +20,6 @@ MIN_WEIGHT = 1e-100
 LATEST, EARLIEST = MappingProxyType({"combine": max}), MappingProxyType({"combine": min})
 FIRST = MappingProxyType({"combine": lambda one, other: one})
 DECAYS = MappingProxyType({"decays": True})
-# Columns of `Sums.to_batch`, as Spark DDL.
-COLUMNS = "sums binary"
 
 
 @dataclass(frozen=True)
@@ -53,19 +50,6 @@ class Sums:
     def _nested_sums(self) -> dict[str, "Sums"]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Sums)}
-
-    def to_cell(self) -> bytes:
-        """The sums as one typed row in Arrow's IPC format."""
-        return write_cell(pa.Table.from_struct_array(_column(self)))
-
-    def to_batch(self) -> pa.RecordBatch:
-        """One row of COLUMNS, for the driver."""
-        return pa.RecordBatch.from_pydict({"sums": [self.to_cell()]})
-
-    @classmethod
-    def from_cell(cls, cell: Any) -> Self:
-        """The inverse of `to_cell`."""
-        return _from_struct(cls, read_cell(cell).to_struct_array().combine_chunks())
 
 
 @dataclass(frozen=True)
@@ -108,43 +92,3 @@ def decay_factors(
     age = np.maximum(now - times, 0) / MICROS_PER_DAY
     factors: NDArray[np.float64] = np.exp2(-age / half_life_days)
     return factors
-
-
-def write_cell(table: pa.Table) -> bytes:
-    """A table as one binary value."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def read_cell(cell: Any) -> pa.Table:
-    """The inverse of `write_cell`."""
-    return pa.ipc.open_stream(cell).read_all()
-
-
-def _column(value: Any) -> Any:
-    """A field as an Arrow array of length 1: sums as struct, an array as its shape and its values in a flat list."""
-    if isinstance(value, Sums):
-        names = [each.name for each in fields(value)]
-        return pa.StructArray.from_arrays([_column(getattr(value, name)) for name in names], names)
-    if isinstance(value, np.ndarray):
-        values = pa.ListArray.from_arrays(pa.array([0, value.size], pa.int32()), pa.array(value.ravel()))
-        return pa.StructArray.from_arrays([pa.array([value.shape], pa.list_(pa.int64())), values], ["shape", "values"])
-    return pa.array([value])
-
-
-def _from_struct(cls: type[SumsT], row: Any) -> SumsT:
-    """Sums from a StructArray of length 1."""
-
-    def value(name: str, kind: Any) -> Any:
-        cell = row.field(name)
-        if not pa.types.is_struct(cell.type):
-            return cell[0].as_py()
-        nested = [one for one in get_args(kind) or (kind,) if isinstance(one, type) and issubclass(one, Sums)]
-        if nested:
-            return _from_struct(nested[0], cell)
-        values, shape = cell.field("values").flatten(), cell.field("shape").flatten().to_pylist()
-        return values.to_numpy(zero_copy_only=False).reshape(shape)
-
-    return cls(**{each.name: value(each.name, each.type) for each in fields(cls)})

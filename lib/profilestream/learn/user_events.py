@@ -43,15 +43,15 @@ class UserEvents:
         """Stored and new events, in order of user, time and item.
 
         Args:
-            state, new: user rows and event rows, kinds STATE and NEW.
+            state, new: rows with als_rows.USER and als_rows.EVENT.
             user_ids: all users of the partition, ascending.
             state_users: number of the user of each state row.
         """
         row, stored_ids, weights = als_rows.stored_events(state)
-        both = np.concatenate([stored_ids, als_rows.strings(new, "other_key")]).astype(object)
+        both = np.concatenate([stored_ids, als_rows.strings(new, "item_id")]).astype(object)
         item_ids, item = np.unique(both, return_inverse=True)
         stored, added = len(stored_ids), new.num_rows
-        new_users = np.searchsorted(user_ids, als_rows.strings(new, "key"))
+        new_users = np.searchsorted(user_ids, als_rows.strings(new, "user_id"))
         ratings = als_rows.concat_binary(state, "event_ratings", np.float32)
         ratings = np.concatenate([ratings, als_rows.numbers(new, "rating")])
         events = cls(
@@ -60,7 +60,9 @@ class UserEvents:
             item=item,
             weight=np.concatenate([weights, als_rows.numbers(new, "weight")]),
             rating=ratings if params.is_explicit else np.zeros(stored + added),
-            time=np.concatenate([als_rows.concat_binary(state, "event_times", np.int64), als_rows.micros(new)]),
+            time=np.concatenate(
+                [als_rows.concat_binary(state, "event_times", np.int64), als_rows.numbers(new, "time_micros")]
+            ),
             category=np.concatenate([np.full(stored, None, object), als_rows.strings(new, "category")]),
             is_new=np.repeat([False, True], [stored, added]),
         )
@@ -109,7 +111,7 @@ def _effective_weights(events: UserEvents) -> Floats:
 
 def new_event_contributions(
     user_ids: Strings, events: UserEvents, new: UserEvents, vectors: Vectors, params: AlsParams
-) -> pa.RecordBatch:
+) -> pa.Table:
     """Contributions of new events to items, with the user's earlier items as neighbors.
 
     Implicit: one row per user and item, valid at the time of its latest new event. Explicit: one row per rating, so
@@ -132,11 +134,11 @@ def new_event_contributions(
     last_category = np.full(len(groups), -1)  # -1 selects the null after the categories
     np.maximum.at(last_category, index, np.where(new.category != None, np.arange(len(index)), -1))  # noqa: E711
     neighbor_ids, neighbor_times = _preceding_items(events, pair[first], params)
-    return als_rows.make_batch(
-        als_rows.CONTRIBUTION, len(groups), key=new.item_ids[new.item[first]], other_key=user_ids[new.user[first]],
+    return als_rows.table(
+        als_rows.CONTRIBUTION, len(groups), item_id=new.item_ids[new.item[first]], user_id=user_ids[new.user[first]],
         weight=weight, rating=new.rating[first], decayed_weight=weight, popularity=popularity, time_micros=latest,
         category=np.append(new.category, [None])[last_category], vector=als_rows.to_cells(vectors[new.user[first]]),
-        item_ids=neighbor_ids, event_times=neighbor_times,
+        neighbor_ids=neighbor_ids, neighbor_times=neighbor_times,
     )  # fmt: skip
 
 

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn import als_rows, als_tasks, item_index
+from profilestream.learn import als_rows, item_index
 from profilestream.learn.als import AlsParams, Floats, Longs, Strings
 from profilestream.learn.item_index import ItemIndex, UserItems
 
-COLUMNS = (
-    "user_id string, rank int, item_id string, score double, ranker string, reason_item_id string, reason string, "
-    "reason_ranker string"
-)
-_ARROW_TYPES: dict[str, pa.DataType] = {"string": pa.string(), "int": pa.int32(), "double": pa.float64()}
-SCHEMA = pa.schema(
-    [pa.field(name, _ARROW_TYPES[sql_type]) for name, sql_type in (column.split() for column in COLUMNS.split(", "))]
-)
+_TYPES: dict[str, pa.DataType] = {
+    "user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float64(), "ranker": pa.string(),
+    "reason_item_id": pa.string(), "reason": pa.string(), "reason_ranker": pa.string(),
+}  # fmt: skip
+SCHEMA = pa.schema([pa.field(name, type_) for name, type_ in _TYPES.items()])
+# Inputs: users of the model, as in `factors`; a user and an item, which may be null, with a weight; a user and an item.
+USER = pa.schema([als_rows.USER.field(name) for name in ("key", "vector", "item_ids", "item_weights")])
+PREFERENCE = pa.schema([als_rows.EVENT.field(name) for name in ("user_id", "item_id", "weight")])
+PAIR = pa.schema([als_rows.EVENT.field(name) for name in ("user_id", "item_id")])
 _MAX_CELLS = 4_000_000
 # Rankers for users without a vector, best first: all items that the first one ranks precede those of the next one.
 _FALLBACK_RANKERS = ("neighbors", "category", "popularity")
@@ -41,7 +42,7 @@ class ListOptions:
         min_event_time: leave out items without an event since this time, microseconds; null: none.
         max_per_category: items of one category per list; null: no limit.
         average_user: mean vector of all users, (width,); empty: zeros.
-        closed_items: ids of items that only users with a row of kind RESERVED may get.
+        closed_items: ids of items that only users for whom they are reserved may get.
     """
 
     top_k: int
@@ -74,22 +75,33 @@ class _UserBlock:
         return _UserBlock(self.user_ids[begin:end], self.vectors[begin:end], *pairs)
 
 
-def rank_items(batches: Iterator[pa.RecordBatch], params: AlsParams, options: ListOptions) -> Iterator[pa.RecordBatch]:
-    """Rows of users and packed items -> rows of SCHEMA.
+def rank_items(
+    users: pa.Table,
+    preferences: pa.Table,
+    bought: pa.Table,
+    reserved: pa.Table,
+    items: pa.Table,
+    *,
+    params: AlsParams,
+    options: ListOptions,
+) -> dict[str, pa.Table]:
+    """`lists`: rows of SCHEMA.
 
-    A user with a vector is one row of kind STATE (key, vector, item_ids, item_weights). A user without one is rows of
-    kind NEW (key, other_key, weight); other_key is null when the user has no items. Rows of kind BOUGHT and RESERVED
-    (key, other_key) are items that a user bought, and closed items that the user may get.
+    Args:
+        users: users with a vector, with USER.
+        preferences: of users without one, with PREFERENCE; the item is null when the user has none.
+        bought: items that the users bought, with PAIR.
+        reserved: closed items that the users may get, with PAIR.
+        items: all items, from als_tasks.pack_items.
     """
-    table = pa.Table.from_batches(list(batches), als_rows.SCHEMA)
-    payloads = als_rows.rows_of_kind(table, als_rows.PACKED_ITEMS)["payload"].to_pylist()
-    index = als_tasks.unpack_items(payloads, params)
+    index = ItemIndex.from_rows(items, params)
     if not len(index.item_ids):
-        return
-    users = _read_users(table, index, params)
+        return {}
+    block = _user_block(users, preferences, bought, reserved, index, params)
     chunk = max(1, _MAX_CELLS // len(index.item_ids))
-    for begin in range(0, len(users.user_ids), chunk):
-        yield _lists(users.part(begin, begin + chunk), index, params, options)
+    begins = range(0, len(block.user_ids), chunk)
+    lists = [_lists(block.part(begin, begin + chunk), index, params, options) for begin in begins]
+    return {"lists": pa.Table.from_batches(lists, SCHEMA)}
 
 
 def cosine_similarities(
@@ -112,28 +124,27 @@ def vector_sums(batches: Iterator[pa.RecordBatch], params: AlsParams) -> Iterato
         yield pa.RecordBatch.from_arrays([total, pa.array([len(vectors)], pa.int64())], ["total", "rows"])
 
 
-def _read_users(table: pa.Table, index: ItemIndex, params: AlsParams) -> _UserBlock:
-    state, new = (als_rows.rows_of_kind(table, kind) for kind in (als_rows.STATE, als_rows.NEW))
-    new_ids = np.unique(als_rows.strings(new, "key"))
-    vectors = np.vstack([als_rows.stored_vectors(state, params).astype(float), np.zeros((len(new_ids), params.width))])
-    user, item_ids, weight = als_rows.stored_events(state)
-    with_item = new.filter(new["other_key"].is_valid())
-    new_user = state.num_rows + np.searchsorted(new_ids, als_rows.strings(with_item, "key"))
+def _user_block(
+    users: pa.Table, preferences: pa.Table, bought: pa.Table, reserved: pa.Table, index: ItemIndex, params: AlsParams
+) -> _UserBlock:
+    new_ids = np.unique(als_rows.strings(preferences, "user_id"))
+    vectors = np.vstack([als_rows.stored_vectors(users, params).astype(float), np.zeros((len(new_ids), params.width))])
+    user, item_ids, weight = als_rows.stored_events(users)
+    with_item = preferences.filter(preferences["item_id"].is_valid())
+    new_user = users.num_rows + np.searchsorted(new_ids, als_rows.strings(with_item, "user_id"))
     user = np.concatenate([user, new_user])
-    item_ids = np.concatenate([item_ids, als_rows.strings(with_item, "other_key")])
+    item_ids = np.concatenate([item_ids, als_rows.strings(with_item, "item_id")])
     weight = np.concatenate([weight, with_item["weight"].to_numpy()])
-    user_ids = np.concatenate([als_rows.strings(state, "key"), new_ids])
+    user_ids = np.concatenate([als_rows.strings(users, "key"), new_ids])
     items = UserItems.from_events(index, user, item_ids, weight)
-    pairs = (_pairs_of_kind(table, kind, user_ids, index) for kind in (als_rows.BOUGHT, als_rows.RESERVED))
-    return _UserBlock(user_ids, vectors, items, *pairs)
+    return _UserBlock(user_ids, vectors, items, *(_pairs(rows, user_ids, index) for rows in (bought, reserved)))
 
 
-def _pairs_of_kind(table: pa.Table, kind: int, user_ids: Strings, index: ItemIndex) -> UserItems:
-    """The users and items in the rows of a kind; rows of other users and unknown items are ignored."""
-    rows = als_rows.rows_of_kind(table, kind)
+def _pairs(rows: pa.Table, user_ids: Strings, index: ItemIndex) -> UserItems:
+    """The users and items in rows with PAIR; rows of other users and unknown items are ignored."""
     numbers = {user_id: number for number, user_id in enumerate(user_ids)}
-    user = np.array([numbers.get(key, -1) for key in rows["key"].to_pylist()], np.int64)
-    item_ids = als_rows.strings(rows, "other_key")[user >= 0]
+    user = np.array([numbers.get(user_id, -1) for user_id in rows["user_id"].to_pylist()], np.int64)
+    item_ids = als_rows.strings(rows, "item_id")[user >= 0]
     return UserItems.from_events(index, user[user >= 0], item_ids, np.ones(len(item_ids)))
 
 

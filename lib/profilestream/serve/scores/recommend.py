@@ -1,5 +1,7 @@
 """serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -9,15 +11,27 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits
 from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.passes import Pass, run_pass
+from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, RECOMMENDATIONS
 from profilestream.derive import profiles
-from profilestream.learn import als_rows, factors, publications
+from profilestream.learn import factors, factors_batch, item_index, publications
 from profilestream.learn.als import AlsParams
+from profilestream.learn.factors_batch import FactorsState
 from profilestream.serve.scores import ranked_lists
 from profilestream.serve.scores.ranked_lists import ListOptions
 
 STEP = "serve_scores"
+RANK_ITEMS = Pass(
+    ranked_lists.rank_items,
+    inputs={
+        "users": ranked_lists.USER, "preferences": ranked_lists.PREFERENCE, "bought": ranked_lists.PAIR,
+        "reserved": ranked_lists.PAIR, "items": item_index.SCHEMA,
+    },
+    keys={"users": "key", "preferences": "user_id", "bought": "user_id", "reserved": "user_id"},
+    outputs={"lists": ranked_lists.SCHEMA},
+)  # fmt: skip
 _DAY_MICROS, _DELETED = 86_400_000_000, "_deleted"
 PREFERRED_ITEMS = "preference.items"
 
@@ -33,11 +47,40 @@ class PinnedVersions:
         events_version: version of `events`.
     """
 
-    state: factors.FactorsState
+    state: FactorsState[DataFrame]
     params: AlsParams
     model_version: str
     profile_version: int | None
     events_version: int
+
+
+@dataclass(frozen=True)
+class SelectedUsers:
+    """Users who get a list.
+
+    Args:
+        in_model: rows with ranked_lists.USER.
+        by_profile: rows with ranked_lists.PREFERENCE of users with a profile only.
+    """
+
+    in_model: DataFrame
+    by_profile: DataFrame
+
+    @property
+    def ids(self) -> DataFrame:
+        """`user_id` of each user."""
+        ids = self.in_model.select(F.col("key").alias("user_id"))
+        return ids.unionByName(self.by_profile.select("user_id").distinct())
+
+    @contextmanager
+    def cached(self) -> Iterator[None]:
+        """Hold the rows during the block."""
+        both = (self.in_model.persist(), self.by_profile.persist())
+        try:
+            yield
+        finally:
+            for rows in both:
+                rows.unpersist()
 
 
 def run(spark: SparkSession, settings: Settings) -> int:
@@ -56,19 +99,17 @@ def run(spark: SparkSession, settings: Settings) -> int:
     txn = commits.next_txn(spark, RECOMMENDATIONS, paths, STEP, _inputs(settings, pinned))
     if txn is None:
         return RECOMMENDATIONS.read(spark, paths).select("user_id").distinct().count()
-    selected = selected_users(spark, settings, pinned).persist()
-    lists = recommendations(selected, settings, pinned)
-    users = selected.select(F.col("key").alias("user_id")).distinct()
-    removed = (
-        RECOMMENDATIONS.read(spark, paths)
-        .join(users, "user_id", "left_semi")
-        .join(lists.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
-    )
-    changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
-    commits.merge(changed, RECOMMENDATIONS, paths, txn, delete_flag=_DELETED)
-    count = lists.where("rank = 1").count()
-    selected.unpersist()
-    return count
+    selected = selected_users(spark, settings, pinned)
+    with selected.cached():
+        lists = recommendations(selected, settings, pinned)
+        removed = (
+            RECOMMENDATIONS.read(spark, paths)
+            .join(selected.ids, "user_id", "left_semi")
+            .join(lists.select(*RECOMMENDATIONS.key), list(RECOMMENDATIONS.key), "left_anti")
+        )
+        changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
+        commits.merge(changed, RECOMMENDATIONS, paths, txn, delete_flag=_DELETED)
+        return lists.where("rank = 1").count()
 
 
 def _inputs(settings: Settings, pinned: PinnedVersions) -> str:
@@ -104,12 +145,8 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
     return PinnedVersions(state, factors.als_params(settings), f"factors@{version}", profile_version, events_version)
 
 
-def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions) -> DataFrame:
-    """Rows of `recommendations`.
-
-    Args:
-        users: as `selected_users` returns them.
-    """
+def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:
+    """Rows of `recommendations`."""
     scores, now = settings.serve.scores, pinned.state.global_sums.as_of
     max_age = scores.max_item_age_days
     options = ListOptions(
@@ -120,10 +157,14 @@ def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions
         max_per_category=scores.max_per_category,
         average_user=_average_user(pinned),
     )
-    events = EVENTS.read(users.sparkSession, settings.paths, version=pinned.events_version)
-    bought = _of_kind(bought_items(events), als_rows.BOUGHT).join(users.select("key"), "key", "left_semi")
-    rows = users.unionByName(bought, allowMissingColumns=True)
-    lists = _lists_within_share(rows, options, pinned, scores.max_share_per_item)
+    events = EVENTS.read(users.in_model.sparkSession, settings.paths, version=pinned.events_version)
+    inputs = {
+        "users": users.in_model,
+        "preferences": users.by_profile,
+        "bought": bought_items(events).join(users.ids, "user_id", "left_semi"),
+        "items": factors_batch.packed_items(pinned.state, pinned.params),
+    }
+    lists = _lists_within_share(inputs, options, pinned.params, scores.max_share_per_item)
     constants = {
         "list_type": F.lit("items"),
         "model_version": F.lit(pinned.model_version),
@@ -135,7 +176,7 @@ def recommendations(users: DataFrame, settings: Settings, pinned: PinnedVersions
 
 def _average_user(pinned: PinnedVersions) -> tuple[float, ...]:
     """The mean vector of all users of the model."""
-    users = pinned.state.rows.where("side = 'user'").select("key", "vector")
+    users = pinned.state.users.select("key", "vector")
     sums = partial(ranked_lists.vector_sums, params=pinned.params)
     parts = users.mapInArrow(sums, "total binary, rows bigint").collect()
     total = np.sum([np.zeros(pinned.params.width), *(np.frombuffer(row["total"]) for row in parts)], axis=0)
@@ -163,19 +204,15 @@ def bought_items(events: DataFrame) -> DataFrame:
     return pairs.where(F.col("last_purchase").isNotNull() & is_kept).select("user_id", "item_id")
 
 
-def _of_kind(pairs: DataFrame, kind: int) -> DataFrame:
-    return pairs.select(F.col("user_id").alias("key"), F.col("item_id").alias("other_key"), F.lit(kind).alias("kind"))
-
-
 def _lists_within_share(
-    users: DataFrame, options: ListOptions, pinned: PinnedVersions, max_share: float | None
+    inputs: Mapping[str, DataFrame], options: ListOptions, params: AlsParams, max_share: float | None
 ) -> DataFrame:
     """Lists in which no item is in more than this share of the lists (at least in one); null: no limit.
 
     An item above the limit is closed: it stays in the lists in which its rank is best (then its score, then the user
     id), and the other users get their next items. That can bring other items above the limit, so it is repeated.
     """
-    lists = _rank(users, options, pinned)
+    lists = _rank(inputs, options, params)
     if max_share is None:
         return lists
     best = Window.partitionBy("item_id").orderBy("rank", F.desc("score"), "user_id")
@@ -187,22 +224,19 @@ def _lists_within_share(
             return lists
         options = replace(options, closed_items=tuple(dict.fromkeys((*options.closed_items, *full))))
         closed = lists.where(F.col("item_id").isin(*options.closed_items)).withColumn("n", F.row_number().over(best))
-        reserved = _of_kind(closed.where(F.col("n") <= limit), als_rows.RESERVED)
-        lists = _rank(users.unionByName(reserved, allowMissingColumns=True), options, pinned)
+        reserved = closed.where(F.col("n") <= limit)
+        lists = _rank({**inputs, "reserved": reserved}, options, params)
 
 
-def _rank(users: DataFrame, options: ListOptions, pinned: PinnedVersions) -> DataFrame:
-    tasks = factors.task_count(users.sparkSession)
-    items = factors.packed_items(pinned.state.rows, tasks, pinned.state.global_sums, pinned.params)
-    rank = partial(ranked_lists.rank_items, params=pinned.params, options=options)
-    return factors.run_step([users, items], tasks, rank, ranked_lists.COLUMNS)
+def _rank(inputs: Mapping[str, DataFrame], options: ListOptions, params: AlsParams) -> DataFrame:
+    outputs, _ = run_pass(RANK_ITEMS, inputs, params=params, options=options)
+    return materialize(outputs["lists"])
 
 
-def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersions) -> DataFrame:
-    """Users who get a list, in the input columns of ranked_lists.rank_items.
+def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersions) -> SelectedUsers:
+    """Users who get a list.
 
-    A user in the model has one row of kind STATE. A user with a profile only has one row of kind NEW per preferred
-    item, or one with a null item.
+    A user in the model has one row. A user with a profile only has one row per preferred item, or one with a null item.
     """
     since = None
     if settings.serve.scores.active_within_days is not None:
@@ -211,23 +245,20 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
     def active(rows: DataFrame) -> DataFrame:
         return rows if since is None else rows.where(F.col("as_of") >= F.timestamp_micros(F.lit(since)))
 
-    users = pinned.state.rows.where("side = 'user'")
-    in_model = (
-        active(users).select("key", "vector", "item_ids", "item_weights").withColumn("kind", F.lit(als_rows.STATE))
-    )
+    in_model = active(pinned.state.users).select(*ranked_lists.USER.names)
     profile_table = profiles.find_profile_table(settings)
     if profile_table is None or pinned.profile_version is None:
-        return in_model
+        no_profiles = "user_id string, item_id string, weight double"
+        return SelectedUsers(in_model, spark.createDataFrame([], no_profiles))
     stored = active(profile_table.table.read(spark, settings.paths, version=pinned.profile_version))
     facet, _, field = PREFERRED_ITEMS.partition(".")
     no_items = F.array().cast("array<struct<key: string, weight: double>>")
     preferences = F.col(facet)[field] if PREFERRED_ITEMS in profile_table.statistics else no_items
-    only_profile = stored.join(users.select(F.col("key").alias("user_id")), "user_id", "left_anti").select(
-        F.col("user_id").alias("key"),
-        F.lit(als_rows.NEW).alias("kind"),
-        F.inline_outer(preferences).alias("other_key", "weight"),
+    in_factors = pinned.state.users.select(F.col("key").alias("user_id"))
+    only_profile = stored.join(in_factors, "user_id", "left_anti")
+    return SelectedUsers(
+        in_model, only_profile.select("user_id", F.inline_outer(preferences).alias("item_id", "weight"))
     )
-    return in_model.unionByName(only_profile, allowMissingColumns=True)
 
 
 def similar(
@@ -242,7 +273,7 @@ def similar(
         SourceMissing: the model does not contain the user (item).
     """
     pinned = pin_versions(spark, settings)
-    rows = pinned.state.rows.where(F.col("side") == side).select("key", "vector")
+    rows = (pinned.state.users if side == "user" else pinned.state.items).select("key", "vector")
     own = rows.where(F.col("key") == key).first()
     if own is None:
         raise SourceMissing(
