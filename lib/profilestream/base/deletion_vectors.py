@@ -81,6 +81,6 @@ def _container(low: Positions) -> bytes:
 def read(table: DeltaTable) -> dict[str, Positions]:
     """The positions of the deleted rows by name of the data file; files without a vector are left out."""
     vectors = pa.RecordBatchReader.from_stream(table.deletion_vectors()).read_all()
-    kept = (one.values.to_numpy(zero_copy_only=False) for one in vectors["selection_vector"])
+    masks = (one.values.to_numpy(zero_copy_only=False) for one in vectors["selection_vector"])
     paths = map(str, vectors["filepath"].to_pylist())
-    return {path.rsplit("/", 1)[-1]: np.flatnonzero(~mask) for path, mask in zip(paths, kept, strict=True)}
+    return {path.rsplit("/", 1)[-1]: np.flatnonzero(~mask) for path, mask in zip(paths, masks, strict=True)}

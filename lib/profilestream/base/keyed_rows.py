@@ -186,8 +186,8 @@ class KeyedRows:
         """The positions of undeleted rows with these hashes, by file."""
         for path, one in self._files.items():
             first, last = (np.searchsorted(one.hashes, hashes, side) for side in ("left", "right"))
-            found = [one.rows[first[n] : last[n]] for n in np.flatnonzero(first < last)]
-            if found and len(positions := np.setdiff1d(np.concatenate(found), one.deleted)):
+            rows = [one.rows[first[n] : last[n]] for n in np.flatnonzero(first < last)]
+            if rows and len(positions := np.setdiff1d(np.concatenate(rows), one.deleted)):
                 yield path, positions
 
     def _read(self, path: str, positions: Positions) -> pa.Table:

@@ -74,8 +74,8 @@ def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str,
         if len(rows):
             yield {}, rows
         return
-    found = rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist()
-    for values in sorted(found, key=lambda one: [(value is not None, value) for value in one.values()]):
+    partitions = rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist()
+    for values in sorted(partitions, key=lambda one: [(value is not None, value) for value in one.values()]):
         part = rows
         for name, value in values.items():
             part = part.filter(pc.is_null(part[name]) if value is None else pc.equal(part[name], value))
