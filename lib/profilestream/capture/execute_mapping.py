@@ -244,7 +244,9 @@ def _record_hash(records: DataFrame, mapping: Mapping) -> Column:
 def _hashable_raw(column: Column, data_type: T.DataType) -> Column:
     if isinstance(data_type, (T.FloatType, T.DoubleType)):
         return F.when(column.isNotNull(), F.xxhash64(column.cast("double")).cast("string"))
-    return F.to_json(column, TIME_FORMATS) if is_nested(data_type) else text_of(column, data_type)
+    # to_json writes bytes that are the key of a map as the address of a Java object.
+    has_bytes = "binary" in data_type.simpleString()
+    return F.to_json(column, TIME_FORMATS) if is_nested(data_type) and not has_bytes else text_of(column, data_type)
 
 
 def _md5(parts: list[Column]) -> Column:
