@@ -26,7 +26,7 @@ _MARKED = rf"\G((?:{_BETWEEN})*+)({_NUMBER}){_END}"
 # Finds a number whose text as a double can be another one. All others have at most 15 digits, and are in the range that
 # Java writes without exponent. One with the end `.0` stays the same too, but could be a string, which keeps this end.
 _CHANGES = (
-    r"[:,\[][ \t\r\n]*+-?(?:0\.00|[0-9]{8,}+\.|[0-9.]{17}|[0-9]++(?:\.[0-9]++)?[eE]|[0-9]++\.[0-9]+0"
+    r"[:,\[][ \t\r\n]*+-?+(?=[0-9])(?:0\.00|[0-9]{8,}+\.|[0-9.]{17}|[0-9]++(?:\.[0-9]++)?[eE]|[0-9]++\.[0-9]+0"
     rf"{_END})"
 )
 
