@@ -85,7 +85,7 @@ class _Expression:
 
     @cached_property
     def _texts(self) -> Any:
-        return _row_function(self.rows, F.struct("position", self.attempt.reason), 0)
+        return _row_function(self.rows, F.struct("position", self.attempt.reason), 1)
 
     def failing_row(self, row: Any, error: Exception) -> FailingRow:
         """The row with the reason."""
@@ -137,7 +137,7 @@ def _failing(chunk: Any, expressions: list[_Expression]) -> Iterator[tuple[Any, 
     rejected = set()
     for expression in expressions:
         function = expression.function
-        if _error(lambda f=function: chunk.iterator().map(f).length()) is None:
+        if _error(lambda f=function: chunk.foreach(f)) is None:
             continue
         for n in range(chunk.length()):
             row = chunk.apply(n)
@@ -167,14 +167,14 @@ def _function(rows: DataFrame, attempt: Guarded, file: str) -> Any:
 
 
 def _row_function(rows: DataFrame, column: Column, calls: int) -> Any:
-    """A column over the rows as a function of one row, inside this number of nested calls."""
+    """A column over the rows as a function of one row, inside this number of nested calls, at least 1."""
     spark = rows.sparkSession
     plan = rows.select(column.alias("value"))._jdf.queryExecution().optimizedPlan()
     projections = java_class(spark, "org.apache.spark.sql.catalyst.expressions.UnsafeProjection")
     projection = projections.create(plan.expressions(), plan.children().apply(0).output())
     identity = getattr(java_class(spark, "scala.Predef"), "$conforms")()
-    # Py4J cannot call the projection itself: all generated classes have one name.
-    return reduce(lambda inner, _: inner.compose(identity), range(calls), identity.compose(projection))
+    # Py4J cannot apply the projection itself: all generated classes have one name.
+    return reduce(lambda inner, _: inner.compose(identity), range(calls), projection)
 
 
 def _error_name(error: Exception) -> str:
