@@ -1,5 +1,6 @@
 """Inputs that other systems fail on: no value stops a batch, every format gives the same result, nothing is guessed."""
 
+import base64
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -356,7 +357,8 @@ def test_bytes_that_are_not_utf8_are_rejected_and_bytes_have_a_stated_form(spark
     })  # fmt: skip
     shop = captured(spark, tmp_path, BASE, table)
     (rejected,) = shop.read(spark, tables.REJECTED_EVENTS).collect()
-    assert (rejected.rule, rejected.payload_encoding) == ("not_utf8", "base64")
+    assert (rejected.rule, rejected.payload_encoding) == ("not_utf8", "utf8")
+    assert base64.b64decode(json.loads(rejected.payload)["what"]) == b"\xff\xfe\x00q"
     rows = shop.read(spark, tables.EVENTS).orderBy("user_id").collect()
     assert (rows[0].item_id, rows[0].extra, rows[0].warnings) == ("s:tea", {"raw_id": "ff00"}, [])
     assert rows[1].warnings == ["control_characters"]
