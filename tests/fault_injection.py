@@ -1,14 +1,31 @@
 """Crashes of a stage around its writes; the stage is started again after each crash."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from profilestream.base import commits, streaming
+from profilestream.base.delta_table import Table
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.settings import Settings
 from pyspark.sql import SparkSession
+
+
+@contextmanager
+def append_fails(monkeypatch: pytest.MonkeyPatch, table: Table) -> Iterator[None]:
+    """The block ends with an error when it appends to the table."""
+    append = commits.append
+
+    def failing_append(frame: object, target: Table, *args: object) -> None:
+        if target is table:
+            raise OSError("the disk is full")
+        append(frame, target, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr(commits, "append", failing_append)
+        yield
 
 
 @dataclass(frozen=True)

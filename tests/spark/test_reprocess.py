@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from profilestream.base import commits, tables
-from profilestream.base.delta_table import Table
+from profilestream.base import tables
 from profilestream.capture import reprocess
 from pyspark.sql import SparkSession
 
 from tests.builders import SHOP, Shop, event
+from tests.fault_injection import append_fails
 
 ROWS = [event(1, kind="VIEW"), event(2, kind="peek"), event(3, price="-1"), event(4)]
 
@@ -56,17 +56,8 @@ def test_a_retried_reprocess_batch_is_finished_and_doubles_no_row(
 ) -> None:
     shop = _captured(spark, tmp_path)
     _correct_mapping(shop)
-    append = commits.append
-
-    def failing_append(frame: object, table: Table, *args: object) -> None:
-        if table is tables.REJECTED_EVENTS:
-            raise OSError("the disk is full")
-        append(frame, table, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(commits, "append", failing_append)
-    with pytest.raises(OSError, match="the disk is full"):
+    with append_fails(monkeypatch, tables.REJECTED_EVENTS):
         reprocess.run(spark, shop.settings(), "shop", None)
-    monkeypatch.undo()
     result = reprocess.run(spark, shop.settings(), "shop", None)
     assert (result.rows_in, result.rows_out) == (3, 2)
     ids = [row[0] for row in shop.read(spark, tables.EVENTS).select("event_id").collect()]

@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from profilestream.base import commits, tables
-from profilestream.base.delta_table import Table
+from profilestream.base import tables
 from profilestream.base.errors import Refused, SourceUnreadable
 from profilestream.base.jvm import java_class
 from profilestream.capture import ingest, preview, reprocess, side_tables
@@ -19,6 +18,7 @@ from profilestream.capture.sources.file_source import FileSource, reading_files
 from pyspark.sql import SparkSession
 
 from tests.builders import Shop
+from tests.fault_injection import append_fails
 
 T = "2026-03-01T10:00:00Z"
 ONE_BATCH = "capture.sources.shop.max_files_per_trigger=20"
@@ -163,17 +163,8 @@ def test_a_file_that_changes_before_a_batch_is_finished_stops_the_reprocessing(
     file = shop.write("a.csv", content)
     shop.capture(spark)
     shop.mapping = BASE.replace("KEY", right)
-    append = commits.append
-
-    def failing_append(frame: object, table: Table, *args: object) -> None:
-        if table is tables.CAPTURE_BATCHES:
-            raise OSError("the disk is full")
-        append(frame, table, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(commits, "append", failing_append)
-    with pytest.raises(OSError, match="the disk is full"):
+    with append_fails(monkeypatch, tables.CAPTURE_BATCHES):
         reprocess.run(spark, shop.settings(), "shop", None)
-    monkeypatch.undo()
     file.rename(tmp_path / "a.csv")
     with pytest.raises(Refused, match="changed after the batch was started"):
         reprocess.run(spark, shop.settings(), "shop", None)

@@ -99,7 +99,7 @@ class Fold:
             stored: rows of the table, with WINDOWS, and BATCH_HASH instead of BATCH_COLUMNS.
             events: with WINDOWS; null: none.
         """
-        columns = {name: _value(n) for n, name in enumerate(windows)}
+        columns = {name: _window_value(n) for n, name in enumerate(windows)}
         of_path = {path: one for (_, path, _), one in zip(self._numbered, self._group_fold.statistics, strict=True)}
         folds = [
             replace(of_path[path], state=columns[name], stored=of_path[path].state, window=bit)
@@ -256,7 +256,7 @@ def _state(number: int) -> str:
     return f"_state_{number}"
 
 
-def _value(number: int) -> str:
+def _window_value(number: int) -> str:
     return f"_window_value_{number}"
 
 

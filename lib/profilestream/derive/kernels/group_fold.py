@@ -64,7 +64,7 @@ class GroupFold:
     A row has the keys, never null, and `event_time`, which is null only in stored rows of null states. Events have
     `source`, `event_id`, values and weights. Stored rows have states, `event_time` is their `as_of`, and `is_stored` is
     true. The columns of a kind of rows may be missing when there are none; without the column `is_stored`, all rows are
-    events if there is the column `event_id`.
+    events if there is the column `event_id`. If a statistic has a window, rows have the column WINDOWS.
 
     Args:
         keys: names of the key columns.
