@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from profilestream.learn.als import Floats
-from profilestream.learn.sums import decay_factors
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import decay_factors
 
 from benchmarks import real_datasets
 from benchmarks.prequential import EvalBatch, Recalls, batches, first_third

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from profilestream.learn.als import Floats
+from profilestream.learn.kernels.arrays import Floats
 from sklearn import __version__  # type: ignore[import-untyped]
 from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]

@@ -13,7 +13,8 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.learn import factors, factors_batch, segments
+from profilestream.learn.factors import factors_batch, factors_spec
+from profilestream.learn.segments import segments_spec
 from profilestream.serve.scores import recommend
 from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector
@@ -47,7 +48,7 @@ class Shop:
         empty_folder(home)
         overrides = [*_WITHOUT_EXTRAS, "learn.factors.reweighted_events=0", *settings]
         shop = cls(spark, _settings(home, overrides), users, items)
-        factors.table(shop.settings).create(spark, shop.settings.paths)
+        factors_spec.table(shop.settings).create(spark, shop.settings.paths)
         shop.learn(_interactions(spark, 0, PAST_EVENTS, users, items))
         return shop
 
@@ -55,16 +56,16 @@ class Shop:
         """Seconds of a batch, from cached interactions to the commit."""
         home = Path(self.settings.paths.warehouse).parent
         settings = _settings(home, list(overrides)) if overrides else self.settings
-        table, paths = factors.table(settings), settings.paths
+        table, paths = factors_spec.table(settings), settings.paths
         events = events.persist()
         rows = events.count()
         started = time.monotonic()
         version = commits.version(self.spark, table, paths)
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
-        state = factors.read_state(self.spark, settings, version)
-        change, _ = factors_batch.learn(state, events, factors.als_params(settings), rows)
-        changed = commits.with_batch_columns(factors.changed_rows(self.spark, change), table, txn)
+        state = factors_spec.read_state(self.spark, settings, version)
+        change, _ = factors_batch.learn(state, events, factors_spec.als_params(settings), rows)
+        changed = commits.with_batch_columns(factors_spec.changed_rows(self.spark, change), table, txn)
         batch.merge(changed, table)
         seconds = time.monotonic() - started
         self.batches += 1
@@ -138,7 +139,7 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
 def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     """Seconds of a batch of 10,000 changed profiles, divided by those of MLlib's KMeans on all 200,000, same k."""
     settings = _settings(empty_folder(work / "home"), [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"])
-    (query,) = segments.queries(settings)
+    (query,) = segments_spec.queries(settings)
     for table in query.tables:
         table.create(spark, settings.paths)
     batch_ids = itertools.count()
@@ -158,7 +159,7 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
     learn(0, PROFILES)
     points = (
-        segments.users_table(settings)
+        segments_spec.users_table(settings)
         .read(spark, settings.paths)
         .select(array_to_vector(F.col("point")).alias("features"))
     )
@@ -171,7 +172,7 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     )
     points.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    model = segments.read(spark, settings, "bench", next(batch_ids) - 1)
+    model = segments_spec.read(spark, settings, "bench", next(batch_ids) - 1)
     assert model is not None and model.state.sums.users.sum() == PROFILES
     detail = (
         f"{BATCH_SIZE:,} of {PROFILES:,} users, 9 dimensions, k {SEGMENTS}; {statistics.median(seconds[1]):.1f} s, "
@@ -183,7 +184,7 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
 def _profile_changes(spark: SparkSession, settings: Settings, first: int, users: int, batch_id: int) -> DataFrame:
     """Rows of the change feed of profiles: points around 20 centers, with a small change in every batch."""
-    names = list(segments.profile(settings).vector.dimensions)
+    names = list(segments_spec.profile(settings).vector.dimensions)
     uniform = f"(pmod(xxhash64({{}}, {SEED}), 1000000) / 1000000D)"
     center = f"CAST({uniform.format('id')} * {SEGMENTS} AS INT)"
     values = [
@@ -205,7 +206,7 @@ _WITHOUT_EXTRAS = ("learn.factors.eval_users=0", "learn.factors.max_neighbors=0"
 
 
 def _interactions(spark: SparkSession, first: int, rows: int, users: int, items: int) -> DataFrame:
-    """Purchases as factors.interactions returns them: 100,000 per day; items with small numbers are popular."""
+    """Purchases as factors_spec.interactions returns them: 100,000 per day; items with small numbers are popular."""
     uniform = f"(pmod(xxhash64(id, {SEED}, {{}}), 1000000) / 1000000D)"
     return spark.range(first, first + rows, 1, 4).selectExpr(
         f"concat('u', CAST({uniform.format(1)} * {users} AS INT)) AS user_id",

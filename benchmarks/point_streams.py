@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from profilestream.learn.als import Floats, Longs
+from profilestream.learn.kernels.arrays import Floats, Longs
 
 from benchmarks.real_datasets import DATA
 

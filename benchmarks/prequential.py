@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from profilestream.learn.als import Floats, Longs
-from profilestream.learn.item_index import top_items
-from profilestream.learn.ranking_metrics import LIST_LENGTH
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.ranking_metrics import LIST_LENGTH, top_items
 
 from benchmarks.real_datasets import Log
 

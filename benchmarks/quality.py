@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from profilestream.learn import als_rows, factors_batch
-from profilestream.learn.als import AlsParams, Floats, Longs
-from profilestream.learn.factors_batch import FactorsState
-from profilestream.learn.item_index import UserItems
+from profilestream.learn.factors import factors_batch
+from profilestream.learn.factors.factors_batch import FactorsState
+from profilestream.learn.factors.kernels import als_rows
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.factors.kernels.item_index import UserItems
+from profilestream.learn.kernels.arrays import Floats, Longs
 
 from benchmarks import baselines, real_datasets
 from benchmarks.prequential import BATCH_SIZE, EvalBatch, Recalls, batches, first_fifth, first_third

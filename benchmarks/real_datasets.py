@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from profilestream.learn import als_rows
+from profilestream.learn.factors.kernels import als_rows
 
 DATA = Path(__file__).parent.parent / "data"
 ML_100K_PACKAGE = "recbole==1.2.1"

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from profilestream.learn import kmeans, kmeans_tasks
-from profilestream.learn.als import Floats
-from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.segments_batch import SegmentsState
-from profilestream.learn.sums import MICROS_PER_DAY
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
+from profilestream.learn.segments.kernels import kmeans, kmeans_tasks
+from profilestream.learn.segments.kernels.kmeans import KMeansParams
+from profilestream.learn.segments.segments_batch import SegmentsState
 from sklearn.cluster import KMeans as FullKMeans  # type: ignore[import-untyped]
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score  # type: ignore[import-untyped]

@@ -9,7 +9,7 @@ import sys
 
 from profilestream.base import job
 from profilestream.base.session import open_session
-from profilestream.learn import leakage_check, training_examples
+from profilestream.learn.examples import leakage_check, training_examples
 
 
 def body(args: argparse.Namespace) -> None:

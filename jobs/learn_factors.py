@@ -10,20 +10,20 @@ import sys
 from profilestream import flow
 from profilestream.base import job
 from profilestream.base.settings import Settings
-from profilestream.learn import factors
+from profilestream.learn.factors import factors_spec
 from pyspark.sql import SparkSession
 
 
 def body(args: argparse.Namespace) -> None:
     def full_passes(spark: SparkSession, settings: Settings) -> None:
         if args.full_pass:
-            print(f"full pass over {factors.run_full_passes(spark, settings):,} events")
+            print(f"full pass over {factors_spec.run_full_passes(spark, settings):,} events")
 
-    flow.run_stage(args, factors.STAGE, full_passes)
+    flow.run_stage(args, factors_spec.STAGE, full_passes)
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stage_parser(__doc__, factors.STAGE)
+    parser = job.stage_parser(__doc__, factors_spec.STAGE)
     parser.add_argument("--full-pass", action="store_true", help="afterwards, solve all vectors again from all events")
     return job.run(body, parser, argv)
 

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
-from profilestream.learn import als_rows, als_tasks, factors, score_tasks, segments
-from profilestream.learn.item_index import ItemIndex
+from profilestream.learn.factors import factors_spec
+from profilestream.learn.factors.kernels import als_rows, als_tasks, score_tasks
+from profilestream.learn.factors.kernels.item_index import ItemIndex
+from profilestream.learn.segments import segments_spec
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -96,7 +98,7 @@ class FactorsLog:
         """The rows after all batches, by table."""
         shop = Shop(home, extra_settings=f"[learn.factors]{self.settings}")
         settings = shop.settings()
-        (query,) = factors.queries(settings)
+        (query,) = factors_spec.queries(settings)
         stage = StageBatches(spark, settings, query)
         if self.has_history:
             ingest.events_table(settings.capture).create(spark, settings.paths)
@@ -125,7 +127,7 @@ class SegmentsLog:
         learn = "enabled = true\nk = 3\nhalf_life_days = 10\ninit_passes = 3\npasses = 2\n"
         shop = Shop(home, extra_settings=f'[derive]\nprofiles = ["{home}/profiles.toml"]\n[learn.segments]\n{learn}')
         settings = shop.settings()
-        (query,) = segments.queries(settings)
+        (query,) = segments_spec.queries(settings)
         stage = StageBatches(spark, settings, query)
         state = "state struct<behavior: struct<vector: struct<weight: double, sums: array<double>>>>"
         for n, (day, group_of) in enumerate(self.batches):
@@ -151,7 +153,7 @@ def _vector_sums(group: str, number: int) -> list[float]:
 
 def _recommendations(rows: pa.Table, settings: Settings) -> pa.Table:
     """The ten best items of every user by the blend, computed from the rows of `factors`."""
-    params = factors.als_params(settings)
+    params = factors_spec.als_params(settings)
     sides = {side: rows.filter(pc.equal(rows["side"], pa.scalar(side))) for side in ("user", "item", "global")}
     sums = als_rows.global_sums_from_bytes(sides["global"]["global_sums"][0].as_py(), params.width)
     packed = als_tasks.pack_items(sides["item"], global_sums=sums, params=params)["items"]

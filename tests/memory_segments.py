@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from profilestream.learn import kmeans, kmeans_tasks
-from profilestream.learn.als import Floats
-from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.segments_batch import SegmentsState
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.segments.kernels import kmeans, kmeans_tasks
+from profilestream.learn.segments.kernels.kmeans import KMeansParams
+from profilestream.learn.segments.segments_batch import SegmentsState
 
 from tests.naive_kmeans import Contribution
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from profilestream.learn import als
-from profilestream.learn.als import AlsParams
-from profilestream.learn.sums import MICROS_PER_DAY
+from profilestream.learn.factors.kernels import als
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
 
 DAY = MICROS_PER_DAY
 

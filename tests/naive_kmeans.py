@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-from profilestream.learn.als import Floats
-from profilestream.learn.cluster_sums import ClusterSums
-from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.split_merge import SplitMergeMove
-from profilestream.learn.sums import MICROS_PER_DAY
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
+from profilestream.learn.segments.kernels.kmeans import KMeansParams
+from profilestream.learn.segments.kernels.split_merge import SplitMergeMove
 
 DAY = MICROS_PER_DAY
 # Point, time and segment of a user.

@@ -17,7 +17,9 @@ from profilestream.base.settings import Settings
 from profilestream.base.streaming import prefix_errors
 from profilestream.capture import capture_checks, ingest
 from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
-from profilestream.learn import describe_segments, factors, segments, training_examples
+from profilestream.learn.examples import training_examples
+from profilestream.learn.factors import factors_spec
+from profilestream.learn.segments import describe_segments, segments_spec
 from profilestream.serve.report import write_report
 from profilestream.serve.scores import recommend
 from profilestream.serve.tags import assign_tags, tag_checks
@@ -52,9 +54,9 @@ DERIVED = (
     (
         Stage(transitions.STAGE, transitions.queries, transitions.check),
         Stage(user_features.STAGE, user_features.queries, user_features.check),
-        Stage(segments.STAGE, segments.queries, segments.check),
+        Stage(segments_spec.STAGE, segments_spec.queries, segments_spec.check),
         # learn_factors reads `events` only; it runs here because this group leaves processors idle.
-        Stage(factors.STAGE, factors.queries, factors.check),
+        Stage(factors_spec.STAGE, factors_spec.queries, factors_spec.check),
     ),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))

@@ -4,7 +4,10 @@ from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, fold_stage, profiles, sessions, transitions, user_features
-from profilestream.learn import factors, publications, segments, training_examples
+from profilestream.learn import publications
+from profilestream.learn.examples import training_examples
+from profilestream.learn.factors import factors_spec
+from profilestream.learn.segments import segments_spec
 
 
 def registry(settings: Settings) -> list[Table]:
@@ -21,10 +24,10 @@ def registry(settings: Settings) -> list[Table]:
     derived = [sessions.table(settings), *transitions.tables(settings)]
     if settings.derive.windows.file:
         derived.append(user_features.table(settings))
-    learned = [factors.table(settings), publications.factors_publication(settings).published_table]
+    learned = [factors_spec.table(settings), publications.factors_publication(settings).published_table]
     profile = profiles.find_profile_table(settings)
     if profile is not None and profile.population is not None:
-        learned += [segments.users_table(settings), segments.table(settings), tables.SEGMENT_DESCRIPTIONS]
+        learned += [segments_spec.users_table(settings), segments_spec.table(settings), tables.SEGMENT_DESCRIPTIONS]
         learned.append(publications.segments_publication(settings).published_table)
     learned.append(tables.MODEL_METRICS)
     if settings.learn.examples.file:

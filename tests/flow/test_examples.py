@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from profilestream.base import commits
 from profilestream.derive.point_in_time import features_as_of
-from profilestream.learn import leakage_check, training_examples
+from profilestream.learn.examples import leakage_check, training_examples
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 

@@ -9,10 +9,10 @@ import pytest
 from profilestream.base import commits, streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
-from profilestream.learn import factors
-from profilestream.learn.als import AlsParams
-from profilestream.learn.factors import LEARNER
-from profilestream.learn.item_index import RANKERS
+from profilestream.learn.factors import factors_spec
+from profilestream.learn.factors.factors_spec import LEARNER
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.factors.kernels.item_index import RANKERS
 from profilestream.learn.metrics import METRICS
 from pyspark.sql import SparkSession
 
@@ -52,7 +52,7 @@ def _add_events(spark: SparkSession, shop: Shop, n: int) -> None:
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
-    streaming.run(spark, factors.queries(shop.settings()), shop.settings(), RunOptions())
+    streaming.run(spark, factors_spec.queries(shop.settings()), shop.settings(), RunOptions())
 
 
 def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
@@ -92,9 +92,9 @@ def test_vectors_equal_plain_loops(spark: SparkSession, tmp_path: Path) -> None:
         _learn(spark, shop)
     naive = _naive_model(spark, shop)
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
-    assert_all_readers_agree(spark, factors.table(shop.settings()).path(shop.settings().paths), "tail_weight")
+    assert_all_readers_agree(spark, factors_spec.table(shop.settings()).path(shop.settings().paths), "tail_weight")
     paths = shop.settings().paths
-    row = factors.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
+    row = factors_spec.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
     assert row is not None
     assert row["as_of"].timestamp() * 1e6 == naive.now
     assert naive.now > 10 * DAY
@@ -183,7 +183,7 @@ def test_vectors_of_ratings_equal_plain_loops(spark: SparkSession, tmp_path: Pat
             ]
         )
     ratings = [e.rating for e in batches[0]]
-    naive = NaiveAls(factors.als_params(shop.settings()), mean_rating=sum(ratings) / len(ratings))
+    naive = NaiveAls(factors_spec.als_params(shop.settings()), mean_rating=sum(ratings) / len(ratings))
     for batch in batches:
         naive.learn(batch)
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
@@ -202,7 +202,7 @@ def test_crashes_around_writes_and_the_number_of_partitions_change_nothing(
     partitions = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()
-    assert crashes.run_through(factors.queries(settings), settings, batch_id=0) == 3
+    assert crashes.run_through(factors_spec.queries(settings), settings, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), _naive_model(spark, shop))
 
@@ -237,7 +237,7 @@ def test_a_retry_does_not_undo_a_full_pass_that_ran_after_the_crash(
     with monkeypatch.context() as patch, pytest.raises(Exception, match="crash before factors"):
         patch.setattr(commits, "merge", crash)
         _learn(spark, shop)
-    factors.run_full_passes(spark, shop.settings())
+    factors_spec.run_full_passes(spark, shop.settings())
     _learn(spark, shop)
     first, second = _batches(spark, shop)
     naive = NaiveAls(PARAMS)

@@ -7,7 +7,7 @@ import pytest
 from profilestream import flow
 from profilestream.base import commits, tables
 from profilestream.base.queries import RunOptions
-from profilestream.learn import factors
+from profilestream.learn.factors import factors_spec
 from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
@@ -99,7 +99,7 @@ def test_a_shorter_list_replaces_a_longer_one_and_other_users_keep_their_lists(s
     settings = shop.settings()
     recommend.run(spark, settings)
     after = _lists(spark, shop)
-    newest = factors.read_state(spark, settings).global_sums.as_of
+    newest = factors_spec.read_state(spark, settings).global_sums.as_of
     selected = {user for user, rows in after.items() if len(rows) == 1}
     profiles = (
         spark.read.format("delta")

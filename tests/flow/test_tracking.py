@@ -19,17 +19,10 @@ from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
 from profilestream.base.passes import Pass, run_pass
-from profilestream.learn import (
-    als_rows,
-    factors,
-    factors_batch,
-    item_index,
-    promotion_gate,
-    publications,
-    publishing,
-    score_tasks,
-)
-from profilestream.learn.item_index import ItemIndex
+from profilestream.learn import promotion_gate, publications, publishing
+from profilestream.learn.factors import factors_batch, factors_spec
+from profilestream.learn.factors.kernels import als_rows, item_index, score_tasks
+from profilestream.learn.factors.kernels.item_index import ItemIndex
 from profilestream.learn.metrics import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.publications import PublishedFactors
@@ -214,7 +207,7 @@ def test_the_first_version_is_the_champion_and_equals_the_learned_state(
     assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     assert _aliases(shop) == {"champion": 1}
     published = publications.read_factors(spark, shop.settings())
-    learned = shop.read(spark, factors.table(shop.settings())).where("side != 'global'")
+    learned = shop.read(spark, factors_spec.table(shop.settings())).where("side != 'global'")
     assert published.model_version == 1
     publication = publications.factors_publication(shop.settings())
     _, rows = publishing.read(spark, shop.settings(), publication, CHAMPION)

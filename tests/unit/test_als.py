@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from profilestream.learn import als, als_rows, als_tasks, factors_batch, item_index
-from profilestream.learn.als import AlsParams, GlobalSums
-from profilestream.learn.item_index import RANKERS
-from profilestream.learn.ranking_metrics import RankingSums
+from profilestream.learn.factors import factors_batch
+from profilestream.learn.factors.kernels import als, als_rows, als_tasks, item_index
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
+from profilestream.learn.factors.kernels.item_index import RANKERS
+from profilestream.learn.kernels.ranking_metrics import RankingSums
 
 from tests.naive_als import DAY, Event, NaiveAls
 from tests.partitions import split_into

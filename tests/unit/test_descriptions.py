@@ -4,8 +4,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from profilestream.learn import choose_k, segment_rules
-from profilestream.learn.segment_rules import Scaling, SplitCondition
+from profilestream.learn.segments import choose_k, segment_rules
+from profilestream.learn.segments.segment_rules import Scaling, SplitCondition
 
 from tests import naive_kmeans
 

@@ -7,7 +7,7 @@ import pytest
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
-from profilestream.learn import labels, training_examples
+from profilestream.learn.examples import labels, training_examples
 
 ROOT = Path(__file__).parent.parent.parent
 LOCAL = ROOT / "conf" / "local.toml"

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profilestream.learn import kmeans, kmeans_tasks, split_merge
-from profilestream.learn.als import Floats
-from profilestream.learn.cluster_sums import ClusterSums
-from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
-from profilestream.learn.segments_batch import SegmentsState
-from profilestream.learn.split_merge import SplitAxes
-from profilestream.learn.sums import total
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import total
+from profilestream.learn.segments.kernels import kmeans, kmeans_tasks, split_merge
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
+from profilestream.learn.segments.kernels.kmeans import ContributionChanges, KMeansParams, KMeansState
+from profilestream.learn.segments.kernels.split_merge import SplitAxes
+from profilestream.learn.segments.segments_batch import SegmentsState
 
 from tests import laws, memory_segments, naive_kmeans
 from tests.memory_segments import Row, users_of

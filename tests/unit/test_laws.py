@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
-from profilestream.learn import als_rows, factors_batch
-from profilestream.learn.als import AlsParams, Floats
-from profilestream.learn.factors_batch import FactorsState
-from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.segments_batch import SegmentsState
+from profilestream.learn.factors import factors_batch
+from profilestream.learn.factors.factors_batch import FactorsState
+from profilestream.learn.factors.kernels import als_rows
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.segments.kernels.kmeans import KMeansParams
+from profilestream.learn.segments.segments_batch import SegmentsState
 
 from tests import laws, memory_segments
 from tests.laws import LearnerCase, Numbers

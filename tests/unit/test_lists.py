@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from profilestream.learn import als_rows, als_tasks
-from profilestream.learn.als import AlsParams, GlobalSums
+from profilestream.learn.factors.kernels import als_rows, als_tasks
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
 from profilestream.serve.scores import ranked_lists, recommend
 from profilestream.serve.scores.ranked_lists import ListOptions
 

@@ -5,9 +5,9 @@ from typing import get_args
 
 import numpy as np
 from profilestream.base.settings import Publish
-from profilestream.learn import evaluation_times
-from profilestream.learn.evaluation_times import EvaluationTimes
-from profilestream.learn.item_index import RANKERS
+from profilestream.learn.factors.kernels.item_index import RANKERS
+from profilestream.learn.kernels import evaluation_times
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes
 from profilestream.learn.metrics import METRICS
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ir_measures import RR, R, nDCG
-from profilestream.learn import item_index, ranking_metrics
-from profilestream.learn.als import AlsParams
-from profilestream.learn.item_index import RANKERS, ItemIndex, UserItems
+from profilestream.learn.factors.kernels import item_index, ranker_evaluation
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.factors.kernels.item_index import RANKERS, ItemIndex, UserItems
+from profilestream.learn.kernels import ranking_metrics
 
 
 def test_metrics_equal_those_of_trec_eval() -> None:
@@ -65,9 +66,9 @@ def test_users_in_chunks_give_the_sums_of_all_users_at_once(monkeypatch: pytest.
     targets, owned = (np.argwhere(rng.random((30, 50)) < share) for share in (0.05, 0.1))
     user_items = UserItems(owned[:, 0], owned[:, 1], rng.random(len(owned)))
     params = AlsParams(k=4, neighbor_weight=0.5, category_weight=0.5)
-    at_once = ranking_metrics.evaluate_rankers(index, vectors, user_items, targets, params)
-    monkeypatch.setattr(ranking_metrics, "_MAX_CELLS", 50 * 7)
-    in_chunks = ranking_metrics.evaluate_rankers(index, vectors, user_items, targets, params)
+    at_once = ranker_evaluation.evaluate_rankers(index, vectors, user_items, targets, params)
+    monkeypatch.setattr(ranker_evaluation, "_MAX_CELLS", 50 * 7)
+    in_chunks = ranker_evaluation.evaluate_rankers(index, vectors, user_items, targets, params)
     assert at_once.keys() == in_chunks.keys() == set(RANKERS)
     for ranker, sums in at_once.items():
         assert (in_chunks[ranker].listed_items == sums.listed_items).all()
@@ -90,7 +91,7 @@ def test_items_that_a_user_has_are_neither_targets_nor_ranked() -> None:
     index = ItemIndex.from_rows(pa.Table.from_pylist(rows, item_index.SCHEMA), params)
     targets = np.array([[0, 0], [0, 1]])
     user_items = UserItems(targets[:1, 0], targets[:1, 1], np.ones(1))
-    sums = ranking_metrics.evaluate_rankers(index, np.array([[1.0, 0.5]]), user_items, targets, params)["factors"]
+    sums = ranker_evaluation.evaluate_rankers(index, np.array([[1.0, 0.5]]), user_items, targets, params)["factors"]
     assert (sums.users, sums.recall_10, sums.reciprocal_rank) == (1, 1, 1)
 
 
@@ -133,6 +134,6 @@ def test_the_scores_of_every_ranker_equal_plain_loops() -> None:
 
 def test_the_top_items_have_the_highest_scores_and_ties_are_in_order_of_id() -> None:
     scores = np.array([[1.0, 3.0, 3.0, 3.0, 0.0], [-np.inf, 2.0, -np.inf, -np.inf, 1.0]])
-    assert item_index.top_items(scores, 2).tolist() == [[1, 2], [1, 4]]
-    assert item_index.top_items(scores, 4).tolist() == [[1, 2, 3, 0], [1, 4, 0, 2]]
-    assert item_index.top_items(scores, 9).tolist() == [[1, 2, 3, 0, 4], [1, 4, 0, 2, 3]]
+    assert ranking_metrics.top_items(scores, 2).tolist() == [[1, 2], [1, 4]]
+    assert ranking_metrics.top_items(scores, 4).tolist() == [[1, 2, 3, 0], [1, 4, 0, 2]]
+    assert ranking_metrics.top_items(scores, 9).tolist() == [[1, 2, 3, 0, 4], [1, 4, 0, 2, 3]]

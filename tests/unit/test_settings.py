@@ -7,7 +7,7 @@ import pytest
 from profilestream.base import settings
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Derive, Paths
-from profilestream.learn.als import AlsParams
+from profilestream.learn.factors.kernels.als import AlsParams
 from pydantic import ValidationError
 
 GOOD = """

@@ -5,13 +5,13 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
-from profilestream.learn import sums
-from profilestream.learn.als import GlobalSums
-from profilestream.learn.cluster_sums import ClusterSums
-from profilestream.learn.evaluation_times import EvaluationTimes
-from profilestream.learn.kmeans import KMeansDelta
-from profilestream.learn.ranking_metrics import RankingSums
-from profilestream.learn.sums import MICROS_PER_DAY, MIN_WEIGHT, Sums
+from profilestream.learn.factors.kernels.als import GlobalSums
+from profilestream.learn.kernels import sums
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes
+from profilestream.learn.kernels.ranking_metrics import RankingSums
+from profilestream.learn.kernels.sums import MICROS_PER_DAY, MIN_WEIGHT, Sums
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
+from profilestream.learn.segments.kernels.kmeans import KMeansDelta
 
 DAY = MICROS_PER_DAY
 CLUSTERS = ClusterSums(np.array([2, 0]), np.array([1.5, 0.0]), np.eye(2), np.arange(8.0).reshape(2, 2, 2), as_of=DAY)

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from profilestream.base import commits, tables
 from profilestream.base.commits import Txn
 from profilestream.base.session import frame_of_dicts
-from profilestream.learn.evaluation_times import EvaluationTimes
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes
 
 # `model` of a metric about the batch and not about one ranker or model.
 ALL_MODELS = "all"

@@ -8,13 +8,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.settings import Settings
-from profilestream.learn import factors, publishing, segments
-from profilestream.learn.als import AlsParams
-from profilestream.learn.factors_batch import FactorsState
-from profilestream.learn.item_recommender import ItemRecommender
+from profilestream.learn import publishing
+from profilestream.learn.factors import factors_spec
+from profilestream.learn.factors.factors_batch import FactorsState
+from profilestream.learn.factors.item_recommender import ItemRecommender
+from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publishing import LearnerState, Publication
-from profilestream.learn.segment_assigner import SegmentAssigner
+from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segment_assigner import SegmentAssigner
 from profilestream.learn.version_aliases import CHAMPION, VersionTags
 
 
@@ -22,12 +24,12 @@ def factors_publication(settings: Settings) -> Publication:
     """All rows of `factors`, compared by a metric of one ranker."""
     config = settings.learn.publish
     return Publication(
-        stage=factors.STAGE,
+        stage=factors_spec.STAGE,
         model_name=config.name,
-        table=factors.table(settings),
-        gate_metric=GateMetric(factors.LEARNER, config.metric, config.ranker, config),
+        table=factors_spec.table(settings),
+        gate_metric=GateMetric(factors_spec.LEARNER, config.metric, config.ranker, config),
         run_params=settings.learn.factors.with_mode_defaults,
-        params=asdict(factors.als_params(settings)),
+        params=asdict(factors_spec.als_params(settings)),
         required_rows="user to whom an item can be recommended",
         state=_factors_state,
         predictor=ItemRecommender,
@@ -46,12 +48,12 @@ def _factors_state(rows: DataFrame, epoch: str) -> LearnerState | None:
 
 def segments_publication(settings: Settings) -> Publication:
     """The segments after the last batch, compared by their cost relative to the cost of one center for all users."""
-    config, params = settings.learn.publish_segments, asdict(segments.params(settings))
+    config, params = settings.learn.publish_segments, asdict(segments_spec.params(settings))
     return Publication(
-        stage=segments.STAGE,
+        stage=segments_spec.STAGE,
         model_name=config.name,
-        table=segments.table(settings),
-        gate_metric=GateMetric(segments.LEARNER, "cost", "kmeans", config, baseline="mean"),
+        table=segments_spec.table(settings),
+        gate_metric=GateMetric(segments_spec.LEARNER, "cost", "kmeans", config, baseline="mean"),
         run_params=params,
         params=params,
         required_rows="second segment",
@@ -71,8 +73,8 @@ def _segments_state(rows: DataFrame, epoch: str) -> LearnerState | None:
 
 
 PUBLICATIONS: dict[str, Callable[[Settings], Publication]] = {
-    factors.LEARNER: factors_publication,
-    segments.LEARNER: segments_publication,
+    factors_spec.LEARNER: factors_publication,
+    segments_spec.LEARNER: segments_publication,
 }
 
 
@@ -98,4 +100,4 @@ def read_factors(spark: SparkSession, settings: Settings, which: str | int = CHA
     version, rows = publishing.read(spark, settings, factors_publication(settings), which)
     tags = VersionTags.of(version)
     params = AlsParams(**json.loads(tags.params))
-    return PublishedFactors(version.number, factors.state_of(rows, params), params, tags.model)
+    return PublishedFactors(version.number, factors_spec.state_of(rows, params), params, tags.model)

@@ -11,7 +11,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn import segments as segments_stage
+from profilestream.learn.segments import segments_spec as segments_stage
 from profilestream.serve.report.view_users import PreferencesView, SegmentRow, SegmentsView, TagRow, TagsView
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users import user_view

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from profilestream.learn import segment_rules
+from profilestream.learn.segments import segment_rules
 from profilestream.serve.report import chart_elements, charts
 from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.time_grains import TimeGrain

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn import als_rows, item_index
-from profilestream.learn.als import AlsParams, Floats, Longs, Strings
-from profilestream.learn.item_index import ItemIndex, UserItems
+from profilestream.learn.factors.kernels import als_rows, item_index
+from profilestream.learn.factors.kernels.als import AlsParams, Strings
+from profilestream.learn.factors.kernels.item_index import ItemIndex, UserItems
+from profilestream.learn.kernels import ranking_metrics
+from profilestream.learn.kernels.arrays import Floats, Longs
 
 _TYPES: dict[str, pa.DataType] = {
     "user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float64(), "ranker": pa.string(),
@@ -228,7 +230,7 @@ def _fallback_scores(users: _UserBlock, index: ItemIndex) -> Floats:
 def _select_items(scores: Floats, index: ItemIndex, options: ListOptions) -> tuple[Longs, Longs, Longs]:
     """User number, item position and rank (from 0) of each entry of the lists."""
     is_limited = options.max_per_category is not None
-    order = item_index.top_items(scores, _CANDIDATES_PER_ENTRY * options.top_k if is_limited else options.top_k)
+    order = ranking_metrics.top_items(scores, _CANDIDATES_PER_ENTRY * options.top_k if is_limited else options.top_k)
     user = np.repeat(np.arange(len(order)), order.shape[1])
     item = order.ravel()
     is_allowed = np.isfinite(scores[user, item])

@@ -16,9 +16,11 @@ from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, RECOMMENDATIONS
 from profilestream.derive import profiles
-from profilestream.learn import factors, factors_batch, item_index, publications
-from profilestream.learn.als import AlsParams
-from profilestream.learn.factors_batch import FactorsState
+from profilestream.learn import publications
+from profilestream.learn.factors import factors_batch, factors_spec
+from profilestream.learn.factors.factors_batch import FactorsState
+from profilestream.learn.factors.kernels import item_index
+from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.serve.scores import ranked_lists
 from profilestream.serve.scores.ranked_lists import ListOptions
 
@@ -133,7 +135,7 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
         published = publications.read_factors(spark, settings, alias)
         model_version = f"published:{published.model_version}"
         return PinnedVersions(published.state, published.params, model_version, profile_version, events_version)
-    table = factors.table(settings)
+    table = factors_spec.table(settings)
     if not settings.learn.factors.enabled:
         do = "set it to true and run jobs/learn_factors.py"
         raise BadSettings("no model is learned", where="learn.factors.enabled", do=do)
@@ -141,8 +143,10 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
         do = "run jobs/learn_factors.py first"
         raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
     version = commits.version(spark, table, settings.paths)
-    state = factors.read_state(spark, settings, version)
-    return PinnedVersions(state, factors.als_params(settings), f"factors@{version}", profile_version, events_version)
+    state = factors_spec.read_state(spark, settings, version)
+    return PinnedVersions(
+        state, factors_spec.als_params(settings), f"factors@{version}", profile_version, events_version
+    )
 
 
 def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:

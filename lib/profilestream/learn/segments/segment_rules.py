@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from profilestream.learn.als import Floats, Longs
+from profilestream.learn.kernels.arrays import Floats, Longs
 
 # Distance of a center from the mean of all users, in standard deviations, from which a dimension may describe the
 # segment; and from which it describes the segment even if it is not in the rule.

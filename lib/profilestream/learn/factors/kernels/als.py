@@ -16,11 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from profilestream.learn.sums import DECAYS, FIRST, LATEST, DecayedSums
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.sums import DECAYS, FIRST, LATEST, DecayedSums
 
-Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
-Longs = NDArray[np.int64]
 Strings = NDArray[np.object_]
 _MAX_CHUNK_CELLS = 4_000_000
 

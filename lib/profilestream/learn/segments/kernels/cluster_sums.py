@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from profilestream.learn.als import Floats, Longs
-from profilestream.learn.sums import DECAYS, MIN_WEIGHT, DecayedSums, decay_factors
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.sums import DECAYS, MIN_WEIGHT, DecayedSums, decay_factors
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from profilestream.learn import als, als_rows, item_index
-from profilestream.learn.als import AlsParams, Floats, GlobalSums, GroupedRows, Longs, Strings, Vectors
-from profilestream.learn.sums import decay_factors
+from profilestream.learn.factors.kernels import als, als_rows, item_index
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums, GroupedRows, Strings, Vectors
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.sums import decay_factors
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilestream.learn import als_rows, als_tasks, score_tasks
-from profilestream.learn.als import AlsParams
-from profilestream.learn.item_index import ItemIndex
+from profilestream.learn.factors.kernels import als_rows, als_tasks, score_tasks
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.factors.kernels.item_index import ItemIndex
 from profilestream.learn.predictor import Options, PublishedRows
 
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from profilestream.learn import kmeans, split_merge
-from profilestream.learn.als import Floats, Longs
-from profilestream.learn.kmeans import ContributionChanges, KMeansParams, KMeansState
-from profilestream.learn.split_merge import SplitAxes, SplitMergeMove
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.segments.kernels import kmeans, split_merge
+from profilestream.learn.segments.kernels.kmeans import ContributionChanges, KMeansParams, KMeansState
+from profilestream.learn.segments.kernels.split_merge import SplitAxes, SplitMergeMove
 
 _TIME = pa.timestamp("us", "UTC")
 _TYPES: dict[str, pa.DataType] = {

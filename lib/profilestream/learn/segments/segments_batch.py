@@ -14,13 +14,21 @@ import pyarrow.compute as pc
 from profilestream.base import runner
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
-from profilestream.learn import kmeans, kmeans_tasks, split_merge
-from profilestream.learn.als import Floats
-from profilestream.learn.cluster_sums import ClusterSums
-from profilestream.learn.kmeans import KMeansDelta, KMeansParams, KMeansState
-from profilestream.learn.kmeans_tasks import CHANGE, IS_DELETED, NEW_POINT, POINT, POINT_CHANGE, UPDATE, USER
-from profilestream.learn.split_merge import SplitMergeMove
-from profilestream.learn.sums import total
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import total
+from profilestream.learn.segments.kernels import kmeans, kmeans_tasks, split_merge
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
+from profilestream.learn.segments.kernels.kmeans import KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.segments.kernels.kmeans_tasks import (
+    CHANGE,
+    IS_DELETED,
+    NEW_POINT,
+    POINT,
+    POINT_CHANGE,
+    UPDATE,
+    USER,
+)
+from profilestream.learn.segments.kernels.split_merge import SplitMergeMove
 
 SUM_CHANGES = Pass(
     kmeans_tasks.sum_changes,

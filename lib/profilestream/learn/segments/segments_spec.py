@@ -19,13 +19,14 @@ from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn import metrics, profile_points, segments_batch
-from profilestream.learn.cluster_sums import ClusterSums
-from profilestream.learn.kmeans import KMeansDelta, KMeansParams, KMeansState
-from profilestream.learn.kmeans_tasks import IS_DELETED
+from profilestream.learn import metrics
 from profilestream.learn.metrics_reporter import MetricsReporter
-from profilestream.learn.segment_rules import Scaling
-from profilestream.learn.segments_batch import SegmentsUpdate
+from profilestream.learn.segments import profile_points, segments_batch
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
+from profilestream.learn.segments.kernels.kmeans import KMeansDelta, KMeansParams, KMeansState
+from profilestream.learn.segments.kernels.kmeans_tasks import IS_DELETED
+from profilestream.learn.segments.segment_rules import Scaling
+from profilestream.learn.segments.segments_batch import SegmentsUpdate
 
 STAGE, LEARNER = "learn_segments", "segments"
 

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilestream.learn.als import AlsParams, Floats, Longs, Strings, Vectors
+from profilestream.learn.factors.kernels.als import AlsParams, Strings, Vectors
+from profilestream.learn.kernels.arrays import Floats, Longs
 
 RANKERS = ("blend", "factors", "neighbors", "popularity", "category")
 
@@ -208,27 +209,6 @@ def blend_weights(params: AlsParams) -> dict[str, float]:
         "category": params.category_weight,
     }
     return {ranker: weight for ranker, weight in weights.items() if weight}
-
-
-def top_items(scores: Floats, max_items: int) -> Longs:
-    """Positions of the items with the highest scores of each user, best first; ties are in order of position.
-
-    Args:
-        scores: (users, items).
-
-    Returns:
-        (users, `max_items`), or (users, items) when there are fewer items.
-    """
-    size = min(max_items, scores.shape[1])
-    top = np.argpartition(-scores, size - 1, axis=1)[:, :size] if size else np.zeros((len(scores), 0), np.int64)
-    if 0 < size < scores.shape[1]:
-        lowest = np.take_along_axis(scores, top, axis=1).min(axis=1)
-        # argpartition picks any of the items that tie for the last place; replace them by the first ones.
-        for row in np.flatnonzero((scores >= lowest[:, None]).sum(axis=1) > size):
-            top[row] = np.lexsort((np.arange(scores.shape[1]), -scores[row]))[:size]
-    top.sort(axis=1)
-    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(top, order, axis=1)
 
 
 def concat_ranges(starts: Longs, sizes: Longs) -> Longs:

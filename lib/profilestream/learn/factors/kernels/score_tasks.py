@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn import als_rows
-from profilestream.learn.als import AlsParams, Floats, Longs
-from profilestream.learn.item_index import ItemIndex, UserItems, top_items
+from profilestream.learn.factors.kernels import als_rows
+from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.factors.kernels.item_index import ItemIndex, UserItems
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.ranking_metrics import top_items
 
 # Columns of user rows of `factors` that `recommend_items` reads.
 COLUMNS = ("key", "vector", "item_ids", "item_weights")

@@ -17,12 +17,13 @@ import pyarrow as pa
 from profilestream.base import runner
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
-from profilestream.learn import als, als_rows, als_tasks, item_index
-from profilestream.learn.als import AlsParams, Floats, GlobalSums
-from profilestream.learn.evaluation_times import EvaluationTimes
-from profilestream.learn.item_index import ItemIndex
-from profilestream.learn.ranking_metrics import RankingSums, sum_by_ranker
-from profilestream.learn.sums import total
+from profilestream.learn.factors.kernels import als, als_rows, als_tasks, item_index
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
+from profilestream.learn.factors.kernels.item_index import ItemIndex
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes
+from profilestream.learn.kernels.ranking_metrics import RankingSums, sum_by_ranker
+from profilestream.learn.kernels.sums import total
 
 log = logging.getLogger(__name__)
 PACK_ITEMS = Pass(

@@ -6,8 +6,8 @@ from pyspark.sql import functions as F
 
 from profilestream.derive import population
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.kmeans import KMeansParams
-from profilestream.learn.segment_rules import Scaling
+from profilestream.learn.segments.kernels.kmeans import KMeansParams
+from profilestream.learn.segments.segment_rules import Scaling
 
 
 def latest_profiles(changes: DataFrame, derived: DerivedTable) -> DataFrame:

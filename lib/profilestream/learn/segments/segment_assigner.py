@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn import kmeans
-from profilestream.learn.als import Floats
+from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.predictor import Options, PublishedRows
+from profilestream.learn.segments.kernels import kmeans
 
 _OUTPUTS: "list[pa.Field[Any]]" = [pa.field("segment_id", pa.int64()), pa.field("distance", pa.float64())]
 

@@ -22,8 +22,8 @@ from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import DAY, window_micros
 from profilestream.derive.point_in_time import features_as_of
 from profilestream.derive.statistics import Count
-from profilestream.learn import labels
-from profilestream.learn.labels import SelectedLabels
+from profilestream.learn.examples import labels
+from profilestream.learn.examples.labels import SelectedLabels
 
 STAGE, NAME, ENTITY = "learn_examples", "training_examples", "user"
 _KEY = ("set_name", "user_id", "at")

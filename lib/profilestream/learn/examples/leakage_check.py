@@ -13,7 +13,7 @@ from profilestream.base.errors import SourceMissing, StateCorrupt
 from profilestream.base.settings import Settings
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.point_in_time import features_as_of
-from profilestream.learn import training_examples
+from profilestream.learn.examples import training_examples
 
 _NO_LIMIT = datetime(9999, 1, 1, tzinfo=UTC)
 _RECOMPUTED = "_recomputed_"

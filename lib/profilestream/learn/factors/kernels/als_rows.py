@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from profilestream.learn.als import AlsParams, Floats, GlobalSums, Longs, Strings, Vectors
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums, Strings, Vectors
+from profilestream.learn.kernels.arrays import Floats, Longs
 
 _TIME = pa.timestamp("us", "UTC")
 # Columns of all rows; a schema below selects some of them.

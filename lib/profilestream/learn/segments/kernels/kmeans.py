@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from profilestream.learn.als import Floats, Longs
-from profilestream.learn.cluster_sums import ClusterSums, sum_contributions
-from profilestream.learn.evaluation_times import EvaluationTimes, is_late
-from profilestream.learn.sums import MIN_WEIGHT, Sums, total
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes, is_late
+from profilestream.learn.kernels.sums import MIN_WEIGHT, Sums, total
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums, sum_contributions
 
 # Relative difference up to which two numbers are equal.
 TIE = 1e-9

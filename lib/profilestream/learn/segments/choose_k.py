@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from profilestream.learn.als import Floats
+from profilestream.learn.kernels.arrays import Floats
 
 _INITIALIZATIONS = 5
 _MAX_SILHOUETTE_POINTS = 2_000

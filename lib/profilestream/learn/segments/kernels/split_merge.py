@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from profilestream.learn.als import Floats, Longs
-from profilestream.learn.cluster_sums import ClusterSums, sum_contributions
-from profilestream.learn.kmeans import ROUNDING, TIE, KMeansParams, KMeansState, first_minimum, squared_distances
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.segments.kernels.cluster_sums import ClusterSums, sum_contributions
+from profilestream.learn.segments.kernels.kmeans import (
+    ROUNDING,
+    TIE,
+    KMeansParams,
+    KMeansState,
+    first_minimum,
+    squared_distances,
+)
 
 BINS = 32
 # Edges of bins in standard deviations along the axis; shifted from 0, where many points of regular data are.

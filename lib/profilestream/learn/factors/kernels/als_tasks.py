@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from profilestream.learn import als, als_rows, evaluation_times, item_index, ranking_metrics, user_events
-from profilestream.learn.als import AlsParams, Floats, GlobalSums, GroupedRows, Longs, Strings, Vectors
-from profilestream.learn.evaluation_times import EvaluationTimes
-from profilestream.learn.item_index import ItemIndex, UserItems
-from profilestream.learn.ranking_metrics import RankingSums
-from profilestream.learn.sums import decay_factors, total
-from profilestream.learn.user_events import UserEvents, item_decay_factors
+from profilestream.learn.factors.kernels import als, als_rows, item_index, user_events
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums, GroupedRows, Strings, Vectors
+from profilestream.learn.factors.kernels.item_index import ItemIndex, UserItems
+from profilestream.learn.factors.kernels.ranker_evaluation import evaluate_rankers
+from profilestream.learn.factors.kernels.user_events import UserEvents, item_decay_factors
+from profilestream.learn.kernels import evaluation_times
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes
+from profilestream.learn.kernels.ranking_metrics import RankingSums, sum_by_ranker
+from profilestream.learn.kernels.sums import decay_factors, total
 
 
 def pack_items(
@@ -334,7 +337,7 @@ def _evaluate_users(
         codes = pairs[:, 0] * len(index.item_ids) + pairs[:, 1]
         is_scored = is_target & is_evaluated & ~np.isin(codes, codes[is_owned])
     times = EvaluationTimes.of(events.time[is_scored], late_rows)
-    by_ranker = ranking_metrics.evaluate_rankers(
+    by_ranker = evaluate_rankers(
         index, old_vectors[users].astype(float), user_items, pairs[is_target & is_evaluated], params
     )
     if params.is_explicit and is_target.any():
@@ -344,5 +347,5 @@ def _evaluate_users(
         errors = RankingSums(
             np.zeros(len(index.item_ids), bool), ratings=float(is_target.sum()), squared_error=squared_error
         )
-        by_ranker = ranking_metrics.sum_by_ranker([*by_ranker.items(), ("factors", errors)])
+        by_ranker = sum_by_ranker([*by_ranker.items(), ("factors", errors)])
     return {"rankings": by_ranker, "times": times}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from profilestream.learn.sums import EARLIEST, LATEST, Sums
+from profilestream.learn.kernels.sums import EARLIEST, LATEST, Sums
 
 
 def is_late(event_times: NDArray[np.int64], state_as_of: int) -> NDArray[np.bool_]:

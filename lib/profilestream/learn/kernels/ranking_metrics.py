@@ -8,15 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from profilestream.learn.als import AlsParams, Floats, Longs
-from profilestream.learn.item_index import ItemIndex, UserItems, top_items
-from profilestream.learn.sums import Sums
+from profilestream.learn.kernels.arrays import Bools, Floats, Longs
+from profilestream.learn.kernels.sums import Sums
 
-Bools = NDArray[np.bool_]
 LIST_LENGTH = 20
-_MAX_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -100,36 +96,22 @@ def evaluate(scores: Floats, is_target: Bools, is_excluded: Bools, popularity: F
     )
 
 
-def evaluate_rankers(
-    index: ItemIndex, vectors: Floats, user_items: UserItems, targets: Longs, params: AlsParams
-) -> dict[str, RankingSums]:
-    """The sums of every ranker over these users; the users are scored in chunks to limit memory.
+def top_items(scores: Floats, max_items: int) -> Longs:
+    """Positions of the items with the highest scores of each user, best first; ties are in order of position.
 
     Args:
-        vectors: user vectors, (users, width).
-        user_items: items that the users have; they are not ranked.
-        targets: user number and item position of each target, (pairs, 2).
+        scores: (users, items).
+
+    Returns:
+        (users, `max_items`), or (users, items) when there are fewer items.
     """
-    chunk = max(1, _MAX_CELLS // max(len(index.item_ids), 1))
-    parts = (
-        _evaluate_chunk(index, vectors[begin : begin + chunk], begin, user_items, targets, params)
-        for begin in range(0, len(vectors), chunk)
-    )
-    return sum_by_ranker(part for sums in parts for part in sums.items())
-
-
-def _evaluate_chunk(
-    index: ItemIndex, vectors: Floats, begin: int, user_items: UserItems, targets: Longs, params: AlsParams
-) -> dict[str, RankingSums]:
-    """The sums of the users from number `begin`, one per vector."""
-    size, items = len(vectors), len(index.item_ids)
-    chunk_items = user_items.of_users(begin, begin + size)
-    is_target, is_excluded = np.zeros((size, items), bool), np.zeros((size, items), bool)
-    is_excluded[chunk_items.user, chunk_items.item] = True
-    in_chunk = targets[(targets[:, 0] >= begin) & (targets[:, 0] < begin + size)]
-    is_target[in_chunk[:, 0] - begin, in_chunk[:, 1]] = True
-    is_target &= ~is_excluded
-    return {
-        ranker: evaluate(scores, is_target, is_excluded, index.popularity)
-        for ranker, scores in index.scores(vectors, chunk_items, params).items()
-    }
+    size = min(max_items, scores.shape[1])
+    top = np.argpartition(-scores, size - 1, axis=1)[:, :size] if size else np.zeros((len(scores), 0), np.int64)
+    if 0 < size < scores.shape[1]:
+        lowest = np.take_along_axis(scores, top, axis=1).min(axis=1)
+        # argpartition picks any of the items that tie for the last place; replace them by the first ones.
+        for row in np.flatnonzero((scores >= lowest[:, None]).sum(axis=1) > size):
+            top[row] = np.lexsort((np.arange(scores.shape[1]), -scores[row]))[:size]
+    top.sort(axis=1)
+    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top, order, axis=1)

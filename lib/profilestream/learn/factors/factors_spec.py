@@ -20,9 +20,11 @@ from profilestream.base.queries import Batch, BatchResult, Query, appended_rows,
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.derive import fold_stage
-from profilestream.learn import als_rows, factors_batch, metrics
-from profilestream.learn.als import AlsParams, GlobalSums
-from profilestream.learn.factors_batch import Evaluation, FactorsState
+from profilestream.learn import metrics
+from profilestream.learn.factors import factors_batch
+from profilestream.learn.factors.factors_batch import Evaluation, FactorsState
+from profilestream.learn.factors.kernels import als_rows
+from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
 from profilestream.learn.metrics_reporter import MetricsReporter
 
 STAGE, LEARNER = "learn_factors", "factors"

@@ -1,0 +1,1 @@
+"""Training examples: point-in-time features and labels."""

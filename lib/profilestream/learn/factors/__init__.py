@@ -1,0 +1,1 @@
+"""Factors: vectors of users and items, updated with every micro-batch."""

@@ -1,0 +1,1 @@
+"""Segments: users with similar profiles, by incremental k-means."""
