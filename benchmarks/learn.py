@@ -13,8 +13,11 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
-from profilestream.learn.factors import factors_batch, factors_spec
-from profilestream.learn.segments import segments_spec
+from profilestream.learn import stage
+from profilestream.learn.factors.factors_spec import FactorsSpec
+from profilestream.learn.learner_spec import LearnerBatch
+from profilestream.learn.segments.segments_spec import SegmentsSpec
+from profilestream.learn.stage import StoredFrames
 from profilestream.serve.scores import recommend
 from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector
@@ -48,7 +51,7 @@ class Shop:
         empty_folder(home)
         overrides = [*_WITHOUT_EXTRAS, "learn.factors.reweighted_events=0", *settings]
         shop = cls(spark, _settings(home, overrides), users, items)
-        factors_spec.table(shop.settings).create(spark, shop.settings.paths)
+        FactorsSpec(shop.settings).table.create(spark, shop.settings.paths)
         shop.learn(_interactions(spark, 0, PAST_EVENTS, users, items))
         return shop
 
@@ -56,17 +59,17 @@ class Shop:
         """Seconds of a batch, from cached interactions to the commit."""
         home = Path(self.settings.paths.warehouse).parent
         settings = _settings(home, list(overrides)) if overrides else self.settings
-        table, paths = factors_spec.table(settings), settings.paths
+        table, paths = FactorsSpec(settings).table, settings.paths
         events = events.persist()
         rows = events.count()
         started = time.monotonic()
         version = commits.version(self.spark, table, paths)
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
-        state = factors_spec.read_state(self.spark, settings, version)
-        change, _ = factors_batch.learn(state, events, factors_spec.als_params(settings), rows)
-        changed = commits.with_batch_columns(factors_spec.changed_rows(self.spark, change), table, txn)
-        batch.merge(changed, table)
+        spec = FactorsSpec(settings)
+        stored = StoredFrames(self.spark, spec, txn, lambda table: version)
+        learned = spec.learn(LearnerBatch(events, rows, stored))
+        batch.merge(commits.with_batch_columns(learned.rows[table.name], table, txn), table)
         seconds = time.monotonic() - started
         self.batches += 1
         events.unpersist()
@@ -139,7 +142,7 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
 def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     """Seconds of a batch of 10,000 changed profiles, divided by those of MLlib's KMeans on all 200,000, same k."""
     settings = _settings(empty_folder(work / "home"), [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"])
-    (query,) = segments_spec.queries(settings)
+    (query,) = stage.queries(SegmentsSpec, settings)
     for table in query.tables:
         table.create(spark, settings.paths)
     batch_ids = itertools.count()
@@ -159,8 +162,8 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
     learn(0, PROFILES)
     points = (
-        segments_spec.users_table(settings)
-        .read(spark, settings.paths)
+        SegmentsSpec(settings)
+        .users_table.read(spark, settings.paths)
         .select(array_to_vector(F.col("point")).alias("features"))
     )
     points = points.repartition(4).persist()
@@ -172,7 +175,7 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
     )
     points.unpersist()
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    model = segments_spec.read(spark, settings, "bench", next(batch_ids) - 1)
+    model = SegmentsSpec(settings).model_after(spark, "bench", next(batch_ids) - 1)
     assert model is not None and model.state.sums.users.sum() == PROFILES
     detail = (
         f"{BATCH_SIZE:,} of {PROFILES:,} users, 9 dimensions, k {SEGMENTS}; {statistics.median(seconds[1]):.1f} s, "
@@ -184,7 +187,7 @@ def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:
 
 def _profile_changes(spark: SparkSession, settings: Settings, first: int, users: int, batch_id: int) -> DataFrame:
     """Rows of the change feed of profiles: points around 20 centers, with a small change in every batch."""
-    names = list(segments_spec.profile(settings).vector.dimensions)
+    names = list(SegmentsSpec(settings).profile.vector.dimensions)
     uniform = f"(pmod(xxhash64({{}}, {SEED}), 1000000) / 1000000D)"
     center = f"CAST({uniform.format('id')} * {SEGMENTS} AS INT)"
     values = [
@@ -202,11 +205,14 @@ def _profile_changes(spark: SparkSession, settings: Settings, first: int, users:
     )
 
 
-_WITHOUT_EXTRAS = ("learn.factors.eval_users=0", "learn.factors.max_neighbors=0")
+_WITHOUT_EXTRAS = (
+    "learn.factors.eval_users=0", "learn.factors.max_neighbors=0", "learn.factors.first_full_passes=0",
+    "learn.factors.full_passes=0",
+)  # fmt: skip
 
 
 def _interactions(spark: SparkSession, first: int, rows: int, users: int, items: int) -> DataFrame:
-    """Purchases as factors_spec.interactions returns them: 100,000 per day; items with small numbers are popular."""
+    """Purchases as FactorsSpec.select returns them: 100,000 per day; items with small numbers are popular."""
     uniform = f"(pmod(xxhash64(id, {SEED}, {{}}), 1000000) / 1000000D)"
     return spark.range(first, first + rows, 1, 4).selectExpr(
         f"concat('u', CAST({uniform.format(1)} * {users} AS INT)) AS user_id",

@@ -10,12 +10,12 @@ import sys
 from profilestream.base import job
 from profilestream.base.session import open_session
 from profilestream.learn import publishing, version_aliases
-from profilestream.learn.publications import PUBLICATIONS
+from profilestream.learn.learners import BY_NAME
 
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    publication = PUBLICATIONS[args.learner](settings)
+    publication = BY_NAME[args.learner](settings).publication
     if args.check:
         return
     if args.list:
@@ -31,7 +31,7 @@ def body(args: argparse.Namespace) -> None:
 
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
-    parser.add_argument("--learner", choices=PUBLICATIONS, default="factors", help="the learner (default: factors)")
+    parser.add_argument("--learner", choices=BY_NAME, default="factors", help="the learner (default: factors)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="list the versions with aliases and metric, and exit")
     action.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")

@@ -11,14 +11,15 @@ from profilestream import flow
 from profilestream.base import job
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
-from profilestream.learn.segments import choose_k, describe_segments, segments_spec
+from profilestream.learn.segments import choose_k, describe_segments
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from pyspark.sql import SparkSession
 
 
 def body(args: argparse.Namespace) -> None:
     if args.try_k and not args.check:
         return print_k_scores(job.load(args), *args.try_k)
-    flow.run_stage(args, segments_spec.STAGE, describe)
+    flow.run_stage(args, SegmentsSpec.stage_name(), describe)
 
 
 def describe(spark: SparkSession, settings: Settings) -> None:
@@ -28,7 +29,7 @@ def describe(spark: SparkSession, settings: Settings) -> None:
 
 
 def print_k_scores(settings: Settings, min_k: int, max_k: int) -> None:
-    spark = open_session(segments_spec.STAGE, settings.spark.properties)
+    spark = open_session(SegmentsSpec.stage_name(), settings.spark.properties)
     points = describe_segments.sample_points(spark, settings)
     print(f"{len(points):,} users; cost is relative to one segment for all users\n   k   cost  silhouette")
     for score in choose_k.score_each_k(points, range(min_k, max_k + 1), settings.learn.segments.seed):
@@ -36,7 +37,7 @@ def print_k_scores(settings: Settings, min_k: int, max_k: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = job.stage_parser(__doc__, segments_spec.STAGE)
+    parser = job.stage_parser(__doc__, SegmentsSpec.stage_name())
     parser.add_argument(
         "--try-k", nargs=2, type=int, metavar=("FROM", "TO"),
         help="print cost and silhouette for each number of segments, over a sample of profiles; write nothing",

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
-from profilestream.learn.factors import factors_spec
+from profilestream.learn import stage
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import als_rows, als_tasks, score_tasks
 from profilestream.learn.factors.kernels.item_index import ItemIndex
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -98,12 +99,12 @@ class FactorsLog:
         """The rows after all batches, by table."""
         shop = Shop(home, extra_settings=f"[learn.factors]{self.settings}")
         settings = shop.settings()
-        (query,) = factors_spec.queries(settings)
-        stage = StageBatches(spark, settings, query)
+        (query,) = stage.queries(FactorsSpec, settings)
+        batches = StageBatches(spark, settings, query)
         if self.has_history:
             ingest.events_table(settings.capture).create(spark, settings.paths)
         for n, batch in enumerate(self.batches()):
-            stage.write(
+            batches.write(
                 spark.createDataFrame(batch),
                 versions={tables.EVENTS.name: n} if self.has_history else {},
                 local_max_rows=settings.stream.local_max_rows * (n % 2),
@@ -127,8 +128,8 @@ class SegmentsLog:
         learn = "enabled = true\nk = 3\nhalf_life_days = 10\ninit_passes = 3\npasses = 2\n"
         shop = Shop(home, extra_settings=f'[derive]\nprofiles = ["{home}/profiles.toml"]\n[learn.segments]\n{learn}')
         settings = shop.settings()
-        (query,) = segments_spec.queries(settings)
-        stage = StageBatches(spark, settings, query)
+        (query,) = stage.queries(SegmentsSpec, settings)
+        batches = StageBatches(spark, settings, query)
         state = "state struct<behavior: struct<vector: struct<weight: double, sums: array<double>>>>"
         for n, (day, group_of) in enumerate(self.batches):
             rows = [
@@ -142,7 +143,7 @@ class SegmentsLog:
             ]
             changes = spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
             changes = changes.withColumn("_commit_version", F.lit(n))
-            stage.write(changes, local_max_rows=settings.stream.local_max_rows * (n % 2))
+            batches.write(changes, local_max_rows=settings.stream.local_max_rows * (n % 2))
         return {table.name: _rows(table.read(spark, settings.paths).toArrow(), table.key) for table in query.tables}
 
 
@@ -153,7 +154,7 @@ def _vector_sums(group: str, number: int) -> list[float]:
 
 def _recommendations(rows: pa.Table, settings: Settings) -> pa.Table:
     """The ten best items of every user by the blend, computed from the rows of `factors`."""
-    params = factors_spec.als_params(settings)
+    params = FactorsSpec(settings).params
     sides = {side: rows.filter(pc.equal(rows["side"], pa.scalar(side))) for side in ("user", "item", "global")}
     sums = als_rows.global_sums_from_bytes(sides["global"]["global_sums"][0].as_py(), params.width)
     packed = als_tasks.pack_items(sides["item"], global_sums=sums, params=params)["items"]

@@ -4,21 +4,21 @@ from typing import Any
 
 import numpy as np
 from profilestream.base.settings import Settings
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from pyspark.sql import Row, SparkSession
 
 DAY_MICROS = 86_400_000_000
 
 
 def user_rows(spark: SparkSession, settings: Settings) -> dict[str, Row]:
-    rows = segments_spec.users_table(settings).read(spark, settings.paths).collect()
+    rows = SegmentsSpec(settings).users_table.read(spark, settings.paths).collect()
     by_user = {row["user_id"]: row for row in rows}
     assert len(by_user) == len(rows), "a user has two rows"
     return by_user
 
 
 def last_segments(spark: SparkSession, settings: Settings) -> dict[int, Row]:
-    rows = segments_spec.table(settings).read(spark, settings.paths).collect()
+    rows = SegmentsSpec(settings).table.read(spark, settings.paths).collect()
     last = max(row["batch_id"] for row in rows)
     return {row["segment_id"]: row for row in rows if row["batch_id"] == last}
 
@@ -30,7 +30,7 @@ def micros(time: Any) -> int:
 def assert_sums_equal_recount(spark: SparkSession, settings: Settings) -> None:
     """The sums of the segments equal the sums over the rows of user_segments."""
     users, stored = user_rows(spark, settings), last_segments(spark, settings)
-    names = list(segments_spec.profile(settings).vector.dimensions)
+    names = list(SegmentsSpec(settings).profile.vector.dimensions)
     assert {row["segment_id"] for row in users.values()} == stored.keys()
     for segment, row in stored.items():
         members = [user for user in users.values() if user["segment_id"] == segment]

@@ -10,7 +10,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.derive import fold_stage, markov, population, sessions, transitions, user_features
 from profilestream.derive.fold import Fold
-from profilestream.learn.factors import factors_spec
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -66,7 +66,7 @@ def _transitions(name: str, spark: SparkSession, settings: Settings) -> dict[str
 
 def factor_vectors(spark: SparkSession, settings: Settings) -> dict[tuple[str, str], Any]:
     """Vectors of `factors` by side and key."""
-    rows = factors_spec.table(settings).read(spark, settings.paths).where("side != 'global'").collect()
+    rows = FactorsSpec(settings).table.read(spark, settings.paths).where("side != 'global'").collect()
     return {(row["side"], row["key"]): np.frombuffer(row["vector"], np.float32) for row in rows}
 
 

@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -17,9 +18,11 @@ from profilestream.base.settings import Settings
 from profilestream.base.streaming import prefix_errors
 from profilestream.capture import capture_checks, ingest
 from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
+from profilestream.learn import learners
+from profilestream.learn import stage as learner_stage
 from profilestream.learn.examples import training_examples
-from profilestream.learn.factors import factors_spec
-from profilestream.learn.segments import describe_segments, segments_spec
+from profilestream.learn.learner_spec import LearnerSpec
+from profilestream.learn.segments import describe_segments
 from profilestream.serve.report import write_report
 from profilestream.serve.scores import recommend
 from profilestream.serve.tags import assign_tags, tag_checks
@@ -43,6 +46,10 @@ def _capture_queries(settings: Settings) -> list[Query]:
     return [ingest.query(settings, name) for name in settings.capture.sources]
 
 
+def _learner_stage(learner: type[LearnerSpec]) -> Stage:
+    return Stage(learner.stage_name(), partial(learner_stage.queries, learner), partial(learner_stage.check, learner))
+
+
 CAPTURE = Stage(ingest.STAGE, _capture_queries, capture_checks.check_sources)
 # Groups in flow order. The stages of a group run at the same time: none reads what another one of the group writes.
 DERIVED = (
@@ -54,9 +61,8 @@ DERIVED = (
     (
         Stage(transitions.STAGE, transitions.queries, transitions.check),
         Stage(user_features.STAGE, user_features.queries, user_features.check),
-        Stage(segments_spec.STAGE, segments_spec.queries, segments_spec.check),
-        # learn_factors reads `events` only; it runs here because this group leaves processors idle.
-        Stage(factors_spec.STAGE, factors_spec.queries, factors_spec.check),
+        # A learner of `events` runs here because this group leaves processors idle.
+        *(_learner_stage(learner) for learner in learners.LEARNERS),
     ),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))

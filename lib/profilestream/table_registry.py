@@ -4,10 +4,8 @@ from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, fold_stage, profiles, sessions, transitions, user_features
-from profilestream.learn import publications
+from profilestream.learn import learners
 from profilestream.learn.examples import training_examples
-from profilestream.learn.factors import factors_spec
-from profilestream.learn.segments import segments_spec
 
 
 def registry(settings: Settings) -> list[Table]:
@@ -24,11 +22,13 @@ def registry(settings: Settings) -> list[Table]:
     derived = [sessions.table(settings), *transitions.tables(settings)]
     if settings.derive.windows.file:
         derived.append(user_features.table(settings))
-    learned = [factors_spec.table(settings), publications.factors_publication(settings).published_table]
-    profile = profiles.find_profile_table(settings)
-    if profile is not None and profile.population is not None:
-        learned += [segments_spec.users_table(settings), segments_spec.table(settings), tables.SEGMENT_DESCRIPTIONS]
-        learned.append(publications.segments_publication(settings).published_table)
+    specs = [learner(settings) for learner in learners.LEARNERS]
+    learned = [
+        table
+        for spec in specs
+        if spec.has_input
+        for table in (*spec.tables, *spec.other_tables, spec.publication.published_table)
+    ]
     learned.append(tables.MODEL_METRICS)
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))

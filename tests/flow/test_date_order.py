@@ -10,7 +10,9 @@ from delta.tables import DeltaTable
 from profilestream.base import streaming, tables
 from profilestream.base.queries import Batch, BatchResult, RunOptions, appended_rows, stage_query
 from profilestream.base.settings import Settings
+from profilestream.learn import stage
 from profilestream.learn.factors import factors_spec
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -67,7 +69,7 @@ def test_a_backfill_is_evaluated_in_order_when_the_learner_starts_after_it_and_w
     for part in (range(days, days), range(days, 2 * days)):
         _write_days(shop, part)
         shop.capture(spark)
-        streaming.run(spark, factors_spec.queries(settings), settings, RunOptions())
+        streaming.run(spark, stage.queries(FactorsSpec, settings), settings, RunOptions())
         _assert_evaluated_in_order(spark, shop, learned)
         learned_events = factors_spec.read_state(spark, settings).global_sums.event_count
         assert learned_events == shop.read(spark, tables.EVENTS).count()

@@ -9,11 +9,10 @@ import pytest
 from profilestream.base import commits, streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
-from profilestream.learn.factors import factors_spec
-from profilestream.learn.factors.factors_spec import LEARNER
+from profilestream.learn import stage
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.factors.kernels.item_index import RANKERS
-from profilestream.learn.metrics import METRICS
 from pyspark.sql import SparkSession
 
 from jobs import learn_factors
@@ -52,7 +51,7 @@ def _add_events(spark: SparkSession, shop: Shop, n: int) -> None:
 
 
 def _learn(spark: SparkSession, shop: Shop) -> None:
-    streaming.run(spark, factors_spec.queries(shop.settings()), shop.settings(), RunOptions())
+    streaming.run(spark, stage.queries(FactorsSpec, shop.settings()), shop.settings(), RunOptions())
 
 
 def _batches(spark: SparkSession, shop: Shop) -> list[list[Event]]:
@@ -92,9 +91,9 @@ def test_vectors_equal_plain_loops(spark: SparkSession, tmp_path: Path) -> None:
         _learn(spark, shop)
     naive = _naive_model(spark, shop)
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
-    assert_all_readers_agree(spark, factors_spec.table(shop.settings()).path(shop.settings().paths), "tail_weight")
+    assert_all_readers_agree(spark, FactorsSpec(shop.settings()).table.path(shop.settings().paths), "tail_weight")
     paths = shop.settings().paths
-    row = factors_spec.table(shop.settings()).read(spark, paths).where("side = 'global'").first()
+    row = FactorsSpec(shop.settings()).table.read(spark, paths).where("side = 'global'").first()
     assert row is not None
     assert row["as_of"].timestamp() * 1e6 == naive.now
     assert naive.now > 10 * DAY
@@ -105,7 +104,7 @@ def _assert_evaluated(spark: SparkSession, shop: Shop) -> None:
     """Late rows, evaluated users and event times are those by plain loops; with six items, each recall is 1."""
     rows = shop.read(spark, tables.MODEL_METRICS).collect()
     metrics = {(row["batch_id"], row["model"], row["metric"]): row for row in rows}
-    names = [metric.name for metric in METRICS.values() if metric.learner == LEARNER and metric.weighted_by == "users"]
+    names = [metric.name for metric in FactorsSpec.metrics if metric.weighted_by == "users"]
     assert metrics.keys() == {
         (batch_id, model, name)
         for batch_id in (1, 2)
@@ -183,7 +182,7 @@ def test_vectors_of_ratings_equal_plain_loops(spark: SparkSession, tmp_path: Pat
             ]
         )
     ratings = [e.rating for e in batches[0]]
-    naive = NaiveAls(factors_spec.als_params(shop.settings()), mean_rating=sum(ratings) / len(ratings))
+    naive = NaiveAls(FactorsSpec(shop.settings()).params, mean_rating=sum(ratings) / len(ratings))
     for batch in batches:
         naive.learn(batch)
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), naive)
@@ -202,7 +201,7 @@ def test_crashes_around_writes_and_the_number_of_partitions_change_nothing(
     partitions = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", "5")
     settings = shop.settings()
-    assert crashes.run_through(factors_spec.queries(settings), settings, batch_id=0) == 3
+    assert crashes.run_through(stage.queries(FactorsSpec, settings), settings, batch_id=0) == 3
     spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
     _assert_equal(table_snapshots.factor_vectors(spark, shop.settings()), _naive_model(spark, shop))
 
@@ -237,7 +236,7 @@ def test_a_retry_does_not_undo_a_full_pass_that_ran_after_the_crash(
     with monkeypatch.context() as patch, pytest.raises(Exception, match="crash before factors"):
         patch.setattr(commits, "merge", crash)
         _learn(spark, shop)
-    factors_spec.run_full_passes(spark, shop.settings())
+    stage.run_full_pass(spark, shop.settings(), FactorsSpec)
     _learn(spark, shop)
     first, second = _batches(spark, shop)
     naive = NaiveAls(PARAMS)

@@ -10,7 +10,8 @@ import pytest
 from profilestream.base import streaming, tables
 from profilestream.base.queries import RunOptions
 from profilestream.derive import profiles
-from profilestream.learn.factors import factors_spec
+from profilestream.learn import stage
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
 
@@ -60,7 +61,7 @@ def _random_log(seed: int) -> list[dict[str, Any]]:
 def _learn(spark: SparkSession, shop: Shop, log: list[dict[str, Any]]) -> None:
     shop.append_events(spark, log)
     settings = shop.settings()
-    queries = [*profiles.queries(settings), *factors_spec.queries(settings)]
+    queries = [*profiles.queries(settings), *stage.queries(FactorsSpec, settings)]
     streaming.run(spark, queries, settings, RunOptions(), together=True)
 
 

@@ -18,10 +18,9 @@ from profilestream.base.delta_table import Table
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import PublishSegments
-from profilestream.learn import promotion_gate, publications, publishing, version_aliases
-from profilestream.learn.metrics import METRICS
+from profilestream.learn import promotion_gate, publishing, version_aliases
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.learn.tracking import MlflowStore
 from pyspark.sql import DataFrame, SparkSession
 
@@ -75,17 +74,17 @@ def _costs(epoch: str, batch_id: int, *, kmeans: float, mean: float, points: int
 def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Two batches of the current epoch, and one of an earlier epoch."""
     shop = Shop(tmp_path_factory.mktemp("segments"), extra_settings=SETTINGS, is_tracked=True)
-    epoch, checkpoint = _epoch(_session, shop), checkpoint_path(shop.settings().paths, segments_spec.STAGE)
+    epoch, checkpoint = _epoch(_session, shop), checkpoint_path(shop.settings().paths, SegmentsSpec.stage_name())
     files.write_text(_session, f"{checkpoint}/offsets/2", "v1\n{}\n")
     rows = [*_segments("earlier", 9, (1, 2)), *_segments(epoch, 1, (1, 2)), *_segments(epoch, 2, (5, 2, 1))]
-    _append(_session, shop, segments_spec.table(shop.settings()), rows)
+    _append(_session, shop, SegmentsSpec(shop.settings()).table, rows)
     costs = [*_costs(epoch, 1, kmeans=0.9, mean=1.0), *_costs(epoch, 2, kmeans=0.5, mean=1.0)]
     _append(_session, shop, tables.MODEL_METRICS, costs)
     return shop
 
 
 def _epoch(spark: SparkSession, shop: Shop) -> str:
-    return Checkpoint(spark, checkpoint_path(shop.settings().paths, segments_spec.STAGE)).epoch()
+    return Checkpoint(spark, checkpoint_path(shop.settings().paths, SegmentsSpec.stage_name())).epoch()
 
 
 def _publish(shop: Shop, *flags: str) -> int:
@@ -98,7 +97,7 @@ def _aliases(shop: Shop) -> dict[str, int]:
 
 
 def _read_champion(spark: SparkSession, shop: Shop) -> tuple[RegisteredVersion, DataFrame]:
-    publication = publications.segments_publication(shop.settings())
+    publication = SegmentsSpec(shop.settings()).publication
     return publishing.read(spark, shop.settings(), publication, version_aliases.CHAMPION)
 
 
@@ -108,7 +107,7 @@ def test_a_version_contains_the_segments_of_the_last_batch_and_mlflow_has_their_
     assert _publish(shop) == 0
     assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     epoch = _epoch(spark, shop)
-    stored = shop.read(spark, segments_spec.table(shop.settings())).where(f"epoch = '{epoch}' AND batch_id = 2")
+    stored = shop.read(spark, SegmentsSpec(shop.settings()).table).where(f"epoch = '{epoch}' AND batch_id = 2")
     version, rows = _read_champion(spark, shop)
     assert version.number == 1
     assert_df_equality(
@@ -159,7 +158,7 @@ def test_the_gate_compares_the_cost_relative_to_the_cost_of_one_center(
     spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     epoch = _epoch(spark, shop)
-    _append(spark, shop, segments_spec.table(shop.settings()), _segments(epoch, 3, (1, 5)))
+    _append(spark, shop, SegmentsSpec(shop.settings()).table, _segments(epoch, 3, (1, 5)))
     _append(spark, shop, tables.MODEL_METRICS, _costs(epoch, 3, kmeans=0.53, mean=1.0))
     assert _publish(shop) == 0
     assert capsys.readouterr().out == (
@@ -195,10 +194,8 @@ def test_a_champion_with_another_scale_is_compared_by_the_relative_cost_over_the
     _append(spark, shop, tables.MODEL_METRICS, rows)
     tags = {"profilestream.epoch": "other", "profilestream.batch_id": "29", "profilestream.model": "kmeans"}
     champion = RegisteredVersion(1, ("champion",), tags)
-    gate_metric = replace(
-        publications.segments_publication(shop.settings()).gate_metric, gate=PublishSegments(eval_batches=2)
-    )
-    assert METRICS[gate_metric.metric].is_lower_better
+    gate_metric = replace(SegmentsSpec(shop.settings()).publication.gate_metric, gate=PublishSegments(eval_batches=2))
+    assert gate_metric.metric.is_lower_better
     candidate = promotion_gate.gate_value(spark, shop.settings(), gate_metric, epoch, up_to=28)
     assert candidate.value == pytest.approx((30 * 0.6 + 10 * 1.764) / (30 * 1.0 + 10 * 3.0))
     for value, expected in ((0.5941, False), (0.5939, True)):
@@ -212,6 +209,6 @@ def test_a_champion_with_another_scale_is_compared_by_the_relative_cost_over_the
 def test_a_single_segment_is_not_published(
     spark: SparkSession, shop: Shop, ids: tuple[int, ...], is_useful: bool
 ) -> None:
-    rows = frame_of_dicts(spark, _segments("e", 1, ids), segments_spec.table(shop.settings()).schema)
-    state = publications.segments_publication(shop.settings()).state(rows, "e")
+    rows = frame_of_dicts(spark, _segments("e", 1, ids), SegmentsSpec(shop.settings()).table.schema)
+    state = SegmentsSpec(shop.settings()).publication.state(rows, "e")
     assert (state is not None) == is_useful

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from profilestream.base import tables
 from profilestream.base.settings import Settings
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.report import queries_events, report_queries, sections_users, time_grains, write_report
 from profilestream.serve.report.report_elements import Chart
 from profilestream.serve.report.time_grains import TimeGrain
@@ -51,7 +51,7 @@ def _learned_tables(spark: SparkSession, settings: Settings) -> dict[str, DataFr
     segment_columns = ["segment_id", "users", "parent_id", "merged_ids", "as_of", "epoch", "batch_id"]
     segment_ddl = ", ".join(
         f"{field.name} {field.dataType.simpleString()}"
-        for field in segments_spec.table(settings).schema
+        for field in SegmentsSpec(settings).table.schema
         if field.name in segment_columns
     )
     segment_rows = [

@@ -10,7 +10,9 @@ from profilestream.base import commits, streaming, tables
 from profilestream.base.errors import Refused
 from profilestream.base.queries import RunOptions
 from profilestream.derive import profiles
-from profilestream.learn.segments import describe_segments, segments_spec
+from profilestream.learn import stage
+from profilestream.learn.segments import describe_segments
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -69,7 +71,7 @@ def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_chang
 ) -> None:
     shop = segments_shop(tmp_path)
     settings = shop.settings()
-    queries = segments_spec.queries(settings)
+    queries = stage.queries(SegmentsSpec, settings)
     group_of = {f"u{n}": "ab"[n % 2] for n in range(20)}
     capture_day(spark, shop, 1, group_of)
     streaming.run(spark, queries, settings, RunOptions())
@@ -92,7 +94,7 @@ def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_chang
     rows = [(first[f"shop:{user}"], after[f"shop:{user}"]) for user in unchanged]
     assert all((old == new) == (old["segment_id"] == new["segment_id"]) for old, new in rows)
     assert sum(old == new for old, new in rows) == 15, "of 18; the split/merge move changed three"
-    for table, column in ((segments_spec.users_table(settings), "distance"), (segments_spec.table(settings), "weight")):
+    for table, column in ((SegmentsSpec(settings).users_table, "distance"), (SegmentsSpec(settings).table, "weight")):
         assert_all_readers_agree(spark, table.path(settings.paths), column)
     # The profile table that the stage follows is rebuilt.
     profiles.profile_table(settings).table.recreate(spark, settings.paths)
@@ -102,7 +104,7 @@ def test_groups_become_segments_and_sums_equal_a_recount_after_crashes_and_chang
 
 def assert_evaluated(spark: SparkSession, shop: Shop, users: dict[str, Row]) -> None:
     """The costs of batch 1 are those by brute force: to the nearest center of batch 0, and to the mean of all users."""
-    rows = shop.read(spark, segments_spec.table(shop.settings())).where("batch_id = 0").collect()
+    rows = shop.read(spark, SegmentsSpec(shop.settings()).table).where("batch_id = 0").collect()
     centers = np.array([[row["center"][name] for name in DIMENSIONS] for row in rows])
     evaluated = [row for user, row in users.items() if user.startswith("shop:n") or user in ("shop:u0", "shop:u1")]
     points = np.array([row["point"] for row in evaluated])
@@ -140,7 +142,7 @@ class ProfileChanges(StageBatches):
 
 def _profile_changes(spark: SparkSession, home: Path) -> ProfileChanges:
     settings = segments_shop(home).settings()
-    return ProfileChanges(spark, settings, segments_spec.queries(settings)[0])
+    return ProfileChanges(spark, settings, stage.queries(SegmentsSpec, settings)[0])
 
 
 def _mean(group: str, number: int) -> tuple[float, float]:
@@ -159,7 +161,7 @@ def test_sums_equal_a_recount_after_late_users_erased_users_and_an_empty_batch(
     assert_sums_equal_recount(spark, changes.settings)
     users = user_rows(spark, changes.settings)
     assert "shop:u4" not in users and len(users) == 12 and f"{users['shop:late']['as_of']:%d}" == "02"
-    assert max(row["batch_id"] for row in last_segments(spark, changes.settings).values()) == 3
+    assert max(row["batch_id"] for row in last_segments(spark, changes.settings).values()) == 2
     # Both profiles of batch 1 are older than the state, and batch 2 has none: nothing is scored.
     rows = tables.MODEL_METRICS.read(spark, changes.settings.paths).collect()
     assert {(row["batch_id"], row["model"], row["metric"]): row["value"] for row in rows} == {

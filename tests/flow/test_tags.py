@@ -12,7 +12,7 @@ from profilestream import flow
 from profilestream.base import commits
 from profilestream.base.queries import RunOptions
 from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.users import user_view
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -142,7 +142,7 @@ def test_a_user_view_as_of_a_time_equals_the_tables_at_that_time(
     assert "overdue_purchase" in old_view["tags"]
 
     view = user_view.read(spark, settings, user).sections
-    segment = segments_spec.users_table(settings).read(spark, settings.paths).where(F.col("user_id") == user).first()
+    segment = SegmentsSpec(settings).users_table.read(spark, settings.paths).where(F.col("user_id") == user).first()
     rows = SEGMENT_DESCRIPTIONS.read(spark, settings.paths).collect()
     descriptions = {row["segment_id"]: row["description"] for row in rows}
     assert segment is not None

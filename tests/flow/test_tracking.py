@@ -19,13 +19,14 @@ from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
 from profilestream.base.passes import Pass, run_pass
-from profilestream.learn import promotion_gate, publications, publishing
-from profilestream.learn.factors import factors_batch, factors_spec
+from profilestream.learn import promotion_gate, publishing
+from profilestream.learn.factors import factors_batch, published_factors
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import als_rows, item_index, score_tasks
 from profilestream.learn.factors.kernels.item_index import ItemIndex
-from profilestream.learn.metrics import METRICS
+from profilestream.learn.factors.published_factors import PublishedFactors
+from profilestream.learn.learners import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.publications import PublishedFactors
 from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHAMPION
 from profilestream.serve.scores import recommend
@@ -185,7 +186,7 @@ def _aliases(shop: Shop) -> dict[str, int]:
 
 
 def _versions_with_rows(spark: SparkSession, shop: Shop) -> set[int]:
-    table = publications.factors_publication(shop.settings()).published_table
+    table = FactorsSpec(shop.settings()).publication.published_table
     rows = shop.read(spark, table).select("model_version").distinct().collect()
     return {row["model_version"] for row in rows}
 
@@ -206,10 +207,10 @@ def test_the_first_version_is_the_champion_and_equals_the_learned_state(
     assert _publish(shop) == 0
     assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     assert _aliases(shop) == {"champion": 1}
-    published = publications.read_factors(spark, shop.settings())
-    learned = shop.read(spark, factors_spec.table(shop.settings())).where("side != 'global'")
+    published = published_factors.read_factors(spark, shop.settings())
+    learned = shop.read(spark, FactorsSpec(shop.settings()).table).where("side != 'global'")
     assert published.model_version == 1
-    publication = publications.factors_publication(shop.settings())
+    publication = FactorsSpec(shop.settings()).publication
     _, rows = publishing.read(spark, shop.settings(), publication, CHAMPION)
     assert rows.columns == learned.columns
     assert _vectors(published) == {(row["side"], row["key"]): bytes(row["vector"]) for row in learned.collect()}
@@ -255,7 +256,7 @@ def _naive_scores(published: PublishedFactors, user: str) -> dict[str, float]:
 def test_the_mlflow_model_gives_the_scores_of_spark_and_of_a_naive_loop(
     spark: SparkSession, shop: Shop, registry: None
 ) -> None:
-    published = publications.read_factors(spark, shop.settings())
+    published = published_factors.read_factors(spark, shop.settings())
     model = mlflow.pyfunc.load_model("models:/factors@champion")
     user_ids = [*sorted(row["key"] for row in published.state.users.collect()), "unknown"]
     signature = model.metadata.signature.to_dict()
@@ -316,7 +317,7 @@ def test_the_gate_makes_a_worse_version_the_challenger_and_a_rollback_restores_t
 
     assert _publish(shop, "--rollback") == 0
     assert _aliases(shop) == {"champion": 1, "challenger": 3}
-    assert publications.read_factors(spark, shop.settings()).model_version == 1
+    assert published_factors.read_factors(spark, shop.settings()).model_version == 1
     assert _publish(shop, "--rollback") == 2
     assert "there is no previous champion" in capsys.readouterr().err
     assert _publish(shop, "--promote", "3") == 0
@@ -326,7 +327,7 @@ def test_the_gate_makes_a_worse_version_the_challenger_and_a_rollback_restores_t
 def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows(
     spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = _vectors(publications.read_factors(spark, shop.settings()))
+    before = _vectors(published_factors.read_factors(spark, shop.settings()))
 
     def crash(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("crash")
@@ -337,7 +338,7 @@ def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows
             patch.setattr(owner, name, crash)
             assert _publish(shop) == 1
         assert _aliases(shop) == {"champion": 3, "previous": 1}
-        assert _vectors(publications.read_factors(spark, shop.settings())) == before
+        assert _vectors(published_factors.read_factors(spark, shop.settings())) == before
     assert _versions_with_rows(spark, shop) >= {1, 3, 5, 6}
     assert _publish(shop) == 0
     assert _aliases(shop) == {"champion": 7, "previous": 3}
@@ -350,7 +351,7 @@ def test_a_crash_at_any_step_of_publishing_keeps_the_champion_and_leaves_no_rows
     assert _publish(shop, "--promote", "6") == 2
     assert "name one of [7, 3]" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(SourceMissing, match="factors has no published version 6"):
-        publications.read_factors(spark, shop.settings(), 6)
+        published_factors.read_factors(spark, shop.settings(), 6)
 
 
 def test_a_rollback_after_the_version_of_the_champion_was_deleted_in_mlflow_restores_the_previous_champion(
@@ -362,7 +363,7 @@ def test_a_rollback_after_the_version_of_the_champion_was_deleted_in_mlflow_rest
     assert _publish(shop, "--rollback") == 0
     assert capsys.readouterr().out == "version 3 is the champion again\n"
     assert _aliases(shop) == {"champion": 3}
-    assert publications.read_factors(SparkSession.active(), shop.settings()).model_version == 3
+    assert published_factors.read_factors(SparkSession.active(), shop.settings()).model_version == 3
     assert _publish(shop, "--rollback") == 2
     assert _publish(shop) == 0
     assert _aliases(shop)["champion"] > 7
@@ -385,7 +386,7 @@ def test_factors_that_can_recommend_nothing_are_not_published(
     rows: list[tuple[str, int, list[str] | None]] = [("global", 3, None), *[("item", 3, None)] * items]
     rows += [("user", 3, item_ids) for item_ids in items_of_users]
     frame = spark.createDataFrame(rows, "side string, batch_id bigint, item_ids array<string>")
-    state = publications.factors_publication(shop.settings()).state(frame, "epoch")
+    state = FactorsSpec(shop.settings()).publication.state(frame, "epoch")
     assert (state is not None) == is_useful
 
 
@@ -404,7 +405,7 @@ def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_b
         other.write.format("delta").mode("append").save(uri)
     tags = {"profilestream.epoch": "other", "profilestream.batch_id": "10", "profilestream.model": "blend"}
     champion = RegisteredVersion(1, ("champion",), tags)
-    gate_metric = publications.factors_publication(settings).gate_metric
+    gate_metric = FactorsSpec(settings).publication.gate_metric
     for recall, expected in ((0.601, False), (0.61, True)):
         _set_recall(spark, shop, batch_id=4, recall=recall)
         candidate = promotion_gate.gate_value(spark, settings, gate_metric, epoch, up_to=4)

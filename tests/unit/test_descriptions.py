@@ -5,7 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 from profilestream.learn.segments import choose_k, segment_rules
-from profilestream.learn.segments.segment_rules import Scaling, SplitCondition
+from profilestream.learn.segments.kernels.profile_scaling import Scaling
+from profilestream.learn.segments.segment_rules import SplitCondition
 
 from tests import naive_kmeans
 

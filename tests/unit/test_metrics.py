@@ -8,7 +8,7 @@ from profilestream.base.settings import Publish
 from profilestream.learn.factors.kernels.item_index import RANKERS
 from profilestream.learn.kernels import evaluation_times
 from profilestream.learn.kernels.evaluation_times import EvaluationTimes
-from profilestream.learn.metrics import METRICS
+from profilestream.learn.learners import LEARNERS, METRICS
 
 
 def test_the_settings_offer_the_metrics_and_rankers_that_can_gate_a_version() -> None:
@@ -27,7 +27,8 @@ def test_every_metric_has_a_unit_and_a_definition_of_one_sentence() -> None:
 def test_the_documentation_lists_every_metric() -> None:
     text = (Path(__file__).parent.parent.parent / "docs" / "learners.md").read_text()
     for metric in METRICS.values():
-        cells = f"`{metric.name}` | {metric.learner or 'both'} | {metric.weighted_by} | {metric.unit}"
+        learners = [learner.name for learner in LEARNERS if metric in learner.metrics]
+        cells = f"`{metric.name}` | {', '.join(learners) or 'all'} | {metric.weighted_by} | {metric.unit}"
         assert f"| {cells} | {metric.definition}" in text
 
 

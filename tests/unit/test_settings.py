@@ -140,7 +140,7 @@ def test_event_weights_extend_the_defaults_and_become_sql() -> None:
 
 
 def test_the_factorization_has_the_same_defaults_in_settings_and_in_the_local_learner() -> None:
-    values, defaults = settings.Factors().with_mode_defaults, asdict(AlsParams())
+    values, defaults = settings.Factors().parameters, asdict(AlsParams())
     assert {name: values[name] for name in defaults} == defaults
 
 

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from profilestream.base.session import broadcast_if_small
+from profilestream.base.session import broadcast_if_small, materialize
 
 Rows = TypeVar("Rows", DataFrame, pa.Table)
 # An Arrow table in more chunks is copied into one: most operations have a cost per chunk.
@@ -170,6 +170,25 @@ def concat(one: pa.Table, other: pa.Table) -> pa.Table:
     """The rows of both tables."""
     rows = pa.concat_tables([one, other])
     return rows.combine_chunks() if rows.column(0).num_chunks > _MAX_CHUNKS else rows
+
+
+def union(rows: Rows, *others: Rows | pa.Table) -> Rows:
+    """The rows of all; a column that some of them lack is null there. Frames can be united with Arrow tables."""
+    if not isinstance(rows, DataFrame):
+        tables: list[Any] = [rows, *others]
+        return pa.concat_tables(tables, promote_options="default")
+    frames = [one if isinstance(one, DataFrame) else rows.sparkSession.createDataFrame(one) for one in others]
+    return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames, rows)
+
+
+def collected(rows: Rows) -> pa.Table:
+    """The rows in the driver."""
+    return rows.toArrow() if isinstance(rows, DataFrame) else rows
+
+
+def held(rows: Rows) -> Rows:
+    """The rows, computed now, so that they can be read several times."""
+    return materialize(rows) if isinstance(rows, DataFrame) else rows
 
 
 def mean(rows: Rows, column: str) -> float | None:

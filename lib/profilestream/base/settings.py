@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
@@ -329,11 +330,41 @@ class Derive(Frozen):
         return {"shop_timezone": self.shop_timezone, "event_weight": weight, "order": ORDER_SQL}
 
 
-class Factors(Frozen):
+class Effect(StrEnum):
+    """What another value of a learner's setting changes."""
+
+    STATE = "all rows, so the stage must be rebuilt"
+    LATER = "rows of later batches"
+    EVALUATION = "metrics and rankings only"
+
+
+class LearnerSettings(Frozen):
+    """Settings of a learner; a field without an `Effect` has Effect.STATE.
+
+    Args:
+        enabled: whether the stage of the learner runs.
+    """
+
+    enabled: bool = False
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All settings except `enabled`."""
+        return self.model_dump(exclude={"enabled"})
+
+    def with_effect(self, effect: Effect) -> dict[str, Any]:
+        """The parameters with an effect."""
+        effects = {
+            name: next((one for one in field.metadata if isinstance(one, Effect)), Effect.STATE)
+            for name, field in type(self).model_fields.items()
+        }
+        return {name: value for name, value in self.parameters.items() if effects[name] == effect}
+
+
+class Factors(LearnerSettings):
     """The factorization of users and items (docs/learners.md). The default of a null value depends on the mode.
 
     Args:
-        enabled: whether `learn_factors` runs.
         mode: `implicit` learns from weighted events; `explicit` learns from ratings and adds a bias to each vector.
         k: length of a vector, without the bias.
         unobserved_weight: implicit: total weight of the user-item pairs without an event, per user; one pair weighs at
@@ -356,7 +387,6 @@ class Factors(Frozen):
             none.
     """
 
-    enabled: bool = False
     mode: Literal["implicit", "explicit"] = "implicit"
     k: int = Field(default=32, ge=1, le=512)
     unobserved_weight: float = Field(default=800.0, gt=0)
@@ -364,32 +394,31 @@ class Factors(Frozen):
     bias_regularization: float = Field(default=0.3, gt=0)
     half_life_days: float | None = Field(default=None, gt=0)
     popularity_half_life_days: float = Field(default=14.0, gt=0)
-    max_events_per_user: int | None = Field(default=None, ge=1)
-    reweighted_events: int = Field(default=10, ge=0)
-    popularity_weight: float = Field(default=0.15, ge=0)
-    category_weight: float = Field(default=0.0, ge=0)
-    neighbor_weight: float = Field(default=0.03, ge=0)
-    max_neighbors: int = Field(default=50, ge=0, le=1000)
-    neighbor_history: int = Field(default=20, ge=1)
-    full_passes: int = Field(default=2, ge=0, le=100)
-    first_full_passes: int = Field(default=10, ge=0, le=100)
-    eval_users: int = Field(default=2000, ge=0)
+    max_events_per_user: Annotated[int | None, Effect.LATER] = Field(default=None, ge=1)
+    reweighted_events: Annotated[int, Effect.LATER] = Field(default=10, ge=0)
+    popularity_weight: Annotated[float, Effect.EVALUATION] = Field(default=0.15, ge=0)
+    category_weight: Annotated[float, Effect.EVALUATION] = Field(default=0.0, ge=0)
+    neighbor_weight: Annotated[float, Effect.EVALUATION] = Field(default=0.03, ge=0)
+    max_neighbors: Annotated[int, Effect.LATER] = Field(default=50, ge=0, le=1000)
+    neighbor_history: Annotated[int, Effect.LATER] = Field(default=20, ge=1)
+    full_passes: Annotated[int, Effect.LATER] = Field(default=2, ge=0, le=100)
+    first_full_passes: Annotated[int, Effect.LATER] = Field(default=10, ge=0, le=100)
+    eval_users: Annotated[int, Effect.EVALUATION] = Field(default=2000, ge=0)
 
     @property
-    def with_mode_defaults(self) -> dict[str, Any]:
-        """All settings except `enabled`, with the defaults of the mode."""
+    def parameters(self) -> dict[str, Any]:
+        """With the defaults of the mode."""
         defaults: dict[str, Any] = {"regularization": 0.015, "half_life_days": 45.0, "max_events_per_user": 100}
         if self.mode == "explicit":
             defaults = {"regularization": 1.0, "half_life_days": None, "max_events_per_user": 200}
-        values = self.model_dump(exclude={"enabled"})
+        values = super().parameters
         return values | {name: default for name, default in defaults.items() if values[name] is None}
 
 
-class Segments(Frozen):
+class Segments(LearnerSettings):
     """Segments of users with similar profile vectors (docs/learners.md). Another k or half-life needs a rebuild.
 
     Args:
-        enabled: whether `learn_segments` runs; it follows the declared profile table with a population.
         k: number of segments.
         half_life_days: days of event time in which the weight of a user's contribution halves; inf: no decay.
         init_passes: assignment passes over the first batch.
@@ -401,15 +430,14 @@ class Segments(Frozen):
         seed: seed of the hash that selects these users, and of the choice of centers.
     """
 
-    enabled: bool = False
     k: int = Field(default=8, ge=2, le=500)
     half_life_days: float = Field(default=90.0, gt=0)
-    init_passes: int = Field(default=10, ge=1, le=100)
-    passes: int = Field(default=1, ge=1, le=10)
-    max_split_merges: int = Field(default=2, ge=0, le=10)
-    min_gain: float = Field(default=1.1, ge=1)
-    init_size: int = Field(default=10_000, ge=100, le=100_000)
-    seed: int = 0
+    init_passes: Annotated[int, Effect.LATER] = Field(default=10, ge=1, le=100)
+    passes: Annotated[int, Effect.LATER] = Field(default=1, ge=1, le=10)
+    max_split_merges: Annotated[int, Effect.LATER] = Field(default=2, ge=0, le=10)
+    min_gain: Annotated[float, Effect.LATER] = Field(default=1.1, ge=1)
+    init_size: Annotated[int, Effect.LATER] = Field(default=10_000, ge=100, le=100_000)
+    seed: Annotated[int, Effect.LATER] = 0
 
 
 class Tracking(Frozen):

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.settings import Gate, Settings
-from profilestream.learn.metrics import METRICS
+from profilestream.learn.metrics import Metric
 from profilestream.learn.model_registry import RegisteredVersion
 from profilestream.learn.version_aliases import VersionTags
 
@@ -17,14 +17,14 @@ class GateMetric:
     """The metric that versions of a learner are compared by.
 
     Args:
-        learner, model, metric: as in `model_metrics`.
+        learner, model: as in `model_metrics`.
         gate: number of batches, and the required difference.
         baseline: another model; the metric is divided by the baseline's, so that it can be compared between epochs
             with different scales. Empty: no division.
     """
 
     learner: str
-    metric: str
+    metric: Metric
     model: str
     gate: Gate
     baseline: str = ""
@@ -32,7 +32,7 @@ class GateMetric:
     @property
     def name(self) -> str:
         """`metric` or `metric/baseline`."""
-        return f"{self.metric}/{self.baseline}" if self.baseline else self.metric
+        return f"{self.metric.name}/{self.baseline}" if self.baseline else self.metric.name
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def passes_gate(
     if candidate.value is None or champion_value is None:
         which = "this version" if candidate.value is None else f"version {champion.number}"
         return False, f"{name} has no value for {which}"
-    sign = -1.0 if METRICS[gate_metric.metric].is_lower_better else 1.0
+    sign = -1.0 if gate_metric.metric.is_lower_better else 1.0
     change = -gate.tolerance if is_same_epoch else gate.margin
     limit = champion_value + sign * change * abs(champion_value)
     difference = sign * (candidate.value - limit)
@@ -119,7 +119,7 @@ def _evaluated_batches(spark: SparkSession, settings: Settings, gate_metric: Gat
     rows = tables.MODEL_METRICS.read(spark, settings.paths).where(
         (F.col("learner") == gate_metric.learner)
         & (F.col("epoch") == epoch)
-        & (F.col("metric") == gate_metric.metric)
+        & (F.col("metric") == gate_metric.metric.name)
         & F.col("model").isin(gate_metric.model, gate_metric.baseline)
     )
     batches = rows.groupBy("batch_id").agg(

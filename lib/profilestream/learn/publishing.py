@@ -38,7 +38,7 @@ STAGE = "learn_publish"
 
 
 @dataclass(frozen=True)
-class LearnerState:
+class PublishedState:
     """The state of a learner in one version of its table.
 
     Args:
@@ -77,7 +77,7 @@ class Publication:
     run_params: Mapping[str, Any]
     params: Mapping[str, Any]
     required_rows: str
-    state: Callable[[DataFrame, str], LearnerState | None]
+    state: Callable[[DataFrame, str], PublishedState | None]
     predictor: type[Predictor]
     options: Mapping[str, str | int] = field(default_factory=dict)
 
@@ -160,7 +160,7 @@ def _create_version(
     settings: Settings,
     publication: Publication,
     model: RegisteredModel,
-    state: LearnerState,
+    state: PublishedState,
     tags: VersionTags,
 ) -> int:
     """The number of a new version with rows and model files; no alias points to it yet."""

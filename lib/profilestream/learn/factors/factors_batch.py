@@ -73,7 +73,7 @@ class FactorsState(Generic[Rows]):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RankerSums:
     """Ranking sums of each ranker by the state before a batch, and the times of the evaluated events; null: none."""
 
     by_ranker: dict[str, RankingSums] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def empty_state(params: AlsParams) -> FactorsState[pa.Table]:
 
 def learn(
     state: FactorsState[Rows], events: Rows, params: AlsParams, count: int | None = None, phase: Phase = nullcontext
-) -> tuple[FactorsState[Rows], Evaluation]:
+) -> tuple[FactorsState[Rows], RankerSums]:
     """The changed part of the state, and the evaluation of the events with the state before them.
 
     Args:
@@ -149,7 +149,7 @@ def _update(
     is_full: bool = False,
     eval_share: float = 0.0,
     phase: Phase = nullcontext,
-) -> tuple[FactorsState[Rows], Evaluation]:
+) -> tuple[FactorsState[Rows], RankerSums]:
     """The rows of the users of these events and of their items, the global sums, and the evaluation.
 
     Args:
@@ -179,7 +179,7 @@ def _update(
         count = after.item_count - before.item_count
         after = replace(after, item_count=count, full_pass_events=after.event_count)
     change = FactorsState(users["users"], items["items"], after, is_rebuilt=is_full)
-    return change, Evaluation(by_ranker, times)
+    return change, RankerSums(by_ranker, times)
 
 
 def _with_mean_rating(global_sums: GlobalSums, events: Rows, params: AlsParams) -> GlobalSums:

@@ -1,235 +1,183 @@
-"""learn_factors: user and item vectors that are updated with every micro-batch, in one table with one commit per batch.
+"""FactorsSpec: vectors of users and items in one table, with one commit per batch (factors_batch.py)."""
 
-factors_batch.py computes a batch, with two shuffles: of its users with their stored events, and of their items.
-"""
+from dataclasses import asdict, fields
+from functools import cached_property
+from typing import Any
 
-import json
-import uuid
-from collections.abc import Set
-from dataclasses import fields, replace
-
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits, locks, tables
-from profilestream.base.checkpoints import Checkpoint
-from profilestream.base.commits import Txn
+from profilestream.base import runner, tables
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused, SourceMissing
-from profilestream.base.queries import Batch, BatchResult, Query, appended_rows, stage_query
-from profilestream.base.query_runner import checkpoint_path
-from profilestream.base.settings import Settings, fingerprint
+from profilestream.base.queries import QueryInput, appended_rows
+from profilestream.base.runner import Rows
+from profilestream.base.settings import Factors, Settings
 from profilestream.derive import fold_stage
 from profilestream.learn import metrics
 from profilestream.learn.factors import factors_batch
-from profilestream.learn.factors.factors_batch import Evaluation, FactorsState
+from profilestream.learn.factors.factors_batch import FactorsState, RankerSums
+from profilestream.learn.factors.item_recommender import ItemRecommender
 from profilestream.learn.factors.kernels import als_rows
 from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
-from profilestream.learn.metrics_reporter import MetricsReporter
+from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
+from profilestream.learn.metrics import Evaluation, Metric
+from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.publishing import Publication, PublishedState
 
-STAGE, LEARNER = "learn_factors", "factors"
-# Settings of the evaluation and of the blend: no row of `factors` depends on them.
-_RANKING_SETTINGS = ("eval_users", "popularity_weight", "category_weight", "neighbor_weight")
-# Settings that change later rows of `factors` but are compatible with the rows that exist.
-_COMPATIBLE_SETTINGS = (
-    "full_passes",
-    "first_full_passes",
-    "reweighted_events",
-    "max_events_per_user",
-    "max_neighbors",
-    "neighbor_history",
-)
+RMSE = Metric(
+    "rmse", "rating units", "ratings", "Root of the mean squared error of the predicted ratings; mode explicit only.",
+    is_lower_better=True, can_gate=True,
+)  # fmt: skip
 
 
-def als_params(settings: Settings) -> AlsParams:
-    """The parameters of the factorization in the settings."""
-    names = {field.name for field in fields(AlsParams)}
-    values = settings.learn.factors.with_mode_defaults
-    return AlsParams(**{name: value for name, value in values.items() if name in names})
+class FactorsSpec(LearnerSpec):
+    """Incremental matrix factorization (kernels/als.py), with neighbors of items and a blend of rankers."""
 
+    name = "factors"
+    metrics = (*metrics.RANKING, RMSE)
+    state_tables = (tables.FACTORS,)
+    history = tables.EVENTS
 
-def table(settings: Settings) -> Table:
-    """`factors`, with the fingerprint of the settings that its rows depend on."""
-    text = _settings_text(settings, without={*_RANKING_SETTINGS, *_COMPATIBLE_SETTINGS})
-    return replace(tables.FACTORS, declaration=fingerprint(text))
+    @property
+    def config(self) -> Factors:
+        return self.settings.learn.factors
 
+    @property
+    def table(self) -> Table:
+        """`factors`: one row per user, per item, and for the global sums."""
+        return self.tables[0]
 
-def check(spark: SparkSession, settings: Settings) -> None:
-    """Check the declared tables, and that Spark can analyze the event weights; writes nothing.
+    @cached_property
+    def params(self) -> AlsParams:
+        """The parameters of the factorization in the settings."""
+        names = {field.name for field in fields(AlsParams)}
+        return AlsParams(**{name: value for name, value in self.config.parameters.items() if name in names})
 
-    Raises:
-        BadSettings: a declaration is invalid.
-    """
-    if settings.learn.factors.enabled:
-        fold_stage.declared_tables(settings)
-        interactions(spark.createDataFrame([], tables.EVENTS.schema), settings)
+    @property
+    def other_inputs(self) -> dict[str, Any]:
+        return {"event_weight": self.settings.derive.names["event_weight"]}
 
+    def check(self, spark: SparkSession) -> None:
+        fold_stage.declared_tables(self.settings)
+        self.select(spark.createDataFrame([], tables.EVENTS.schema))
 
-def queries(settings: Settings) -> list[Query]:
-    """The one query of the stage; none when the stage is not enabled."""
-    if not settings.learn.factors.enabled:
-        return []
-    factors, params = table(settings), als_params(settings)
+    def reads(self) -> QueryInput:
+        max_files = self.settings.learn.max_files_per_trigger
+        return appended_rows(tables.EVENTS, "capture_events", self.settings.paths, max_files)
 
-    def versions(spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
-        events_version = checkpoint.last_complete_version(batch_id)
-        of_events = {} if events_version is None else {tables.EVENTS.name: events_version}
-        return commits.versions(spark, (factors,), settings.paths) | of_events
+    def select(self, frame: DataFrame) -> DataFrame:
+        """Events with a user and an item, in the columns of als_rows.EVENT.
 
-    def write(events: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(interactions(events, settings)) as (new, rows):
-            version = batch.version_to_update(factors)  # in a retry, with the rows of a manual full pass
-            state = read_state(batch.spark, settings, version)
-            with batch.phase("full pass"):
-                state, is_learned = _full_passes_if_due(state, new, batch, settings)
-            change, evaluation = state, Evaluation()
-            if not is_learned:
-                change, evaluation = factors_batch.learn(state, new, params, rows, batch.phase)
-            metric_rows = _metric_rows(batch.spark, evaluation, state.global_sums.as_of, batch.txn)
-            batch.append(metric_rows, tables.MODEL_METRICS)
-            if state.is_rebuilt and not is_learned:
-                change = state.updated(change)
-            changed = commits.with_batch_columns(changed_rows(batch.spark, change), factors, batch.txn)
-            batch.merge(changed, factors, count=None if state.is_rebuilt else rows, read_version=version)
-        return BatchResult(rows_in=rows)
-
-    return [
-        stage_query(
-            STAGE,
-            appended_rows(tables.EVENTS, "capture_events", settings.paths, settings.learn.max_files_per_trigger),
-            (tables.MODEL_METRICS, factors),
-            write,
-            settings=_settings_text(settings),
-            shared=(tables.MODEL_METRICS,),
-            versions=versions,
-            on_progress=MetricsReporter(settings, LEARNER, settings.learn.factors.with_mode_defaults),
+        Explicit: events with a finite rating, each with weight 1. Implicit: events whose type has a weight other
+        than 0.
+        """
+        explicit = self.params.is_explicit
+        weight = F.lit(1.0) if explicit else F.expr(self.settings.derive.names["event_weight"])
+        columns = frame.where(F.col("user_id").isNotNull() & F.col("item_id").isNotNull()).select(
+            "user_id",
+            "item_id",
+            weight.cast("float").cast("double").alias("weight"),
+            (F.col("rating") if explicit else F.lit(None)).cast("float").cast("double").alias("rating"),
+            F.unix_micros("event_time").alias("time_micros"),
+            "category",
         )
-    ]
+        return columns.where("rating = rating AND abs(rating) < double('infinity')" if explicit else "weight != 0")
 
+    def state(self, stored: StateTables[Rows], events: Rows | None = None) -> FactorsState[Rows]:
+        """The stored state.
 
-def _settings_text(settings: Settings, without: Set[str] = frozenset()) -> str:
-    """All settings that change what is learned, as JSON."""
-    values = settings.learn.factors.with_mode_defaults
-    values = {name: value for name, value in values.items() if name not in without}
-    return json.dumps({"factors": values, "event_weight": settings.derive.names["event_weight"]}, sort_keys=True)
+        Args:
+            events: rows with als_rows.EVENT; other users may be left out.
+        """
+        users = None if events is None else self._keys(events)
+        global_rows = runner.collected(stored.rows(self.table, side="global").select("global_sums"))
+        return FactorsState(
+            stored.rows(self.table, users, side="user").select(als_rows.USER.names),
+            stored.rows(self.table, side="item").select(als_rows.ITEM.names),
+            _global_sums(global_rows, self.params),
+        )
 
+    def _keys(self, events: Rows) -> Rows:
+        return runner.with_constant(runner.renamed(events, {"user_id": "key"}), "side", "user")
 
-def interactions(events: DataFrame, settings: Settings) -> DataFrame:
-    """Events with a user and an item, in the columns of als_rows.EVENT.
+    def learn(self, batch: LearnerBatch[Rows]) -> Learned:
+        """Score and learn the events; full passes come first if they are due.
 
-    Explicit: events with a finite rating, each with weight 1. Implicit: events whose type has a weight other than 0.
-    """
-    explicit = settings.learn.factors.mode == "explicit"
-    weight = F.lit(1.0) if explicit else F.expr(settings.derive.names["event_weight"])
-    columns = events.where(F.col("user_id").isNotNull() & F.col("item_id").isNotNull()).select(
-        "user_id",
-        "item_id",
-        weight.cast("float").cast("double").alias("weight"),
-        (F.col("rating") if explicit else F.lit(None)).cast("float").cast("double").alias("rating"),
-        F.unix_micros("event_time").alias("time_micros"),
-        "category",
-    )
-    return columns.where("rating = rating AND abs(rating) < double('infinity')" if explicit else "weight != 0")
+        The first batch gets full passes over its own events. Later, when the number of events has doubled, full passes
+        run over all events before the batch. They wait for a batch that begins at a commit of `events`.
+        """
+        state = self.state(batch.stored, batch.rows)
+        sums = state.global_sums
+        with batch.phase("full pass"):
+            if not sums.event_count and self.config.first_full_passes:
+                state = factors_batch.fit_full_passes(state, batch.rows, self.config.first_full_passes, self.params)
+                return self._learned(state, RankerSums(), sums)
+            is_due = sums.event_count and sums.event_count >= 2 * sums.full_pass_events
+            if is_due and self.config.full_passes and batch.history is not None:
+                state = factors_batch.fit_full_passes(state, batch.history(), self.config.full_passes, self.params)
+        change, ranker_sums = factors_batch.learn(state, batch.rows, self.params, batch.count, batch.phase)
+        before = state.global_sums
+        return self._learned(state.updated(change) if state.is_rebuilt else change, ranker_sums, before)
+
+    def learn_again(self, batch: LearnerBatch[Rows]) -> Learned:
+        state, passes = self.state(batch.stored), max(1, self.config.full_passes)
+        state = factors_batch.fit_full_passes(state, batch.rows, passes, self.params)
+        return self._learned(state, RankerSums(), state.global_sums)
+
+    def _learned(self, change: FactorsState[Rows], ranker_sums: RankerSums, before: GlobalSums) -> Learned:
+        values = {ranker: sums.metrics() for ranker, sums in ranker_sums.by_ranker.items()}
+        evaluation = Evaluation(values, ranker_sums.times, before.as_of)
+        sums = change.global_sums
+        global_values = {
+            "side": "global", "key": "all", "global_sums": als_rows.global_sums_to_bytes(sums), "as_of": sums.as_of,
+        }  # fmt: skip
+        users, items = (
+            runner.with_constant(rows, "side", side) for side, rows in (("user", change.users), ("item", change.items))
+        )
+        rows = runner.union(users, items, self.state_rows(self.table, [global_values]))
+        return Learned({self.table.name: rows}, evaluation, change.is_rebuilt)
+
+    @property
+    def publication(self) -> Publication:
+        """All rows of `factors`, compared by a metric of one ranker."""
+        config = self.settings.learn.publish
+        return Publication(
+            stage=self.stage_name(),
+            model_name=config.name,
+            table=self.table,
+            gate_metric=GateMetric(self.name, self.metric(config.metric), config.ranker, config),
+            run_params=self.config.parameters,
+            params=asdict(self.params),
+            required_rows="user to whom an item can be recommended",
+            state=_published_state,
+            predictor=ItemRecommender,
+            options={"ranker": config.ranker, "top_k": config.top_k},
+        )
 
 
 def read_state(spark: SparkSession, settings: Settings, version: int | None = None) -> FactorsState[DataFrame]:
     """The state in a version of `factors`; null: in the latest version."""
-    rows = table(settings).read(spark, settings.paths, version=version)
-    return state_of(rows, als_params(settings))
+    spec = FactorsSpec(settings)
+    return state_of(spec.table.read(spark, settings.paths, version=version), spec.params)
 
 
 def state_of(rows: DataFrame, params: AlsParams) -> FactorsState[DataFrame]:
     """The state in rows of `factors`; empty without a global row."""
-    row = rows.where("side = 'global'").select("global_sums").first()
-    sums = GlobalSums.zero(params.width)
-    if row is not None:
-        sums = als_rows.global_sums_from_bytes(bytes(row["global_sums"]), params.width)
-    users, items = (
-        rows.where(F.col("side") == side).select(*schema.names)
-        for side, schema in (("user", als_rows.USER), ("item", als_rows.ITEM))
-    )
-    return FactorsState(users, items, sums)
+    users, items, global_rows = (rows.where(F.col("side") == side) for side in ("user", "item", "global"))
+    sums = _global_sums(global_rows.select("global_sums").toArrow(), params)
+    return FactorsState(users.select(*als_rows.USER.names), items.select(*als_rows.ITEM.names), sums)
 
 
-def _full_passes_if_due(
-    state: FactorsState[DataFrame], new: DataFrame, batch: Batch, settings: Settings
-) -> tuple[FactorsState[DataFrame], bool]:
-    """The state with which a batch begins, and whether that state contains the batch.
-
-    The first batch gets full passes over its own events. Later, when the number of events has doubled, full passes run
-    over all events before the batch. They wait for a batch that begins at a commit of `events`: within a commit the
-    learned events are not a version of the table.
-    """
-    config, params = settings.learn.factors, als_params(settings)
-    sums = state.global_sums
-    if not sums.event_count:
-        if not config.first_full_passes:
-            return state, False
-        return factors_batch.fit_full_passes(state, new, config.first_full_passes, params), True
-    events_version = batch.plan.versions.get(tables.EVENTS.name)
-    if events_version is None or not config.full_passes or sums.event_count < 2 * sums.full_pass_events:
-        return state, False
-    events = _interactions_until(batch.spark, events_version, settings)
-    return factors_batch.fit_full_passes(state, events, config.full_passes, params), False
+def _global_sums(rows: pa.Table, params: AlsParams) -> GlobalSums:
+    cells = rows["global_sums"].to_pylist()
+    return als_rows.global_sums_from_bytes(cells[0], params.width) if cells else GlobalSums.zero(params.width)
 
 
-def _interactions_until(spark: SparkSession, version: int, settings: Settings) -> DataFrame:
-    """The interactions in a version of `events`."""
-    return interactions(tables.EVENTS.read(spark, settings.paths, version=version), settings)
-
-
-def run_full_passes(spark: SparkSession, settings: Settings) -> int:
-    """Run full passes over all events that the stage has learned, and replace the state in one commit.
-
-    Returns:
-        The number of events.
-
-    Raises:
-        SourceMissing: nothing was learned yet.
-        Refused: the last run ended within a commit of `events`.
-    """
-    factors = table(settings)
-    checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, STAGE))
-    last_batch = checkpoint.last_finished()
-    if last_batch is None or not factors.exists(spark, settings.paths):
-        raise SourceMissing("nothing was learned yet", where=checkpoint.path, do=f"run jobs/{STAGE}.py first")
-    events_version = checkpoint.last_complete_version(last_batch + 1)
-    if events_version is None:
-        raise Refused(
-            "the last run ended within a commit of events", where=checkpoint.path, do=f"run jobs/{STAGE}.py to its end"
-        )
-    with locks.hold_lock(settings.paths.lock_folder, STAGE):
-        events = _interactions_until(spark, events_version, settings)
-        passes = max(1, settings.learn.factors.full_passes)
-        state = factors_batch.fit_full_passes(read_state(spark, settings), events, passes, als_params(settings))
-        if state.is_rebuilt:
-            rows = changed_rows(spark, state)
-            txn = Txn(f"full pass of {STAGE}", str(uuid.uuid4()), last_batch)
-            commits.merge(commits.with_batch_columns(rows, factors, txn), factors, settings.paths, txn)
-    return int(state.global_sums.event_count)
-
-
-def changed_rows(spark: SparkSession, change: FactorsState[DataFrame]) -> DataFrame:
-    """The rows of a change in the columns of `factors`, with the global row."""
-    sides = [rows.withColumn("side", F.lit(side)) for side, rows in (("user", change.users), ("item", change.items))]
-    rows = sides[0].unionByName(sides[1], allowMissingColumns=True)
-    return rows.unionByName(_global_row(spark, change.global_sums), allowMissingColumns=True)
-
-
-def _global_row(spark: SparkSession, global_sums: GlobalSums) -> DataFrame:
-    return spark.range(1).select(
-        F.lit("global").alias("side"),
-        F.lit("all").alias("key"),
-        F.lit(als_rows.global_sums_to_bytes(global_sums)).alias("global_sums"),
-        F.timestamp_micros(F.lit(global_sums.as_of)).alias("as_of"),
-    )
-
-
-def _metric_rows(spark: SparkSession, evaluation: Evaluation, as_of: int, txn: Txn) -> DataFrame:
-    """Rows of `model_metrics`: every metric of every ranker; none before the first state.
-
-    Args:
-        as_of: newest event time of the state before the batch, microseconds since 1970.
-    """
-    values = {ranker: sums.metrics() for ranker, sums in evaluation.by_ranker.items()}
-    return metrics.metric_rows(spark, LEARNER, values, as_of, evaluation.times, txn)
+def _published_state(rows: DataFrame, epoch: str) -> PublishedState | None:
+    row = rows.where("side = 'global'").select("batch_id").first()
+    items = rows.where("side = 'item'").count()
+    has_other_items = f"side = 'user' AND size(array_distinct(item_ids)) < {items}"
+    if row is None or rows.where(has_other_items).isEmpty():
+        return None
+    return PublishedState(rows, row["batch_id"], {"user_id": ["shop:1"]})

@@ -14,8 +14,8 @@ from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import Settings, fingerprint
 from profilestream.derive import population, profiles
 from profilestream.learn.kernels.arrays import Floats, Longs
-from profilestream.learn.segments import profile_points, segment_rules, segments_spec
-from profilestream.learn.segments.segments_spec import SegmentModel
+from profilestream.learn.segments import profile_points, segment_rules
+from profilestream.learn.segments.segments_spec import SegmentModel, SegmentsSpec
 
 STEP = "describe_segments"
 
@@ -26,9 +26,9 @@ def run(spark: SparkSession, settings: Settings) -> None:
     The tree is fitted to `learn.segments.init_size` users, selected by a hash.
     """
     paths, descriptions = settings.paths, tables.SEGMENT_DESCRIPTIONS
-    checkpoint = Checkpoint(spark, checkpoint_path(paths, segments_spec.STAGE))
+    checkpoint = Checkpoint(spark, checkpoint_path(paths, SegmentsSpec.stage_name()))
     batch_id = checkpoint.last_finished()
-    model = None if batch_id is None else segments_spec.read(spark, settings, checkpoint.epoch(), batch_id)
+    model = None if batch_id is None else SegmentsSpec(settings).model_after(spark, checkpoint.epoch(), batch_id)
     if batch_id is None or model is None:
         return
     descriptions.create(spark, paths)
@@ -43,7 +43,7 @@ def run(spark: SparkSession, settings: Settings) -> None:
 
 def _description_rows(spark: SparkSession, settings: Settings, model: SegmentModel) -> DataFrame:
     state = model.state
-    points, segment_ids = _sample(segments_spec.users_table(settings).read(spark, settings.paths), settings)
+    points, segment_ids = _sample(SegmentsSpec(settings).users_table.read(spark, settings.paths), settings)
     centers = dict(zip(state.ids.tolist(), state.centers, strict=True))
     tree = segment_rules.fit_tree(points, segment_ids, centers, model.scaling)
     users = dict(zip(state.ids.tolist(), state.sums.users.tolist(), strict=True))
@@ -60,7 +60,7 @@ def _description_rows(spark: SparkSession, settings: Settings, model: SegmentMod
 
 
 def _words(settings: Settings) -> dict[str, tuple[str, str]]:
-    population = segments_spec.profile(settings).population
+    population = SegmentsSpec(settings).profile.population
     return {} if population is None else population.words
 
 
@@ -83,18 +83,19 @@ def sample_points(spark: SparkSession, settings: Settings) -> Floats:
     Raises:
         SourceMissing: there is no profile table.
     """
-    derived = segments_spec.profile(settings)
+    spec = SegmentsSpec(settings)
+    derived = spec.profile
     derived.table.require(spark, settings.paths, do=f"run jobs/{profiles.STAGE}.py first")
-    mean = population.means_of(F.col(derived.vector_state))
-    rows = derived.table.read(spark, settings.paths).select("user_id", mean.alias("mean")).where("mean IS NOT NULL")
-    scaling = profile_points.fit_scaling(rows, segments_spec.weights(derived))
-    points = profile_points.scaled_point(F.col("mean"), scaling).alias("point")
-    return _sample(rows.select("user_id", F.lit(0).alias("segment_id"), points), settings)[0]
+    mean = population.means_of(F.col(derived.vector_state)).alias("mean")
+    rows = derived.table.read(spark, settings.paths)
+    users = rows.select("user_id", mean, "as_of", profile_points.sample_hash(spec.params)).where("mean IS NOT NULL")
+    points = profile_points.contributions(users, profile_points.fit_scaling(users, spec.weights))
+    return _sample(points.select("user_id", F.lit(0).alias("segment_id"), "point"), settings)[0]
 
 
 def _sample(rows: DataFrame, settings: Settings) -> tuple[Floats, Longs]:
     """Points and segment ids of a sample of the users."""
-    params = segments_spec.params(settings)
+    params = SegmentsSpec(settings).params
     hashed = rows.select("*", profile_points.sample_hash(params))
     sample = runner.first_rows(hashed, ("sample_hash", "user_id"), params.init_size)
     points = np.array(sample["point"].to_pylist(), dtype=np.float64)

@@ -4,56 +4,42 @@ import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base import runner
+from profilestream.base.passes import Pass, run_pass
+from profilestream.base.runner import Rows
 from profilestream.derive import population
 from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn.segments.kernels import kmeans_tasks, profile_scaling
 from profilestream.learn.segments.kernels.kmeans import KMeansParams
-from profilestream.learn.segments.segment_rules import Scaling
+from profilestream.learn.segments.kernels.profile_scaling import PROFILE, Scaling
+
+SUM_MOMENTS = Pass(profile_scaling.sum_moments, inputs={"profiles": PROFILE}, results=("moments",))
+SCALE_PROFILES = Pass(
+    profile_scaling.scale_profiles, inputs={"profiles": PROFILE}, outputs={"contributions": kmeans_tasks.CONTRIBUTION}
+)
 
 
-def latest_profiles(changes: DataFrame, derived: DerivedTable) -> DataFrame:
-    """Rows of the change feed of the profiles -> one row per user: `user_id`, `mean`, `as_of`, after the last commit.
-
-    `mean` is the mean vector of the user's events (an array by dimension, in the dimensions' own units), null if the
-    profile was deleted.
-    """
+def latest_profiles(changes: DataFrame, derived: DerivedTable, params: KMeansParams) -> DataFrame:
+    """Rows of the change feed of the profiles -> rows with profile_scaling.PROFILE, one per user."""
     exists = F.col("_change_type") != "delete"
     mean = F.when(exists, population.means_of(F.col(derived.vector_state)))
     latest = F.max_by(F.struct(mean.alias("mean"), "as_of"), F.struct("_commit_version", exists))
     profiles = changes.where("_change_type != 'update_preimage'").groupBy("user_id").agg(latest.alias("profile"))
-    return profiles.select("user_id", "profile.*")
+    return profiles.select("user_id", "profile.*", sample_hash(params))
 
 
-def fit_scaling(profiles: DataFrame, weights: dict[str, float]) -> Scaling:
-    """The scaling of points: mean of the users, and standard deviation / weight of the dimension.
-
-    A standard deviation of 0 counts as 1. The scale of a dimension with weight 0 is 0.
-    """
-    moments = [
-        moment for n in range(len(weights)) for moment in (F.avg(F.col("mean")[n]), F.stddev_pop(F.col("mean")[n]))
-    ]
-    (row,) = profiles.agg(*moments).collect()
-    location = np.array([value or 0.0 for value in row[0::2]])
-    deviation = np.array([value or 1.0 for value in row[1::2]])
-    weight = np.array(list(weights.values()))
-    scale = np.divide(deviation, weight, out=np.zeros(len(weight)), where=weight != 0)
-    return Scaling(tuple(weights), location, scale)
+def fit_scaling(profiles: Rows, weights: dict[str, float]) -> Scaling:
+    """The scaling of the points of these profiles, as profile_scaling.fit."""
+    first = runner.first_rows(runner.without_nulls(profiles, "mean"), ("sample_hash", "user_id"), 1)
+    vectors = profile_scaling.vectors_of(first, len(weights))
+    center = np.nan_to_num(vectors[0]) if len(vectors) else np.zeros(len(weights))
+    _, results = run_pass(SUM_MOMENTS, {"profiles": profiles}, center=center)
+    return profile_scaling.fit(center, results["moments"], weights)
 
 
-def contributions(profiles: DataFrame, scaling: Scaling, params: KMeansParams) -> DataFrame:
+def contributions(profiles: Rows, scaling: Scaling) -> Rows:
     """Rows with kmeans_tasks.CONTRIBUTION from those of `latest_profiles`."""
-    return profiles.select("user_id", scaled_point(F.col("mean"), scaling).alias("point"), "as_of", sample_hash(params))
-
-
-def scaled_point(mean: Column, scaling: Scaling) -> Column:
-    """(mean - location) / scale by dimension, as array; null if `mean` is null.
-
-    0 in a dimension whose scale is 0.
-    """
-    coordinates = [
-        (mean[n] - F.lit(float(location))) / F.lit(float(scale)) if scale else F.lit(0.0)
-        for n, (location, scale) in enumerate(zip(scaling.location, scaling.scale, strict=True))
-    ]
-    return F.when(mean.isNotNull(), F.array(*coordinates))
+    return run_pass(SCALE_PROFILES, {"profiles": profiles}, scaling=scaling)[0]["contributions"]
 
 
 def sample_hash(params: KMeansParams) -> Column:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.segments.kernels.profile_scaling import Scaling
 
 # Distance of a center from the mean of all users, in standard deviations, from which a dimension may describe the
 # segment; and from which it describes the segment even if it is not in the rule.
@@ -21,19 +22,6 @@ _MAX_WORDS, _MAX_DEPTH = 3, 5
 _MIN_SEPARATION = 0.1
 # Shown in place of an empty rule.
 NO_RULE = "no rule: the segment is the largest in no leaf of the tree"
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """The scaling of points: point = (value - location) / scale, by dimension."""
-
-    dimensions: tuple[str, ...]
-    location: Floats
-    scale: Floats
-
-    def unscale(self, index: int, coordinate: float) -> float:
-        """The value of a coordinate in the dimension's own unit."""
-        return float(self.location[index] + coordinate * self.scale[index])
 
 
 @dataclass(frozen=True)

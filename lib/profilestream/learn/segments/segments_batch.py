@@ -4,7 +4,9 @@ Rows are frames that Spark processes, or Arrow tables in memory, for notebooks, 
 Rows of frames stay on the executors; the driver collects sums, and the sample for the initial centers.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic
 
 import numpy as np
@@ -14,14 +16,13 @@ import pyarrow.compute as pc
 from profilestream.base import runner
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
-from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.arrays import IS_DELETED, Floats
 from profilestream.learn.kernels.sums import total
 from profilestream.learn.segments.kernels import kmeans, kmeans_tasks, split_merge
 from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
 from profilestream.learn.segments.kernels.kmeans import KMeansDelta, KMeansParams, KMeansState
 from profilestream.learn.segments.kernels.kmeans_tasks import (
     CHANGE,
-    IS_DELETED,
     NEW_POINT,
     POINT,
     POINT_CHANGE,
@@ -49,7 +50,7 @@ class Assignment(Generic[Rows]):
 
     Args:
         changes: users of the batch; each new point is assigned to the nearest of `centers`.
-        others: rows of `user_segments` of users that are not in the batch.
+        others: returns the rows of `user_segments` in some segments, without the users of the batch.
         state: before the batch.
         centers: one per segment of `state`.
         delta: change of the sums by the batch.
@@ -57,7 +58,7 @@ class Assignment(Generic[Rows]):
     """
 
     changes: Rows
-    others: Rows
+    others: Callable[[Sequence[int]], Rows]
     state: KMeansState
     centers: Floats
     delta: KMeansDelta
@@ -79,23 +80,26 @@ class SegmentsUpdate(Generic[Rows]):
     moves: list[SplitMergeMove]
 
 
-def changed_users(contributions: Rows, stored: Rows, count: int) -> tuple[Rows, Rows]:
-    """The users of a batch with their stored contribution (`old_*`, null if none), and the rows of all other users.
+def changed_users(contributions: Rows, stored: Rows, count: int) -> Rows:
+    """The users of a batch with their stored contribution (`old_*`, null if none).
 
     Args:
         contributions: `count` rows with kmeans_tasks.CONTRIBUTION, one per user.
-        stored: `user_segments` before the batch.
+        stored: rows of `user_segments` before the batch, at least those of these users.
     """
-    old, others = runner.split_by_keys(stored, "user_id", contributions, "user_id", count)
+    old, _ = runner.split_by_keys(stored, "user_id", contributions, "user_id", count)
     names = {"user_id": "user_id"} | {name: f"old_{name}" for name in USER.names if name != "user_id"}
-    return runner.left_join(contributions, runner.renamed(old, names), "user_id"), others
+    return runner.held(runner.left_join(contributions, runner.renamed(old, names), "user_id"))
 
 
-def assign_batch(before: KMeansState, changes: Rows, others: Rows, params: KMeansParams) -> Assignment[Rows]:
+def assign_batch(
+    before: KMeansState, changes: Rows, others: Callable[[Sequence[int]], Rows], params: KMeansParams
+) -> Assignment[Rows]:
     """Evaluate the batch with the state before it, then assign its users, in one or more passes.
 
     Args:
-        changes, others: from `changed_users`.
+        changes: from `changed_users`.
+        others: as in Assignment.
     """
     is_first = not len(before.ids)
     centers = _initial_centers(changes, before, params) if is_first else before.centers
@@ -111,10 +115,7 @@ def update_segments(assignment: Assignment[Rows], params: KMeansParams) -> Segme
     """Apply the batch to the state, and make the split/merge moves that pay."""
     after, moves = _make_moves(kmeans.apply_delta(assignment.state, assignment.delta, params), assignment, params)
     moved_ids = [segment for move in moves for segment in (move.parent, move.absorbed) if segment is not None]
-    inputs = {
-        "changes": assignment.changes,
-        "others": runner.with_values(assignment.others, "segment_id", moved_ids),
-    }
+    inputs = {"changes": assignment.changes, "others": assignment.others(moved_ids)}
     ids, centers = assignment.state.ids, assignment.centers
     users, _ = run_pass(RELABEL_USERS, inputs, ids=ids, centers=centers, moves=moves, after=after)
     return SegmentsUpdate(users["users"], after, moves)
@@ -141,9 +142,8 @@ def _make_moves(
     axes = split_merge.split_axes(after, params)
     if not len(axes.ids):
         return after, []
-    others = runner.with_values(assignment.others, "segment_id", axes.ids.tolist())
     ids, centers = assignment.state.ids, assignment.centers
-    inputs = {"changes": assignment.changes, "others": others}
+    inputs = {"changes": assignment.changes, "others": assignment.others(axes.ids.tolist())}
     _, results = run_pass(SUM_BINS, inputs, axes=axes, ids=ids, centers=centers, params=params)
     zero = ClusterSums.zero(len(axes.ids) * split_merge.BINS, axes.normals.shape[1])
     bins = total([zero] + results["bins"], params.half_life_days)
@@ -172,8 +172,10 @@ class SegmentsState:
         """The state after a batch of rows with kmeans_tasks.CONTRIBUTION, one per user."""
         if not contributions.num_rows:
             return self
-        changes, others = changed_users(contributions, self.users, contributions.num_rows)
-        update = update_segments(assign_batch(self.segments, changes, others, params), params)
+        changes = changed_users(contributions, self.users, contributions.num_rows)
+        _, others = runner.split_by_keys(self.users, "user_id", contributions, "user_id")
+        in_segments = partial(runner.with_values, others, "segment_id")
+        update = update_segments(assign_batch(self.segments, changes, in_segments, params), params)
         remaining = update.users.filter(pc.invert(update.users[IS_DELETED]))
         new = remaining.select(USER.names)
         # Without a move, no row of another user is updated.

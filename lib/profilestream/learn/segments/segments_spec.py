@@ -1,138 +1,44 @@
-"""learn_segments: k segments of users by incremental k-means over profile vectors, updated with every micro-batch.
+"""SegmentsSpec: k segments of users by incremental k-means over profile vectors. segments_batch.py computes a batch.
 
-The rows of the last batch in `segments` are the state. The row of a user in `user_segments` is the contribution of the
-user, so each user counts once, even if many batches changed the profile. segments_batch.py computes a batch.
+The rows of the last batch in `segments` are the model. The row of a user in `user_segments` is the contribution of the
+user, so each user counts once, even if many batches changed the profile.
 """
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, Row, SparkSession
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits, tables
+from profilestream.base import runner, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings
-from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, stage_query
-from profilestream.base.session import frame_of_dicts
-from profilestream.base.settings import Settings, fingerprint
+from profilestream.base.queries import QueryInput, changed_rows
+from profilestream.base.runner import Rows
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn import metrics
-from profilestream.learn.metrics_reporter import MetricsReporter
+from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, rows_of_last_batch
+from profilestream.learn.metrics import Evaluation, Metric
+from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.publishing import Publication, PublishedState
 from profilestream.learn.segments import profile_points, segments_batch
+from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
 from profilestream.learn.segments.kernels.kmeans import KMeansDelta, KMeansParams, KMeansState
-from profilestream.learn.segments.kernels.kmeans_tasks import IS_DELETED
-from profilestream.learn.segments.segment_rules import Scaling
+from profilestream.learn.segments.kernels.profile_scaling import Scaling
+from profilestream.learn.segments.segment_assigner import SegmentAssigner
 from profilestream.learn.segments.segments_batch import SegmentsUpdate
 
-STAGE, LEARNER = "learn_segments", "segments"
-
-
-def users_table(settings: Settings) -> Table:
-    """`user_segments`, with the fingerprint of the settings that its rows depend on."""
-    return replace(tables.USER_SEGMENTS, declaration=_declaration(settings))
-
-
-def table(settings: Settings) -> Table:
-    """`segments`, with the fingerprint of the settings that its rows depend on."""
-    return replace(tables.SEGMENTS, declaration=_declaration(settings))
-
-
-def profile(settings: Settings) -> DerivedTable:
-    """The declared profile table whose vectors are clustered.
-
-    Raises:
-        BadSettings: no profile table is declared, or it has no vector.
-    """
-    derived = profiles.profile_table(settings)
-    if derived.population is None:
-        raise BadSettings(
-            f"{derived.name} declares no [population], so it has no profile vector",
-            where="learn.segments.enabled",
-            do="declare [population], as conf/derive/user_profiles.toml does",
-        )
-    return derived
-
-
-def params(settings: Settings) -> KMeansParams:
-    """The parameters of the algorithm."""
-    values = settings.learn.segments.model_dump()
-    return KMeansParams(**{field.name: values[field.name] for field in fields(KMeansParams)})
-
-
-def check(spark: SparkSession, settings: Settings) -> None:
-    """Check that profile vectors are declared; writes nothing.
-
-    Raises:
-        BadSettings: there is no profile vector.
-    """
-    if settings.learn.segments.enabled:
-        profile(settings)
-
-
-def queries(settings: Settings) -> list[Query]:
-    """The query of the stage; empty when it is not enabled."""
-    if not settings.learn.segments.enabled:
-        return []
-    derived, users, segments = profile(settings), users_table(settings), table(settings)
-    kmeans_params = params(settings)
-
-    def versions(spark: SparkSession, *_: object) -> dict[str, int]:
-        return commits.versions(spark, (users,), settings.paths)
-
-    def write(changes: DataFrame, batch: Batch) -> BatchResult:
-        with batch.cached(profile_points.latest_profiles(changes, derived)) as (latest, rows):
-            model = _model_before(latest, batch, segments, derived)
-            stored = users.read(batch.spark, batch.paths, version=batch.plan.versions[users.name])
-            contributions = profile_points.contributions(latest, model.scaling, kmeans_params)
-            changed, others = segments_batch.changed_users(contributions, stored, rows)
-            changed = changed.persist()
-            with batch.phase("assign"):
-                assignment = segments_batch.assign_batch(model.state, changed, others, kmeans_params)
-            with batch.in_background() as run, batch.phase("move"):
-                run(batch.append, _metric_rows(model.state, assignment.evaluation, batch), tables.MODEL_METRICS)
-                update = segments_batch.update_segments(assignment, kmeans_params)
-            changed_users = commits.with_batch_columns(update.users, users, batch.txn, IS_DELETED)
-            batch.merge(changed_users, users, count=rows, delete_flag=IS_DELETED)
-            batch.append(_segment_rows(update, model.scaling, batch, segments), segments)
-            changed.unpersist()
-        return BatchResult(rows_in=rows)
-
-    return [
-        stage_query(
-            STAGE,
-            changed_rows(derived.table, profiles.STAGE, settings.paths, settings.learn.max_files_per_trigger),
-            (tables.MODEL_METRICS, users, segments),
-            write,
-            settings=_settings_text(settings),
-            shared=(tables.MODEL_METRICS,),
-            versions=versions,
-            on_progress=MetricsReporter(settings, LEARNER, asdict(kmeans_params)),
-        )
-    ]
-
-
-def _settings_text(settings: Settings) -> str:
-    """All settings that change the result, as text."""
-    return json.dumps({"segments": asdict(params(settings)), "weights": weights(profile(settings))}, sort_keys=True)
-
-
-def _declaration(settings: Settings) -> str:
-    """Fingerprint of the settings that all rows of a table must share."""
-    values = settings.learn.segments.model_dump(include={"k", "half_life_days"})
-    return fingerprint(
-        json.dumps({"segments": values, "weights": weights(profiles.profile_table(settings))}, sort_keys=True)
-    )
-
-
-def weights(derived: DerivedTable) -> dict[str, float]:
-    """Weight by dimension of the profile vector; empty if the table has no vector."""
-    if derived.population is None:
-        return {}
-    return {name: derived.population.weights.get(name, 1.0) for name in derived.vector.dimensions}
+COST = Metric(
+    "cost", "squared standard deviations", "profile vectors",
+    "Mean squared distance of a profile vector to the nearest segment center (kmeans), or to the mean of all users "
+    "(mean).",
+    is_lower_better=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,51 +49,161 @@ class SegmentModel:
     state: KMeansState
 
 
-def read(spark: SparkSession, settings: Settings, epoch: str, batch_id: int) -> SegmentModel | None:
-    """The model after a batch; null if that batch wrote no segments."""
-    return _read(table(settings).read(spark, settings.paths), profile(settings), epoch, batch_id)
+class SegmentsSpec(LearnerSpec):
+    """Incremental k-means (kernels/kmeans.py) with moves that split and merge segments."""
+
+    name = "segments"
+    metrics = (COST,)
+    state_tables = (tables.USER_SEGMENTS, tables.SEGMENTS)
+    other_tables = (tables.SEGMENT_DESCRIPTIONS,)
+
+    @property
+    def has_input(self) -> bool:
+        profile = profiles.find_profile_table(self.settings)
+        return profile is not None and profile.population is not None
+
+    @property
+    def users_table(self) -> Table:
+        """`user_segments`: one row per user."""
+        return self.tables[0]
+
+    @property
+    def table(self) -> Table:
+        """`segments`: one row per segment and batch."""
+        return self.tables[1]
+
+    @cached_property
+    def profile(self) -> DerivedTable:
+        """The declared profile table whose vectors are clustered.
+
+        Raises:
+            BadSettings: no profile table is declared, or it has no vector.
+        """
+        derived = profiles.profile_table(self.settings)
+        if derived.population is None:
+            raise BadSettings(
+                f"{derived.name} declares no [population], so it has no profile vector",
+                where="learn.segments.enabled",
+                do="declare [population], as conf/derive/user_profiles.toml does",
+            )
+        return derived
+
+    @cached_property
+    def params(self) -> KMeansParams:
+        """The parameters of the algorithm."""
+        return KMeansParams(**self.config.parameters)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight by dimension of the profile vector; empty if the table has no vector."""
+        derived = profiles.profile_table(self.settings)
+        if derived.population is None:
+            return {}
+        return {name: derived.population.weights.get(name, 1.0) for name in derived.vector.dimensions}
+
+    @property
+    def other_inputs(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def check(self, spark: SparkSession) -> None:
+        _ = self.profile
+
+    def reads(self) -> QueryInput:
+        max_files = self.settings.learn.max_files_per_trigger
+        return changed_rows(self.profile.table, profiles.STAGE, self.settings.paths, max_files)
+
+    def select(self, frame: DataFrame) -> DataFrame:
+        """Rows with profile_scaling.PROFILE from rows of the change feed: each changed user once."""
+        return profile_points.latest_profiles(frame, self.profile, self.params)
+
+    def learn(self, batch: LearnerBatch[Rows]) -> Learned:
+        model, params = self._model_before(batch), self.params
+        contributions = profile_points.contributions(batch.rows, model.scaling)
+        user_ids = runner.renamed(contributions, {"user_id": "user_id"})
+        stored = batch.stored.rows(self.users_table, user_ids)
+        changes = segments_batch.changed_users(contributions, stored, batch.count)
+
+        def others(segment_ids: Sequence[int]) -> Rows:
+            rows = batch.stored.rows(self.users_table, segment_id=segment_ids)
+            return runner.split_by_keys(rows, "user_id", contributions, "user_id", batch.count)[1]
+
+        with batch.phase("assign"):
+            assignment = segments_batch.assign_batch(model.state, changes, others, params)
+        with batch.phase("move"):
+            update = segments_batch.update_segments(assignment, params)
+        rows = {
+            self.users_table.name: update.users,
+            self.table.name: self.state_rows(self.table, _segment_rows(update, model.scaling)),
+        }
+        return Learned(rows, _evaluation(model.state, assignment.evaluation))
+
+    def model_after(self, spark: SparkSession, epoch: str, batch_id: int) -> SegmentModel | None:
+        """The model after a batch; null if there are no segments yet."""
+        rows = rows_of_last_batch(self.table.read(spark, self.settings.paths), epoch, batch_id + 1)
+        return self._model(rows) if len(rows) else None
+
+    def _model_before(self, batch: LearnerBatch[Rows]) -> SegmentModel:
+        """The model before the batch. Before the first batch it has no segments, and the scaling of the batch."""
+        rows = batch.stored.last_batch(self.table)
+        if len(rows):
+            return self._model(rows)
+        scaling = profile_points.fit_scaling(batch.rows, self.weights)
+        return SegmentModel(scaling, KMeansState.from_centers(np.zeros((0, len(scaling.dimensions)))))
+
+    def _model(self, table: pa.Table) -> SegmentModel:
+        dimensions = tuple(self.profile.vector.dimensions)
+        as_of = int(kmeans_tasks.micros(table, "as_of")[0])
+        rows = sorted(table.to_pylist(), key=lambda row: int(row["segment_id"]))
+        first, s, d = rows[0], len(rows), len(dimensions)
+        location, scale = (
+            np.array([dict(first[column])[name] for name in dimensions]) for column in ("location", "scale")
+        )
+        users, weight, sums, scatter = (
+            np.array([row[column] for row in rows]) for column in ("users", "weight", "sums", "scatter")
+        )
+        cluster_sums = ClusterSums(users, weight, sums, scatter.reshape(s, d, d), as_of=as_of)
+        state = KMeansState(np.array([row["segment_id"] for row in rows]), cluster_sums, first["next_id"])
+        return SegmentModel(Scaling(dimensions, location, scale), state)
+
+    @property
+    def publication(self) -> Publication:
+        """The segments after the last batch, compared by their cost relative to that of one center for all users."""
+        config, params = self.settings.learn.publish_segments, asdict(self.params)
+        return Publication(
+            stage=self.stage_name(),
+            model_name=config.name,
+            table=self.table,
+            gate_metric=GateMetric(self.name, COST, "kmeans", config, baseline="mean"),
+            run_params=params,
+            params=params,
+            required_rows="second segment",
+            state=_published_state,
+            predictor=SegmentAssigner,
+        )
 
 
-def _read(segments: DataFrame, derived: DerivedTable, epoch: str, batch_id: int) -> SegmentModel | None:
-    rows = segments.where((F.col("epoch") == epoch) & (F.col("batch_id") == batch_id)).collect()
-    ordered = sorted(rows, key=lambda row: int(row["segment_id"]))
-    return _model(ordered, tuple(derived.vector.dimensions)) if rows else None
+def _published_state(rows: DataFrame, epoch: str) -> PublishedState | None:
+    last = rows.where(F.col("epoch") == epoch).orderBy(F.desc("batch_id")).select("batch_id", "location").first()
+    if last is None:
+        return None
+    of_batch = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == last["batch_id"]))
+    # The input of the model is a user's mean vector, with one column per dimension in order of name.
+    example = {name: [value] for name, value in sorted(last["location"].items())}
+    return None if of_batch.count() < 2 else PublishedState(of_batch, last["batch_id"], example)
 
 
-def _model(rows: list[Row], dimensions: tuple[str, ...]) -> SegmentModel:
-    first, s, d = rows[0], len(rows), len(dimensions)
-    location, scale = (np.array([first[column][name] for name in dimensions]) for column in ("location", "scale"))
-    users, weight, sums, scatter = (
-        np.array([row[column] for row in rows]) for column in ("users", "weight", "sums", "scatter")
-    )
-    as_of = int(first["as_of"].timestamp()) * 1_000_000 + first["as_of"].microsecond
-    cluster_sums = ClusterSums(users, weight, sums, scatter.reshape(s, d, d), as_of=as_of)
-    state = KMeansState(np.array([row["segment_id"] for row in rows]), cluster_sums, first["next_id"])
-    return SegmentModel(Scaling(dimensions, location, scale), state)
-
-
-def _model_before(latest: DataFrame, batch: Batch, segments: Table, derived: DerivedTable) -> SegmentModel:
-    """The model before the batch. Before the first batch it has no segments, and the scaling is fitted to the batch."""
-    rows = segments.read(batch.spark, batch.paths)
-    model = _read(rows, derived, batch.txn.epoch, batch.txn.batch_id - 1)
-    if model is not None:
-        return model
-    scaling = profile_points.fit_scaling(latest, weights(derived))
-    return SegmentModel(scaling, KMeansState.from_centers(np.zeros((0, len(scaling.dimensions)))))
-
-
-def _metric_rows(before: KMeansState, evaluation: KMeansDelta | None, batch: Batch) -> DataFrame:
-    """Rows of `model_metrics`: cost of the batch's points, for the segments before it and for one center."""
+def _evaluation(before: KMeansState, first_pass: KMeansDelta | None) -> Evaluation:
+    """Cost of the batch's points, for the segments before it and for one center."""
+    if first_pass is None:
+        return Evaluation()
     values: dict[str, dict[str, tuple[float, float]]] = {}
-    if evaluation is not None and evaluation.evaluated_points:
-        points = evaluation.evaluated_points
-        costs = {"kmeans": evaluation.cost, "mean": evaluation.cost_of_mean}
-        values = {model: {"cost": (cost / points, points)} for model, cost in costs.items()}
-    times = None if evaluation is None else evaluation.times
-    return metrics.metric_rows(batch.spark, LEARNER, values, before.sums.as_of, times, batch.txn)
+    if points := first_pass.evaluated_points:
+        costs = {"kmeans": first_pass.cost, "mean": first_pass.cost_of_mean}
+        values = {model: {COST.name: (cost / points, points)} for model, cost in costs.items()}
+    return Evaluation(values, first_pass.times, before.sums.as_of)
 
 
-def _segment_rows(update: SegmentsUpdate[DataFrame], scaling: Scaling, batch: Batch, segments: Table) -> DataFrame:
+def _segment_rows(update: SegmentsUpdate[Any], scaling: Scaling) -> list[dict[str, Any]]:
     """The state as rows of `segments`."""
     sums, ids = update.state.sums, update.state.ids
     parent_ids = {move.child: move.parent for move in update.moves}
@@ -196,24 +212,25 @@ def _segment_rows(update: SegmentsUpdate[DataFrame], scaling: Scaling, batch: Ba
         if move.absorbed is not None and move.absorbed_by is not None:
             earlier = [*merged_ids.get(move.absorbed_by, []), *merged_ids.pop(move.absorbed, [])]
             merged_ids[move.absorbed_by] = [*earlier, move.absorbed]
-    values = [
+    return [
         {
             "segment_id": segment_id,
             "users": int(sums.users[n]),
             "weight": float(sums.weight[n]),
             "sums": sums.sums[n].tolist(),
             "scatter": sums.scatter[n].ravel().tolist(),
-            "center": dict(zip(scaling.dimensions, sums.centers[n].tolist(), strict=True)),
-            "location": dict(zip(scaling.dimensions, scaling.location.tolist(), strict=True)),
-            "scale": dict(zip(scaling.dimensions, scaling.scale.tolist(), strict=True)),
+            "center": _by_dimension(scaling, sums.centers[n].tolist()),
+            "location": _by_dimension(scaling, scaling.location.tolist()),
+            "scale": _by_dimension(scaling, scaling.scale.tolist()),
             "cost": float(sums.cost[n] / sums.weight[n]),
             "parent_id": parent_ids.get(segment_id),
             "merged_ids": merged_ids.get(segment_id, []),
             "next_id": update.state.next_id,
+            "as_of": sums.as_of,
         }
         for n, segment_id in enumerate(ids.tolist())
     ]
-    rows = frame_of_dicts(batch.spark, values, segments.schema)
-    return commits.with_batch_columns(
-        rows.withColumn("as_of", F.timestamp_micros(F.lit(sums.as_of))), segments, batch.txn
-    )
+
+
+def _by_dimension(scaling: Scaling, values: list[float]) -> list[tuple[str, float]]:
+    return list(zip(scaling.dimensions, values, strict=True))

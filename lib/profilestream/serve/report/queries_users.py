@@ -11,7 +11,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.segments import segments_spec as segments_stage
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.report.view_users import PreferencesView, SegmentRow, SegmentsView, TagRow, TagsView
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users import user_view
@@ -24,7 +24,7 @@ def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
     """The segments of the newest epoch and their sizes after its newest batches; null when there are none."""
     if _profile_table(settings) is None:
         return None
-    rows = read_or_empty(spark, segments_stage.table(settings), settings)
+    rows = read_or_empty(spark, SegmentsSpec(settings).table, settings)
     newest = rows.agg(F.max_by(F.struct("epoch", "batch_id"), F.struct("as_of", "batch_id"))).first()
     if newest is None or newest[0] is None:
         return None

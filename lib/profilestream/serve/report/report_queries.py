@@ -7,8 +7,8 @@ from pyspark.sql import SparkSession
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
-from profilestream.learn.factors import factors_spec
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.factors.factors_spec import FactorsSpec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.report import queries_events, queries_models, queries_pipeline, queries_users
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.tags import assign_tags
@@ -38,8 +38,8 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
 
 def _enabled(settings: Settings) -> frozenset[str]:
     is_enabled = {
-        factors_spec.STAGE: settings.learn.factors.enabled,
-        segments_spec.STAGE: settings.learn.segments.enabled,
+        FactorsSpec.stage_name(): settings.learn.factors.enabled,
+        SegmentsSpec.stage_name(): settings.learn.segments.enabled,
         assign_tags.STEP: settings.serve.tags.enabled,
     }
     return frozenset(name for name, enabled in is_enabled.items() if enabled)

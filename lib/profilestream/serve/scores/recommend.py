@@ -16,9 +16,9 @@ from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, RECOMMENDATIONS
 from profilestream.derive import profiles
-from profilestream.learn import publications
-from profilestream.learn.factors import factors_batch, factors_spec
+from profilestream.learn.factors import factors_batch, factors_spec, published_factors
 from profilestream.learn.factors.factors_batch import FactorsState
+from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import item_index
 from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.serve.scores import ranked_lists
@@ -132,10 +132,10 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
     if profile_table is not None and profile_table.table.exists(spark, settings.paths):
         profile_version = commits.version(spark, profile_table.table, settings.paths)
     if alias != "newest":
-        published = publications.read_factors(spark, settings, alias)
+        published = published_factors.read_factors(spark, settings, alias)
         model_version = f"published:{published.model_version}"
         return PinnedVersions(published.state, published.params, model_version, profile_version, events_version)
-    table = factors_spec.table(settings)
+    table = FactorsSpec(settings).table
     if not settings.learn.factors.enabled:
         do = "set it to true and run jobs/learn_factors.py"
         raise BadSettings("no model is learned", where="learn.factors.enabled", do=do)
@@ -144,9 +144,7 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
         raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
     version = commits.version(spark, table, settings.paths)
     state = factors_spec.read_state(spark, settings, version)
-    return PinnedVersions(
-        state, factors_spec.als_params(settings), f"factors@{version}", profile_version, events_version
-    )
+    return PinnedVersions(state, FactorsSpec(settings).params, f"factors@{version}", profile_version, events_version)
 
 
 def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:

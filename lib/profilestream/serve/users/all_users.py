@@ -16,7 +16,7 @@ from profilestream.derive import population, profiles, user_features
 from profilestream.derive.fold import Fold
 from profilestream.derive.statistics import Distinct
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.segments import segments_spec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.users import log_span
 from profilestream.serve.users.log_span import LogSpan
 
@@ -118,7 +118,7 @@ def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Call
         stats = population.latest(read(derived.population_table))
         other_columns = [name for name in rows.columns if name not in derived.keys]
         rows = population.profile_vectors(rows, stats, derived, *other_columns)
-    user_segments = read(segments_spec.users_table(settings)).select("user_id", "segment_id", "distance", "valid_from")
+    user_segments = read(SegmentsSpec(settings).users_table).select("user_id", "segment_id", "distance", "valid_from")
     rows = join_struct(rows, user_segments, "segment")
     rows = rows if features is None else join_struct(rows, features, "features")
     return rows.withColumn("at", time)

@@ -17,7 +17,8 @@ from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TA
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.segments import segment_rules, segments_spec
+from profilestream.learn.segments import segment_rules
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.tags import assign_tags
 
 # A dimension is unusual from this many standard deviations of the population, and drifts from this many per period.
@@ -55,12 +56,12 @@ def segment(
     Args:
         means: decayed means of the user's events, by dimension of the profile vector.
     """  # fmt: skip
-    rows = read_version_at(spark, segments_spec.users_table(settings), settings, known_by)
+    rows = read_version_at(spark, SegmentsSpec(settings).users_table, settings, known_by)
     row = None if rows is None else rows.where((F.col("user_id") == user_id) & (F.col("valid_from") <= as_of)).first()
     if row is None:
         return {}
     fields = {"name": str(row["segment_id"]), "member_since": row["valid_from"], "distance_to_center": row["distance"]}
-    states = read_version_at(spark, segments_spec.table(settings), settings, known_by)
+    states = read_version_at(spark, SegmentsSpec(settings).table, settings, known_by)
     own_states = None if states is None else states.where(F.col("segment_id") == row["segment_id"])
     cost = None if own_states is None else own_states.agg(F.max_by("cost", "as_of")).first()
     if cost is not None and cost[0] is not None:

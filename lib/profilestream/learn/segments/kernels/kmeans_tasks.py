@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.arrays import IS_DELETED, Floats, Longs
 from profilestream.learn.segments.kernels import kmeans, split_merge
 from profilestream.learn.segments.kernels.kmeans import ContributionChanges, KMeansParams, KMeansState
 from profilestream.learn.segments.kernels.split_merge import SplitAxes, SplitMergeMove
@@ -38,13 +38,12 @@ NEW_POINT = _schema("point as_of")
 USER = _schema("user_id segment_id point as_of valid_from")
 POINT = _schema("segment_id point as_of")
 # Rows of `user_segments` that a batch updates or deletes.
-IS_DELETED = "_is_deleted"
 UPDATE = _schema(f"user_id segment_id distance point as_of valid_from {IS_DELETED}")
 
 
 def contributions(user_ids: Sequence[str], points: Floats, times: Longs) -> pa.Table:
     """Rows with CONTRIBUTION; the sample is of users with small ids."""
-    arrays: list[Any] = [user_ids, _lists(points), times, np.zeros(len(points), np.int64)]
+    arrays: list[Any] = [user_ids, lists_of(points), times, np.zeros(len(points), np.int64)]
     return pa.table(arrays, schema=CONTRIBUTION)
 
 
@@ -105,7 +104,7 @@ def relabel_users(
     valid_from = np.where(is_same, micros(stored, "valid_from"), changed_at)
     updated: dict[str, Any] = {
         "user_id": pa.concat_tables([new.select(["user_id"]), others.select(["user_id"])])["user_id"],
-        "segment_id": segment_ids, "distance": np.sqrt((difference**2).sum(axis=1)), "point": _lists(points),
+        "segment_id": segment_ids, "distance": np.sqrt((difference**2).sum(axis=1)), "point": lists_of(points),
         "as_of": pa.array(times).cast(_TIME), "valid_from": pa.array(valid_from).cast(_TIME),
         IS_DELETED: np.zeros(len(points), bool),
     }  # fmt: skip
@@ -150,6 +149,7 @@ def _assigned(new: pa.Table, others: pa.Table, ids: Longs, centers: Floats) -> t
     return np.vstack([new_points, points]), segment_ids
 
 
-def _lists(points: Floats) -> "pa.Array[Any]":
+def lists_of(points: Floats) -> "pa.Array[Any]":
+    """Points as a column of lists."""
     offsets: NDArray[np.int32] = np.arange(len(points) + 1, dtype=np.int32) * points.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(points.ravel()))

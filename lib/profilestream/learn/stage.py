@@ -1,0 +1,166 @@
+"""The stage of every learner: reads the state, scores and learns a batch, and commits the changed rows."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import commits, locks
+from profilestream.base.checkpoints import Checkpoint
+from profilestream.base.commits import Txn
+from profilestream.base.delta_table import Table
+from profilestream.base.errors import Refused, SourceMissing
+from profilestream.base.queries import Batch, BatchResult, Query, stage_query
+from profilestream.base.query_runner import checkpoint_path
+from profilestream.base.settings import Settings
+from profilestream.base.tables import MODEL_METRICS
+from profilestream.learn import metrics
+from profilestream.learn.kernels.arrays import IS_DELETED
+from profilestream.learn.learner_spec import Learned, Learner, LearnerBatch, LearnerSpec, rows_of_last_batch
+from profilestream.learn.metrics_reporter import MetricsReporter
+
+
+def queries(learner: Learner, settings: Settings) -> list[Query]:
+    """The query of a learner's stage; empty when the settings do not enable the learner."""
+    spec = learner(settings)
+    if not spec.config.enabled:
+        return []
+    return [
+        stage_query(
+            spec.stage_name(),
+            spec.reads(),
+            (MODEL_METRICS, *spec.tables),
+            partial(_write, spec),
+            settings=spec.settings_text,
+            shared=(MODEL_METRICS,),
+            versions=partial(_versions, spec),
+            on_progress=MetricsReporter(settings, spec.name, spec.config.parameters),
+        )
+    ]
+
+
+def check(learner: Learner, spark: SparkSession, settings: Settings) -> None:
+    """Check the settings of a learner, if it is enabled; writes nothing.
+
+    Raises:
+        BadSettings: a setting or expression is invalid.
+    """
+    spec = learner(settings)
+    if spec.config.enabled:
+        spec.check(spark)
+
+
+def _versions(spec: LearnerSpec, spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
+    updated = [table for table in spec.tables if table.is_updated]
+    pinned = commits.versions(spark, updated, spec.settings.paths)
+    version = None if spec.history is None else checkpoint.last_complete_version(batch_id)
+    return pinned if spec.history is None or version is None else {**pinned, spec.history.name: version}
+
+
+def _write(spec: LearnerSpec, frame: DataFrame, batch: Batch) -> BatchResult:
+    with batch.cached(spec.select(frame)) as (rows, count):
+        if count:
+            stored = StoredFrames(batch.spark, spec, batch.txn, batch.version_to_update)
+            learned = spec.learn(LearnerBatch(rows, count, stored, _history(spec, batch), batch.phase))
+            batch.append(metrics.metric_rows(spec.name, spec.metrics, learned.evaluation, batch.txn), MODEL_METRICS)
+            for table in spec.tables:
+                _commit(learned, table, count, stored, batch)
+    return BatchResult(rows_in=count)
+
+
+def _history(spec: LearnerSpec, batch: Batch) -> Callable[[], DataFrame] | None:
+    """Reads the rows before the batch; null within a commit of the input, where they are no version of its table."""
+    version = None if spec.history is None else batch.plan.versions.get(spec.history.name)
+    return None if version is None else partial(_rows_until, spec, batch.spark, version)
+
+
+def _rows_until(spec: LearnerSpec, spark: SparkSession, version: int) -> DataFrame:
+    assert spec.history is not None
+    return spec.select(spec.history.read(spark, spec.settings.paths, version=version))
+
+
+def _commit(learned: Learned, table: Table, count: int, stored: "StoredFrames", batch: Batch) -> None:
+    rows = learned.rows[table.name]
+    if not table.is_updated:
+        batch.append(commits.with_batch_columns(rows, table, batch.txn), table)
+        return
+    flags = [IS_DELETED] if IS_DELETED in rows.columns else []
+    batch.merge(
+        commits.with_batch_columns(rows, table, batch.txn, *flags),
+        table,
+        count=None if learned.is_rebuilt else count,
+        delete_flag="".join(flags),
+        read_version=stored.version(table),
+    )
+
+
+@dataclass
+class StoredFrames:
+    """The state before a batch, read by Spark.
+
+    Args:
+        version_of: returns the version of an updated table that the state is read from.
+    """
+
+    spark: SparkSession
+    spec: LearnerSpec
+    txn: Txn
+    version_of: Callable[[Table], int]
+    _versions: dict[str, int] = field(default_factory=dict)
+
+    def version(self, table: Table) -> int:
+        """The version of a table; always the same one."""
+        if table.name not in self._versions:
+            self._versions[table.name] = self.version_of(table)
+        return self._versions[table.name]
+
+    def rows(self, table: Table, keys: DataFrame | None = None, **values: str | Sequence[int]) -> DataFrame:
+        """As StateTables.rows; all keys, because passes select those they need."""
+        rows = table.read(self.spark, self.spec.settings.paths, version=self.version(table))
+        for name, value in values.items():
+            rows = rows.where(F.col(name) == value if isinstance(value, str) else F.col(name).isin(list(value)))
+        return rows
+
+    def last_batch(self, table: Table) -> pa.Table:
+        """As StateTables.last_batch."""
+        rows = table.read(self.spark, self.spec.settings.paths)
+        return rows_of_last_batch(rows, self.txn.epoch, self.txn.batch_id)
+
+
+def run_full_pass(spark: SparkSession, settings: Settings, learner: Learner) -> int:
+    """Run full passes over all rows that a stage has learned, and replace the state in one commit per table.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        SourceMissing: nothing was learned yet.
+        Refused: the last run ended within a commit of the input.
+    """
+    spec = learner(settings)
+    stage, paths = spec.stage_name(), settings.paths
+    checkpoint = Checkpoint(spark, checkpoint_path(paths, stage))
+    last_batch = checkpoint.last_finished()
+    if last_batch is None or not all(table.exists(spark, paths) for table in spec.tables):
+        raise SourceMissing("nothing was learned yet", where=checkpoint.path, do=f"run jobs/{stage}.py first")
+    version = checkpoint.last_complete_version(last_batch + 1)
+    if version is None:
+        raise Refused(
+            "the last run ended within a commit of its input", where=checkpoint.path, do=f"run jobs/{stage}.py again"
+        )
+    with locks.hold_lock(paths.lock_folder, stage):
+        rows = _rows_until(spec, spark, version)
+        count = rows.count()
+        stored = StoredFrames(
+            spark, spec, Txn(stage, checkpoint.epoch(), last_batch + 1), partial(commits.version, spark, paths=paths)
+        )
+        learned = spec.learn_again(LearnerBatch(rows, count, stored))
+        txn = Txn(f"full pass of {stage}", str(uuid.uuid4()), last_batch)
+        for table in spec.tables if learned.is_rebuilt else ():
+            changed = commits.with_batch_columns(learned.rows[table.name], table, txn)
+            commits.merge(changed, table, paths, txn, read_version=stored.version(table))
+    return count
