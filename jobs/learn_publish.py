@@ -10,6 +10,7 @@ import sys
 from profilestream.base import job
 from profilestream.base.session import open_session
 from profilestream.learn import publishing, version_aliases
+from profilestream.learn.publication import STAGE
 from profilestream.learn.learners import BY_NAME
 
 
@@ -25,7 +26,7 @@ def body(args: argparse.Namespace) -> None:
     elif args.promote is not None:
         print(version_aliases.promote(settings, publication.model_name, args.promote))
     else:
-        spark = open_session(publishing.STAGE, settings.spark.properties)
+        spark = open_session(STAGE, settings.spark.properties)
         print(publishing.publish(spark, settings, publication))
 
 

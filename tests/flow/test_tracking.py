@@ -207,6 +207,10 @@ def test_the_first_version_is_the_champion_and_equals_the_learned_state(
     assert _publish(shop) == 0
     assert capsys.readouterr().out == "version 1 is the champion: there was no champion\n"
     assert _aliases(shop) == {"champion": 1}
+    card = (_client(shop).get_model_version("factors", "1").description or "").splitlines()
+    assert card[0].startswith("**factors, version 1: learned from ") and " UTC**" in card[0]
+    assert any(line.startswith("| recall_20 | share, 0 to 1 | blend | ") for line in card)
+    assert {f"- {limit}" for limit in FactorsSpec.limits} <= set(card)
     published = published_factors.read_factors(spark, shop.settings())
     learned = shop.read(spark, FactorsSpec(shop.settings()).table).where("side != 'global'")
     assert published.model_version == 1

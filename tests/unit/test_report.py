@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from profilestream.learn.model_card import CardMetric, Interval, ModelCard
 from profilestream.serve.report import html_page, report_elements, sections, sections_users, time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents, TimeAxis
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion, ReportView
@@ -34,7 +35,22 @@ from profilestream.serve.report.view_users import (
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 DAY = [datetime(2025, 1, day, 12, tzinfo=UTC) for day in range(1, 29)]
-EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), (), (), (), frozenset())
+CARD = ModelCard(
+    model="factors",
+    number=1,
+    published="blend",
+    data_from=DAY[0],
+    data_to=DAY[1],
+    row_count=1_234,
+    batches=2,
+    metrics=(
+        CardMetric("recall_20", "share, 0 to 1", "blend", Interval(0.1, 0.05, 0.15), None),
+        CardMetric("recall_20", "share, 0 to 1", EVIL, Interval(0.08, 0.04, 0.1), Interval(0.02, 0.01, 0.03)),
+    ),
+    parameters='{"k": 8}',
+    limits=(f"A limit of {EVIL}.",),
+)
+EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), (), (), (), (), frozenset())
 FULL = ReportView(
     pipeline=PipelineView(
         sources=(
@@ -77,6 +93,7 @@ FULL = ReportView(
     recall=tuple(MetricPoint("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(MetricPoint("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
     versions=(PublishedVersion("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
+    cards=(CARD,),
     enabled=frozenset({"learn_factors", "learn_segments", "serve_tags"}),
 )
 

@@ -22,7 +22,7 @@ from profilestream.base.queries import QueryInput
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Effect, LearnerSettings, Settings, fingerprint
 from profilestream.learn.metrics import Evaluation, Metric
-from profilestream.learn.publishing import Publication
+from profilestream.learn.publication import Publication
 
 Phase = Callable[[str], AbstractContextManager[Any]]
 

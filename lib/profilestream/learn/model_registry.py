@@ -105,6 +105,10 @@ class RegisteredModel:
         for key, value in tags.items():
             self.store.client.set_model_version_tag(self.name, str(version), key, value)
 
+    def set_description(self, version: int, text: str) -> None:
+        """Set the description of a version, as Markdown."""
+        self.store.client.update_model_version(self.name, str(version), text)
+
     def set_alias(self, alias: str, version: int | None) -> None:
         """Point an alias to a version; null removes the alias."""
         if version is None:

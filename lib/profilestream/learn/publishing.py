@@ -4,7 +4,7 @@ A version is created in this order. Its alias is set last, so an alias always po
 
 1. The version is registered, with tags; MLflow assigns the number.
 2. Its rows are copied from a pinned version of the learner's table to `published_...`, in one commit.
-3. The model files are stored with the MLflow run, and the tag `rows` is set.
+3. The model files are stored with the MLflow run, the model card as description, and the tag `rows` is set.
 4. An alias is set: `champion` (then `previous` points to the champion before) or `challenger`.
 
 A crash leaves a version without an alias. The next publishing creates a new version, and removes the rows of all
@@ -13,97 +13,21 @@ versions without an alias.
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from datetime import UTC, datetime
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, files, locks
 from profilestream.base.checkpoints import Checkpoint
-from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
-from profilestream.base.delta_table import Table
 from profilestream.base.errors import NothingToDo, Refused, SourceMissing
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.learn import model_registry, promotion_gate, version_aliases
+from profilestream.learn import model_card, model_registry, promotion_gate, version_aliases
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.predictor import Predictor
-from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.publication import STAGE, Publication, PublishedState
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
-
-STAGE = "learn_publish"
-
-
-@dataclass(frozen=True)
-class PublishedState:
-    """The state of a learner in one version of its table.
-
-    Args:
-        rows: of the table.
-        batch_id: the last batch that it has learned.
-        example: an input of the model: values by column.
-    """
-
-    rows: DataFrame
-    batch_id: int
-    example: Mapping[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Publication:
-    """How a learner is published as a registered model.
-
-    Args:
-        stage: its stage.
-        model_name: of the registered model.
-        table: with its state.
-        gate_metric: that its versions are compared by.
-        run_params: parameters of its MLflow run.
-        params: parameters that are needed to read the rows of a version.
-        required_rows: what the table must contain so that `state` is not null, for the error message.
-        state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
-            null while a version would be useless: it would recommend nothing, or assign all users to one segment.
-        predictor: class with which the model predicts.
-        options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
-    """
-
-    stage: str
-    model_name: str
-    table: Table
-    gate_metric: GateMetric
-    run_params: Mapping[str, Any]
-    params: Mapping[str, Any]
-    required_rows: str
-    state: Callable[[DataFrame, str], PublishedState | None]
-    predictor: type[Predictor]
-    options: Mapping[str, str | int] = field(default_factory=dict)
-
-    @property
-    def learner(self) -> str:
-        """The name in `model_metrics` and in `--learner`."""
-        return self.gate_metric.learner
-
-    @property
-    def published_table(self) -> Table:
-        """`published_<table>`: the rows of each published version, with the column `model_version`."""
-        of = self.table
-        # No Delta features, so that every reader can open it; rows are deleted by whole partitions.
-        properties = {name: value for name, value in of.properties.items() if not name.startswith("delta.enable")}
-        return replace(
-            of,
-            name=f"published_{of.name}",
-            meaning=f"Copies of the rows of `{of.name}`, one set per published version.",
-            writer=STAGE,
-            retention="stored while an alias points to the version",
-            columns=(*of.columns, Column("model_version", "BIGINT NOT NULL", "Version of the registered model.")),
-            key=("model_version", *of.key),
-            partitioned_by=("model_version", *of.partitioned_by),
-            properties=properties,
-            declaration="",
-        )
 
 
 def publish(spark: SparkSession, settings: Settings, publication: Publication) -> str:
@@ -127,7 +51,10 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         candidate = promotion_gate.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
         value = "" if candidate.value is None else repr(candidate.value)
         params = json.dumps(publication.params)
-        tags = VersionTags(epoch, state.batch_id, table_version, metric.model, metric.name, value, params)
+        tags = VersionTags(
+            epoch, state.batch_id, table_version, metric.model, metric.name, value, params,
+            _iso_time(state.data_from), _iso_time(state.data_to), state.row_count,
+        )  # fmt: skip
         number = _create_version(spark, settings, publication, model, state, tags)
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
         passes, reason = True, "there was no champion"
@@ -139,6 +66,10 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
             model.set_alias(CHALLENGER, number)
         _remove_rows_without_alias(spark, settings, publication, model)
     return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
+
+
+def _iso_time(micros: int) -> str:
+    return datetime.fromtimestamp(micros // 1_000_000, UTC).isoformat()
 
 
 def _nothing_learned(settings: Settings, publication: Publication, do: str) -> NothingToDo:
@@ -186,6 +117,7 @@ def _create_version(
         "options": dict(publication.options),
     }  # fmt: skip
     model.log_model(run, folder, publication.predictor, state.example, config)
+    model.set_description(number, model_card.create(spark, settings, publication, number, tags).markdown())
     version_aliases.tag_rows(model, number, ROWS_STORED)
     return number
 

@@ -26,6 +26,8 @@ class VersionTags:
         model: the ranker or model that was evaluated (`model` in `model_metrics`).
         metric, value: the gate metric and its value at the time of publishing; the value is empty when unknown.
         params: parameters that are needed to read the rows, as JSON.
+        data_from, data_to: oldest and newest event time of the rows that were learned, in ISO 8601; empty: unknown.
+        row_count: number of these rows.
         rows: ROWS_STORED or ROWS_REMOVED; empty until the rows are copied.
     """
 
@@ -36,6 +38,9 @@ class VersionTags:
     metric: str
     value: str
     params: str
+    data_from: str = ""
+    data_to: str = ""
+    row_count: int = -1
     rows: str = ""
 
     def as_dict(self) -> dict[str, str]:
@@ -46,7 +51,7 @@ class VersionTags:
     def of(cls, version: RegisteredVersion) -> "VersionTags":
         """The tags of a registered version."""
         texts = {name: version.tags.get(f"{_PREFIX}{name}", "") for name in cls.__dataclass_fields__}
-        numbers = {name: int(texts.pop(name) or -1) for name in ("batch_id", "table_version")}
+        numbers = {name: int(texts.pop(name) or -1) for name in ("batch_id", "table_version", "row_count")}
         return cls(**texts, **numbers)  # type: ignore[arg-type]
 
 

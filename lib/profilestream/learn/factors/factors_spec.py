@@ -23,7 +23,7 @@ from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
-from profilestream.learn.publishing import Publication, PublishedState
+from profilestream.learn.publication import Publication, PublishedState
 
 RMSE = Metric(
     "rmse", "rating units", "ratings", "Root of the mean squared error of the predicted ratings; mode explicit only.",
@@ -38,6 +38,12 @@ class FactorsSpec(LearnerSpec):
     metrics = (*metrics.RANKING, RMSE)
     state_tables = (tables.FACTORS,)
     history = tables.EVENTS
+    limits = (
+        "A user without events in the learned data gets popular items only.",
+        "An item without events is never recommended.",
+        "The evaluation counts items that the user did not have before; repeated purchases are not measured.",
+        "Recall measures what users chose from what they were shown, so items that were never shown have no chance.",
+    )
 
     @property
     def config(self) -> Factors:
@@ -147,13 +153,30 @@ class FactorsSpec(LearnerSpec):
             model_name=config.name,
             table=self.table,
             gate_metric=GateMetric(self.name, self.metric(config.metric), config.ranker, config),
+            metrics=self.metrics,
+            limits=self.limits,
             run_params=self.config.parameters,
             params=asdict(self.params),
             required_rows="user to whom an item can be recommended",
-            state=_published_state,
+            state=self._published_state,
             predictor=ItemRecommender,
             options={"ranker": config.ranker, "top_k": config.top_k},
         )
+
+    def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
+        row = rows.where("side = 'global'").select("batch_id", "global_sums").first()
+        items = rows.where("side = 'item'").count()
+        has_other_items = f"side = 'user' AND size(array_distinct(item_ids)) < {items}"
+        if row is None or rows.where(has_other_items).isEmpty():
+            return None
+        sums = als_rows.global_sums_from_bytes(bytes(row["global_sums"]), self.params.width)
+        oldest = (
+            self.select(tables.EVENTS.read(rows.sparkSession, self.settings.paths))
+            .agg(F.min("time_micros"))
+            .collect()[0][0]
+        )
+        example = {"user_id": ["shop:1"]}
+        return PublishedState(rows, row["batch_id"], example, int(sums.event_count), oldest or 0, sums.as_of)
 
 
 def read_state(spark: SparkSession, settings: Settings, version: int | None = None) -> FactorsState[DataFrame]:
@@ -172,12 +195,3 @@ def state_of(rows: DataFrame, params: AlsParams) -> FactorsState[DataFrame]:
 def _global_sums(rows: pa.Table, params: AlsParams) -> GlobalSums:
     cells = rows["global_sums"].to_pylist()
     return als_rows.global_sums_from_bytes(cells[0], params.width) if cells else GlobalSums.zero(params.width)
-
-
-def _published_state(rows: DataFrame, epoch: str) -> PublishedState | None:
-    row = rows.where("side = 'global'").select("batch_id").first()
-    items = rows.where("side = 'item'").count()
-    has_other_items = f"side = 'user' AND size(array_distinct(item_ids)) < {items}"
-    if row is None or rows.where(has_other_items).isEmpty():
-        return None
-    return PublishedState(rows, row["batch_id"], {"user_id": ["shop:1"]})

@@ -24,7 +24,7 @@ from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, rows_of_last_batch
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
-from profilestream.learn.publishing import Publication, PublishedState
+from profilestream.learn.publication import Publication, PublishedState
 from profilestream.learn.segments import profile_points, segments_batch
 from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
@@ -56,6 +56,11 @@ class SegmentsSpec(LearnerSpec):
     metrics = (COST,)
     state_tables = (tables.USER_SEGMENTS, tables.SEGMENTS)
     other_tables = (tables.SEGMENT_DESCRIPTIONS,)
+    limits = (
+        "The scaling of the dimensions is that of the first batch, so a shop that changes needs a rebuild.",
+        "A user without events in the dimensions of the vector is near the mean of all users.",
+        "k is a setting: the segments are a summary, and do not show that groups exist.",
+    )
 
     @property
     def has_input(self) -> bool:
@@ -174,22 +179,28 @@ class SegmentsSpec(LearnerSpec):
             model_name=config.name,
             table=self.table,
             gate_metric=GateMetric(self.name, COST, "kmeans", config, baseline="mean"),
+            metrics=self.metrics,
+            limits=self.limits,
             run_params=params,
             params=params,
             required_rows="second segment",
-            state=_published_state,
+            state=self._published_state,
             predictor=SegmentAssigner,
         )
 
-
-def _published_state(rows: DataFrame, epoch: str) -> PublishedState | None:
-    last = rows.where(F.col("epoch") == epoch).orderBy(F.desc("batch_id")).select("batch_id", "location").first()
-    if last is None:
-        return None
-    of_batch = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == last["batch_id"]))
-    # The input of the model is a user's mean vector, with one column per dimension in order of name.
-    example = {name: [value] for name, value in sorted(last["location"].items())}
-    return None if of_batch.count() < 2 else PublishedState(of_batch, last["batch_id"], example)
+    def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
+        last = rows.where(F.col("epoch") == epoch).orderBy(F.desc("batch_id")).first()
+        if last is None:
+            return None
+        of_batch = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") == last["batch_id"]))
+        if of_batch.count() < 2:
+            return None
+        # The input of the model is a user's mean vector, with one column per dimension in order of name.
+        example = {name: [value] for name, value in sorted(last["location"].items())}
+        users = self.users_table.read(rows.sparkSession, self.settings.paths)
+        count, data_from = users.agg(F.count("*"), F.min(F.unix_micros("as_of"))).collect()[0]
+        as_of = self._model(of_batch.toArrow()).state.sums.as_of
+        return PublishedState(of_batch, last["batch_id"], example, count, data_from or 0, as_of)
 
 
 def _evaluation(before: KMeansState, first_pass: KMeansDelta | None) -> Evaluation:

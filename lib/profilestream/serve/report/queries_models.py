@@ -4,15 +4,18 @@ import logging
 import math
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.settings import Settings
-from profilestream.learn import model_registry
+from profilestream.learn import model_card, model_registry
+from profilestream.learn.learners import LEARNERS
+from profilestream.learn.model_card import ModelCard
 from profilestream.learn.model_registry import RegisteredVersion
+from profilestream.learn.publication import Publication
 from profilestream.learn.tracking import MlflowStore
-from profilestream.learn.version_aliases import ROWS_STORED, VersionTags
+from profilestream.learn.version_aliases import CHAMPION, ROWS_STORED, VersionTags
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion
 
 log = logging.getLogger(__name__)
@@ -32,26 +35,31 @@ def metric_points(metrics: DataFrame, metric: str) -> tuple[MetricPoint, ...]:
     return tuple(MetricPoint(*point) for point in reversed(points))
 
 
-def versions(settings: Settings, metrics: DataFrame) -> tuple[PublishedVersion, ...]:
-    """Published versions by model, newest first; empty, with a warning in the log, when MLflow does not answer.
+def published(
+    spark: SparkSession, settings: Settings, metrics: DataFrame
+) -> tuple[tuple[PublishedVersion, ...], tuple[ModelCard, ...]]:
+    """Published versions by model, newest first, and the cards of the champions.
+
+    Both are empty, with a warning in the log, when MLflow does not answer.
 
     Args:
         metrics: `model_metrics`; a version's `learned_until` is `state_as_of` of its last evaluated batch.
     """
     if not MlflowStore(settings).exists():
-        return ()
-    registered: list[tuple[str, RegisteredVersion, VersionTags]] = []
+        return (), ()
+    registered: list[tuple[Publication, RegisteredVersion, VersionTags]] = []
     try:
-        for name in (settings.learn.publish.name, settings.learn.publish_segments.name):
-            with model_registry.open_model(settings, name) as model:
-                registered += [(name, version, VersionTags.of(version)) for version in model.versions()]
+        for spec in (learner(settings) for learner in LEARNERS):
+            if spec.has_input:
+                with model_registry.open_model(settings, spec.publication.model_name) as model:
+                    registered += [(spec.publication, version, VersionTags.of(version)) for version in model.versions()]
     except ProfilestreamError as error:
         log.warning("the report has no published versions: %s", error.what)
-        return ()
+        return (), ()
     times = _times(metrics, [tags for _, _, tags in registered])
-    return tuple(
+    versions = tuple(
         PublishedVersion(
-            name,
+            publication.model_name,
             version.number,
             version.aliases,
             f"{tags.metric} of {tags.model}",
@@ -59,8 +67,14 @@ def versions(settings: Settings, metrics: DataFrame) -> tuple[PublishedVersion, 
             times.get((tags.epoch, tags.batch_id)),
             tags.rows == ROWS_STORED,
         )
-        for name, version, tags in registered
+        for publication, version, tags in registered
     )
+    cards = tuple(
+        model_card.create(spark, settings, publication, version.number, tags)
+        for publication, version, tags in registered
+        if CHAMPION in version.aliases
+    )
+    return versions, cards
 
 
 def _times(metrics: DataFrame, tags: list[VersionTags]) -> dict[tuple[str, int], Any]:

@@ -7,8 +7,7 @@ from pyspark.sql import SparkSession
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
-from profilestream.learn.factors.factors_spec import FactorsSpec
-from profilestream.learn.segments.segments_spec import SegmentsSpec
+from profilestream.learn.learners import LEARNERS
 from profilestream.serve.report import queries_events, queries_models, queries_pipeline, queries_users
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.tags import assign_tags
@@ -21,6 +20,7 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
     metrics = read_or_empty(spark, tables.MODEL_METRICS, settings)
     reporting = settings.capture.currency.reporting if settings.capture.currency else ""
     totals = queries_events.totals(events, settings.derive.shop_timezone, reporting)
+    versions, cards = queries_models.published(spark, settings, metrics)
     return ReportView(
         pipeline=queries_pipeline.pipeline(spark, settings),
         events=totals,
@@ -30,7 +30,8 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         preferences=queries_users.preferences(spark, settings),
         recall=queries_models.metric_points(metrics, "recall_20"),
         cost=queries_models.metric_points(metrics, "cost"),
-        versions=queries_models.versions(settings, metrics),
+        versions=versions,
+        cards=cards,
         enabled=_enabled(settings),
         has_people=settings.serve.user_ids == "people",
     )
@@ -38,8 +39,7 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
 
 def _enabled(settings: Settings) -> frozenset[str]:
     is_enabled = {
-        FactorsSpec.stage_name(): settings.learn.factors.enabled,
-        SegmentsSpec.stage_name(): settings.learn.segments.enabled,
+        **{learner.stage_name(): learner(settings).config.enabled for learner in LEARNERS},
         assign_tags.STEP: settings.serve.tags.enabled,
     }
     return frozenset(name for name, enabled in is_enabled.items() if enabled)

@@ -154,7 +154,7 @@ def _quality_hint(view: ReportView) -> str:
 
 
 def published_versions(view: ReportView) -> Section:
-    """Published versions of the models."""
+    """Published versions of the models, and the model cards of the champions."""
     name, title = "versions", "Published versions"
     if not view.versions:
         return Section(name, title, hint="No version is published yet: run jobs/learn_publish.py.")
@@ -173,7 +173,15 @@ def published_versions(view: ReportView) -> Section:
     champions = [f"{version.model} {version.number}" for version in view.versions if "champion" in version.aliases]
     columns = ("model", "version", "aliases", "metric", "value", "evaluated as of", "rows")
     heading = f"Newest version first; champions: {', '.join(champions) or 'none'}"
-    return Section(name, title, (TextTable(heading, columns, rows),))
+    cards = [
+        part
+        for card in view.cards
+        for part in (
+            TextTable(card.title, card.columns, card.rows),
+            TextTable(f"About {card.model} {card.number}", ("",), tuple((note,) for note in card.notes)),
+        )
+    ]
+    return Section(name, title, (TextTable(heading, columns, rows), *cards))
 
 
 def best_model(points: Sequence[MetricPoint]) -> tuple[str, float]:

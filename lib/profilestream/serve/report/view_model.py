@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from profilestream.learn.model_card import ModelCard
 from profilestream.serve.report.view_pipeline import PipelineView
 from profilestream.serve.report.view_users import EventsView, PreferencesView, SegmentsView, TagsView, UsersView
 
@@ -50,6 +51,7 @@ class ReportView:
     """Contents of the report; null or empty where a table does not exist or has no rows.
 
     Args:
+        cards: of the champions.
         enabled: names of the learners and steps that the settings enable.
         has_people: whether user ids are people, and not sessions.
     """
@@ -63,6 +65,7 @@ class ReportView:
     recall: tuple[MetricPoint, ...]
     cost: tuple[MetricPoint, ...]
     versions: tuple[PublishedVersion, ...]
+    cards: tuple[ModelCard, ...]
     enabled: frozenset[str]
     has_people: bool = True
 

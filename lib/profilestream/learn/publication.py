@@ -1,0 +1,93 @@
+"""Publication: how a learner is published as a registered model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pyspark.sql import DataFrame
+
+from profilestream.base.columns import Column
+from profilestream.base.delta_table import Table
+from profilestream.learn.metrics import Metric
+from profilestream.learn.predictor import Predictor
+from profilestream.learn.promotion_gate import GateMetric
+
+STAGE = "learn_publish"
+
+
+@dataclass(frozen=True)
+class PublishedState:
+    """The state of a learner in one version of its table.
+
+    Args:
+        rows: of the table.
+        batch_id: the last batch that it has learned.
+        example: an input of the model: values by column.
+        row_count: number of rows that it has learned.
+        data_from, data_to: oldest and newest event time of these rows, microseconds since 1970.
+    """
+
+    rows: DataFrame
+    batch_id: int
+    example: Mapping[str, list[Any]]
+    row_count: int
+    data_from: int
+    data_to: int
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How a learner is published as a registered model.
+
+    Args:
+        stage: its stage.
+        model_name: of the registered model.
+        table: with its state.
+        gate_metric: that its versions are compared by.
+        metrics: of the learner, in the order of the model card.
+        limits: known limits of its models, one sentence each.
+        run_params: parameters of its MLflow run.
+        params: parameters that are needed to read the rows of a version.
+        required_rows: what the table must contain so that `state` is not null, for the error message.
+        state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
+            null while a version would be useless: it would recommend nothing, or assign all users to one segment.
+        predictor: class with which the model predicts.
+        options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
+    """
+
+    stage: str
+    model_name: str
+    table: Table
+    gate_metric: GateMetric
+    metrics: tuple[Metric, ...]
+    limits: tuple[str, ...]
+    run_params: Mapping[str, Any]
+    params: Mapping[str, Any]
+    required_rows: str
+    state: Callable[[DataFrame, str], PublishedState | None]
+    predictor: type[Predictor]
+    options: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def learner(self) -> str:
+        """The name in `model_metrics` and in `--learner`."""
+        return self.gate_metric.learner
+
+    @property
+    def published_table(self) -> Table:
+        """`published_<table>`: the rows of each published version, with the column `model_version`."""
+        of = self.table
+        # No Delta features, so that every reader can open it; rows are deleted by whole partitions.
+        properties = {name: value for name, value in of.properties.items() if not name.startswith("delta.enable")}
+        return replace(
+            of,
+            name=f"published_{of.name}",
+            meaning=f"Copies of the rows of `{of.name}`, one set per published version.",
+            writer=STAGE,
+            retention="stored while an alias points to the version",
+            columns=(*of.columns, Column("model_version", "BIGINT NOT NULL", "Version of the registered model.")),
+            key=("model_version", *of.key),
+            partitioned_by=("model_version", *of.partitioned_by),
+            properties=properties,
+            declaration="",
+        )
