@@ -79,7 +79,9 @@ def recalls_by_ranker(log: Log, params: AlsParams) -> dict[str, list[Recalls]]:
     """Recalls of each ranker on each batch, before the batch is learned."""
     params = replace(params, eval_users=0)
     first = log.rows(0, first_fifth(log))
-    state = factors_batch.fit_full_passes(factors_batch.empty_state(params), first, FIRST_FULL_PASSES, params)
+    empty = factors_batch.empty_state(params)
+    state = factors_batch.fit_full_passes(empty, empty.global_sums, first, FIRST_FULL_PASSES, params)
+    assert state is not None
     by_ranker: dict[str, list[Recalls]] = {}
     for batch in batches(log):
         for ranker, scores in _scores(state, params, log, batch).items():
@@ -90,7 +92,7 @@ def recalls_by_ranker(log: Log, params: AlsParams) -> dict[str, list[Recalls]]:
 
 def _after(state: FactorsState[pa.Table], events: pa.Table, params: AlsParams) -> FactorsState[pa.Table]:
     """The state after the events."""
-    change, _ = factors_batch.learn(state, events, params)
+    change, _ = factors_batch.learn(state, state.global_sums, events, params)
     return state.updated(change)
 
 

@@ -10,8 +10,8 @@ import sys
 from profilestream.base import job
 from profilestream.base.session import open_session
 from profilestream.learn import publishing, version_aliases
-from profilestream.learn.publication import STAGE
 from profilestream.learn.learners import BY_NAME
+from profilestream.learn.publication import STAGE
 
 
 def body(args: argparse.Namespace) -> None:

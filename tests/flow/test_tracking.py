@@ -234,7 +234,7 @@ def _spark_scores(published: PublishedFactors) -> dict[str, dict[str, float]]:
         keys={"users": "key"},
         outputs={"lists": score_tasks.SCHEMA},
     )
-    items = factors_batch.packed_items(published.state, params)
+    items = factors_batch.packed_items(published.state, published.state.global_sums, params)
     lists, _ = run_pass(scores, {"users": published.state.users, "items": items})
     rows = lists["lists"].collect()
     return {row["user_id"]: dict(zip(row["item_ids"], row["scores"], strict=True)) for row in rows}

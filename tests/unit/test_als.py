@@ -67,7 +67,9 @@ class PartitionedAls:
 
     def learn(self, batch: list[Event]) -> None:
         with split_into(self.partitions):
-            change, evaluation = factors_batch.learn(self.state, event_rows(batch, self.params), self.params)
+            change, evaluation = factors_batch.learn(
+                self.state, self.state.global_sums, event_rows(batch, self.params), self.params
+            )
         self.state, self.ranking_sums = self.state.updated(change), evaluation.by_ranker
 
     def rows(self, side: str) -> dict[str, dict[str, Any]]:

@@ -89,7 +89,7 @@ class Als:
         return factors_batch.empty_state(self.params)
 
     def learn(self, state: FactorsState[pa.Table], batch: list[Event]) -> FactorsState[pa.Table]:
-        change, _ = factors_batch.learn(state, event_rows(batch), self.params)
+        change, _ = factors_batch.learn(state, state.global_sums, event_rows(batch), self.params)
         return state.updated(change)
 
     def learn_parts(
@@ -102,7 +102,9 @@ class Als:
         return factors_batch.predictions(state, event_rows(batch), self.params)
 
     def fit_full_passes(self, state: FactorsState[pa.Table], log: list[Event], passes: int) -> FactorsState[pa.Table]:
-        return factors_batch.fit_full_passes(state, event_rows(log), passes, self.params)
+        sums = state.global_sums
+        rebuilt = factors_batch.fit_full_passes(state, sums, event_rows(log), passes, self.params)
+        return rebuilt or replace(state, global_sums=replace(sums, full_pass_events=sums.event_count))
 
 
 def als_case(params: AlsParams, weights: list[float]) -> LearnerCase:

@@ -30,11 +30,13 @@ Phase = Callable[[str], AbstractContextManager[Any]]
 class StateTables(Protocol[Rows]):
     """The stored rows of a learner's tables before a batch."""
 
-    def rows(self, table: Table, keys: Rows | None = None, **values: str | Sequence[int]) -> Rows:
-        """Rows of an updated table, with all its columns.
+    def rows(
+        self, table: Table, columns: Sequence[str], keys: Rows | None = None, **values: str | Sequence[int]
+    ) -> Rows:
+        """Rows of an updated table.
 
         Args:
-            keys: key columns of the table; rows with other keys may be left out.
+            keys: only rows with these keys: the key columns of the table, except those in `values`; can repeat.
             values: by column: the value, or several values, of the rows that are returned.
         """
         ...
@@ -165,8 +167,15 @@ class LearnerSpec(ABC):
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
         """Score a batch with the state before it, and then learn it. The batch has rows."""
 
-    def learn_again(self, batch: LearnerBatch[Rows]) -> Learned:
-        """Full passes on request: the rows of the batch are all rows that were learned, and already in the state."""
+    def needs_history(self, stored: StateTables[Rows]) -> bool:
+        """Whether the next batch calls `LearnerBatch.history`, if there is one."""
+        return False
+
+    def learn_again(self, batch: LearnerBatch[Rows]) -> Learned | None:
+        """Full passes on request: the rows of the batch are all rows that were learned, and already in the state.
+
+        Null if the state does not change.
+        """
         raise NotImplementedError(f"{self.name} has no full passes")
 
     @property

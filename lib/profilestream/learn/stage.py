@@ -118,12 +118,16 @@ class StoredFrames:
             self._versions[table.name] = self.version_of(table)
         return self._versions[table.name]
 
-    def rows(self, table: Table, keys: DataFrame | None = None, **values: str | Sequence[int]) -> DataFrame:
-        """As StateTables.rows; all keys, because passes select those they need."""
+    def rows(
+        self, table: Table, columns: Sequence[str], keys: DataFrame | None = None, **values: str | Sequence[int]
+    ) -> DataFrame:
+        """As StateTables.rows."""
         rows = table.read(self.spark, self.spec.settings.paths, version=self.version(table))
         for name, value in values.items():
             rows = rows.where(F.col(name) == value if isinstance(value, str) else F.col(name).isin(list(value)))
-        return rows
+        if keys is not None:
+            rows = rows.join(F.broadcast(keys.distinct()), keys.columns, "left_semi")
+        return rows.select(*columns)
 
     def last_batch(self, table: Table) -> pa.Table:
         """As StateTables.last_batch."""
@@ -160,7 +164,8 @@ def run_full_pass(spark: SparkSession, settings: Settings, learner: Learner) -> 
         )
         learned = spec.learn_again(LearnerBatch(rows, count, stored))
         txn = Txn(f"full pass of {stage}", str(uuid.uuid4()), last_batch)
-        for table in spec.tables if learned.is_rebuilt else ():
+        for table in spec.tables if learned else ():
+            assert learned
             changed = commits.with_batch_columns(learned.rows[table.name], table, txn)
             commits.merge(changed, table, paths, txn, read_version=stored.version(table))
     return count

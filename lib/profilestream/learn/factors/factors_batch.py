@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -49,19 +49,45 @@ UPDATE_ITEMS = Pass(
 Phase = Callable[[str], AbstractContextManager[Any]]
 
 
+class StoredFactors(Protocol[Rows]):
+    """What a batch reads of the state before it."""
+
+    def users_of(self, events: Rows) -> Rows:
+        """Rows with als_rows.USER of the users of events."""
+        ...
+
+    def items_of(self, contributions: Rows) -> Rows:
+        """Rows with als_rows.ITEM of the items of contributions."""
+        ...
+
+    def scored_items(self) -> Rows:
+        """All items, with als_rows.SCORED_ITEM."""
+        ...
+
+
 @dataclass(frozen=True)
 class FactorsState(Generic[Rows]):
-    """The state of the learner, or the changed part of it.
+    """The complete state of the learner, or the changed part of it.
 
     Args:
         users, items: rows with als_rows.USER and als_rows.ITEM.
-        is_rebuilt: whether all rows were computed by a full pass and must all be written.
     """
 
     users: Rows
     items: Rows
     global_sums: GlobalSums
-    is_rebuilt: bool = False
+
+    def users_of(self, events: Rows) -> Rows:
+        """As StoredFactors.users_of."""
+        return runner.split_by_keys(self.users, "key", events, "user_id")[0]
+
+    def items_of(self, contributions: Rows) -> Rows:
+        """As StoredFactors.items_of."""
+        return runner.split_by_keys(self.items, "key", contributions, "item_id")[0]
+
+    def scored_items(self) -> Rows:
+        """As StoredFactors.scored_items."""
+        return self.items
 
     def updated(self, change: "FactorsState[Rows]") -> "FactorsState[Rows]":
         """The state with the rows and sums of a change."""
@@ -86,8 +112,9 @@ def empty_state(params: AlsParams) -> FactorsState[pa.Table]:
 
 
 def learn(
-    state: FactorsState[Rows], events: Rows, params: AlsParams, count: int | None = None, phase: Phase = nullcontext
-) -> tuple[FactorsState[Rows], RankerSums]:
+    stored: StoredFactors[Rows], global_sums: GlobalSums, events: Rows, params: AlsParams, count: int | None = None,
+    phase: Phase = nullcontext,
+) -> tuple[FactorsState[Rows], RankerSums]:  # fmt: skip
     """The changed part of the state, and the evaluation of the events with the state before them.
 
     Args:
@@ -95,43 +122,52 @@ def learn(
         count: their number, or more; null: it is computed.
         phase: called with the names of the passes, for a block.
     """
-    before = _with_mean_rating(state.global_sums, events, params)
+    before = _with_mean_rating(global_sums, events, params)
     share = _eval_share(events, count, params) if before.as_of else 0.0
-    return _update(replace(state, global_sums=before), events, params, eval_share=share, phase=phase)
+    return _update(stored, before, events, params, eval_share=share, phase=phase)
 
 
-def fit_full_passes(state: FactorsState[Rows], events: Rows, passes: int, params: AlsParams) -> FactorsState[Rows]:
-    """The state after `passes` full passes: each solves all users and then all items from all events.
+def fit_full_passes(
+    stored: StoredFactors[Rows], global_sums: GlobalSums, events: Rows, passes: int, params: AlsParams
+) -> FactorsState[Rows] | None:
+    """The complete state after `passes` full passes: each solves all users and then all items from all events.
 
     A full pass also uses events that were truncated from the users' history, and solves users again with the item
-    vectors of later batches. The result is discarded with a warning if the vectors shrink to less than half of their
-    size. That happens when the decayed sums become small in comparison with the regularization, which does not decay.
+    vectors of later batches. The result is discarded with a warning, and null, if the vectors shrink to less than half
+    of their size. That happens when the decayed sums become small in comparison with the regularization, which does not
+    decay.
 
     Args:
+        global_sums: before.
         events: all events, with als_rows.EVENT.
+        passes: at least 1.
     """
-    model = replace(state, global_sums=_with_mean_rating(state.global_sums, events, params))
+    before, sums, model = stored, _with_mean_rating(global_sums, events, params), None
     for remaining in reversed(range(passes)):
         # Vectors do not depend on neighbors, so only the last pass computes neighbors.
         pass_params = replace(params, max_neighbors=0) if remaining else params
-        model, _ = _update(model, events, pass_params, is_full=True)
-    if model.global_sums.has_shrunk_from(state.global_sums):
-        size, size_before = (float(np.trace(one.global_sums.item_gram)) for one in (model, state))
+        model, _ = _update(before, sums, events, pass_params, is_full=True)
+        before, sums = model, model.global_sums
+    assert model is not None
+    if sums.has_shrunk_from(global_sums):
+        size, size_before = (float(np.trace(one.item_gram)) for one in (sums, global_sums))
         log.warning("full pass discarded: it shrank the item vectors from %.3g to %.3g", size_before, size)
-        return replace(state, global_sums=replace(state.global_sums, full_pass_events=state.global_sums.event_count))
+        return None
     return model
 
 
-def packed_items(state: FactorsState[Rows], params: AlsParams, *, skip_damaged: bool = False) -> Rows:
+def packed_items(
+    stored: StoredFactors[Rows], global_sums: GlobalSums, params: AlsParams, *, skip_damaged: bool = False
+) -> Rows:
     """All items as an input of passes, decayed to the time of the state."""
-    arguments = {"global_sums": state.global_sums, "params": params, "skip_damaged": skip_damaged}
-    outputs, _ = run_pass(PACK_ITEMS, {"stored": state.items}, **arguments)
+    arguments = {"global_sums": global_sums, "params": params, "skip_damaged": skip_damaged}
+    outputs, _ = run_pass(PACK_ITEMS, {"stored": stored.scored_items()}, **arguments)
     return outputs["items"]
 
 
 def index_of(state: FactorsState[pa.Table], params: AlsParams) -> ItemIndex:
     """All items, for scores in memory."""
-    return ItemIndex.from_rows(packed_items(state, params), params)
+    return ItemIndex.from_rows(packed_items(state, state.global_sums, params), params)
 
 
 def predictions(state: FactorsState[pa.Table], events: pa.Table, params: AlsParams) -> Floats:
@@ -142,7 +178,8 @@ def predictions(state: FactorsState[pa.Table], events: pa.Table, params: AlsPara
 
 
 def _update(
-    state: FactorsState[Rows],
+    stored: StoredFactors[Rows],
+    before: GlobalSums,
     events: Rows,
     params: AlsParams,
     *,
@@ -156,10 +193,12 @@ def _update(
         is_full: solve from these events only, as a full pass does: ignore stored users and damaged items.
         eval_share: share of the users whose ranking is evaluated.
     """
-    before = state.global_sums
-    inputs: dict[str, Rows] = {"events": events, "items": packed_items(state, params, skip_damaged=is_full)}
+    inputs: dict[str, Rows] = {
+        "events": events,
+        "items": packed_items(stored, before, params, skip_damaged=is_full),
+    }
     if not is_full:
-        inputs["stored"], _ = runner.split_by_keys(state.users, "key", events, "user_id")
+        inputs["stored"] = stored.users_of(events)
     with phase("users"):
         users, results = run_pass(UPDATE_USERS, inputs, global_sums=before, params=params, eval_share=eval_share)
     by_ranker = sum_by_ranker(pair for part in results["rankings"] for pair in part.items())
@@ -171,15 +210,14 @@ def _update(
         after_users = replace(after_users, item_count=before.item_count)
     inputs = {"contributions": users["contributions"]}
     if not is_full:
-        inputs["stored"], _ = runner.split_by_keys(state.items, "key", users["contributions"], "item_id")
+        inputs["stored"] = stored.items_of(users["contributions"])
     with phase("items"):
         items, results = run_pass(UPDATE_ITEMS, inputs, global_sums=after_users, params=params)
     after = sum(results["change"], after_users)
     if is_full:
         count = after.item_count - before.item_count
         after = replace(after, item_count=count, full_pass_events=after.event_count)
-    change = FactorsState(users["users"], items["items"], after, is_rebuilt=is_full)
-    return change, RankerSums(by_ranker, times)
+    return FactorsState(users["users"], items["items"], after), RankerSums(by_ranker, times)
 
 
 def _with_mean_rating(global_sums: GlobalSums, events: Rows, params: AlsParams) -> GlobalSums:

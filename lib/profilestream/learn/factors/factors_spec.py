@@ -1,8 +1,8 @@
 """FactorsSpec: vectors of users and items in one table, with one commit per batch (factors_batch.py)."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -90,48 +90,50 @@ class FactorsSpec(LearnerSpec):
         )
         return columns.where("rating = rating AND abs(rating) < double('infinity')" if explicit else "weight != 0")
 
-    def state(self, stored: StateTables[Rows], events: Rows | None = None) -> FactorsState[Rows]:
-        """The stored state.
-
-        Args:
-            events: rows with als_rows.EVENT; other users may be left out.
-        """
-        users = None if events is None else self._keys(events)
-        global_rows = runner.collected(stored.rows(self.table, side="global").select("global_sums"))
-        return FactorsState(
-            stored.rows(self.table, users, side="user").select(als_rows.USER.names),
-            stored.rows(self.table, side="item").select(als_rows.ITEM.names),
-            _global_sums(global_rows, self.params),
-        )
-
-    def _keys(self, events: Rows) -> Rows:
-        return runner.with_constant(runner.renamed(events, {"user_id": "key"}), "side", "user")
-
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
         """Score and learn the events; full passes come first if they are due.
 
         The first batch gets full passes over its own events. Later, when the number of events has doubled, full passes
         run over all events before the batch. They wait for a batch that begins at a commit of `events`.
         """
-        state = self.state(batch.stored, batch.rows)
-        sums = state.global_sums
+        stored, sums, config = StoredRows(batch.stored, self.table), self.global_sums(batch.stored), self.config
+        rebuilt: FactorsState[Rows] | None = None
         with batch.phase("full pass"):
-            if not sums.event_count and self.config.first_full_passes:
-                state = factors_batch.fit_full_passes(state, batch.rows, self.config.first_full_passes, self.params)
-                return self._learned(state, RankerSums(), sums)
-            is_due = sums.event_count and sums.event_count >= 2 * sums.full_pass_events
-            if is_due and self.config.full_passes and batch.history is not None:
-                state = factors_batch.fit_full_passes(state, batch.history(), self.config.full_passes, self.params)
-        change, ranker_sums = factors_batch.learn(state, batch.rows, self.params, batch.count, batch.phase)
-        before = state.global_sums
-        return self._learned(state.updated(change) if state.is_rebuilt else change, ranker_sums, before)
+            if not sums.event_count and config.first_full_passes:
+                passes = config.first_full_passes
+                rebuilt = factors_batch.fit_full_passes(stored, sums, batch.rows, passes, self.params)
+                assert rebuilt is not None  # there were no vectors that could shrink
+                return self._learned(rebuilt, RankerSums(), sums, is_rebuilt=True)
+            if self.needs_history(batch.stored) and batch.history is not None:
+                events = batch.history()
+                rebuilt = factors_batch.fit_full_passes(stored, sums, events, config.full_passes, self.params)
+                sums = replace(sums, full_pass_events=sums.event_count) if rebuilt is None else rebuilt.global_sums
+        change, ranker_sums = factors_batch.learn(
+            rebuilt or stored, sums, batch.rows, self.params, batch.count, batch.phase
+        )
+        after = change if rebuilt is None else rebuilt.updated(change)
+        return self._learned(after, ranker_sums, sums, is_rebuilt=rebuilt is not None)
 
-    def learn_again(self, batch: LearnerBatch[Rows]) -> Learned:
-        state, passes = self.state(batch.stored), max(1, self.config.full_passes)
-        state = factors_batch.fit_full_passes(state, batch.rows, passes, self.params)
-        return self._learned(state, RankerSums(), state.global_sums)
+    def needs_history(self, stored: StateTables[Rows]) -> bool:
+        sums = self.global_sums(stored)
+        return bool(self.config.full_passes and sums.event_count and sums.event_count >= 2 * sums.full_pass_events)
 
-    def _learned(self, change: FactorsState[Rows], ranker_sums: RankerSums, before: GlobalSums) -> Learned:
+    def learn_again(self, batch: LearnerBatch[Rows]) -> Learned | None:
+        stored, sums, passes = (
+            StoredRows(batch.stored, self.table),
+            self.global_sums(batch.stored),
+            self.config.full_passes,
+        )
+        rebuilt = factors_batch.fit_full_passes(stored, sums, batch.rows, max(1, passes), self.params)
+        return None if rebuilt is None else self._learned(rebuilt, RankerSums(), sums, is_rebuilt=True)
+
+    def global_sums(self, stored: StateTables[Rows]) -> GlobalSums:
+        """The stored sums over all users and items."""
+        return _global_sums(runner.collected(stored.rows(self.table, ["global_sums"], side="global")), self.params)
+
+    def _learned(
+        self, change: FactorsState[Rows], ranker_sums: RankerSums, before: GlobalSums, *, is_rebuilt: bool
+    ) -> Learned:
         values = {ranker: sums.metrics() for ranker, sums in ranker_sums.by_ranker.items()}
         evaluation = Evaluation(values, ranker_sums.times, before.as_of)
         sums = change.global_sums
@@ -142,7 +144,7 @@ class FactorsSpec(LearnerSpec):
             runner.with_constant(rows, "side", side) for side, rows in (("user", change.users), ("item", change.items))
         )
         rows = runner.union(users, items, self.state_rows(self.table, [global_values]))
-        return Learned({self.table.name: rows}, evaluation, change.is_rebuilt)
+        return Learned({self.table.name: rows}, evaluation, is_rebuilt)
 
     @property
     def publication(self) -> Publication:
@@ -177,6 +179,29 @@ class FactorsSpec(LearnerSpec):
         )
         example = {"user_id": ["shop:1"]}
         return PublishedState(rows, row["batch_id"], example, int(sums.event_count), oldest or 0, sums.as_of)
+
+
+@dataclass(frozen=True)
+class StoredRows(Generic[Rows]):
+    """The rows of `factors` before a batch, as factors_batch.StoredFactors."""
+
+    stored: StateTables[Rows]
+    table: Table
+
+    def users_of(self, events: Rows) -> Rows:
+        """Rows of the users of events."""
+        return self.stored.rows(
+            self.table, als_rows.USER.names, runner.renamed(events, {"user_id": "key"}), side="user"
+        )
+
+    def items_of(self, contributions: Rows) -> Rows:
+        """Rows of the items of contributions."""
+        keys = runner.renamed(contributions, {"item_id": "key"})
+        return self.stored.rows(self.table, als_rows.ITEM.names, keys, side="item")
+
+    def scored_items(self) -> Rows:
+        """All items."""
+        return self.stored.rows(self.table, als_rows.SCORED_ITEM.names, side="item")
 
 
 def read_state(spark: SparkSession, settings: Settings, version: int | None = None) -> FactorsState[DataFrame]:

@@ -80,16 +80,15 @@ class SegmentsUpdate(Generic[Rows]):
     moves: list[SplitMergeMove]
 
 
-def changed_users(contributions: Rows, stored: Rows, count: int) -> Rows:
+def changed_users(contributions: Rows, stored: Rows) -> Rows:
     """The users of a batch with their stored contribution (`old_*`, null if none).
 
     Args:
-        contributions: `count` rows with kmeans_tasks.CONTRIBUTION, one per user.
-        stored: rows of `user_segments` before the batch, at least those of these users.
+        contributions: rows with kmeans_tasks.CONTRIBUTION, one per user.
+        stored: rows of `user_segments` of these users before the batch.
     """
-    old, _ = runner.split_by_keys(stored, "user_id", contributions, "user_id", count)
     names = {"user_id": "user_id"} | {name: f"old_{name}" for name in USER.names if name != "user_id"}
-    return runner.held(runner.left_join(contributions, runner.renamed(old, names), "user_id"))
+    return runner.held(runner.left_join(contributions, runner.renamed(stored, names), "user_id"))
 
 
 def assign_batch(
@@ -172,8 +171,8 @@ class SegmentsState:
         """The state after a batch of rows with kmeans_tasks.CONTRIBUTION, one per user."""
         if not contributions.num_rows:
             return self
-        changes = changed_users(contributions, self.users, contributions.num_rows)
-        _, others = runner.split_by_keys(self.users, "user_id", contributions, "user_id")
+        stored, others = runner.split_by_keys(self.users, "user_id", contributions, "user_id")
+        changes = changed_users(contributions, stored)
         in_segments = partial(runner.with_values, others, "segment_id")
         update = update_segments(assign_batch(self.segments, changes, in_segments, params), params)
         remaining = update.users.filter(pc.invert(update.users[IS_DELETED]))

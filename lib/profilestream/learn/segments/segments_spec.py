@@ -125,11 +125,11 @@ class SegmentsSpec(LearnerSpec):
         model, params = self._model_before(batch), self.params
         contributions = profile_points.contributions(batch.rows, model.scaling)
         user_ids = runner.renamed(contributions, {"user_id": "user_id"})
-        stored = batch.stored.rows(self.users_table, user_ids)
-        changes = segments_batch.changed_users(contributions, stored, batch.count)
+        stored = batch.stored.rows(self.users_table, kmeans_tasks.USER.names, user_ids)
+        changes = segments_batch.changed_users(contributions, stored)
 
         def others(segment_ids: Sequence[int]) -> Rows:
-            rows = batch.stored.rows(self.users_table, segment_id=segment_ids)
+            rows = batch.stored.rows(self.users_table, kmeans_tasks.USER.names, segment_id=segment_ids)
             return runner.split_by_keys(rows, "user_id", contributions, "user_id", batch.count)[1]
 
         with batch.phase("assign"):

@@ -164,7 +164,7 @@ def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVers
         "users": users.in_model,
         "preferences": users.by_profile,
         "bought": bought_items(events).join(users.ids, "user_id", "left_semi"),
-        "items": factors_batch.packed_items(pinned.state, pinned.params),
+        "items": factors_batch.packed_items(pinned.state, pinned.state.global_sums, pinned.params),
     }
     lists = _lists_within_share(inputs, options, pinned.params, scores.max_share_per_item)
     constants = {
