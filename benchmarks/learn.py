@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from profilestream.base import commits
 from profilestream.base import settings as settings_module
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
+from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
 from profilestream.learn import stage
 from profilestream.learn.factors.factors_spec import FactorsSpec
-from profilestream.learn.learner_spec import LearnerBatch
+from profilestream.learn.learner_spec import Learner, LearnerBatch
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.learn.stage import StoredFrames
 from profilestream.serve.scores import recommend
@@ -67,7 +69,7 @@ class Shop:
         txn = Txn("bench", "bench", self.batches)
         batch = Batch(self.spark, paths, txn, Plan("", versions={table.name: version}))
         spec = FactorsSpec(settings)
-        stored = StoredFrames(self.spark, spec, txn, lambda table: version)
+        stored = StoredFrames(self.spark, spec, txn, lambda table: version, rows)
         learned = spec.learn(LearnerBatch(events, rows, stored))
         batch.merge(commits.with_batch_columns(learned.rows[table.name], table, txn), table)
         seconds = time.monotonic() - started
@@ -137,6 +139,103 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
     )
     ratio = (count / seconds) / (USERS / mllib_seconds)
     return Result("topn_vs_mllib", ratio, "ratio of lists/s", 1.0, "higher", "ALSModel.recommendForUserSubset", detail)
+
+
+def factors_small_batch(spark: SparkSession, work: Path) -> Result:
+    """Seconds of a warm batch of 100 events into 100,000 users, divided by those of an append of 100 rows by Spark."""
+    settings = _settings(empty_folder(work / "home"), ["learn.factors.first_full_passes=0"])
+    seconds = _small_batches(
+        spark, settings, FactorsSpec, lambda n, rows: _events(_interactions(spark, n, rows, USERS, ITEMS)), _SMALL_PAST
+    )
+    append = _append_seconds(spark, work)
+    detail = (
+        f"100 events, {USERS:,} users x {ITEMS:,} items, {_SMALL_PAST:,} past events, k 32, with evaluation and "
+        f"neighbors; {seconds:.2f} s, append {append:.2f} s; seed {SEED}"
+    )
+    return Result(
+        "factors_small_batch",
+        seconds / append,
+        "ratio of seconds",
+        3.0,
+        "lower",
+        "bare Spark append of 100 rows",
+        detail,
+    )
+
+
+def segments_small_batch(spark: SparkSession, work: Path) -> Result:
+    """Seconds of a warm batch of 100 of 200,000 profiles, divided by those of an append of 100 rows by Spark."""
+    overrides = [f"learn.segments.k={SEGMENTS}", "learn.segments.enabled=true"]
+    settings = _settings(empty_folder(work / "home"), overrides)
+    numbers = itertools.count()
+    seconds = _small_batches(
+        spark,
+        settings,
+        SegmentsSpec,
+        lambda n, rows: _profile_changes(spark, settings, n % PROFILES, rows, next(numbers)),
+        PROFILES,
+    )
+    append = _append_seconds(spark, work)
+    detail = (
+        f"100 of {PROFILES:,} users, 9 dimensions, k {SEGMENTS}; {seconds:.2f} s, append {append:.2f} s; seed {SEED}"
+    )
+    return Result(
+        "segments_small_batch",
+        seconds / append,
+        "ratio of seconds",
+        3.0,
+        "lower",
+        "bare Spark append of 100 rows",
+        detail,
+    )
+
+
+_SMALL_PAST, _SMALL_BATCHES, _APPEND = 500_000, 8, "bare Spark append of 100 rows"
+
+
+def _small_batches(
+    spark: SparkSession, settings: Settings, learner: Learner, rows_of: Callable[[int, int], DataFrame], past: int
+) -> float:
+    """Median seconds of batches of 100 rows, without the first three, after a batch with the past rows.
+
+    Args:
+        rows_of: function of the number of the first row, and of the number of rows.
+    """
+    (query,) = stage.queries(learner, settings)
+    for table in query.tables:
+        table.create(spark, settings.paths)
+    indexes: dict[str, KeyedRows] = {}
+    seconds = []
+    for batch_id in range(_SMALL_BATCHES + 1):
+        rows = rows_of(past + 100 * batch_id, 100) if batch_id else rows_of(0, past)
+        rows = rows.persist()
+        rows.count()
+        started = time.monotonic()
+        versions = query.versions(spark, Checkpoint(spark, f"{settings.paths.checkpoints}/none"), batch_id)
+        batch = Batch(
+            spark, settings.paths, Txn(query.name, "bench", batch_id), Plan("", "", versions),
+            local_max_rows=settings.stream.local_max_rows, local_max_keys=settings.stream.local_max_keys,
+            indexes=indexes,
+        )  # fmt: skip
+        query.write(rows, batch)
+        seconds.append(time.monotonic() - started)
+        rows.unpersist()
+    return statistics.median(seconds[4:])
+
+
+def _append_seconds(spark: SparkSession, work: Path) -> float:
+    """Median seconds of appends of 100 rows by Spark to a Delta table, without the first two."""
+    rows, table = spark.range(100).coalesce(1), str(work / "appends")
+    seconds = [measure_seconds(lambda: rows.write.format("delta").mode("append").save(table)) for _ in range(10)]
+    return statistics.median(seconds[2:])
+
+
+def _events(interactions: DataFrame) -> DataFrame:
+    """Interactions as rows of `events`: purchases."""
+    return interactions.selectExpr(
+        "user_id", "item_id", "rating", "category", "'purchase' AS event_type",
+        "timestamp_micros(time_micros) AS event_time",
+    )  # fmt: skip
 
 
 def segments_batch_vs_mllib(spark: SparkSession, work: Path) -> Result:

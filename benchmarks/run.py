@@ -27,7 +27,7 @@ BENCHMARKS = (
     latency.small_batch_cpu, latency.latency_local, latency.latency_local_1000, latency.latency_all_stages,
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
-    learn.segments_batch_vs_mllib,
+    learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,
     serve.report_seconds,
 )  # fmt: skip
 # Benchmarks without Spark.

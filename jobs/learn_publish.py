@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from profilestream.base import job
+from profilestream.base.errors import BadSettings
 from profilestream.base.session import open_session
 from profilestream.learn import publishing, version_aliases
 from profilestream.learn.learners import BY_NAME
@@ -17,6 +18,8 @@ from profilestream.learn.publication import STAGE
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
     publication = BY_NAME[args.learner](settings).publication
+    if publication is None:
+        raise BadSettings(f"{args.learner} is not published as a model", where="--learner", do="name another learner")
     if args.check:
         return
     if args.list:

@@ -23,12 +23,7 @@ def registry(settings: Settings) -> list[Table]:
     if settings.derive.windows.file:
         derived.append(user_features.table(settings))
     specs = [learner(settings) for learner in learners.LEARNERS]
-    learned = [
-        table
-        for spec in specs
-        if spec.has_input
-        for table in (*spec.tables, *spec.other_tables, spec.publication.published_table)
-    ]
+    learned = [table for spec in specs if spec.has_input for table in spec.all_tables]
     learned.append(tables.MODEL_METRICS)
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))

@@ -112,20 +112,26 @@ class Batch:
             count: number of rows of the frame.
             tables: that the results are written to.
         """
-        if all(self._is_written_locally(count, table) for table in tables):
+        if self.is_written_locally(count, tables):
             with self.phase("evaluate"):
                 return runner.collect(frame, selections)
         return [selection.rows(frame) for selection in selections]
 
-    def _is_written_locally(self, rows: int, table: Table) -> bool:
-        return self.keyed_rows(rows, table) is not None if table.is_updated else self.is_local(rows, table)
+    def is_written_locally(self, rows: int, tables: Sequence[Table]) -> bool:
+        """Whether a batch with this number of rows can be written to these tables in the process of the driver."""
+        return all(
+            self.keyed_rows(rows, table) is not None if table.is_updated else self.is_local(rows, table)
+            for table in tables
+        )
 
     def version_to_update(self, table: Table) -> int:
         """The version of a table that an update is computed from.
 
         It is the pinned one. Another process may have committed between a crash and the retry of the batch, so a retry
-        uses the latest one.
+        uses the latest one; if the table contains the batch already, the version before it.
         """
+        if self.is_done(table):
+            return commits.version_before(self.spark, table, self.paths, self.txn)
         pinned = None if self.is_retry else self.plan.versions.get(table.name)
         return commits.version(self.spark, table, self.paths) if pinned is None else pinned
 

@@ -16,8 +16,8 @@ from profilestream.base.columns import (
 )
 from profilestream.base.delta_table import Table
 
-_UPDATABLE = {"delta.enableDeletionVectors": "true"}
-_FOLLOWED = {**_UPDATABLE, "delta.enableChangeDataFeed": "true"}
+UPDATABLE = {"delta.enableDeletionVectors": "true"}
+_FOLLOWED = {**UPDATABLE, "delta.enableChangeDataFeed": "true"}
 USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `namespace:id`.", subject=USER)
 _SOURCE = Column("source", "STRING NOT NULL", "Name of the source in the settings.")
 _POSITION = Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`.")
@@ -219,7 +219,7 @@ FACTORS = Table(
     ),
     key=("side", "key"),
     partitioned_by=("side",),
-    properties={**_UPDATABLE, "delta.dataSkippingStatsColumns": "key"},
+    properties={**UPDATABLE, "delta.dataSkippingStatsColumns": "key"},
 )  # fmt: skip
 
 USER_SEGMENTS = Table(
@@ -239,7 +239,7 @@ USER_SEGMENTS = Table(
         BATCH_ID,
     ),
     key=("user_id",),
-    properties=_UPDATABLE,
+    properties=UPDATABLE,
 )
 
 SEGMENTS = Table(
@@ -405,7 +405,7 @@ RECOMMENDATIONS = Table(
         as_of("Newest event time of the factors."),
     ),
     key=("user_id", "list_type", "rank"),
-    properties=_UPDATABLE,
+    properties=UPDATABLE,
     schema_version=2,
 )
 

@@ -131,6 +131,12 @@ class LearnerSpec(ABC):
         return tuple(replace(table, declaration=declaration) for table in self.state_tables)
 
     @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """State tables, tables that later steps compute, and published rows."""
+        published = self.publication
+        return (*self.tables, *self.other_tables, *([published.published_table] if published else []))
+
+    @property
     def settings_text(self) -> str:
         """All settings that change what is learned, as JSON."""
         return self._text(self.config.parameters)
@@ -179,9 +185,9 @@ class LearnerSpec(ABC):
         raise NotImplementedError(f"{self.name} has no full passes")
 
     @property
-    @abstractmethod
-    def publication(self) -> Publication:
-        """How its state is published as a registered model."""
+    def publication(self) -> Publication | None:
+        """How its state is published as a registered model; null: it is not."""
+        return None
 
 
 def rows_of_last_batch(rows: DataFrame, epoch: str, before: int) -> pa.Table:

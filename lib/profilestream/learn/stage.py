@@ -4,24 +4,29 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits, locks
+from profilestream.base import commits, locks, runner
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult, Query, stage_query
 from profilestream.base.query_runner import checkpoint_path
+from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Settings
 from profilestream.base.tables import MODEL_METRICS
 from profilestream.learn import metrics
 from profilestream.learn.kernels.arrays import IS_DELETED
 from profilestream.learn.learner_spec import Learned, Learner, LearnerBatch, LearnerSpec, rows_of_last_batch
 from profilestream.learn.metrics_reporter import MetricsReporter
+
+# By table, the rows that the last batch of this run appended, and its transaction.
+_Appended = dict[str, tuple[Txn, pa.Table]]
 
 
 def queries(learner: Learner, settings: Settings) -> list[Query]:
@@ -34,7 +39,7 @@ def queries(learner: Learner, settings: Settings) -> list[Query]:
             spec.stage_name(),
             spec.reads(),
             (MODEL_METRICS, *spec.tables),
-            partial(_write, spec),
+            partial(_write, spec, {}),
             settings=spec.settings_text,
             shared=(MODEL_METRICS,),
             versions=partial(_versions, spec),
@@ -61,15 +66,25 @@ def _versions(spec: LearnerSpec, spark: SparkSession, checkpoint: Checkpoint, ba
     return pinned if spec.history is None or version is None else {**pinned, spec.history.name: version}
 
 
-def _write(spec: LearnerSpec, frame: DataFrame, batch: Batch) -> BatchResult:
+def _write(spec: LearnerSpec, appended: _Appended, frame: DataFrame, batch: Batch) -> BatchResult:
     with batch.cached(spec.select(frame)) as (rows, count):
         if count:
-            stored = StoredFrames(batch.spark, spec, batch.txn, batch.version_to_update)
-            learned = spec.learn(LearnerBatch(rows, count, stored, _history(spec, batch), batch.phase))
-            batch.append(metrics.metric_rows(spec.name, spec.metrics, learned.evaluation, batch.txn), MODEL_METRICS)
-            for table in spec.tables:
-                _commit(learned, table, count, stored, batch)
+            history = _history(spec, batch)
+            few = _StoredInDriver(batch, appended) if _is_local(spec, count, batch) else None
+            if few is not None and not (history is not None and spec.needs_history(few)):
+                with batch.phase("learn"):
+                    learned = spec.learn(LearnerBatch(rows.toArrow(), count, few))
+                _commit(spec, learned, few, appended, batch)
+            else:
+                stored = StoredFrames(batch.spark, spec, batch.txn, batch.version_to_update, count)
+                learned = spec.learn(LearnerBatch(rows, count, stored, history, batch.phase))
+                _commit(spec, learned, stored, appended, batch, count=None if learned.is_rebuilt else count)
     return BatchResult(rows_in=count)
+
+
+def _is_local(spec: LearnerSpec, count: int, batch: Batch) -> bool:
+    """Whether the driver processes the batch. A retry after a commit reads earlier versions, which only Spark does."""
+    return batch.is_written_locally(count, spec.tables) and not any(batch.is_done(table) for table in spec.tables)
 
 
 def _history(spec: LearnerSpec, batch: Batch) -> Callable[[], DataFrame] | None:
@@ -83,19 +98,21 @@ def _rows_until(spec: LearnerSpec, spark: SparkSession, version: int) -> DataFra
     return spec.select(spec.history.read(spark, spec.settings.paths, version=version))
 
 
-def _commit(learned: Learned, table: Table, count: int, stored: "StoredFrames", batch: Batch) -> None:
-    rows = learned.rows[table.name]
-    if not table.is_updated:
-        batch.append(commits.with_batch_columns(rows, table, batch.txn), table)
-        return
-    flags = [IS_DELETED] if IS_DELETED in rows.columns else []
-    batch.merge(
-        commits.with_batch_columns(rows, table, batch.txn, *flags),
-        table,
-        count=None if learned.is_rebuilt else count,
-        delete_flag="".join(flags),
-        read_version=stored.version(table),
-    )
+def _commit(
+    spec: LearnerSpec, learned: Learned, stored: "StoredFrames | _StoredInDriver", appended: _Appended, batch: Batch,
+    count: int | None = None,
+) -> None:  # fmt: skip
+    """Commit metrics and state; the arguments of Batch.merge depend on who has read the state."""
+    batch.append(metrics.metric_rows(spec.name, spec.metrics, learned.evaluation, batch.txn), MODEL_METRICS)
+    for table in spec.tables:
+        rows = learned.rows[table.name]
+        flags = [IS_DELETED] if IS_DELETED in runner.column_names(rows) else []
+        changed = commits.with_batch_columns(rows, table, batch.txn, *flags)
+        if table.is_updated:
+            batch.merge(changed, table, count=count, delete_flag="".join(flags), **stored.read_as(table))
+        else:
+            batch.append(changed, table)
+            appended[table.name] = batch.txn, changed
 
 
 @dataclass
@@ -104,12 +121,14 @@ class StoredFrames:
 
     Args:
         version_of: returns the version of an updated table that the state is read from.
+        count: number of rows of the batch.
     """
 
     spark: SparkSession
     spec: LearnerSpec
     txn: Txn
     version_of: Callable[[Table], int]
+    count: int
     _versions: dict[str, int] = field(default_factory=dict)
 
     def version(self, table: Table) -> int:
@@ -126,13 +145,54 @@ class StoredFrames:
         for name, value in values.items():
             rows = rows.where(F.col(name) == value if isinstance(value, str) else F.col(name).isin(list(value)))
         if keys is not None:
-            rows = rows.join(F.broadcast(keys.distinct()), keys.columns, "left_semi")
+            rows = rows.join(broadcast_if_small(keys.distinct(), self.count), keys.columns, "left_semi")
         return rows.select(*columns)
 
     def last_batch(self, table: Table) -> pa.Table:
         """As StateTables.last_batch."""
         rows = table.read(self.spark, self.spec.settings.paths)
         return rows_of_last_batch(rows, self.txn.epoch, self.txn.batch_id)
+
+    def read_as(self, table: Table) -> dict[str, Any]:
+        """Arguments of commits.merge: the commit is refused if the table has changed since it was read."""
+        return {"read_version": self.version(table)}
+
+
+@dataclass
+class _StoredInDriver:
+    """The state before a small batch, read in the process of the driver.
+
+    Args:
+        appended: the rows that each table got from the last batch of this run.
+    """
+
+    batch: Batch
+    appended: _Appended
+
+    def rows(
+        self, table: Table, columns: Sequence[str], keys: pa.Table | None = None, **values: str | Sequence[int]
+    ) -> pa.Table:
+        """As StateTables.rows."""
+        index = self.batch.indexes[table.name]
+        if keys is None:
+            return index.scan(tuple(columns), **values)
+        for name, value in values.items():
+            assert isinstance(value, str)
+            keys = runner.with_constant(keys, name, value)
+        return index.find(keys.select(list(table.key))).rows.select(list(columns))
+
+    def last_batch(self, table: Table) -> pa.Table:
+        """As StateTables.last_batch."""
+        txn, rows = self.appended.get(table.name, (None, None))
+        now = self.batch.txn
+        if txn is None or rows is None or txn.epoch != now.epoch or txn.batch_id >= now.batch_id:
+            return rows_of_last_batch(table.read(self.batch.spark, self.batch.paths), now.epoch, now.batch_id)
+        return rows
+
+    def read_as(self, table: Table) -> dict[str, Any]:
+        """Arguments of commits.merge."""
+        index = self.batch.indexes[table.name]
+        return {"index": index, "read_version": index.version}
 
 
 def run_full_pass(spark: SparkSession, settings: Settings, learner: Learner) -> int:
@@ -159,9 +219,8 @@ def run_full_pass(spark: SparkSession, settings: Settings, learner: Learner) -> 
     with locks.hold_lock(paths.lock_folder, stage):
         rows = _rows_until(spec, spark, version)
         count = rows.count()
-        stored = StoredFrames(
-            spark, spec, Txn(stage, checkpoint.epoch(), last_batch + 1), partial(commits.version, spark, paths=paths)
-        )
+        next_txn = Txn(stage, checkpoint.epoch(), last_batch + 1)
+        stored = StoredFrames(spark, spec, next_txn, partial(commits.version, spark, paths=paths), count)
         learned = spec.learn_again(LearnerBatch(rows, count, stored))
         txn = Txn(f"full pass of {stage}", str(uuid.uuid4()), last_batch)
         for table in spec.tables if learned else ():

@@ -50,9 +50,9 @@ def published(
     registered: list[tuple[Publication, RegisteredVersion, VersionTags]] = []
     try:
         for spec in (learner(settings) for learner in LEARNERS):
-            if spec.has_input:
-                with model_registry.open_model(settings, spec.publication.model_name) as model:
-                    registered += [(spec.publication, version, VersionTags.of(version)) for version in model.versions()]
+            if spec.has_input and (publication := spec.publication) is not None:
+                with model_registry.open_model(settings, publication.model_name) as model:
+                    registered += [(publication, version, VersionTags.of(version)) for version in model.versions()]
     except ProfilestreamError as error:
         log.warning("the report has no published versions: %s", error.what)
         return (), ()
