@@ -224,7 +224,7 @@ def merge(
         delete_flag: name of a boolean column of the frame that is not in the table: true deletes the row of that key.
         within: a SQL condition on the table (`t`) that is true for every key of the frame; files without such rows are
             not read.
-        read_version: the version of the table that the rows of a frame were computed from, if they contain its rows.
+        read_version: the version of the table that the rows were computed from, if they depend on its rows.
         index: of the table, for the rows of an Arrow table.
         before: the stored rows that the rows of an Arrow table were computed from, if they contain them.
 
@@ -241,7 +241,8 @@ def merge(
         if delete_flag:
             deleted = frame.filter(frame[delete_flag]).select(table.key)
             frame = frame.filter(pc.invert(frame[delete_flag]))
-        index.update(frame.select(table.names), txn.app_id(table), txn.batch_id, deleted=deleted, before=before)
+        rows, app_id = frame.select(table.names), txn.app_id(table)
+        index.update(rows, app_id, txn.batch_id, deleted=deleted, before=before, read_version=read_version)
         return frame
     spark = frame.sparkSession
     table.check(frame.select(*table.names).schema)

@@ -37,7 +37,7 @@ _CHECKSUM_FIELDS = (
     "protocol",
 )  # fmt: skip
 # Fields of an `add` action that are written again with a new deletion vector; checkpoints contain others.
-_ADD_FIELDS = ("path", "size", "modificationTime", "stats", "deletionVector")
+_ADD_FIELDS = ("path", "partitionValues", "size", "modificationTime", "stats", "deletionVector")
 
 
 def latest_version(folder: Path) -> int:
@@ -164,7 +164,7 @@ class DeltaLog:
     Attributes:
         files: `add` actions of the data files by path.
         transactions: last version by application id.
-        metadata: id, columns and properties of the table.
+        metadata: id, columns and partition columns of the table.
         is_supported: whether the table has deletion vectors, and no feature that this module does not know.
     """
 
@@ -226,13 +226,14 @@ class DeltaLog:
         for action in actions:
             if "add" in action:
                 fields = {name: action["add"].get(name) for name in _ADD_FIELDS}
+                fields["partitionValues"] = dict(fields["partitionValues"] or {})  # of a checkpoint: a list of pairs
                 added[fields["path"]] = {name: value for name, value in fields.items() if value is not None}
             elif "remove" in action:
                 self.files.pop(action["remove"]["path"], None)
             elif "txn" in action:
                 self.transactions[action["txn"]["appId"]] = action["txn"]["version"]
             elif "metaData" in action:
-                self.metadata = {name: action["metaData"][name] for name in ("id", "schemaString")}
+                self.metadata = {name: action["metaData"][name] for name in ("id", "schemaString", "partitionColumns")}
             elif "protocol" in action:
                 features = [set(action["protocol"].get(f"{kind}Features") or ()) for kind in ("reader", "writer")]
                 has_vectors = all("deletionVectors" in part for part in features)

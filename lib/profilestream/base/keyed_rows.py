@@ -10,13 +10,14 @@ are located again. If the rows themselves changed, the commit is refused.
 
 import json
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from profilestream.base.settings import Paths
 
 _ATTEMPTS = 5
 _CHANGE_TYPE = "_change_type"
+_Wanted = dict[str, list[Any]]  # values of a scan by column
+_ScannedFile = tuple[pa.Table, Positions]  # rows with these values, and their positions
 
 
 @dataclass
@@ -67,9 +70,10 @@ class StoredRows:
 
 
 class KeyedRows:
-    """The rows of one table without partitions, in a local file system. It is used by one thread at a time.
+    """The rows of one table in a local file system. It is used by one thread at a time.
 
-    An indexed key takes 16 bytes; in addition, the footer of each Parquet file is in memory.
+    Partition columns contain texts, dates or integers. An indexed key takes 16 bytes; in addition, the footer of each
+    Parquet file is in memory, and the result of the last `scan` of each list of columns.
     """
 
     def __init__(self, table: Table, paths: Paths) -> None:
@@ -80,6 +84,12 @@ class KeyedRows:
         self._log = DeltaLog(self._folder)
         self._files: dict[str, _IndexedFile] = {}
         self._metadata: Action = {}
+        self._scans: dict[tuple[str, ...], tuple[_Wanted, dict[str, _ScannedFile]]] = {}
+
+    @property
+    def version(self) -> int:
+        """The version of the table at the last refresh."""
+        return self._log.version
 
     def refresh(self, max_keys: int) -> bool:
         """Follow the log; false if the table has more than `max_keys` rows, or a feature that is not supported."""
@@ -102,7 +112,7 @@ class KeyedRows:
         Args:
             keys: the key columns of the table, never null.
         """
-        wanted = set(_tuples(self._cast(keys)))
+        wanted = set(self._keys_of(self._cast(keys)))
         hashes = np.unique(_hashes(list(wanted)))
         parts, places = [], {}
         for path, positions in self._positions_by_file(hashes):
@@ -113,9 +123,33 @@ class KeyedRows:
                 places[path] = positions[is_wanted]
         return StoredRows(pa.concat_tables(parts) if parts else self._schema.empty_table(), places, self._log.version)
 
+    def scan(self, columns: tuple[str, ...], /, **values: str | Sequence[int]) -> pa.Table:
+        """The stored rows with some values, at the version of the last refresh, in any order.
+
+        Files of other partitions are not read, nor row groups whose statistics exclude the values. A file that the last
+        scan of these columns and values used is not read again: files never change.
+
+        Args:
+            columns: of the result.
+            values: for each named column, the text or the numbers that it may contain.
+        """
+        wanted = {name: [one] if isinstance(one, str) else list(one) for name, one in values.items()}
+        last_wanted, scanned = self._scans.get(columns, ({}, {}))
+        scanned = {
+            path: scanned[path] if path in scanned and last_wanted == wanted else self._scanned(path, columns, wanted)
+            for path in self._files
+            if all(one.as_py() in wanted[name] for name, one in self._partition(path).items() if name in wanted)
+        }
+        self._scans[columns] = wanted, scanned
+        parts = [self._schema.empty_table().select(columns)]
+        for path, (rows, positions) in scanned.items():
+            is_deleted = np.isin(positions, self._files[path].deleted)
+            parts.append(rows.filter(pa.array(~is_deleted)) if is_deleted.any() else rows)
+        return pa.concat_tables(parts)
+
     def update(
         self, rows: pa.Table, app_id: str, batch_id: int, *, deleted: pa.Table | None = None,
-        before: StoredRows | None = None,
+        before: StoredRows | None = None, read_version: int | None = None,
     ) -> None:  # fmt: skip
         """Insert or replace rows by key, unless the table already contains this batch of the application id.
 
@@ -123,16 +157,19 @@ class KeyedRows:
             rows: with the columns of the table; one per key.
             deleted: keys whose rows are deleted.
             before: the stored rows that the rows were computed from.
+            read_version: the version of the table that the rows were computed from, if they depend on rows that
+                `before` does not contain.
 
         Raises:
-            Refused: the rows of `before` or the columns of the table changed, or other writers committed at every
-                attempt.
+            Refused: the rows of `before` or the columns of the table changed, the table has a later version than
+                `read_version`, or other writers committed at every attempt.
         """
         new = self._cast(rows)
         keys = new.select(self._table.key)
         if deleted is not None:
-            keys = pa.concat_tables([keys, self._cast(deleted)])
-        added = local_appends.write_file(new, self._folder, {}, self._table) if len(new) else None
+            keys = pa.concat_tables([keys, self._cast(deleted).select(self._table.key)])
+        parts = list(local_appends.partitions(new, self._table.partitioned_by))
+        added = [local_appends.write_file(part, self._folder, values, self._table) for values, part in parts]
         for _ in range(_ATTEMPTS):
             self._log.refresh()
             if not self._log.is_supported or self._log.metadata != self._metadata:
@@ -140,11 +177,13 @@ class KeyedRows:
             self._index_new_files()
             if self._log.transactions.get(app_id, -1) >= batch_id:
                 return
+            if read_version is not None and self._log.version != read_version:
+                break
             old = before if before is not None and before.version == self._log.version else self.find(keys)
             if before is not None and not self._is_equal(old.rows, before.rows):
                 break
             vectors = self._new_vectors(old)
-            actions = [{"add": added}] if added else []
+            actions = [{"add": one} for one in added]
             actions += [*self._file_actions(old, vectors), *self._change_actions(new, old.rows)]
             if self._log.commit(actions, app_id, batch_id):
                 for path, positions in vectors.items():
@@ -174,10 +213,11 @@ class KeyedRows:
                 one.deleted = deleted.get(path.rsplit("/", 1)[-1], np.zeros(0, np.int64))
 
     def _indexed(self, path: str) -> _IndexedFile:
-        with pq.ParquetFile(self._folder / path) as file:
+        key, partition = self._table.key, self._partition(path)
+        with self._open(path) as file:
             # Tuples of all keys of a large file would take ten times as much memory as their hashes.
-            parts = file.iter_batches(columns=list(self._table.key))
-            hashes = [_hashes(_tuples(self._cast(pa.Table.from_batches([part])))) for part in parts]
+            tables = (pa.Table.from_batches([part]) for part in file.iter_batches(columns=list(key)))
+            hashes = [_hashes(self._keys_of(self._cast(rows, key, partition))) for rows in tables]
             all_hashes = np.concatenate([np.zeros(0, np.int64), *hashes])
             order = np.argsort(all_hashes)
             return _IndexedFile(all_hashes[order], order, file.metadata)
@@ -190,29 +230,52 @@ class KeyedRows:
             if rows and len(positions := np.setdiff1d(np.concatenate(rows), one.deleted)):
                 yield path, positions
 
-    def _read(self, path: str, positions: Positions) -> pa.Table:
-        """The rows at positions, which are ascending."""
+    def _open(self, path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+        return pq.ParquetFile(self._folder / unquote(path), metadata=metadata)
+
+    def _partition(self, path: str) -> dict[str, Any]:
+        """The Arrow scalars of the partition columns of a file, which it does not contain; an empty text is null."""
+        texts = self._log.files[path]["partitionValues"]
+        types = {name: self._schema.field(name).type for name in texts}
+        return {name: pa.scalar(text or None, pa.string()).cast(types[name]) for name, text in texts.items()}
+
+    def _scanned(self, path: str, columns: tuple[str, ...], wanted: _Wanted) -> _ScannedFile:
+        """The rows of a file with the wanted values, also deleted ones."""
+        groups = _row_groups(self._files[path].metadata)
+        is_read = np.array([_may_contain(group, wanted) for group in groups], bool)
+        positions = np.flatnonzero(np.repeat(is_read, [group.num_rows for group in groups]))
+        rows = self._read(path, positions, {*columns, *wanted})
+        for name in wanted.keys() - set(self._table.partitioned_by):
+            is_wanted = pc.is_in(rows[name], value_set=pa.array(wanted[name], rows[name].type))
+            rows, positions = rows.filter(is_wanted), positions[is_wanted.to_numpy()]
+        return rows.select(columns), positions
+
+    def _read(self, path: str, positions: Positions, names: Collection[str] | None = None) -> pa.Table:
+        """The rows at positions, which are ascending; by default with all columns."""
         metadata = self._files[path].metadata
-        sizes = np.array([metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)])
+        sizes = np.array([group.num_rows for group in _row_groups(metadata)], np.int64)
         ends = np.cumsum(sizes)
         of_row = np.searchsorted(ends, positions, side="right")
         groups, numbers = np.unique(of_row, return_inverse=True)
         start_in_result = np.cumsum([0, *sizes[groups[:-1]]])
         in_result = positions - (ends - sizes)[of_row] + start_in_result[numbers]
-        with pq.ParquetFile(self._folder / path, metadata=metadata) as file:
-            rows = file.read_row_groups(groups.tolist(), columns=self._schema.names)
-        return self._cast(rows.take(pa.array(in_result)), self._schema.names)
+        names = self._schema.names if names is None else names
+        with self._open(path, metadata) as file:
+            rows = file.read_row_groups(groups.tolist(), columns=[*names])
+        rows = rows.take(pa.array(in_result)) if len(positions) < len(rows) else rows
+        return self._cast(rows, names, self._partition(path))
 
-    def _cast(self, rows: pa.Table, names: list[str] | None = None) -> pa.Table:
+    def _cast(
+        self, rows: pa.Table, names: Collection[str] | None = None, partition: dict[str, Any] | None = None
+    ) -> pa.Table:
         """The columns in the types of the table; by default those that the rows have.
 
-        A file has no column that was added to the table later; its values are null.
+        A file has no partition columns, and no column that was added to the table later; its values are null.
         """
         schema = pa.schema([one for one in self._schema if one.name in (names or rows.column_names)])
-        columns = [
-            rows[one.name].cast(one.type) if one.name in rows.column_names else pa.nulls(len(rows), one.type)
-            for one in schema
-        ]
+        stored = {one.name: rows[one.name].cast(one.type) for one in schema if one.name in rows.column_names}
+        stored |= {name: pa.repeat(value, len(rows)) for name, value in (partition or {}).items()}
+        columns = [stored[one.name] if one.name in stored else pa.nulls(len(rows), one.type) for one in schema]
         return pa.table(columns, schema=schema)
 
     def _keys_of(self, rows: pa.Table) -> list[tuple[Any, ...]]:
@@ -236,16 +299,16 @@ class KeyedRows:
         descriptors = deletion_vectors.write(self._folder, remaining) if remaining else {}
         for path in vectors:
             add = self._log.files[path]
-            removed = {name: add[name] for name in ("path", "size", "deletionVector", "stats") if name in add}
-            common = {"dataChange": True, "partitionValues": {}}
+            fields = ("path", "partitionValues", "size", "deletionVector", "stats")
+            removed = {name: add[name] for name in fields if name in add} | {"dataChange": True}
             now = int(time.time() * 1000)
-            yield {"remove": {**removed, **common, "deletionTimestamp": now, "extendedFileMetadata": True}}
+            yield {"remove": {**removed, "deletionTimestamp": now, "extendedFileMetadata": True}}
             if is_left[path]:
                 stats = json.dumps({**_stored_statistics(add), "tightBounds": False})
-                yield {"add": {**add, **common, "stats": stats, "deletionVector": descriptors[path]}}
+                yield {"add": {**add, "dataChange": True, "stats": stats, "deletionVector": descriptors[path]}}
 
     def _change_actions(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
-        """The action that adds a file of changes. Without old rows, the change feed reads the added file as inserts."""
+        """The actions that add files of changes. Without old rows, the change feed reads the added files as inserts."""
         if not len(old) or self._table.properties.get("delta.enableChangeDataFeed") != "true":
             return
         old_keys, new_keys = self._keys_of(old), self._keys_of(new)
@@ -253,11 +316,25 @@ class KeyedRows:
         types = ["update_preimage" if key in updated else "delete" for key in old_keys]
         types += ["update_postimage" if key in updated else "insert" for key in new_keys]
         changes = pa.concat_tables([old, new]).append_column(_CHANGE_TYPE, pa.array(types))
-        path = f"_change_data/cdc-{uuid.uuid4()}.parquet"
-        (self._folder / path).parent.mkdir(exist_ok=True)
-        local_appends.write_parquet(changes, self._folder / path, is_updated=False)
-        size = (self._folder / path).stat().st_size
-        yield {"cdc": {"path": path, "partitionValues": {}, "size": size, "dataChange": False}}
+        for values, part in local_appends.partitions(changes, self._table.partitioned_by):
+            file = local_appends.new_file(self._folder / "_change_data", values)
+            local_appends.write_parquet(part, file, is_updated=False)
+            yield {"cdc": {**local_appends.file_fields(file, self._folder, values), "dataChange": False}}
+
+
+def _row_groups(metadata: pq.FileMetaData) -> list[pq.RowGroupMetaData]:
+    return [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+
+
+def _may_contain(group: pq.RowGroupMetaData, wanted: _Wanted) -> bool:
+    """Whether the statistics of a row group include, for each column, one of the wanted values."""
+    for chunk in (group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema in wanted):
+        bounds, values = chunk.statistics, wanted[chunk.path_in_schema]
+        if bounds is None or not bounds.has_min_max:
+            continue
+        if not any(bounds.min <= value <= bounds.max for value in values):
+            return False
+    return True
 
 
 def _stored_statistics(add: Action) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,11 +50,16 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
     if writer and last is not None and last >= writer[1]:
         return
     rows = rows.select(table.names).cast(table.arrow_schema)
-    parts = _partitions(rows, table.partitioned_by)
+    parts = partitions(rows, table.partitioned_by)
     written = [write_file(part, folder, values, table) for values, part in parts]
     added: list[AddAction | RemoveAction] = [
         AddAction(
-            add["path"], add["size"], add["partitionValues"], add["modificationTime"], add["dataChange"], add["stats"]
+            unquote(add["path"]),  # delta-rs escapes it
+            add["size"],
+            add["partitionValues"],
+            add["modificationTime"],
+            add["dataChange"],
+            add["stats"],
         )
         for add in written
     ]
@@ -68,14 +73,14 @@ def append(rows: pa.Table, table: Table, paths: Paths, writer: tuple[str, int] |
     after_commit(folder, latest_version(folder))
 
 
-def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+def partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
     """The values of each partition as texts, and its rows without these columns; nothing without rows."""
     if not by:
         if len(rows):
             yield {}, rows
         return
-    partitions = rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist()
-    for values in sorted(partitions, key=lambda one: [(value is not None, value) for value in one.values()]):
+    distinct = rows.select(list(by)).group_by(list(by)).aggregate([]).to_pylist()
+    for values in sorted(distinct, key=lambda one: [(value is not None, value) for value in one.values()]):
         part = rows
         for name, value in values.items():
             part = part.filter(pc.is_null(part[name]) if value is None else pc.equal(part[name], value))
@@ -83,27 +88,37 @@ def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str,
 
 
 def _partition_text(value: Any) -> str | None:
-    """A partition value as Delta writes it; times in UTC without their zone."""
+    """A partition value as Delta writes it: times in UTC without their zone, an empty text as null."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=None).isoformat(" ")
-    return None if value is None else str(value)
+    return None if value is None or value == "" else str(value)
 
 
 def write_file(rows: pa.Table, folder: Path, partition: dict[str, str | None], table: Table) -> dict[str, Any]:
     """Write a data file of one partition; returns its `add` action."""
-    folders = [f"{name}={quote(value or '__HIVE_DEFAULT_PARTITION__', safe='')}" for name, value in partition.items()]
-    path = "/".join([*folders, f"part-{uuid.uuid4()}.parquet"])
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    write_parquet(rows, folder / path, is_updated=table.is_updated)
+    file = new_file(folder, partition)
+    write_parquet(rows, file, is_updated=table.is_updated)
     columns = table.properties.get("delta.dataSkippingStatsColumns", ",".join(rows.column_names)).split(",")
     return {
-        "path": path,
-        "partitionValues": partition,
-        "size": (folder / path).stat().st_size,
+        **file_fields(file, folder, partition),
         "modificationTime": int(time.time() * 1000),
         "dataChange": True,
-        "stats": json.dumps(_statistics(pq.read_metadata(folder / path), columns)),
+        "stats": json.dumps(_statistics(pq.read_metadata(file), columns)),
     }
+
+
+def new_file(folder: Path, partition: dict[str, str | None]) -> Path:
+    """The path of a new Parquet file below a folder, in the folder of its partition, which is created."""
+    folders = [f"{name}={quote(value or '__HIVE_DEFAULT_PARTITION__', safe='')}" for name, value in partition.items()]
+    file = folder.joinpath(*folders, f"part-{uuid.uuid4()}.parquet")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def file_fields(file: Path, folder: Path, partition: dict[str, str | None]) -> dict[str, Any]:
+    """The fields that an `add` and a `cdc` action of a file share; the path is relative to the table and escaped."""
+    path = quote(file.relative_to(folder).as_posix(), safe="/=")
+    return {"path": path, "partitionValues": partition, "size": file.stat().st_size}
 
 
 def write_parquet(rows: pa.Table, path: Path, *, is_updated: bool) -> None:

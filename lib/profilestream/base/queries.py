@@ -96,7 +96,7 @@ class Batch:
 
         Null if Spark updates the table.
         """
-        if table.partitioned_by or not self.is_local(rows, table):
+        if not self.is_local(rows, table):
             return None
         if table.name not in self.indexes:
             self.indexes[table.name] = KeyedRows(table, self.paths)
