@@ -91,7 +91,7 @@ class FactorsSpec(LearnerSpec):
             events: rows with als_rows.EVENT; other users may be left out.
         """
         users = None if events is None else self._keys(events)
-        global_rows = runner.collected(stored.rows(self.table, side="global").select("global_sums"))
+        global_rows = runner.collected(stored.rows(self.table, side="global").select(["global_sums"]))
         return FactorsState(
             stored.rows(self.table, users, side="user").select(als_rows.USER.names),
             stored.rows(self.table, side="item").select(als_rows.ITEM.names),
