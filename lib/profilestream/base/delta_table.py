@@ -18,9 +18,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from profilestream.base import delta_log, files
+from profilestream.base.arrow_types import arrow_field
 from profilestream.base.columns import Column
 from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
 from profilestream.base.jvm import java_class
@@ -38,6 +38,11 @@ _CREATE_LOCKS: dict[str, threading.Lock] = {}  # by path: two sources of one run
 def _schema(columns: tuple[Column, ...]) -> T.StructType:
     parsed = cast(T.StructType, T.StructType.fromDDL(", ".join(column.ddl for column in columns)))
     return _commented(parsed, columns)
+
+
+@functools.cache
+def _arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    return pa.schema([arrow_field(column.name, column.type) for column in columns])
 
 
 def _commented(struct: T.StructType, columns: tuple[Column, ...]) -> T.StructType:
@@ -113,8 +118,8 @@ class Table:
 
     @property
     def arrow_schema(self) -> pa.Schema:
-        """The columns as Arrow types, with times in UTC."""
-        return to_arrow_schema(self.schema, timezone="UTC")
+        """The columns as Arrow types, with times in UTC; needs no session."""
+        return _arrow_schema(self.columns)
 
     def arrow_rows(self, rows: list[dict[str, Any]]) -> pa.Table:
         """Plain values as rows; maps are lists of pairs; times are datetimes or microseconds since 1970."""

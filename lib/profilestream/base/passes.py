@@ -100,7 +100,9 @@ def _with_columns(rows: Rows, schema: pa.Schema, name: str) -> Rows:
         )
     if wrong := {name: kind for name, kind in expected.items() if actual.get(name) != kind}:
         raise TypeError(f"{name} has the columns {actual}; needed: {wrong}")
-    return rows.select(*schema.names) if isinstance(rows, DataFrame) else rows.select(schema.names)
+    if isinstance(rows, DataFrame):
+        return rows.select(*schema.names)
+    return pa.Table.from_arrays([rows[column] for column in schema.names], schema=schema)
 
 
 def _run_by_spark(
