@@ -68,7 +68,9 @@ class MemoryTables:
         return _with_columns(table, rows) if len(rows) else self._stored(table)
 
 
-def _positions(rows: pa.Table, keys: pa.Table, join_type: Literal["left semi", "left anti"]) -> "pa.ChunkedArray[pa.Int64Scalar]":
+def _positions(
+    rows: pa.Table, keys: pa.Table, join_type: Literal["left semi", "left anti"]
+) -> "pa.ChunkedArray[pa.Int64Scalar]":
     """The positions of the rows whose key columns are in another table, or are not."""
     names = keys.column_names
     numbered = rows.select(names).append_column("row", pa.array(range(len(rows)), pa.int64()))

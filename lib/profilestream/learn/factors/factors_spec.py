@@ -96,7 +96,7 @@ class FactorsSpec(LearnerSpec):
         The first batch gets full passes over its own events. Later, when the number of events has doubled, full passes
         run over all events before the batch. They wait for a batch that begins at a commit of `events`.
         """
-        stored, sums, config = StoredRows(batch.stored, self.table), self.global_sums(batch.stored), self.config
+        stored, sums, config = FactorsRows(batch.stored, self.table), self.global_sums(batch.stored), self.config
         rebuilt: FactorsState[Rows] | None = None
         with batch.phase("full pass"):
             if not sums.event_count and config.first_full_passes:
@@ -120,7 +120,7 @@ class FactorsSpec(LearnerSpec):
 
     def learn_again(self, batch: LearnerBatch[Rows]) -> Learned | None:
         stored, sums, passes = (
-            StoredRows(batch.stored, self.table),
+            FactorsRows(batch.stored, self.table),
             self.global_sums(batch.stored),
             self.config.full_passes,
         )
@@ -182,7 +182,7 @@ class FactorsSpec(LearnerSpec):
 
 
 @dataclass(frozen=True)
-class StoredRows(Generic[Rows]):
+class FactorsRows(Generic[Rows]):
     """The rows of `factors` before a batch, as factors_batch.StoredFactors."""
 
     stored: StateTables[Rows]
