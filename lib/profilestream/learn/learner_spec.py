@@ -163,7 +163,7 @@ class LearnerSpec(ABC):
 
     @abstractmethod
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
-        """Score a batch with the state before it, and then learn it. The batch has rows."""
+        """Score a batch with the state before it, and then learn it. A batch without rows changes nothing."""
 
     def learn_again(self, batch: LearnerBatch[Rows]) -> Learned:
         """Full passes on request: the rows of the batch are all rows that were learned, and already in the state."""

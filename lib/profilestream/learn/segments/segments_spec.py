@@ -5,7 +5,7 @@ user, so each user counts once, even if many batches changed the profile.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -117,7 +117,8 @@ class SegmentsSpec(LearnerSpec):
         return profile_points.latest_profiles(frame, self.profile, self.params)
 
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
-        model, params = self._model_before(batch), self.params
+        model = self._model_before(batch)
+        params = self.params if batch.count else replace(self.params, max_split_merges=0)
         contributions = profile_points.contributions(batch.rows, model.scaling)
         user_ids = runner.renamed(contributions, {"user_id": "user_id"})
         stored = batch.stored.rows(self.users_table, user_ids)
