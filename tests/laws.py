@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class LearnerCase:
         logs: lists of single rows with times in any order.
         to_rows: state, single rows -> rows as from `spec.select`.
         score: state, rows -> a number per row.
+        user_of: a single row -> the user.
         unseen: a single row -> the same row of keys that no log contains.
         later: a single row -> the same row after the end of all logs.
         decayed_weights: state -> numbers that depend only on the rows and on the time of the state, by name.
@@ -55,6 +56,7 @@ class LearnerCase:
     logs: SearchStrategy[list[Any]]
     to_rows: Callable[[MemoryTables, list[Any]], pa.Table]
     score: Callable[[MemoryTables, pa.Table], Floats]
+    user_of: Callable[[Any], str]
     unseen: Callable[[Any], Any]
     later: Callable[[Any], Any]
     decayed_weights: Callable[[MemoryTables], Numbers]
@@ -76,6 +78,13 @@ class LearnerCase:
     def learn(self, tables: MemoryTables, batch: list[Any]) -> MemoryTables:
         """The state after a batch."""
         return tables.with_learned(self.spec, self.learn_rows(tables, self.to_rows(tables, batch)))
+
+    def remove(self, tables: MemoryTables, users: list[str], log: list[Any]) -> MemoryTables:
+        """The state without some users, whose rows are in the log."""
+        events = self.to_rows(MemoryTables(), [row for row in log if self.user_of(row) in users])
+        removed = self.spec.remove(tables, pa.table({"user_id": pa.array(users, pa.string())}), events)
+        assert not removed.evaluation.values and removed.evaluation.times is None
+        return tables.with_learned(self.spec, removed)
 
     def numbers(self, tables: MemoryTables) -> Numbers:
         """All numbers and times of all rows, by table, key and column, and the texts of rows in the names."""
@@ -225,6 +234,38 @@ def weights_decay_in_event_time_for_any_split_into_batches(case: LearnerCase) ->
     check()
 
 
+def weights_without_a_removed_user_are_those_of_a_state_that_never_had_the_user(case: LearnerCase) -> None:
+    @law_settings
+    @given(case.sales, case.sales)
+    def check(past: list[Any], batch: list[Any]) -> None:
+        user = case.user_of(batch[0])
+        others = [row for row in past if case.user_of(row) != user]
+        assume(others)
+        # The user is in the second and third batch, and the newest row is of another user.
+        tables = never = MemoryTables()
+        batches = [others, past, [*batch, case.later(others[0])]]
+        for one in batches:
+            tables = case.learn(tables, one)
+            never = case.learn(never, [row for row in one if case.user_of(row) != user])
+        removed = case.remove(tables, [user], sum(batches, []))
+        assert_close(case.decayed_weights(removed), case.decayed_weights(never), 1e-9)
+        assert not any(f" {user} " in name for name in case.numbers(removed))
+
+    check()
+
+
+def a_user_that_was_never_learned_is_removed_without_effect(case: LearnerCase) -> None:
+    @law_settings
+    @given(case.logs)
+    def check(past: list[Any]) -> None:
+        tables = case.learn(MemoryTables(), past)
+        log = [case.unseen(row) for row in past]
+        removed = case.remove(tables, sorted({case.user_of(row) for row in log}), log)
+        assert_close(case.numbers(removed), case.numbers(tables), 1e-5)
+
+    check()
+
+
 LAWS = (
     rows_in_any_order_and_in_any_number_of_parts_give_the_same_result,
     an_empty_batch_changes_nothing,
@@ -234,6 +275,8 @@ LAWS = (
     a_batch_is_scored_with_the_state_before_it,
     states_equal_those_of_a_reference_implementation,
     weights_decay_in_event_time_for_any_split_into_batches,
+    weights_without_a_removed_user_are_those_of_a_state_that_never_had_the_user,
+    a_user_that_was_never_learned_is_removed_without_effect,
 )
 
 

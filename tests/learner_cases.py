@@ -68,6 +68,7 @@ def factors_case(home: Path, settings: str, weights: list[float]) -> LearnerCase
         logs=event_logs(weights),
         to_rows=lambda tables, batch: event_rows(batch),
         score=lambda tables, rows: factors_batch.predictions(spec.state(tables), rows, spec.params),
+        user_of=lambda event: event.user,
         unseen=lambda event: replace(event, user=f"new {event.user}", item=f"new {event.item}"),
         later=lambda event: replace(event, time=event.time + 60 * DAY),
         decayed_weights=lambda tables: item_weights(spec, tables),
@@ -108,9 +109,11 @@ def event_rows(batch: Sequence[Event]) -> pa.Table:
 
 
 def item_weights(spec: FactorsSpec, tables: MemoryTables) -> Numbers:
-    """Decayed weight and popularity of all items, at the time of the state."""
-    index = factors_batch.index_of(spec.state(tables), spec.params)
-    return {"decayed weights": index.decayed_weights, "popularity": index.popularity}
+    """Decayed weight and popularity of all items, and counts, at the time of the state."""
+    state = spec.state(tables)
+    index, sums = factors_batch.index_of(state, spec.params), state.global_sums
+    counts = np.array([sums.item_count, sums.user_count, sums.event_count, sums.item_weight])
+    return {"decayed weights": index.decayed_weights, "popularity": index.popularity, "counts": counts}
 
 
 def _evaluated_factors(
@@ -175,6 +178,7 @@ def segments_case(home: Path) -> LearnerCase:
         logs=profile_logs(),
         to_rows=lambda tables, batch: profile_rows(spec, tables, batch),
         score=lambda tables, rows: _squared_distances(spec, tables, rows),
+        user_of=lambda row: row[0],
         unseen=lambda row: (f"new {row[0]}", *row[1:]),
         later=lambda row: (row[0], row[1], row[2] + 60 * DAY),
         decayed_weights=lambda tables: _total_weights(spec, tables),

@@ -169,6 +169,16 @@ class LearnerSpec(ABC):
         """Full passes on request: the rows of the batch are all rows that were learned, and already in the state."""
         raise NotImplementedError(f"{self.name} has no full passes")
 
+    @abstractmethod
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """The state without some users, as if their rows had never been learned; without an evaluation.
+
+        Args:
+            stored: the state.
+            keys: the users: a column `user_id` with unique values; those that the state does not have are ignored.
+            events: all learned rows of these users, from `select`.
+        """
+
     @property
     @abstractmethod
     def publication(self) -> Publication:

@@ -20,6 +20,7 @@ from profilestream.learn.factors.factors_batch import FactorsState, RankerSums
 from profilestream.learn.factors.item_recommender import ItemRecommender
 from profilestream.learn.factors.kernels import als_rows
 from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
+from profilestream.learn.kernels.arrays import IS_DELETED
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
@@ -125,6 +126,11 @@ class FactorsSpec(LearnerSpec):
         state = factors_batch.fit_full_passes(state, batch.rows, passes, self.params)
         return self._learned(state, RankerSums(), state.global_sums)
 
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """Subtract what the users added, with their current vectors; docs/learners.md has what remains."""
+        state = self.state(stored)
+        return self._learned(factors_batch.remove(state, keys, events, self.params), RankerSums(), state.global_sums)
+
     def _learned(self, change: FactorsState[Rows], ranker_sums: RankerSums, before: GlobalSums) -> Learned:
         values = {ranker: sums.metrics() for ranker, sums in ranker_sums.by_ranker.items()}
         evaluation = Evaluation(values, ranker_sums.times, before.as_of)
@@ -135,7 +141,10 @@ class FactorsSpec(LearnerSpec):
         users, items = (
             runner.with_constant(rows, "side", side) for side, rows in (("user", change.users), ("item", change.items))
         )
-        rows = runner.union(users, items, self.state_rows(self.table, [global_values]))
+        global_row = self.state_rows(self.table, [global_values])
+        if IS_DELETED in runner.column_names(users):
+            global_row = runner.with_constant(global_row, IS_DELETED, False)
+        rows = runner.union(users, items, global_row)
         return Learned({self.table.name: rows}, evaluation, change.is_rebuilt)
 
     @property

@@ -21,7 +21,7 @@ from profilestream.base.queries import QueryInput, changed_rows
 from profilestream.base.runner import Rows
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, rows_of_last_batch
+from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables, rows_of_last_batch
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publishing import Publication, PublishedState
@@ -29,7 +29,7 @@ from profilestream.learn.segments import profile_points, segments_batch
 from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
 from profilestream.learn.segments.kernels.kmeans import KMeansDelta, KMeansParams, KMeansState
-from profilestream.learn.segments.kernels.profile_scaling import Scaling
+from profilestream.learn.segments.kernels.profile_scaling import PROFILE, Scaling
 from profilestream.learn.segments.segment_assigner import SegmentAssigner
 from profilestream.learn.segments.segments_batch import SegmentsUpdate
 
@@ -117,8 +117,23 @@ class SegmentsSpec(LearnerSpec):
         return profile_points.latest_profiles(frame, self.profile, self.params)
 
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
+        return self._learn(batch, self.params if batch.count else self._params_without_moves)
+
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """Subtract the contributions of the users, as for a deleted profile, and make no moves.
+
+        The scaling remains that of the first batch, and past moves remain, also if the users had a part in them.
+        """
+        deleted = runner.union(keys, PROFILE.empty_table())
+        batch = LearnerBatch(deleted, runner.distinct_count(keys, "user_id"), stored)
+        return replace(self._learn(batch, self._params_without_moves), evaluation=Evaluation())
+
+    @property
+    def _params_without_moves(self) -> KMeansParams:
+        return replace(self.params, max_split_merges=0)
+
+    def _learn(self, batch: LearnerBatch[Rows], params: KMeansParams) -> Learned:
         model = self._model_before(batch)
-        params = self.params if batch.count else replace(self.params, max_split_merges=0)
         contributions = profile_points.contributions(batch.rows, model.scaling)
         user_ids = runner.renamed(contributions, {"user_id": "user_id"})
         stored = batch.stored.rows(self.users_table, user_ids)
