@@ -23,6 +23,7 @@ from profilestream.learn import promotion_gate, publishing
 from profilestream.learn.factors import factors_batch, published_factors
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import als_rows, item_index, score_tasks
+from profilestream.learn.factors.kernels.als import GlobalSums
 from profilestream.learn.factors.kernels.item_index import ItemIndex
 from profilestream.learn.factors.published_factors import PublishedFactors
 from profilestream.learn.learners import METRICS
@@ -390,7 +391,9 @@ def test_factors_that_can_recommend_nothing_are_not_published(
     rows: list[tuple[str, int, list[str] | None]] = [("global", 3, None), *[("item", 3, None)] * items]
     rows += [("user", 3, item_ids) for item_ids in items_of_users]
     frame = spark.createDataFrame(rows, "side string, batch_id bigint, item_ids array<string>")
-    state = FactorsSpec(shop.settings()).publication.state(frame, "epoch")
+    spec = FactorsSpec(shop.settings())
+    cell = als_rows.global_sums_to_bytes(GlobalSums.zero(spec.params.width))
+    state = spec.publication.state(frame.withColumn("global_sums", F.lit(cell)), "epoch")
     assert (state is not None) == is_useful
 
 

@@ -1,27 +1,29 @@
 """Every learner satisfies every law, and finds the answer on data with a known answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import strategies as st
 from profilestream.learn.factors import factors_batch
 from profilestream.learn.factors.factors_batch import FactorsState
 from profilestream.learn.factors.kernels import als_rows
 from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.kernels.arrays import Floats
-from profilestream.learn.segments.kernels.kmeans import KMeansParams
-from profilestream.learn.segments.segments_batch import SegmentsState
+from profilestream.learn.learner_spec import LearnerBatch
+from profilestream.learn.learners import LEARNERS
+from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 
-from tests import laws, memory_segments
+from tests import laws, learner_cases
 from tests.laws import LearnerCase, Numbers
-from tests.memory_segments import Row, users_of
+from tests.learner_cases import event_rows
 from tests.naive_als import DAY, Event
-from tests.partitions import split_into
 
+CASES = learner_cases.cases_of(tuple(learner_cases.CASES))
 IMPLICIT = AlsParams(
     k=4,
     max_events_per_user=5,
@@ -34,29 +36,33 @@ IMPLICIT = AlsParams(
 EXPLICIT = replace(IMPLICIT, mode="explicit", regularization=1.0, half_life_days=None)
 
 
-def event_rows(batch: list[Event]) -> pa.Table:
-    rows = [
-        {
-            "user_id": event.user, "item_id": event.item, "weight": event.weight,
-            "rating": event.rating, "time_micros": event.time, "category": event.category,
-        }
-        for event in batch
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, als_rows.EVENT)
+@pytest.fixture
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> LearnerCase:
+    return CASES[request.param](tmp_path)
 
 
-def event_logs(weights: list[float]) -> st.SearchStrategy[list[Event]]:
-    """Events of 60 days in any order, so that many are late; few users and items, so that they occur often."""
-    events = st.builds(
-        Event,
-        user=st.sampled_from([f"u{n}" for n in range(8)]),
-        item=st.sampled_from([f"i{n}" for n in range(6)]),
-        weight=st.sampled_from(weights),
-        time=st.integers(1, 60 * DAY),
-        rating=st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0]),
-        category=st.sampled_from(["a", "b", None]),
-    )
-    return st.lists(events, min_size=3, max_size=25)
+def test_every_learner_has_a_case() -> None:
+    assert set(learner_cases.cases_of(LEARNERS)) == set(CASES)
+
+
+def test_a_learner_without_a_case_is_an_error_that_names_it_and_what_to_add() -> None:
+    class NewSpec(SegmentsSpec):
+        name = "new"
+
+    with pytest.raises(KeyError, match=r"NewSpec.* in LEARNERS: add a LearnerCase to CASES in tests/learner_cases.py"):
+        learner_cases.cases_of((*LEARNERS, NewSpec))
+
+
+@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("case", CASES, indirect=True)
+def test_every_learner_satisfies_every_law(case: LearnerCase, law: Callable[[LearnerCase], Any]) -> None:
+    law(case)
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True)
+def test_a_learner_that_learns_a_batch_before_it_scores_it_violates_a_law(case: LearnerCase) -> None:
+    with pytest.raises(AssertionError, match="kmeans cost|factors mrr_20|factors rmse"):
+        laws.a_batch_is_scored_with_the_state_before_it(laws.peeking(case))
 
 
 def als_numbers(state: FactorsState[pa.Table]) -> Numbers:
@@ -92,12 +98,6 @@ class Als:
         change, _ = factors_batch.learn(state, state.global_sums, event_rows(batch), self.params)
         return state.updated(change)
 
-    def learn_parts(
-        self, state: FactorsState[pa.Table], batch: list[Event], parts: int, order: Sequence[int]
-    ) -> FactorsState[pa.Table]:
-        with split_into(parts, order):
-            return self.learn(state, batch)
-
     def score(self, state: FactorsState[pa.Table], batch: list[Event]) -> Floats:
         return factors_batch.predictions(state, event_rows(batch), self.params)
 
@@ -107,65 +107,25 @@ class Als:
         return rebuilt or replace(state, global_sums=replace(sums, full_pass_events=sums.event_count))
 
 
-def als_case(params: AlsParams, weights: list[float]) -> LearnerCase:
-    als = Als(params)
-    return LearnerCase(
-        empty=als.empty, learn_parts=als.learn_parts, score=als.score, logs=event_logs(weights), numbers=als_numbers,
-        decayed_weights=lambda state: als_weights(state, params),
-        logs_without_returns=event_logs([weight for weight in weights if weight > 0]),
-    )  # fmt: skip
-
-
-def contribution_logs() -> st.SearchStrategy[list[Row]]:
-    """Contributions of 60 days in any order; many coordinates are integers, so that distances are equal."""
-    coordinates = st.one_of(st.integers(-3, 3).map(float), st.floats(-3, 3))
-    users = st.sampled_from([f"u{n}" for n in range(8)])
-    rows = st.tuples(users, st.tuples(coordinates, coordinates), st.integers(1, 60 * DAY))
-    return st.lists(rows, min_size=5, max_size=40)
-
-
-def kmeans_numbers(state: SegmentsState) -> Numbers:
-    sums, users = state.segments.sums, users_of(state).values()
-    return {
-        "ids": state.segments.ids, "next id and time": np.array([state.segments.next_id, sums.as_of]),
-        "users": sums.users, "weight": sums.weight, "sums": sums.sums, "scatter": sums.scatter,
-        "points": np.array([point for point, _, _ in users]), "times": np.array([at for _, at, _ in users]),
-        "segment ids": np.array([segment for _, _, segment in users]),
-    }  # fmt: skip
-
-
-def kmeans_weights(state: SegmentsState) -> Numbers:
-    """Number and total weight of all users."""
-    sums = state.segments.sums
-    return {"users": sums.users.sum(keepdims=True), "weight": sums.weight.sum(keepdims=True)}
-
-
-K_MEANS = KMeansParams(k=3, half_life_days=20.0, passes=2)
-
-
-def kmeans_learn_parts(state: SegmentsState, batch: list[Row], parts: int, order: Sequence[int]) -> SegmentsState:
-    with split_into(parts, order):
-        return memory_segments.learn(state, batch, K_MEANS)
-
-
-CASES = {
-    "segments": LearnerCase(
-        empty=lambda: SegmentsState.empty(2),
-        learn_parts=kmeans_learn_parts,
-        score=memory_segments.squared_distances,
-        logs=contribution_logs(),
-        numbers=kmeans_numbers,
-        decayed_weights=kmeans_weights,
-    ),
-    "factors, implicit": als_case(IMPLICIT, [1.0, 3.0, 5.0, -1.0]),
-    "factors, explicit": als_case(EXPLICIT, [1.0]),
-}
-
-
-@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("name", CASES)
-def test_every_learner_satisfies_every_law(name: str, law: Callable[[LearnerCase], Any]) -> None:
-    law(CASES[name])
+def test_profiles_of_distant_groups_get_a_segment_per_group(tmp_path: Path) -> None:
+    """Groups of 25 users, 100 standard deviations of a group apart, and one change of the group of a user."""
+    spec = learner_cases.segments_spec(tmp_path, learner_cases.SEGMENTS.replace("k = 3", "k = 4"))
+    groups, tables = [(0.0, 0.0), (100.0, 0.0), (0.0, 100.0), (100.0, 100.0)], MemoryTables()
+    rng = np.random.default_rng(1)
+    for day in range(1, 4):
+        batch = [
+            (f"{group} {day} {n}", (x + rng.normal(), y + rng.normal()), day * DAY)
+            for group, (x, y) in enumerate(groups)
+            for n in range(25)
+        ]
+        moved = [("0 1 0", groups[3], 3 * DAY)] if day == 3 else []
+        rows = learner_cases.profile_rows(spec, tables, batch + moved)
+        tables = tables.with_learned(spec, spec.learn(LearnerBatch(rows, len(rows), tables)))
+    users = tables.all_rows(spec.users_table).to_pylist()
+    segments = {(row["user_id"].split()[0], row["segment_id"]) for row in users if row["user_id"] != "0 1 0"}
+    assert len(segments) == 4 and len({segment for _, segment in segments}) == 4
+    segment_of = {row["user_id"]: row["segment_id"] for row in users}
+    assert segment_of["0 1 0"] == segment_of["3 1 0"]
 
 
 def test_users_of_two_groups_are_recommended_the_items_of_their_group() -> None:

@@ -171,7 +171,7 @@ class LearnerSpec(ABC):
 
     @abstractmethod
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
-        """Score a batch with the state before it, and then learn it. The batch has rows."""
+        """Score a batch with the state before it, and then learn it. A batch without rows changes nothing."""
 
     def needs_history(self, stored: StateTables[Rows]) -> bool:
         """Whether the next batch calls `LearnerBatch.history`, if there is one."""
@@ -183,6 +183,16 @@ class LearnerSpec(ABC):
         Null if the state does not change.
         """
         raise NotImplementedError(f"{self.name} has no full passes")
+
+    @abstractmethod
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """The state without some users, as if their rows had never been learned; without an evaluation.
+
+        Args:
+            stored: the state.
+            keys: the users: a column `user_id` with unique values; those that the state does not have are ignored.
+            events: all learned rows of these users, from `select`.
+        """
 
     @property
     def publication(self) -> Publication | None:

@@ -25,7 +25,7 @@ class MemoryTables:
         self, table: Table, columns: Sequence[str], keys: pa.Table | None = None, **values: str | Sequence[int]
     ) -> pa.Table:
         """As StateTables.rows."""
-        rows = self._stored(table)
+        rows = self.all_rows(table)
         for name, value in values.items():
             type_ = rows.schema.field(name).type
             rows = rows.filter(pc.is_in(rows[name], pa.array([value] if isinstance(value, str) else value, type_)))
@@ -35,7 +35,7 @@ class MemoryTables:
 
     def last_batch(self, table: Table) -> pa.Table:
         """As StateTables.last_batch."""
-        return self._stored(table)
+        return self.all_rows(table)
 
     def with_learned(self, spec: LearnerSpec, learned: Learned) -> "MemoryTables":
         """The state after a batch, as stage.py commits it.
@@ -52,12 +52,13 @@ class MemoryTables:
             }
         )
 
-    def _stored(self, table: Table) -> pa.Table:
+    def all_rows(self, table: Table) -> pa.Table:
+        """The rows of a table, with all columns except `epoch` and `batch_id`."""
         return self.by_name.get(table.name, _schema(table).empty_table())
 
     def _updated(self, table: Table, rows: pa.Table) -> pa.Table:
         """The stored rows with other keys, and the rows that are not deleted."""
-        stored, keys = self._stored(table), list(table.key)
+        stored, keys = self.all_rows(table), list(table.key)
         unchanged = _positions(stored, rows.select(keys), "left anti")
         if IS_DELETED in rows.column_names:
             rows = rows.filter(pc.invert(rows[IS_DELETED]))
@@ -65,7 +66,7 @@ class MemoryTables:
 
     def _appended(self, table: Table, rows: pa.Table) -> pa.Table:
         """The rows of the last batch that appended some."""
-        return _with_columns(table, rows) if len(rows) else self._stored(table)
+        return _with_columns(table, rows) if len(rows) else self.all_rows(table)
 
 
 def _positions(

@@ -74,7 +74,8 @@ class ModelCard:
         """Model and version, and what it has learned."""
         known = self.data_from is not None and self.data_to is not None
         period = f"{self.data_from:%Y-%m-%d} to {self.data_to:%Y-%m-%d} UTC" if known else "at unknown times"
-        return f"{self.model}, version {self.number}: learned from {self.row_count:,} rows, {period}"
+        rows = f"{self.row_count:,}" if self.row_count >= 0 else "an unknown number of"
+        return f"{self.model}, version {self.number}: learned from {rows} rows, {period}"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ class PublishedState:
         rows: of the table.
         batch_id: the last batch that it has learned.
         example: an input of the model: values by column.
-        row_count: number of rows that it has learned.
-        data_from, data_to: oldest and newest event time of these rows, microseconds since 1970.
+        row_count: number of events, or of users, that it has learned.
+        data_from, data_to: oldest and newest event time of these, or of the first and last batch; microseconds since
+            1970.
     """
 
     rows: DataFrame

@@ -17,7 +17,7 @@ import pyarrow as pa
 from profilestream.base import runner
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
-from profilestream.learn.factors.kernels import als, als_rows, als_tasks, item_index
+from profilestream.learn.factors.kernels import als, als_rows, als_tasks, item_index, removal
 from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
 from profilestream.learn.factors.kernels.item_index import ItemIndex
 from profilestream.learn.kernels.arrays import Floats
@@ -44,6 +44,20 @@ UPDATE_ITEMS = Pass(
     inputs={"contributions": als_rows.CONTRIBUTION, "stored": als_rows.ITEM},
     keys={"contributions": "item_id", "stored": "key"},
     outputs={"items": als_rows.ITEM},
+    results=("change",),
+)
+REMOVE_USERS = Pass(
+    removal.remove_users,
+    inputs={"events": als_rows.EVENT, "stored": als_rows.USER},
+    keys={"events": "user_id", "stored": "key"},
+    outputs={"users": removal.REMOVED_USER, "contributions": als_rows.CONTRIBUTION},
+    results=("change",),
+)
+REMOVE_FROM_ITEMS = Pass(
+    removal.remove_from_items,
+    inputs={"contributions": als_rows.CONTRIBUTION, "stored": als_rows.ITEM},
+    keys={"contributions": "item_id", "stored": "key"},
+    outputs={"items": removal.REMAINING_ITEM},
     results=("change",),
 )
 Phase = Callable[[str], AbstractContextManager[Any]]
@@ -154,6 +168,28 @@ def fit_full_passes(
         log.warning("full pass discarded: it shrank the item vectors from %.3g to %.3g", size_before, size)
         return None
     return model
+
+
+def remove(state: FactorsState[Rows], keys: Rows, events: Rows, params: AlsParams) -> FactorsState[Rows]:
+    """The changed part of the state without some users; its rows have a column IS_DELETED.
+
+    Weights, popularity, counts and the global sums of users are those of a state that never had the users. Vectors of
+    other users are not changed, and terms of the users that were added with an older vector remain in part.
+
+    Args:
+        keys: with a column `user_id`.
+        events: all events of the users, with als_rows.EVENT.
+    """
+    stored, _ = runner.split_by_keys(state.users, "key", keys, "user_id")
+    removed, results = run_pass(
+        REMOVE_USERS, {"events": events, "stored": stored}, global_sums=state.global_sums, params=params
+    )
+    without_users = sum(results["change"], state.global_sums)
+    inputs: dict[str, Rows] = {"contributions": removed["contributions"], "stored": state.items}
+    items, results = run_pass(
+        REMOVE_FROM_ITEMS, inputs, before=state.global_sums, global_sums=without_users, params=params
+    )
+    return FactorsState(removed["users"], items["items"], sum(results["change"], without_users))
 
 
 def packed_items(

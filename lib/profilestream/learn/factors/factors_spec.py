@@ -20,6 +20,7 @@ from profilestream.learn.factors.factors_batch import FactorsState, RankerSums
 from profilestream.learn.factors.item_recommender import ItemRecommender
 from profilestream.learn.factors.kernels import als_rows
 from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums
+from profilestream.learn.kernels.arrays import IS_DELETED
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
@@ -119,13 +120,17 @@ class FactorsSpec(LearnerSpec):
         return bool(self.config.full_passes and sums.event_count and sums.event_count >= 2 * sums.full_pass_events)
 
     def learn_again(self, batch: LearnerBatch[Rows]) -> Learned | None:
-        stored, sums, passes = (
-            FactorsRows(batch.stored, self.table),
-            self.global_sums(batch.stored),
-            self.config.full_passes,
-        )
-        rebuilt = factors_batch.fit_full_passes(stored, sums, batch.rows, max(1, passes), self.params)
+        stored, sums = FactorsRows(batch.stored, self.table), self.global_sums(batch.stored)
+        passes = max(1, self.config.full_passes)
+        rebuilt = factors_batch.fit_full_passes(stored, sums, batch.rows, passes, self.params)
         return None if rebuilt is None else self._learned(rebuilt, RankerSums(), sums, is_rebuilt=True)
+
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """Subtract what the users added, with their current vectors; docs/learners.md has what remains."""
+        sums, users = self.global_sums(stored), FactorsRows(stored, self.table).users_of(keys)
+        items = stored.rows(self.table, als_rows.ITEM.names, side="item")
+        change = factors_batch.remove(FactorsState(users, items, sums), keys, events, self.params)
+        return self._learned(change, RankerSums(), sums, is_rebuilt=False)
 
     def global_sums(self, stored: StateTables[Rows]) -> GlobalSums:
         """The stored sums over all users and items."""
@@ -143,7 +148,10 @@ class FactorsSpec(LearnerSpec):
         users, items = (
             runner.with_constant(rows, "side", side) for side, rows in (("user", change.users), ("item", change.items))
         )
-        rows = runner.union(users, items, self.state_rows(self.table, [global_values]))
+        global_row = self.state_rows(self.table, [global_values])
+        if IS_DELETED in runner.column_names(users):
+            global_row = runner.with_constant(global_row, IS_DELETED, False)
+        rows = runner.union(users, items, global_row)
         return Learned({self.table.name: rows}, evaluation, is_rebuilt)
 
     @property

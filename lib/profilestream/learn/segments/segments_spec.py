@@ -5,7 +5,7 @@ user, so each user counts once, even if many batches changed the profile.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from profilestream.base.queries import QueryInput, changed_rows
 from profilestream.base.runner import Rows
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, rows_of_last_batch
+from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables, rows_of_last_batch
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publication import Publication, PublishedState
@@ -29,7 +29,7 @@ from profilestream.learn.segments import profile_points, segments_batch
 from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.cluster_sums import ClusterSums
 from profilestream.learn.segments.kernels.kmeans import KMeansDelta, KMeansParams, KMeansState
-from profilestream.learn.segments.kernels.profile_scaling import Scaling
+from profilestream.learn.segments.kernels.profile_scaling import PROFILE, Scaling
 from profilestream.learn.segments.segment_assigner import SegmentAssigner
 from profilestream.learn.segments.segments_batch import SegmentsUpdate
 
@@ -122,7 +122,23 @@ class SegmentsSpec(LearnerSpec):
         return profile_points.latest_profiles(frame, self.profile, self.params)
 
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
-        model, params = self._model_before(batch), self.params
+        return self._learn(batch, self.params if batch.count else self._params_without_moves)
+
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """Subtract the contributions of the users, as for a deleted profile, and make no moves.
+
+        The scaling remains that of the first batch, and past moves remain, also if the users had a part in them.
+        """
+        deleted = runner.union(keys, PROFILE.empty_table())
+        batch = LearnerBatch(deleted, runner.distinct_count(keys, "user_id"), stored)
+        return replace(self._learn(batch, self._params_without_moves), evaluation=Evaluation())
+
+    @property
+    def _params_without_moves(self) -> KMeansParams:
+        return replace(self.params, max_split_merges=0)
+
+    def _learn(self, batch: LearnerBatch[Rows], params: KMeansParams) -> Learned:
+        model = self._model_before(batch)
         contributions = profile_points.contributions(batch.rows, model.scaling)
         user_ids = runner.renamed(contributions, {"user_id": "user_id"})
         stored = batch.stored.rows(self.users_table, kmeans_tasks.USER.names, user_ids)
@@ -197,10 +213,10 @@ class SegmentsSpec(LearnerSpec):
             return None
         # The input of the model is a user's mean vector, with one column per dimension in order of name.
         example = {name: [value] for name, value in sorted(last["location"].items())}
-        users = self.users_table.read(rows.sparkSession, self.settings.paths)
-        count, data_from = users.agg(F.count("*"), F.min(F.unix_micros("as_of"))).collect()[0]
-        as_of = self._model(of_batch.toArrow()).state.sums.as_of
-        return PublishedState(of_batch, last["batch_id"], example, count, data_from or 0, as_of)
+        time = F.unix_micros("as_of")
+        data_from, data_to = rows.where(F.col("epoch") == epoch).agg(F.min(time), F.max(time)).collect()[0]
+        users = of_batch.agg(F.sum("users")).collect()[0][0]
+        return PublishedState(of_batch, last["batch_id"], example, users, data_from, data_to)
 
 
 def _evaluation(before: KMeansState, first_pass: KMeansDelta | None) -> Evaluation:

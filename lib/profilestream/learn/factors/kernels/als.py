@@ -252,6 +252,13 @@ def _solve(a: Floats, b: Floats, ridge: Floats) -> Floats:
     return np.asarray(np.linalg.solve(a, b[:, :, None])[:, :, 0], dtype=np.float64)
 
 
+def nearest_semidefinite(a: Floats) -> Floats:
+    """Symmetric matrices with negative eigenvalues replaced by 0, (n, k, k)."""
+    values, vectors = np.linalg.eigh(a)
+    nearest: Floats = (vectors * np.maximum(values, 0.0)[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return nearest
+
+
 def pack_symmetric(a: Floats) -> Vectors:
     """The upper triangles of symmetric matrices, (n, k (k+1) / 2), as float32."""
     rows, columns = np.triu_indices(a.shape[1])

@@ -22,6 +22,9 @@ from profilestream.learn.kernels.evaluation_times import EvaluationTimes
 from profilestream.learn.kernels.ranking_metrics import RankingSums, sum_by_ranker
 from profilestream.learn.kernels.sums import decay_factors, total
 
+# Share of the terms of a stored count (float32): a smaller rest after a subtraction is rounding.
+_ROUNDING = 1e-5
+
 
 def pack_items(
     stored: pa.Table, *, global_sums: GlobalSums, params: AlsParams, skip_damaged: bool = False
@@ -128,7 +131,12 @@ def update_users(
 
 
 def update_items(
-    contributions: pa.Table, stored: pa.Table, *, global_sums: GlobalSums, params: AlsParams
+    contributions: pa.Table,
+    stored: pa.Table,
+    *,
+    global_sums: GlobalSums,
+    params: AlsParams,
+    is_removal: bool = False,
 ) -> dict[str, Any]:
     """Solve items from their decayed normal equations.
 
@@ -139,7 +147,10 @@ def update_items(
         contributions: of users to these items, with als_rows.CONTRIBUTION.
         stored: the rows of these items, with als_rows.ITEM.
         global_sums: including the users of this batch, as of its latest event.
+        is_removal: subtract the contributions. Normal equations stay positive semidefinite, also if some of their terms
+            were added with another vector of the user.
     """
+    sign = -1.0 if is_removal else 1.0
     # Floating-point sums depend on the order of the rows, and the order of a shuffle is not fixed.
     order = ("item_id", "time_micros", "user_id", "decayed_weight", "weight")
     new = contributions.sort_by([(name, "ascending") for name in order])
@@ -150,7 +161,7 @@ def update_items(
     n, width, now = len(item_ids), params.width, global_sums.as_of
     new_items, stored_items = np.searchsorted(item_ids, new_ids), np.searchsorted(item_ids, stored_ids)
     times = als_rows.numbers(new, "time_micros")
-    factors, popularity_factors = item_decay_factors(times, now, params)
+    factors, popularity_factors = (sign * one for one in item_decay_factors(times, now, params))
     a, b = _contributed_equations(new, new_items, factors, n, global_sums, params)
     decayed_weights = als_rows.numbers(new, "decayed_weight")
     weight: Floats = np.bincount(new_items, decayed_weights * factors, n).astype(float)
@@ -177,11 +188,13 @@ def update_items(
     has_category = new["category"].is_valid().to_numpy().astype(bool)
     category[new_items[has_category]] = als_rows.strings(new, "category")[has_category]
     weight = weight + old_weight
+    if is_removal:
+        a, popularity = als.nearest_semidefinite(a), np.maximum(popularity, 0.0)
     vectors = als.solve_items(a, b, weight, global_sums, params).astype(np.float32)
 
     equations = np.hstack([b.astype(np.float32), als.pack_symmetric(a)])
     neighbor_ids, counts = _merge_neighbors(
-        stored, new, stored_items, new_items, n, old_factors[stored_items], now, params
+        stored, new, stored_items, new_items, n, old_factors[stored_items], sign, now, params
     )
     items = als_rows.table(
         als_rows.ITEM, n, key=item_ids, vector=als_rows.to_cells(vectors), decayed_weight=weight,
@@ -246,10 +259,15 @@ def _merge_neighbors(
     new_items: Longs,
     n: int,
     state_factors: Floats,
+    sign: float,
     now: int,
     params: AlsParams,
 ) -> tuple[Any, list[bytes]]:
-    """Ids and decayed counts of each item's neighbors: stored and new ones merged, those with the highest counts."""
+    """Ids and decayed counts of each item's neighbors: stored and new ones merged, those with the highest counts.
+
+    Args:
+        sign: -1 subtracts the new counts; neighbors without a count are left out.
+    """
     lists: list[Any] = [state["item_ids"].combine_chunks(), new["neighbor_ids"].combine_chunks()]
     lengths = [als_rows.list_lengths(state, "item_ids"), als_rows.list_lengths(new, "neighbor_ids")]
     encoded = pa.concat_arrays([part.flatten() for part in lists]).dictionary_encode()
@@ -260,9 +278,12 @@ def _merge_neighbors(
     item = np.concatenate([np.repeat(state_items, lengths[0]), np.repeat(new_items, lengths[1])]).astype(np.int64)
     stored = als_rows.concat_binary(state, "item_weights", np.float32) * np.repeat(state_factors, lengths[0])
     new_times = als_rows.concat_binary(new, "neighbor_times", np.int64)
-    count = np.concatenate([stored, decay_factors(new_times, now, params.half_life_days)])
+    count = np.concatenate([stored, sign * decay_factors(new_times, now, params.half_life_days)])
     cells, cell = np.unique(item * max(len(ids), 1) + neighbor, return_inverse=True)
+    size = np.bincount(cell, np.abs(count), len(cells))
     count = np.bincount(cell, count, len(cells))
+    if sign < 0:
+        cells, count = cells[count > _ROUNDING * size], count[count > _ROUNDING * size]
     item, neighbor = cells // max(len(ids), 1), cells % max(len(ids), 1)
     order = np.lexsort((neighbor, -count, item))
     order = order[np.arange(len(order)) - np.searchsorted(item, item[order]) < params.max_neighbors]
