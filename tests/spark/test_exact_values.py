@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from profilestream.base import tables
 from profilestream.capture import reprocess, row_payload
+from profilestream.capture.json_numbers import changes_number
 from profilestream.capture.number_text import float_text, number_text
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
@@ -112,6 +114,54 @@ def test_numbers_keep_their_characters_at_every_depth_of_json(spark: SparkSessio
     long_lines = [f'{{"t":1.50,"x":[{",".join(["1.5"] * 50_000)}]}}', '{"x":"' + 'a\\"' * 100_000 + '","t":1.50}',
                   "{'t':1.50,\"x\":'a\"1.0'}", '{"x":-Infinity,"t":1.50}']  # fmt: skip
     assert {row.query for row in evaluate(source, parse(spark, source, long_lines))} == {"1.50"}
+
+
+def test_numbers_and_strings_that_look_alike_in_one_line_keep_their_own_text(spark: SparkSession) -> None:
+    text = mapping("jsonl", "t string, q string, o struct<id: string>, n decimal(30,12)", query="t", text="q",
+                   channel="o.id", region="string(n)")  # fmt: skip
+    lines: dict[str, tuple[str | None, ...]] = {  # t, q, o.id, n, x
+        '{"t":1.10,"q":1.1,"x":"1.10","n":1.1}': ("1.10", "1.1", None, "1.100000000000", "1.10"),
+        '{"t":3.0,"q":"3.0"}': ("3", "3.0", None, None, None),
+        '{"t":"3.0","q":3.0,"x":3.0}': ("3.0", "3", None, None, "3"),
+        r'{"t":3.0,"q":"3\u002e0"}': ("3", "3.0", None, None, None),
+        r'{"t":3.0,"q":"3.\u0030"}': ("3", "3.0", None, None, None),
+        """{"t":3.0,"q":'3.0'}""": ("3", "3.0", None, None, None),
+        """{"t":3.0,"q":"it's","x":4.0}""": ("3", "it's", None, None, "4"),
+        '{"t":-0.0,"x":"-0.0","o":{"id":2.0}}': ("0", None, "2", None, "-0.0"),
+        '{"t":-0.0,"x":2.0,"o":{"id":"2.0"}}': ("0", None, "2.0", None, "2"),
+        '{"t":1e400,"q":"Infinity"}': ("1" + "0" * 400, "Infinity", None, None, None),
+        '{"t":"1.10","q":"1e5","x":"5.00","o":{"id":"1E5"}}': ("1.10", "1e5", "1E5", None, "5.00"),
+        '{"t":2.0,"q":{"a":3.0,"b":"3.0"},"x":[4.0]}': ("2", '{"a":3.0,"b":"3.0"}', None, None, "[4.0]"),
+        '{"t":1.123456789,"n":123456789012.123456789,"x":0.00012}': (
+            "1.123456789", None, None, "123456789012.123456789000", "0.00012"),
+        '{"t": 1E+5 , "q": [1e5 ], "o": {"id": 1.50 }}': ("100000", "[1e5]", "1.50", None, None),
+        '{"t":"at 1.10, 2","q":24.9,"x":"2026-01-01T10:00:00.000"}': (
+            "at 1.10, 2", "24.9", None, None, "2026-01-01T10:00:00.000"),
+    }  # fmt: skip
+    source = capture_source(text)
+    for (line, expected), row in zip(lines.items(), evaluate(source, parse(spark, source, list(lines))), strict=True):
+        assert (row["query"], row.text, row.channel, row.region, (row.extra or {}).get("x")) == expected, line
+
+
+def test_no_number_that_from_json_changes_is_overlooked(spark: SparkSession) -> None:
+    draw = random.Random(1)
+
+    def digits(most: int) -> str:
+        return "".join(draw.choices("0000123456789", k=draw.randint(1, most)))
+
+    numbers = []
+    for _ in range(3000):
+        point = f".{digits(draw.choice((2, 12, 22)))}" if draw.random() < 0.8 else ""
+        exponent = f"{draw.choice('eE')}{draw.choice(('', '+', '-'))}{digits(3)}" if draw.random() < 0.2 else ""
+        sign, whole = draw.choice(("", "-")), int(digits(draw.choice((1, 10, 20))))
+        numbers.append(f"{sign}{whole}{point or '.0'}{exponent}")
+    rows = spark.createDataFrame([(number,) for number in numbers], "number string")
+    json_text = F.concat(F.lit('{"t":'), "number", F.lit("}"))
+    rows = rows.select("number", changes_number(json_text).alias("changes"),
+                       F.from_json(json_text, "t string")["t"].alias("parsed"))  # fmt: skip
+    found = rows.collect()
+    assert [row.number for row in found if not row.changes and row.parsed != row.number] == []
+    assert 500 < sum(row.changes for row in found) < 2900
 
 
 def test_numbers_in_json_text_keep_their_characters_in_every_format(spark: SparkSession, tmp_path: Path) -> None:

@@ -534,6 +534,19 @@ def test_values_of_event_types(value: str, event_type: str) -> None:
     assert event_type_values.canonical_type(value)[0] == event_type
 
 
+@pytest.mark.parametrize(
+    ("codec", "mark", "java"),
+    [("utf-32-le", "\ufeff", "UTF-32"), ("utf-32-be", "\ufeff", "UTF-32"), ("utf-32-le", "", "UTF-32LE"),
+     ("utf-32-be", "", "UTF-32BE"), ("utf-16-le", "\ufeff", "UTF-16"), ("utf-16-be", "", "UTF-16BE")],
+)  # fmt: skip
+def test_the_byte_order_of_a_log_is_detected(tmp_path: Path, codec: str, mark: str, java: str) -> None:
+    text = mark + csv_lines("user_id,event,ts", lambda i: f"{i % 9 + 1},view,{epoch(i)}")
+    (tmp_path / "log.csv").write_bytes(text.encode(codec))
+    proposal = proposed(tmp_path)
+    assert proposal["input"]["encoding"] == java
+    assert proposal["columns"]["user_id"] == "user_id"
+
+
 def test_names_inherit_from_their_parents_only_where_needed() -> None:
     assert column_names.scores(("device", "category")).get("category", 0) < 0.5
     assert column_names.scores(("properties", "product_id"))["item_id"] > 0.9
@@ -541,7 +554,7 @@ def test_names_inherit_from_their_parents_only_where_needed() -> None:
     assert column_names.normalize("CustomerID") == "customer_id"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32", "utf-32-be"])
 def test_the_sample_of_a_large_file_has_complete_lines_from_all_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:

@@ -25,9 +25,10 @@ _BETWEEN = (
 _MARKED = rf"\G((?:{_BETWEEN})*+)({_NUMBER}){_END}"
 # Finds a number whose text as a double can be another one. All others have at most 15 digits, and are in the range that
 # Java writes without exponent. One with the end `.0` stays the same too, but could be a string, which keeps this end.
+# It begins with the rare characters, because a search that begins at each `:` and `,` takes three times as long.
 _CHANGES = (
-    r"[:,\[][ \t\r\n]*+-?+(?=[0-9])(?:0\.00|[0-9]{8,}+\.|[0-9.]{17}|[0-9]++(?:\.[0-9]++)?[eE]|[0-9]++\.[0-9]+0"
-    rf"{_END})"
+    rf"[.eE](?<=[0-9].)(?:(?:(?<=[eE])[+-]?+[0-9]++|[0-9]++(?<=[0-9]0|[0-9]{{9}})|(?<=[0-9]{{8}}\.)[0-9]++){_END}"
+    r"|00(?<=[:,\[ \t\r\n-]0\.00))"
 )
 
 
@@ -40,15 +41,19 @@ def changes_number(json: Column) -> Column:
     return json.rlike(_CHANGES)
 
 
-def has_point_zero(value: Column, *, is_nested: bool) -> Column:
-    """Whether a value that from_json returned is a number such as 3.0, or a string that looks so.
+def has_point_zero(value: Column) -> Column:
+    """Whether a value that from_json returned is a number such as 3.0, or a string that looks so."""
+    return value.endswith(".0")
 
-    Args:
-        is_nested: whether parts of an object or array count; else only the value itself.
-    """
-    if not is_nested:
-        return value.endswith(".0")
-    return value.contains(".0,") | value.contains(".0}") | value.contains(".0]")
+
+def has_string_with_point_zero(json: Column) -> Column:
+    """Whether a string of the JSON text can end with `.0`; false means that a value with this end is a number."""
+    return json.contains('.0"') | json.contains(".0'") | json.contains("\\")
+
+
+def marked_number(number: Column) -> Column:
+    """A number that from_json did not change, as in the text with marked numbers."""
+    return F.concat(F.lit(MARK), number)
 
 
 def mark_numbers(json: Column) -> Column:

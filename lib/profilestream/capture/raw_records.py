@@ -22,7 +22,15 @@ from profilestream.base.columns import quoted
 from profilestream.capture import row_payload
 from profilestream.capture.conversion import Converted, convert, readable_text, text_of
 from profilestream.capture.guarded_sql import null_if_raises
-from profilestream.capture.json_numbers import JsonText, changes_number, has_point_zero, mark_numbers, plain_text
+from profilestream.capture.json_numbers import (
+    JsonText,
+    changes_number,
+    has_point_zero,
+    has_string_with_point_zero,
+    mark_numbers,
+    marked_number,
+    plain_text,
+)
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.typed_values import any_of, has_invalid_text, is_nested
 
@@ -291,8 +299,8 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
     Each line is parsed as an array of one object and a null. from_json reads the first value of a text and ignores the
     rest; in an array, any text after the object makes the array invalid or gives it another length than two.
 
-    Numbers are marked where from_json would change them. A value such as 3.0 is a number or a string: a line with such
-    a value where a text is needed is parsed a second time, with all numbers marked.
+    Numbers are marked where from_json would change them. A value such as 3.0 is a number or a string: if the line has
+    strings such as "3.0" too, it is parsed a second time, with all numbers marked.
 
     Each group of columns is a separate projection, because the next group reads each of its columns several times.
     """
@@ -316,23 +324,20 @@ def _parse_json(lines: DataFrame, parseable: Column, spec: InputSpec, names: tup
         else F.coalesce(json_object.isNull(), F.lit(False))
     )
     parsed = parsed.withColumn("_unknown", F.when(has_unknown, F.when(F.size(unknown) > 0, unknown)))
-    texts = [f for f in fields if isinstance(f.dataType, T.StringType) or is_nested(f.dataType)]
+    texts = [f.name for f in fields if isinstance(f.dataType, T.StringType)]
     is_ambiguous = any_of(
-        [*[has_point_zero(cells[f.name], is_nested=is_nested(f.dataType)) for f in texts],
-         F.exists(F.map_values("_unknown"), lambda value: has_point_zero(value, is_nested=False))]
-    )  # fmt: skip
+        [*[has_point_zero(cells[name]) for name in texts], F.exists(F.map_values("_unknown"), has_point_zero)]
+    )
+    has_strings = is_ambiguous & has_string_with_point_zero(parseable)
+    parsed = parsed.withColumn("_exact", F.when(~changes & has_strings, F.get(_json_objects(marked), F.lit(0))))
     exact = F.col("_exact")
-    parsed = parsed.withColumn("_exact", F.when(~changes & is_ambiguous, F.get(_json_objects(marked), F.lit(0))))
-    parsed = parsed.withColumns(
-        {
-            f"_json_{f.name}": F.when(exact.isNull(), cells[f.name]).otherwise(F.try_element_at(exact, F.lit(f.name)))
-            for f in texts
-        }
-    )
-    exact_unknown = F.transform_values(
-        F.col("_unknown"),
-        lambda key, value: plain_text(F.when(exact.isNull(), value).otherwise(F.try_element_at(exact, key))),
-    )
+
+    def exact_text(value: Column, name: Column) -> Column:
+        number = F.when(~changes & has_point_zero(value), marked_number(value)).otherwise(value)
+        return F.when(exact.isNull(), number).otherwise(F.try_element_at(exact, name))
+
+    parsed = parsed.withColumns({f"_json_{name}": exact_text(cells[name], F.lit(name)) for name in texts})
+    exact_unknown = F.transform_values(F.col("_unknown"), lambda name, value: plain_text(exact_text(value, name)))
     return _ParsedLines(
         parsed,
         cells={f.name: convert(cells[f.name], JsonText(), f.dataType, spec.timezone) for f in fields},

@@ -30,10 +30,17 @@ UTF8 = Charset("UTF-8", "utf-8-sig", "the sample is valid UTF-8")
 def detect(lines: list[bytes]) -> Charset:
     """The encoding of the lines of a sample; UTF-8 unless the lines are not valid UTF-8."""
     data = b"\n".join(lines)
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        little = data.startswith(b"\xff")
+        return Charset("UTF-32", "utf-32-le" if little else "utf-32-be", "the file starts with the UTF-32 byte mark")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         little = data.startswith(b"\xff\xfe")
         return Charset("UTF-16", "utf-16-le" if little else "utf-16-be", "the file starts with the UTF-16 byte mark")
     head = data[:2000]
+    if head.count(b"\0") > len(head) // 2:
+        little = not head.startswith(b"\0")
+        return Charset("UTF-32LE" if little else "UTF-32BE", "utf-32-le" if little else "utf-32-be",
+                       "three of four bytes are zero")  # fmt: skip
     if head.count(b"\0") > len(head) // 4:
         little = head[1::2].count(b"\0") > head[::2].count(b"\0")
         return Charset("UTF-16LE" if little else "UTF-16BE", "utf-16-le" if little else "utf-16-be",

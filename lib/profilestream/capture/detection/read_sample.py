@@ -43,8 +43,8 @@ def read(group: FileGroup) -> LogSample:
     encoding = charset.detect(raw_lines)
     texts = [(path, [charset.decode(line, encoding) for line in lines]) for path, lines in lines_by_file]
     separator = sample_files.line_separator(raw_lines[0] if raw_lines else b"")
-    if encoding.java.startswith("UTF-16"):
-        separator = b"\n\0" if encoding.python == "utf-16-le" else b"\0\n"
+    if encoding.java.startswith(("UTF-16", "UTF-32")):
+        separator = "\n".encode(encoding.python)
     sample = _read_texts(group, texts)
     sample.files.update(
         {_plain_name(path, group.root): separator.join(lines) + separator for path, lines in lines_by_file}

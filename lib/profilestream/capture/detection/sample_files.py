@@ -100,7 +100,11 @@ def partitions(path: Path, root: Path) -> dict[str, str | None]:
 
 
 def line_separator(head: bytes) -> bytes:
-    """The bytes that end a line: those of UTF-16 if the bytes are UTF-16."""
+    """The bytes that end a line: those of UTF-16 or UTF-32 if the bytes are in one of them."""
+    if head[2:4] == b"\0\0":
+        return b"\n\0\0\0"
+    if head.startswith(b"\0\0"):
+        return b"\0\0\0\n"
     if head.startswith(b"\xff\xfe") or (head[1:2] == b"\0" and head[:1] != b"\0"):
         return b"\n\0"
     return b"\0\n" if head.startswith((b"\xfe\xff", b"\0")) else b"\n"
