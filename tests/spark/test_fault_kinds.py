@@ -675,8 +675,6 @@ PLACEHOLDERS = [
     "(null)",
     "guest",
     "{{user_id}}",
-    "{user_id}",
-    "{null}",
     '"null"',
     "-",
     "#N/A",
@@ -712,7 +710,6 @@ PLACEHOLDERS = [
 REAL_IDS = [
     "0000", "00", "01", "0" * 31 + "1", "D41D8CD98F00B204E9800998ECF8427F", "nancy", "none-such", "[12]", "(a)", "<b>",
     "#1", "#ref", "unknown-7", "x-", "a?", "no", "true", "empty", "test",
-    "{3F2504E0-4F89-11D3-9A0C-0305E82C3301}",
 ]  # fmt: skip
 
 

@@ -159,7 +159,7 @@ PLACEHOLDERS = (
     # MD5, SHA-1 and SHA-256 of an empty text: a missing id that was hashed.
     "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-    "[object *]", "${*}", "{{*}}", "{}", "{*id}", "{null}", "%%*%%",
+    "[object *]", "${*}", "{*}", "%%*%%",
 )  # fmt: skip
 
 
