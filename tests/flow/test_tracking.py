@@ -32,6 +32,7 @@ from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHAMPION
 from profilestream.serve.scores import recommend
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from jobs import learn_factors, learn_publish
 from tests.builders import Shop, event

@@ -675,6 +675,8 @@ PLACEHOLDERS = [
     "(null)",
     "guest",
     "{{user_id}}",
+    "{sku}",
+    "{00000000-0000-0000-0000-000000000000}",
     '"null"',
     "-",
     "#N/A",
@@ -710,6 +712,7 @@ PLACEHOLDERS = [
 REAL_IDS = [
     "0000", "00", "01", "0" * 31 + "1", "D41D8CD98F00B204E9800998ECF8427F", "nancy", "none-such", "[12]", "(a)", "<b>",
     "#1", "#ref", "unknown-7", "x-", "a?", "no", "true", "empty", "test",
+    "{3F2504E0-4F89-11D3-9A0C-0305E82C3301}",
 ]  # fmt: skip
 
 

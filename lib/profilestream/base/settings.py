@@ -155,7 +155,8 @@ PLACEHOLDERS = (
     "anonymous", "unknown", "(unknown)", "<unknown>", "[unknown]", "guest", "(not set)", "not set", "<not set>",
     "(not provided)", "not provided", "(not available)", "not available", "(data not available)", "(blank)", "(empty)",
     "<empty>", "missing", "(missing)", "0", "0.0", "-1", "-", "--", "---", "\u2013", "\u2014", "?", "??", "???", "[]",
-    "()", "<>", "00000000-0000-0000-0000-000000000000", "00000000000000000000000000000000",
+    "()", "<>", "00000000-0000-0000-0000-000000000000", "{00000000-0000-0000-0000-000000000000}",
+    "00000000000000000000000000000000",
     # MD5, SHA-1 and SHA-256 of an empty text: a missing id that was hashed.
     "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

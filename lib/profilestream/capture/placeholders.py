@@ -9,6 +9,7 @@ from profilestream.base.settings import Capture
 from profilestream.capture.mapping import ID_COLUMNS, Mapping
 from profilestream.capture.text_parsers import BLANKS, trim_characters
 
+_GUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 COLUMNS = (*ID_COLUMNS, "category", "brand")
 
 
@@ -28,8 +29,8 @@ def is_placeholder(text: Column, patterns: tuple[str, ...]) -> Column:
     """Whether a text is blank or matches a pattern; null for null.
 
     Args:
-        patterns: texts in which one `*` can stand for any characters. Capital letters, and blanks and quotes around
-            the text, do not matter.
+        patterns: texts in which one `*` can stand for any characters except a GUID, because `{GUID}` is an id. Capital
+            letters, and blanks and quotes around the text, do not matter.
     """
     bare = F.lower(trim_characters(text, BLANKS + "\"'"))
     literals = [pattern.lower() for pattern in patterns if "*" not in pattern]
@@ -39,4 +40,5 @@ def is_placeholder(text: Column, patterns: tuple[str, ...]) -> Column:
 
 def _matches(text: Column, pattern: str) -> Column:
     start, end = pattern.split("*", 1)
-    return text.startswith(start) & text.endswith(end) & (F.length(text) >= len(start) + len(end))
+    is_match = text.startswith(start) & text.endswith(end) & (F.length(text) >= len(start) + len(end))
+    return is_match & ~text.substr(len(start) + 1, 36).rlike(_GUID)
