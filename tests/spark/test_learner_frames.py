@@ -35,7 +35,8 @@ class FrameTables:
     memory: MemoryTables
 
     def rows(self, table: Table, keys: DataFrame | None = None, **values: str | Sequence[int]) -> DataFrame:
-        return self.spark.createDataFrame(self.memory.rows(table, None, **values))
+        rows = self.memory.rows(table, None, **values)
+        return self.spark.createDataFrame(rows if len(rows) else rows.schema.empty_table())
 
     def last_batch(self, table: Table) -> pa.Table:
         return self.memory.last_batch(table)
