@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from profilestream.learn.factors import factors_batch
 from profilestream.learn.factors.factors_spec import FactorsSpec
+from profilestream.learn.factors.kernels import als, als_rows
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import decay_factors
 from profilestream.learn.learner_spec import LearnerBatch, LearnerSpec
@@ -144,6 +145,21 @@ def test_an_item_that_only_removed_users_had_is_deleted_with_its_pairs(tmp_path:
 
 def _rows_by_key(rows: pa.Table) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in rows.to_pylist()}
+
+
+def test_normal_equations_stay_semidefinite_if_terms_were_added_with_other_vectors(tmp_path: Path) -> None:
+    spec = learner_cases.factors_spec(tmp_path, IMPLICIT.replace("reweighted_events = 10", "reweighted_events = 0"))
+    log = shop_log(2)
+    users = [event.user for event in log]
+    user = max(users, key=users.count)
+    tables = MemoryTables()
+    for first in range(0, 600, 50):
+        tables = learn(spec, tables, event_rows(log[first : first + 50]))
+    removed = remove(spec, tables, [user], event_rows([event for event in log if event.user == user]))
+    items = factors_state(spec, removed).items
+    equations = als_rows.binary_matrix(items, "normal_equations", np.float32)[:, spec.params.width :]
+    values = np.linalg.eigvalsh(als.unpack_symmetric(equations, spec.params.width))
+    assert values.min() > -1e-5 * values.max()
 
 
 def test_all_users_can_be_removed(spec: FactorsSpec) -> None:

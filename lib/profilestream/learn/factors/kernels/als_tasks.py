@@ -280,10 +280,10 @@ def _merge_neighbors(
     new_times = als_rows.concat_binary(new, "neighbor_times", np.int64)
     count = np.concatenate([stored, sign * decay_factors(new_times, now, params.half_life_days)])
     cells, cell = np.unique(item * max(len(ids), 1) + neighbor, return_inverse=True)
-    size = np.bincount(cell, np.abs(count), len(cells))
-    count = np.bincount(cell, count, len(cells))
+    terms, count = count, np.bincount(cell, count, len(cells))
     if sign < 0:
-        cells, count = cells[count > _ROUNDING * size], count[count > _ROUNDING * size]
+        is_left = count > _ROUNDING * np.bincount(cell, np.abs(terms), len(cells))
+        cells, count = cells[is_left], count[is_left]
     item, neighbor = cells // max(len(ids), 1), cells % max(len(ids), 1)
     order = np.lexsort((neighbor, -count, item))
     order = order[np.arange(len(order)) - np.searchsorted(item, item[order]) < params.max_neighbors]
