@@ -37,6 +37,7 @@ FLAGS: dict[str, list[str]] = {
     "steward_compact_tiles": [],
     "learn_factors": [],
     "learn_segments": [],
+    "learn_rankers": [],
     "learn_examples": [],
     "learn_publish": [],
     "serve_tags": [],

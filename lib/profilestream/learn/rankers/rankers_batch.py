@@ -31,7 +31,9 @@ UPDATE_ITEMS = Pass(
 )
 
 
-def learn(users: Rows, items: Rows, events: Rows, params: RankerParams, phase: Phase) -> tuple[Rows, Rows, list[BasketSums]]:
+def learn(
+    users: Rows, items: Rows, events: Rows, params: RankerParams, phase: Phase
+) -> tuple[Rows, Rows, list[BasketSums]]:
     """Rows that the events change, with USER and ITEM, and parts of the evaluation by the state before them.
 
     Args:
