@@ -58,8 +58,8 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 JOBS = (
     "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
-    "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "learn_rankers", "serve_tags", "serve_report",
-    "serve_campaign", "serve_trends", "capture_init",
+    "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
+    "serve_campaign", "serve_trends", "capture_init", "learn_rankers",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"

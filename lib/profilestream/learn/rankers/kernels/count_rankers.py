@@ -288,12 +288,10 @@ def _evaluate(index: BasketIndex, old: pa.Table, rows: BasketRows, own: Longs, i
     targets = rows.take(np.isin(first, first[is_new][start]))
     cells, number = targets.user * items + targets.item, np.searchsorted(users, targets.user)
     is_repeat = np.isin(cells, own)
-    sizes = np.array([np.bincount(number, mask, len(users)) for mask in (is_repeat | True, is_repeat, ~is_repeat)])
-    weights = np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > 0)[:, number] * [
-        is_repeat | True,
-        is_repeat,
-        ~is_repeat,
-    ]
+    masks = np.array([np.ones(len(cells)), is_repeat, ~is_repeat])
+    sizes = np.zeros((len(METRICS), len(users)))
+    np.add.at(sizes.T, number, masks.T)
+    weights = masks / np.maximum(sizes[:, number], 1)
     best_items = (best for best, _ in index.rank(old.take(users), 10).values())
     recalls = np.array([weights @ np.isin(cells, users[:, None] * items + best) for best in best_items])
     late_rows = int(evaluation_times.is_late(times, index.as_of).sum())
