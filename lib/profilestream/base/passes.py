@@ -100,7 +100,7 @@ def _with_columns(rows: Rows, schema: pa.Schema, name: str) -> Rows:
         )
     if wrong := {name: kind for name, kind in expected.items() if actual.get(name) != kind}:
         raise TypeError(f"{name} has the columns {actual}; needed: {wrong}")
-    return rows.select(*schema.names) if isinstance(rows, DataFrame) else rows.select(schema.names)
+    return rows.select(*schema.names) if isinstance(rows, DataFrame) else rows.select(schema.names).cast(schema)
 
 
 def _run_by_spark(
