@@ -15,7 +15,7 @@ from profilestream.learn.rankers.rankers_spec import BasketRecommender
 from tests.laws import law_settings
 from tests.memory_rankers import DAY, MINUTE, START, Event, MemoryRankers, NaiveRankers
 
-PARAMS = RankerParams(basket_gap_minutes=30.0, half_life_days=3.0, popularity_half_life_days=1.0)
+PARAMS = RankerParams(basket_gap_minutes=40.0, half_life_days=3.0, popularity_half_life_days=1.0)
 USERS, ITEMS = [f"u{n}" for n in range(4)], [f"i{n:02}" for n in range(14)]
 EVENTS: st.SearchStrategy[Event] = st.tuples(
     st.sampled_from(USERS), st.sampled_from(ITEMS), st.integers(0, 400).map(lambda n: START + n * 20 * MINUTE)
