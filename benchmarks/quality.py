@@ -87,7 +87,7 @@ def next_basket_recall10_own() -> Result:
         details.append(f"{name}, {baskets:,} baskets: {next_baskets.summary(by_ranker)}")
     value = min(float(np.nanmean(by_ranker["own_counts"][0])) for by_ranker in recalls.values())
     detail = (
-        f"last {next_baskets.WEEKS} weeks, first basket of each week and earlier user; all items are ranked; "
+        f"last {next_baskets.WEEKS} weeks, first basket of the week of users with an earlier one; all items ranked; "
         f"in brackets: repeated, and new items only. {'. '.join(details)}"
     )
     return Result("next_basket_recall10_own", value, "recall at 10", 0.178, "higher", "absolute", detail)

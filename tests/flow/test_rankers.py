@@ -59,7 +59,7 @@ def test_spark_and_arrow_tables_give_the_same_rows_and_metrics_and_a_retry_chang
     spec, settings = RankersSpec(shop.settings()), shop.settings()
     (table,) = spec.tables
     state, expected = table.arrow_rows([]), dict[tuple[str, str], dict[str, Any]]()
-    for n in range(3):
+    for n in range(2):
         shop.append_events(spark, [_event(m) for m in range(n * BATCH_SIZE, (n + 1) * BATCH_SIZE)], batch_id=n)
         if n == 1:
             crashes.run_through(stage.queries(RankersSpec, settings), settings, batch_id=1)

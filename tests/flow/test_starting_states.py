@@ -130,6 +130,8 @@ first_full_passes = 1
 [learn.segments]
 enabled = true
 k = 2
+[learn.rankers]
+enabled = true
 [learn.examples]
 enabled = true
 file = "{home}/labels.toml"
