@@ -18,9 +18,11 @@ from profilestream.learn.factors.kernels import als_rows
 from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.factors.kernels.item_index import UserItems
 from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.ranking_metrics import top_items
+from profilestream.learn.rankers.kernels.count_rankers import RankerParams
 
-from benchmarks import baselines, real_datasets
-from benchmarks.prequential import BATCH_SIZE, EvalBatch, Recalls, batches, first_fifth, first_third
+from benchmarks import baselines, next_baskets, real_datasets
+from benchmarks.prequential import BATCH_SIZE, Recalls, batches, first_fifth, first_third
 from benchmarks.real_datasets import Log
 from benchmarks.result import Result
 
@@ -75,16 +77,51 @@ def rmse_ml100k_5fold_whole() -> Result:
     return _rmse("rmse_ml100k_5fold_whole", 0.916, params, "all ratings stored")
 
 
+def next_basket_recall10_own() -> Result:
+    """Recall of the next basket by own_counts, on the worse of two logs."""
+    recalls = {name: next_baskets.recalls_by_ranker(_log(name), RankerParams()) for name in baselines.LOGS}
+    details = []
+    for name, by_ranker in recalls.items():
+        by_ranker["blend of the factors"] = _next_basket_recalls(_log(name), AlsParams(eval_users=0))
+        baskets = by_ranker["own_counts"].shape[1]
+        details.append(f"{name}, {baskets:,} baskets: {next_baskets.summary(by_ranker)}")
+    value = min(float(np.nanmean(by_ranker["own_counts"][0])) for by_ranker in recalls.values())
+    detail = (
+        f"last {next_baskets.WEEKS} weeks, first basket of the week of users with an earlier one; all items ranked; "
+        f"in brackets: repeated, and new items only. {'. '.join(details)}"
+    )
+    return Result("next_basket_recall10_own", value, "recall at 10", 0.178, "higher", "absolute", detail)
+
+
+def _next_basket_recalls(log: Log, params: AlsParams) -> Floats:
+    """Recalls of the blend, also of items that the user bought before, (3, users of all weeks)."""
+    state, recalls = factors_batch.empty_state(params), list[Floats]()
+    for week in next_baskets.weeks(log):
+        if not recalls:
+            first = log.rows(0, week.begin)
+            state = _fitted(first, params)
+        blend = _scores(state, params, log, week.users)["blend"]
+        recalls.append(week.recalls(top_items(blend, next_baskets.TOP)))
+        state = _after(state, log.rows(week.begin, week.end), params)
+    return np.hstack(recalls)
+
+
+def _fitted(events: pa.Table, params: AlsParams) -> FactorsState[pa.Table]:
+    """The state after full passes over the first events."""
+    empty = factors_batch.empty_state(params)
+    state = factors_batch.fit_full_passes(empty, empty.global_sums, events, FIRST_FULL_PASSES, params)
+    assert state is not None
+    return state
+
+
 def recalls_by_ranker(log: Log, params: AlsParams) -> dict[str, list[Recalls]]:
     """Recalls of each ranker on each batch, before the batch is learned."""
     params = replace(params, eval_users=0)
     first = log.rows(0, first_fifth(log))
-    empty = factors_batch.empty_state(params)
-    state = factors_batch.fit_full_passes(empty, empty.global_sums, first, FIRST_FULL_PASSES, params)
-    assert state is not None
+    state = _fitted(first, params)
     by_ranker: dict[str, list[Recalls]] = {}
     for batch in batches(log):
-        for ranker, scores in _scores(state, params, log, batch).items():
+        for ranker, scores in _scores(state, params, log, batch.users).items():
             by_ranker.setdefault(ranker, []).append(batch.evaluate(scores))
         state = _after(state, log.rows(batch.begin, batch.end), params)
     return by_ranker
@@ -96,9 +133,9 @@ def _after(state: FactorsState[pa.Table], events: pa.Table, params: AlsParams) -
     return state.updated(change)
 
 
-def _scores(state: FactorsState[pa.Table], params: AlsParams, log: Log, batch: EvalBatch) -> dict[str, Floats]:
-    """Scores of the batch's users by ranker, (users, items of the log); new users have a zero vector."""
-    user_ids, index = log.users[batch.users], factors_batch.index_of(state, params)
+def _scores(state: FactorsState[pa.Table], params: AlsParams, log: Log, users: Longs) -> dict[str, Floats]:
+    """Scores of users by ranker, (users, items of the log); new users have a zero vector."""
+    user_ids, index = log.users[users], factors_batch.index_of(state, params)
     vectors, position = als_rows.vectors_of(user_ids, state.users, params), als_rows.positions(user_ids, state.users)
     row, item_ids, weight = als_rows.stored_events(state.users.take(position[position >= 0]))
     user, item = np.flatnonzero(position >= 0)[row], index.positions(item_ids)

@@ -1,7 +1,7 @@
 """Publish the state of a learner as a version of a registered model: champion if it passes the gate, else challenger.
 
-reads:  factors or segments, model_metrics
-writes: published_factors or published_segments, and the MLflow model registry
+reads:  factors, segments or basket_counts, model_metrics
+writes: published_factors, published_segments or published_basket_counts, and the MLflow model registry
 """
 
 import argparse

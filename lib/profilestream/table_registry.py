@@ -59,8 +59,9 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "derive_windows": ["events", *user_tiles, "user_features"],
         "learn_factors": ["events", "factors"],
         "learn_segments": [*profile_tables, *segments_tables],
+        "learn_rankers": ["events", "basket_counts"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
-        "learn_publish": ["factors", "segments", "model_metrics"],
+        "learn_publish": ["factors", "segments", "basket_counts", "model_metrics"],
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,

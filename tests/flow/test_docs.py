@@ -29,7 +29,9 @@ from profilestream.base.settings import (
     Learn,
     Paths,
     Publish,
+    PublishRankers,
     PublishSegments,
+    Rankers,
     Report,
     Scores,
     Segments,
@@ -57,7 +59,7 @@ JOBS = (
     "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
-    "serve_campaign", "serve_trends", "capture_init",
+    "serve_campaign", "serve_trends", "capture_init", "learn_rankers",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -415,6 +417,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "derive.transitions": Transitions, "derive.windows": WindowFeatures, "learn.factors": Factors,
         "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
+        "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
     }  # fmt: skip
     for path, model in models.items():

@@ -16,6 +16,7 @@ from jobs import (
     derive_transitions,
     derive_windows,
     learn_factors,
+    learn_rankers,
     learn_segments,
 )
 from tests.builders import Shop, event
@@ -30,6 +31,7 @@ JOBS: dict[str, Main] = {
     "derive_windows": derive_windows.main,
     "learn_factors": learn_factors.main,
     "learn_segments": learn_segments.main,
+    "learn_rankers": learn_rankers.main,
 }
 # The stages that read a table that the stage writes.
 FOLLOWERS = {
@@ -43,6 +45,7 @@ CHANGED = {
     "derive_transitions": "derive.transitions.half_life_days=3",
     "learn_factors": "learn.factors.k=3",
     "learn_segments": "learn.segments.k=5",
+    "learn_rankers": "learn.rankers.half_life_days=3",
 }
 
 
@@ -56,6 +59,7 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
         "[derive.sessions]\nenabled = true\n[derive.transitions]\nenabled = true\n"
         f'[derive.windows]\nfile = "{shop.home}/windows.toml"\nenabled = true\n'
         "[learn.factors]\nenabled = true\nk = 2\n[learn.segments]\nenabled = true\nk = 2\n"
+        "[learn.rankers]\nenabled = true\n"
     )
     shop.home.mkdir(parents=True, exist_ok=True)
     (shop.home / "windows.toml").write_text(

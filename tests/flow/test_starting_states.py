@@ -37,6 +37,7 @@ FLAGS: dict[str, list[str]] = {
     "steward_compact_tiles": [],
     "learn_factors": [],
     "learn_segments": [],
+    "learn_rankers": [],
     "learn_examples": [],
     "learn_publish": [],
     "serve_tags": [],
@@ -129,6 +130,8 @@ first_full_passes = 1
 [learn.segments]
 enabled = true
 k = 2
+[learn.rankers]
+enabled = true
 [learn.examples]
 enabled = true
 file = "{home}/labels.toml"

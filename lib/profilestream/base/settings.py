@@ -7,6 +7,7 @@ import re
 import tomllib
 from datetime import date
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
@@ -441,6 +442,24 @@ class Segments(LearnerSettings):
     seed: Annotated[int, Effect.LATER] = 0
 
 
+class Rankers(LearnerSettings):
+    """Rankings of items by decayed counts of baskets (docs/learners.md).
+
+    Args:
+        event_types: events of these types are counted, each with weight 1.
+        basket_gap_minutes: a longer pause between two of these events of a user begins another basket.
+        half_life_days: half-life of the counts of a user and of transitions, in event time.
+        popularity_half_life_days: half-life of an item's popularity, in event time.
+        max_followers: number of following items stored per item, those with the highest decayed counts.
+    """
+
+    event_types: tuple[str, ...] = Field(default=("purchase",), min_length=1)
+    basket_gap_minutes: float = Field(default=30.0, gt=0)
+    half_life_days: float = Field(default=90.0, gt=0)
+    popularity_half_life_days: float = Field(default=14.0, gt=0)
+    max_followers: Annotated[int, Effect.LATER] = Field(default=100, ge=1, le=1000)
+
+
 class Tracking(Frozen):
     """MLflow tracking of the rows of `model_metrics` (docs/learners.md). A failure of MLflow never stops a stage.
 
@@ -508,6 +527,20 @@ class PublishSegments(Gate):
     name: ModelName = "segments"
 
 
+class PublishRankers(Gate):
+    """Publishing of the rankers as a registered model.
+
+    Args:
+        name: name of the registered model.
+        ranker: default ranker of the registered model; the gate compares its metric basket_recall_10.
+        top_k: items per user that the registered model returns by default.
+    """
+
+    name: ModelName = "rankers"
+    ranker: Literal["own_counts", "transitions", "popularity"] = "own_counts"
+    top_k: int = Field(default=20, ge=1)
+
+
 class Examples(Frozen):
     """Training examples (docs/learners.md): point-in-time features of users, and labels from later events.
 
@@ -558,15 +591,19 @@ class Learn(Frozen):
     max_files_per_trigger: int = Field(default=1000, ge=1)
     factors: Factors = Factors()
     segments: Segments = Segments()
+    rankers: Rankers = Rankers()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
     publish_segments: PublishSegments = PublishSegments()
+    publish_rankers: PublishRankers = PublishRankers()
     examples: Examples = Examples()
 
     @model_validator(mode="after")
     def _models_have_names_of_their_own(self) -> Self:
-        if self.publish.name == self.publish_segments.name:
-            raise ValueError(f"publish.name and publish_segments.name are the same: {self.publish.name}")
+        models = {name: getattr(self, name).name for name in ("publish", "publish_segments", "publish_rankers")}
+        for (one, model), (other, other_model) in combinations(models.items(), 2):
+            if model == other_model:
+                raise ValueError(f"{one}.name and {other}.name are the same: {model}")
         return self
 
 

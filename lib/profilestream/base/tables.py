@@ -190,7 +190,7 @@ SESSIONS = Table(
     properties={**_FOLLOWED, "delta.dataSkippingStatsColumns": "session_start,span_start,span_end"},
 )
 
-_FACTORS_USER = Subject("user", where="side = 'user'")
+_USER_SIDE = Subject("user", where="side = 'user'")
 
 FACTORS = Table(
     name="factors",
@@ -198,7 +198,7 @@ FACTORS = Table(
     writer="learn_factors",
     columns=(
         Column("side", "STRING NOT NULL", "`user`, `item` or `global`."),
-        Column("key", "STRING NOT NULL", "User id, item id, or `all`.", subject=_FACTORS_USER),
+        Column("key", "STRING NOT NULL", "User id, item id, or `all`.", subject=_USER_SIDE),
         Column("vector", "BINARY", "The vector, k little-endian float32 (explicit: with the bias last); null: global."),
         Column(
             "item_ids", "ARRAY<STRING>",
@@ -299,6 +299,26 @@ SEGMENT_DESCRIPTIONS = Table(
         BATCH_ID,
     ),
     key=("segment_id",),
+)
+
+BASKET_COUNTS = Table(
+    name="basket_counts",
+    meaning="One row per user and one per item: decayed counts of the items in baskets.",
+    writer="learn_rankers",
+    columns=(
+        Column("side", "STRING NOT NULL", "`user` or `item`."),
+        Column("key", "STRING NOT NULL", "User id or item id.", subject=_USER_SIDE),
+        Column("item_ids", "ARRAY<STRING> NOT NULL", "User: items of all events. Item: items of the next baskets."),
+        Column("counts", "ARRAY<DOUBLE> NOT NULL", "Decayed count of each of `item_ids`, the largest first."),
+        Column("basket_items", "ARRAY<STRING>", "User: items of the latest basket, which ended at `as_of`."),
+        Column("previous_items", "ARRAY<STRING>", "User: items of the basket before it."),
+        Column("popularity", "DOUBLE", "Item: count of its events, decayed by popularity_half_life_days."),
+        as_of(),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("side", "key"),
+    properties=UPDATABLE,
 )
 
 MODEL_METRICS = Table(
@@ -434,10 +454,10 @@ STAGE_BATCHES = Table(
 
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, SESSIONS, FACTORS, USER_SEGMENTS, SEGMENTS,
-    SEGMENT_DESCRIPTIONS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, STAGE_BATCHES,
+    SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {
     "event_transitions", "user_transitions", "user_features", "training_examples", "published_factors",
-    "published_segments",
+    "published_segments", "published_basket_counts",
 }  # fmt: skip

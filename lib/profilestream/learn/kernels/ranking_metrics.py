@@ -115,3 +115,17 @@ def top_items(scores: Floats, max_items: int) -> Longs:
     top.sort(axis=1)
     order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
     return np.take_along_axis(top, order, axis=1)
+
+
+def top_candidates(user: Longs, item: Longs, scores: Floats, users: int, max_items: int) -> tuple[Longs, Floats]:
+    """As `top_items` with the scores of some candidates only: positions and scores, (users, `max_items`).
+
+    Args:
+        user, item: of each candidate, in ascending order; each user has at least `max_items` of them.
+    """
+    starts = np.searchsorted(user, np.arange(users))
+    column = np.arange(len(user)) - starts[user]
+    candidates = np.full((users, int(column.max(initial=-1)) + 1), -np.inf)
+    candidates[user, column] = scores
+    best = top_items(candidates, max_items)
+    return item[starts[:, None] + best], np.take_along_axis(candidates, best, axis=1)

@@ -1,0 +1,1 @@
+"""Rankers: items ranked for users by decayed counts of their baskets."""

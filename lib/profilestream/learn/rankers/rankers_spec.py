@@ -1,0 +1,136 @@
+"""RankersSpec: decayed counts of baskets in one table, with one commit per batch (rankers_batch.py)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import runner, tables
+from profilestream.base.queries import QueryInput, appended_rows
+from profilestream.base.runner import Rows
+from profilestream.base.settings import Rankers
+from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
+from profilestream.learn.metrics import Evaluation, Metric
+from profilestream.learn.predictor import Options, PublishedRows
+from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.publication import Publication, PublishedState
+from profilestream.learn.rankers import rankers_batch
+from profilestream.learn.rankers.kernels.count_rankers import ITEM, METRICS, RANKED, USER, BasketIndex, RankerParams
+
+_ITEMS = ("all items", "the earlier bought items", "the items that the user never bought before")
+
+
+class RankersSpec(LearnerSpec):
+    """Own counts, transitions between baskets, and popularity (kernels/count_rankers.py)."""
+
+    name = "rankers"
+    metrics = tuple(
+        Metric(
+            name, "share, 0 to 1", "users",
+            f"Share of {items} in the first basket that a user starts in the batch that are among the first 10 ranked.",
+        )
+        for name, items in zip(METRICS, _ITEMS, strict=True)
+    )  # fmt: skip
+    state_tables = (tables.BASKET_COUNTS,)
+    limits = ("Quantities and prices are not used, and returns do not reduce a count.",)
+
+    @property
+    def config(self) -> Rankers:
+        return self.settings.learn.rankers
+
+    @property
+    def params(self) -> RankerParams:
+        """The parameters of the counts in the settings."""
+        return RankerParams(**{field.name: getattr(self.config, field.name) for field in fields(RankerParams)})
+
+    def check(self, spark: SparkSession) -> None:
+        """All settings are checked when they are read."""
+
+    def reads(self) -> QueryInput:
+        max_files = self.settings.learn.max_files_per_trigger
+        return appended_rows(tables.EVENTS, "capture_events", self.settings.paths, max_files)
+
+    def select(self, frame: DataFrame) -> DataFrame:
+        """Events of the counted types with a user and an item, in the columns of EVENT."""
+        rows = frame.where(F.col("event_type").isin(*self.config.event_types))
+        return rows.select("user_id", F.unix_micros("event_time").alias("time_micros"), "item_id").dropna()
+
+    def learn(self, batch: LearnerBatch[Rows]) -> Learned:
+        users, items = self._users(batch.stored, batch.rows), self._items(batch.stored)
+        users, items, parts = rankers_batch.learn(users, items, batch.rows, self.params, batch.phase)
+        if not parts:
+            return self._learned(users, items)
+        sums = sum(parts[1:], parts[0])
+        return self._learned(users, items, Evaluation(sums.metrics(), sums.times, sums.state_as_of))
+
+    def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
+        """Subtract the counts of the users. Transitions of late events, and counts that were cut, are not exact."""
+        users, items = self._users(stored, keys), self._items(stored)
+        return self._learned(*rankers_batch.remove(users, items, events, self.params))
+
+    def _users(self, stored: StateTables[Rows], rows: Rows) -> Rows:
+        """The rows of the users of rows with a column `user_id`."""
+        keys = runner.renamed(rows, {"user_id": "key"})
+        return stored.rows(self.tables[0], USER.names, keys, side="user")
+
+    def _items(self, stored: StateTables[Rows]) -> Rows:
+        return stored.rows(self.tables[0], ITEM.names, side="item")
+
+    def _learned(self, users: Rows, items: Rows, evaluation: Evaluation | None = None) -> Learned:
+        sides = (runner.with_constant(rows, "side", side) for rows, side in ((users, "user"), (items, "item")))
+        return Learned({self.tables[0].name: runner.union(*sides)}, evaluation or Evaluation())
+
+    @property
+    def publication(self) -> Publication:
+        """All rows of `basket_counts`, compared by the recall of one ranker."""
+        config = self.settings.learn.publish_rankers
+        return Publication(
+            stage=self.stage_name(),
+            model_name=config.name,
+            table=self.tables[0],
+            gate_metric=GateMetric(self.name, self.metric("basket_recall_10"), config.ranker, config),
+            metrics=self.metrics,
+            limits=self.limits,
+            run_params=self.config.parameters,
+            params=asdict(self.params),
+            required_rows="item",
+            state=self._published_state,
+            predictor=BasketRecommender,
+            options={"ranker": config.ranker, "top_k": config.top_k},
+        )
+
+    def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
+        last = rows.agg(F.max("batch_id")).collect()[0][0]
+        if last is None:
+            return None
+        events = self.select(tables.EVENTS.read(rows.sparkSession, self.settings.paths))
+        count, *times = events.agg(F.count("*"), F.min("time_micros"), F.max("time_micros")).collect()[0]
+        return PublishedState(rows, last, {"user_id": ["shop:1"]}, count, *(time or 0 for time in times))
+
+
+class BasketRecommender:
+    """`user_id` -> `item_ids` and `scores`: lists, best item first; bought items are not left out.
+
+    Options: `ranker`, one of count_rankers.RANKERS, and `top_k`, the number of items per user.
+    """
+
+    outputs: ClassVar[pa.Schema] = RANKED
+
+    def __init__(self, rows: PublishedRows, params: Mapping[str, Any], options: Options) -> None:
+        self._rows = rows
+        self._index = BasketIndex(rows.read(ITEM.names, pc.field("side") == "item"), RankerParams(**params))
+
+    def predict(self, inputs: pa.Table, options: Options) -> pa.Table:
+        """The items with the highest scores of each user."""
+        user_ids = inputs["user_id"].cast(pa.string())
+        is_requested = (pc.field("side") == "user") & pc.field("key").isin(pc.unique(user_ids))
+        users = self._rows.read(USER.names, is_requested)
+        users = users.take(pc.index_in(user_ids, value_set=users["key"].combine_chunks()))
+        items, scores = self._index.rank(users, int(options["top_k"]))[options["ranker"]]
+        ids = self._index.ids
+        columns: list[Any] = [[ids.take(row) for row in items], list(scores)]
+        return pa.table(columns, schema=self.outputs)

@@ -1,0 +1,71 @@
+"""learn_rankers in the flow: Spark and Arrow tables give the same rows and metrics, also after crashes."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from profilestream.base import streaming, tables
+from profilestream.base.queries import RunOptions
+from profilestream.learn import stage
+from profilestream.learn.learner_spec import LearnerBatch
+from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.rankers.rankers_spec import RankersSpec
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from tests.builders import Shop, event
+from tests.fault_injection import Crashes
+
+BATCH_SIZE = 25
+
+
+def _event(n: int) -> dict[str, Any]:
+    """Baskets of two events; every seventh event has no item, every fifth is late, and every eighth is a view."""
+    hours = 2 * (n // 2) - (30 if n % 5 == 0 else 0) + 48
+    return event(
+        n, kind="view" if n % 8 == 0 else "purchase", who=f"u{n // 2 % 6}",
+        what=None if n % 7 == 0 else f"i{n * n % 13}",
+        at=f"2026-01-{1 + hours // 24:02}T{hours % 24:02}:{n % 2 * 10:02}:00Z",
+    )  # fmt: skip
+
+
+def _by_key(rows: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
+    names = ("side", "key", "item_ids", "counts", "basket_items", "previous_items", "popularity", "as_of")
+    values: list[dict[str, Any]] = rows.select(names).to_pylist()
+    return {(row["side"], row["key"]): row for row in values}
+
+
+def test_spark_and_arrow_tables_give_the_same_rows_and_metrics_and_a_retry_changes_nothing(
+    spark: SparkSession, tmp_path: Path, crashes: Crashes
+) -> None:
+    shop = Shop(tmp_path, extra_settings="[learn.rankers]\nenabled = true\nmax_followers = 4\n")
+    spec, settings = RankersSpec(shop.settings()), shop.settings()
+    (table,) = spec.tables
+    memory, expected = MemoryTables(), dict[tuple[str, str], dict[str, Any]]()
+    for n in range(2):
+        shop.append_events(spark, [_event(m) for m in range(n * BATCH_SIZE, (n + 1) * BATCH_SIZE)], batch_id=n)
+        if n == 1:
+            crashes.run_through(stage.queries(RankersSpec, settings), settings, batch_id=1)
+        else:
+            streaming.run(spark, stage.queries(RankersSpec, settings), settings, RunOptions())
+        events = spec.select(shop.read(spark, tables.EVENTS).where(F.col("batch_id") == n)).toArrow()
+        assert 0 < len(events) < BATCH_SIZE
+        learned = spec.learn(LearnerBatch(events, len(events), memory))
+        memory = memory.with_learned(spec, learned)
+        expected = _by_key(memory.all_rows(table))
+        stored = _by_key(shop.read(spark, table).toArrow())
+        assert stored.keys() == expected.keys()
+        for key, row in expected.items():
+            for name in ("counts", "popularity"):
+                assert (stored[key].pop(name) or 0.0) == pytest.approx(row[name] or 0.0, rel=1e-9), (key, name)
+            assert stored[key] == {name: value for name, value in row.items() if name in stored[key]}, key
+        metrics = shop.read(spark, tables.MODEL_METRICS).where(F.col("batch_id") == n).collect()
+        values = {(row["model"], row["metric"]): [row["value"], row["weight"]] for row in metrics}
+        assert (n == 0) == (not values)
+        if learned.evaluation.times is not None:
+            assert values.pop(("all", "late_rows")) == [learned.evaluation.times.late_rows, 1]
+        scores = {(ranker, name): v for ranker, one in learned.evaluation.values.items() for name, v in one.items()}
+        assert values.keys() == scores.keys()
+        for metric, value in values.items():
+            assert value == pytest.approx(scores[metric]), metric

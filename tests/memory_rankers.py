@@ -1,0 +1,137 @@
+"""Count rankers over a few events: the learner in memory, and plain Python that computes the same."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+from profilestream.base import runner
+from profilestream.learn.rankers import rankers_batch
+from profilestream.learn.rankers.kernels import count_rankers
+from profilestream.learn.rankers.kernels.count_rankers import BasketIndex, BasketSums, RankerParams
+
+from tests.partitions import split_into
+
+MINUTE = 60_000_000
+DAY = 1440 * MINUTE
+START = 20_000 * DAY
+# User, item, and time in microseconds.
+Event = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class MemoryRankers:
+    """The state, with rows by key, and the evaluation of the last batch."""
+
+    params: RankerParams
+    users: pa.Table = field(default_factory=count_rankers.USER.empty_table)
+    items: pa.Table = field(default_factory=count_rankers.ITEM.empty_table)
+    sums: BasketSums | None = None
+
+    def learn(self, batch: list[Event], parts: int = 1, order: Sequence[int] | None = None) -> "MemoryRankers":
+        names = ("user_id", "item_id", "time_micros")
+        rows = [dict(zip(names, event, strict=True)) for event in batch]
+        events = pa.Table.from_pylist(rows, count_rankers.EVENT)
+        with split_into(parts, order):
+            users, items, sums = rankers_batch.learn(self.users, self.items, events, self.params, nullcontext)
+        users, items = runner.with_updates(self.users, users, "key"), runner.with_updates(self.items, items, "key")
+        return replace(self, users=users, items=items, sums=sum(sums[1:], sums[0]) if sums else None)
+
+    def user(self, key: str) -> dict[str, Any]:
+        return _rows(self.users)[key]
+
+    def rows(self) -> dict[str, Any]:
+        """All rows by key; lists of counts as dicts."""
+        return _rows(self.users) | _rows(self.items)
+
+    def ranking(self, user: str, ranker: str, top_k: int = 10) -> dict[str, float]:
+        """Items and scores in order."""
+        index = BasketIndex(self.items, self.params)
+        keys = self.users["key"].to_pylist()
+        row = self.users.take(pa.array([keys.index(user) if user in keys else None], pa.int64()))
+        items, scores = index.rank(row, top_k)[ranker]
+        return dict(zip(index.ids.take(items[0]).to_pylist(), scores[0].tolist(), strict=True))
+
+
+def _rows(rows: pa.Table) -> dict[str, dict[str, Any]]:
+    values: list[dict[str, Any]] = rows.set_column(3, "as_of", rows["as_of"].cast(pa.int64())).to_pylist()
+    return {row["key"]: row | {"counts": dict(zip(row["item_ids"], row["counts"], strict=True))} for row in values}
+
+
+class NaiveRankers:
+    """The same by loops over all events; followers are not truncated."""
+
+    def __init__(self, params: RankerParams) -> None:
+        self.params, self.log, self.in_baskets = params, list[Event](), defaultdict[str, list[Event]](list)
+
+    def learn(self, batch: list[Event]) -> None:
+        newest = {user: max(t for u, _, t in self.log if u == user) for user in {u for u, _, _ in self.log}}
+        for user, item, time in sorted(batch, key=lambda event: (event[2], event[1])):
+            if time >= newest.get(user, 0):
+                self.in_baskets[user].append((user, item, time))
+        self.log += batch
+
+    def baskets(self, user: str) -> list[dict[str, int]]:
+        """Time of the first event by item, for each basket."""
+        baskets: list[dict[str, int]] = []
+        end = -DAY * 10_000
+        for _, item, time in self.in_baskets[user]:
+            if time - end > self.params.basket_gap_minutes * MINUTE:
+                baskets.append({})
+            baskets[-1].setdefault(item, time)
+            end = time
+        return baskets
+
+    def counts(self, user: str) -> dict[str, float]:
+        return _decayed([(item, 1.0, time) for u, item, time in self.log if u == user], self.params.half_life_days)
+
+    def followers(self, item: str, now: int) -> dict[str, float]:
+        pairs = [
+            (b, 1 / len(one), time)
+            for user in list(self.in_baskets)
+            for one, other in zip(self.baskets(user), self.baskets(user)[1:], strict=False)
+            for b, time in other.items()
+            if item in one
+        ]
+        return _decayed(pairs, self.params.half_life_days, now)
+
+    def popularity(self, now: int) -> dict[str, float]:
+        events = [(item, 1.0, time) for _, item, time in self.log]
+        return _decayed(events, self.params.popularity_half_life_days, now)
+
+    def ranking(self, user: str, ranker: str) -> list[str]:
+        """All items, best first."""
+        now = max(time for _, _, time in self.log)
+        popularity, scores = self.popularity(now), dict[str, float]()
+        if ranker == "own_counts":
+            scores = self.counts(user)
+        elif ranker == "transitions":
+            latest = self.baskets(user)[-1] if self.in_baskets[user] else {}
+            for counts in (self.followers(item, now) for item in latest):
+                for item, count in counts.items():
+                    scores[item] = scores.get(item, 0.0) + count / sum(counts.values())
+        return sorted(popularity, key=lambda item: (-round(scores.get(item, 0), 9), -round(popularity[item], 9), item))
+
+    def recalls(self, batch: list[Event], ranker: str) -> dict[str, list[float]]:
+        """Recall of each user with a value, by kind of items, for the first basket that starts after the state."""
+        by_kind: dict[str, list[float]] = {"basket": [], "repeat": [], "new": []}
+        now, after = max((time for _, _, time in self.log), default=0), NaiveRankers(self.params)
+        after.log, after.in_baskets = [*self.log], defaultdict(list, {u: [*e] for u, e in self.in_baskets.items()})
+        after.learn(batch)
+        for user in {u for u, _, _ in batch}:
+            starts = [basket for basket in after.baskets(user) if min(basket.values()) > now]
+            own, targets = set(self.counts(user)), set(starts[0] if starts else ())
+            kinds = {"basket": targets, "repeat": targets & own, "new": targets - own}
+            for kind, items in kinds.items():
+                by_kind[kind] += [len(items & set(self.ranking(user, ranker)[:10])) / len(items)] if items else []
+        return by_kind
+
+
+def _decayed(weights: list[tuple[str, float, int]], half_life_days: float, now: int | None = None) -> dict[str, float]:
+    now = max((time for _, _, time in weights), default=0) if now is None else now
+    sums: dict[str, float] = {}
+    for item, weight, time in weights:
+        sums[item] = sums.get(item, 0.0) + weight * 0.5 ** ((now - time) / DAY / half_life_days)
+    return sums

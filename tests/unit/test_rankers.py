@@ -1,0 +1,207 @@
+"""The count rankers equal plain loops, do not depend on partitions, and rank a batch by the state before it."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from profilestream.base.settings import Rankers
+from profilestream.learn.rankers.kernels.count_rankers import MAX_BASKET_ITEMS, RANKERS, RankerParams
+from profilestream.learn.rankers.rankers_spec import BasketRecommender
+
+from tests.laws import law_settings
+from tests.memory_rankers import DAY, MINUTE, START, Event, MemoryRankers, NaiveRankers
+
+PARAMS = RankerParams(basket_gap_minutes=40.0, half_life_days=3.0, popularity_half_life_days=1.0)
+USERS, ITEMS = [f"u{n}" for n in range(4)], [f"i{n:02}" for n in range(14)]
+EVENTS: st.SearchStrategy[Event] = st.tuples(
+    st.sampled_from(USERS), st.sampled_from(ITEMS), st.integers(0, 400).map(lambda n: START + n * 20 * MINUTE)
+)
+BATCHES = st.lists(st.lists(EVENTS, min_size=1, max_size=20), min_size=1, max_size=4)
+
+
+def after(batches: list[list[Event]], parts: int = 1) -> tuple[MemoryRankers, NaiveRankers]:
+    model, naive = MemoryRankers(PARAMS), NaiveRankers(PARAMS)
+    for batch in batches:
+        model = model.learn(batch, parts)
+        naive.learn(batch)
+    return model, naive
+
+
+@law_settings
+@given(BATCHES, st.sampled_from([1, 3]))
+def test_counts_and_popularity_are_decayed_sums_over_all_events(batches: list[list[Event]], parts: int) -> None:
+    model, naive = after(batches, parts)
+    rows = model.rows()
+    for user in {user for user, _, _ in naive.log}:
+        assert rows[user]["counts"] == pytest.approx(naive.counts(user), rel=1e-9)
+        assert rows[user]["as_of"] == max(time for one, _, time in naive.log if one == user)
+    for item in {item for _, item, _ in naive.log}:
+        assert rows[item]["popularity"] == pytest.approx(naive.popularity(rows[item]["as_of"])[item], rel=1e-9)
+
+
+@law_settings
+@given(BATCHES, st.sampled_from([1, 3]))
+def test_baskets_and_followers_equal_loops_over_consecutive_baskets(batches: list[list[Event]], parts: int) -> None:
+    model, naive = after(batches, parts)
+    rows = model.rows()
+    for user in {user for user, _, _ in naive.log}:
+        previous, latest = ([{}, *naive.baskets(user)])[-2:]
+        # Times of stored items are not stored, so items of the same time in two batches are in order of batch.
+        assert set(rows[user]["basket_items"]) == set(latest)
+        assert set(rows[user]["previous_items"]) == set(previous)
+    for item in {item for _, item, _ in naive.log}:
+        assert rows[item]["counts"] == pytest.approx(naive.followers(item, rows[item]["as_of"]), rel=1e-9)
+
+
+@law_settings
+@given(BATCHES, st.lists(EVENTS, min_size=1, max_size=30), st.integers(0, 10))
+def test_a_batch_is_ranked_by_the_state_before_it(batches: list[list[Event]], batch: list[Event], days: int) -> None:
+    model, naive = after(batches)
+    batch = [(user, item, time + days * DAY) for user, item, time in batch]
+    sums = model.learn(batch).sums
+    assert sums is not None
+    is_late = [time <= max(time for _, _, time in naive.log) for _, _, time in batch]
+    assert sums.times.late_rows == sum(is_late) and sums.state_as_of == max(time for _, _, time in naive.log)
+    for ranker, metrics in sums.metrics().items():
+        for user in USERS:
+            assert list(model.ranking(user, ranker)) == naive.ranking(user, ranker)[:10], (ranker, user)
+        recalls = naive.recalls(batch, ranker)
+        expected = {f"{kind}_recall_10": (np.mean(of), len(of)) for kind, of in recalls.items() if of}
+        assert metrics.keys() == expected.keys()
+        for name, value in metrics.items():
+            assert value == pytest.approx(expected[name]), (ranker, name)
+
+
+@law_settings
+@given(BATCHES, st.lists(EVENTS, min_size=1, max_size=30), st.sampled_from([(2, 1, 0), (4, 1, 3, 0, 2)]))
+def test_parts_in_any_order_give_the_same_rows_and_metrics(
+    batches: list[list[Event]], batch: list[Event], order: tuple[int, ...]
+) -> None:
+    model, _ = after(batches)
+    whole, split = model.learn(batch), model.learn(batch[::-1], 3, order)
+    expected, rows = whole.rows(), split.rows()
+    assert rows.keys() == expected.keys()
+    for key, row in expected.items():
+        counts, popularity = row.pop("counts"), row.pop("popularity", 0.0)
+        assert rows[key].pop("counts") == pytest.approx(counts, rel=1e-9)
+        assert rows[key].pop("popularity", 0.0) == pytest.approx(popularity, rel=1e-9)
+        assert rows[key] == row
+    assert whole.sums is not None and split.sums is not None
+    assert split.sums.times == whole.sums.times
+    for ranker, metrics in whole.sums.metrics().items():
+        for name, value in metrics.items():
+            assert split.sums.metrics()[ranker][name] == pytest.approx(value)
+
+
+@law_settings
+@given(st.lists(EVENTS, min_size=1, max_size=40, unique_by=lambda event: event[2]), st.integers(1, 7))
+def test_a_log_in_order_of_time_gives_the_same_rows_for_any_split_into_batches(log: list[Event], size: int) -> None:
+    log = sorted(log, key=lambda event: event[2])
+    whole, _ = after([log])
+    split, _ = after([log[n : n + size] for n in range(0, len(log), size)])
+    expected = whole.rows()
+    assert split.rows().keys() == expected.keys()
+    for key, row in split.rows().items():
+        assert row["counts"] == pytest.approx(expected[key]["counts"], rel=1e-9)
+        for name in ("as_of", "basket_items", "previous_items"):
+            assert row.get(name) == expected[key].get(name), (key, name)
+
+
+@law_settings
+@given(BATCHES, st.lists(EVENTS, min_size=1, max_size=10))
+def test_later_baskets_of_a_batch_do_not_change_its_metrics(batches: list[list[Event]], batch: list[Event]) -> None:
+    model, _ = after(batches)
+    first = [(user, item, START + 20 * DAY) for user, item, _ in batch]
+    later = [(user, ITEMS[n % 14], START + (21 + n) * DAY) for n, (user, _, _) in enumerate(batch * 3)]
+    one, both = model.learn(first).sums, model.learn(first + later).sums
+    assert one is not None and both is not None
+    assert one.metrics() == both.metrics() and one.times == both.times
+
+
+@law_settings
+@given(BATCHES)
+def test_an_empty_batch_changes_nothing(batches: list[list[Event]]) -> None:
+    model, _ = after(batches)
+    for parts in (1, 3):
+        same = model.learn([], parts)
+        assert same.users.equals(model.users) and same.items.equals(model.items) and same.sums is None
+
+
+def at(days: float, *items: str, user: str = "u") -> list[Event]:
+    return [(user, item, START + round(days * DAY)) for item in items]
+
+
+def test_known_counts_followers_and_scores() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a", "b", "a"), *at(3, "b", "c")]).learn(at(3.01, "a"))
+    rows = model.rows()
+    decay = 0.5 ** (0.01 / 3)
+    assert rows["u"]["counts"] == pytest.approx({"a": decay + 1, "b": 1.5 * decay, "c": decay})
+    assert (rows["u"]["basket_items"], rows["u"]["previous_items"]) == (["b", "c", "a"], ["a", "b"])
+    assert rows["b"]["counts"] == pytest.approx({"a": 0.5, "b": 0.5 * decay, "c": 0.5 * decay})
+    assert rows["c"]["counts"] == {}
+    assert rows["b"]["popularity"] == pytest.approx((1 + 1 / 8) * 0.5**0.01)  # as of the new follower
+    own = model.ranking("u", "own_counts")
+    assert own == pytest.approx({"a": 2, "b": 1 + 1.5 * decay / (1 + decay), "c": 1 + decay / (1 + decay)})
+    popular = model.ranking("unknown", "own_counts")
+    assert list(popular) == ["a", "b", "c"] and sum(popular.values()) == pytest.approx(1)
+
+
+def test_a_late_event_is_counted_but_is_in_no_basket_and_no_transition() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(6, "b")]).learn(at(3, "c"))
+    assert model.user("u")["counts"] == pytest.approx({"b": 1, "c": 0.5, "a": 0.25})
+    assert (model.user("u")["basket_items"], model.user("u")["previous_items"]) == (["b"], ["a"])
+    assert model.rows()["c"]["counts"] == {} and model.rows()["a"]["counts"] == {"b": 1}
+
+
+def test_a_basket_that_continues_a_stored_one_is_not_ranked() -> None:
+    model = MemoryRankers(PARAMS).learn(at(0, "a"))
+    sums = model.learn(at(0.01, "b")).sums
+    assert sums is not None and sums.users.tolist() == [0, 0, 0] and sums.times.rows_from is None
+
+
+def test_of_followers_with_equal_counts_the_first_ids_are_stored() -> None:
+    model = MemoryRankers(RankerParams(max_followers=2))
+    model = model.learn([*at(0, "a"), *at(1, "z", "y", "x"), *at(2, "z", user="v"), *at(1, "a", user="v")])
+    assert model.rows()["a"]["item_ids"] == ["z", "x"]
+
+
+def test_the_first_items_of_a_large_basket_are_used() -> None:
+    items = [f"i{n:03}" for n in range(MAX_BASKET_ITEMS + 5)]
+    model = MemoryRankers(PARAMS).learn([*at(0, *items), *at(1, "a")]).learn(at(2, *items))
+    assert model.user("u")["basket_items"] == items[:MAX_BASKET_ITEMS]
+    rows = model.rows()
+    assert rows[items[MAX_BASKET_ITEMS]]["counts"] == {}
+    assert rows[items[0]]["counts"] == pytest.approx({"a": 0.5 ** (1 / 3) / MAX_BASKET_ITEMS})
+    assert set(rows["a"]["counts"]) == set(items[:MAX_BASKET_ITEMS])
+
+
+def test_the_predictor_ranks_by_the_published_rows() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a", "b", "b"), *at(1, "a", user="v")])
+
+    class Rows:
+        def read(self, columns: list[str], where: Any) -> pa.Table:
+            users, items = (
+                rows.append_column("side", pa.array([side] * len(rows), pa.string()))
+                for rows, side in ((model.users, "user"), (model.items, "item"))
+            )
+            return pa.concat_tables([users, items], promote_options="default").filter(where).select(columns)
+
+    options = {"ranker": "own_counts", "top_k": 1}
+    rows: Any = Rows()
+    predictor = BasketRecommender(rows, asdict(PARAMS), options)
+    ranked = predictor.predict(pa.table({"user_id": ["v", "nobody", "u", "v"]}), options)
+    assert ranked["item_ids"].to_pylist() == [["a"], ["a"], ["b"], ["a"]]
+    scores: Any = ranked["scores"].to_pylist()
+    assert scores[0] == [2.0] and scores[1][0] < 1
+    two = predictor.predict(pa.table({"user_id": ["u"]}), options | {"top_k": 2, "ranker": "transitions"})
+    assert two["item_ids"].to_pylist() == [["a", "b"]]
+
+
+def test_the_rankers_have_the_same_defaults_in_settings_and_in_the_kernels() -> None:
+    values, defaults = Rankers().parameters, asdict(RankerParams())
+    assert {name: values[name] for name in defaults} == defaults
+    assert set(MemoryRankers(PARAMS).learn(at(0, "a")).learn(at(1, "a")).sums.metrics()) == set(RANKERS)  # type: ignore[union-attr]
