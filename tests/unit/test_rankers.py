@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from profilestream.base.settings import Rankers
+from profilestream.learn.rankers.basket_recommender import BasketRecommender
 from profilestream.learn.rankers.kernels.count_rankers import MAX_BASKET_ITEMS, RANKERS, RankerParams
-from profilestream.learn.rankers.rankers_spec import BasketRecommender
 
 from tests.laws import law_settings
 from tests.memory_rankers import DAY, MINUTE, START, Event, MemoryRankers, NaiveRankers

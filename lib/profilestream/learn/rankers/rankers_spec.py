@@ -1,11 +1,7 @@
 """RankersSpec: decayed counts of baskets in one table, with one commit per batch (rankers_batch.py)."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, ClassVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -15,11 +11,11 @@ from profilestream.base.runner import Rows
 from profilestream.base.settings import Rankers
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
-from profilestream.learn.predictor import Options, PublishedRows
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publication import Publication, PublishedState
 from profilestream.learn.rankers import rankers_batch
-from profilestream.learn.rankers.kernels.count_rankers import ITEM, METRICS, RANKED, USER, BasketIndex, RankerParams
+from profilestream.learn.rankers.basket_recommender import BasketRecommender
+from profilestream.learn.rankers.kernels.count_rankers import ITEM, METRICS, USER, RankerParams
 
 _ITEMS = ("all items", "the earlier bought items", "the items that the user never bought before")
 
@@ -110,27 +106,3 @@ class RankersSpec(LearnerSpec):
         events = self.select(tables.EVENTS.read(rows.sparkSession, self.settings.paths))
         count, *times = events.agg(F.count("*"), F.min("time_micros"), F.max("time_micros")).collect()[0]
         return PublishedState(rows, last, {"user_id": ["shop:1"]}, count, *(time or 0 for time in times))
-
-
-class BasketRecommender:
-    """`user_id` -> `item_ids` and `scores`: lists, best item first; bought items are not left out.
-
-    Options: `ranker`, one of count_rankers.RANKERS, and `top_k`, the number of items per user.
-    """
-
-    outputs: ClassVar[pa.Schema] = RANKED
-
-    def __init__(self, rows: PublishedRows, params: Mapping[str, Any], options: Options) -> None:
-        self._rows = rows
-        self._index = BasketIndex(rows.read(ITEM.names, pc.field("side") == "item"), RankerParams(**params))
-
-    def predict(self, inputs: pa.Table, options: Options) -> pa.Table:
-        """The items with the highest scores of each user."""
-        user_ids = inputs["user_id"].cast(pa.string())
-        is_requested = (pc.field("side") == "user") & pc.field("key").isin(pc.unique(user_ids))
-        users = self._rows.read(USER.names, is_requested)
-        users = users.take(pc.index_in(user_ids, value_set=users["key"].combine_chunks()))
-        items, scores = self._index.rank(users, int(options["top_k"]))[options["ranker"]]
-        ids = self._index.ids
-        columns: list[Any] = [[ids.take(row) for row in items], list(scores)]
-        return pa.table(columns, schema=self.outputs)
