@@ -4,11 +4,13 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from profilestream.learn.factors import factors_batch
@@ -16,8 +18,12 @@ from profilestream.learn.factors.factors_batch import FactorsState
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import als_rows
 from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import decay_factors
 from profilestream.learn.learner_spec import LearnerSpec
 from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.rankers.kernels import count_rankers
+from profilestream.learn.rankers.kernels.count_rankers import BasketIndex
+from profilestream.learn.rankers.rankers_spec import RankersSpec
 from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.profile_scaling import PROFILE
 from profilestream.learn.segments.segments_spec import SegmentsSpec
@@ -25,8 +31,10 @@ from profilestream.learn.segments.segments_spec import SegmentsSpec
 from tests import laws, naive_kmeans
 from tests.builders import USER_PROFILES, Shop
 from tests.laws import LearnerCase, Numbers
+from tests.memory_rankers import NaiveRankers
 from tests.naive_als import DAY, Event, NaiveAls
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Makes a case; the folder is for the files of its settings.
 MakeCase = Callable[[Path], LearnerCase]
 
@@ -283,12 +291,112 @@ def _compare_with_counted_sums(spec: SegmentsSpec, states: list[MemoryTables]) -
         laws.assert_close(segment_sums(spec, tables), expected, 1e-9)
 
 
+def rankers_case(home: Path) -> LearnerCase:
+    settings = "[learn.rankers]\nenabled = true\nhalf_life_days = 20\npopularity_half_life_days = 10\n"
+    spec = RankersSpec(Shop(home, extra_settings=settings).settings())
+
+    def sides(tables: MemoryTables) -> tuple[pa.Table, pa.Table]:
+        (table,) = spec.tables
+        users = tables.rows(table, count_rankers.USER.names, side="user")
+        return users, tables.rows(table, count_rankers.ITEM.names, side="item")
+
+    def score(tables: MemoryTables, rows: pa.Table) -> Floats:
+        """The score of the best item of the user by own counts; 0 without items."""
+        users, items = sides(tables)
+        row = pc.index_in(rows["user_id"], value_set=users["key"].combine_chunks())
+        _, scores = BasketIndex(items, spec.params).rank(users.take(row), 1)["own_counts"]
+        return scores[:, 0] if scores.size else np.zeros(len(rows))
+
+    return LearnerCase(
+        spec=spec,
+        logs=event_logs([1.0]),
+        to_rows=lambda tables, batch: _basket_events(batch),
+        score=score,
+        user_of=lambda event: event.user,
+        unseen=lambda event: replace(event, user=f"new {event.user}", item=f"new {event.item}"),
+        later=lambda event: replace(event, time=event.time + 60 * DAY),
+        decayed_weights=lambda tables: _basket_weights(spec, *sides(tables)),
+        evaluate=lambda tables, rows: _evaluated_own_counts(spec, *sides(tables), rows),
+        compare_with_reference=lambda batches, states: _compare_with_naive_rankers(
+            spec, batches, _basket_weights(spec, *sides(states[-1]))
+        ),
+    )
+
+
+def _basket_events(batch: Sequence[Event]) -> pa.Table:
+    rows = [{"user_id": one.user, "time_micros": one.time, "item_id": one.item} for one in batch]
+    return pa.Table.from_pylist(rows, count_rankers.EVENT)
+
+
+def _basket_weights(spec: RankersSpec, users: pa.Table, items: pa.Table) -> Numbers:
+    """Own counts and popularity, decayed to the newest time of all items."""
+    params = spec.params
+    now = max(items["as_of"].cast(pa.int64()).to_pylist(), default=0)
+    numbers = {}
+    for rows, half_life in ((users, params.half_life_days), (items, params.popularity_half_life_days)):
+        factors = decay_factors(rows["as_of"].cast(pa.int64()).to_numpy(), now, half_life)
+        for row, factor in zip(rows.to_pylist(), factors, strict=True):
+            counts = {row["key"]: row["popularity"]} if "popularity" in row else _by_item(row)
+            numbers |= {f"{row['key']} {item}": np.array(count * factor) for item, count in counts.items()}
+    return numbers
+
+
+def _by_item(row: dict[str, Any]) -> dict[str, float]:
+    return dict(zip(row["item_ids"], row["counts"], strict=True))
+
+
+def _compare_with_naive_rankers(spec: RankersSpec, batches: list[list[Event]], actual: Numbers) -> None:
+    naive = NaiveRankers(spec.params)
+    for batch in batches:
+        naive.learn([(one.user, one.item, one.time) for one in batch])
+    now = max(time for _, _, time in naive.log)
+    expected = {f"{item} {item}": np.array(count) for item, count in naive.popularity(now).items()}
+    for user in {user for user, _, _ in naive.log}:
+        newest = max(time for one, _, time in naive.log if one == user)
+        factor = 0.5 ** ((now - newest) / DAY / spec.params.half_life_days)
+        expected |= {f"{user} {item}": np.array(count * factor) for item, count in naive.counts(user).items()}
+    laws.assert_close(actual, expected, 1e-9)
+
+
+def _evaluated_own_counts(
+    spec: RankersSpec, users: pa.Table, items: pa.Table, rows: pa.Table
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """`basket_recall_10` of the own counts: of the first basket of each user that starts after the state."""
+    as_of = {row["key"]: row["as_of"] for row in items.to_pylist()}
+    last = {row["key"]: row["as_of"] for row in users.to_pylist()}
+    own = {row["key"]: _by_item(row) for row in users.to_pylist()}
+    now, gap = max(as_of.values()), timedelta(minutes=spec.params.basket_gap_minutes)
+    half_life = timedelta(days=spec.params.popularity_half_life_days)
+    popularity = {r["key"]: r["popularity"] * 0.5 ** ((now - r["as_of"]) / half_life) for r in items.to_pylist()}
+    recalls = []
+    for user in set(rows["user_id"].to_pylist()):
+        events = sorted((row["time_micros"], row["item_id"]) for row in rows.to_pylist() if row["user_id"] == user)
+        start, basket, end = None, set[str](), last.get(user)
+        for micros, item in events:
+            time = EPOCH + timedelta(microseconds=micros)
+            if user in last and time < last[user]:
+                continue
+            if end is None or time - end > gap:
+                if start is not None:
+                    break
+                start = time if time > now else None
+            if start is not None:
+                basket.add(item)
+            end = time
+        if start is not None:
+            counts = own.get(user, {})
+            ranked = sorted(popularity, key=lambda i: (-round(counts.get(i, 0.0), 6), -round(popularity[i], 6), i))
+            recalls.append(len(basket & set(ranked[:10])) / len(basket))
+    return {("own_counts", "basket_recall_10"): (float(np.mean(recalls)), len(recalls))} if recalls else {}
+
+
 CASES: dict[type[LearnerSpec], dict[str, MakeCase]] = {
     FactorsSpec: {
         "implicit": lambda home: factors_case(home, f"{FACTORS}half_life_days = 20\n", [1.0, 3.0, 5.0, -1.0]),
         "explicit": lambda home: factors_case(home, f'{FACTORS}mode = "explicit"\n', [1.0]),
     },
     SegmentsSpec: {"": segments_case},
+    RankersSpec: {"": rankers_case},
 }
 
 

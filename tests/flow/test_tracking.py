@@ -19,14 +19,13 @@ from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import SourceMissing
 from profilestream.base.passes import Pass, run_pass
-from profilestream.learn import promotion_gate, publishing
+from profilestream.learn import metrics, promotion_gate, publishing
 from profilestream.learn.factors import factors_batch, published_factors
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import als_rows, item_index, score_tasks
 from profilestream.learn.factors.kernels.als import GlobalSums
 from profilestream.learn.factors.kernels.item_index import ItemIndex
 from profilestream.learn.factors.published_factors import PublishedFactors
-from profilestream.learn.learners import METRICS
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHAMPION
@@ -148,7 +147,7 @@ def test_metrics_that_mlflow_missed_are_sent_later_and_once(
     assert _learn(shop, "learn.tracking.uri=http://127.0.0.1:9", "learn.tracking.timeout_seconds=30") == 0
     stored = _stored_metrics(spark, shop)
     assert {step for _, step in stored} == {1, 2}
-    assert {key.split("/")[1] for key, _ in stored} == set(METRICS) - {"rmse", "cost"}
+    assert {key.split("/")[1] for key, _ in stored} == {*(one.name for one in metrics.RANKING), metrics.LATE_ROWS.name}
     warning = "metrics of factors could not be sent to MLflow, and will be sent later: "
     assert len(_warnings(caplog)) == 1
     assert f"{warning}MlflowException" in _warnings(caplog)[0]

@@ -77,27 +77,6 @@ def test_a_batch_is_ranked_by_the_state_before_it(batches: list[list[Event]], ba
 
 
 @law_settings
-@given(BATCHES, st.lists(EVENTS, min_size=1, max_size=30), st.sampled_from([(2, 1, 0), (4, 1, 3, 0, 2)]))
-def test_parts_in_any_order_give_the_same_rows_and_metrics(
-    batches: list[list[Event]], batch: list[Event], order: tuple[int, ...]
-) -> None:
-    model, _ = after(batches)
-    whole, split = model.learn(batch), model.learn(batch[::-1], 3, order)
-    expected, rows = whole.rows(), split.rows()
-    assert rows.keys() == expected.keys()
-    for key, row in expected.items():
-        counts, popularity = row.pop("counts"), row.pop("popularity", 0.0)
-        assert rows[key].pop("counts") == pytest.approx(counts, rel=1e-9)
-        assert rows[key].pop("popularity", 0.0) == pytest.approx(popularity, rel=1e-9)
-        assert rows[key] == row
-    assert whole.sums is not None and split.sums is not None
-    assert split.sums.times == whole.sums.times
-    for ranker, metrics in whole.sums.metrics().items():
-        for name, value in metrics.items():
-            assert split.sums.metrics()[ranker][name] == pytest.approx(value)
-
-
-@law_settings
 @given(st.lists(EVENTS, min_size=1, max_size=40, unique_by=lambda event: event[2]), st.integers(1, 7))
 def test_a_log_in_order_of_time_gives_the_same_rows_for_any_split_into_batches(log: list[Event], size: int) -> None:
     log = sorted(log, key=lambda event: event[2])
@@ -120,15 +99,6 @@ def test_later_baskets_of_a_batch_do_not_change_its_metrics(batches: list[list[E
     one, both = model.learn(first).sums, model.learn(first + later).sums
     assert one is not None and both is not None
     assert one.metrics() == both.metrics() and one.times == both.times
-
-
-@law_settings
-@given(BATCHES)
-def test_an_empty_batch_changes_nothing(batches: list[list[Event]]) -> None:
-    model, _ = after(batches)
-    for parts in (1, 3):
-        same = model.learn([], parts)
-        assert same.users.equals(model.users) and same.items.equals(model.items) and same.sums is None
 
 
 def at(days: float, *items: str, user: str = "u") -> list[Event]:

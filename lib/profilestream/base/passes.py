@@ -10,6 +10,7 @@ from functools import partial, reduce
 from typing import Any
 
 import pyarrow as pa
+from pyspark import cloudpickle
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -34,7 +35,8 @@ class Pass:
         keys: key column by input. All rows with the same key, in all of these inputs, are in one call. If one input has
             a key, each call gets all rows of the inputs without a key; they are `packed` outputs of another pass.
         packed: outputs that Spark moves as one value per call, not as rows.
-        results: small objects, such as sums, that the driver gets from each call. Spark pickles them.
+        results: small objects, such as sums, that the driver gets from each call; pickled, also if a notebook defines
+            their class.
     """
 
     kernel: Callable[..., Mapping[str, Any]]
@@ -170,7 +172,8 @@ def _call_in_task(
 def _chunks(output: pa.Table | list[Any], is_binary: bool) -> list[Any]:
     """The rows of an output as arrays of structs, or one binary value per result or packed table."""
     if isinstance(output, list):
-        return [pa.array([pickle.dumps(result)], pa.binary()) for result in output]
+        cells = [cloudpickle.dumps(result) for result in output]  # type: ignore[no-untyped-call]
+        return [pa.array([cell], pa.binary()) for cell in cells]
     if is_binary:
         return [pa.array([_write_cell(output)], pa.binary())] if output.num_rows else []
     return [part.to_struct_array() for part in output.combine_chunks().to_batches(max_chunksize=_CHUNK_ROWS)]
