@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import pandas as pd
 import pyarrow as pa
 import pytest
 from profilestream.base import streaming, tables
@@ -14,6 +16,7 @@ from profilestream.learn.rankers.rankers_spec import RankersSpec
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from jobs import learn_publish
 from tests.builders import Shop, event
 from tests.fault_injection import Crashes
 
@@ -69,3 +72,23 @@ def test_spark_and_arrow_tables_give_the_same_rows_and_metrics_and_a_retry_chang
         assert values.keys() == scores.keys()
         for metric, value in values.items():
             assert value == pytest.approx(scores[metric]), metric
+
+
+@pytest.fixture
+def shop(spark: SparkSession, tmp_path: Path) -> Shop:
+    """A shop whose events were learned in one batch."""
+    shop = Shop(tmp_path, extra_settings="[learn.rankers]\nenabled = true\n", is_tracked=True)
+    shop.append_events(spark, [_event(n) for n in range(BATCH_SIZE)])
+    streaming.run(spark, stage.queries(RankersSpec, shop.settings()), shop.settings(), RunOptions())
+    return shop
+
+
+def test_the_registered_model_ranks_the_items_of_users(spark: SparkSession, shop: Shop, registry: None) -> None:
+    assert learn_publish.main(["--config", str(shop.config()), "--learner", "rankers"]) == 0
+    model = mlflow.pyfunc.load_model("models:/rankers@champion")
+    predicted = model.predict(pd.DataFrame({"user_id": ["shop:u1", "shop:unknown"]}), params={"top_k": 3})
+    row = shop.read(spark, RankersSpec(shop.settings()).tables[0]).where("side = 'user' AND key = 'shop:u1'").first()
+    assert row is not None
+    own, popular = (list(items) for items in predicted["item_ids"])
+    assert len(own) == len(popular) == 3
+    assert own[: len(row["item_ids"])] == row["item_ids"][:3]

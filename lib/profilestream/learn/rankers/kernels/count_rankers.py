@@ -72,7 +72,8 @@ class BasketIndex:
         times = _micros(items)
         self.as_of = int(times.max(initial=0))
         weights = items["popularity"].to_numpy() * decay_factors(times, self.as_of, params.popularity_half_life_days)
-        weights = np.maximum(weights, MIN_WEIGHT)
+        # Weights that differ only by rounding are ties, whose order is that of the ids.
+        weights = np.exp(np.round(np.log(np.maximum(weights, MIN_WEIGHT)), 9))
         rank_of_id = np.argsort(np.argsort(items["key"].to_numpy()))
         order = np.lexsort((rank_of_id, -weights))
         self.shares, items = weights[order] / weights.sum(), items.take(order)
@@ -124,7 +125,9 @@ class BasketIndex:
         row, position = np.divmod(cells, n)
         largest = np.zeros(users)
         np.maximum.at(largest, row, total)
-        scores = np.where(total > 0, 1 + total / np.maximum(largest[row], MIN_WEIGHT), self.shares[position])
+        scores = np.where(
+            total > 0, np.round(1 + total / np.maximum(largest[row], MIN_WEIGHT), 9), self.shares[position]
+        )
         return top_candidates(row, position, scores, users, top_k)
 
 
