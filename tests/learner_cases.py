@@ -331,10 +331,10 @@ def _basket_events(batch: Sequence[Event]) -> pa.Table:
 def _basket_weights(spec: RankersSpec, users: pa.Table, items: pa.Table) -> Numbers:
     """Own counts and popularity, decayed to the newest time of all items."""
     params = spec.params
-    now = max(items["as_of"].cast(pa.int64()).to_pylist(), default=0)
-    numbers = {}
+    now = int(kmeans_tasks.micros(items, "as_of").max(initial=0))
+    numbers: Numbers = {}
     for rows, half_life in ((users, params.half_life_days), (items, params.popularity_half_life_days)):
-        factors = decay_factors(rows["as_of"].cast(pa.int64()).to_numpy(), now, half_life)
+        factors = decay_factors(kmeans_tasks.micros(rows, "as_of"), now, half_life)
         for row, factor in zip(rows.to_pylist(), factors, strict=True):
             counts = {row["key"]: row["popularity"]} if "popularity" in row else _by_item(row)
             numbers |= {f"{row['key']} {item}": np.array(count * factor) for item, count in counts.items()}
