@@ -320,7 +320,7 @@ def assert_equal(actual: Numbers, expected: Numbers) -> None:
 
 def assert_close(actual: Numbers, expected: Numbers, tolerance: float) -> None:
     """Equal within `tolerance`, relative to the largest number of the same name, but at least to 1."""
-    assert actual.keys() == expected.keys()
+    assert actual.keys() == expected.keys(), f"only in one of them: {sorted(actual.keys() ^ expected.keys())}"
     for name, numbers in expected.items():
         largest = max(1.0, float(np.abs(numbers).max(initial=0.0)))
         np.testing.assert_allclose(actual[name], numbers, rtol=0, atol=tolerance * largest, err_msg=name)

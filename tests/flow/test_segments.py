@@ -129,6 +129,8 @@ def assert_evaluated(spark: SparkSession, shop: Shop, users: dict[str, Row]) -> 
 class ProfileChanges(StageBatches):
     """Runs the stage with changes of profiles that a test defines."""
 
+    local_max_rows: int = 0
+
     def write_batch(self, day: int, group_of: dict[str, str], change: str = "insert") -> None:
         """Change the profiles of users to those of their groups; `delete` erases them."""
         rows = [
@@ -137,7 +139,8 @@ class ProfileChanges(StageBatches):
         ]
         state = "state struct<behavior: struct<vector: struct<weight: double, sums: array<double>>>>"
         changes = self.spark.createDataFrame(rows, f"user_id string, as_of timestamp, {state}, _change_type string")
-        self.write(changes.withColumn("_commit_version", F.lit(self.batches)))
+        changes = changes.withColumn("_commit_version", F.lit(self.batches))
+        self.write(changes, local_max_rows=self.local_max_rows)
 
 
 def _profile_changes(spark: SparkSession, home: Path) -> ProfileChanges:
@@ -171,6 +174,21 @@ def test_sums_equal_a_recount_after_late_users_erased_users_and_an_empty_batch(
     assert {(row["state_as_of"].astimezone(UTC), row["rows_from"], row["rows_to"]) for row in rows} == {
         (datetime(2026, 1, 10, 12, tzinfo=UTC), None, None)
     }
+
+
+@pytest.mark.parametrize("local_max_rows", [0, 1000])
+def test_users_after_all_users_were_erased_are_counted_alone(
+    spark: SparkSession, tmp_path: Path, local_max_rows: int
+) -> None:
+    changes = _profile_changes(spark, tmp_path)
+    changes.local_max_rows = local_max_rows
+    first = {f"u{n}": "abc"[n % 3] for n in range(6)}
+    changes.write_batch(10, first)
+    changes.write_batch(11, first, change="delete")
+    assert not user_rows(spark, changes.settings)
+    changes.write_batch(12, {f"n{n}": "ab"[n % 2] for n in range(4)})
+    assert_sums_equal_recount(spark, changes.settings)
+    assert len(user_rows(spark, changes.settings)) == 4
 
 
 @pytest.mark.long  # for every learner: tests/laws.py

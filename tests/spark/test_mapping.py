@@ -242,6 +242,27 @@ def test_an_invalid_expression_is_reported_with_file_and_key(spark: SparkSession
         assert (error.where, error.do) == (f"{FILE}, {key}", do)
 
 
+def test_a_large_constant_is_refused_because_spark_would_compute_it_while_it_plans(spark: SparkSession) -> None:
+    large = {
+        "size(sequence(1, 2000000000))": 2_000_000_000,
+        "concat(price, repeat('ab', 2000000000))": 2_000_000_000,
+        "element_at(array_repeat('a', 1000001), 1)": 1_000_001,
+        "length(lpad('a', 100000000, 'b')) + 1": 100_000_000,
+        "sequence(10, -3000000, -3)[0]": 1_000_004,
+    }
+    for sql, size in large.items():
+        error = refused(spark, SHOP.replace('"price"', f'"{sql}"'))
+        assert error.what == f"columns.price = {sql!r} has a constant of {size:,} elements or characters"
+        assert error.where == f"{FILE}, columns.price"
+    for sql in (
+        "size(sequence(1, 1000000))",
+        "repeat(price, 2)",
+        "rpad(price, 10, '0')",
+        "size(sequence(1, int(price)))",
+    ):
+        capture_checks.check_mapping(spark, capture_source(SHOP.replace('"price"', f'"{sql}"')))
+
+
 def test_a_rule_that_is_not_boolean_and_a_numeric_event_time_are_refused(spark: SparkSession) -> None:
     error = refused(spark, shop("", "[reject.x]\nwhen = 'price + 1'"))
     assert (error.what, error.where) == ("reject.x.when = 'price + 1' is a double", f"{FILE}, reject.x.when")

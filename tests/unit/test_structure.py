@@ -1,12 +1,14 @@
 """The structure of the package: which modules may import which, and unique names."""
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from profilestream.base import files
+from profilestream.learn.learners import LEARNERS
 
 PACKAGE = Path(files.__file__).parent.parent
 ROOMS = ("base", "capture", "derive", "learn", "serve", "steward")
@@ -56,6 +58,13 @@ def test_code_on_executors_imports_the_standard_library_numpy_and_pyarrow_only()
         if (foreign := {name for name in _imports(MODULES[module]) - own if name.split(".")[0] not in allowed})
     }
     assert wrong == {}
+
+
+def test_the_code_for_all_learners_names_none_of_them() -> None:
+    names = {learner.name for learner in LEARNERS} | {t.name for learner in LEARNERS for t in learner.state_tables}
+    files = [file for file in (PACKAGE / "learn").glob("*.py") if file.name not in ("__init__.py", "learners.py")]
+    found = {file.name: words for file in files if (words := names & set(re.findall(r"\w+", file.read_text())))}
+    assert len(files) > 10 and found == {}
 
 
 def test_only_the_modules_that_talk_to_mlflow_or_run_inside_it_import_it() -> None:

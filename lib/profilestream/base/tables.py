@@ -324,9 +324,9 @@ BASKET_COUNTS = Table(
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
-    writer="learn_factors, learn_segments",
+    writer="the stage of each learner",
     columns=(
-        Column("learner", "STRING NOT NULL", "`factors` or `segments`."),
+        Column("learner", "STRING NOT NULL", "Name of the learner, such as `factors`."),
         EPOCH,
         BATCH_ID,
         Column(

@@ -20,6 +20,7 @@ from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
 from profilestream.capture import cleaning_rules, currency, execute_mapping, ingest, raw_records, side_tables
 from profilestream.capture import mapping as mappings
+from profilestream.capture.guarded_sql import MAX_CONSTANT_SIZE, largest_constant
 from profilestream.capture.ingest import CaptureSource
 
 log = logging.getLogger(__name__)
@@ -230,9 +231,16 @@ def _check_event_time(spark: SparkSession, raw: DataFrame, source: CaptureSource
 
 def _check_expression(frame: DataFrame, key: str, sql: str, file: str, *, expected_type: str = "") -> None:
     try:
-        data_type = frame.select(F.expr(sql)).schema[-1].dataType.simpleString()
+        selected = frame.select(F.expr(sql))
+        data_type = selected.schema[-1].dataType.simpleString()
     except PySparkException as error:
         raise _invalid_sql(key, sql, error, file) from None
+    if (size := largest_constant(selected)) > MAX_CONSTANT_SIZE:
+        raise BadSettings(
+            f"{key} = {sql.strip()!r} has a constant of {size:,} elements or characters",
+            where=f"{file}, {key}",
+            do=f"use at most {MAX_CONSTANT_SIZE:,}: Spark computes constants in the driver's memory",
+        )
     if expected_type and data_type != expected_type:
         raise BadSettings(
             f"{key} = {sql!r} is a {data_type}", where=f"{file}, {key}", do=f"write a condition ({expected_type})"

@@ -24,6 +24,9 @@ _NEVER_RAISES = frozenset(
     "AttributeReference Literal Alias GetStructField Coalesce CaseWhen If IsNull IsNotNull And Or Not EqualTo In InSet "
     "Concat Lower Upper StringTrim StringTrimLeft StringTrimRight StringReplace NamedLambdaVariable".split()
 )
+# Functions whose result can be large, and the position of the argument that is its size.
+_SIZED = {"StringRepeat": 1, "ArrayRepeat": 1, "StringLPad": 1, "StringRPad": 1, "StringSpace": 0}
+MAX_CONSTANT_SIZE = 1_000_000
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _IDENTIFIERS = re.compile(r"((?:raw\.)?)(?:`([^`]+)`|([^\W\d]\w*))", re.IGNORECASE)
 _VALUE_LENGTH = 200
@@ -92,6 +95,26 @@ def _can_raise(expression: Any) -> bool:
     is_safe = name in _NEVER_RAISES or (name == "Cast" and str(expression.evalMode()) != "ANSI")
     children = expression.children()
     return not is_safe or any(_can_raise(children.apply(n)) for n in range(children.size()))
+
+
+def largest_constant(frame: DataFrame) -> int:
+    """The largest number of elements or characters of a constant in the frame's columns, such as `repeat('a', 5)`.
+
+    Spark computes constants while it plans, in the memory of the driver, so a large one would end the process.
+    """
+    expressions = frame._jdf.queryExecution().analyzed().expressions()
+    return max((_constant_size(expressions.apply(n)) for n in range(expressions.size())), default=0)
+
+
+def _constant_size(expression: Any) -> int:
+    children = [expression.children().apply(n) for n in range(expression.children().size())]
+    name, sizes = str(expression.getClass().getSimpleName()), [_constant_size(child) for child in children]
+    if expression.foldable() and name in _SIZED:
+        sizes.append(int(children[_SIZED[name]].eval(None) or 0))
+    elif expression.foldable() and name == "Sequence" and children[0].dataType().typeName() in ("integer", "long"):
+        first, last, *step = (int(child.eval(None) or 0) for child in children)
+        sizes.append(abs(last - first) // max([1, *map(abs, step)]) + 1)
+    return max(sizes, default=0)
 
 
 def _values(frame: DataFrame) -> dict[str, tuple[str, Column]]:

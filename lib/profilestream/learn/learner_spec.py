@@ -17,6 +17,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base import commits
+from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import QueryInput
 from profilestream.base.runner import Rows
@@ -194,17 +196,21 @@ class LearnerSpec(ABC):
             events: all learned rows of these users, from `select`.
         """
 
+    def last_rows(self, spark: SparkSession, table: Table, epoch: str, before: int) -> pa.Table:
+        """The rows that the last batch of an epoch before a batch appended to a table; none if it appended none."""
+        paths, txn = self.settings.paths, Txn(self.stage_name(), epoch, before)
+        # Spark makes no commit for an append without rows, but such a batch has changed another state table.
+        batches = [commits.last_batch(spark, each, paths, txn.app_id(each)) for each in self.tables]
+        last = max((one for one in batches if one is not None), default=None)
+        rows = table.read(spark, paths).where(F.col("epoch") == epoch)
+        if last is not None and last >= before:
+            last = rows.where(F.col("batch_id") < before).agg(F.max("batch_id")).collect()[0][0]
+        return table.arrow_schema.empty_table() if last is None else rows.where(F.col("batch_id") == last).toArrow()
+
     @property
     def publication(self) -> Publication | None:
         """How its state is published as a registered model; null: it is not."""
         return None
-
-
-def rows_of_last_batch(rows: DataFrame, epoch: str, before: int) -> pa.Table:
-    """The rows that the last batch of an epoch before a batch appended; a batch without rows to learn appends none."""
-    earlier = rows.where((F.col("epoch") == epoch) & (F.col("batch_id") < before))
-    last = earlier.agg(F.max("batch_id")).collect()[0][0]
-    return earlier.where(F.col("batch_id") == F.lit(last)).toArrow()
 
 
 # Makes a spec from the settings: a class.

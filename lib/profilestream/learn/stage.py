@@ -22,7 +22,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import MODEL_METRICS
 from profilestream.learn import metrics
 from profilestream.learn.kernels.arrays import IS_DELETED
-from profilestream.learn.learner_spec import Learned, Learner, LearnerBatch, LearnerSpec, rows_of_last_batch
+from profilestream.learn.learner_spec import Learned, Learner, LearnerBatch, LearnerSpec
 from profilestream.learn.metrics_reporter import MetricsReporter
 
 # By table, the rows that the last batch of this run appended, and its transaction.
@@ -70,7 +70,7 @@ def _write(spec: LearnerSpec, appended: _Appended, frame: DataFrame, batch: Batc
     with batch.cached(spec.select(frame)) as (rows, count):
         if count:
             history = _history(spec, batch)
-            few = _StoredInDriver(batch, appended) if _is_local(spec, count, batch) else None
+            few = _StoredInDriver(spec, batch, appended) if _is_local(spec, count, batch) else None
             if few is not None and not (history is not None and spec.needs_history(few)):
                 with batch.phase("learn"):
                     learned = spec.learn(LearnerBatch(rows.toArrow(), count, few))
@@ -150,8 +150,7 @@ class StoredFrames:
 
     def last_batch(self, table: Table) -> pa.Table:
         """As StateTables.last_batch."""
-        rows = table.read(self.spark, self.spec.settings.paths)
-        return rows_of_last_batch(rows, self.txn.epoch, self.txn.batch_id)
+        return self.spec.last_rows(self.spark, table, self.txn.epoch, self.txn.batch_id)
 
     def read_as(self, table: Table) -> dict[str, Any]:
         """Arguments of commits.merge: the commit is refused if the table has changed since it was read."""
@@ -166,6 +165,7 @@ class _StoredInDriver:
         appended: the rows that each table got from the last batch of this run.
     """
 
+    spec: LearnerSpec
     batch: Batch
     appended: _Appended
 
@@ -186,7 +186,7 @@ class _StoredInDriver:
         txn, rows = self.appended.get(table.name, (None, None))
         now = self.batch.txn
         if txn is None or rows is None or txn.epoch != now.epoch or txn.batch_id >= now.batch_id:
-            return rows_of_last_batch(table.read(self.batch.spark, self.batch.paths), now.epoch, now.batch_id)
+            return self.spec.last_rows(self.batch.spark, table, now.epoch, now.batch_id)
         return rows
 
     def read_as(self, table: Table) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from profilestream.base.queries import QueryInput, changed_rows
 from profilestream.base.runner import Rows
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables, rows_of_last_batch
+from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publication import Publication, PublishedState
@@ -160,7 +160,7 @@ class SegmentsSpec(LearnerSpec):
 
     def model_after(self, spark: SparkSession, epoch: str, batch_id: int) -> SegmentModel | None:
         """The model after a batch; null if there are no segments yet."""
-        rows = rows_of_last_batch(self.table.read(spark, self.settings.paths), epoch, batch_id + 1)
+        rows = self.last_rows(spark, self.table, epoch, batch_id + 1)
         return self._model(rows) if len(rows) else None
 
     def _model_before(self, batch: LearnerBatch[Rows]) -> SegmentModel:
