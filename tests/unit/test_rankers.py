@@ -139,6 +139,12 @@ def test_of_followers_with_equal_counts_the_first_ids_are_stored() -> None:
     assert model.rows()["a"]["item_ids"] == ["z", "x"]
 
 
+def test_of_the_items_of_a_user_those_with_the_highest_decayed_counts_are_stored() -> None:
+    model = MemoryRankers(RankerParams(max_items=2)).learn([*at(0, "a", "a"), *at(1, "b"), *at(2, "c")])
+    assert model.user("u")["item_ids"] == ["a", "c"]
+    assert model.learn(at(3, "b", "b")).user("u")["item_ids"] == ["b", "a"]
+
+
 def test_the_first_items_of_a_large_basket_are_used() -> None:
     items = [f"i{n:03}" for n in range(MAX_BASKET_ITEMS + 5)]
     model = MemoryRankers(PARAMS).learn([*at(0, *items), *at(1, "a")]).learn(at(2, *items))

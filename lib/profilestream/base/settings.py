@@ -450,6 +450,7 @@ class Rankers(LearnerSettings):
         basket_gap_minutes: a longer pause between two of these events of a user begins another basket.
         half_life_days: half-life of the counts of a user and of transitions, in event time.
         popularity_half_life_days: half-life of an item's popularity, in event time.
+        max_items: number of items stored per user, those with the highest decayed counts.
         max_followers: number of following items stored per item, those with the highest decayed counts.
     """
 
@@ -457,6 +458,7 @@ class Rankers(LearnerSettings):
     basket_gap_minutes: float = Field(default=30.0, gt=0)
     half_life_days: float = Field(default=90.0, gt=0)
     popularity_half_life_days: float = Field(default=14.0, gt=0)
+    max_items: Annotated[int, Effect.LATER] = Field(default=1000, ge=1)
     max_followers: Annotated[int, Effect.LATER] = Field(default=100, ge=1, le=1000)
 
 

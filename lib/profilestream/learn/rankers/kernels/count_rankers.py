@@ -45,6 +45,7 @@ class RankerParams:
     basket_gap_minutes: float = 30.0
     half_life_days: float = 90.0
     popularity_half_life_days: float = 14.0
+    max_items: int = 1000
     max_followers: int = 100
 
 
@@ -190,7 +191,7 @@ def update_users(events: pa.Table, stored: pa.Table, items: pa.Table, *, params:
     now = np.maximum(old_times, time[np.searchsorted(user, np.arange(len(keys)), "right") - 1])
     weights = np.append(own_counts, np.ones(len(item)))
     pairs = WeightedPairs(np.append(owner, user), np.append(own, item), weights, np.append(old_times[owner], time))
-    counts = _sum_counts(now, pairs, ids, params, len(ids))
+    counts = _sum_counts(now, pairs, ids, params, params.max_items)
     lists = (lists_by_row(rows.user[each], len(keys), ids.take(rows.item[each])) for each in (is_latest, is_previous))
     users = pa.table([keys, *counts, *lists], schema=USER)
 
