@@ -11,6 +11,7 @@ from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.derive import fold_stage, markov, population, sessions, transitions, user_features
 from profilestream.derive.fold import Fold
 from profilestream.learn.factors.factors_spec import FactorsSpec
+from profilestream.learn.rankers.rankers_spec import RankersSpec
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -42,6 +43,9 @@ def snapshot(spark: SparkSession, settings: Settings, at: datetime | None = None
         content |= {name: _transitions(name, spark, settings) for name in (transitions.USERS, transitions.ALL)}
     if settings.derive.windows.enabled:
         content[user_features.NAME] = _rows(user_features.table(settings), spark, settings)
+    if settings.learn.rankers.enabled:
+        (table,) = RankersSpec(settings).tables
+        content[table.name] = _rows(table, spark, settings)
     if settings.serve.tags.enabled:
         # Evidence contains rounded numbers.
         content |= {table.name: _rows(table, spark, settings, "evidence") for table in (USER_GROUPS, USER_TAGS)}
