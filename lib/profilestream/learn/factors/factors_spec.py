@@ -105,7 +105,7 @@ class FactorsSpec(LearnerSpec):
                 rebuilt = factors_batch.fit_full_passes(stored, sums, batch.rows, passes, self.params)
                 assert rebuilt is not None  # there were no vectors that could shrink
                 return self._learned(rebuilt, RankerSums(), sums, is_rebuilt=True)
-            if self.needs_history(batch.stored) and batch.history is not None:
+            if batch.history is not None and self._has_doubled(sums):
                 events = batch.history()
                 rebuilt = factors_batch.fit_full_passes(stored, sums, events, config.full_passes, self.params)
                 sums = replace(sums, full_pass_events=sums.event_count) if rebuilt is None else rebuilt.global_sums
@@ -116,7 +116,10 @@ class FactorsSpec(LearnerSpec):
         return self._learned(after, ranker_sums, sums, is_rebuilt=rebuilt is not None)
 
     def needs_history(self, stored: StateTables[Rows]) -> bool:
-        sums = self.global_sums(stored)
+        return self._has_doubled(self.global_sums(stored))
+
+    def _has_doubled(self, sums: GlobalSums) -> bool:
+        """Whether the number of events has doubled since the last full passes, if there are any."""
         return bool(self.config.full_passes and sums.event_count and sums.event_count >= 2 * sums.full_pass_events)
 
     def learn_again(self, batch: LearnerBatch[Rows]) -> Learned | None:
