@@ -100,7 +100,6 @@ def _overrides(home: Path, folder: Path) -> list[str]:
         "derive.max_files_per_trigger": 8 * FILES_PER_BATCH,
         "learn.max_files_per_trigger": 8 * FILES_PER_BATCH,
         "learn.factors.first_full_passes": 1,
-        "learn.rankers.enabled": "true",
         # The compared tables do not depend on these.
         **dict.fromkeys(("serve.report.enabled", "serve.scores.enabled", "learn.tracking.enabled"), "false"),
     }

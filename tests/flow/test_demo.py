@@ -8,6 +8,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused
 from profilestream.base.settings import Settings
+from profilestream.learn.learners import BY_NAME
 from profilestream.steward import table_docs
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
@@ -75,7 +76,7 @@ def test_the_demo_removes_old_output_and_writes_every_registered_table(
     assert "the user with the highest spending: uk_gifts:" in printed.out
     assert "2/2 files · batch 2 · 5,217 rows" in printed.err
 
-    for learner in ("factors", "segments"):
+    for learner in BY_NAME:
         assert learn_publish.main(["--config", "conf/demo.toml", *flags, "--learner", learner]) == 0
     settings = settings_module.load("conf/demo.toml", overrides)
     registry = table_registry.registry(settings)
