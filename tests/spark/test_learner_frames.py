@@ -18,11 +18,13 @@ from tests.laws import LearnerCase
 from tests.naive_als import DAY, Event
 
 CASES = learner_cases.cases_of(tuple(learner_cases.CASES))
-# Rows of users 0 to 4 at days 1 to 40, by learner; user 4 has one item that no other user has.
+# Rows of users 0 to 4 at days 1 to 40; user 4 has one item that no other user has.
+EVENTS = [
+    Event(f"u{n % 5}", f"i{n * n % 7 + (20 if n == 39 else 0)}", 1.0, (n + 1) * DAY, 1.0 + n % 5) for n in range(40)
+]
 LOGS: dict[str, list[Any]] = {
-    "factors": [
-        Event(f"u{n % 5}", f"i{n * n % 7 + (20 if n == 39 else 0)}", 1.0, (n + 1) * DAY, 1.0 + n % 5) for n in range(40)
-    ],
+    "factors": EVENTS,
+    "rankers": EVENTS,
     "segments": [(f"u{n % 5}", (n % 5 * 3.0, n % 3 * 1.0), (n + 1) * DAY) for n in range(40)],
 }
 
