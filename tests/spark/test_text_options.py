@@ -52,8 +52,16 @@ def _write(shop: Shop, form: str, folder: str, rows: list[dict[str, Any]]) -> No
         pq.write_table(pa.Table.from_pylist(rows), shop.write(name, b""))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["driver", "spark"])
-@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("form", "way"),
+    [
+        pytest.param(
+            form, way, id=f"{form}-{name}", marks=() if (form == "csv") == (name == "spark") else pytest.mark.long
+        )
+        for form in ("jsonl", "csv", "parquet")
+        for name, way in zip(("driver", "spark"), WAYS, strict=True)
+    ],
+)
 def test_the_value_of_a_folder_replaces_the_column_of_the_file_in_every_format(
     spark: SparkSession, tmp_path: Path, form: str, way: str
 ) -> None:
@@ -118,8 +126,21 @@ CORRECTIONS: dict[str, tuple[str, str, bytes, set[str], set[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("is_removed", [False, True], ids=["file", "no file"])
-@pytest.mark.parametrize("name", CORRECTIONS)
+# Without the file, one correction of each kind: of lines, bytes and cells.
+NORMAL = {(name, False) for name in CORRECTIONS} | {(name, True) for name in ("lines to skip", "UTF-8", "a quote")}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_removed"),
+    [
+        pytest.param(
+            name, is_removed, id=f"{name}-{'no file' if is_removed else 'file'}",
+            marks=() if (name, is_removed) in NORMAL else pytest.mark.long,
+        )
+        for name in CORRECTIONS
+        for is_removed in (False, True)
+    ],
+)  # fmt: skip
 def test_rejected_rows_are_read_again_with_corrected_options(
     spark: SparkSession, tmp_path: Path, name: str, is_removed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
