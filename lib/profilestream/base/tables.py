@@ -324,7 +324,7 @@ BASKET_COUNTS = Table(
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
-    writer="the stage of each learner",
+    writer="learn_factors, learn_segments, learn_rankers",
     columns=(
         Column("learner", "STRING NOT NULL", "Name of the learner, such as `factors`."),
         EPOCH,
