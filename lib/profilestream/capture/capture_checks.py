@@ -235,7 +235,7 @@ def _check_expression(frame: DataFrame, key: str, sql: str, file: str, *, expect
         data_type = selected.schema[-1].dataType.simpleString()
     except PySparkException as error:
         raise _invalid_sql(key, sql, error, file) from None
-    if (size := largest_constant(selected)) > MAX_CONSTANT_SIZE:
+    if (size := largest_constant(selected, sql)) > MAX_CONSTANT_SIZE:
         raise BadSettings(
             f"{key} = {sql.strip()!r} has a constant of {size:,} elements or characters",
             where=f"{file}, {key}",

@@ -26,6 +26,7 @@ _NEVER_RAISES = frozenset(
 )
 # Functions whose result can be large, and the position of the argument that is its size.
 _SIZED = {"StringRepeat": 1, "ArrayRepeat": 1, "StringLPad": 1, "StringRPad": 1, "StringSpace": 0}
+_SIZED_NAMES = re.compile(r"\b(sequence|repeat|array_repeat|lpad|rpad|space)\b", re.IGNORECASE)
 MAX_CONSTANT_SIZE = 1_000_000
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _IDENTIFIERS = re.compile(r"((?:raw\.)?)(?:`([^`]+)`|([^\W\d]\w*))", re.IGNORECASE)
@@ -97,11 +98,16 @@ def _can_raise(expression: Any) -> bool:
     return not is_safe or any(_can_raise(children.apply(n)) for n in range(children.size()))
 
 
-def largest_constant(frame: DataFrame) -> int:
+def largest_constant(frame: DataFrame, sql: str) -> int:
     """The largest number of elements or characters of a constant in the frame's columns, such as `repeat('a', 5)`.
 
     Spark computes constants while it plans, in the memory of the driver, so a large one would end the process.
+
+    Args:
+        sql: of the columns.
     """
+    if not _SIZED_NAMES.search(sql):
+        return 0
     expressions = frame._jdf.queryExecution().analyzed().expressions()
     return max((_constant_size(expressions.apply(n)) for n in range(expressions.size())), default=0)
 
