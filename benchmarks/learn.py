@@ -137,20 +137,11 @@ def factors_small_batch(spark: SparkSession, work: Path) -> Result:
     seconds = _small_batches(
         spark, settings, FactorsSpec, lambda n, rows: _events(_interactions(spark, n, rows, USERS, ITEMS)), _SMALL_PAST
     )
-    append = _append_seconds(spark, work)
     detail = (
         f"100 events, {USERS:,} users x {ITEMS:,} items, {_SMALL_PAST:,} past events, k 32, with evaluation and "
-        f"neighbors; {seconds:.2f} s, append {append:.2f} s; seed {SEED}"
+        "neighbors"
     )
-    return Result(
-        "factors_small_batch",
-        seconds / append,
-        "ratio of seconds",
-        3.0,
-        "lower",
-        "bare Spark append of 100 rows",
-        detail,
-    )
+    return _small_batch_result("factors_small_batch", seconds, _append_seconds(spark, work), detail)
 
 
 def segments_small_batch(spark: SparkSession, work: Path) -> Result:
@@ -165,22 +156,17 @@ def segments_small_batch(spark: SparkSession, work: Path) -> Result:
         lambda n, rows: _profile_changes(spark, settings, n % PROFILES, rows, next(numbers)),
         PROFILES,
     )
-    append = _append_seconds(spark, work)
-    detail = (
-        f"100 of {PROFILES:,} users, 9 dimensions, k {SEGMENTS}; {seconds:.2f} s, append {append:.2f} s; seed {SEED}"
-    )
-    return Result(
-        "segments_small_batch",
-        seconds / append,
-        "ratio of seconds",
-        3.0,
-        "lower",
-        "bare Spark append of 100 rows",
-        detail,
-    )
+    detail = f"100 of {PROFILES:,} users, 9 dimensions, k {SEGMENTS}"
+    return _small_batch_result("segments_small_batch", seconds, _append_seconds(spark, work), detail)
 
 
-_SMALL_PAST, _SMALL_BATCHES, _APPEND = 500_000, 8, "bare Spark append of 100 rows"
+_SMALL_PAST, _SMALL_BATCHES = 500_000, 8
+
+
+def _small_batch_result(name: str, seconds: float, append: float, detail: str) -> Result:
+    detail = f"{detail}; {seconds:.2f} s, append {append:.2f} s; seed {SEED}"
+    against = "bare Spark append of 100 rows"
+    return Result(name, seconds / append, "ratio of seconds", 3.0, "lower", against, detail)
 
 
 def _small_batches(

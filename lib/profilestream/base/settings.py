@@ -5,18 +5,23 @@ import math
 import os
 import re
 import tomllib
+from dataclasses import fields
 from datetime import date
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from profilestream.base.errors import BadSettings
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Model = TypeVar("Model", bound=BaseModel)
+ParamsT = TypeVar("ParamsT", bound="DataclassInstance")
 
 EVENT_WEIGHTS = {
     "cart": 3.0, "uncart": -3.0, "favorite": 3.0, "unfavorite": -3.0,
@@ -353,6 +358,10 @@ class LearnerSettings(Frozen):
     def parameters(self) -> dict[str, Any]:
         """All settings except `enabled`."""
         return self.model_dump(exclude={"enabled"})
+
+    def params_of(self, kind: type[ParamsT]) -> ParamsT:
+        """The parameters that a dataclass has as fields, as this dataclass."""
+        return kind(**{each.name: self.parameters[each.name] for each in fields(kind)})
 
     def with_effect(self, effect: Effect) -> dict[str, Any]:
         """The parameters with an effect."""

@@ -1,1 +1,1 @@
-"""Models that are updated with every micro-batch: factors, segments; training examples, metrics and publishing."""
+"""Models that are updated with every micro-batch, their metrics and published versions; training examples."""

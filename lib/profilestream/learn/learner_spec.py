@@ -133,6 +133,11 @@ class LearnerSpec(ABC):
         return tuple(replace(table, declaration=declaration) for table in self.state_tables)
 
     @property
+    def updated_tables(self) -> tuple[Table, ...]:
+        """The state tables whose rows are updated by key."""
+        return tuple(table for table in self.tables if table.is_updated)
+
+    @property
     def all_tables(self) -> tuple[Table, ...]:
         """State tables, tables that later steps compute, and published rows."""
         published = self.publication

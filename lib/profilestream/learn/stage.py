@@ -1,8 +1,8 @@
 """The stage of every learner: reads the state, scores and learns a batch, and commits the changed rows."""
 
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -60,8 +60,7 @@ def check(learner: Learner, spark: SparkSession, settings: Settings) -> None:
 
 
 def _versions(spec: LearnerSpec, spark: SparkSession, checkpoint: Checkpoint, batch_id: int) -> dict[str, int]:
-    updated = [table for table in spec.tables if table.is_updated]
-    pinned = commits.versions(spark, updated, spec.settings.paths)
+    pinned = commits.versions(spark, spec.updated_tables, spec.settings.paths)
     version = None if spec.history is None else checkpoint.last_complete_version(batch_id)
     return pinned if spec.history is None or version is None else {**pinned, spec.history.name: version}
 
@@ -70,13 +69,14 @@ def _write(spec: LearnerSpec, appended: _Appended, frame: DataFrame, batch: Batc
     with batch.cached(spec.select(frame)) as (rows, count):
         if count:
             history = _history(spec, batch)
-            few = _StoredInDriver(spec, batch, appended) if _is_local(spec, count, batch) else None
-            if few is not None and not (history is not None and spec.needs_history(few)):
+            in_driver = _StoredInDriver(spec, batch, appended)
+            if _is_local(spec, count, batch) and not (history is not None and spec.needs_history(in_driver)):
                 with batch.phase("learn"):
-                    learned = spec.learn(LearnerBatch(rows.toArrow(), count, few))
-                _commit(spec, learned, few, appended, batch)
+                    learned = spec.learn(LearnerBatch(rows.toArrow(), count, in_driver))
+                _commit(spec, learned, in_driver, appended, batch)
             else:
-                stored = StoredFrames(batch.spark, spec, batch.txn, batch.version_to_update, count)
+                versions = {table.name: batch.version_to_update(table) for table in spec.updated_tables}
+                stored = StoredFrames(batch.spark, spec, batch.txn, versions, count)
                 learned = spec.learn(LearnerBatch(rows, count, stored, history, batch.phase))
                 _commit(spec, learned, stored, appended, batch, count=None if learned.is_rebuilt else count)
     return BatchResult(rows_in=count)
@@ -115,33 +115,26 @@ def _commit(
             appended[table.name] = batch.txn, changed
 
 
-@dataclass
+@dataclass(frozen=True)
 class StoredFrames:
     """The state before a batch, read by Spark.
 
     Args:
-        version_of: returns the version of an updated table that the state is read from.
+        versions: of the updated tables, by name, that the state is read from.
         count: number of rows of the batch.
     """
 
     spark: SparkSession
     spec: LearnerSpec
     txn: Txn
-    version_of: Callable[[Table], int]
+    versions: Mapping[str, int]
     count: int
-    _versions: dict[str, int] = field(default_factory=dict)
-
-    def version(self, table: Table) -> int:
-        """The version of a table; always the same one."""
-        if table.name not in self._versions:
-            self._versions[table.name] = self.version_of(table)
-        return self._versions[table.name]
 
     def rows(
         self, table: Table, columns: Sequence[str], keys: DataFrame | None = None, **values: str | Sequence[int]
     ) -> DataFrame:
         """As StateTables.rows."""
-        rows = table.read(self.spark, self.spec.settings.paths, version=self.version(table))
+        rows = table.read(self.spark, self.spec.settings.paths, version=self.versions[table.name])
         for name, value in values.items():
             rows = rows.where(F.col(name) == value if isinstance(value, str) else F.col(name).isin(list(value)))
         if keys is not None:
@@ -154,10 +147,10 @@ class StoredFrames:
 
     def read_as(self, table: Table) -> dict[str, Any]:
         """Arguments of commits.merge: the commit is refused if the table has changed since it was read."""
-        return {"read_version": self.version(table)}
+        return {"read_version": self.versions[table.name]}
 
 
-@dataclass
+@dataclass(frozen=True)
 class _StoredInDriver:
     """The state before a small batch, read in the process of the driver.
 
@@ -220,11 +213,11 @@ def run_full_pass(spark: SparkSession, settings: Settings, learner: Learner) -> 
         rows = _rows_until(spec, spark, version)
         count = rows.count()
         next_txn = Txn(stage, checkpoint.epoch(), last_batch + 1)
-        stored = StoredFrames(spark, spec, next_txn, partial(commits.version, spark, paths=paths), count)
-        learned = spec.learn_again(LearnerBatch(rows, count, stored))
-        txn = Txn(f"full pass of {stage}", str(uuid.uuid4()), last_batch)
-        for table in spec.tables if learned else ():
-            assert learned
-            changed = commits.with_batch_columns(learned.rows[table.name], table, txn)
-            commits.merge(changed, table, paths, txn, read_version=stored.version(table))
+        versions = commits.versions(spark, spec.updated_tables, paths)
+        learned = spec.learn_again(LearnerBatch(rows, count, StoredFrames(spark, spec, next_txn, versions, count)))
+        if learned is not None:
+            txn = Txn(f"full pass of {stage}", str(uuid.uuid4()), last_batch)
+            for table in spec.updated_tables:
+                changed = commits.with_batch_columns(learned.rows[table.name], table, txn)
+                commits.merge(changed, table, paths, txn, read_version=versions[table.name])
     return count

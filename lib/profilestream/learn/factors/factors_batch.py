@@ -6,10 +6,9 @@ the metrics are collected.
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol
+from typing import Generic, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.evaluation_times import EvaluationTimes
 from profilestream.learn.kernels.ranking_metrics import RankingSums, sum_by_ranker
 from profilestream.learn.kernels.sums import total
+from profilestream.learn.learner_spec import Phase
 
 log = logging.getLogger(__name__)
 PACK_ITEMS = Pass(
@@ -60,7 +60,6 @@ REMOVE_FROM_ITEMS = Pass(
     outputs={"items": removal.REMAINING_ITEM},
     results=("change",),
 )
-Phase = Callable[[str], AbstractContextManager[Any]]
 
 
 class StoredFactors(Protocol[Rows]):
@@ -170,19 +169,18 @@ def fit_full_passes(
     return model
 
 
-def remove(state: FactorsState[Rows], keys: Rows, events: Rows, params: AlsParams) -> FactorsState[Rows]:
-    """The changed part of the state without some users; its rows have a column IS_DELETED.
+def remove(state: FactorsState[Rows], events: Rows, params: AlsParams) -> FactorsState[Rows]:
+    """The changed part of a state without its users; its rows have a column IS_DELETED.
 
     Weights, popularity, counts and the global sums of users are those of a state that never had the users. Vectors of
     other users are not changed, and terms of the users that were added with an older vector remain in part.
 
     Args:
-        keys: with a column `user_id`.
+        state: the rows of the users to remove, and all items.
         events: all events of the users, with als_rows.EVENT.
     """
-    stored, _ = runner.split_by_keys(state.users, "key", keys, "user_id")
     removed, results = run_pass(
-        REMOVE_USERS, {"events": events, "stored": stored}, global_sums=state.global_sums, params=params
+        REMOVE_USERS, {"events": events, "stored": state.users}, global_sums=state.global_sums, params=params
     )
     without_users = sum(results["change"], state.global_sums)
     inputs: dict[str, Rows] = {"contributions": removed["contributions"], "stored": state.items}

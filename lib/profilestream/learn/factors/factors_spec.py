@@ -1,6 +1,6 @@
 """FactorsSpec: vectors of users and items in one table, with one commit per batch (factors_batch.py)."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Generic
 
@@ -58,8 +58,7 @@ class FactorsSpec(LearnerSpec):
     @cached_property
     def params(self) -> AlsParams:
         """The parameters of the factorization in the settings."""
-        names = {field.name for field in fields(AlsParams)}
-        return AlsParams(**{name: value for name, value in self.config.parameters.items() if name in names})
+        return self.config.params_of(AlsParams)
 
     @property
     def other_inputs(self) -> dict[str, Any]:
@@ -132,7 +131,7 @@ class FactorsSpec(LearnerSpec):
         """Subtract what the users added, with their current vectors; docs/learners.md has what remains."""
         sums, users = self.global_sums(stored), FactorsRows(stored, self.table).users_of(keys)
         items = stored.rows(self.table, als_rows.ITEM.names, side="item")
-        change = factors_batch.remove(FactorsState(users, items, sums), keys, events, self.params)
+        change = factors_batch.remove(FactorsState(users, items, sums), events, self.params)
         return self._learned(change, RankerSums(), sums, is_rebuilt=False)
 
     def global_sums(self, stored: StateTables[Rows]) -> GlobalSums:
@@ -183,11 +182,8 @@ class FactorsSpec(LearnerSpec):
         if row is None or rows.where(has_other_items).isEmpty():
             return None
         sums = als_rows.global_sums_from_bytes(bytes(row["global_sums"]), self.params.width)
-        oldest = (
-            self.select(tables.EVENTS.read(rows.sparkSession, self.settings.paths))
-            .agg(F.min("time_micros"))
-            .collect()[0][0]
-        )
+        learned = self.select(tables.EVENTS.read(rows.sparkSession, self.settings.paths))
+        (oldest,) = learned.agg(F.min("time_micros")).collect()[0]
         example = {"user_id": ["shop:1"]}
         return PublishedState(rows, row["batch_id"], example, int(sums.event_count), oldest or 0, sums.as_of)
 
@@ -201,9 +197,8 @@ class FactorsRows(Generic[Rows]):
 
     def users_of(self, events: Rows) -> Rows:
         """Rows of the users of events."""
-        return self.stored.rows(
-            self.table, als_rows.USER.names, runner.renamed(events, {"user_id": "key"}), side="user"
-        )
+        keys = runner.renamed(events, {"user_id": "key"})
+        return self.stored.rows(self.table, als_rows.USER.names, keys, side="user")
 
     def items_of(self, contributions: Rows) -> Rows:
         """Rows of the items of contributions."""

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilestream.derive.kernels.kernel import offsets_of
 from profilestream.learn.kernels.arrays import Longs
 
 
@@ -20,7 +21,7 @@ def flatten(rows: pa.Table, name: str) -> tuple[Longs, Any]:
 
 def lists_by_row(row: Longs, rows: int, values: Any) -> Any:
     """The inverse of `flatten`; the numbers are ascending."""
-    return pa.ListArray.from_arrays(pa.array(np.searchsorted(row, np.arange(rows + 1)), pa.int32()), values)
+    return pa.ListArray.from_arrays(offsets_of(row, rows), values)
 
 
 def positions(values: Any, ids: Any) -> Longs:

@@ -1,6 +1,6 @@
 """RankersSpec: decayed counts of baskets in one table, with one commit per batch (rankers_batch.py)."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -41,7 +41,7 @@ class RankersSpec(LearnerSpec):
     @property
     def params(self) -> RankerParams:
         """The parameters of the counts in the settings."""
-        return RankerParams(**{field.name: getattr(self.config, field.name) for field in fields(RankerParams)})
+        return self.config.params_of(RankerParams)
 
     def check(self, spark: SparkSession) -> None:
         """All settings are checked when they are read."""

@@ -96,7 +96,7 @@ class SegmentsSpec(LearnerSpec):
     @cached_property
     def params(self) -> KMeansParams:
         """The parameters of the algorithm."""
-        return KMeansParams(**self.config.parameters)
+        return self.config.params_of(KMeansParams)
 
     @property
     def weights(self) -> dict[str, float]:

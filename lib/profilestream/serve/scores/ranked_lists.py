@@ -14,6 +14,7 @@ from profilestream.learn.factors.kernels.als import AlsParams, Strings
 from profilestream.learn.factors.kernels.item_index import ItemIndex, UserItems
 from profilestream.learn.kernels import ranking_metrics
 from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.lists import ranges
 
 _TYPES: dict[str, pa.DataType] = {
     "user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float64(), "ranker": pa.string(),
@@ -291,7 +292,7 @@ def _best_own_items(users: _UserBlock, index: ItemIndex, user: Longs, item: Long
     bounds = np.searchsorted(own.user, np.arange(len(users.user_ids) + 1))
     sizes = (bounds[1:] - bounds[:-1])[user]
     entry = np.repeat(np.arange(len(user)), sizes)
-    number = item_index.concat_ranges(bounds[user], sizes)
+    number = ranges(bounds[user], sizes)
     similarity = index.similarities(own.item[number], item[entry])
     vectors, own_vectors = (index.vectors[position].astype(float) for position in (item[entry], own.item[number]))
     has_vector = (np.abs(users.vectors).sum(axis=1) > 0)[user[entry]]

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from profilestream.learn.factors.kernels.als import AlsParams, Strings, Vectors
 from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.lists import ranges
 
 RANKERS = ("blend", "factors", "neighbors", "popularity", "category")
 
@@ -167,7 +168,7 @@ class ItemIndex:
         """Sum of each item's similarities to the user's items, (users, items)."""
         items = len(self.item_ids)
         sizes = self.starts[user_items.item + 1] - self.starts[user_items.item]
-        flat = concat_ranges(self.starts[user_items.item], sizes)
+        flat = ranges(self.starts[user_items.item], sizes)
         cell = np.repeat(user_items.user, sizes) * items + self.neighbors[flat]
         return np.bincount(cell, self.similarity[flat], users * items).astype(float).reshape(users, items)
 
@@ -209,13 +210,6 @@ def blend_weights(params: AlsParams) -> dict[str, float]:
         "category": params.category_weight,
     }
     return {ranker: weight for ranker, weight in weights.items() if weight}
-
-
-def concat_ranges(starts: Longs, sizes: Longs) -> Longs:
-    """The ranges `starts[i]` to `starts[i] + sizes[i] - 1`, concatenated."""
-    before = np.cumsum(sizes) - sizes
-    flat: Longs = np.arange(int(sizes.sum())) - np.repeat(before - starts, sizes)
-    return flat
 
 
 def _similarities(rows: pa.Table, decayed_weights: Floats) -> tuple[Longs, Longs, Floats]:

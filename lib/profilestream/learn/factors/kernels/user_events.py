@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from profilestream.learn.factors.kernels import als, als_rows, item_index
+from profilestream.learn.factors.kernels import als, als_rows
 from profilestream.learn.factors.kernels.als import AlsParams, GlobalSums, GroupedRows, Strings, Vectors
 from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.lists import ranges
 from profilestream.learn.kernels.sums import decay_factors
 
 
@@ -178,7 +179,7 @@ def _preceding_items(events: UserEvents, new_pairs: Longs, params: AlsParams) ->
     is_repeated[np.unique(new_pairs, return_index=True)[1]] = False
     at = place[match]
     sizes = np.where(is_new_item & ~is_repeated, np.minimum(rank[at], params.neighbor_history), 0)
-    flat = item_index.concat_ranges(at - sizes, sizes)
+    flat = ranges(at - sizes, sizes)
     times = np.maximum(np.repeat(latest[at], sizes), latest[flat])
     ends = np.cumsum(sizes)
     neighbor_ids = pa.ListArray.from_arrays(
