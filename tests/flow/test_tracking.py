@@ -2,8 +2,11 @@
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
+from profilestream.base.commits import Txn
 from profilestream.base.errors import SourceMissing
 from profilestream.base.passes import Pass, run_pass
 from profilestream.learn import metrics, promotion_gate, publishing
@@ -172,6 +176,42 @@ def test_metrics_that_mlflow_missed_are_sent_later_and_once(
     stored = _stored_metrics(spark, shop)
     assert {step for _, step in stored} == {1, 2, 3}
     assert _logged_metrics(shop) == stored
+
+
+def test_batches_with_more_metrics_than_a_request_may_have_arrive_once_from_two_reporters_at_the_same_time(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path, extra_settings=SETTINGS, is_tracked=True)
+    paths = shop.settings().paths
+    tables.MODEL_METRICS.create(spark, paths)
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    constants = {"learner": "factors", "epoch": "e1", "weight": 1.0, "state_as_of": time}
+    rows = [
+        {**constants, "batch_id": batch_id, "model": "blend", "metric": f"m{n}", "value": float(n)}
+        for batch_id, count in ((0, 3), (1, 2100), (2, 900), (3, 2))
+        for n in range(count)
+    ]
+    commits.append(tables.MODEL_METRICS.arrow_rows(rows), tables.MODEL_METRICS, paths, Txn("test", "e1", 0))
+    stores = [MlflowStore(shop.settings()) for _ in range(2)]
+    stores[0].get_or_create_run("factors", "e1", {})
+    both_have_read = threading.Barrier(2)
+    log = MlflowStore._log
+
+    def log_together(store: MlflowStore, run: Run, batches: list[Any]) -> None:
+        if batches[0].batch_id == 0:
+            both_have_read.wait(30)
+        log(store, run, batches)
+
+    monkeypatch.setattr(MlflowStore, "_log", log_together)
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(store.log_missing_metrics, spark, "factors", "e1", {}) for store in stores]
+        assert [each.result() for each in sent] == [4, 4]
+    (run,) = _runs(_client(shop))
+    assert run.data.tags["profilestream.last_batch"] == "3"
+    assert run.data.metrics == {f"blend/m{n}": float(n) for n in range(2100)}
+    for name, steps in {"blend/m0": [0, 1, 2, 3], "blend/m899": [1, 2], "blend/m2099": [1]}.items():
+        assert sorted(each.step for each in _client(shop).get_metric_history(run.info.run_id, name)) == steps
+    assert stores[0].log_missing_metrics(spark, "factors", "e1", {}) == 0
 
 
 def _set_recall(spark: SparkSession, shop: Shop, batch_id: int, recall: float) -> None:

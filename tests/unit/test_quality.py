@@ -41,23 +41,39 @@ def test_coverage_and_novelty_of_a_small_example() -> None:
     assert sums.novelty == pytest.approx((1 + 2 + 2) / 3)
 
 
+def random_items(items: int, k: int, rng: np.random.Generator) -> pa.Table:
+    """Rows with vectors, counts, categories and neighbors."""
+    rows = [
+        {
+            "item_id": f"i{n:03}", "vector": rng.normal(size=k).astype(np.float32).tobytes(),
+            "decayed_weight": float(1 + rng.integers(9)), "popularity": float(rng.random() * 9),
+            "latest_event": 0, "category": f"c{n % 3}", "neighbor_ids": [f"i{(n + 1) % items:03}", "unknown"],
+            "neighbor_counts": [float(rng.random()), 1.0],
+        }
+        for n in range(items)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, item_index.SCHEMA)
+
+
 def random_index(items: int, k: int, rng: np.random.Generator) -> ItemIndex:
     """Items with vectors, counts, categories and neighbors."""
-    return ItemIndex.from_rows(
-        pa.Table.from_pylist(
-            [
-                {
-                    "item_id": f"i{n:03}", "vector": rng.normal(size=k).astype(np.float32).tobytes(),
-                    "decayed_weight": float(1 + rng.integers(9)), "popularity": float(rng.random() * 9),
-                    "latest_event": 0, "category": f"c{n % 3}", "neighbor_ids": [f"i{(n + 1) % items:03}", "unknown"],
-                    "neighbor_counts": [float(rng.random()), 1.0],
-                }
-                for n in range(items)
-            ],
-            item_index.SCHEMA,
-        ),
-        AlsParams(k=k),
-    )  # fmt: skip
+    return ItemIndex.from_rows(random_items(items, k, rng), AlsParams(k=k))
+
+
+@pytest.mark.parametrize("owned", [["i001", "i005", "unknown"], ["i000"], ["unknown"], []])
+def test_an_index_for_some_items_of_users_scores_them_as_the_complete_index(owned: list[str]) -> None:
+    rng = np.random.default_rng(5)
+    params = AlsParams(k=3, neighbor_weight=0.5)
+    rows = random_items(9, 3, rng)
+    complete = ItemIndex.from_rows(rows, params)
+    of_users = ItemIndex.from_rows(rows, params, np.array(owned, object))
+    position = complete.positions(owned)
+    item = position[position >= 0]
+    user_items = UserItems(np.zeros(len(item), np.int64), item, np.ones(len(item)))
+    expected = complete.neighbor_scores(1, user_items)
+    assert (of_users.neighbor_scores(1, user_items) == expected).all()
+    assert bool(expected.any()) == bool(len(item))
+    assert len(of_users.neighbors) < len(complete.neighbors)
 
 
 def test_users_in_chunks_give_the_sums_of_all_users_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

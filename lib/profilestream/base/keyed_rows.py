@@ -59,7 +59,7 @@ class StoredRows:
     """Rows of some keys.
 
     Args:
-        rows: with the columns of the table; keys without a stored row are left out.
+        rows: with the columns of the table, or some of them; keys without a stored row are left out.
         places: their positions by data file, in the order of the rows.
         version: of the table.
     """
@@ -106,22 +106,25 @@ class KeyedRows:
         self._index_new_files()
         return True
 
-    def find(self, keys: pa.Table) -> StoredRows:
+    def find(self, keys: pa.Table, columns: Sequence[str] | None = None) -> StoredRows:
         """The stored rows of the keys, at the version of the last refresh.
 
         Args:
             keys: the key columns of the table, never null.
+            columns: of the rows; null: all.
         """
+        names = self._schema.names if columns is None else columns
         wanted = set(self._keys_of(self._cast(keys)))
         hashes = np.unique(_hashes(list(wanted)))
         parts, places = [], {}
         for path, positions in self._positions_by_file(hashes):
-            rows = self._read(path, positions)
+            rows = self._read(path, positions, {*names, *self._table.key})
             is_wanted = np.array([key in wanted for key in self._keys_of(rows)])  # two keys can have one hash
             if is_wanted.any():
-                parts.append(rows.filter(pa.array(is_wanted)))
+                parts.append(rows.select(names).filter(pa.array(is_wanted)))
                 places[path] = positions[is_wanted]
-        return StoredRows(pa.concat_tables(parts) if parts else self._schema.empty_table(), places, self._log.version)
+        found = pa.concat_tables([self._schema.empty_table().select(names), *parts])
+        return StoredRows(found, places, self._log.version)
 
     def scan(self, columns: tuple[str, ...], /, **values: str | Sequence[int]) -> pa.Table:
         """The stored rows with some values, at the version of the last refresh, in any order.
@@ -250,8 +253,8 @@ class KeyedRows:
             rows, positions = rows.filter(is_wanted), positions[is_wanted.to_numpy()]
         return rows.select(columns), positions
 
-    def _read(self, path: str, positions: Positions, names: Collection[str] | None = None) -> pa.Table:
-        """The rows at positions, which are ascending; by default with all columns."""
+    def _read(self, path: str, positions: Positions, names: Collection[str]) -> pa.Table:
+        """The rows at positions, which are ascending."""
         metadata = self._files[path].metadata
         sizes = np.array([group.num_rows for group in _row_groups(metadata)], np.int64)
         ends = np.cumsum(sizes)
@@ -259,7 +262,6 @@ class KeyedRows:
         groups, numbers = np.unique(of_row, return_inverse=True)
         start_in_result = np.cumsum([0, *sizes[groups[:-1]]])
         in_result = positions - (ends - sizes)[of_row] + start_in_result[numbers]
-        names = self._schema.names if names is None else names
         with self._open(path, metadata) as file:
             rows = file.read_row_groups(groups.tolist(), columns=[*names])
         rows = rows.take(pa.array(in_result)) if len(positions) < len(rows) else rows

@@ -172,7 +172,7 @@ class _StoredInDriver:
         for name, value in values.items():
             assert isinstance(value, str)
             keys = runner.with_constant(keys, name, value)
-        return index.find(keys.select(list(table.key))).rows.select(list(columns))
+        return index.find(keys.select(list(table.key)), columns).rows
 
     def last_batch(self, table: Table) -> pa.Table:
         """As StateTables.last_batch."""

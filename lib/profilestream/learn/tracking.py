@@ -143,7 +143,10 @@ class MlflowStore:
 
         metrics = [metric for batch in batches for metric in batch.metrics]
         last_batch = RunTag(_LAST_BATCH_TAG, str(batches[-1].batch_id))
-        self.client.log_batch(run.info.run_id, metrics=metrics, tags=[last_batch])
+        *calls, last_call = [metrics[n : n + _METRICS_PER_CALL] for n in range(0, len(metrics), _METRICS_PER_CALL)]
+        for call in calls:
+            self.client.log_batch(run.info.run_id, metrics=call)
+        self.client.log_batch(run.info.run_id, metrics=last_call, tags=[last_batch])
 
 
 def _metrics_by_batch(rows: DataFrame) -> Iterator[_BatchMetrics]:
@@ -161,10 +164,10 @@ def _metrics_by_batch(rows: DataFrame) -> Iterator[_BatchMetrics]:
 
 
 def _groups_per_call(batches: Iterator[_BatchMetrics]) -> Iterator[list[_BatchMetrics]]:
-    """Complete batches, as many as fit into one call."""
+    """Complete batches, as many as fit into one call; a larger batch is alone."""
     group: list[_BatchMetrics] = []
     for batch in batches:
-        if sum(len(each.metrics) for each in [*group, batch]) > _METRICS_PER_CALL:
+        if group and sum(len(each.metrics) for each in [*group, batch]) > _METRICS_PER_CALL:
             yield group
             group = []
         group.append(batch)

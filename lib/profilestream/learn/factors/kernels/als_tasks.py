@@ -92,7 +92,7 @@ def update_users(
         old_tails[stored_users] = als_rows.numbers(stored, "tail_weight")
         old_times[stored_users], is_stored[stored_users] = als_rows.as_of_micros(stored), True
     history = UserEvents.read(stored, events, user_ids, stored_users, params)
-    index = ItemIndex.from_rows(items, params)
+    index = ItemIndex.from_rows(items, params, history.item_ids)
     evaluation: dict[str, Any] = {}
     if eval_share and global_sums.as_of:
         evaluation = _evaluate_users(user_ids, history, old_vectors, index, global_sums, params, eval_share)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilestream.learn.factors.kernels.als import AlsParams, Strings, Vectors
-from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.arrays import Bools, Floats, Longs
 from profilestream.learn.kernels.lists import ranges
 
 RANKERS = ("blend", "factors", "neighbors", "popularity", "category")
@@ -80,8 +80,8 @@ class ItemIndex:
         latest_event: time of each item's latest event in microseconds, (items,).
         category_codes: index into `category_names`, -1 for none, (items,).
         starts: position of each item's first neighbor, (items + 1,).
-        neighbors, similarity: neighbors of all items, concatenated. Each pair of items is contained in both directions,
-            with the similarity of the neighbor for a user who has the item.
+        neighbors, similarity: neighbors of the items that users of this index can have, concatenated. Each pair of such
+            items is contained in both directions, with the similarity of the neighbor for a user who has the item.
     """
 
     item_ids: Strings
@@ -96,13 +96,17 @@ class ItemIndex:
     similarity: Floats
 
     @classmethod
-    def from_rows(cls, rows: pa.Table, params: AlsParams) -> "ItemIndex":
-        """The index of rows with SCHEMA, in any order."""
+    def from_rows(cls, rows: pa.Table, params: AlsParams, user_items: Strings | None = None) -> "ItemIndex":
+        """The index of rows with SCHEMA, in any order.
+
+        Args:
+            user_items: ids of all items that the users have; null: any.
+        """
         rows = rows.sort_by("item_id")
         item_ids = _objects(rows["item_id"])
         decayed_weights = np.maximum(rows["decayed_weight"].to_numpy(), 0.0)
         categories: Any = rows["category"].combine_chunks().dictionary_encode()
-        starts, neighbors, similarity = _similarities(rows, decayed_weights)
+        starts, neighbors, similarity = _similarities(rows, decayed_weights, user_items)
         return cls(
             item_ids=item_ids,
             vectors=np.frombuffer(b"".join(_list(rows["vector"])), np.float32).reshape(-1, params.width),
@@ -212,29 +216,41 @@ def blend_weights(params: AlsParams) -> dict[str, float]:
     return {ranker: weight for ranker, weight in weights.items() if weight}
 
 
-def _similarities(rows: pa.Table, decayed_weights: Floats) -> tuple[Longs, Longs, Floats]:
+def _similarities(rows: pa.Table, decayed_weights: Floats, user_items: Strings | None) -> tuple[Longs, Longs, Floats]:
     """Start positions, neighbors and similarities; both directions of each pair, by the item that the user has.
 
     The similarity is count / sqrt(weight of the item that the user has). The weight of the neighbor is left out on
     purpose. Dividing by it too ranks pairs of rare items first, and recall falls below that of popularity
     (docs/learners.md).
     """
+    item_ids: Any = rows["item_id"].combine_chunks()
     neighbor_ids: Any = rows["neighbor_ids"].combine_chunks()
     neighbor_counts: Any = rows["neighbor_counts"].combine_chunks()
     n = rows.num_rows
     lengths = pc.fill_null(pc.list_value_length(neighbor_ids), 0).to_numpy(zero_copy_only=False)
-    item = np.repeat(np.arange(n), lengths)
-    positions: Any = pc.index_in(neighbor_ids.flatten(), value_set=rows["item_id"].combine_chunks())
-    neighbor = positions.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    item, flat_ids = np.repeat(np.arange(n), lengths), neighbor_ids.flatten()
     count = neighbor_counts.flatten().to_numpy(zero_copy_only=False).astype(float)
+    is_source = np.ones(n, bool)
+    if user_items is not None:
+        ids = pa.array(user_items, pa.string())
+        is_source = _is_in(item_ids, ids)
+        is_used = is_source[item] | _is_in(flat_ids, ids)
+        item, flat_ids, count = item[is_used], flat_ids.filter(pa.array(is_used)), count[is_used]
+    positions: Any = pc.index_in(flat_ids, value_set=item_ids)
+    neighbor = positions.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     item, neighbor, count = (values[neighbor >= 0] for values in (item, neighbor, count))
     source, target = np.concatenate([item, neighbor]), np.concatenate([neighbor, item])
     count = np.concatenate([count, count])
+    source, target, count = (values[is_source[source]] for values in (source, target, count))
     # A returned item has no weight any more, but its pairs were counted; so the count is a lower bound of the weight.
     similarity = count / np.sqrt(np.maximum(np.maximum(decayed_weights[source], count), 1e-9))
     order = np.lexsort((target, source))
     starts = np.searchsorted(source[order], np.arange(n + 1))
     return starts, target[order], similarity[order]
+
+
+def _is_in(values: Any, ids: Any) -> Bools:
+    return np.asarray(pc.is_in(values, value_set=ids).to_numpy(zero_copy_only=False), bool)
 
 
 def _objects(column: Any) -> Strings:
