@@ -91,6 +91,10 @@ class KeyedRows:
         """The version of the table at the last refresh."""
         return self._log.version
 
+    @property
+    def _has_change_feed(self) -> bool:
+        return self._table.properties.get("delta.enableChangeDataFeed") == "true"
+
     def refresh(self, max_keys: int) -> bool:
         """Follow the log; false if the table has more than `max_keys` rows, or a feature that is not supported."""
         self._log.refresh()
@@ -182,7 +186,9 @@ class KeyedRows:
                 return
             if read_version is not None and self._log.version != read_version:
                 break
-            old = before if before is not None and before.version == self._log.version else self.find(keys)
+            # The values of old rows are compared with `before`, or written to the change feed.
+            columns = None if before is not None or self._has_change_feed else self._table.key
+            old = before if before is not None and before.version == self._log.version else self.find(keys, columns)
             if before is not None and not self._is_equal(old.rows, before.rows):
                 break
             vectors = self._new_vectors(old)
@@ -311,7 +317,7 @@ class KeyedRows:
 
     def _change_actions(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
         """The actions that add files of changes. Without old rows, the change feed reads the added files as inserts."""
-        if not len(old) or self._table.properties.get("delta.enableChangeDataFeed") != "true":
+        if not len(old) or not self._has_change_feed:
             return
         old_keys, new_keys = self._keys_of(old), self._keys_of(new)
         updated = set(old_keys) & set(new_keys)
