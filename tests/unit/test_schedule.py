@@ -56,9 +56,10 @@ def _no_session(monkeypatch: pytest.MonkeyPatch) -> SparkSession:
 
 
 def _scheduler(spark: SparkSession, *steps: tuple[str, str, Callable[[], object]]) -> StepScheduler:
-    return StepScheduler(
-        spark, [ScheduledStep(name, Schedule(text), lambda _, run=run: run()) for name, text, run in steps]
-    )
+    def call(run: Callable[[], object]) -> Callable[[SparkSession], object]:
+        return lambda _: run()
+
+    return StepScheduler(spark, [ScheduledStep(name, Schedule(text), call(run)) for name, text, run in steps])
 
 
 def test_steps_run_at_their_times_one_after_the_other_and_a_missed_time_is_not_made_up(
