@@ -19,7 +19,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.streaming import prefix_errors
 from profilestream.capture import capture_checks, ingest
 from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
-from profilestream.learn import learners
+from profilestream.learn import learners, publishing
 from profilestream.learn import stage as learner_stage
 from profilestream.learn.examples import training_examples
 from profilestream.learn.learner_spec import LearnerSpec
@@ -98,6 +98,12 @@ STEPS = (
     Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
     Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
 )  # fmt: skip
+
+
+def lock_names(settings: Settings) -> list[str]:
+    """The locks that the stages, steps and learn_publish hold with these settings while they write."""
+    queries = [query.lock for stage in STAGES for query in stage.queries(settings)]
+    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publishing.STAGE]))
 
 
 def derived_stages() -> list[str]:
