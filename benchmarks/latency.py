@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,15 @@ import numpy as np
 from delta.tables import DeltaTable
 from profilestream.base import streaming
 from profilestream.base.delta_table import Table
-from profilestream.base.queries import RunOptions
+from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.session import conf_set, materialize
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import profiles, sessions, tiles
+from profilestream.learn import stage
+from profilestream.learn.factors.factors_spec import FactorsSpec
+from profilestream.learn.segments.segments_spec import SegmentsSpec
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -33,6 +37,7 @@ SEED = 20_260_101
 PROFILES = 200_000
 ROWS = 30
 _BATCHES, _WARM = 12, 6
+_SECONDS = 180
 
 
 def small_batch_cpu(spark: SparkSession, work: Path) -> Result:
@@ -48,10 +53,10 @@ def small_batch_cpu(spark: SparkSession, work: Path) -> Result:
         one_file = derive.derive_settings(home, ["derive.max_files_per_trigger=1"])
         streaming.run(spark, profiles.queries(one_file), one_file, options)
     merges = [_merge_cpu(_finished_rows(spark, table, settings, n), table, settings) for n in range(4)][1:]
-    stage, merge = statistics.median(batches[_WARM:]), statistics.median(merges)
-    detail = f"{ROWS} events, {PROFILES:,} profiles; {stage:.2f} CPU s, MERGE {merge:.2f} CPU s; seed {SEED}"
+    batch, merge = statistics.median(batches[_WARM:]), statistics.median(merges)
+    detail = f"{ROWS} events, {PROFILES:,} profiles; {batch:.2f} CPU s, MERGE {merge:.2f} CPU s; seed {SEED}"
     against = "MERGE of finished rows by Spark"
-    return Result("small_batch_cpu", stage / merge, "ratio of CPU seconds", 0.08, "lower", against, detail)
+    return Result("small_batch_cpu", batch / merge, "ratio of CPU seconds", 0.08, "lower", against, detail)
 
 
 def _finished_rows(spark: SparkSession, table: Table, settings: Settings, n: int) -> DataFrame:
@@ -101,20 +106,60 @@ def cpu_seconds() -> float:
 
 def latency_local(spark: SparkSession, work: Path) -> Result:
     """p95 of the seconds from a file's arrival to the visible profile row, at 100 events/s: capture and profiles."""
-    return _latency(spark, work, "latency_local", 100, 3.0, all_stages=False)
+    return _latency(spark, work, "latency_local", 100, 3.0)
 
 
 def latency_local_1000(spark: SparkSession, work: Path) -> Result:
     """As latency_local, at 1,000 events/s."""
-    return _latency(spark, work, "latency_local_1000", 1_000, 6.0, all_stages=False)
+    return _latency(spark, work, "latency_local_1000", 1_000, 6.0)
 
 
-def latency_all_stages(spark: SparkSession, work: Path) -> Result:
-    """As latency_local, while tiles and sessions are derived too."""
-    return _latency(spark, work, "latency_all_stages", 100, 6.0, all_stages=True)
+def latency_all_100(spark: SparkSession, work: Path) -> Result:
+    """As latency_local, for ten minutes, while tiles, sessions, factors and segments are updated too."""
+    return _latency(spark, work, "latency_all_100", 100, 5.0, seconds=600, all_stages=True)
 
 
-_SECONDS, _WARM_UP = 180, 30
+def latency_all_1000(spark: SparkSession, work: Path) -> Result:
+    """As latency_all_100, at 1,000 events/s."""
+    return _latency(spark, work, "latency_all_1000", 1_000, 20.0, seconds=600, all_stages=True)
+
+
+def idle_cpu(spark: SparkSession, work: Path) -> Result:
+    """Processor cores used by all stages without input, with a trigger of one second."""
+    home = derive.prepare_profiles(spark, work / "home", PROFILES)
+    source = workloads.write_json_log(spark, work / "log", first=0, rows=1_000, files=1, seed=SEED)
+    settings = derive.derive_settings(home, [f"capture.sources.shop.path={json.dumps(str(source))}", *_LEARNERS])
+    stopped = threading.Event()
+    used: list[float] = []
+
+    def measure() -> None:
+        time.sleep(_IDLE_WARM_UP)
+        before, started = cpu_seconds(), time.monotonic()
+        time.sleep(_IDLE_SECONDS)
+        used.append((cpu_seconds() - before) / (time.monotonic() - started))
+        stopped.set()
+
+    threading.Thread(target=measure).start()
+    with patch.object(streaming, "_stop_signals", lambda: _stop_event(stopped)):
+        streaming.run(spark, _queries(settings, all_stages=True), settings, RunOptions(continuous=1.0))
+    detail = f"{_ALL_STAGES}; {PROFILES:,} profiles; {_IDLE_SECONDS} s after {_IDLE_WARM_UP} s"
+    return Result("idle_cpu", used[0], "cores", 0.3, "lower", "no input", detail)
+
+
+_LEARNERS = ("learn.factors.enabled=true", "learn.segments.enabled=true", "learn.tracking.enabled=false")
+_ALL_STAGES = "capture, tiles, profiles, sessions, factors, segments"
+_IDLE_WARM_UP, _IDLE_SECONDS = 120, 60
+
+
+def _queries(settings: Settings, *, all_stages: bool) -> list[Query]:
+    queries = [ingest.query(settings, "shop"), *profiles.queries(settings)]
+    if all_stages:
+        queries += [*tiles.queries(settings), *sessions.queries(settings)]
+        queries += [query for learner in (FactorsSpec, SegmentsSpec) for query in stage.queries(learner, settings)]
+    return queries
+
+
+_WARM_UP = 30
 
 # Writes one file per second: path, events per file, seconds. A process of its own, so that Python threads do not wait.
 _WRITER = """
@@ -156,21 +201,23 @@ while time.time() < until:
 """
 
 
-def _latency(spark: SparkSession, work: Path, name: str, rate: int, bound: float, *, all_stages: bool) -> Result:
+def _latency(
+    spark: SparkSession, work: Path, name: str, rate: int, bound: float, *, seconds: int = _SECONDS,
+    all_stages: bool = False,
+) -> Result:  # fmt: skip
     home = derive.prepare_profiles(spark, work / "home", PROFILES)
     source = empty_folder(work / "input")
-    settings = derive.derive_settings(home, [f"capture.sources.shop.path={json.dumps(str(source))}"])
+    overrides = [f"capture.sources.shop.path={json.dumps(str(source))}", *(_LEARNERS if all_stages else ())]
+    settings = derive.derive_settings(home, overrides)
     table = derive.derived_table(settings, "user_profiles").table
-    queries = [ingest.query(settings, "shop"), *profiles.queries(settings)]
-    if all_stages:
-        queries += [*tiles.queries(settings), *sessions.queries(settings)]
+    queries = _queries(settings, all_stages=all_stages)
     stopped = threading.Event()
     python = [sys.executable, "-c"]
     reader = subprocess.Popen(
-        [*python, _READER, table.path(settings.paths), str(_SECONDS + 40)], stdout=subprocess.PIPE, text=True
+        [*python, _READER, table.path(settings.paths), str(seconds + 40)], stdout=subprocess.PIPE, text=True
     )
     writer = subprocess.Popen(
-        [*python, _WRITER, str(source), str(rate), str(_SECONDS)], stdout=subprocess.PIPE, text=True
+        [*python, _WRITER, str(source), str(rate), str(seconds)], stdout=subprocess.PIPE, text=True
     )
     arrived: dict[str, float] = {}
     visible: dict[str, float] = {}
@@ -184,12 +231,13 @@ def _latency(spark: SparkSession, work: Path, name: str, rate: int, bound: float
     threading.Thread(target=collect).start()
     with patch.object(streaming, "_stop_signals", lambda: _stop_event(stopped)):
         streaming.run(spark, queries, settings, RunOptions(accept_new_epoch=True, continuous=0.0))
-    seconds = [visible.get(n, arrived[n] + 60.0) - arrived[n] for n in arrived if int(n) >= _WARM_UP]
-    p50, p95 = np.percentile(seconds, [50, 95])
-    stages = "capture, profiles, tiles, sessions" if all_stages else "capture, profiles"
+    latency = [visible.get(n, arrived[n] + 60.0) - arrived[n] for n in arrived if int(n) >= _WARM_UP]
+    p50, p95, p99 = np.percentile(latency, [50, 95, 99])
+    stages = _ALL_STAGES if all_stages else "capture, profiles"
     missing = sum(n not in visible for n in arrived)
     detail = (
-        f"{rate} events/s for {_SECONDS} s, {PROFILES:,} profiles, {stages}; p50 {p50:.2f} s, {missing} not visible"
+        f"{rate} events/s for {seconds} s, {PROFILES:,} profiles, {stages}; p50 {p50:.2f} s, p99 {p99:.2f} s, "
+        f"{missing} not visible"
     )
     return Result(name, float(p95), "seconds", bound, "lower", "arrival of the file", detail)
 

@@ -11,14 +11,15 @@ from pyspark.sql import functions as F
 
 from profilestream.base import console, job, streaming, tables
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import NothingToDo, Refused
+from profilestream.base.errors import BadSettings, NothingToDo, Refused
 from profilestream.base.queries import Query, RunOptions
+from profilestream.base.schedule import Schedule, ScheduledStep
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
 from profilestream.base.streaming import prefix_errors
 from profilestream.capture import capture_checks, ingest
 from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
-from profilestream.learn import learners
+from profilestream.learn import learners, publishing
 from profilestream.learn import stage as learner_stage
 from profilestream.learn.examples import training_examples
 from profilestream.learn.learner_spec import LearnerSpec
@@ -70,31 +71,39 @@ STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
 
 @dataclass(frozen=True)
 class Step:
-    """A step: a batch computation over the tables after all stages have ended.
+    """A step: a batch computation over the tables, after all stages have ended or, in a continuous run, beside them.
 
     Args:
+        every: its schedule in a continuous run, unless the settings have another one (schedule.Schedule).
         is_enabled: whether the settings enable it.
         run: computes and writes its tables or files.
         check: as the check of a stage.
     """
 
     name: str
+    every: str
     is_enabled: Callable[[Settings], bool]
     run: Callable[[SparkSession, Settings], object]
     check: Callable[[SparkSession, Settings], None] = lambda spark, settings: None
 
 
 STEPS = (
-    Step(compact_tiles.STEP, lambda settings: True, compact_tiles.run),
-    Step(describe_segments.STEP, lambda settings: settings.learn.segments.enabled, describe_segments.run),
+    Step(compact_tiles.STEP, "1d", lambda settings: True, compact_tiles.run),
+    Step(describe_segments.STEP, "1h", lambda settings: settings.learn.segments.enabled, describe_segments.run),
     Step(
-        training_examples.STAGE, lambda settings: settings.learn.examples.enabled, training_examples.run,
+        training_examples.STAGE, "1d", lambda settings: settings.learn.examples.enabled, training_examples.run,
         training_examples.check,
     ),
-    Step(assign_tags.STEP, lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
-    Step(recommend.STEP, lambda settings: settings.serve.scores.enabled, recommend.run),
-    Step(write_report.STEP, lambda settings: settings.serve.report.enabled, write_report.run),
+    Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
+    Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
+    Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
 )  # fmt: skip
+
+
+def lock_names(settings: Settings) -> list[str]:
+    """The locks that the stages, steps and learn_publish hold with these settings while they write."""
+    queries = [query.lock for stage in STAGES for query in stage.queries(settings)]
+    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publishing.STAGE]))
 
 
 def derived_stages() -> list[str]:
@@ -111,6 +120,7 @@ def check(spark: SparkSession, settings: Settings, options: RunOptions) -> None:
     for step in _enabled_steps(settings):
         with prefix_errors(step.name):
             step.check(spark, settings)
+    scheduled_steps(settings)
 
 
 def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: tuple[str, ...]) -> None:
@@ -128,10 +138,10 @@ def check_stage(spark: SparkSession, stage: Stage, settings: Settings, rebuild: 
 
 
 def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
-    """Run the stages in order, each to the end of its input, then the steps; or all stages at once (continuous).
+    """Run the stages in order, each to the end of its input, then the steps.
 
-    A requested stop takes effect after the batches in progress; later stages and steps do not run. A step that has
-    nothing to do yet is skipped with a note.
+    A continuous run has all stages at once, and each step by its schedule. A requested stop takes effect after the
+    batches in progress; later stages and steps do not run. A step that has nothing to do yet is skipped with a note.
 
     Returns:
         True when all stages and steps ended; false when a stop was requested.
@@ -142,7 +152,7 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
     options = _with_followers(settings, options)
     if options.continuous is not None:
         queries = [query for stage in STAGES for query in stage.queries(settings)]
-        return streaming.run(spark, queries, settings, options, together=True)
+        return streaming.run(spark, queries, settings, options, together=True, steps=scheduled_steps(settings))
     with prefix_errors(CAPTURE.name):
         is_finished = streaming.run(spark, CAPTURE.queries(settings), settings, options)
     if not is_finished:
@@ -223,6 +233,34 @@ def show_next(settings: Settings, written: list[Table]) -> None:
 
 def _enabled_steps(settings: Settings) -> list[Step]:
     return [step for step in STEPS if step.is_enabled(settings)]
+
+
+def scheduled_steps(settings: Settings) -> list[ScheduledStep]:
+    """The enabled steps with their schedules in a continuous run.
+
+    Raises:
+        BadSettings: the settings name an unknown step, or a schedule is invalid.
+    """
+    config, invalid = settings.schedule, []
+    if unknown := config.steps.keys() - {step.name for step in STEPS}:
+        invalid.append(f"unknown steps {sorted(unknown)}; the steps are {[step.name for step in STEPS]}")
+    schedules = {}
+    for step in STEPS:
+        try:
+            schedules[step.name] = Schedule(config.steps.get(step.name, step.every), config.timezone)
+        except ValueError as error:
+            invalid.append(f"{step.name}: {error}")
+    if invalid:
+        where = f"{settings.config_file}, [schedule.steps]"
+        raise BadSettings("; ".join(invalid), where=where, do="correct the keys and schedules")
+    return [
+        ScheduledStep(step.name, schedules[step.name], partial(_run_step, step, settings))
+        for step in _enabled_steps(settings)
+    ]
+
+
+def _run_step(step: Step, settings: Settings, spark: SparkSession) -> None:
+    step.run(spark, settings)
 
 
 def _with_followers(settings: Settings, options: RunOptions) -> RunOptions:

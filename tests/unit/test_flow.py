@@ -60,7 +60,7 @@ def test_a_step_that_has_nothing_to_do_is_skipped_with_a_note_and_later_steps_ru
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [])
     monkeypatch.setattr(streaming, "run", lambda *_, **__: True)
     calls: list[str] = []
-    steps = [Step(name, lambda _: True, lambda *_, name=name: calls.append(name)) for name in ("a", "b", "c")]
+    steps = [Step(name, "1h", lambda _: True, lambda *_, name=name: calls.append(name)) for name in ("a", "b", "c")]
     nothing = NothingToDo("no version was published yet", where="here", do="publish one")
     monkeypatch.setattr(flow, "STEPS", (steps[0], replace(steps[1], run=_raising(nothing)), steps[2]))
     assert flow.run(NO_SPARK, settings, RunOptions())

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from profilestream.base import delta_log, local_appends
 from profilestream.base.delta_log import DeltaLog
 from profilestream.base.delta_table import Table, log_entry
-from profilestream.base.errors import Refused, StateCorrupt
+from profilestream.base.errors import Conflict, StateCorrupt
 from profilestream.base.keyed_rows import KeyedRows, StoredRows
 from profilestream.base.runner import Rows, with_constant
 from profilestream.base.session import Threads, conf_set, materialize
@@ -232,7 +232,7 @@ def merge(
         The rows; a frame is materialized.
 
     Raises:
-        Refused: the table has a later version than `read_version`, or the rows `before` changed; the MERGE would undo
+        Conflict: the table has a later version than `read_version`, or the rows `before` changed; the MERGE would undo
             those commits.
     """
     if not isinstance(frame, DataFrame):
@@ -249,7 +249,7 @@ def merge(
     rows = materialize(frame)
     started = table.log(spark, paths).startTransaction()
     if read_version is not None and started.readVersion() != read_version:
-        raise Refused(
+        raise Conflict(
             f"{table.name} changed from version {read_version} to {started.readVersion()} during a batch",
             where=table.path(paths),
             do="run the job again; the batch is then computed from the latest rows",

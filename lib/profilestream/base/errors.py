@@ -87,5 +87,9 @@ class Refused(ProfilestreamError):
     exit_code = 3
 
 
+class Conflict(Refused):
+    """Another writer changed a table during a batch. The batch can be computed again from the latest rows."""
+
+
 class StateCorrupt(ProfilestreamError):
     """Numbers that must be equal differ."""

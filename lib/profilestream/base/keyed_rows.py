@@ -26,7 +26,7 @@ from profilestream.base import deletion_vectors, local_appends
 from profilestream.base.deletion_vectors import Positions
 from profilestream.base.delta_log import Action, DeltaLog
 from profilestream.base.delta_table import Table
-from profilestream.base.errors import Refused
+from profilestream.base.errors import Conflict
 from profilestream.base.settings import Paths
 
 _ATTEMPTS = 5
@@ -168,7 +168,7 @@ class KeyedRows:
                 `before` does not contain.
 
         Raises:
-            Refused: the rows of `before` or the columns of the table changed, the table has a later version than
+            Conflict: the rows of `before` or the columns of the table changed, the table has a later version than
                 `read_version`, or other writers committed at every attempt.
         """
         new = self._cast(rows)
@@ -200,7 +200,7 @@ class KeyedRows:
                     one.deleted, one.vector = positions, self._log.files.get(path, {}).get("deletionVector")
                 self._index_new_files()
                 return
-        raise Refused(
+        raise Conflict(
             f"{self._table.name} changed during a batch, up to version {self._log.version}",
             where=str(self._folder),
             do="run the job again; the batch is then computed from the latest rows",

@@ -34,11 +34,17 @@ class _Stopped(Exception):
 class QueryRunner:
     """A query that is checked at construction, started by `start`, and stopped between two batches.
 
+    Args:
+        progress: of an earlier run of the query in this process, to continue; null: none.
+
     Raises:
         ProfilestreamError: the query must not start; see startup_checks.
     """
 
-    def __init__(self, query: Query, spark: SparkSession, settings: Settings, options: RunOptions) -> None:
+    def __init__(
+        self, query: Query, spark: SparkSession, settings: Settings, options: RunOptions,
+        progress: StageProgress | None = None,
+    ) -> None:  # fmt: skip
         self.query, self._settings, self._options = query, settings, options
         self._paths = settings.paths
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
@@ -64,8 +70,10 @@ class QueryRunner:
         self._batch_lock = threading.Lock()
         self._stop_requested = threading.Event()
         self._last_batch = -1
-        new_units = None if external is None else external.new_units(spark, self._checkpoint)
-        self.progress = StageProgress(query.name, new_units)
+        if progress is None:
+            new_units = None if external is None else external.new_units(spark, self._checkpoint)
+            progress = StageProgress(query.name, new_units)
+        self.progress = progress
         self.handle: StreamingQuery | None = None
 
     def _reset(self, spark: SparkSession) -> None:
@@ -92,9 +100,13 @@ class QueryRunner:
         """Whether the query is running."""
         return self.handle is not None and self.handle.isActive
 
+    def request_stop(self) -> None:
+        """Let no further batch begin."""
+        self._stop_requested.set()
+
     def stop_when_idle(self) -> None:
         """Stop between two batches; a batch in progress is finished and committed first."""
-        self._stop_requested.set()
+        self.request_stop()
         with self._batch_lock:
             last = self._last_batch
         deadline = time.monotonic() + _STOP_TIMEOUT_SECONDS

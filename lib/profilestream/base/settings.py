@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from profilestream.base.errors import BadSettings
 
@@ -33,6 +33,15 @@ ORDER_SQL = "coalesce(concat('order:', order_id), concat('event:', event_id))"
 
 def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
+
+
+def _check_zone(zone: str) -> str:
+    if zone not in available_timezones():
+        raise ValueError("not a time zone such as Europe/London")
+    return zone
+
+
+TimeZone = Annotated[str, AfterValidator(_check_zone)]
 
 
 class Frozen(BaseModel):
@@ -104,6 +113,8 @@ class Stream(Frozen):
         local_max_keys: number of keys that a query holds in memory for such micro-batches: those of a table that is
             updated by key (16 MB per million), or the event ids of the dates in use (8 MB per million). With more keys,
             Spark processes the batch.
+        restarts: how often a continuous run starts a failed stage again without a completed batch in between; 0: never.
+        restart_seconds: delay before the first of these restarts; it doubles with each one, up to five minutes.
     """
 
     max_files_per_trigger: int = Field(default=64, ge=1)
@@ -111,6 +122,21 @@ class Stream(Frozen):
     stage_batches_every_seconds: float = Field(default=60.0, gt=0)
     local_max_rows: int = Field(default=10_000, ge=0)
     local_max_keys: int = Field(default=5_000_000, ge=0)
+    restarts: int = Field(default=5, ge=0)
+    restart_seconds: float = Field(default=10.0, gt=0)
+
+
+class ScheduleSettings(Frozen):
+    """When a continuous run of the pipeline runs the steps.
+
+    Args:
+        timezone: of cron expressions.
+        steps: by name of the step: an interval such as `5m`, a cron expression of five fields, or `never`; steps that
+            are not named have the schedule that flow.py declares.
+    """
+
+    timezone: TimeZone = "UTC"
+    steps: dict[str, str] = {}
 
 
 class Source(Frozen):
@@ -300,19 +326,12 @@ class Derive(Frozen):
 
     features: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
-    shop_timezone: str = "UTC"
+    shop_timezone: TimeZone = "UTC"
     event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
     sessions: Sessions = Sessions()
     transitions: Transitions = Transitions()
     windows: WindowFeatures = WindowFeatures()
-
-    @field_validator("shop_timezone")
-    @classmethod
-    def _check_zone(cls, zone: str) -> str:
-        if zone not in available_timezones():
-            raise ValueError("not a time zone such as Europe/London")
-        return zone
 
     @field_validator("event_weights")
     @classmethod
@@ -694,6 +713,7 @@ class Settings(Frozen):
     derive: Derive = Derive()
     learn: Learn = Learn()
     serve: Serve = Serve()
+    schedule: ScheduleSettings = ScheduleSettings()
     config_file: str
 
 

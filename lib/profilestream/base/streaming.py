@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -16,22 +16,33 @@ from profilestream.base.batch_durations import StageBatches
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
+from profilestream.base.restarts import Restarts
+from profilestream.base.schedule import ScheduledStep, StepScheduler
 from profilestream.base.session import Threads
 from profilestream.base.settings import Settings
+from profilestream.base.stage_progress import StageProgress
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    spark: SparkSession, queries: list[Query], settings: Settings, options: RunOptions, *, together: bool = False
+    spark: SparkSession,
+    queries: list[Query],
+    settings: Settings,
+    options: RunOptions,
+    *,
+    together: bool = False,
+    steps: Sequence[ScheduledStep] = (),
 ) -> bool:
     """Run queries: each to the end of its input, one after the other; or all at once until stopped.
 
-    SIGTERM and Ctrl-C stop the run after the batch in progress.
+    SIGTERM and Ctrl-C stop the run after the batch in progress. A continuous run starts a failed query again, if the
+    failure can end by itself (restarts.py).
 
     Args:
         together: run all queries at once to the end of their input; no query may read what another one writes. While
             the driver plans a batch of one query, the executors work for another. Errors start with the stage name.
+        steps: of a continuous run.
 
     Returns:
         True when all queries ended by themselves; false when they were requested to stop.
@@ -44,7 +55,7 @@ def run(
     with _stop_signals() as stop_requested:
         for group in groups:
             if not stop_requested.is_set():
-                _run_group(spark, group, settings, options, stop_requested, together)
+                _run_group(spark, group, settings, options, stop_requested, together, steps)
         return not stop_requested.is_set()
 
 
@@ -66,13 +77,23 @@ def _run_group(
     options: RunOptions,
     stop_requested: threading.Event,
     with_stage_names: bool,
+    steps: Sequence[ScheduledStep],
 ) -> None:
     def stage_of(query: Query) -> str:
         return query.stage if with_stage_names else ""
 
-    def new_runner(query: Query) -> QueryRunner:
+    def new_runner(query: Query, progress: StageProgress | None = None) -> QueryRunner:
         with prefix_errors(stage_of(query)):
-            return QueryRunner(query, spark, settings, options)
+            return QueryRunner(query, spark, settings, options, progress)
+
+    def start(runner: QueryRunner) -> None:
+        with prefix_errors(stage_of(runner.query)):
+            runner.start(spark)
+
+    def start_again(ended: QueryRunner) -> QueryRunner:
+        runner = new_runner(ended.query, ended.progress)
+        start(runner)
+        return runner
 
     with ExitStack() as stack:
         for query in queries:
@@ -85,13 +106,20 @@ def _run_group(
         table_creation.result()
         stack.callback(_release, runners)
         batches = stack.enter_context(StageBatches(spark, settings, runners))
+        scheduler = stack.enter_context(StepScheduler(spark, steps))
+        restarts = Restarts(settings.stream if options.continuous is not None else None)
         try:
             for runner in runners:
                 stack.enter_context(runner.progress)
-                with prefix_errors(stage_of(runner.query)):
-                    runner.start(spark)
-            _wait(spark, runners, stop_requested, batches)
+                start(runner)
+            while not stop_requested.is_set() and _watch(spark, runners, restarts, start_again):
+                batches.flush_when_due()
+                scheduler.run_due()
         finally:
+            if stop_requested.is_set():
+                log.info("stopping after the batches in progress")
+            for runner in runners:
+                runner.request_stop()
             for runner in runners:
                 if runner.is_active():
                     runner.stop_when_idle()
@@ -116,20 +144,30 @@ def _release(runners: list[QueryRunner]) -> None:
     jvm.collect_garbage()
 
 
-def _wait(
-    spark: SparkSession, runners: list[QueryRunner], stop_requested: threading.Event, batches: StageBatches
-) -> None:
-    while any(runner.is_active() for runner in runners):
-        for runner in runners:
-            if stop_requested.is_set():
-                log.info("stopping %s after the batch in progress", runner.query.name)
-                runner.stop_when_idle()
-            elif runner.is_active():
-                _await(runner)
-                runner.query.on_progress(spark, runner.epoch, False)
-            elif runner.failure() is not None:
-                return
-        batches.flush_when_due()
+def _watch(
+    spark: SparkSession,
+    runners: list[QueryRunner],
+    restarts: Restarts,
+    start_again: Callable[[QueryRunner], QueryRunner],
+) -> bool:
+    """Wait for each query up to a second, and start failed ones again; false when the group has ended or failed."""
+    is_running = False
+    for number, runner in enumerate(runners):
+        if runner.is_active():
+            _await(runner)
+            runner.query.on_progress(spark, runner.epoch, False)
+            is_running = True
+        elif (failure := runner.failure()) is not None:
+            delay = restarts.delay(runner, failure)
+            if delay is None:
+                return False
+            is_running = True
+            if delay <= 0:
+                try:
+                    runners[number] = start_again(runner)
+                except Exception as error:
+                    runner.error = error
+    return is_running
 
 
 def _await(runner: QueryRunner) -> None:

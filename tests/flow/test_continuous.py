@@ -1,0 +1,103 @@
+"""Continuous runs: steps beside the stages, restarts of failed stages, and the end of the run."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from profilestream.base import commits, streaming, tables
+from profilestream.base.delta_table import Table
+from profilestream.base.queries import RunOptions
+from profilestream.base.schedule import Schedule, ScheduledStep
+from profilestream.base.session import Threads
+from profilestream.capture import ingest
+from profilestream.derive import sessions
+from pyspark.sql import SparkSession
+
+from tests.builders import Shop, event, wait_until
+
+SETTINGS = """
+[stream]
+restart_seconds = 0.2
+restarts = 3
+[derive.sessions]
+enabled = true
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    shop = Shop(tmp_path, extra_settings=SETTINGS)
+    shop.write("a.jsonl", "".join(json.dumps(event(n)) + "\n" for n in range(3)))
+    return shop
+
+
+def _run_until(spark: SparkSession, shop: Shop, is_over: Callable[[], bool], *steps: ScheduledStep) -> None:
+    """Capture and sessions in a continuous run, which gets SIGTERM when the condition is true."""
+    settings = shop.settings()
+    queries = [ingest.query(settings, "shop"), *sessions.queries(settings)]
+
+    def stop() -> None:
+        try:
+            wait_until(is_over, "end of the test", seconds=60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Threads(spark, 1) as threads:
+        stopping = threads.submit(stop)
+        options = RunOptions(continuous=0.2)
+        assert not streaming.run(spark, queries, settings, options, together=True, steps=steps)
+        stopping.result()
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, table: Table, errors: list[Exception]) -> None:
+    """Appends to the table raise these errors first."""
+    append = commits.append
+
+    def append_or_fail(frame: Any, target: Table, *args: Any) -> None:
+        if target.name == table.name and errors:
+            raise errors.pop(0)
+        append(frame, target, *args)
+
+    monkeypatch.setattr(commits, "append", append_or_fail)
+
+
+def _count(spark: SparkSession, shop: Shop, table: Table) -> int:
+    return shop.read(spark, table).count() if table.exists(spark, shop.settings().paths) else 0
+
+
+def test_a_stage_that_fails_starts_again_beside_the_others_and_no_row_is_lost_or_doubled(
+    spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _failing(monkeypatch, tables.CAPTURE_BATCHES, [OSError("the disk is full"), ConnectionError("reset by peer")])
+    seen: list[int] = []
+
+    def count(session: SparkSession) -> None:
+        assert session is not spark
+        seen.append(_count(session, shop, tables.SESSIONS))
+        if seen[-1] and shop.written == 1:
+            shop.write("b.jsonl", json.dumps(event(3, who="later")) + "\n")
+
+    step = ScheduledStep("count", Schedule("1s"), count)
+    _run_until(spark, shop, lambda: bool(seen) and seen[-1] >= 2, step)
+    restarts = [record.getMessage() for record in caplog.records if "starts again" in record.getMessage()]
+    assert restarts == [
+        "capture_events/shop failed, and starts again in 0 s (1 of 3): OSError: the disk is full",
+        "capture_events/shop failed, and starts again in 0 s (2 of 3): ConnectionError: reset by peer",
+    ]
+    assert shop.counts(spark) == (4, 4, 0, 0)
+    assert _count(spark, shop, tables.EVENTS) == 4
+
+
+def test_a_run_ends_with_the_error_after_the_last_restart_and_at_once_if_a_person_must_act(
+    spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = shop.settings()
+    queries = [ingest.query(settings, "shop"), *sessions.queries(settings)]
+    _failing(monkeypatch, tables.EVENTS, [OSError(f"error {n}") for n in range(9)])
+    with pytest.raises(OSError, match="error 3"):
+        streaming.run(spark, queries, settings, RunOptions(continuous=0.2), together=True)
+    assert len([record for record in caplog.records if "starts again" in record.getMessage()]) == 3
