@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test long lint types chaos laws bench zip bundle clean
+.PHONY: help set-up demo test long lint types chaos laws bench zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -42,10 +42,13 @@ zip: set-up  ## write profilestream.zip for spark-submit --py-files
 	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \
 	  [z.write(f) for f in sorted(glob.glob('profilestream/**/*.py', recursive=True))]; z.close()"
 
-bundle: set-up  ## write profilestream-workers.tar.gz for spark-submit --archives
+workers: set-up  ## write profilestream-workers.tar.gz for spark-submit --archives
+	.venv/bin/python .ci/workers.py
+
+bundle: set-up  ## write profilestream-bundle.tar, which installs on a machine without network
 	.venv/bin/python .ci/bundle.py
 
 clean:  ## remove .venv, caches and output of runs
-	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip profilestream-workers.tar.gz lib/*.egg-info
+	rm -rf .venv build dist demo artifacts benchmarks/results/work profilestream.zip profilestream-workers.tar.gz profilestream-bundle.tar lib/*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse metastore_db derby.log mlruns
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

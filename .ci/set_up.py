@@ -1,6 +1,7 @@
 """Create .venv with everything the project needs; return at once when nothing has changed.
 
-reads: pyproject.toml, conf/constraints.txt, conf/jars.xml, conf/jars.sha256   writes: .venv
+reads: pyproject.toml, conf/constraints.txt, conf/jars.xml, conf/jars.sha256; in a bundle (.ci/bundle.py), also
+packages, bundle_jars   writes: .venv
 
 This file must parse on Python 3.6, because `make` runs it with whatever `python3` exists, and an old Python gets an
 error message of one sentence. After the first check in `main` the code may use Python 3.11.
@@ -16,6 +17,8 @@ NEWER_PYTHONS = ("python3.13", "python3.12", "python3.11")
 MIN_JAVA = 17
 INPUTS = ("pyproject.toml", "conf/constraints.txt", "conf/jars.xml", "conf/jars.sha256")
 STAMP = ".set_up"
+# Folders of a bundle: with them, nothing is downloaded, and the packages for tests are not installed.
+PACKAGES, JARS = "packages", "bundle_jars"
 
 NETWORK_ERRORS = (
     "NewConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "Max retries", "SSLError", "ProxyError",
@@ -116,9 +119,16 @@ def create_venv(python: str, venv: str) -> None:
 
 def install_packages(root: str, venv: str) -> None:
     pip = [os.path.join(venv, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    code, output = run_command([*pip, "-c", "conf/constraints.txt", "-e", ".[dev]"], cwd=root)
+    is_bundle = os.path.isdir(os.path.join(root, PACKAGES))
+    project = ["--no-index", "--find-links", PACKAGES, "-e", "."] if is_bundle else ["-e", ".[dev]"]
+    code, output = run_command([*pip, "-c", "conf/constraints.txt", *project], cwd=root)
     if not code:
         return
+    if is_bundle:
+        raise SetUpFailed(
+            f"The packages of this bundle cannot be installed (pip: {error_line(output)}): build the bundle with the "
+            "same minor version of Python, on the same kind of machine"
+        )
     action = "set PIP_INDEX_URL (or index-url in pip.conf) to a mirror you can reach and run make again"
     if any(error in output for error in NETWORK_ERRORS):
         problem = "The Python package mirror could not be reached"
@@ -185,6 +195,14 @@ def download_jars(root: str, venv: str, java: str, env: "dict[str, str]") -> Non
         check_jars(jars, checksums(file.read()))
 
 
+def copy_jars(root: str, venv: str) -> None:
+    """Copy the jars of a bundle."""
+    jars = os.path.join(venv, "jars")
+    shutil.copytree(os.path.join(root, JARS), jars)
+    with open(os.path.join(root, "conf", "jars.sha256"), encoding="utf-8") as file:
+        check_jars(jars, checksums(file.read()))
+
+
 # --- the stamp
 
 
@@ -240,8 +258,11 @@ def create_environment(root: str, venv: str, python: str, java: str, env: "dict[
     create_venv(python, venv)
     print("set-up: installing the Python packages (1.6 GB on disk, 1 to 5 minutes)", flush=True)
     install_packages(root, venv)
-    print("set-up: downloading the Delta jars (12 MB)", flush=True)
-    download_jars(root, venv, java, env)
+    if os.path.isdir(os.path.join(root, JARS)):
+        copy_jars(root, venv)
+    else:
+        print("set-up: downloading the Delta jars (12 MB)", flush=True)
+        download_jars(root, venv, java, env)
     text = stamp(root, venv, java)
     with open(os.path.join(venv, STAMP + ".part"), "w", encoding="utf-8") as file:
         file.write(text)

@@ -16,7 +16,10 @@ from profilestream.base import console, files, job, locks, session, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, ProfilestreamError, Refused
 from profilestream.base.stage_progress import StageProgress
+from pyspark import SparkConf
 from rich.console import Console
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("table", tables.ALL, ids=lambda t: t.name)
@@ -66,6 +69,26 @@ def test_a_properties_line_without_value_is_an_error(tmp_path: Path) -> None:
         session.properties_of(str(file))
     file.write_text("spark.master  local[2]\nspark.a=b c\n")
     assert session.properties_of(str(file)) == {"spark.master": "local[2]", "spark.a": "b c"}
+
+
+@pytest.mark.parametrize(
+    ("master", "properties", "is_warned"),
+    [
+        ("local[*]", "", True),
+        ("local", "", True),
+        ("local[*]", "spark-local.conf", False),
+        ("local[*]", "spark-cluster.conf", False),
+        ("local-cluster[2,1,1024]", "", False),
+        ("yarn", "", False),
+    ],
+)
+def test_a_local_session_without_a_properties_file_prints_a_warning_that_names_the_file(
+    master: str, properties: str, is_warned: bool
+) -> None:
+    conf = SparkConf(loadDefaults=False)
+    conf.setAll(list(session.properties_of(properties and str(ROOT / "conf" / properties)).items()))
+    warning = session.properties_warning(conf.set("spark.master", master))
+    assert ("--properties-file conf/spark-local.conf" in warning) == is_warned
 
 
 def test_kill_9_releases_the_lock_of_a_process(tmp_path: Path) -> None:

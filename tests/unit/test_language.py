@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-TREES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "lib", "jobs", "docs", "conf", "tests", "benchmarks")
+TREES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "lib", "jobs", "docs", "conf", "deploy", "tests", "benchmarks")
 PROSE_PER_1000_LINES, NAMES_PER_1000_LINES = 1.5, 1.0
 
 PROSE = re.compile(

@@ -266,6 +266,42 @@ def test_a_listed_jar_that_was_not_downloaded_is_an_error(set_up: ModuleType, ma
     assert "storage-1.0.jar was not downloaded, although conf/jars.sha256 lists it" in failure(set_up, machine)
 
 
+# --- a bundle
+
+
+@pytest.fixture
+def bundle(machine: Machine) -> Machine:
+    """The machine with an unpacked bundle: folders of packages and jars, and an Ivy that downloads nothing."""
+    (machine.root / "packages").mkdir()
+    (machine.root / "bundle_jars").mkdir()
+    (machine.root / "bundle_jars" / "delta-1.0.jar").write_text("the jar")
+    machine.java(ivy_script="exit 1")
+    return machine
+
+
+def test_a_bundle_is_installed_from_its_folders_without_the_packages_for_tests(
+    set_up: ModuleType, bundle: Machine
+) -> None:
+    bundle.python(pip_script='echo "$*" > pip_arguments')
+    run(set_up, bundle)
+    arguments = (bundle.root / "pip_arguments").read_text()
+    assert arguments.endswith("-c conf/constraints.txt --no-index --find-links packages -e .\n")
+    assert (bundle.venv / "jars" / "delta-1.0.jar").read_text() == "the jar"
+
+
+def test_a_bundle_for_another_python_is_reported_with_what_to_do(set_up: ModuleType, bundle: Machine) -> None:
+    bundle.python(pip_script="echo 'ERROR: No matching distribution found for numpy'; exit 1")
+    assert failure(set_up, bundle) == (
+        "The packages of this bundle cannot be installed (pip: ERROR: No matching distribution found for numpy): "
+        "build the bundle with the same minor version of Python, on the same kind of machine"
+    )
+
+
+def test_a_changed_jar_of_a_bundle_stops_the_set_up(set_up: ModuleType, bundle: Machine) -> None:
+    (bundle.root / "bundle_jars" / "delta-1.0.jar").write_text("another jar")
+    assert "delta-1.0.jar has the checksum" in failure(set_up, bundle)
+
+
 # --- the stamp
 
 

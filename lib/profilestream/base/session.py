@@ -100,6 +100,8 @@ def open_session(app: str, properties: str = "") -> SparkSession:
         with _interrupts_delayed():
             spark = SparkSession.builder.appName(app).config(conf=conf).getOrCreate()
     _check_delta_classes(spark)
+    if warning := properties_warning(spark.sparkContext.getConf()):
+        console.line(f"warning: {warning}")
     jvm.cache_lookups(spark)
     gc.freeze()  # loaded modules are permanent: jvm.collect_garbage need not scan them at every batch
     return spark
@@ -239,6 +241,21 @@ def properties_of(path: str) -> dict[str, str]:
     if incomplete:
         raise BadSettings(f"lines without a value: {incomplete}", where=path, do="write one `key value` pair per line")
     return {key: value for key, value in pairs}
+
+
+def properties_warning(conf: SparkConf) -> str:
+    """What to do when Spark runs on one machine with its defaults, which are for clusters; empty when there is nothing.
+
+    The files conf/spark-*.conf set the number of shuffle partitions, so a session without it has no properties file.
+    """
+    master = conf.get("spark.master") or ""
+    if not re.match(r"local(\[|$)", master) or conf.contains("spark.sql.shuffle.partitions"):
+        return ""
+    return (
+        f"Spark runs on {master} without a properties file, so a batch takes about three times as long: set "
+        "spark.properties in the settings to the path of conf/spark-local.conf, or add "
+        "--properties-file conf/spark-local.conf to spark-submit"
+    )
 
 
 def _delta_jars() -> list[str]:
