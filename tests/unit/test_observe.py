@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from typing import Any, cast
 from urllib.request import urlopen
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from profilestream.base import console, delta_log, job, local_appends, tables
 from profilestream.base import settings as settings_module
-from profilestream.base.errors import BadSettings
+from profilestream.base.errors import BadSettings, NothingToDo
 from profilestream.base.observe import alert_rules, exported_metrics, metrics_file
 from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.observe.alerts import Alerts
@@ -32,15 +34,23 @@ from profilestream.base.observe.exported_metrics import (
     STAGE_LAG_ROWS,
     STAGE_LAG_SECONDS,
     STAGE_LAST_BATCH,
+    STAGE_LAST_BATCH_SECONDS,
     STAGE_ROWS,
+    STEP_FAILED,
+    STEP_FAILURES,
+    STEP_LAST_SUCCESS,
 )
 from profilestream.base.observe.followed_log import FollowedLog, Unread, parse_entry
 from profilestream.base.observe.metrics_file import MetricsFile, Samples
+from profilestream.base.observe.operation_metrics import step_metrics
 from profilestream.base.observe.stage_measures import Lag, kafka_lag
 from profilestream.base.observe.stage_metrics import StageCost, StageMetrics
 from profilestream.base.queries import BatchResult
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Settings
+from profilestream.steward import operation_status
+
+from jobs import steward_status
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -449,3 +459,137 @@ def test_a_line_is_a_json_object_if_the_settings_require_it(capsys: pytest.Captu
     ]  # fmt: skip
     assert lines[0]["message"] == "3 rows [bold]" and lines[2]["message"].endswith("what to do: correct it")
     assert all(one["time"].endswith("+00:00") for one in lines)
+
+
+def _labels_in(expression: str) -> set[str]:
+    """Labels that a PromQL expression or a template uses."""
+    matchers = [part for braces in re.findall(r"(?<!\{)\{([^{}]*)\}", expression) for part in braces.split(",") if part]
+    groups = [name for names in re.findall(r"\bby \(([^)]*)\)", expression) for name in names.split(",")]
+    return {re.split(r"[=!~]", part)[0].strip() for part in matchers} | {name.strip() for name in groups}
+
+
+def _check_metrics(expression: str, more_labels: set[str]) -> set[str]:
+    """The metrics of an expression, after checks that they and the labels are declared."""
+    names = set(re.findall(r"profilestream_\w+", expression))
+    assert names and names <= exported_metrics.ALL.keys(), expression
+    labels = {label for name in names for label in exported_metrics.ALL[name].labels}
+    assert _labels_in(expression) | more_labels <= labels, expression
+    assert expression.count("(") == expression.count(")")
+    return names
+
+
+def test_the_alert_rules_of_prometheus_use_exported_metrics_and_their_labels() -> None:
+    document = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    rules = [rule for group in document["groups"] for rule in group["rules"]]
+    for rule in rules:
+        used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        _check_metrics(rule["expr"], used)
+        assert rule["labels"]["severity"] in ("warning", "critical")
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 9
+
+
+def test_the_dashboard_uses_exported_metrics_and_their_labels_and_shows_every_metric() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/profilestream.json").read_text())
+    variables = {one["name"] for one in dashboard["templating"]["list"]}
+    shown = set[str]()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            shown |= _check_metrics(target["expr"], set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])))
+            used = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
+            assert used <= variables, target["expr"]
+    assert exported_metrics.ALL.keys() - shown == {
+        STEP_LAST_SUCCESS.name,
+        STAGE_LAST_BATCH_SECONDS.name,
+    }
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+
+
+def test_the_shipped_alert_rules_are_valid_and_cover_the_failures_of_operation() -> None:
+    shipped = alert_rules.load(str(ROOT / "conf/alerts.toml"))
+    names = {"stage_failed", "stage_lag", "profiles_stale", "reject_share", "step_failed", "model_rollback", "no_run"}
+    assert names <= shipped.rules.keys() and shipped.delivery == alert_rules.Delivery()
+
+
+def test_the_documents_list_all_metrics() -> None:
+    assert exported_metrics.markdown() in (ROOT / "docs/running.md").read_text()
+
+
+def test_the_status_is_json_and_its_exit_code_is_that_of_the_worst_active_alert(
+    settings: Settings, metrics: MetricsFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status() -> tuple[int, Any]:
+        code = steward_status.main(["--config", settings.config_file, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    (tmp_path / "alerts.toml").write_text(failed_rule("") + LAG)
+    metrics.set(STAGE_LAG_SECONDS, 100, "derive_features", "")
+    metrics.add(CAPTURE_ROWS, 7, "shop", "clean")
+    metrics.write()
+    code, document = status()
+    assert (code, document["status"], document["alerts"][0]["state"]) == (0, "ok", "pending")
+    (tmp_path / "alerts.toml").write_text(failed_rule("") + LAG.replace("5m", "0s"))
+    code, document = status()
+    assert (code, document["status"]) == (4, "warning")
+    metrics.set(STAGE_FAILED, 1, "derive_features", "")
+    metrics.write()
+    code, document = status()
+    assert (code, document["status"], len(document["alerts"])) == (5, "critical", 2)
+    assert document["stages"] == [{"stage": "derive_features", "source": "", "failed": 1.0, "lag_seconds": 100.0}]
+    assert document["captures"] == [{"source": "shop", "rows_total_clean": 7.0}]
+
+
+def test_the_status_without_a_run_exits_2(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert steward_status.main(["--config", settings.config_file, "--json"]) == 2
+    assert "no run has written metrics yet" in capsys.readouterr().err
+
+
+def test_the_live_table_shows_stages_steps_and_alerts_until_ctrl_c(
+    settings: Settings, metrics: MetricsFile, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def sleep(seconds: float) -> None:
+        assert seconds == 0.5
+        metrics.set(STAGE_FAILED, 1, "derive_features", "")
+        metrics.write()
+        if sleeps.pop():
+            raise KeyboardInterrupt
+
+    sleeps = [True, False]
+    monkeypatch.setattr(operation_status.time, "sleep", sleep)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "alerts.toml").write_text(failed_rule(""))
+    metrics.set(STAGE_LAG_SECONDS, 7200, "derive_features", "")
+    metrics.set(STEP_FAILED, 0, "serve_tags")
+    metrics.write()
+    assert steward_status.main(["--config", settings.config_file, "--watch", "0.5"]) == 5
+    output = capsys.readouterr().out
+    assert re.search(r"derive_features +failed", output) and "2 h" in output and "serve_tags" in output
+    assert "active (critical) failed: derive_features" in output
+
+
+def test_a_step_exports_its_success_and_its_failure_but_not_that_it_had_nothing_to_do(settings: Settings) -> None:
+    def samples() -> dict[str, float]:
+        return {name: value for (name, _), value in metrics_file.read(metrics_file.metrics_path(settings)).items()}
+
+    nothing = NothingToDo("no rows", where="here", do="wait")
+    with pytest.raises(NothingToDo), step_metrics("serve_tags", settings):
+        raise nothing
+    assert samples() == {}
+    for _ in range(2):
+        with pytest.raises(OSError), step_metrics("serve_tags", settings):
+            raise OSError
+    assert (samples()[STEP_FAILED.name], samples()[STEP_FAILURES.name]) == (1, 2)
+    with step_metrics("serve_tags", settings):
+        pass
+    assert (samples()[STEP_FAILED.name], samples()[STEP_FAILURES.name]) == (0, 2)
+    assert time.time() - samples()[STEP_LAST_SUCCESS.name] < 10
+
+
+def test_a_metrics_file_that_cannot_be_written_fails_no_step(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = settings_module.load(settings.config_file, ["observe.text_file=/proc/no/metrics.prom"])
+    with step_metrics("serve_tags", path):
+        pass
+    assert "metrics are not exported" in caplog.text

@@ -134,8 +134,8 @@ class FollowedLog:
         entries = [entry for number, entry in self._entries.items() if number >= start and entry.time <= until]
         unread = [entry for entry in entries if (entry.has_changes if is_change_feed else entry.rows_appended != 0)]
         counts = [entry.rows_appended for entry in unread]
-        is_known = self._is_current and None not in counts and not (is_change_feed and unread)
-        rows = sum(filter(None, counts)) if is_known else None
+        is_complete = self._is_current and None not in counts and not (is_change_feed and unread)
+        rows = sum(filter(None, counts)) if is_complete else None
         return Unread(rows, min((entry.time for entry in unread), default=None))
 
     def event_time_max(self, start: Mapping[str, Any], end: Mapping[str, Any]) -> float | None:

@@ -34,15 +34,16 @@ class StageMeasures:
         self._offsets: dict[str, Mapping[str, Any]] = {}
         self._kafka_lags: dict[str, int] = {}
         self._logs: dict[str, FollowedLog] = {}
-        first: dict[str, int | None] = {}
+        first: dict[str, int] = {}
         tables = {table.name: table for runner in runners for table in runner.query.tables}
         for runner in runners:
             if (source := runner.query.reads.table) is None or not source.exists(spark, paths):
                 continue
             tables[source.name] = source
             offset = self._offsets[runner.query.name] = runner.finished_offset()
-            if (version := first_unread_version(offset)) is not None:
-                first[source.name] = min(version, first.get(source.name) or version)
+            if "reservoirVersion" in offset:
+                version = int(offset["reservoirVersion"])
+                first[source.name] = min(version, first.get(source.name, version))
         for name, table in tables.items():
             self._logs[name] = follow(spark, table, paths, first.get(name))
 
