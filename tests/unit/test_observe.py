@@ -520,7 +520,9 @@ def test_the_status_is_json_and_its_exit_code_is_that_of_the_worst_active_alert(
 ) -> None:
     def status() -> tuple[int, Any]:
         code = steward_status.main(["--config", settings.config_file, "--json"])
-        return code, json.loads(capsys.readouterr().out)
+        captured = capsys.readouterr()
+        assert captured.out, captured.err
+        return code, json.loads(captured.out)
 
     (tmp_path / "alerts.toml").write_text(failed_rule("") + LAG)
     metrics.set(STAGE_LAG_SECONDS, 100, "derive_features", "")

@@ -4,7 +4,7 @@ An alert is about operation; an alarm (capture/alarms.py) is about unusual data 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from profilestream.base import settings as settings_module
 from profilestream.base.observe import exported_metrics
-from profilestream.base.observe.metrics_file import Samples
+from profilestream.base.observe.metrics_file import Labels, Samples
 from profilestream.base.settings import Frozen
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -157,21 +157,28 @@ def evaluate(rules: AlertRules, samples: Samples, stored: Mapping[str, Alert], n
     """
     alerts = []
     for name, rule in rules.rules.items():
-        for (metric, values), value in samples.items():
-            labels = dict(zip(exported_metrics.ALL[metric].labels, values, strict=True))
-            is_selected = all(fnmatchcase(labels[label], pattern) for label, pattern in rule.labels.items())
-            if metric != rule.metric or not is_selected or not rule.is_true(value, now):
-                continue
-            place = "".join(f" {text}" for text in values if text)
-            message = f"{name}:{place}: {rule.message or f'{metric} is {rule.condition}'} (value {value:g})"
-            alert = Alert(name, rule.severity, "pending", metric, labels, value, rule.condition, now, message)
-            earlier = stored.get(alert.key)
-            since = now if earlier is None else earlier.since
-            is_active = now - since >= _seconds(rule.hold)
-            alerts.append(replace(alert, since=since, state="active" if is_active else "pending"))
+        for values, value in _selected(rule, samples):
+            if rule.is_true(value, now):
+                labels = dict(zip(exported_metrics.ALL[rule.metric].labels, values, strict=True))
+                place = "".join(f" {text}" for text in values if text)
+                what = rule.message or f"{rule.metric} is {rule.condition}"
+                message = f"{name}:{place}: {what} (value {value:g})"
+                alert = Alert(name, rule.severity, "pending", rule.metric, labels, value, rule.condition, now, message)
+                since = stored[alert.key].since if alert.key in stored else now
+                is_active = now - since >= _seconds(rule.hold)
+                alerts.append(replace(alert, since=since, state="active" if is_active else "pending"))
     still_true = {alert.key for alert in alerts}
     ended = [alert for key, alert in stored.items() if key not in still_true and alert.state == "active"]
     return [*alerts, *(replace(alert, state="resolved", value=None) for alert in ended)]
+
+
+def _selected(rule: AlertRule, samples: Samples) -> Iterator[tuple[Labels, float]]:
+    """Labels and values of the samples that the rule is about."""
+    names = exported_metrics.ALL[rule.metric].labels
+    patterns = [rule.labels.get(name, "*") for name in names]
+    for (metric, values), value in samples.items():
+        if metric == rule.metric and all(map(fnmatchcase, values, patterns)):
+            yield values, value
 
 
 def changes(alerts: list[Alert], stored: Mapping[str, Alert]) -> list[Alert]:
