@@ -451,7 +451,7 @@ STAGE_BATCHES = Table(
         Column(
             "event_time_max", "TIMESTAMP",
             "Newest event time of the rows: of the clean rows of capture, or of the files of `events` that the batch "
-            "read. Null for other sources, and within the initial snapshot.",
+            "read, up to 1 ms later. Null for other sources, and within the initial snapshot.",
             "UTC",
         ),
         Column(
