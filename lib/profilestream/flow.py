@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from profilestream.base import console, job, streaming, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, NothingToDo, Refused
+from profilestream.base.observe.operation_metrics import step_metrics
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.schedule import Schedule, ScheduledStep
 from profilestream.base.session import open_session
@@ -165,7 +166,7 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
         started = time.monotonic()
         try:
             with prefix_errors(step.name):
-                step.run(spark, settings)
+                _run_step(step, settings, spark)
         except NothingToDo as error:
             console.line(f"{error.what}; skipped, to do: {error.do}")
         else:
@@ -260,7 +261,8 @@ def scheduled_steps(settings: Settings) -> list[ScheduledStep]:
 
 
 def _run_step(step: Step, settings: Settings, spark: SparkSession) -> None:
-    step.run(spark, settings)
+    with step_metrics(step.name, settings):
+        step.run(spark, settings)
 
 
 def _with_followers(settings: Settings, options: RunOptions) -> RunOptions:

@@ -27,6 +27,7 @@ from profilestream.base.settings import (
     Factors,
     Frozen,
     Learn,
+    Observe,
     Paths,
     Publish,
     PublishRankers,
@@ -413,7 +414,8 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
     with_defaults = re.sub(r"^# (\w+ = .*|\[[\w.]+\])$", r"\1", text, flags=re.M)
     documents = tomllib.loads(with_defaults), tomllib.loads(text)
     models: dict[str, type[Frozen]] = {
-        "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
+        "paths": Paths, "spark": Spark, "stream": Stream, "observe": Observe,
+        "capture": Capture, "capture.alarms": Alarms,
         "capture.sources.laden": Source, "derive": Derive, "derive.sessions": Sessions,
         "derive.transitions": Transitions, "derive.windows": WindowFeatures, "learn.factors": Factors,
         "learn.tracking": Tracking,

@@ -47,8 +47,15 @@ def roll_back(monkeypatch: pytest.MonkeyPatch) -> Any:
         def open_model(settings: Settings, name: str) -> Iterator[Registry]:
             yield registry
 
+        def export(settings: Settings, name: str, version: int, *, is_rollback: bool) -> None:
+            exported.append((name, version, is_rollback))
+
+        exported: list[tuple[str, int, bool]] = []
         monkeypatch.setattr(model_registry, "open_model", open_model)
-        return version_aliases.roll_back(NO_SETTINGS, "factors"), registry.aliases
+        monkeypatch.setattr(version_aliases, "export_champion", export)
+        message = version_aliases.roll_back(NO_SETTINGS, "factors")
+        assert exported == [("factors", registry.aliases["champion"], True)]
+        return message, registry.aliases
 
     return call
 

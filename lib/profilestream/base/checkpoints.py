@@ -17,7 +17,7 @@ from profilestream.base import files
 
 # Index in a Delta offset that means "no file of this version was read": DeltaSourceOffset.BASE_INDEX, in versions 1 and
 # 3 of the source's offset format.
-_START_OF_VERSION = (-1, -100)
+START_OF_VERSION = (-1, -100)
 _PLANS_STORED = 100
 
 
@@ -104,6 +104,11 @@ class Checkpoint:
         started = self.last_started()
         return {} if started is None else self._offset(started)
 
+    def finished_offset(self) -> dict[str, Any]:
+        """The offset at which the last finished batch ends, as its source wrote it; empty before the first batch."""
+        finished = self.last_finished()
+        return {} if finished is None else self._offset(finished)
+
     def _last(self, log: str) -> int | None:
         return max((int(n) for n in files.names(self.spark, f"{self.path}/{log}") if n.isdigit()), default=None)
 
@@ -128,7 +133,7 @@ class Checkpoint:
         Null when the batch continues within a commit or within the initial snapshot, and when nothing was read yet.
         """
         offset = self._offset(batch_id - 1)
-        if offset.get("index") not in _START_OF_VERSION or offset["isStartingVersion"]:
+        if offset.get("index") not in START_OF_VERSION or offset["isStartingVersion"]:
             return None
         return int(offset["reservoirVersion"]) - 1
 
@@ -144,7 +149,7 @@ class Checkpoint:
         if is_first:
             return None  # the complete snapshot
         version = int(begin["reservoirVersion"])
-        is_exact = end["reservoirVersion"] == version + 1 and end["index"] in _START_OF_VERSION
+        is_exact = end["reservoirVersion"] == version + 1 and end["index"] in START_OF_VERSION
         return SnapshotPart(version, first_file, None, not is_exact)
 
     def source_table_id(self) -> str | None:

@@ -1,7 +1,7 @@
 """The console: one owner of standard error, so that progress bars, log lines and Java's output do not interleave.
 
 On a terminal there are live progress bars, and log lines scroll above them. Elsewhere (a file, CI) every line is plain
-text with a time stamp.
+text with a time stamp. With the format `json`, every line is a JSON object: `time` (UTC), `level`, `logger`, `message`.
 """
 
 import codecs
@@ -17,6 +17,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal
 
 from pyspark.logger import PySparkLogger
 from rich.console import Console
@@ -51,18 +53,43 @@ QUIET_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
 )
 
 _ESCAPES = "profilestream.escapes"
+_is_json = threading.Event()
 
 
 @functools.cache
 def console() -> Console:
     """The console on standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def line(text: str) -> None:
+def use_format(log_format: Literal["text", "json"]) -> None:
+    """The format of all later lines (setting `observe.log_format`)."""
+    _is_json.clear()
+    if log_format == "json":
+        _is_json.set()
+
+
+def has_bars() -> bool:
+    """Whether there are live progress bars."""
+    return console().is_terminal and not _is_json.is_set()
+
+
+def line(text: str, level: str = "info", logger: str = "profilestream") -> None:
     """Print one line, with the time first unless standard error is a terminal."""
-    stamp = "" if console().is_terminal else f"{time.strftime('%Y-%m-%d %H:%M:%S')} "
-    console().print(f"{stamp}{text}", markup=False)
+    if _is_json.is_set():
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        text = json.dumps({"time": now, "level": level, "logger": logger, "message": text})
+    elif not console().is_terminal:
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+    console().print(text, markup=False)
+
+
+def failure(text: str, trace: str = "") -> None:
+    """Print why a job failed, after the stack trace if there is one."""
+    if _is_json.is_set():
+        line(f"{trace}{text}", "error")
+    else:
+        print(f"{trace}\n{text}", file=sys.stderr)  # noqa: T201
 
 
 def escape_output() -> None:
@@ -82,7 +109,7 @@ class _ConsoleHandler(logging.Handler):
         # Libraries reset the levels of their loggers, and Py4J also uses the root logger.
         package = os.path.basename(os.path.dirname(record.pathname))
         if not {record.name.split(".")[0], package} & QUIET_LOGGERS.keys():
-            line(self.format(record))
+            line(self.format(record), record.levelname.lower(), record.name)
 
 
 def configure_logging() -> None:
@@ -119,5 +146,7 @@ def _forward(read_end: int) -> None:
     noise = re.compile("|".join(JAVA_NOISE))
     with open(read_end, errors="replace") as output:
         for text in output:
-            if not noise.search(text):
+            if not noise.search(text) and _is_json.is_set():
+                line(text.rstrip("\n"), logger="java")
+            elif not noise.search(text):
                 console().print(text.rstrip("\n"), markup=False)

@@ -48,6 +48,14 @@ def latest_version(folder: Path) -> int:
     return version
 
 
+def entry_text(folder: Path, version: int) -> bytes | None:
+    """The text of the entry of a version; null without this entry."""
+    try:
+        return _entry(folder, version).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def create(folder: Path, schema: str, partitioned_by: Iterable[str], properties: dict[str, str], meaning: str) -> bool:
     """Create a table without rows, with the protocol that Spark gives it; false if the table exists.
 

@@ -1,13 +1,13 @@
 """Shared by the `main` of every job: command line, logging, and errors as exit codes."""
 
 import argparse
-import sys
 import traceback
 from collections.abc import Callable
 
 from profilestream.base import console
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings, ProfilestreamError
+from profilestream.base.observe import alert_rules
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 
@@ -76,42 +76,46 @@ def options(args: argparse.Namespace) -> RunOptions:
 
 
 def load(args: argparse.Namespace) -> Settings:
-    """The settings of --config and --set. Prints a warning when other readers cannot open the path of the tables."""
+    """The settings of --config and --set. Prints a warning when other readers cannot open the path of the tables.
+
+    Raises:
+        BadSettings: the settings or the alert rules are invalid.
+    """
     settings = settings_module.load(args.config, args.set)
+    console.use_format(settings.observe.log_format)
+    alert_rules.load(settings.observe.alerts)
     for warning in settings.paths.reader_warnings:
         console.line(f"warning: {warning}")
     return settings
 
 
-def run(body: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser, argv: list[str]) -> int:
+def run(body: Callable[[argparse.Namespace], int | None], arguments: argparse.ArgumentParser, argv: list[str]) -> int:
     """Run a job's body; print an error and how to fix it.
 
     Characters that the encoding of standard output lacks are printed as escapes, such as \\u2026.
 
     Returns:
-        0 done, 2 bad settings or input, 3 refused to protect data, 130 Ctrl-C outside of a streaming query, 1 any other
-        failure. After a failure, the last line on standard error states what to do.
+        The exit code of the body, or: 0 done, 2 bad settings or input, 3 refused to protect data, 130 Ctrl-C outside
+        of a streaming query, 1 any other failure. After a failure, the last line on standard error states what to do.
     """
     console.escape_output()
     args = arguments.parse_args(argv)
     console.configure_logging()
     try:
-        body(args)
+        return body(args) or 0
     except ProfilestreamError as error:
-        print(f"\nfailed: {error}", file=sys.stderr)  # noqa: T201
+        console.failure(f"failed: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped: the tables contain complete batches only; run it again to continue", file=sys.stderr)  # noqa: T201
+        console.failure("stopped: the tables contain complete batches only; run it again to continue")
         return 130
     except Exception:
-        traceback.print_exc()
-        print(  # noqa: T201
-            "\nfailed: an error in profilestream or its environment, not in your settings\n"
+        console.failure(
+            "failed: an error in profilestream or its environment, not in your settings\n"
             "  what to do: report the lines above; the tables contain complete batches only",
-            file=sys.stderr,
+            traceback.format_exc(),
         )
         return 1
-    return 0
 
 
 def _seconds(every: str) -> float:

@@ -25,15 +25,25 @@ from profilestream.base.tables import EVENTS
 
 # Compressed. A frame whose rows are larger is held by Spark, which is slower but equal.
 _BYTES_PER_ROW = 200
+# First words of the names of phases that write a table.
+_APPEND, _MERGE = "append ", "merge "
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Row and file counts of a batch, for the log line and the progress display."""
+    """Counts of a batch, for the log line, the progress display and the exported metrics.
+
+    Args:
+        rows_rejected, rows_duplicate: of capture.
+        event_time_max: newest event time of the clean rows of capture, in microseconds since 1970; null without any.
+    """
 
     rows_in: int = 0
     rows_out: int = 0
     files: int = 0
+    rows_rejected: int = 0
+    rows_duplicate: int = 0
+    event_time_max: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Batch:
         last_table: name of the last table of the query.
         has_commits: whether a table has a commit of this batch.
         seconds: duration by phase.
+        cpu_seconds: CPU time of the batch (observe/cpu_clock.py); null while it runs, and where it is unknown.
     """
 
     spark: SparkSession
@@ -75,6 +86,7 @@ class Batch:
     last_table: str = ""
     has_commits: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float | None = None
 
     def is_done(self, table: Table) -> bool:
         """Whether the table already contains this batch; only a retry reads the log for it."""
@@ -161,13 +173,18 @@ class Batch:
                 run(self.append, *one)
         self.append(*last)
 
+    @property
+    def commit_seconds(self) -> float:
+        """Seconds of the phases that write rows; of rows of Spark also the seconds in which they are computed."""
+        return sum(seconds for name, seconds in self.seconds.items() if name.startswith((_APPEND, _MERGE)))
+
     def append(self, rows: DataFrame | pa.Table, table: Table, count: int | None = None) -> None:
         """Append to a table unless it already contains this batch; an Arrow table without rows makes no commit.
 
         Args:
             count: an upper bound of the number of rows, if it is known; few rows are appended without Spark.
         """
-        with self.phase(f"append {table.name}"):
+        with self.phase(f"{_APPEND}{table.name}"):
             if self.is_done(table):
                 return
             if isinstance(rows, DataFrame):
@@ -208,7 +225,7 @@ class Batch:
         """
         if stored is not None:
             how |= stored.read_as
-        with self.phase(f"merge {table.name}"):
+        with self.phase(f"{_MERGE}{table.name}"):
             if self.is_done(table):
                 return rows
             index = None if count is None else self.keyed_rows(count, table)
@@ -316,13 +333,20 @@ class QueryInput:
         read: the source as a streaming frame.
         source_table: the table that it reads, if a stage derives it; null for logs and `events`.
         external: the source of a log; null when the source is a table of profilestream.
+        is_change_feed: whether it reads the change feed of the table.
         select: the rows of a batch, from the rows that the source selected.
     """
 
     read: Callable[[SparkSession], DataFrame]
     source_table: Table | None = None
     external: ExternalSource | None = None
+    is_change_feed: bool = False
     select: Callable[[DataFrame, Checkpoint, int], DataFrame] = lambda frame, checkpoint, batch_id: frame
+
+    @property
+    def table(self) -> Table | None:
+        """The table of profilestream that it reads; null for logs."""
+        return self.source_table or (EVENTS if self.external is None else None)
 
 
 @dataclass(frozen=True)
@@ -420,7 +444,7 @@ def changed_rows(table: Table, writer: str, paths: Paths, max_files: int) -> Que
         table.require(spark, paths, do=f"run jobs/{writer}.py first")
         return _delta_stream(spark, max_files).option("readChangeFeed", True).load(table.uri(paths))
 
-    return QueryInput(read, source_table=table)
+    return QueryInput(read, source_table=table, is_change_feed=True)
 
 
 def _delta_stream(spark: SparkSession, max_files: int) -> DataStreamReader:

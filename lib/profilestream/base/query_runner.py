@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +20,7 @@ from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import NothingWritten, Refused
 from profilestream.base.keyed_rows import KeyedRows
+from profilestream.base.observe.cpu_clock import CPU_CLOCK
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
 from profilestream.base.stage_progress import StageProgress
@@ -96,6 +98,10 @@ class QueryRunner:
             .start()
         )
 
+    def finished_offset(self) -> dict[str, Any]:
+        """The offset at which the last finished batch ends, as its source wrote it; empty before the first batch."""
+        return self._checkpoint.finished_offset()
+
     def is_active(self) -> bool:
         """Whether the query is running."""
         return self.handle is not None and self.handle.isActive
@@ -135,7 +141,10 @@ class QueryRunner:
             try:
                 if self._stop_requested.is_set():
                     raise _Stopped
-                self._run_batch(frame, batch_id)
+                with CPU_CLOCK.measure() as cpu:
+                    self._run_batch(frame, batch_id)
+                if batch_id in self.batches:
+                    self.batches[batch_id].cpu_seconds = cpu.seconds
             except BaseException as error:
                 self.error = error
                 raise

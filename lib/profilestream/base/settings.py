@@ -703,6 +703,31 @@ class Serve(Frozen):
     report: Report = Report()
 
 
+class Observe(Frozen):
+    """Exported metrics, alerts and log lines (docs/running.md#observability).
+
+    Args:
+        text_file: path of the file with the metrics; empty: `profilestream.prom` in the folder of the locks.
+        port: port at which a continuous run serves the metrics; null: none.
+        address: address of that port; `0.0.0.0` for all networks of the machine.
+        alerts: file of alert rules; empty: none.
+        log_format: format of the lines on standard error.
+    """
+
+    text_file: str = ""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    address: str = "127.0.0.1"
+    alerts: str = ""
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("text_file")
+    @classmethod
+    def _check_name(cls, text_file: str) -> str:
+        if text_file and not text_file.endswith(".prom"):
+            raise ValueError("the node exporter reads files whose names end with .prom")
+        return text_file
+
+
 class Settings(Frozen):
     """All settings of a config file."""
 
@@ -714,6 +739,7 @@ class Settings(Frozen):
     learn: Learn = Learn()
     serve: Serve = Serve()
     schedule: ScheduleSettings = ScheduleSettings()
+    observe: Observe = Observe()
     config_file: str
 
 
@@ -807,6 +833,7 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                     ),
                 }
             ),
+            "observe": settings.observe.model_copy(update={"alerts": resolved(settings.observe.alerts)}),
             "serve": settings.serve.model_copy(
                 update={"tags": settings.serve.tags.model_copy(update={"file": resolved(settings.serve.tags.file)})}
             ),

@@ -51,17 +51,17 @@ _BARS = _Bars()
 
 
 class StageProgress:
-    """Counts of one query's run, and their display."""
+    """Counts of one query's run, also after it was started again, and their display."""
 
     def __init__(self, stage: str, total_files: int | None) -> None:
         self.stage, self._total = stage, total_files
-        self.batches = self.rows = self._files = 0
+        self.batches = self.rows = self.restarts = self._files = 0
         self._started = time.monotonic()
         self._last_batch = self._started
         self._bar: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Self:
-        if console.console().is_terminal:
+        if console.has_bars():
             self._bar = _BARS.add(self.stage, self._total, "waiting for the first batch")
         return self
 

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from profilestream.base import batch_durations, console, jvm, locks
 from profilestream.base.batch_durations import StageBatches
 from profilestream.base.errors import ProfilestreamError
+from profilestream.base.observe.metrics_file import endpoint
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.restarts import Restarts
@@ -52,7 +53,8 @@ def run(
     """
     is_one_group = together or options.continuous is not None
     groups = [queries] if is_one_group and queries else [[query] for query in queries]
-    with _stop_signals() as stop_requested:
+    is_served = options.continuous is not None
+    with _stop_signals() as stop_requested, endpoint(settings) if is_served else nullcontext():
         for group in groups:
             if not stop_requested.is_set():
                 _run_group(spark, group, settings, options, stop_requested, together, steps)
@@ -91,6 +93,7 @@ def _run_group(
             runner.start(spark)
 
     def start_again(ended: QueryRunner) -> QueryRunner:
+        ended.progress.restarts += 1
         runner = new_runner(ended.query, ended.progress)
         start(runner)
         return runner
@@ -135,6 +138,9 @@ def _run_group(
             continue
         batches_text = "1 batch" if progress.batches == 1 else f"{progress.batches:,} batches"
         console.line(f"{progress.stage}: {progress.rows:,} rows in {batches_text}, {progress.seconds:.1f} s")
+        cost = batches.metrics.costs.get(runner.query.name)
+        if cost is not None and (text := cost.text()):
+            console.line(f"{progress.stage}  {text}")
 
 
 def _release(runners: list[QueryRunner]) -> None:

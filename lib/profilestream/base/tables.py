@@ -431,7 +431,7 @@ RECOMMENDATIONS = Table(
 
 STAGE_BATCHES = Table(
     name="stage_batches",
-    meaning="One row per micro-batch of any stage, with its duration by phase; not exactly once.",
+    meaning="One row per micro-batch of any stage, with its duration, lag and cost; not exactly once.",
     writer="every stage",
     columns=(
         Column("stage", "STRING NOT NULL", "Name of the stage."),
@@ -448,9 +448,41 @@ STAGE_BATCHES = Table(
             "Duration by phase, of Spark and of the batch.",
             "seconds",
         ),
+        Column(
+            "event_time_max", "TIMESTAMP",
+            "Newest event time of the rows: of the clean rows of capture, or of the files of `events` that the batch "
+            "read, up to 1 ms later. Null for other sources, and within the initial snapshot.",
+            "UTC",
+        ),
+        Column(
+            "lag_rows", "BIGINT",
+            "Rows of the source that were committed before the end of the batch and not read by it; null if unknown: "
+            "for files (lag_files), change feeds with unread commits, and within the initial snapshot.",
+            "rows",
+        ),
+        Column(
+            "lag_seconds", "DOUBLE",
+            "Time from the oldest commit of the source table that the batch has not read to the end of the batch; 0 if "
+            "it has read all. Null for logs.",
+            "seconds",
+        ),
+        Column(
+            "commit_seconds", "DOUBLE",
+            "Duration of the phases that write tables, added up; of a batch that Spark processes also the computation "
+            "of the rows.",
+            "seconds",
+        ),
+        Column("bytes_written", "BIGINT", "Size of the data files and change files that the batch added.", "bytes"),
+        Column(
+            "cpu_seconds", "DOUBLE",
+            "CPU time of Python, the JVM of the driver and, in local mode, the Python workers during the batch. "
+            "Batches that run at the same time share it equally. Null if the operating system does not report it.",
+            "seconds",
+        ),
     ),
     key=("stage", "source", "epoch", "batch_id"),
-)
+    schema_version=2,
+)  # fmt: skip
 
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, SESSIONS, FACTORS, USER_SEGMENTS, SEGMENTS,

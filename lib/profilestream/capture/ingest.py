@@ -444,7 +444,10 @@ def write_batch(
     batch.append(row, tables.CAPTURE_BATCHES)
     source.trend_cache.store(batch, result.trends)
     units = len(inputs.units) + len(inputs.skipped_units)
-    return BatchResult(rows_in=counts.rows_in, rows_out=counts.clean, files=units)
+    return BatchResult(
+        rows_in=counts.rows_in, rows_out=counts.clean, files=units, rows_rejected=counts.rejected,
+        rows_duplicate=counts.duplicate, event_time_max=counts.event_time_max,
+    )  # fmt: skip
 
 
 def _records(

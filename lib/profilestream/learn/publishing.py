@@ -22,6 +22,7 @@ from profilestream.base import commits, files, locks
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import NothingToDo, Refused, SourceMissing
+from profilestream.base.observe.operation_metrics import export_champion
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
 from profilestream.learn import model_card, model_registry, promotion_gate, version_aliases
@@ -65,6 +66,8 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         else:
             model.set_alias(CHALLENGER, number)
         _remove_rows_without_alias(spark, settings, publication, model)
+    if passes:
+        export_champion(settings, publication.model_name, number)
     return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
 
 

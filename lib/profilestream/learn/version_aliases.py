@@ -7,6 +7,7 @@
 from dataclasses import asdict, dataclass
 
 from profilestream.base.errors import BadSettings
+from profilestream.base.observe.operation_metrics import export_champion
 from profilestream.base.settings import Settings
 from profilestream.learn import model_registry
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
@@ -80,6 +81,7 @@ def promote(settings: Settings, name: str, number: int) -> str:
                 do=f"name one of {stored}" if stored else "publish a version first",
             )
         set_champion(model, number)
+    export_champion(settings, name, number)
     return f"version {number} is the champion"
 
 
@@ -112,6 +114,7 @@ def roll_back(settings: Settings, name: str) -> str:
             model.set_alias(CHALLENGER, champion.number)
         model.set_alias(CHAMPION, previous.number)
         model.set_alias(PREVIOUS, None)
+    export_champion(settings, name, previous.number, is_rollback=True)
     challenger = "" if champion is None else f"; version {champion.number} is the challenger"
     return f"version {previous.number} is the champion again{challenger}"
 
