@@ -161,7 +161,7 @@ class KeyedRows:
                 `before` does not contain.
 
         Raises:
-            Refused: the rows of `before` or the columns of the table changed, the table has a later version than
+            Refused: the rows of `before` or the columns of the table changed, rows of the table changed after
                 `read_version`, or other writers committed at every attempt.
         """
         new = self._cast(rows)
@@ -177,7 +177,7 @@ class KeyedRows:
             self._index_new_files()
             if self._log.transactions.get(app_id, -1) >= batch_id:
                 return
-            if read_version is not None and self._log.version != read_version:
+            if read_version is not None and self._log.rows_version > read_version:
                 break
             old = before if before is not None and before.version == self._log.version else self.find(keys)
             if before is not None and not self._is_equal(old.rows, before.rows):

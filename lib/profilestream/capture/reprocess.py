@@ -74,6 +74,23 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
         return total
 
 
+def unfinished_plan(spark: SparkSession, settings: Settings, query: str, checkpoint: Checkpoint) -> Plan | None:
+    """The plan of the last batch, if that is not complete.
+
+    Args:
+        query: `capture_reprocess/<source>`.
+    """
+    last, paths = _last_planned(spark, checkpoint), settings.paths
+    if last < 0 or startup_checks.contains_batch(spark, tables.CAPTURE_BATCHES, paths, query, checkpoint, last):
+        return None
+    return checkpoint.plan(last)
+
+
+def _last_planned(spark: SparkSession, checkpoint: Checkpoint) -> int:
+    """The last batch that has a plan; -1 without one."""
+    return max((int(n) for n in files.names(spark, f"{checkpoint.path}/plans") if n.isdigit()), default=-1)
+
+
 def _next_batch(
     spark: SparkSession, settings: Settings, source: CaptureSource, checkpoint: Checkpoint, rules: list[str] | None,
     version: int,
@@ -84,11 +101,9 @@ def _next_batch(
         version: of `rejected_events`, whose rows a new batch reads.
     """
     query = f"{STAGE}/{source.name}"
-    last = max((int(n) for n in files.names(spark, f"{checkpoint.path}/plans") if n.isdigit()), default=-1)
-    plan = checkpoint.plan(last) if last >= 0 else None
-    if plan is not None and not startup_checks.contains_batch(
-        spark, tables.CAPTURE_BATCHES, settings.paths, query, checkpoint, last
-    ):
+    last = _last_planned(spark, checkpoint)
+    plan = unfinished_plan(spark, settings, query, checkpoint)
+    if plan is not None:
         if plan.fingerprint != source.fingerprint:
             raise Refused(
                 f"reprocess batch {last} of {source.name} was started with another mapping and is not finished",
