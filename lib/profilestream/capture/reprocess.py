@@ -8,6 +8,7 @@ rejected rows were reprocessed, so no row is reprocessed twice.
 """
 
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -31,6 +32,7 @@ from profilestream.capture.sources.file_source import reading_files
 from profilestream.capture.sources.record_source import InputBatch
 
 STAGE = "capture_reprocess"
+log = logging.getLogger(__name__)
 # Matches the name of each partition folder in the path of a file.
 _FOLDER_NAMES = r"(?:^|/)([^=/]+)=[^/]*(?=/)"
 
@@ -121,6 +123,7 @@ def _next_batch(
     plan = replace(plan, settings=json.dumps({"rules": rules, "equal_options": equal}))
     rows = _pending_rows(replace(batch, plan=plan), source)
     epoch = rows.agg(F.min("epoch")).collect()[0][0]
+    _warn_of_cleared_rows(replace(batch, plan=plan), source, epoch)
     if epoch is None:
         return None
     of_epoch = F.col("epoch") == epoch
@@ -133,7 +136,23 @@ def _next_batch(
     return replace(batch, plan=plan)
 
 
+def _warn_of_cleared_rows(batch: Batch, source: CaptureSource, epoch: str | None) -> None:
+    """Log the number of rows of an epoch (null: of all) that would be reprocessed if their payloads were stored."""
+    cleared = _selected_rows(batch, source).where("payload IS NULL")
+    count = cleared.where(F.lit(epoch is None) | (F.col("epoch") == F.lit(epoch))).count()
+    if count:
+        log.warning(
+            "%s: %s rejected rows are not reprocessed, because maintain.rejected_payload_days removed their payloads: "
+            "capture their files again under new names", source.name, f"{count:,}",
+        )  # fmt: skip
+
+
 def _pending_rows(batch: Batch, source: CaptureSource) -> DataFrame:
+    """The rows of `_selected_rows` with a payload."""
+    return _selected_rows(batch, source).where("payload IS NOT NULL")
+
+
+def _selected_rows(batch: Batch, source: CaptureSource) -> DataFrame:
     """The rows of `_unprocessed_rows` that the batch may reprocess, by its plan.
 
     Unless rules are named, rows that the same mapping rejected are excluded: it would reject them again. A line inside

@@ -74,7 +74,8 @@ class MaintenanceReport:
         texts = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:-1], widths[1:]), line[-1]]) for line in lines
         ]
-        return "\n".join([*texts, *self._notes()])
+        last = "dry run: nothing was changed" if self.is_dry_run else f"all tables: {self.summary()}"
+        return "\n".join([*texts, *self._notes(), last])
 
     def summary(self) -> str:
         """One line: files and bytes on disk before and after."""
@@ -91,7 +92,7 @@ class MaintenanceReport:
                 notes.append(f"{one.table}: {one.cleared_payloads:,} payloads {verbs[0]} null")
         if self.temporary_files:
             notes.append(f"checkpoints: {self.temporary_files:,} temporary files {verbs[1]}")
-        return [*notes, "dry run: nothing was changed"] if self.is_dry_run else notes
+        return notes
 
 
 def _cells(report: TableReport) -> list[str]:
