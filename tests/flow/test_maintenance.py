@@ -13,6 +13,7 @@ from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import streaming
 from profilestream.base.queries import RunOptions
+from profilestream.base.session import with_spark_session
 from profilestream.steward import maintain
 from profilestream.steward.maintenance_report import MaintenanceReport
 from pyspark.sql import SparkSession
@@ -36,6 +37,7 @@ def test_maintenance_while_all_stages_run_changes_no_table(
     (home / "input").mkdir()
     config = laws.write_config(log, home, derive_files=1000)
     settings = settings_module.load(str(config), MAINTENANCE)
+    other_session = spark.newSession()  # its settings during a compaction are not those of the stages
     stop, errors, reports = threading.Event(), list[BaseException](), list[MaintenanceReport]()
 
     def deliver_and_maintain() -> None:
@@ -43,13 +45,13 @@ def test_maintenance_while_all_stages_run_changes_no_table(
             for file in sorted((home / "all_files").iterdir()):
                 file.rename(home / "input" / file.name)
                 time.sleep(1)
-                reports.append(maintain.run(spark, settings, datetime.now(UTC)))
+                reports.append(maintain.run(other_session, settings, datetime.now(UTC)))
         except BaseException as error:
             errors.append(error)
         finally:
             stop.set()
 
-    thread = threading.Thread(target=deliver_and_maintain)
+    thread = threading.Thread(target=with_spark_session(other_session, deliver_and_maintain))
     with monkeypatch.context() as patch:
         patch.setattr(streaming, "_stop_signals", lambda: _event(stop))
         thread.start()

@@ -199,13 +199,14 @@ def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: st
     table.check(frame.schema)
     writer = frame.write.format("delta").mode("overwrite").option("replaceWhere", where)
     writer = writer.option("txnAppId", txn.app_id(table)).option("txnVersion", txn.batch_id)
-    _repeat_conflicts(lambda: writer.save(table.uri(paths)))
+    repeat_conflicts(lambda: writer.save(table.uri(paths)))
 
 
 def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None:
     """Replace the rows that satisfy `where` by rows computed from them, in one commit that belongs to no batch.
 
-    The frame must read the table in the plan that is written: with cached rows, commits since then would be lost.
+    The frame must read the table in the plan that is written: with cached rows, commits since then would be lost. To
+    repeat it after a conflict, compute the frame again.
     """
     table.check(frame.schema)
     frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table.uri(paths))
@@ -276,7 +277,7 @@ def merge(
                 merger = merger.whenMatchedDelete(f"s.{delete_flag}")
             merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(is_inserted, values).execute()
 
-    _repeat_conflicts(execute)
+    repeat_conflicts(execute)
     return rows
 
 
@@ -292,7 +293,7 @@ def _check_rows_unchanged(spark: SparkSession, table: Table, paths: Paths, since
             )
 
 
-def _repeat_conflicts(write: Callable[[], object], attempts: int = _ATTEMPTS) -> None:
+def repeat_conflicts(write: Callable[[], object], attempts: int = _ATTEMPTS) -> None:
     """Call a write, again if another writer, such as a compaction, has replaced files that it had read.
 
     Raises:
@@ -310,12 +311,12 @@ def _repeat_conflicts(write: Callable[[], object], attempts: int = _ATTEMPTS) ->
 
 def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> None:
     """Delete the rows that satisfy `where` (a SQL condition on the table); a second call deletes nothing."""
-    _repeat_conflicts(lambda: DeltaTable.forPath(spark, table.uri(paths)).delete(where))
+    repeat_conflicts(lambda: DeltaTable.forPath(spark, table.uri(paths)).delete(where))
 
 
 def update(spark: SparkSession, table: Table, paths: Paths, *, where: str, values: dict[str, str | Column]) -> None:
     """Set columns of the rows that satisfy `where` (a SQL condition on the table); no commit without such rows."""
-    _repeat_conflicts(lambda: DeltaTable.forPath(spark, table.uri(paths)).update(where, values))
+    repeat_conflicts(lambda: DeltaTable.forPath(spark, table.uri(paths)).update(where, values))
 
 
 def compact(
@@ -338,7 +339,7 @@ def compact(
     statement = f"OPTIMIZE delta.`{table.uri(paths)}`{f' WHERE {where}' if where else ''}"
     try:
         with conf_set(spark, conf):
-            _repeat_conflicts(lambda: spark.sql(statement).collect(), attempts)
+            repeat_conflicts(lambda: spark.sql(statement).collect(), attempts)
     except _CONFLICTS:
         return False
     return True
