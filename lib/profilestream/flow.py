@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 
 from pyspark.sql import SparkSession
@@ -28,6 +29,7 @@ from profilestream.learn.segments import describe_segments
 from profilestream.serve.report import write_report
 from profilestream.serve.scores import recommend
 from profilestream.serve.tags import assign_tags, tag_checks
+from profilestream.steward import maintain
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class Step:
     check: Callable[[SparkSession, Settings], None] = lambda spark, settings: None
 
 
+def _maintain(spark: SparkSession, settings: Settings) -> None:
+    console.line(f"{maintain.STEP}: {maintain.run(spark, settings, datetime.now(UTC)).summary()}")
+
+
 STEPS = (
     Step(compact_tiles.STEP, "1d", lambda settings: True, compact_tiles.run),
     Step(describe_segments.STEP, "1h", lambda settings: settings.learn.segments.enabled, describe_segments.run),
@@ -98,6 +104,10 @@ STEPS = (
     Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
     Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
     Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
+    Step(
+        maintain.STEP, "1h", lambda settings: settings.maintain.enabled, _maintain,
+        lambda spark, settings: maintain.check(settings),
+    ),
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from profilestream.base.settings import (
     Frozen,
     Learn,
     Observe,
+    Maintain,
     Paths,
     Publish,
     PublishRankers,
@@ -60,7 +61,7 @@ JOBS = (
     "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
-    "serve_campaign", "serve_trends", "capture_init", "learn_rankers",
+    "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -99,6 +100,8 @@ CHECKS = {
     f"{PYTHON} jobs/derive_transitions.py --config {LOCAL}": "parsed",
     f"{PYTHON} jobs/derive_windows.py --config {LOCAL} --set derive.windows.enabled=true": "parsed",
     f"{PYTHON} jobs/steward_compact_tiles.py --config {LOCAL} --set derive.windows.day_tiles_after_days=35": "parsed",
+    f"{PYTHON} jobs/steward_maintain.py --config {LOCAL}": "run",
+    f"{PYTHON} jobs/steward_maintain.py --config {LOCAL} --dry-run": "run",
     f"{PYTHON} -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md": "page",
     f"{PYTHON} -m profilestream.steward.table_docs conf/demo.toml docs/tables.md": "page",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
@@ -422,6 +425,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
         "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
+        "maintain": Maintain,
     }  # fmt: skip
     for path, model in models.items():
         table, overrides = (

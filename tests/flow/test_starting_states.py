@@ -47,6 +47,7 @@ FLAGS: dict[str, list[str]] = {
     "serve_campaign": ["--users", "user_profiles", "--start", "2026-01-01", "--end", "2026-01-02"],
     "serve_trends": [],
     "steward_status": [],
+    "steward_maintain": [],
     "run_pipeline": [],
 }
 EVENT = {name: value for name, value in event(1, who="käthe", what="tëa").items() if name != "at"}

@@ -84,3 +84,14 @@ def test_several_vectors_are_in_one_file(tmp_path: Path) -> None:
         (size,) = struct.unpack(">i", content[start : start + 4])
         assert content[start + 4 : start + 4 + size] == deletion_vectors.encode(positions)
         assert written[name]["cardinality"] == len(positions)
+
+
+def test_the_file_of_a_vector_is_named_by_its_descriptor(tmp_path: Path) -> None:
+    (descriptor,) = deletion_vectors.write(tmp_path, {"a.parquet": np.array([1])}).values()
+    (file,) = tmp_path.iterdir()
+    assert deletion_vectors.file_name(descriptor) == file.name
+    assert deletion_vectors.file_name({**descriptor, "pathOrInlineDv": "ab" + descriptor["pathOrInlineDv"]}) == (
+        f"ab/{file.name}"
+    )
+    assert deletion_vectors.file_name({"storageType": "i", "pathOrInlineDv": "inline"}) is None
+    assert deletion_vectors.file_name(None) is None

@@ -34,6 +34,19 @@ def _add(name: str) -> dict[str, Any]:
     return {"add": {"path": name, "size": 1, "stats": stats, **common}}
 
 
+def test_a_compaction_is_a_version_without_changed_rows(folder: Path) -> None:
+    log = _log(folder)
+    _commit(log, 2)
+    add, remove = _add("3.parquet")["add"] | {"dataChange": False}, {"path": "1.parquet", "dataChange": False}
+    (folder / "_delta_log" / f"{3:020d}.json").write_text(
+        "\n".join(map(json.dumps, [{"add": add}, {"remove": remove}]))
+    )
+    log.refresh()
+    assert (log.version, log.rows_version, set(log.files)) == (3, 2, {"2.parquet", "3.parquet"})
+    _commit(log, 1)
+    assert (log.version, log.rows_version) == (4, 4)
+
+
 def _commit(log: DeltaLog, count: int) -> None:
     for _ in range(count):
         assert log.commit([_add(f"{log.version + 1}.parquet")], "writer", log.version + 1)

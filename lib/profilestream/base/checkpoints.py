@@ -152,6 +152,20 @@ class Checkpoint:
         is_exact = end["reservoirVersion"] == version + 1 and end["index"] in START_OF_VERSION
         return SnapshotPart(version, first_file, None, not is_exact)
 
+    def needed_version(self) -> int | None:
+        """The oldest version of the Delta source that the next batch or a retry reads; null without a Delta source.
+
+        Of a query that has finished a batch, this is the version before the one in which the batch ended. A learner may
+        read all rows of this version (`last_complete_version`).
+        """
+        started, finished = self.last_started(), self.last_finished()
+        if started is None:
+            return None
+        offset = self._offset(started if finished is None else finished)
+        if "reservoirVersion" not in offset:
+            return None
+        return int(offset["reservoirVersion"]) - (0 if offset["isStartingVersion"] else 1)
+
     def source_table_id(self) -> str | None:
         """Delta's id of the source table; null before the first batch, and for sources other than Delta."""
         table_id = self.last_offset().get("reservoirId")

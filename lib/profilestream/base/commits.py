@@ -5,12 +5,19 @@ carries `<stage>/<source>/<table>/<epoch>` and the batch id (delta-io/delta#1141
 session settings, #3934).
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from delta.exceptions import (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    ConcurrentWriteException,
+)
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -34,6 +41,12 @@ _MERGE_CONF = {
     "spark.sql.optimizer.runtime.bloomFilter.creationSideThreshold": str(2**62),  # of unknown size: a local checkpoint
 }
 _SMALL_ROW_GROUP_BYTES = str(1 << 20)
+_ATTEMPTS = 5
+_CONFLICTS = (
+    ConcurrentAppendException, ConcurrentDeleteDeleteException, ConcurrentDeleteReadException, ConcurrentWriteException,
+)  # fmt: skip
+_COMPACTED_FILE_SIZE = 8  # times the size below which a file is small
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,7 @@ def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) ->
         local_appends.append(frame, table, paths, (txn.app_id(table), txn.batch_id))
         return
     table.check(frame.schema)
-    with conf_set(frame.sparkSession, _file_conf(table)):
+    with conf_set(frame.sparkSession, file_conf(table)):
         (
             frame.write.format("delta")
             .mode("append")
@@ -167,7 +180,7 @@ def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) ->
         )
 
 
-def _file_conf(table: Table) -> dict[str, str]:
+def file_conf(table: Table) -> dict[str, str]:
     """Settings of the Parquet files that Spark writes.
 
     Rows of a table that is updated by key are read one by one (keyed_rows.py), each with its row group.
@@ -184,20 +197,16 @@ def _file_conf(table: Table) -> dict[str, str]:
 def replace(frame: DataFrame, table: Table, paths: Paths, txn: Txn, *, where: str) -> None:
     """Replace the rows that satisfy `where` (a SQL condition on the table), once."""
     table.check(frame.schema)
-    (
-        frame.write.format("delta")
-        .mode("overwrite")
-        .option("replaceWhere", where)
-        .option("txnAppId", txn.app_id(table))
-        .option("txnVersion", txn.batch_id)
-        .save(table.uri(paths))
-    )
+    writer = frame.write.format("delta").mode("overwrite").option("replaceWhere", where)
+    writer = writer.option("txnAppId", txn.app_id(table)).option("txnVersion", txn.batch_id)
+    repeat_conflicts(lambda: writer.save(table.uri(paths)))
 
 
 def rewrite(frame: DataFrame, table: Table, paths: Paths, *, where: str) -> None:
     """Replace the rows that satisfy `where` by rows computed from them, in one commit that belongs to no batch.
 
-    The frame must read the table in the plan that is written: with cached rows, commits since then would be lost.
+    The frame must read the table in the plan that is written: with cached rows, commits since then would be lost. To
+    repeat it after a conflict, compute the frame again.
     """
     table.check(frame.schema)
     frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table.uri(paths))
@@ -232,7 +241,7 @@ def merge(
         The rows; a frame is materialized.
 
     Raises:
-        Conflict: the table has a later version than `read_version`, or the rows `before` changed; the MERGE would undo
+        Conflict: rows of the table changed after `read_version`, or the rows `before` changed; the MERGE would undo
             those commits.
     """
     if not isinstance(frame, DataFrame):
@@ -247,31 +256,90 @@ def merge(
     spark = frame.sparkSession
     table.check(frame.select(*table.names).schema)
     rows = materialize(frame)
-    started = table.log(spark, paths).startTransaction()
-    if read_version is not None and started.readVersion() != read_version:
-        raise Conflict(
-            f"{table.name} changed from version {read_version} to {started.readVersion()} during a batch",
-            where=table.path(paths),
-            do="run the job again; the batch is then computed from the latest rows",
-        )
-    if started.snapshot().numOfFiles() == 0:
-        # The table is empty, so no key can match; a MERGE would also write every row again to the change feed.
-        append(rows.where(f"NOT {delete_flag}" if delete_flag else "true").select(*table.names), table, paths, txn)
-        return rows
     # Spark builds a Bloom filter only from filtered rows; this condition is true for all rows.
     source = rows.where(F.hash(*table.key) >= -(2**31))
     on = " AND ".join([*(f"t.{column} = s.{column}" for column in table.key), *([within] if within else [])])
     values: dict[str, str | Column] = {column: f"s.{column}" for column in table.names}
     is_inserted = f"NOT s.{delete_flag}" if delete_flag else "true"
     # An application id that stayed set would make every later write a no-op.
-    with conf_set(spark, {**_MERGE_CONF, **_file_conf(table), _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}):
-        merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
-        if delete_flag:
-            merger = merger.whenMatchedDelete(f"s.{delete_flag}")
-        merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(is_inserted, values).execute()
+    conf = {**_MERGE_CONF, **file_conf(table), _APP_ID: txn.app_id(table), _VERSION: str(txn.batch_id)}
+
+    def execute() -> None:
+        started = table.log(spark, paths).startTransaction()
+        _check_rows_unchanged(spark, table, paths, read_version, int(started.readVersion()))
+        if started.snapshot().numOfFiles() == 0:
+            # The table is empty, so no key can match; a MERGE would also write every row again to the change feed.
+            append(rows.where(f"NOT {delete_flag}" if delete_flag else "true").select(*table.names), table, paths, txn)
+            return
+        with conf_set(spark, conf):
+            merger = DeltaTable.forPath(spark, table.uri(paths)).alias("t").merge(source.alias("s"), on)
+            if delete_flag:
+                merger = merger.whenMatchedDelete(f"s.{delete_flag}")
+            merger.whenMatchedUpdate(set=values).whenNotMatchedInsert(is_inserted, values).execute()
+
+    repeat_conflicts(execute)
     return rows
+
+
+def _check_rows_unchanged(spark: SparkSession, table: Table, paths: Paths, since: int | None, latest: int) -> None:
+    """Raise Conflict if rows were added or removed after a version (null: not checked). A compaction changes none."""
+    for number in range(latest + 1 if since is None else since + 1, latest + 1):
+        actions = log_entry(spark, table.path(paths), number)
+        if actions is None or delta_log.changes_rows(actions):
+            raise Conflict(
+                f"{table.name} changed from version {since} to {latest} during a batch",
+                where=table.path(paths),
+                do="run the job again; the batch is then computed from the latest rows",
+            )
+
+
+def repeat_conflicts(write: Callable[[], object], attempts: int = _ATTEMPTS) -> None:
+    """Call a write, again if another writer, such as a compaction, has replaced files that it had read.
+
+    Raises:
+        PySparkException: of Delta, if that happened at every attempt.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            write()
+            return
+        except _CONFLICTS as error:
+            if attempt == attempts:
+                raise
+            log.info("repeating a commit: %s", type(error).__name__)
 
 
 def delete(spark: SparkSession, table: Table, paths: Paths, *, where: str) -> None:
     """Delete the rows that satisfy `where` (a SQL condition on the table); a second call deletes nothing."""
-    DeltaTable.forPath(spark, table.uri(paths)).delete(where)
+    repeat_conflicts(lambda: DeltaTable.forPath(spark, table.uri(paths)).delete(where))
+
+
+def update(spark: SparkSession, table: Table, paths: Paths, *, where: str, values: dict[str, str | Column]) -> None:
+    """Set columns of the rows that satisfy `where` (a SQL condition on the table); no commit without such rows."""
+    repeat_conflicts(lambda: DeltaTable.forPath(spark, table.uri(paths)).update(where, values))
+
+
+def compact(
+    spark: SparkSession, table: Table, paths: Paths, *, small_file_bytes: int, where: str = "", attempts: int = 3
+) -> bool:
+    """Combine the small files of each partition (OPTIMIZE), which changes no rows.
+
+    Args:
+        small_file_bytes: files below this size are small; combined ones have up to eight times this size.
+        where: a SQL condition on partition columns; empty: all partitions.
+
+    Returns:
+        False if the files were changed during every attempt; the table is then as the other writers left it.
+    """
+    conf = {
+        **file_conf(table),
+        "spark.databricks.delta.optimize.minFileSize": str(small_file_bytes),
+        "spark.databricks.delta.optimize.maxFileSize": str(_COMPACTED_FILE_SIZE * small_file_bytes),
+    }
+    statement = f"OPTIMIZE delta.`{table.uri(paths)}`{f' WHERE {where}' if where else ''}"
+    try:
+        with conf_set(spark, conf):
+            repeat_conflicts(lambda: spark.sql(statement).collect(), attempts)
+    except _CONFLICTS:
+        return False
+    return True

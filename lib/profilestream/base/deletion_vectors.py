@@ -22,6 +22,7 @@ _VERSION = b"\x01"
 _MAGIC = 1681511377
 _NO_RUNS = 12346
 _CONTAINER_VALUES = 1 << 16
+_NAME_LENGTH = 20  # of an encoded UUID
 _LONGEST_ARRAY = 4096  # values of a container; more are a bitmap
 # Base 85 of Z85 (https://rfc.zeromq.org/spec/32) and of Python.
 _Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
@@ -53,6 +54,15 @@ def write(folder: Path, positions: dict[str, Positions]) -> dict[str, dict[str, 
         content += struct.pack(">i", len(data)) + data + struct.pack(">I", zlib.crc32(data))
     (folder / f"deletion_vector_{name}.bin").write_bytes(content)
     return descriptors
+
+
+def file_name(descriptor: dict[str, Any] | None) -> str | None:
+    """The file of a vector, relative to the table; null without a vector, or if the vector is in the log itself."""
+    if descriptor is None or descriptor["storageType"] != "u":
+        return None
+    folder, encoded = descriptor["pathOrInlineDv"][:-_NAME_LENGTH], descriptor["pathOrInlineDv"][-_NAME_LENGTH:]
+    name = uuid.UUID(bytes=base64.b85decode(encoded.encode().translate(bytes.maketrans(_Z85, _B85))))
+    return f"{folder}/deletion_vector_{name}.bin" if folder else f"deletion_vector_{name}.bin"
 
 
 def encode(positions: Positions) -> bytes:

@@ -56,6 +56,12 @@ def entry_text(folder: Path, version: int) -> bytes | None:
         return None
 
 
+def changes_rows(actions: Iterable[Action]) -> bool:
+    """Whether a commit adds or removes rows; a compaction only moves them."""
+    files = (content for action in actions for kind, content in action.items() if kind in ("add", "remove"))
+    return any(file.get("dataChange", True) for file in files)
+
+
 def create(folder: Path, schema: str, partitioned_by: Iterable[str], properties: dict[str, str], meaning: str) -> bool:
     """Create a table without rows, with the protocol that Spark gives it; false if the table exists.
 
@@ -170,6 +176,7 @@ class DeltaLog:
         folder: of the table.
 
     Attributes:
+        rows_version: the latest version that added or removed rows, or a later one.
         files: `add` actions of the data files by path.
         transactions: last version by application id.
         metadata: id, columns and partition columns of the table.
@@ -181,7 +188,7 @@ class DeltaLog:
         self._reset()
 
     def _reset(self) -> None:
-        self.version = -1
+        self.version = self.rows_version = -1
         self.files: dict[str, Action] = {}
         self.transactions: dict[str, int] = {}
         self.metadata: Action = {}
@@ -194,8 +201,7 @@ class DeltaLog:
             self._reset()
             self._read_checkpoint()
         while _entry(self.folder, self.version + 1).exists():
-            self._apply(_actions(self.folder, self.version + 1))
-            self.version += 1
+            self._apply_entry(_actions(self.folder, self.version + 1))
         self._identity = _identity(self.folder, self.version)
 
     def commit(self, actions: list[Action], app_id: str, batch_id: int) -> bool:
@@ -216,18 +222,23 @@ class DeltaLog:
         entries = [{"commitInfo": info}, {"txn": transaction}, *actions]
         if not _write_entry(self.folder, self.version + 1, entries):
             return False
-        self.version += 1
-        self._apply(entries)
+        self._apply_entry(entries)
         self._identity = _identity(self.folder, self.version)
         after_commit(self.folder, self.version)
         return True
 
     def _read_checkpoint(self) -> None:
         """Start at the last checkpoint, if there is one. Older entries may have been removed after their retention."""
-        self.version = _checkpoint_version(self.folder)
+        self.version = self.rows_version = _checkpoint_version(self.folder)
         for file in (self.folder / "_delta_log").glob(f"{self.version:020d}.checkpoint*.parquet"):
             rows = pq.read_table(file, columns=["protocol", "metaData", "txn", "add"]).to_pylist()
             self._apply({name: action} for row in rows for name, action in row.items() if action is not None)
+
+    def _apply_entry(self, actions: list[Action]) -> None:
+        self._apply(actions)
+        self.version += 1
+        if changes_rows(actions):
+            self.rows_version = self.version
 
     def _apply(self, actions: Iterable[Action]) -> None:
         added: dict[str, Action] = {}

@@ -4,7 +4,7 @@ import functools
 import json
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from profilestream.base import delta_log, files
+from profilestream.base import delta_log, files, locks
 from profilestream.base.arrow_types import arrow_field
 from profilestream.base.columns import Column
 from profilestream.base.errors import Refused, SchemaMismatch, SourceMissing
@@ -206,12 +206,25 @@ class Table:
         return properties | {_PROPERTY_PREFIX + name: value for name, value in self.fixed_settings.items()}
 
     def recreate(self, spark: SparkSession, paths: Paths) -> None:
-        """Delete the table and create it without rows. Delta cannot replace a table that is not in a catalog."""
+        """Delete the table and create it without rows. Delta cannot replace a table that is not in a catalog.
+
+        Raises:
+            Refused: maintenance of the table is running.
+        """
         path = self.uri(paths)
-        files.delete(spark, path)
-        logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
-        logs.invalidateCache(spark._jsparkSession, files.hadoop_path(spark, path))
-        self.create(spark, paths)
+        with self.maintenance_lock(paths):
+            files.delete(spark, path)
+            logs = java_class(spark, "org.apache.spark.sql.delta.DeltaLog")
+            logs.invalidateCache(spark._jsparkSession, files.hadoop_path(spark, path))
+            self.create(spark, paths)
+
+    def maintenance_lock(self, paths: Paths) -> AbstractContextManager[None]:
+        """The lock that maintenance of the table holds.
+
+        A compaction that ended after the table was created again would add its entry, with a later version, to the new
+        log.
+        """
+        return locks.hold_lock(paths.lock_folder, f"maintain/{self.name}")
 
     def prepare(self, spark: SparkSession, paths: Paths) -> None:
         """Make the table ready for writing: create, check, upgrade and register it.

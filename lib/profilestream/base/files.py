@@ -3,8 +3,9 @@
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -75,6 +76,10 @@ def names(spark: SparkSession, folder: str) -> list[str]:
 
 def read_text(spark: SparkSession, path: str) -> str | None:
     """Content of a text file; null when it does not exist."""
+    if (local := local_path(path)) is not None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return Path(local).read_bytes().decode()
+        return None
     fs, target = _path(spark, path)
     if not fs.exists(target):
         return None
@@ -100,6 +105,29 @@ def delete(spark: SparkSession, path: str) -> None:
     """Remove a file or a folder with its content; nothing happens when it does not exist."""
     fs, target = _path(spark, path)
     fs.delete(target, True)
+
+
+def listing(spark: SparkSession, folder: str) -> dict[str, tuple[int, int]]:
+    """Every file below a folder, also hidden ones: path relative to it -> (size in bytes, modification time in ms)."""
+    local = local_path(qualified(folder))
+    if local is not None:
+        return dict(_local_files(Path(local)))
+    fs, root = _path(spark, folder)
+    prefix, entries = f"{fs.makeQualified(root)}/", {}
+    statuses = fs.listFiles(root, True)
+    while statuses.hasNext():
+        status = statuses.next()
+        path = str(status.getPath()).removeprefix(prefix)
+        entries[path] = int(status.getLen()), int(status.getModificationTime())
+    return entries
+
+
+def _local_files(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    for parent, _, children in os.walk(root):
+        for path in (Path(parent, child) for child in children):
+            with suppress(FileNotFoundError):  # it was removed since
+                status = path.stat()
+                yield path.relative_to(root).as_posix(), (status.st_size, status.st_mtime_ns // 1_000_000)
 
 
 def prune(spark: SparkSession, folder: str) -> None:

@@ -168,7 +168,7 @@ class KeyedRows:
                 `before` does not contain.
 
         Raises:
-            Conflict: the rows of `before` or the columns of the table changed, the table has a later version than
+            Conflict: the rows of `before` or the columns of the table changed, rows of the table changed after
                 `read_version`, or other writers committed at every attempt.
         """
         new = self._cast(rows)
@@ -184,7 +184,7 @@ class KeyedRows:
             self._index_new_files()
             if self._log.transactions.get(app_id, -1) >= batch_id:
                 return
-            if read_version is not None and self._log.version != read_version:
+            if read_version is not None and self._log.rows_version > read_version:
                 break
             # The values of old rows are compared with `before`, or written to the change feed.
             columns = None if before is not None or self._has_change_feed else self._table.key

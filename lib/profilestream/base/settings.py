@@ -728,6 +728,54 @@ class Observe(Frozen):
         return text_file
 
 
+_MinFiles = Annotated[int, Field(ge=2)]
+_SmallFileMb = Annotated[float, Field(gt=0)]
+_KeepHours = Annotated[float, Field(ge=0)]
+
+
+class Upkeep(Frozen):
+    """How a table is maintained.
+
+    Args:
+        min_files: a partition with at least this number of small files is compacted.
+        small_file_mb: files below this size in MB are small; combined ones have up to eight times this size.
+        keep_hours: all versions of this many hours can be read; older ones only if a stage needs them. Must be longer
+            than the longest batch, step or query.
+    """
+
+    min_files: _MinFiles = 20
+    small_file_mb: _SmallFileMb = 16.0
+    keep_hours: _KeepHours = 168.0
+
+
+class UpkeepOfTable(Frozen):
+    """Other values for one table; null: the value of all tables."""
+
+    min_files: _MinFiles | None = None
+    small_file_mb: _SmallFileMb | None = None
+    keep_hours: _KeepHours | None = None
+
+
+class Maintain(Upkeep):
+    """Maintenance of the tables by `steward_maintain` (docs/running.md#maintenance).
+
+    Args:
+        enabled: whether `run_pipeline` runs it after its stages and steps.
+        rejected_payload_days: payloads of rejected rows that were captured this many days ago become null; the rows
+            remain. Null: never.
+        tables: other values for some tables, by name of the table.
+    """
+
+    enabled: bool = False
+    rejected_payload_days: float | None = Field(default=None, gt=0)
+    tables: dict[str, UpkeepOfTable] = {}
+
+    def of(self, table: str) -> Upkeep:
+        """How a table is maintained, by its name."""
+        own = self.tables.get(table, UpkeepOfTable()).model_dump(exclude_none=True)
+        return Upkeep(**{name: own.get(name, getattr(self, name)) for name in Upkeep.model_fields})
+
+
 class Settings(Frozen):
     """All settings of a config file."""
 
@@ -740,6 +788,7 @@ class Settings(Frozen):
     serve: Serve = Serve()
     schedule: ScheduleSettings = ScheduleSettings()
     observe: Observe = Observe()
+    maintain: Maintain = Maintain()
     config_file: str
 
 

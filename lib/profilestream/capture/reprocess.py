@@ -8,6 +8,7 @@ rejected rows were reprocessed, so no row is reprocessed twice.
 """
 
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -31,6 +32,7 @@ from profilestream.capture.sources.file_source import reading_files
 from profilestream.capture.sources.record_source import InputBatch
 
 STAGE = "capture_reprocess"
+log = logging.getLogger(__name__)
 # Matches the name of each partition folder in the path of a file.
 _FOLDER_NAMES = r"(?:^|/)([^=/]+)=[^/]*(?=/)"
 
@@ -74,6 +76,23 @@ def run(spark: SparkSession, settings: Settings, name: str, rules: list[str] | N
         return total
 
 
+def unfinished_plan(spark: SparkSession, settings: Settings, query: str, checkpoint: Checkpoint) -> Plan | None:
+    """The plan of the last batch, if that is not complete.
+
+    Args:
+        query: `capture_reprocess/<source>`.
+    """
+    last, paths = _last_planned(spark, checkpoint), settings.paths
+    if last < 0 or startup_checks.contains_batch(spark, tables.CAPTURE_BATCHES, paths, query, checkpoint, last):
+        return None
+    return checkpoint.plan(last)
+
+
+def _last_planned(spark: SparkSession, checkpoint: Checkpoint) -> int:
+    """The last batch that has a plan; -1 without one."""
+    return max((int(n) for n in files.names(spark, f"{checkpoint.path}/plans") if n.isdigit()), default=-1)
+
+
 def _next_batch(
     spark: SparkSession, settings: Settings, source: CaptureSource, checkpoint: Checkpoint, rules: list[str] | None,
     version: int,
@@ -84,11 +103,9 @@ def _next_batch(
         version: of `rejected_events`, whose rows a new batch reads.
     """
     query = f"{STAGE}/{source.name}"
-    last = max((int(n) for n in files.names(spark, f"{checkpoint.path}/plans") if n.isdigit()), default=-1)
-    plan = checkpoint.plan(last) if last >= 0 else None
-    if plan is not None and not startup_checks.contains_batch(
-        spark, tables.CAPTURE_BATCHES, settings.paths, query, checkpoint, last
-    ):
+    last = _last_planned(spark, checkpoint)
+    plan = unfinished_plan(spark, settings, query, checkpoint)
+    if plan is not None:
         if plan.fingerprint != source.fingerprint:
             raise Refused(
                 f"reprocess batch {last} of {source.name} was started with another mapping and is not finished",
@@ -106,6 +123,7 @@ def _next_batch(
     plan = replace(plan, settings=json.dumps({"rules": rules, "equal_options": equal}))
     rows = _pending_rows(replace(batch, plan=plan), source)
     epoch = rows.agg(F.min("epoch")).collect()[0][0]
+    _warn_of_cleared_rows(replace(batch, plan=plan), source, epoch)
     if epoch is None:
         return None
     of_epoch = F.col("epoch") == epoch
@@ -118,7 +136,23 @@ def _next_batch(
     return replace(batch, plan=plan)
 
 
+def _warn_of_cleared_rows(batch: Batch, source: CaptureSource, epoch: str | None) -> None:
+    """Log the number of rows of an epoch (null: of all) that would be reprocessed if their payloads were stored."""
+    cleared = _selected_rows(batch, source).where("payload IS NULL")
+    count = cleared.where(F.lit(epoch is None) | (F.col("epoch") == F.lit(epoch))).count()
+    if count:
+        log.warning(
+            "%s: %s rejected rows are not reprocessed, because maintain.rejected_payload_days removed their payloads: "
+            "capture their files again under new names", source.name, f"{count:,}",
+        )  # fmt: skip
+
+
 def _pending_rows(batch: Batch, source: CaptureSource) -> DataFrame:
+    """The rows of `_selected_rows` with a payload."""
+    return _selected_rows(batch, source).where("payload IS NOT NULL")
+
+
+def _selected_rows(batch: Batch, source: CaptureSource) -> DataFrame:
     """The rows of `_unprocessed_rows` that the batch may reprocess, by its plan.
 
     Unless rules are named, rows that the same mapping rejected are excluded: it would reject them again. A line inside

@@ -81,6 +81,13 @@ def _compact(spark: SparkSession, derived: DerivedTable, age: int, paths: Paths)
     stored_until = day_tiles_until(spark, table, paths)
     if stored_until is None or stored_until < until:
         spark.sql(f"ALTER TABLE delta.`{table.uri(paths)}` SET TBLPROPERTIES ('{PROPERTY}' = '{until}')")
+    # A compaction may replace the files of these days meanwhile.
+    commits.repeat_conflicts(lambda: _rewrite(spark, derived, days, paths))
+
+
+def _rewrite(spark: SparkSession, derived: DerivedTable, days: list[date], paths: Paths) -> None:
+    """Replace the tiles of these days by day tiles."""
+    table = derived.table
     old_tiles = table.read(spark, paths).where(F.col("date").isin(days))
     by_day = Fold(derived).merge_rows(old_tiles.withColumn("hour", F.col("date").cast("timestamp")))
     batch_columns = {"epoch": F.lit(_DAY_TILE_EPOCH), "batch_id": F.lit(0).cast("bigint")}

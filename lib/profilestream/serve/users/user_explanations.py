@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.delta_table import Table
+from profilestream.base.errors import SourceMissing
 from profilestream.base.finite import finite_items
 from profilestream.base.settings import Settings
 from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
@@ -33,14 +34,25 @@ _MAX_PREFERENCES = 3
 def read_version_at(
     spark: SparkSession, table: Table, settings: Settings, known_by: datetime | None
 ) -> DataFrame | None:
-    """A table in its latest version committed at `known_by` or before; null when there is none."""
+    """A table in its latest version committed at `known_by` or before; null when there is none.
+
+    Raises:
+        SourceMissing: maintenance has removed the versions of that time.
+    """
     if not table.exists(spark, settings.paths):
         return None
     if known_by is None:
         return table.read(spark, settings.paths)
     history = DeltaTable.forPath(spark, table.uri(settings.paths)).history()
-    row = history.where(F.col("timestamp") <= known_by).agg(F.max("version")).first()
-    return None if row is None or row[0] is None else table.read(spark, settings.paths, version=row[0])
+    version_at = F.max(F.when(F.col("timestamp") <= known_by, F.col("version")))
+    (row,) = history.agg(version_at, F.min("version"), F.min("timestamp")).collect()
+    if row[0] is None and row[1] > 0:
+        raise SourceMissing(
+            f"versions of {table.name} before {row[2]:%Y-%m-%d %H:%M} were removed",
+            where=f"--known-by {known_by}",
+            do="use a later time; maintain.keep_hours sets how long versions are stored",
+        )
+    return None if row[0] is None else table.read(spark, settings.paths, version=row[0])
 
 
 def segment(
