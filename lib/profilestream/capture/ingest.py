@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -20,6 +20,7 @@ from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, NothingWritten, StateCorrupt
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.capture import (
@@ -46,11 +47,10 @@ from profilestream.capture.known_ids import KnownIds
 from profilestream.capture.local_rows import LocalRows
 from profilestream.capture.mapping import Lookup, Mapping
 from profilestream.capture.prepared_query import PreparedQuery
-from profilestream.capture.sources import text_files
 from profilestream.capture.sources.delta_source import DeltaSource
 from profilestream.capture.sources.file_source import FileSource, reading_files
-from profilestream.capture.sources.record_source import InputBatch, RecordSource
-from profilestream.capture.sources.text_files import FewLines, TextLayout
+from profilestream.capture.sources.kafka_source import KafkaSource
+from profilestream.capture.sources.record_source import FewLines, InputBatch, RecordSource
 from profilestream.capture.spark_rows import SparkRows
 
 log = logging.getLogger(__name__)
@@ -93,15 +93,16 @@ class CaptureSource:
         """The rules as columns; built once per run."""
         return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
 
-    def prepared_query(self, spark: SparkSession, layout: TextLayout, versions: dict[str, int]) -> PreparedQuery:
-        """The rows of LocalRows from text lines with this layout; planned again after a side table changed."""
-        reader = cast(FileSource, self.reader)
+    def prepared_query(self, spark: SparkSession, layout: Hashable, versions: dict[str, int]) -> PreparedQuery:
+        """The rows of LocalRows from lines with this layout; planned again after a side table changed."""
+        reader = self.reader
 
         def build(lines: DataFrame) -> DataFrame:
-            records = text_files.records_of_few_lines(lines, reader.spec, layout, reader.max_line_bytes)
+            records = reader.records_of_lines(lines, layout)
             return rows_to_collect(execute_mapping.explode(records, self.mapping), self, versions)
 
-        return prepared_query.prepared(spark, (self.settings_text, layout), versions, text_files.LINE_SCHEMA, build)
+        key = (self.settings_text, type(reader), layout)
+        return prepared_query.prepared(spark, key, versions, reader.line_schema, build)
 
     def main_currency(self, batch: Batch, default: str) -> str:
         """The currency of an event of the source; the default before the first one. Read once per run."""
@@ -170,6 +171,12 @@ def load_source(settings: Settings, name: str) -> CaptureSource:
 
 
 def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> RecordSource:
+    max_rows = settings.stream.local_max_rows
+    if config.kafka is not None:
+        path = checkpoint_path(settings.paths, f"{STAGE}/{name}")
+        return KafkaSource(
+            name, config.kafka, mapping.input, settings.capture.max_line_bytes, max_rows, path, settings.paths
+        )
     limit: tuple[str, int] = (
         "maxFilesPerTrigger",
         config.max_files_per_trigger or settings.stream.max_files_per_trigger,
@@ -178,7 +185,6 @@ def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> 
         limit = ("maxBytesPerTrigger", settings.stream.max_bytes_per_trigger)
     if mapping.input.format == "delta":
         return DeltaSource(name, config.path, mapping.input, config.on_change, limit)
-    max_rows = settings.stream.local_max_rows
     return FileSource(name, config.path, mapping.input, limit, settings.capture.max_line_bytes, max_rows)
 
 
@@ -380,7 +386,7 @@ def _collected_rows(inputs: InputBatch, source: CaptureSource, batch: Batch) -> 
 
 def _is_explosion_small(few_lines: FewLines, mapping: Mapping) -> bool:
     """Whether the payloads of all elements fit into memory if each of them is rejected."""
-    sizes = [len(line["value"]) for lines in few_lines.values() for line in lines]
+    sizes = [len(line["value"] or "") for lines in few_lines.values() for line in lines]
     return not mapping.input.explode or sum(size**2 for size in sizes) <= _MAX_EXPLODED_BYTES
 
 
