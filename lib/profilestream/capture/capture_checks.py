@@ -91,8 +91,14 @@ def _have_common_files(spark: SparkSession, settings: Settings, first: str, seco
 def _check_path(spark: SparkSession, source: CaptureSource) -> None:
     if source.config.kafka is not None:
         _check_values(source)
-        source.reader.check_exists(spark)
-    elif not files.exists(spark, source.config.path):
+        return source.reader.check_exists(spark)
+    if source.mapping.input.format == "avro":
+        raise BadSettings(
+            "files have no format avro",
+            where=f"{source.config.mapping}, input.format",
+            do="choose another format, or read topics",
+        )
+    if not files.exists(spark, source.config.path):
         raise SourceMissing(
             f"there is no input at {source.config.path}",
             where=f"settings, capture.sources.{source.name}.path",

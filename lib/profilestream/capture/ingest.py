@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
 
@@ -129,7 +129,10 @@ class CaptureSource:
     def settings_text(self) -> str:
         """All settings that change the stored rows, as JSON."""
         general = self.capture.model_dump(mode="json", exclude={"sources", "alarms"})
-        return json.dumps({"capture": general, "mapping": self.mapping.model_dump(mode="json")}, sort_keys=True)
+        texts: dict[str, Any] = {"capture": general, "mapping": self.mapping.model_dump(mode="json")}
+        if self.mapping.input.schemas is not None:
+            texts["schemas"] = asdict(self.mapping.input.schemas)
+        return json.dumps(texts, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,8 @@ from pyspark.sql import types as T
 from profilestream.capture import raw_records
 from profilestream.capture.cleaning_rules import TOMBSTONE
 from profilestream.capture.conversion import Converted, convert
-from profilestream.capture.mapping import InputSpec
+from profilestream.capture.mapping import AvroSchemas, InputSpec
+from profilestream.capture.sources import avro_values
 from profilestream.capture.typed_values import any_of, has_invalid_text
 
 # Columns of a record that is collected: the value in base64.
@@ -40,7 +41,10 @@ def parse(lines: DataFrame, spec: InputSpec, max_line_bytes: int) -> DataFrame:
     of_value = T.StructType([field for field in fields if field.name not in COLUMNS])
     value_spec = spec.model_copy(update={"columns": of_value.toDDL()})
     lines = lines.withColumn("source_file", F.lit(None).cast("string"))
-    records = raw_records.parse_lines(lines, value_spec, tuple(of_value.names), max_line_bytes=max_line_bytes)
+    if spec.schemas is None:
+        records = raw_records.parse_lines(lines, value_spec, tuple(of_value.names), max_line_bytes=max_line_bytes)
+    else:
+        records = _parse_avro(lines, value_spec, spec.schemas, max_line_bytes)
     cells = _cells(own, spec)
     is_missing = F.col("payload").isNull()
     is_invalid = any_of([has_invalid_text(cells[field.name].value, field.dataType) for field in own])
@@ -57,6 +61,25 @@ def parse(lines: DataFrame, spec: InputSpec, max_line_bytes: int) -> DataFrame:
         "fault_reason": reason,
         "raw": F.struct(*[raw[name].alias(name) for name in fields.names]),
     })  # fmt: skip
+
+
+def _parse_avro(lines: DataFrame, spec: InputSpec, schemas: AvroSchemas, max_line_bytes: int) -> DataFrame:
+    """As `raw_records.parse_lines`, of Avro values."""
+    value = F.col("value").cast("binary")
+    too_long = F.coalesce(F.octet_length("value") > max_line_bytes, F.lit(False))
+    decoded = avro_values.decode(value, schemas, value.isNotNull() & ~too_long)
+    # The row is null, or its parts are, where the value cannot be decoded.
+    placed = lines.withColumns({"row": decoded.row, "_reason": decoded.reason})
+    stored = placed.schema["row"].dataType
+    assert isinstance(stored, T.StructType)
+    raw_value = raw_records.RawValue(
+        payload=F.base64(value),
+        encoding=F.lit("base64"),
+        header=F.col("payload_header"),
+        fault=F.when(too_long, "line_too_long").when(F.col("row").isNull(), "unparseable"),
+        reason=F.when(too_long, f"the value is longer than {max_line_bytes} bytes").otherwise(F.col("_reason")),
+    )
+    return raw_records.from_struct(placed, stored, spec, value=raw_value)
 
 
 def _cells(fields: list[T.StructField], spec: InputSpec) -> dict[str, Converted]:
