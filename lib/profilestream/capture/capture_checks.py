@@ -90,7 +90,7 @@ def _have_common_files(spark: SparkSession, settings: Settings, first: str, seco
 
 def _check_path(spark: SparkSession, source: CaptureSource) -> None:
     if source.config.kafka is not None:
-        _check_values(source)
+        _check_values(spark, source)
         return source.reader.check_exists(spark)
     if source.mapping.input.format == "avro":
         raise BadSettings(
@@ -106,7 +106,7 @@ def _check_path(spark: SparkSession, source: CaptureSource) -> None:
         )
 
 
-def _check_values(source: CaptureSource) -> None:
+def _check_values(spark: SparkSession, source: CaptureSource) -> None:
     """Check that the values of records can have the format of the mapping."""
     spec, where = source.mapping.input, f"{source.config.mapping}, input"
     if spec.format in ("parquet", "delta"):
@@ -120,6 +120,13 @@ def _check_values(source: CaptureSource) -> None:
         )  # fmt: skip
     if spec.encoding.upper() not in ("UTF-8", "UTF8"):
         raise BadSettings(f"records of Kafka are read as UTF-8, not {spec.encoding}", where=where, do="leave it out")
+    try:
+        source.reader.records_of_lines(spark.createDataFrame([], source.reader.line_schema), "")
+    except PySparkException as error:
+        message = first_sentence(str(error))
+        raise BadSettings(
+            f"records cannot be parsed: {message}", where=where, do="correct columns or schemas"
+        ) from None
 
 
 def check_namespaces(spark: SparkSession, settings: Settings) -> None:

@@ -135,7 +135,11 @@ class KafkaSource(RecordSource):
         )
 
     def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
-        """The lines of a file as values of records."""
+        """The lines of a text file as values of records."""
+        if self.spec.format == "avro":
+            raise BadSettings(
+                "Avro values are not read from a file", where=path, do="use a file with one JSON per line"
+            )
         spec = self.spec.model_copy(update={"header": False})
         lines = FileSource(self.name, path, spec, ("maxFilesPerTrigger", 1), self.max_line_bytes)
         return lines.read_once(spark, path, ingest_micros)
