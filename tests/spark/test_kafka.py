@@ -161,7 +161,8 @@ def test_poison_records_are_rejected_with_their_position_and_reprocessed(
     shop.capture(spark)
     assert shop.rejected(spark) == {
         "0/7": "id_reused", "0/8": "unparseable", "0/9": "not_utf8", "0/10": "event_type_unknown",
-        "0/12": "unparseable", "0/13": "user_id_placeholder", "0/14": "tombstone", "0/15": "unparseable", "1/0": "event_type_unknown",
+        "0/12": "unparseable", "0/13": "user_id_placeholder", "0/14": "tombstone", "0/15": "unparseable",
+        "1/0": "event_type_unknown",
     }  # fmt: skip
     assert shop.counts(spark) == (17, 7, 9, 1)
     assert shop.ids(spark) == ["e0", "e1", "e2", "e3", "e4", "e5", "e8"]
