@@ -1,4 +1,4 @@
-"""Benchmarks of small batches: CPU seconds of one, and the latency from a file's arrival to the profile row."""
+"""Benchmarks of small batches: CPU seconds of one, and the latency from a record's arrival to the profile row."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 from delta.tables import DeltaTable
+from kafka_broker import Broker
 from profilestream.base import streaming
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import RunOptions
@@ -101,12 +102,12 @@ def cpu_seconds() -> float:
 
 def latency_local(spark: SparkSession, work: Path) -> Result:
     """p95 of the seconds from a file's arrival to the visible profile row, at 100 events/s: capture and profiles."""
-    return _latency(spark, work, "latency_local", 100, 3.0, all_stages=False)
+    return _latency(spark, work, "latency_local", 100, 3.0)
 
 
 def latency_local_1000(spark: SparkSession, work: Path) -> Result:
     """As latency_local, at 1,000 events/s."""
-    return _latency(spark, work, "latency_local_1000", 1_000, 6.0, all_stages=False)
+    return _latency(spark, work, "latency_local_1000", 1_000, 6.0)
 
 
 def latency_all_stages(spark: SparkSession, work: Path) -> Result:
@@ -114,13 +115,29 @@ def latency_all_stages(spark: SparkSession, work: Path) -> Result:
     return _latency(spark, work, "latency_all_stages", 100, 6.0, all_stages=True)
 
 
+def latency_kafka(spark: SparkSession, work: Path) -> Result:
+    """As latency_local, from the arrival of a record in a topic with two partitions."""
+    broker = Broker(work / "broker")
+    broker.start()
+    try:
+        broker.create_topic("shop", partitions=2)
+        return _latency(spark, work, "latency_kafka", 100, 3.0, servers=broker.servers)
+    finally:
+        broker.stop()
+
+
 _SECONDS, _WARM_UP = 180, 30
 
-# Writes one file per second: path, events per file, seconds. A process of its own, so that Python threads do not wait.
+# Writes events each second, as a file or as records of the topic `shop`: folder or servers, events per second, seconds.
+# A process of its own, so that Python threads do not wait.
 _WRITER = """
 import json, os, random, sys, time
-folder, rate, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-generator, start = random.Random(7), time.time()
+target, rate, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+generator, producer = random.Random(7), None
+if not target.startswith("/"):
+    import confluent_kafka
+    producer = confluent_kafka.Producer({"bootstrap.servers": target})
+start = time.time()
 for n in range(seconds):
     time.sleep(max(0.0, start + n - time.time()))
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
@@ -130,9 +147,14 @@ for n in range(seconds):
         for i in range(rate - 1)
     ]
     rows.append({**rows[0], "event_id": f"w{n}-mark", "user_id": f"mark{n}"})
-    with open(f"{folder}/.{n}.tmp", "w") as file:
-        file.write("\\n".join(map(json.dumps, rows)))
-    os.rename(f"{folder}/.{n}.tmp", f"{folder}/{n:05}.jsonl")
+    if producer:
+        for row in rows:
+            producer.produce("shop", json.dumps(row), key=row["user_id"])
+        producer.flush()
+    else:
+        with open(f"{target}/.{n}.tmp", "w") as file:
+            file.write("\\n".join(map(json.dumps, rows)))
+        os.rename(f"{target}/.{n}.tmp", f"{target}/{n:05}.jsonl")
     print(n, time.time(), flush=True)
 """
 # Polls the table every 100 ms and prints when the row of each marked user is visible.
@@ -156,10 +178,16 @@ while time.time() < until:
 """
 
 
-def _latency(spark: SparkSession, work: Path, name: str, rate: int, bound: float, *, all_stages: bool) -> Result:
+def _latency(
+    spark: SparkSession, work: Path, name: str, rate: int, bound: float, *, all_stages: bool = False, servers: str = ""
+) -> Result:
+    """The latency from files, or from a topic of these servers."""
     home = derive.prepare_profiles(spark, work / "home", PROFILES)
-    source = empty_folder(work / "input")
-    settings = derive.derive_settings(home, [f"capture.sources.shop.path={json.dumps(str(source))}"])
+    folder = empty_folder(work / "input")
+    overrides = [f"capture.sources.shop.path={json.dumps('' if servers else str(folder))}"]
+    if servers:
+        overrides.append(f'capture.sources.shop.kafka={{ bootstrap_servers = "{servers}", topics = ["shop"] }}')
+    settings = derive.derive_settings(home, overrides)
     table = derive.derived_table(settings, "user_profiles").table
     queries = [ingest.query(settings, "shop"), *profiles.queries(settings)]
     if all_stages:
@@ -170,7 +198,7 @@ def _latency(spark: SparkSession, work: Path, name: str, rate: int, bound: float
         [*python, _READER, table.path(settings.paths), str(_SECONDS + 40)], stdout=subprocess.PIPE, text=True
     )
     writer = subprocess.Popen(
-        [*python, _WRITER, str(source), str(rate), str(_SECONDS)], stdout=subprocess.PIPE, text=True
+        [*python, _WRITER, servers or str(folder), str(rate), str(_SECONDS)], stdout=subprocess.PIPE, text=True
     )
     arrived: dict[str, float] = {}
     visible: dict[str, float] = {}
@@ -191,7 +219,8 @@ def _latency(spark: SparkSession, work: Path, name: str, rate: int, bound: float
     detail = (
         f"{rate} events/s for {_SECONDS} s, {PROFILES:,} profiles, {stages}; p50 {p50:.2f} s, {missing} not visible"
     )
-    return Result(name, float(p95), "seconds", bound, "lower", "arrival of the file", detail)
+    against = "arrival of the record in the topic" if servers else "arrival of the file"
+    return Result(name, float(p95), "seconds", bound, "lower", against, detail)
 
 
 @contextmanager

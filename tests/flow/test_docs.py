@@ -415,7 +415,8 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
     documents = tomllib.loads(with_defaults), tomllib.loads(text)
     models: dict[str, type[Frozen]] = {
         "paths": Paths, "spark": Spark, "stream": Stream, "capture": Capture, "capture.alarms": Alarms,
-        "capture.sources.laden": Source, "capture.sources.clicks.kafka": Kafka, "derive": Derive, "derive.sessions": Sessions,
+        "capture.sources.laden": Source, "capture.sources.clicks.kafka": Kafka, "derive": Derive,
+        "derive.sessions": Sessions,
         "derive.transitions": Transitions, "derive.windows": WindowFeatures, "learn.factors": Factors,
         "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,

@@ -137,9 +137,9 @@ def topic(*ranges: tuple[int, int], id: str = "a") -> Topic:
 def test_gaps_are_offsets_that_were_not_read_and_are_not_available(
     next_offsets: dict[str, int], now: Topic, gaps: list[Any], starts: dict[str, int]
 ) -> None:
-    found_gaps, found_starts = kafka_gaps.compare({"t": next_offsets}, {"t": "a"}, {"t": now})
-    assert found_gaps == [Gap("t", *gap) for gap in gaps]
-    assert found_starts == {"t": starts}
+    actual_gaps, actual_starts = kafka_gaps.compare({"t": next_offsets}, {"t": "a"}, {"t": now})
+    assert actual_gaps == [Gap("t", *gap) for gap in gaps]
+    assert actual_starts == {"t": starts}
 
 
 def test_a_topic_that_the_settings_no_longer_name_is_a_gap() -> None:

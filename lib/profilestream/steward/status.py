@@ -43,6 +43,20 @@ def show(spark: SparkSession, paths: Paths, print_line: PrintLine) -> None:
         print_line(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
         print_line(f"           such as {row['position']}  {row['payload'] or '':.100}")
     show_alarms(spark, paths, print_line)
+    show_gaps(spark, paths, print_line)
+
+
+def show_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
+    """Print the newest gaps of topics; nothing when there are none."""
+    if not tables.CAPTURE_GAPS.exists(spark, paths):
+        return
+    gaps = tables.CAPTURE_GAPS.read(spark, paths)
+    newest = gaps.orderBy(F.desc("found_at"), "source", "topic", "partition", "first_offset").limit(rows).collect()
+    print_line(f"\ngaps of topics, the newest {len(newest)} of {gaps.count():,}")
+    for row in newest:
+        last = "unknown" if row["last_offset"] is None else row["last_offset"]
+        place = f"{row['topic']}/{row['partition']} from {row['first_offset']} to {last}"
+        print_line(f"  {row['source']} {place}: {row['reason']}, {row['action']} {row['found_at']:%Y-%m-%d %H:%M}")
 
 
 def show_alarms(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
