@@ -47,7 +47,7 @@ from profilestream.base.settings import (
 )
 from profilestream.capture import cleaning_rules
 from profilestream.capture import mapping as mappings
-from profilestream.capture.mapping import Bots, Clip, InputSpec, Lookup, Mapping, Rule
+from profilestream.capture.mapping import Audit, Bots, Clip, InputSpec, Lookup, Mapping, Rule
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.steward import status
 from pyspark.sql import SparkSession
@@ -436,7 +436,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
 
 def test_the_mapping_reference_lists_every_key_rule_and_warning() -> None:
     text = (ROOT / "docs" / "mappings.md").read_text()
-    keys = {key for model in (Mapping, InputSpec, Lookup, Rule, Clip, Bots) for key in model.model_fields}
+    keys = {key for model in (Mapping, InputSpec, Lookup, Rule, Clip, Bots, Audit) for key in model.model_fields}
     sections = set(re.findall(r"`\[(\w+)[^`]*\]`", text))
     assert sorted(key for key in keys if f"`{key}`" not in text and key not in sections) == []
     columns = ("event_id", "event_type", "event_time", *mappings.NUMERIC_COLUMNS)

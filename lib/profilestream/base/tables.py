@@ -187,6 +187,21 @@ CAPTURE_GAPS = Table(
     key=("source", "epoch", "topic", "partition", "first_offset", "action"),
 )
 
+CAPTURE_SEQUENCES = Table(
+    name="capture_sequences",
+    meaning="One row per producer and range of consecutive sequence numbers in a batch, if the mapping has an audit.",
+    writer="capture_events",
+    columns=(
+        _SOURCE,
+        EPOCH,
+        BATCH_ID,
+        Column("producer", "STRING NOT NULL", "The producer, by the mapping.", subject=RAW_PAYLOAD),
+        Column("first_sequence", "BIGINT NOT NULL", "First sequence number of the range."),
+        Column("last_sequence", "BIGINT NOT NULL", "Last sequence number of the range."),
+    ),
+    key=("source", "epoch", "batch_id", "producer", "first_sequence"),
+)
+
 SESSIONS = Table(
     name="sessions",
     meaning="One row per session of a user, updated when late events change it.",
@@ -485,9 +500,9 @@ STAGE_BATCHES = Table(
 )
 
 ALL = (
-    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, SESSIONS, FACTORS, USER_SEGMENTS,
-    SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS,
-    STAGE_BATCHES,
+    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
+    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS,
+    RECOMMENDATIONS, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {

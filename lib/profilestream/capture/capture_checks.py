@@ -191,6 +191,8 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
         raise _invalid_sql("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
     for name, sql in mapping.columns.items():
         _check_expression(raw, f"columns.{name}", sql, file)
+    for key, sql in ({} if mapping.audit is None else mapping.audit.model_dump()).items():
+        _check_expression(raw, f"audit.{key}", sql, file)
     _check_event_time(spark, raw, source)
     _check_currency(spark, source)
     without_fill = execute_mapping.build_expressions(raw, mapping.model_copy(update={"fill": {}}), source.capture)

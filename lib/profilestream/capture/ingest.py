@@ -33,6 +33,7 @@ from profilestream.capture import (
     local_rows,
     prepared_query,
     raw_records,
+    sequence_audit,
     side_tables,
     spark_rows,
     time_warnings,
@@ -262,6 +263,7 @@ def apply_mapping(
         FAILED,
         *[payload if has_all_payloads else F.when(is_rejected, F.col(payload)).alias(payload) for payload in payloads],
         dedupe.id_hash().alias(dedupe.ID_HASH),
+        *([] if mapping.audit is None else [execute_mapping.PRODUCER, execute_mapping.SEQUENCE]),
     )
 
 
@@ -421,6 +423,8 @@ def write_batch(
             if evaluated is None:
                 evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
                 batch.prepare_writes(evaluated.rows_in)
+        is_audited = mapping.audit is not None and kind == "source"
+        ranges = sequence_audit.ranges(evaluated.rows) if is_audited else None
         summary = evaluated.summary
         failing = _failing_expressions(summary)
         if kind == "source":
@@ -447,6 +451,8 @@ def write_batch(
             with reading_files(spark, inputs.units):
                 rejected = evaluated.rejected(context, counts.rejected, counts.rejected_by_rule["id_reused"])
                 batch.append(rejected, tables.REJECTED_EVENTS, counts.rejected)
+        if ranges is not None:
+            sequence_audit.append(ranges, context)
     batch_monitor.append_alarms(result, context.constants, counts.event_time_max, batch, source.capture.alarms)
     seconds = time.monotonic() - start_time
     row = _batch_row(counts, source, context, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)

@@ -155,6 +155,19 @@ class Bots(Frozen):
     max_events_per_minute: int = Field(ge=1)
 
 
+class Audit(Frozen):
+    """Numbers that a producer gives its records, to find records that were lost before they reached the source.
+
+    Args:
+        producer: SQL over the raw columns: the id of the producer. A producer that starts again at a lower number needs
+            another id.
+        sequence: SQL over the raw columns: the number of the record, which grows by 1.
+    """
+
+    producer: str
+    sequence: str
+
+
 class Placeholders(Frozen):
     """Texts that a log writes instead of a missing id, such as `null` or `(not set)`.
 
@@ -186,6 +199,8 @@ class Mapping(Frozen):
         text, scale, fill, clip: cleaning by canonical column, applied in this order.
         reject, warn: rules by name. Rejected rows are stored in `rejected_events`; a warning adds the name of the rule
             to `warnings` of the event.
+        bots: rule for users with too many events; null: none.
+        audit: sequence numbers of producers; null: none.
     """
 
     input: InputSpec
@@ -206,6 +221,7 @@ class Mapping(Frozen):
     reject: dict[str, Rule] = {}
     warn: dict[str, Rule] = {}
     bots: Bots | None = None
+    audit: Audit | None = None
 
     @field_validator("timezone")
     @classmethod

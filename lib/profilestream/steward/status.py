@@ -16,7 +16,7 @@ from profilestream import table_registry
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
-from profilestream.capture import row_accounting
+from profilestream.capture import row_accounting, sequence_audit
 
 PrintLine = Callable[[str], None]
 
@@ -44,6 +44,20 @@ def show(spark: SparkSession, paths: Paths, print_line: PrintLine) -> None:
         print_line(f"           such as {row['position']}  {row['payload'] or '':.100}")
     show_alarms(spark, paths, print_line)
     show_gaps(spark, paths, print_line)
+    show_upstream_gaps(spark, paths, print_line)
+
+
+def show_upstream_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
+    """Print the largest gaps in the sequence numbers of producers; nothing without an audit."""
+    if not tables.CAPTURE_SEQUENCES.exists(spark, paths):
+        return
+    gaps = sequence_audit.upstream_gaps(tables.CAPTURE_SEQUENCES.read(spark, paths))
+    size = F.col("last_missing") - F.col("first_missing") + 1
+    total = gaps.agg(F.count(F.lit(1)).alias("n"), F.coalesce(F.sum(size), F.lit(0)).alias("records")).collect()[0]
+    print_line(f"\nupstream gaps: {total['n']:,}, with {total['records']:,} records that did not reach their source")
+    for row in gaps.orderBy(F.desc(size), "source", "producer", "first_missing").limit(rows).collect():
+        numbers = f"{row['first_missing']} to {row['last_missing']}"
+        print_line(f"  {row['source']} producer {row['producer']}: {numbers}")
 
 
 def show_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
