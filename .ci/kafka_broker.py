@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,12 @@ class Broker:
             if probe.connect_ex(("127.0.0.1", self._ports["plain"])):
                 return False
         with contextlib.suppress(KafkaException):
-            return bool(self.admin().list_topics(timeout=2).brokers)
+            return bool(self.admin.list_topics(timeout=2).brokers)
         return False
 
+    @cached_property
     def admin(self) -> AdminClient:
-        """A client that creates topics and partitions."""
+        """A client that creates topics and partitions; one without a reference ends before it has an answer."""
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     def create_topic(self, name: str, partitions: int = 1, **options: str) -> None:
@@ -148,7 +150,7 @@ class Broker:
             options: of the topic, with _ instead of a dot.
         """
         config = {key.replace("_", "."): value for key, value in options.items()}
-        for future in self.admin().create_topics([NewTopic(name, partitions, 1, config=config)]).values():
+        for future in self.admin.create_topics([NewTopic(name, partitions, 1, config=config)]).values():
             future.result()
 
     def producer(self, **options: Any) -> Producer:

@@ -82,13 +82,13 @@ class TopicShop(Shop):
     def delete_before(self, offset: int, partition: int = 0) -> None:
         """Delete records as retention does."""
         assert self.broker is not None
-        for future in self.broker.admin().delete_records([TopicPartition(self.topic, partition, offset)]).values():
+        for future in self.broker.admin.delete_records([TopicPartition(self.topic, partition, offset)]).values():
             future.result()
 
     def delete(self) -> None:
         """Delete the topic."""
         assert self.broker is not None
-        for future in self.broker.admin().delete_topics([self.topic]).values():
+        for future in self.broker.admin.delete_topics([self.topic]).values():
             future.result()
 
     def ids(self, spark: SparkSession) -> list[str]:
@@ -349,10 +349,10 @@ def test_records_of_an_added_partition_are_read_also_after_a_crash(
 
 def add_partitions(shop: TopicShop, count: int) -> None:
     assert shop.broker is not None
-    for future in shop.broker.admin().create_partitions([NewPartitions(shop.topic, count)]).values():
+    for future in shop.broker.admin.create_partitions([NewPartitions(shop.topic, count)]).values():
         future.result()
     deadline = time.monotonic() + 10
-    while len(shop.broker.admin().list_topics(shop.topic).topics[shop.topic].partitions) < count:
+    while len(shop.broker.admin.list_topics(shop.topic).topics[shop.topic].partitions) < count:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

@@ -4,6 +4,7 @@ A record that never reached the source leaves a gap. Records may be late: a rang
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, Window
@@ -23,7 +24,7 @@ def ranges(rows: DataFrame | pa.Table) -> DataFrame | list[Range]:
         rows: evaluated rows with PRODUCER and SEQUENCE, including rejected rows and duplicates.
     """
     if not isinstance(rows, DataFrame):
-        pairs = zip(rows[PRODUCER].to_pylist(), rows[SEQUENCE].to_pylist(), strict=True)
+        pairs: Iterator[tuple[Any, Any]] = zip(rows[PRODUCER].to_pylist(), rows[SEQUENCE].to_pylist(), strict=True)
         return list(_ranges(sorted({pair for pair in pairs if None not in pair})))
     numbers = rows.select(PRODUCER, SEQUENCE).dropna().distinct()
     number = F.row_number().over(Window.partitionBy(PRODUCER).orderBy(SEQUENCE))
