@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test long lint types chaos laws bench zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types chaos laws bench zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -15,6 +15,9 @@ set-up:  ## create .venv with all packages and jars; the other targets run this 
 
 demo: set-up  ## run the complete pipeline on a shipped log
 	.venv/bin/python jobs/run_demo.py $(ARGS)
+
+kafka: set-up  ## start a Kafka broker on 127.0.0.1:9092, and print how to capture a topic
+	@.venv/bin/python .ci/kafka_broker.py $(ARGS)
 
 test: set-up  ## run the tests; select some with ARGS="tests/unit -k rules"
 	.venv/bin/python -m pytest $(ARGS)

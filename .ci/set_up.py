@@ -148,7 +148,7 @@ def checksums(text: str) -> "dict[str, str]":
     return {name: digest for digest, name in pairs}
 
 
-def check_jars(jars: str, expected: "dict[str, str]") -> None:
+def check_jars(jars: str, expected: "dict[str, str]", checksum_file: str) -> None:
     """Raise SetUpFailed unless the folder contains exactly the expected files."""
     import hashlib
 
@@ -156,20 +156,23 @@ def check_jars(jars: str, expected: "dict[str, str]") -> None:
     for name in sorted(set(expected) | set(os.listdir(jars))):
         path = os.path.join(jars, name)
         if name not in expected:
-            raise SetUpFailed(f"{path} is not listed in conf/jars.sha256: add its checksum, or remove it from jars.xml")
+            raise SetUpFailed(f"{path} is not listed in {checksum_file}: add its checksum, or remove it from the list")
         if not os.path.exists(path):
-            raise SetUpFailed(f"{path} was not downloaded, although conf/jars.sha256 lists it: {action}")
+            raise SetUpFailed(f"{path} was not downloaded, although {checksum_file} lists it: {action}")
         with open(path, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
         if digest != expected[name]:
             raise SetUpFailed(
                 f"{path} has the checksum {digest[:12]}..., "
-                f"but conf/jars.sha256 contains {expected[name][:12]}...: {action}"
+                f"but {checksum_file} contains {expected[name][:12]}...: {action}"
             )
 
 
-def download_jars(root: str, venv: str, java: str, env: "dict[str, str]") -> None:
-    """Download with Spark's own Ivy: no build tool is needed, and no host is named here."""
+def download_jars(root: str, jars: str, java: str, env: "dict[str, str]", name: str = "jars") -> None:
+    """Download with Spark's own Ivy: no build tool is needed, and no host is named here.
+
+    conf/<name>.xml lists the jars, and conf/<name>.sha256 their checksums.
+    """
     import glob
 
     settings = env.get("PROFILESTREAM_IVY_SETTINGS")
@@ -177,22 +180,24 @@ def download_jars(root: str, venv: str, java: str, env: "dict[str, str]") -> Non
         raise SetUpFailed(
             f"PROFILESTREAM_IVY_SETTINGS is {settings}, which is not a file: set it to your Ivy settings, or unset it"
         )
-    ivy = glob.glob(os.path.join(venv, "lib", "python3*", "site-packages", "pyspark", "jars", "ivy-*.jar"))
-    jars, cache = os.path.join(venv, "jars"), os.path.join(venv, "ivy")
+    pyspark_jars = os.path.join(root, ".venv", "lib", "python3*", "site-packages", "pyspark", "jars")
+    ivy, cache = glob.glob(os.path.join(pyspark_jars, "ivy-*.jar")), jars + ".ivy"
     pattern = os.path.join(jars, "[artifact]-[revision].[ext]")
-    command = [java, "-jar", *ivy, "-ivy", os.path.join(root, "conf", "jars.xml"), "-cache", cache]
+    command = [java, "-jar", *ivy, "-ivy", os.path.join(root, "conf", name + ".xml"), "-cache", cache]
     command += ["-settings", settings] if settings else []
-    code, output = run_command([*command, "-retrieve", pattern, "-types", "jar"])
+    # Some projects publish their jars with the type "bundle".
+    code, output = run_command([*command, "-retrieve", pattern, "-types", "jar", "bundle"])
     if code:
         errors = [line for line in output.splitlines() if "error" in line.lower() and "://" in line]
         raise SetUpFailed(
-            "The Delta jars could not be downloaded from the Maven repository (Ivy: {}): set "
+            "The jars could not be downloaded from the Maven repository (Ivy: {}): set "
             "PROFILESTREAM_IVY_SETTINGS to an Ivy settings file that names a mirror you can reach and run make "
             "again".format(error_line("\n".join(errors[:1]) or output))
         )
     shutil.rmtree(cache, ignore_errors=True)
-    with open(os.path.join(root, "conf", "jars.sha256"), encoding="utf-8") as file:
-        check_jars(jars, checksums(file.read()))
+    checksum_file = os.path.join("conf", name + ".sha256")
+    with open(os.path.join(root, checksum_file), encoding="utf-8") as file:
+        check_jars(jars, checksums(file.read()), checksum_file)
 
 
 def copy_jars(root: str, venv: str) -> None:
@@ -261,8 +266,8 @@ def create_environment(root: str, venv: str, python: str, java: str, env: "dict[
     if os.path.isdir(os.path.join(root, JARS)):
         copy_jars(root, venv)
     else:
-        print("set-up: downloading the Delta jars (12 MB)", flush=True)
-        download_jars(root, venv, java, env)
+        print("set-up: downloading the jars of Delta and Kafka (22 MB)", flush=True)
+        download_jars(root, os.path.join(venv, "jars"), java, env)
     text = stamp(root, venv, java)
     with open(os.path.join(venv, STAMP + ".part"), "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Benchmarks of small batches: CPU seconds of one, and the latency from a file's arrival to the profile row."""
+"""Benchmarks of small batches: CPU seconds of one, and the latency from a record's arrival to the profile row."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 from delta.tables import DeltaTable
+from kafka_broker import Broker
 from profilestream.base import streaming
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import Query, RunOptions
@@ -159,13 +160,29 @@ def _queries(settings: Settings, *, all_stages: bool) -> list[Query]:
     return queries
 
 
+def latency_kafka(spark: SparkSession, work: Path) -> Result:
+    """As latency_local, from the arrival of a record in a topic with two partitions."""
+    broker = Broker(work / "broker")
+    broker.start()
+    try:
+        broker.create_topic("shop", partitions=2)
+        return _latency(spark, work, "latency_kafka", 100, 3.0, servers=broker.servers)
+    finally:
+        broker.stop()
+
+
 _WARM_UP = 30
 
-# Writes one file per second: path, events per file, seconds. A process of its own, so that Python threads do not wait.
+# Writes events each second, as a file or as records of the topic `shop`: folder or servers, events per second, seconds.
+# A process of its own, so that Python threads do not wait.
 _WRITER = """
 import json, os, random, sys, time
-folder, rate, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-generator, start = random.Random(7), time.time()
+target, rate, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+generator, producer = random.Random(7), None
+if not target.startswith("/"):
+    import confluent_kafka
+    producer = confluent_kafka.Producer({"bootstrap.servers": target})
+start = time.time()
 for n in range(seconds):
     time.sleep(max(0.0, start + n - time.time()))
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
@@ -175,9 +192,14 @@ for n in range(seconds):
         for i in range(rate - 1)
     ]
     rows.append({**rows[0], "event_id": f"w{n}-mark", "user_id": f"mark{n}"})
-    with open(f"{folder}/.{n}.tmp", "w") as file:
-        file.write("\\n".join(map(json.dumps, rows)))
-    os.rename(f"{folder}/.{n}.tmp", f"{folder}/{n:05}.jsonl")
+    if producer:
+        for row in rows:
+            producer.produce("shop", json.dumps(row), key=row["user_id"])
+        producer.flush()
+    else:
+        with open(f"{target}/.{n}.tmp", "w") as file:
+            file.write("\\n".join(map(json.dumps, rows)))
+        os.rename(f"{target}/.{n}.tmp", f"{target}/{n:05}.jsonl")
     print(n, time.time(), flush=True)
 """
 # Polls the table every 100 ms and prints when the row of each marked user is visible.
@@ -203,11 +225,15 @@ while time.time() < until:
 
 def _latency(
     spark: SparkSession, work: Path, name: str, rate: int, bound: float, *, seconds: int = _SECONDS,
-    all_stages: bool = False,
+    all_stages: bool = False, servers: str = "",
 ) -> Result:  # fmt: skip
+    """The latency from files, or from a topic of these servers."""
     home = derive.prepare_profiles(spark, work / "home", PROFILES)
-    source = empty_folder(work / "input")
-    overrides = [f"capture.sources.shop.path={json.dumps(str(source))}", *(_LEARNERS if all_stages else ())]
+    folder = empty_folder(work / "input")
+    overrides = [f"capture.sources.shop.path={json.dumps('' if servers else str(folder))}"]
+    overrides += _LEARNERS if all_stages else ()
+    if servers:
+        overrides.append(f'capture.sources.shop.kafka={{ bootstrap_servers = "{servers}", topics = ["shop"] }}')
     settings = derive.derive_settings(home, overrides)
     table = derive.derived_table(settings, "user_profiles").table
     queries = _queries(settings, all_stages=all_stages)
@@ -217,7 +243,7 @@ def _latency(
         [*python, _READER, table.path(settings.paths), str(seconds + 40)], stdout=subprocess.PIPE, text=True
     )
     writer = subprocess.Popen(
-        [*python, _WRITER, str(source), str(rate), str(seconds)], stdout=subprocess.PIPE, text=True
+        [*python, _WRITER, servers or str(folder), str(rate), str(seconds)], stdout=subprocess.PIPE, text=True
     )
     arrived: dict[str, float] = {}
     visible: dict[str, float] = {}
@@ -239,7 +265,8 @@ def _latency(
         f"{rate} events/s for {seconds} s, {PROFILES:,} profiles, {stages}; p50 {p50:.2f} s, p99 {p99:.2f} s, "
         f"{missing} not visible"
     )
-    return Result(name, float(p95), "seconds", bound, "lower", "arrival of the file", detail)
+    against = "arrival of the record in the topic" if servers else "arrival of the file"
+    return Result(name, float(p95), "seconds", bound, "lower", against, detail)
 
 
 @contextmanager

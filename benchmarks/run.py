@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 
 from profilestream.base.session import open_session  # noqa: E402
 
@@ -25,7 +25,7 @@ BENCHMARKS = (
     derive.sessions_vs_merge, derive.sessions_history_10x,
     derive.profile_bytes_10, derive.profile_bytes_1000,
     latency.small_batch_cpu, latency.latency_local, latency.latency_local_1000, latency.latency_all_100,
-    latency.latency_all_1000, latency.idle_cpu, many_batches.batches_1000,
+    latency.latency_all_1000, latency.latency_kafka, latency.idle_cpu, many_batches.batches_1000,
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,

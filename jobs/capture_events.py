@@ -1,7 +1,7 @@
 """Capture raw logs as clean events, exactly once.
 
-reads:  the sources in the settings (folders of JSON lines, CSV or Parquet files; Delta tables)
-writes: events, rejected_events, capture_batches, capture_alarms, stage_batches
+reads:  the sources in the settings (folders of JSON lines, CSV or Parquet files; Delta tables; topics)
+writes: events, rejected_events, capture_batches, capture_alarms, capture_gaps, capture_sequences, stage_batches
 """
 
 import argparse

@@ -82,6 +82,11 @@ class Shop:
         """Folder of its input files."""
         return self.home / "input" / self.name
 
+    @property
+    def source_settings(self) -> str:
+        """The settings of the source, except its mapping."""
+        return f'path = "{self.input}"\nmax_files_per_trigger = 1\n'
+
     def write(self, name: str, text: str | bytes) -> Path:
         """Write an input file; modification times are in the order of the calls."""
         path = self.input / name
@@ -104,7 +109,8 @@ class Shop:
         config = self.home / f"{self.name}_settings.toml"
         config.write_text(
             f'[paths]\nwarehouse = "{self.home}/warehouse"\ncheckpoints = "{self.home}/checkpoints"\n'
-            f'[capture.sources.{self.name}]\npath = "{self.input}"\nmapping = "{mapping}"\nmax_files_per_trigger = 1\n'
+            f'[capture.sources.{self.name}]\nmapping = "{mapping}"\n'
+            + self.source_settings
             + self.extra_settings
             + ("" if self.is_tracked else "\n[learn.tracking]\nenabled = false\n")
         )

@@ -17,7 +17,8 @@ def registry(settings: Settings) -> list[Table]:
     Raises:
         BadSettings: a declaration is invalid.
     """
-    captured = [tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES, tables.CAPTURE_ALARMS]
+    captured = [tables.EVENTS, tables.REJECTED_EVENTS, tables.CAPTURE_BATCHES]
+    captured += [tables.CAPTURE_ALARMS, tables.CAPTURE_GAPS, tables.CAPTURE_SEQUENCES]
     declared = [table for derived in fold_stage.declared_tables(settings).values() for table in derived.tables]
     derived = [sessions.table(settings), *transitions.tables(settings)]
     if settings.derive.windows.file:

@@ -224,7 +224,7 @@ def test_an_unreachable_maven_repository_is_reported_with_the_ivy_settings(
     line = "Server access error at url http://host/delta.jar (java.net.ConnectException: Connection refused)"
     machine.java(ivy_script=f"echo '{line}'; echo ':: USE VERBOSE OR DEBUG'; exit 1")
     assert failure(set_up, machine) == (
-        f"The Delta jars could not be downloaded from the Maven repository (Ivy: {line}): set "
+        f"The jars could not be downloaded from the Maven repository (Ivy: {line}): set "
         "PROFILESTREAM_IVY_SETTINGS to an Ivy settings file that names a mirror you can reach and run make again"
     )
 
@@ -256,7 +256,7 @@ def test_a_downloaded_jar_that_is_not_listed_is_an_error(set_up: ModuleType, mac
     (machine.root / "conf/jars.sha256").write_text("")
     assert failure(set_up, machine) == (
         f"{machine.venv}/jars/delta-1.0.jar is not listed in conf/jars.sha256: "
-        "add its checksum, or remove it from jars.xml"
+        "add its checksum, or remove it from the list"
     )
 
 

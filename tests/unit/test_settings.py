@@ -60,7 +60,7 @@ def test_one_message_lists_all_invalid_keys_with_the_file(config: Path) -> None:
             f"{config} has 5 invalid setting(s)",
             "  stream.max_files_per_trigger: Input should be greater than or equal to 1 (got 0)",
             "  capture.min_event_date: Input should be a valid date or datetime, input is too short (got 'long ago')",
-            "  capture.sources.shop.path: Field required (got {'pth': 'in', 'mapping': 'sources/shop.toml'})",
+            "  capture.sources.shop.path: path or kafka is required (got '')",
             "  capture.sources.shop.pth: no such key (got 'in')",
             "  odd: no such key (got {'x': 1})",
         ]

@@ -11,7 +11,7 @@ from typing import Any, Self
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.listener import StreamingQueryProgress
 
-from profilestream.base import local_appends, tables
+from profilestream.base import commits, tables
 from profilestream.base.observe.alerts import Alerts
 from profilestream.base.observe.stage_measures import StageMeasures, start_time
 from profilestream.base.observe.stage_metrics import StageMetrics
@@ -105,14 +105,9 @@ class StageBatches:
         self._poll(is_over=is_over)
         self._flushed = time.monotonic()
         rows, self._rows = self._rows, []
-        if not rows:
-            return
-        table, paths = tables.STAGE_BATCHES, self._settings.paths
-        if local_appends.is_possible(table, paths):
-            local_appends.append(table.arrow_rows(rows), table, paths)
-        else:
-            frame = self._spark.createDataFrame(table.arrow_rows(rows))
-            frame.coalesce(1).write.format("delta").mode("append").save(table.uri(paths))
+        if rows:
+            table = tables.STAGE_BATCHES
+            commits.append_untracked(self._spark, table.arrow_rows(rows), table, self._settings.paths)
 
 
 def _row(runner: QueryRunner, progress: StreamingQueryProgress) -> dict[str, Any]:

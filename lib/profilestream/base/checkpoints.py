@@ -4,6 +4,8 @@ Layout, next to Spark's own `offsets/` and `commits/`:
 
     epoch                 a UUID, written when the folder is new
     plans/<batch id>      the plan of the batch (JSON)
+    start_offsets         where the source starts in this epoch (JSON), if another epoch was in this folder before
+    restart               the next `start_offsets`, while the other files of the earlier epoch are removed
 """
 
 import json
@@ -109,6 +111,52 @@ class Checkpoint:
         finished = self.last_finished()
         return {} if finished is None else self._offset(finished)
 
+    def next_offset(self) -> dict[str, Any]:
+        """The offset at which the next batch starts, or the unfinished one; empty if the source did not write one."""
+        started, unfinished = self.last_started(), self.unfinished()
+        if started is None or unfinished is not None:
+            return self.first_offset(unfinished or 0)
+        return self.end_offset(started)
+
+    def first_offset(self, batch_id: int) -> dict[str, Any]:
+        """The offset at which a batch starts, as its source wrote it; empty if the source did not write one."""
+        return self._offset(batch_id - 1) if batch_id else _last_json(files.read_text(self.spark, self._initial_offset))
+
+    def end_offset(self, batch_id: int) -> dict[str, Any]:
+        """The offset at which a started batch ends, as its source wrote it."""
+        return self._offset(batch_id)
+
+    def batch_micros(self, batch_id: int) -> int:
+        """The time of a started batch, microseconds since 1970 UTC; a retry of the batch has the same time."""
+        lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id}") or "").splitlines()
+        return int(json.loads(lines[1])["batchTimestampMs"]) * 1000
+
+    @property
+    def _initial_offset(self) -> str:
+        """Path of the offset at which the first batch starts, which some sources of Spark write."""
+        return f"{self.path}/sources/0/0"
+
+    def start_offsets(self) -> dict[str, Any] | None:
+        """Where the source starts in this epoch, if it continues an earlier one; null otherwise."""
+        text = files.read_text(self.spark, f"{self.path}/start_offsets")
+        return None if text is None else dict(json.loads(text))
+
+    def restart(self, start_offsets: dict[str, Any]) -> None:
+        """Begin a new epoch, in which the source starts at these offsets; `finish_restart` repeats it after a crash."""
+        files.write_text(self.spark, f"{self.path}/restart", json.dumps(start_offsets))
+        self.finish_restart()
+
+    def finish_restart(self) -> None:
+        """Finish a restart that was begun."""
+        text = files.read_text(self.spark, f"{self.path}/restart")
+        if text is None:
+            return
+        for name in files.names(self.spark, self.path):
+            if name != "restart":
+                files.delete(self.spark, f"{self.path}/{name}")
+        files.write_text(self.spark, f"{self.path}/start_offsets", text)
+        files.delete(self.spark, f"{self.path}/restart")
+
     def _last(self, log: str) -> int | None:
         return max((int(n) for n in files.names(self.spark, f"{self.path}/{log}") if n.isdigit()), default=None)
 
@@ -173,6 +221,11 @@ class Checkpoint:
 
     def _offset(self, batch_id: int) -> dict[str, Any]:
         """The offset at which a batch ends; empty when there is no such batch."""
-        lines = (files.read_text(self.spark, f"{self.path}/offsets/{batch_id}") or "").splitlines()
-        offset = json.loads(lines[-1]) if lines else {}
-        return offset if isinstance(offset, dict) else {}
+        return _last_json(files.read_text(self.spark, f"{self.path}/offsets/{batch_id}"))
+
+
+def _last_json(text: str | None) -> dict[str, Any]:
+    """The JSON object in the last line of a file; empty without one."""
+    lines = (text or "").splitlines()
+    value = json.loads(lines[-1]) if lines else {}
+    return value if isinstance(value, dict) else {}

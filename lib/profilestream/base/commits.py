@@ -161,6 +161,14 @@ def with_batch_columns(rows: Rows, table: Table, txn: Txn, *more: str) -> Rows:
     return rows.select(*table.names, *more) if isinstance(rows, DataFrame) else rows.select([*table.names, *more])
 
 
+def append_untracked(spark: SparkSession, rows: pa.Table, table: Table, paths: Paths) -> None:
+    """Append rows that belong to no batch; a caller that repeats the call appends them twice."""
+    if local_appends.is_possible(table, paths):
+        local_appends.append(rows, table, paths)
+    else:
+        spark.createDataFrame(rows).coalesce(1).write.format("delta").mode("append").save(table.uri(paths))
+
+
 def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) -> None:
     """Append the rows once: those of a frame by Spark, those of an Arrow table in the process of the driver.
 

@@ -43,6 +43,7 @@ def stream_parser(doc: str, config: str | None = None) -> argparse.ArgumentParse
     add("--every", default="10s", metavar="10s", help="continuous: interval between batches (s, m)")
     add("--accept-new-epoch", action="store_true", help="read everything again although tables exist")
     add("--accept-changed-files", action="store_true", help="continue although files changed after they were read")
+    add("--accept-gaps", action="store_true", help="continue after records of a topic that are no longer available")
     add("--replan", action="store_true", help="plan the unfinished batch again with the current settings")
     add("--skip-file", action="append", default=[], metavar="PATH", help="skip an unreadable file; repeatable")
     return arguments
@@ -68,6 +69,7 @@ def options(args: argparse.Namespace) -> RunOptions:
         continuous=_seconds(args.every) if args.mode == "continuous" else None,
         accept_new_epoch=args.accept_new_epoch,
         accept_changed_units=args.accept_changed_files,
+        accept_gaps=args.accept_gaps,
         replan=args.replan,
         skipped_units=tuple(args.skip_file),
         rebuild=tuple(filter(None, [getattr(args, "rebuild", "")])),

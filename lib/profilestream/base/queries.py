@@ -297,6 +297,7 @@ class RunOptions:
         continuous: seconds between batches of a run that ends when it is stopped; null: run to the end of the input.
         accept_new_epoch: start a new checkpoint over tables that another one wrote.
         accept_changed_units: continue although units of a source, such as files, changed after they were read.
+        accept_gaps: continue after records of a source that are no longer available; a new epoch starts after them.
         replan: plan the unfinished batch again with the current settings and side tables, if it has written nothing.
         skipped_units: unreadable units of a source, such as files, to skip; each is recorded as one rejected row.
         rebuild: names of stages whose checkpoints are removed and whose tables are emptied and derived again.
@@ -306,6 +307,7 @@ class RunOptions:
     continuous: float | None = None
     accept_new_epoch: bool = False
     accept_changed_units: bool = False
+    accept_gaps: bool = False
     replan: bool = False
     skipped_units: tuple[str, ...] = ()
     rebuild: tuple[str, ...] = ()
@@ -316,12 +318,12 @@ class ExternalSource(Protocol):
     """What a run needs to know of a source that profilestream does not write."""
 
     def check(self, spark: SparkSession, checkpoint: Checkpoint, options: RunOptions) -> None:
-        """Raise an error if the source and the checkpoint disagree."""
+        """Raise an error if the source and the checkpoint disagree; may restart the checkpoint."""
 
     def new_units(self, spark: SparkSession, checkpoint: Checkpoint) -> int | None:
         """Number of units, such as files, that the run will read; null when it is unknown."""
 
-    def explain(self, error: Exception) -> ProfilestreamError | None:
+    def explain(self, error: Exception, checkpoint: Checkpoint) -> ProfilestreamError | None:
         """The error for a user when the source made Spark's query fail; null when the cause is another one."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -52,13 +53,14 @@ class QueryRunner:
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
         if is_rebuilt := query.stage in options.rebuild:
             self._reset(spark)
-        startup_checks.check_start(
-            spark, query.name, query.tables, self._checkpoint, settings.paths,
-            accept_new_epoch=options.accept_new_epoch or is_rebuilt,
-        )  # fmt: skip
         external = query.reads.external
         if external is not None:
             external.check(spark, self._checkpoint, options)
+        is_restarted = self._checkpoint.start_offsets() is not None
+        startup_checks.check_start(
+            spark, query.name, query.tables, self._checkpoint, settings.paths,
+            accept_new_epoch=options.accept_new_epoch or is_rebuilt or is_restarted,
+        )  # fmt: skip
         if query.reads.source_table:
             startup_checks.check_followed(
                 spark, query.stage, query.reads.source_table, self._checkpoint, settings.paths
@@ -133,8 +135,9 @@ class QueryRunner:
         if error is None and self.handle is not None and not self.handle.isActive:
             error = self.handle.exception()
         external = self.query.reads.external
-        explained = external.explain(error) if external is not None and isinstance(error, PySparkException) else None
-        return explained or error
+        if external is None or not isinstance(error, (PySparkException, Py4JJavaError)):
+            return error
+        return external.explain(error, self._checkpoint) or error
 
     def _process(self, frame: DataFrame, batch_id: int) -> None:
         with self._batch_lock:

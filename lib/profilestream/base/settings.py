@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from profilestream.base.errors import BadSettings
 
@@ -139,21 +148,96 @@ class ScheduleSettings(Frozen):
     steps: dict[str, str] = {}
 
 
-class Source(Frozen):
-    """One source of capture.
+# Options of Kafka that capture sets itself.
+_OWN_OPTIONS = {
+    "bootstrap.servers": "bootstrap_servers", "isolation.level": "isolation_level",
+    **dict.fromkeys(
+        ("auto.offset.reset", "enable.auto.commit", "group.id", "interceptor.classes", "key.deserializer",
+         "value.deserializer"),
+        "",
+    ),
+}  # fmt: skip
+_SECRET_OPTION = re.compile(r"password|jaas|secret|token|\.key$|keystore\.certificate", re.IGNORECASE)
+_SECRET_REFERENCE = re.compile(r"env:[A-Za-z_]\w*|file:/.+")
+
+
+class Kafka(Frozen):
+    """The topics of a source (docs/running.md#kafka-sources).
 
     Args:
-        path: folder of files, or a Delta table.
+        bootstrap_servers: `host:port` of some brokers, separated by commas.
+        topics: that are read.
+        starting_offsets: where a new checkpoint starts: `earliest`, `latest`, or offsets by topic and partition; other
+            partitions start at their earliest offset.
+        max_offsets_per_trigger: maximum number of offsets per micro-batch, over all partitions.
+        isolation_level: whether records of transactions that are not committed are read.
+        options: further options of Kafka's consumer, by name, such as `security.protocol`.
+        secrets: options whose values are secret: `env:NAME` names an environment variable, `file:/PATH` a file.
+    """
+
+    bootstrap_servers: str = Field(pattern=r"^\S+:\d+$")
+    topics: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")], ...] = Field(min_length=1)
+    starting_offsets: Literal["earliest", "latest"] | dict[str, dict[str, Annotated[int, Field(ge=0)]]] = "earliest"
+    max_offsets_per_trigger: int = Field(default=500_000, ge=1)
+    isolation_level: Literal["read_committed", "read_uncommitted"] = "read_committed"
+    options: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+
+    @field_validator("options", "secrets")
+    @classmethod
+    def _check_names(cls, options: dict[str, str]) -> dict[str, str]:
+        if invalid := sorted({*options} & {*_OWN_OPTIONS}):
+            instead = ", ".join(name for name in map(_OWN_OPTIONS.get, invalid) if name)
+            raise ValueError(f"capture sets these options itself: {invalid}" + (f"; set {instead}" if instead else ""))
+        return options
+
+    @field_validator("options")
+    @classmethod
+    def _check_no_secret(cls, options: dict[str, str]) -> dict[str, str]:
+        if secret := sorted(name for name in options if _SECRET_OPTION.search(name)):
+            raise ValueError(f'values of {secret} are secret: name them in secrets, such as "env:NAME"')
+        return options
+
+    @field_validator("secrets")
+    @classmethod
+    def _check_references(cls, secrets: dict[str, str]) -> dict[str, str]:
+        if invalid := sorted(name for name, value in secrets.items() if not _SECRET_REFERENCE.fullmatch(value)):
+            raise ValueError(f'write "env:NAME" or "file:/PATH" instead of the value of {invalid}')
+        return secrets
+
+    @field_validator("starting_offsets")
+    @classmethod
+    def _check_partitions(cls, offsets: Any) -> Any:
+        partitions = [p for by_partition in offsets.values() for p in by_partition] if isinstance(offsets, dict) else []
+        if invalid := [partition for partition in partitions if not partition.isdigit()]:
+            raise ValueError(f"partitions are numbers: {invalid}")
+        return offsets
+
+
+class Source(Frozen):
+    """One source of capture: `path` or `kafka`.
+
+    Args:
+        kafka: topics of Kafka; null: files or a table.
+        path: folder of files, or a Delta table; empty for topics.
         mapping: file that maps its records to canonical columns (docs/mappings.md).
         on_change: for a Delta table: what happens at a commit that removes or rewrites rows. `stop` refuses to go on;
             `skip` ignores the whole commit, also the rows that it adds.
         max_files_per_trigger: maximum number of files per micro-batch; null: the value of `stream`.
     """
 
-    path: str
+    kafka: Kafka | None = None
+    path: str = Field(default="", validate_default=True)
     mapping: str
     on_change: Literal["stop", "skip"] = "stop"
     max_files_per_trigger: int | None = Field(default=None, ge=1)
+
+    @field_validator("path")
+    @classmethod
+    def _check_one_input(cls, path: str, info: ValidationInfo) -> str:
+        if "kafka" in info.data and bool(path) == (info.data["kafka"] is not None):
+            raise ValueError("path and kafka exclude each other" if path else "path or kafka is required")
+        return path
 
 
 class Alarms(Frozen):
@@ -829,7 +913,7 @@ def validated(model: type[Model], document: dict[str, Any], path: str) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         invalid = [
-            f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {_plain_text(e['msg'])} (got {e['input']!r:.80})"
+            f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {_plain_text(e['msg'])}{_shown_input(e['loc'], e['input'])}"
             for e in error.errors()
         ]
         raise BadSettings(
@@ -837,6 +921,12 @@ def validated(model: type[Model], document: dict[str, Any], path: str) -> Model:
             where=path,
             do="correct the keys listed above",
         ) from None
+
+
+def _shown_input(place: tuple[int | str, ...], value: Any) -> str:
+    """The invalid value for an error message; nothing of the options of Kafka, among which a secret may be."""
+    text = repr(value)
+    return "" if "kafka" in place or "'kafka'" in text else f" (got {text:.80})"
 
 
 def _plain_text(message: str) -> str:

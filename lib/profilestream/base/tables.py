@@ -20,7 +20,9 @@ UPDATABLE = {"delta.enableDeletionVectors": "true"}
 _FOLLOWED = {**UPDATABLE, "delta.enableChangeDataFeed": "true"}
 USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `namespace:id`.", subject=USER)
 _SOURCE = Column("source", "STRING NOT NULL", "Name of the source in the settings.")
-_POSITION = Column("position", "STRING NOT NULL", "Place of the record in the source, such as `file:line`.")
+_POSITION = Column(
+    "position", "STRING NOT NULL", "Place of the record in the source, such as `file:line` or `topic/partition/offset`."
+)
 _INGEST_TIME = Column("ingest_time", "TIMESTAMP NOT NULL", "When the batch started; the same in a retry.", "UTC")
 
 EVENTS = Table(
@@ -87,7 +89,12 @@ REJECTED_EVENTS = Table(
         Column("reason", "STRING NOT NULL", "Why, with the offending value.", subject=RAW_PAYLOAD),
         Column("payload", "STRING", "The raw record; null after its retention.", subject=RAW_PAYLOAD),
         Column("payload_encoding", "STRING NOT NULL", "`utf8` or `base64`, the form of `payload`."),
-        Column("payload_header", "STRING", "Header line of the file of a CSV record; columns of a typed row."),
+        Column(
+            "payload_header",
+            "STRING",
+            "Header line of the file of a CSV record; columns of a typed row; key, headers and time in a topic.",
+            subject=RAW_PAYLOAD,
+        ),
         _INGEST_TIME,
         EPOCH,
         BATCH_ID,
@@ -154,6 +161,46 @@ CAPTURE_ALARMS = Table(
         Column("message", "STRING NOT NULL", "The alarm in words."),
     ),
     key=("source", "epoch", "batch_id", "measure"),
+)
+
+CAPTURE_GAPS = Table(
+    name="capture_gaps",
+    meaning="One row per range of records of a source that capture did not read, because they are no longer available.",
+    writer="capture_events",
+    columns=(
+        _SOURCE,
+        Column("topic", "STRING NOT NULL", "Name of the topic."),
+        Column("partition", "INT NOT NULL", "Partition of the topic."),
+        Column("first_offset", "BIGINT NOT NULL", "First missing offset."),
+        Column("last_offset", "BIGINT", "Last missing offset; null if it is unknown."),
+        Column(
+            "reason",
+            "STRING NOT NULL",
+            "`retention`: the broker deleted the records. `recreated`: the topic was created again, or lost its last "
+            "records. `removed`: the settings or the topic no longer contain the partition.",
+        ),
+        Column(
+            "action", "STRING NOT NULL", "`refused`: the run did not start. `accepted`: it continued after the gap."
+        ),
+        Column("found_at", "TIMESTAMP NOT NULL", "When the gap was found.", "UTC"),
+        Column("epoch", "STRING NOT NULL", "UUID of the checkpoint that contains the offset before the gap."),
+    ),
+    key=("source", "epoch", "topic", "partition", "first_offset", "action"),
+)
+
+CAPTURE_SEQUENCES = Table(
+    name="capture_sequences",
+    meaning="One row per producer and range of consecutive sequence numbers in a batch, if the mapping has an audit.",
+    writer="capture_events",
+    columns=(
+        _SOURCE,
+        EPOCH,
+        BATCH_ID,
+        Column("producer", "STRING NOT NULL", "The producer, by the mapping.", subject=RAW_PAYLOAD),
+        Column("first_sequence", "BIGINT NOT NULL", "First sequence number of the range."),
+        Column("last_sequence", "BIGINT NOT NULL", "Last sequence number of the range."),
+    ),
+    key=("source", "epoch", "batch_id", "producer", "first_sequence"),
 )
 
 SESSIONS = Table(
@@ -486,8 +533,9 @@ STAGE_BATCHES = Table(
 )  # fmt: skip
 
 ALL = (
-    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, SESSIONS, FACTORS, USER_SEGMENTS, SEGMENTS,
-    SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, STAGE_BATCHES,
+    EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
+    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS,
+    RECOMMENDATIONS, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {

@@ -49,7 +49,12 @@ def check_sources(spark: SparkSession, settings: Settings, names: list[str] | No
 
 def _check_paths(spark: SparkSession, settings: Settings) -> None:
     """Refuse two sources that read the same files: every event would be stored twice."""
-    paths = {name: f"{files.qualified(config.path).rstrip('/')}/" for name, config in settings.capture.sources.items()}
+    _check_topics(settings)
+    paths = {
+        name: f"{files.qualified(config.path).rstrip('/')}/"
+        for name, config in settings.capture.sources.items()
+        if config.kafka is None
+    }
     for (first, path), (second, other) in itertools.combinations(paths.items(), 2):
         is_nested = path.startswith(other) or other.startswith(path)
         if is_nested and _have_common_files(spark, settings, first, second):
@@ -57,6 +62,19 @@ def _check_paths(spark: SparkSession, settings: Settings) -> None:
                 f"sources {first!r} and {second!r} read the same files",
                 where=f"settings, capture.sources.{second}.path",
                 do="give each source a folder of its own, or a pattern of file names in `input.glob`",
+            )
+
+
+def _check_topics(settings: Settings) -> None:
+    """Refuse two sources that read the same topic."""
+    topics = {name: config.kafka for name, config in settings.capture.sources.items() if config.kafka is not None}
+    for (first, one), (second, other) in itertools.combinations(topics.items(), 2):
+        servers = [set(kafka.bootstrap_servers.split(",")) for kafka in (one, other)]
+        if (common := sorted({*one.topics} & {*other.topics})) and servers[0] & servers[1]:
+            raise BadSettings(
+                f"sources {first!r} and {second!r} read the same topics: {common}",
+                where=f"settings, capture.sources.{second}.kafka.topics",
+                do="name each topic in one source",
             )
 
 
@@ -71,12 +89,44 @@ def _have_common_files(spark: SparkSession, settings: Settings, first: str, seco
 
 
 def _check_path(spark: SparkSession, source: CaptureSource) -> None:
+    if source.config.kafka is not None:
+        _check_values(spark, source)
+        return source.reader.check_exists(spark)
+    if source.mapping.input.format == "avro":
+        raise BadSettings(
+            "files have no format avro",
+            where=f"{source.config.mapping}, input.format",
+            do="choose another format, or read topics",
+        )
     if not files.exists(spark, source.config.path):
         raise SourceMissing(
             f"there is no input at {source.config.path}",
             where=f"settings, capture.sources.{source.name}.path",
             do="correct the path, or copy the files there",
         )
+
+
+def _check_values(spark: SparkSession, source: CaptureSource) -> None:
+    """Check that the values of records can have the format of the mapping."""
+    spec, where = source.mapping.input, f"{source.config.mapping}, input"
+    if spec.format in ("parquet", "delta"):
+        raise BadSettings(
+            f"records of Kafka have no format {spec.format}", where=where, do="choose jsonl, csv, text or avro"
+        )
+    if spec.format == "csv" and spec.header:
+        raise BadSettings(
+            "records of Kafka have no header line", where=where,
+            do="set header = false, and list the columns in the order of the cells",
+        )  # fmt: skip
+    if spec.encoding.upper() not in ("UTF-8", "UTF8"):
+        raise BadSettings(f"records of Kafka are read as UTF-8, not {spec.encoding}", where=where, do="leave it out")
+    try:
+        source.reader.records_of_lines(spark.createDataFrame([], source.reader.line_schema), "")
+    except PySparkException as error:
+        message = first_sentence(str(error))
+        raise BadSettings(
+            f"records cannot be parsed: {message}", where=where, do="correct columns or schemas"
+        ) from None
 
 
 def check_namespaces(spark: SparkSession, settings: Settings) -> None:
@@ -141,6 +191,8 @@ def check_mapping(spark: SparkSession, source: CaptureSource) -> None:
         raise _invalid_sql("lookup", str({n: k.on for n, k in mapping.lookup.items()}), error, file) from None
     for name, sql in mapping.columns.items():
         _check_expression(raw, f"columns.{name}", sql, file)
+    for key, sql in ({} if mapping.audit is None else mapping.audit.model_dump()).items():
+        _check_expression(raw, f"audit.{key}", sql, file)
     _check_event_time(spark, raw, source)
     _check_currency(spark, source)
     without_fill = execute_mapping.build_expressions(raw, mapping.model_copy(update={"fill": {}}), source.capture)

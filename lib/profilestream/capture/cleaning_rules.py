@@ -15,7 +15,10 @@ from profilestream.capture.mapping import NUMERIC_COLUMNS, Mapping
 from profilestream.capture.text_parsers import BLANKS
 from profilestream.capture.typed_values import any_of
 
-FAULTS = ("line_too_long", "not_utf8", "header_unknown", "unparseable", "wrong_type", "nothing_to_explode")
+TOMBSTONE = "tombstone"
+FAULTS = (
+    "line_too_long", "not_utf8", "header_unknown", "unparseable", "wrong_type", "nothing_to_explode", TOMBSTONE,
+)  # fmt: skip
 EXPRESSION_FAILED = "expression_failed"
 # Rules that need more than the row: a file that cannot be read, an id of an earlier event.
 BATCH_RULES = ("file_unreadable", "id_reused")

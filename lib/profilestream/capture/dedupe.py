@@ -89,7 +89,7 @@ def repeats_among(candidates: DataFrame, stored: DataFrame | None, mapping: Mapp
     contents = _narrow(candidates, columns, 1)
     if stored is not None:
         contents = contents.unionByName(_narrow(stored, columns, 0))
-    file = "regexp_replace(position, ':[0-9+#]+$', '') AS file"
+    file = "regexp_replace(position, '[:/][0-9+#]+$', '') AS file"  # or topic and partition
     row = f"in_batch, {file}, length(position) AS length, position, event_date, _content, warnings"
     by_id = contents.groupBy("event_id").agg(F.expr(f"array_sort(collect_list(struct({row})))").alias("rows"))
     outcomes = by_id.select("event_id", F.explode(F.expr(_outcomes(_days_apart(mapping)))).alias("row"))

@@ -46,6 +46,8 @@ NOTES = "_notes"
 STORED_VALUE = "_stored_value"
 # Keys of the expressions that raise on the row, separated by commas, and the reason for the first one.
 FAILED, FAILURE = "_failed", "_failure"
+# Producer and sequence number of the record, if the mapping has an audit.
+PRODUCER, SEQUENCE = "_producer", "_sequence"
 # Columns of a record that no expression changes.
 _RECORD_COLUMNS = (
     "position", "payload", "payload_encoding", "payload_header", "fault", "fault_reason", "extra", "raw", FAILED,
@@ -176,11 +178,26 @@ def build_expressions(records: DataFrame, mapping: Mapping, capture: Capture) ->
     scales = {name: _scaled(F.col(name), factor) for name, factor in mapping.scale.items()}
     steps = [_to_utc(mapping, parsed_columns["event_time"]), {**texts, **scales}]
     steps += [_without_placeholders(mapping, capture)]
-    read += record_hash
+    audit = _audit_columns(records, mapping)
+    columns += [F.col(name) for name in audit]
+    read += [*record_hash, *[column.alias(name) for name, column in audit.items()]]
     events = apply_expressions(records, Expressions(time_elsewhere, read, columns, [step for step in steps if step]))
     steps += [_fill(events, mapping), _clip(mapping)]
     steps += [{STORED_VALUE: F.coalesce("value", F.col("price") * F.col("quantity"))}]
     return Expressions(time_elsewhere, read, columns, [step for step in steps if step])
+
+
+def _audit_columns(records: DataFrame, mapping: Mapping) -> dict[str, Column]:
+    """Producer and sequence number, also of records that cannot be parsed; null where the expression raises."""
+    if mapping.audit is None:
+        return {}
+    has_place = F.length("position") > 0  # true, but not constant
+    expressions = {PRODUCER: mapping.audit.producer, SEQUENCE: mapping.audit.sequence}
+    producer, sequence = guarded_sql.guarded(records, expressions, has_place).values()
+    return {
+        PRODUCER: readable_text(producer.value, producer.data_type),
+        SEQUENCE: convert(sequence.value, sequence.data_type, T.LongType()).value,
+    }
 
 
 def apply_expressions(records: DataFrame, expressions: Expressions) -> DataFrame:

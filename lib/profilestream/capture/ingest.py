@@ -4,9 +4,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,7 @@ from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, NothingWritten, StateCorrupt
 from profilestream.base.queries import Batch, BatchResult, Query, QueryInput, stage_query
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import materialize
 from profilestream.base.settings import Capture, Settings, Source, fingerprint
 from profilestream.capture import (
@@ -32,6 +33,7 @@ from profilestream.capture import (
     local_rows,
     prepared_query,
     raw_records,
+    sequence_audit,
     side_tables,
     spark_rows,
     time_warnings,
@@ -46,11 +48,10 @@ from profilestream.capture.known_ids import KnownIds
 from profilestream.capture.local_rows import LocalRows
 from profilestream.capture.mapping import Lookup, Mapping
 from profilestream.capture.prepared_query import PreparedQuery
-from profilestream.capture.sources import text_files
 from profilestream.capture.sources.delta_source import DeltaSource
 from profilestream.capture.sources.file_source import FileSource, reading_files
-from profilestream.capture.sources.record_source import InputBatch, RecordSource
-from profilestream.capture.sources.text_files import FewLines, TextLayout
+from profilestream.capture.sources.kafka_source import KafkaSource
+from profilestream.capture.sources.record_source import FewLines, InputBatch, RecordSource
 from profilestream.capture.spark_rows import SparkRows
 
 log = logging.getLogger(__name__)
@@ -93,15 +94,16 @@ class CaptureSource:
         """The rules as columns; built once per run."""
         return self._cached("rules", lambda: cleaning_rules.build_rules(events, self.mapping, self.capture))
 
-    def prepared_query(self, spark: SparkSession, layout: TextLayout, versions: dict[str, int]) -> PreparedQuery:
-        """The rows of LocalRows from text lines with this layout; planned again after a side table changed."""
-        reader = cast(FileSource, self.reader)
+    def prepared_query(self, spark: SparkSession, layout: Hashable, versions: dict[str, int]) -> PreparedQuery:
+        """The rows of LocalRows from lines with this layout; planned again after a side table changed."""
+        reader = self.reader
 
         def build(lines: DataFrame) -> DataFrame:
-            records = text_files.records_of_few_lines(lines, reader.spec, layout, reader.max_line_bytes)
+            records = reader.records_of_lines(lines, layout)
             return rows_to_collect(execute_mapping.explode(records, self.mapping), self, versions)
 
-        return prepared_query.prepared(spark, (self.settings_text, layout), versions, text_files.LINE_SCHEMA, build)
+        key = (self.settings_text, type(reader), layout)
+        return prepared_query.prepared(spark, key, versions, reader.line_schema, build)
 
     def main_currency(self, batch: Batch, default: str) -> str:
         """The currency of an event of the source; the default before the first one. Read once per run."""
@@ -128,7 +130,10 @@ class CaptureSource:
     def settings_text(self) -> str:
         """All settings that change the stored rows, as JSON."""
         general = self.capture.model_dump(mode="json", exclude={"sources", "alarms"})
-        return json.dumps({"capture": general, "mapping": self.mapping.model_dump(mode="json")}, sort_keys=True)
+        texts: dict[str, Any] = {"capture": general, "mapping": self.mapping.model_dump(mode="json")}
+        if self.mapping.input.schemas is not None:
+            texts["schemas"] = asdict(self.mapping.input.schemas)
+        return json.dumps(texts, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:
@@ -170,6 +175,12 @@ def load_source(settings: Settings, name: str) -> CaptureSource:
 
 
 def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> RecordSource:
+    max_rows = settings.stream.local_max_rows
+    if config.kafka is not None:
+        path = checkpoint_path(settings.paths, f"{STAGE}/{name}")
+        return KafkaSource(
+            name, config.kafka, mapping.input, settings.capture.max_line_bytes, max_rows, path, settings.paths
+        )
     limit: tuple[str, int] = (
         "maxFilesPerTrigger",
         config.max_files_per_trigger or settings.stream.max_files_per_trigger,
@@ -178,7 +189,6 @@ def _reader(name: str, config: Source, mapping: Mapping, settings: Settings) -> 
         limit = ("maxBytesPerTrigger", settings.stream.max_bytes_per_trigger)
     if mapping.input.format == "delta":
         return DeltaSource(name, config.path, mapping.input, config.on_change, limit)
-    max_rows = settings.stream.local_max_rows
     return FileSource(name, config.path, mapping.input, limit, settings.capture.max_line_bytes, max_rows)
 
 
@@ -253,6 +263,7 @@ def apply_mapping(
         FAILED,
         *[payload if has_all_payloads else F.when(is_rejected, F.col(payload)).alias(payload) for payload in payloads],
         dedupe.id_hash().alias(dedupe.ID_HASH),
+        *([] if mapping.audit is None else [execute_mapping.PRODUCER, execute_mapping.SEQUENCE]),
     )
 
 
@@ -380,7 +391,7 @@ def _collected_rows(inputs: InputBatch, source: CaptureSource, batch: Batch) -> 
 
 def _is_explosion_small(few_lines: FewLines, mapping: Mapping) -> bool:
     """Whether the payloads of all elements fit into memory if each of them is rejected."""
-    sizes = [len(line["value"]) for lines in few_lines.values() for line in lines]
+    sizes = [len(line["value"] or "") for lines in few_lines.values() for line in lines]
     return not mapping.input.explode or sum(size**2 for size in sizes) <= _MAX_EXPLODED_BYTES
 
 
@@ -412,6 +423,8 @@ def write_batch(
             if evaluated is None:
                 evaluated = stack.enter_context(evaluated_batch(spark, inputs, source, batch.plan.versions))
                 batch.prepare_writes(evaluated.rows_in)
+        is_audited = mapping.audit is not None and kind == "source"
+        ranges = sequence_audit.ranges(evaluated.rows) if is_audited else None
         summary = evaluated.summary
         failing = _failing_expressions(summary)
         if kind == "source":
@@ -438,6 +451,8 @@ def write_batch(
             with reading_files(spark, inputs.units):
                 rejected = evaluated.rejected(context, counts.rejected, counts.rejected_by_rule["id_reused"])
                 batch.append(rejected, tables.REJECTED_EVENTS, counts.rejected)
+        if ranges is not None:
+            sequence_audit.append(ranges, context)
     batch_monitor.append_alarms(result, context.constants, counts.event_time_max, batch, source.capture.alarms)
     seconds = time.monotonic() - start_time
     row = _batch_row(counts, source, context, kind, seconds, reprocessed_up_to, reprocessed_rules, result.column)

@@ -4,12 +4,16 @@ Values are SQL expressions over the raw columns, and options. This module needs 
 frames from a mapping; `capture_checks.py` checks its expressions on an empty frame at start.
 """
 
+import json
 import zoneinfo
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Frozen, read_toml, validated
 from profilestream.base.tables import EVENTS
 
@@ -51,30 +55,55 @@ class TextFormat(Frozen):
     encoding: str = "UTF-8"
 
 
+@dataclass(frozen=True)
+class AvroSchemas:
+    """The texts of Avro schemas.
+
+    Args:
+        reader: the schema whose fields are the raw columns.
+        by_id: schemas with which values were written, by the id in the wire format of Confluent; empty: values are
+            written with the reader's schema, without an id.
+    """
+
+    reader: str
+    by_id: dict[int, str]
+
+
 class InputSpec(TextFormat):
     """Format and columns of the raw log.
 
     Args:
-        format: `text` has one raw column, `line`.
+        format: `text` has one raw column, `line`. `avro`: values of Kafka.
         columns: raw columns as in CREATE TABLE (`user string, items array<struct<id: string>>`). CSV cells and
             partition values of folders (`date=2026-03-01/`) are strings. A column that a file lacks is null.
         glob: pattern of file names in the folder, such as `*.csv`; empty: all files.
         unknown_fields: `extra` stores raw columns and fields that `columns` lacks in `extra`; `ignore` drops them.
+        schema_file: file of the Avro schema of the values. Relative names are relative to the folder of the mapping.
+        schema_folder: folder of Avro schemas `<id>.avsc`, if values have the wire format of Confluent; empty: they have
+            the schema of `schema_file`.
         explode: an array expression; each element becomes a record, with the element in the column `explode_as`.
     """
 
-    format: Literal["jsonl", "csv", "text", "parquet", "delta"]
+    format: Literal["jsonl", "csv", "text", "parquet", "delta", "avro"]
     columns: str = ""
     glob: str = ""
+    schema_file: str = ""
+    schema_folder: str = ""
     unknown_fields: Literal["extra", "ignore"] = "extra"
     explode: str = ""
     explode_as: str = "element"
     _timezone: str = PrivateAttr("UTC")
+    _schemas: AvroSchemas | None = PrivateAttr(None)
 
     @property
     def timezone(self) -> str:
         """The time zone of the mapping."""
         return self._timezone
+
+    @property
+    def schemas(self) -> AvroSchemas | None:
+        """The Avro schemas that the mapping names; null for other formats."""
+        return self._schemas
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +116,8 @@ class InputSpec(TextFormat):
     def _check_columns(self) -> "InputSpec":
         if not self.columns.strip():
             raise ValueError("columns is required: list the raw columns with their types")
+        if (self.format == "avro") != bool(self.schema_file) or (self.schema_folder and not self.schema_file):
+            raise ValueError('schema_file is required for format = "avro", and only there')
         return self
 
 
@@ -124,6 +155,19 @@ class Bots(Frozen):
     max_events_per_minute: int = Field(ge=1)
 
 
+class Audit(Frozen):
+    """Numbers that a producer gives its records, to find records that were lost before they reached the source.
+
+    Args:
+        producer: SQL over the raw columns: the id of the producer. A producer that starts again at a lower number needs
+            another id.
+        sequence: SQL over the raw columns: the number of the record, which grows by 1.
+    """
+
+    producer: str
+    sequence: str
+
+
 class Placeholders(Frozen):
     """Texts that a log writes instead of a missing id, such as `null` or `(not set)`.
 
@@ -155,6 +199,8 @@ class Mapping(Frozen):
         text, scale, fill, clip: cleaning by canonical column, applied in this order.
         reject, warn: rules by name. Rejected rows are stored in `rejected_events`; a warning adds the name of the rule
             to `warnings` of the event.
+        bots: rule for users with too many events; null: none.
+        audit: sequence numbers of producers; null: none.
     """
 
     input: InputSpec
@@ -175,6 +221,7 @@ class Mapping(Frozen):
     reject: dict[str, Rule] = {}
     warn: dict[str, Rule] = {}
     bots: Bots | None = None
+    audit: Audit | None = None
 
     @field_validator("timezone")
     @classmethod
@@ -220,7 +267,36 @@ def load(path: str) -> Mapping:
     Raises:
         BadSettings: keys or values do not fit; one message lists all of them with file and key.
     """
-    return validated(Mapping, read_toml(path), path)
+    mapping = validated(Mapping, read_toml(path), path)
+    if mapping.input.format == "avro":
+        mapping.input._schemas = _read_schemas(mapping.input, Path(path))
+    return mapping
+
+
+def _read_schemas(spec: InputSpec, mapping: Path) -> AvroSchemas:
+    folder = mapping.parent / spec.schema_folder
+    by_id = {int(file.stem): _read_schema(file) for file in sorted(folder.glob("*.avsc")) if file.stem.isdigit()}
+    if spec.schema_folder and not by_id:
+        raise BadSettings(
+            f"{folder} contains no Avro schema", where=f"{mapping}, input.schema_folder",
+            do="copy the schemas there, with their ids as names: 42.avsc",
+        )  # fmt: skip
+    return AvroSchemas(_read_schema(mapping.parent / spec.schema_file), by_id if spec.schema_folder else {})
+
+
+def _read_schema(file: Path) -> str:
+    """The text of an Avro schema, which must be a record."""
+    try:
+        schema = json.loads(file.read_text())
+    except OSError as error:
+        raise BadSettings(
+            f"cannot read {file}: {error.strerror}", where=str(file), do="name an existing file"
+        ) from None
+    except ValueError as error:
+        raise BadSettings(f"{file} is not JSON: {error}", where=str(file), do="correct the schema") from None
+    if not isinstance(schema, dict) or schema.get("type") != "record":
+        raise BadSettings(f"the schema in {file} is not a record", where=str(file), do='write "type": "record"')
+    return json.dumps(schema)
 
 
 def _check_allowed(names: Iterable[str], allowed: tuple[str, ...]) -> None:

@@ -123,15 +123,38 @@ def parse_lines(
     return flat.withColumn("raw", raw).select(*COLUMNS, *more)
 
 
+@dataclass(frozen=True)
+class RawValue:
+    """The value that a typed row was decoded from.
+
+    Args:
+        payload, encoding, header: of the record.
+        fault, reason: why it cannot be decoded; the fault is null when it can, and not constant.
+    """
+
+    payload: Column
+    encoding: Column
+    header: Column
+    fault: Column
+    reason: Column
+
+
 def from_struct(
-    placed: DataFrame, stored: T.StructType, spec: InputSpec, folder_columns: tuple[str, ...] = ()
-) -> DataFrame:
-    """Records of typed rows (`position`, `source_file`, `row`); the payload is the row as JSON, its header the type.
+    placed: DataFrame, stored: T.StructType, spec: InputSpec, folder_columns: tuple[str, ...] = (),
+    value: RawValue | None = None,
+) -> DataFrame:  # fmt: skip
+    """Records of typed rows (`position`, `source_file`, `row`, and perhaps `_ingest_time`).
 
     Args:
         stored: type of `row`.
         folder_columns: as for parse_lines.
+        value: that the row was decoded from; null: the payload is the row as JSON, and its header the type.
+
+    Returns:
+        COLUMNS, and `_ingest_time` if the rows have it.
     """
+    value = value or _row_value(F.col("row"), stored)
+    more = [name for name in placed.columns if name == INGEST_TIME]
     row, fields = F.col("row"), schema(spec)
     types = {field.name: field.dataType for field in stored}
     in_folder, folder_values = _folder_cells(spec, folder_columns)
@@ -147,22 +170,31 @@ def from_struct(
         [*[has_invalid_text(cells[f.name].value, f.dataType) for f in fields],
          *_invalid_stored_texts(row, types, cells, spec)]
     )  # fmt: skip
-    # Must not be constant: Spark would remove the CASE WHEN of guards (guarded_sql.py).
-    base_fault = F.when(F.length("position") < 0, "unparseable")
-    fault = F.when(is_invalid, "not_utf8").when(_is_lost(cells), "wrong_type").otherwise(base_fault)
-    reason = F.when(is_invalid, "a value contains bytes that are not UTF-8").otherwise(_wrong_type_reason(spec))
-    payload = row_payload.encode(row, stored)
+    fault = F.coalesce(value.fault, F.when(is_invalid, "not_utf8").when(_is_lost(cells), "wrong_type"))
+    reason = (
+        F.when(value.fault.isNotNull(), value.reason)
+        .when(is_invalid, "a value contains bytes that are not UTF-8")
+        .otherwise(_wrong_type_reason(spec))
+    )
     return placed.select(
         "position",
         "source_file",
-        payload.text.alias("payload"),
-        payload.encoding.alias("payload_encoding"),
-        F.lit(payload.header).alias("payload_header"),
+        value.payload.alias("payload"),
+        value.encoding.alias("payload_encoding"),
+        value.header.alias("payload_header"),
         fault.alias("fault"),
         F.when(fault.isNotNull(), reason).alias("fault_reason"),
         F.struct(*[cell.value.alias(name) for name, cell in cells.items()]).alias("raw"),
         _extra(None, cells, texts, others, spec).alias("extra"),
+        *more,
     )
+
+
+def _row_value(row: Column, stored: T.StructType) -> RawValue:
+    payload = row_payload.encode(row, stored)
+    # Must not be constant: Spark would remove the CASE WHEN of guards (guarded_sql.py).
+    fault = F.when(F.length("position") < 0, "unparseable")
+    return RawValue(payload.text, payload.encoding, F.lit(payload.header), fault, fault)
 
 
 def _invalid_stored_texts(

@@ -28,7 +28,9 @@ from profilestream.capture.corrected_files import CorrectedFile
 from profilestream.capture.guarded_sql import null_if_raises
 from profilestream.capture.ingest import CaptureSource
 from profilestream.capture.mapping import InputSpec
+from profilestream.capture.sources import kafka_records
 from profilestream.capture.sources.file_source import reading_files
+from profilestream.capture.sources.kafka_source import KafkaSource
 from profilestream.capture.sources.record_source import InputBatch
 
 STAGE = "capture_reprocess"
@@ -251,7 +253,7 @@ def _stored_records(rows: DataFrame, source: CaptureSource) -> DataFrame:
     A payload is a text, or bytes in the encoding of the file. A CSV line is parsed with the header of its file, and a
     typed row with its type.
     """
-    spec = source.mapping.input
+    spec, reader = source.mapping.input, source.reader
     is_bytes = F.col("payload_encoding") == "base64"
     lines = rows.select(
         F.when(is_bytes, F.unbase64("payload").cast("string")).otherwise(F.col("payload")).alias("value"),
@@ -268,6 +270,8 @@ def _stored_records(rows: DataFrame, source: CaptureSource) -> DataFrame:
             "folders"
         ),
     ).dropDuplicates(["position"])
+    if isinstance(reader, KafkaSource):
+        return kafka_records.parse(lines, spec, reader.max_line_bytes).select(*raw_records.COLUMNS)
     lines = _records_of_lines(lines, spec)
     layouts = lines.select("payload_header", "charset", "folders").distinct().collect()
     frames = [raw_records.empty(rows.sparkSession, spec)]

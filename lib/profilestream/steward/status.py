@@ -16,7 +16,7 @@ from profilestream import table_registry
 from profilestream.base import files, tables
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
-from profilestream.capture import row_accounting
+from profilestream.capture import row_accounting, sequence_audit
 
 PrintLine = Callable[[str], None]
 
@@ -43,6 +43,34 @@ def show(spark: SparkSession, paths: Paths, print_line: PrintLine) -> None:
         print_line(f"  {row['rows']:>7,}  {row['source']}  {row['rule']}: {row['reason']}")
         print_line(f"           such as {row['position']}  {row['payload'] or '':.100}")
     show_alarms(spark, paths, print_line)
+    show_gaps(spark, paths, print_line)
+    show_upstream_gaps(spark, paths, print_line)
+
+
+def show_upstream_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
+    """Print the largest gaps in the sequence numbers of producers; nothing without an audit."""
+    if not tables.CAPTURE_SEQUENCES.exists(spark, paths):
+        return
+    gaps = sequence_audit.upstream_gaps(tables.CAPTURE_SEQUENCES.read(spark, paths))
+    size = F.col("last_missing") - F.col("first_missing") + 1
+    total = gaps.agg(F.count(F.lit(1)).alias("n"), F.coalesce(F.sum(size), F.lit(0)).alias("records")).collect()[0]
+    print_line(f"\nupstream gaps: {total['n']:,}, with {total['records']:,} records that did not reach their source")
+    for row in gaps.orderBy(F.desc(size), "source", "producer", "first_missing").limit(rows).collect():
+        numbers = f"{row['first_missing']} to {row['last_missing']}"
+        print_line(f"  {row['source']} producer {row['producer']}: {numbers}")
+
+
+def show_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
+    """Print the newest gaps of topics; nothing when there are none."""
+    if not tables.CAPTURE_GAPS.exists(spark, paths):
+        return
+    gaps = tables.CAPTURE_GAPS.read(spark, paths)
+    newest = gaps.orderBy(F.desc("found_at"), "source", "topic", "partition", "first_offset").limit(rows).collect()
+    print_line(f"\ngaps of topics, the newest {len(newest)} of {gaps.count():,}")
+    for row in newest:
+        last = "unknown" if row["last_offset"] is None else row["last_offset"]
+        place = f"{row['topic']}/{row['partition']} from {row['first_offset']} to {last}"
+        print_line(f"  {row['source']} {place}: {row['reason']}, {row['action']} {row['found_at']:%Y-%m-%d %H:%M}")
 
 
 def show_alarms(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:

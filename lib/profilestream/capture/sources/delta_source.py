@@ -125,7 +125,7 @@ class DeltaSource(RecordSource):
         """Unknown: the rows of a table are not counted before they are read."""
         return None
 
-    def explain(self, error: Exception) -> ProfilestreamError | None:
+    def explain(self, error: Exception, checkpoint: Checkpoint) -> ProfilestreamError | None:
         """The refusal when the table changed while the query ran, or changed its columns."""
         message = str(error)
         if not any(name in message for name in _CHANGE_ERRORS):

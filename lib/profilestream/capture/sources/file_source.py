@@ -27,7 +27,7 @@ from profilestream.base.queries import RunOptions
 from profilestream.capture import raw_records
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.sources import file_paths, parquet_files, text_files
-from profilestream.capture.sources.record_source import InputBatch, RecordSource, reading
+from profilestream.capture.sources.record_source import FewLines, InputBatch, RecordSource, reading
 
 MAX_QUOTED_LINES = 1000  # that one cell can span
 _FILE_SCHEMA = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
@@ -56,6 +56,7 @@ class FileSource(RecordSource):
     rate_limit: tuple[str, int]
     max_line_bytes: int
     local_max_rows: int = 0
+    line_schema = text_files.LINE_SCHEMA
 
     def read_stream(self, spark: SparkSession) -> DataFrame:
         """One row per file: `path`, `length` and `ingest_time`."""
@@ -89,9 +90,9 @@ class FileSource(RecordSource):
             few_lines=few_lines,
         )  # fmt: skip
 
-    def _few_lines(self, spark: SparkSession, paths: list[str]) -> text_files.FewLines | None:
+    def _few_lines(self, spark: SparkSession, paths: list[str]) -> FewLines | None:
         """The lines of text files by layout, read without Spark; null if only Spark can read them."""
-        few_lines: text_files.FewLines = defaultdict(list)
+        few_lines: FewLines = defaultdict(list)
         try:
             for path in paths:
                 lines = text_files.few_lines(spark, path, self.path, self.spec, self.local_max_rows)
@@ -101,6 +102,10 @@ class FileSource(RecordSource):
         except (OSError, PySparkException, Py4JJavaError, ProfilestreamError):
             return None  # Spark reads the files again and reports the error
         return few_lines or None
+
+    def records_of_lines(self, lines: DataFrame, layout: Any) -> DataFrame:
+        """As RecordSource; the layout is a TextLayout."""
+        return text_files.records_of_few_lines(lines, self.spec, layout, self.max_line_bytes)
 
     def records(self, spark: SparkSession, paths: list[str], tasks: int = 2) -> DataFrame:
         """Records of files; positions are relative to the folder of the source.
@@ -189,7 +194,7 @@ class FileSource(RecordSource):
         in_batch = [entry for entry in entries if entry["batchId"] == unfinished]
         return len(new_paths) + len(in_batch)
 
-    def explain(self, error: Exception) -> ProfilestreamError | None:
+    def explain(self, error: Exception, checkpoint: Checkpoint) -> ProfilestreamError | None:
         """Files have no such errors: `reading_files` reports them."""
         return None
 

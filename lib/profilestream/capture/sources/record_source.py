@@ -1,10 +1,11 @@
-"""The interface of a source: what capture needs to know of files, tables and, later, topics."""
+"""The interface of a source: what capture needs to know of files, tables and topics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, ClassVar
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -13,7 +14,10 @@ from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.errors import ProfilestreamError, SourceMissing
 from profilestream.base.queries import RunOptions
 from profilestream.base.session import conf_set
-from profilestream.capture.sources.text_files import FewLines
+
+# Collected lines by what they have in common, such as the header of their files; the columns of a line are those of
+# `RecordSource.line_schema`.
+FewLines = dict[Hashable, list[dict[str, Any]]]
 
 _READ_SETTINGS = {
     # Positions must not depend on the number of cores: with these settings every file is split at multiples of 32 MB,
@@ -39,7 +43,7 @@ class InputBatch:
     Args:
         read_records: returns `records`.
         ingest_micros: time of the batch, microseconds since 1970 UTC; a retry of the batch has the same time.
-        units: what the batch covers, such as the paths of its files; empty for a table.
+        units: what the batch covers, such as the paths of its files; empty for a table or topic.
         skipped_units: unreadable units that the user excluded; each is one rejected row.
         reprocessed_rows: rejected rows that are reprocessed (`position`, `reprocessed_from`); null for a source.
         max_rows: an upper bound of the number of records before arrays are exploded; null if it is unknown.
@@ -70,10 +74,12 @@ class RecordSource(ABC):
     Args:
         name: of the source in the settings.
         path: of its folder, file or table.
+        line_schema: columns of its `few_lines`, as DDL; empty if it has none.
     """
 
     name: str
     path: str
+    line_schema: ClassVar[str] = ""
 
     def check_exists(self, spark: SparkSession) -> None:
         """Raise SourceMissing when there is nothing at the path."""
@@ -86,7 +92,7 @@ class RecordSource(ABC):
 
     @abstractmethod
     def read_stream(self, spark: SparkSession) -> DataFrame:
-        """The source as a streaming frame with `ingest_time`."""
+        """The source as a streaming frame."""
 
     @abstractmethod
     def read_batch(self, frame: DataFrame, batch_id: int, skipped: list[str]) -> InputBatch:
@@ -95,6 +101,10 @@ class RecordSource(ABC):
         Args:
             skipped: units that the user excluded.
         """
+
+    def records_of_lines(self, lines: DataFrame, layout: Any) -> DataFrame:
+        """The records of `few_lines` with this layout, with `_ingest_time`."""
+        raise NotImplementedError
 
     @abstractmethod
     def read_once(self, spark: SparkSession, path: str, ingest_micros: int) -> InputBatch:
@@ -108,6 +118,8 @@ class RecordSource(ABC):
     def check(self, spark: SparkSession, checkpoint: Checkpoint, options: RunOptions) -> None:
         """Compare the source with the checkpoint before the query starts.
 
+        May restart the checkpoint.
+
         Raises:
             Refused: the source changed in a way that would lose or repeat rows.
             SourceMissing: there is no such source.
@@ -119,5 +131,5 @@ class RecordSource(ABC):
         """Number of units that the run will read, for the progress display; null when it is unknown."""
 
     @abstractmethod
-    def explain(self, error: Exception) -> ProfilestreamError | None:
+    def explain(self, error: Exception, checkpoint: Checkpoint) -> ProfilestreamError | None:
         """The error for a user when Spark's streaming source failed because the source changed; null otherwise."""

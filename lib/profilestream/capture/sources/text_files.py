@@ -48,9 +48,6 @@ class TextLayout:
     folders: tuple[str, ...]
 
 
-FewLines = dict[TextLayout, list[dict[str, Any]]]
-
-
 def layout_of(spark: SparkSession, path: str, root: str, spec: InputSpec) -> TextLayout:
     """The layout of one file."""
     charset = charset_of(spark, path, spec)
