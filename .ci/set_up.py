@@ -195,17 +195,21 @@ def download_jars(root: str, jars: str, java: str, env: "dict[str, str]", name: 
             "again".format(error_line("\n".join(errors[:1]) or output))
         )
     shutil.rmtree(cache, ignore_errors=True)
-    checksum_file = os.path.join("conf", name + ".sha256")
-    with open(os.path.join(root, checksum_file), encoding="utf-8") as file:
-        check_jars(jars, checksums(file.read()), checksum_file)
+    check_listed_jars(root, jars, name)
 
 
 def copy_jars(root: str, venv: str) -> None:
     """Copy the jars of a bundle."""
     jars = os.path.join(venv, "jars")
     shutil.copytree(os.path.join(root, JARS), jars)
-    with open(os.path.join(root, "conf", "jars.sha256"), encoding="utf-8") as file:
-        check_jars(jars, checksums(file.read()))
+    check_listed_jars(root, jars, "jars")
+
+
+def check_listed_jars(root: str, jars: str, name: str) -> None:
+    """Raise SetUpFailed unless the folder contains exactly the files of conf/<name>.sha256."""
+    checksum_file = os.path.join("conf", name + ".sha256")
+    with open(os.path.join(root, checksum_file), encoding="utf-8") as file:
+        check_jars(jars, checksums(file.read()), checksum_file)
 
 
 # --- the stamp

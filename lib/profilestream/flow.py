@@ -21,7 +21,7 @@ from profilestream.base.settings import Settings
 from profilestream.base.streaming import prefix_errors
 from profilestream.capture import capture_checks, ingest
 from profilestream.derive import compact_tiles, profiles, sessions, tiles, transitions, user_features
-from profilestream.learn import learners, publishing
+from profilestream.learn import learners, publication
 from profilestream.learn import stage as learner_stage
 from profilestream.learn.examples import training_examples
 from profilestream.learn.learner_spec import LearnerSpec
@@ -114,7 +114,7 @@ STEPS = (
 def lock_names(settings: Settings) -> list[str]:
     """The locks that the stages, steps and learn_publish hold with these settings while they write."""
     queries = [query.lock for stage in STAGES for query in stage.queries(settings)]
-    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publishing.STAGE]))
+    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publication.STAGE]))
 
 
 def derived_stages() -> list[str]:

@@ -420,7 +420,8 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
     with_defaults = re.sub(r"^# (\w+ = .*|\[[\w.]+\])$", r"\1", text, flags=re.M)
     documents = tomllib.loads(with_defaults), tomllib.loads(text)
     models: dict[str, type[Frozen]] = {
-        "paths": Paths, "spark": Spark, "stream": Stream, "observe": Observe, "schedule": ScheduleSettings, "capture": Capture, "capture.alarms": Alarms,
+        "paths": Paths, "spark": Spark, "stream": Stream, "observe": Observe,
+        "schedule": ScheduleSettings, "capture": Capture, "capture.alarms": Alarms,
         "capture.sources.laden": Source, "capture.sources.clicks.kafka": Kafka, "derive": Derive,
         "derive.sessions": Sessions,
         "derive.transitions": Transitions, "derive.windows": WindowFeatures, "learn.factors": Factors,
