@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from profilestream.base.jvm import java_class
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parent.parent
+# The time of a test depends on what else runs on the machine.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -25,9 +25,7 @@ EXAMPLES = 50
 # Numbers of parts, and orders of their calls; 3 and 4 are parts without rows.
 PARTS = [(1, None), (3, (2, 1, 0)), (3, (4, 1, 3, 0, 2)), (8, None)]
 # Examples of a violation are not shrunk: that would take a minute for each.
-law_settings = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
-)
+law_settings = settings(max_examples=EXAMPLES, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def new_warehouse(spark: SparkSession, tmp_path: Path) -> Callable[..., SessionW
 
 
 # No shrinking of failing logs: each example takes ten seconds.
-@hypothesis_settings(max_examples=2, deadline=None, suppress_health_check=[*HealthCheck], phases=PHASES)
+@hypothesis_settings(max_examples=2, suppress_health_check=[*HealthCheck], phases=PHASES)
 @example(seed=4)  # ids of the source, a short maximum duration, no newer events
 @given(seed=st.integers(0, 2**32))
 def test_sessions_of_any_batches_equal_plain_python(new_warehouse: Callable[..., SessionWarehouse], seed: int) -> None:

@@ -188,7 +188,7 @@ def assert_close(actual: Any, expected: Any, scale: float, where: str) -> None:
             assert actual == expected, f"{where}: {actual} is not {expected}"
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, suppress_health_check=list(HealthCheck))
 @given(log=logs())
 def test_any_split_and_order_of_events_gives_the_values_of_plain_python(spark: SparkSession, log: Log) -> None:
     derived = declare()

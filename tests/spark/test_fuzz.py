@@ -114,7 +114,7 @@ def capture_and_count(spark: SparkSession, shop: Shop, name: str, expected: Mapp
 
 # hypothesis chooses the seed. One example per format: an example takes a complete run of capture.
 one_example = settings(
-    max_examples=1, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+    max_examples=1, derandomize=True, database=None, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

@@ -331,7 +331,7 @@ def _naive_tier(points: float, previous: str | None) -> str | None:
     return names[max(reached)] if reached else None
 
 
-@hypothesis_settings(max_examples=3, deadline=None)
+@hypothesis_settings(max_examples=3)
 @given(st.lists(st.tuples(st.integers(0, 2), STEPS), min_size=50, max_size=80))
 def test_points_between_the_two_thresholds_of_a_tier_never_change_the_tier(
     _session: SparkSession, walks: list[tuple[int, list[float]]]

@@ -68,7 +68,7 @@ def test_delta_rs_reads_the_vector(table: Path, name: str) -> None:
     assert np.array_equal(_read_back(table, CASES[name]), CASES[name])
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(1, 9000)), max_size=6))
 def test_delta_rs_reads_the_vector_of_any_ranges(table: Path, ranges: list[tuple[int, int]]) -> None:
     positions = _positions((), *[np.arange(start, min(start + length, ROWS)) for start, length in ranges])

@@ -262,7 +262,7 @@ def by_user(events: list[Event]) -> Iterator[tuple[str, list[Event]]]:
         yield user, [e for e in events if e["user"] == user]
 
 
-laws = settings(max_examples=50, derandomize=True, deadline=None)
+laws = settings(max_examples=50, derandomize=True)
 
 
 @laws

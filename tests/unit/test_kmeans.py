@@ -21,7 +21,7 @@ from tests.naive_kmeans import DAY
 from tests.partitions import split_into
 
 FOUR = KMeansParams(k=4, half_life_days=5.0, passes=1)
-fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=100, derandomize=True, database=None)
 # Integers, so that many points and distances are equal; and others.
 NUMBERS = st.one_of(st.integers(-3, 3).map(float), st.floats(-3, 3))
 ROWS = st.tuples(st.sampled_from("abcdefghij"), st.tuples(NUMBERS, NUMBERS), st.integers(1, 400 * DAY))
