@@ -63,7 +63,7 @@ JOBS = (
     "capture_events", "capture_reprocess", "derive_features", "derive_profiles", "run_pipeline", "steward_status",
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
-    "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain",
+    "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -97,6 +97,10 @@ CHECKS = {
     f"{FEATURES} {LOCAL} --rebuild": "parsed",
     f"{PROFILES} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
+    f"{PIPELINE} {LOCAL} continuous --every 1s": "parsed",
+    f"{PIPELINE} conf/cluster.toml --rebuild derive_profiles --cascade": "parsed",
+    f"{PYTHON} jobs/steward_migrate.py --config {LOCAL}": "run",
+    f"{PYTHON} jobs/steward_migrate.py --config {LOCAL} --dry-run": "run",
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --set derive.sessions.enabled=true": "parsed",
     f"{PYTHON} jobs/derive_sessions.py --config {LOCAL} --rebuild --cascade": "parsed",
     f"{PYTHON} jobs/derive_transitions.py --config {LOCAL}": "parsed",
