@@ -34,8 +34,8 @@ DEPLOY = ROOT / "deploy"
 UNITS = DEPLOY / "systemd"
 DATABRICKS = DEPLOY / "databricks" / "databricks.yml"
 AIRFLOW_DAG = DEPLOY / "airflow_dag.py"
-# A Python with apache-airflow-core and apache-airflow-providers-standard, which need other versions of packages than this
-# project, and half a minute to install (CONTRIBUTING.md).
+# A Python with apache-airflow-core and apache-airflow-providers-standard, which need other versions of packages than
+# this project, and half a minute to install (CONTRIBUTING.md).
 AIRFLOW_PYTHON = os.environ.get("AIRFLOW_PYTHON", "")
 
 
