@@ -34,7 +34,8 @@ DEPLOY = ROOT / "deploy"
 UNITS = DEPLOY / "systemd"
 DATABRICKS = DEPLOY / "databricks" / "databricks.yml"
 AIRFLOW_DAG = DEPLOY / "airflow_dag.py"
-# A Python with Airflow, which needs other versions of packages than this project; `.ci/run` creates it.
+# A Python with apache-airflow-core and apache-airflow-providers-standard, which need other versions of packages than
+# this project, and half a minute to install (CONTRIBUTING.md).
 AIRFLOW_PYTHON = os.environ.get("AIRFLOW_PYTHON", "")
 
 
@@ -208,7 +209,7 @@ def _airflow_tasks() -> dict[str, dict[str, str]]:
     code = (
         "import json, sys\n"
         "from airflow.dag_processing.dagbag import DagBag\n"
-        f"bag = DagBag({str(AIRFLOW_DAG)!r}, include_examples=False)\n"
+        f"bag = DagBag({str(AIRFLOW_DAG)!r})\n"
         "assert not bag.import_errors, bag.import_errors\n"
         "tasks = {name: {task.task_id: task.bash_command for task in dag.tasks} for name, dag in bag.dags.items()}\n"
         "print(json.dumps(tasks))"
