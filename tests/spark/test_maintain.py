@@ -109,13 +109,13 @@ def test_a_table_has_few_files_and_its_followers_read_each_row_once(spark: Spark
         assert report.before.rows == report.after.rows == end  # type: ignore[union-attr]
         assert report.before.files == 12 + (end > 12) and report.after.files == 1  # type: ignore[union-attr]
     assert _counts(spark, shop.settings()) == _expected(range(36))
-    # The stage has read up to version 38, before the last compaction: the checkpoint of version 30 is the first one.
-    assert report.needed == NeededVersion(38, "derive_profiles") and report.latest == 39
-    assert report.removed_files > 12 and len(_data_files(shop, "events")) < 30
+    # The last batch of the stage starts after version 25; the last checkpoint before it is that of version 20.
+    assert report.needed == NeededVersion(25, "derive_profiles") and report.latest == 39
+    assert report.removed_files > 12 and len(_data_files(shop, "events")) == 1 + 12 + 12 + 2
     log = [path.name for path in (shop.home / "warehouse" / "events" / "_delta_log").glob("*.json")]
-    assert min(log) == f"{30:020}.json"
+    assert min(log) == f"{20:020}.json"
     assert_all_readers_agree(spark, tables.EVENTS.path(shop.settings().paths), "")
-    assert ingest.events_table(shop.settings().capture).read(spark, shop.settings().paths, version=30).count() == 28
+    assert ingest.events_table(shop.settings().capture).read(spark, shop.settings().paths, version=20).count() == 19
 
 
 def test_streams_and_change_feeds_skip_a_compaction(spark: SparkSession, tmp_path: Path) -> None:
@@ -331,32 +331,34 @@ def test_old_payloads_become_null_and_reprocessing_leaves_their_rows_out(
 
 
 def test_a_dry_run_changes_nothing_and_reports_what_a_run_does(spark: SparkSession, shop: Shop) -> None:
-    for end in (12, 24):
-        _append(shop, range(end - 12, end))
-        _run(spark, shop, profiles.queries(shop.settings()))
-        if end == 12:
-            _maintain(spark, shop, "events")
-    _append(shop, range(24, 36))
+    _append(shop, range(12))
+    _maintain(spark, shop, "events")
+    _append(shop, range(12, 24))
     before = _all_files(shop)
     planned = _maintain(spark, shop, "events", is_dry_run=True)["events"]
     assert _all_files(shop) == before
     done = _maintain(spark, shop, "events")["events"]
-    assert planned.combined_files == done.combined_files == 25
-    assert planned.removed_files == done.removed_files > 0
+    assert planned.combined_files == done.combined_files == 13
+    assert planned.removed_files > 12 and planned.removed_bytes > 0
     assert planned.after is None and planned.before == done.before
+    assert done.after is not None and done.after.stored_files < done.before.stored_files
 
 
 def test_a_crash_while_files_are_removed_leaves_a_table_that_the_next_run_completes(
     spark: SparkSession, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _run(spark, shop, profiles.queries(shop.settings()))
     for end in (12, 24):
         _append(shop, range(end - 12, end))
         _run(spark, shop, profiles.queries(shop.settings()))
-        if end == 12:
-            _maintain(spark, shop, "events")
+        commits.compact(spark, tables.EVENTS, shop.settings().paths, small_file_bytes=1_000_000)
+        tables.EVENTS.log(spark, shop.settings().paths).checkpoint()
+    _append(shop, range(24, 25))
+    _run(spark, shop, profiles.queries(shop.settings()))
     planned = _maintain(spark, shop, "events", is_dry_run=True)["events"].removed_files
-    remove, calls = files.delete, []
-    for crash_at in (1, planned // 2, planned // 4):
+    assert planned > 40
+    remove, calls = files.delete, list[str]()
+    for crash_at in (1, 20, planned - 25):
 
         def crashing(session: SparkSession, path: str, crash_at: int = crash_at) -> None:
             calls.append(path)
@@ -368,10 +370,10 @@ def test_a_crash_while_files_are_removed_leaves_a_table_that_the_next_run_comple
         with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
             patch.setattr(files, "delete", crashing)
             _maintain(spark, shop, "events")
-        assert tables.EVENTS.read(spark, shop.settings().paths).count() == 24
+        assert tables.EVENTS.read(spark, shop.settings().paths).count() == 25
     _maintain(spark, shop, "events")
     assert _maintain(spark, shop, "events", is_dry_run=True)["events"].removed_files == 0
-    _append(shop, range(24, 36))
+    _append(shop, range(25, 36))
     _run(spark, shop, profiles.queries(shop.settings()))
     assert _counts(spark, shop.settings()) == _expected(range(36))
 

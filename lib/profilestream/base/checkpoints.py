@@ -201,15 +201,16 @@ class Checkpoint:
         return SnapshotPart(version, first_file, None, not is_exact)
 
     def needed_version(self) -> int | None:
-        """The oldest version of the Delta source that the next batch or a retry reads; null without a Delta source.
+        """The oldest version of the Delta source that a restart reads; null without a Delta source.
 
-        Of a query that has finished a batch, this is the version before the one in which the batch ended. A learner may
-        read all rows of this version (`last_complete_version`).
+        This is the version before the one in which the last started batch starts. Spark lists the rows of this batch
+        again at a restart, also if it was finished. A learner may read all rows of the version at which the next batch
+        starts (`last_complete_version`), which is not an earlier one.
         """
-        started, finished = self.last_started(), self.last_finished()
+        started = self.last_started()
         if started is None:
             return None
-        offset = self._offset(started if finished is None else finished)
+        offset = self._offset(started - 1) or self._offset(started)
         if "reservoirVersion" not in offset:
             return None
         return int(offset["reservoirVersion"]) - (0 if offset["isStartingVersion"] else 1)

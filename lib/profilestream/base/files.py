@@ -192,8 +192,11 @@ def first_bytes(spark: SparkSession, path: str, count: int) -> bytes:
 
 def read_bytes(spark: SparkSession, path: str) -> bytes:
     """Content of a small file, decompressed by its extension."""
-    with _opened(spark, path) as stream:
-        data = bytes(stream.readAllBytes())
+    if (local := local_path(path)) is not None:
+        data = Path(local).read_bytes()
+    else:
+        with _opened(spark, path) as stream:
+            data = bytes(stream.readAllBytes())
     compression: Any = _COMPRESSIONS.get(os.path.splitext(path)[1])
     return data if compression is None else bytes(pa.input_stream(io.BytesIO(data), compression=compression).read())
 
