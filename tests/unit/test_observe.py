@@ -48,7 +48,6 @@ from profilestream.base.observe.stage_metrics import StageCost, StageMetrics
 from profilestream.base.queries import BatchResult
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Settings
-from profilestream.steward import operation_status
 
 from jobs import steward_status
 
