@@ -217,7 +217,7 @@ def test_the_hint_about_model_quality_states_why_no_batch_was_evaluated(
     assert hint in {section.name: section.hint for section in sections.sections(view)}["quality"]
 
 
-def test_the_stages_have_their_cost_per_million_rows_if_it_is_known() -> None:
+def test_the_stages_have_their_cost_per_million_rows_or_a_dash_without_one() -> None:
     stage = FULL.pipeline.stages[0]
     unknown = replace(stage, cpu_per_million=None, bytes_per_million=None)
     pipeline = replace(FULL.pipeline, stages=(stage, unknown))

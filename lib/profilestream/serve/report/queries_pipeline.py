@@ -48,10 +48,10 @@ def _stage_durations(stage_batches: DataFrame) -> tuple[StageDurations, ...]:
     by_stage = stage_batches.withColumn("position", F.row_number().over(by_time)).groupBy("stage")
     is_newest = F.col("position") <= _MAX_STAGE_BATCHES
     newest = F.collect_list(F.when(is_newest, F.struct("started_at", "batch_id", "seconds")))
-    is_cost_known = F.expr("cpu_seconds IS NOT NULL AND bytes_written IS NOT NULL")
-    cost_rows = F.nullif(F.sum(F.when(is_cost_known, F.col("rows_in"))), F.lit(0))
+    has_cost = F.expr("cpu_seconds IS NOT NULL AND bytes_written IS NOT NULL")
+    cost_rows = F.nullif(F.sum(F.when(has_cost, F.col("rows_in"))), F.lit(0))
     costs = [
-        (F.sum(F.when(is_cost_known, F.col(column))) / cost_rows * 1e6).alias(column)
+        (F.sum(F.when(has_cost, F.col(column))) / cost_rows * 1e6).alias(column)
         for column in ("cpu_seconds", "bytes_written")
     ]
     rows = by_stage.agg(
