@@ -19,6 +19,7 @@ from textwrap import dedent
 import pytest
 from profilestream.base import job
 from profilestream.base import settings as settings_module
+from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.settings import (
     Alarms,
     Capture,
@@ -91,7 +92,10 @@ CHECKS = {
     f"{PIPELINE} {PROPOSED}": "parsed",
     f"{PIPELINE} {LOCAL}": "run",
     f"{STATUS} {LOCAL}": "parsed",
+    f"{STATUS} {LOCAL} --json": "parsed",
+    f"{STATUS} {LOCAL} --watch 5": "parsed",
     f"{PIPELINE} {LOCAL} --check": "parsed",
+    f"{PIPELINE} {LOCAL} continuous --every 1s": "parsed",
     f"{CAPTURE} {LOCAL} --source laden": "parsed",
     f"{FEATURES} {LOCAL}": "parsed",
     f"{FEATURES} {LOCAL} --rebuild": "parsed",
@@ -324,7 +328,8 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
         "\n".join(lines)
         for doc in DOCS
         for language, lines, follows in _blocks(doc)
-        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md")
+        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md", "running.md")
+        if doc.parent.name != "decisions"
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
     (lookups,) = [text for text in shown if "[lookup." in text]
@@ -346,6 +351,16 @@ def test_shown_declarations_are_valid_and_part_of_the_shipped_one() -> None:
     DerivedTable.model_validate(
         tomllib.loads("\n".join([*shipped[: shipped.index("[statistics]")], "[statistics]", *example]))
     )
+
+
+def test_shown_settings_of_operation_are_valid() -> None:
+    blocks = [lines for language, lines, _ in _blocks(ROOT / "docs" / "running.md") if language == "toml"]
+    assert blocks
+    for document in (tomllib.loads("\n".join(lines)) for lines in blocks):
+        if "schedule" in document:
+            ScheduleSettings.model_validate(document["schedule"])
+        else:
+            AlertRules.model_validate(document)
 
 
 def test_shown_settings_of_learners_are_valid() -> None:

@@ -158,7 +158,7 @@ def test_a_table_of_the_former_version_gets_the_new_columns(spark: SparkSession,
     settings, table = shop.settings(), tables.STAGE_BATCHES
     former = Table(table.name, table.columns[:9], table.key)
     former.create(spark, settings.paths)
-    row = ("capture_events", "shop", "e", 0, 0, 5, None, 1.0, [])
+    row: tuple[Any, ...] = ("capture_events", "shop", "e", 0, 0, 5, None, 1.0, [])
     local_appends.append(former.arrow_rows([dict(zip(former.names, row, strict=True))]), former, settings.paths)
     _capture(spark, shop)
     rows = shop.read(spark, table).orderBy("started_at").collect()

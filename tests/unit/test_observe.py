@@ -48,7 +48,6 @@ from profilestream.base.observe.stage_metrics import StageCost, StageMetrics
 from profilestream.base.queries import BatchResult
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Settings
-from profilestream.steward import operation_status
 
 from jobs import steward_status
 
@@ -558,7 +557,7 @@ def test_the_live_table_shows_stages_steps_and_alerts_until_ctrl_c(
             raise KeyboardInterrupt
 
     sleeps = [True, False]
-    monkeypatch.setattr(operation_status.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "alerts.toml").write_text(failed_rule(""))
     metrics.set(STAGE_LAG_SECONDS, 7200, "derive_features", "")

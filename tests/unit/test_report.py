@@ -59,7 +59,7 @@ FULL = ReportView(
         ),
         rejected=(RejectedByRule("shop", "not_a_product", f"the code is {EVIL}", 30),),
         capture_batches=tuple(CaptureBatch("shop", n, DAY[n], 600, 15, 2, 3_600.0 * n) for n in range(2)),
-        stages=(StageDurations("capture_events", 2, 1_234, 20.0, 10.0, (12.0, 8.0)),),
+        stages=(StageDurations("capture_events", 2, 1_234, 20.0, 10.0, (12.0, 8.0), 21.44, 88_100_000.0),),
         alarms=(AlarmRow("shop", 1, DAY[1], "volume", f"ten times {EVIL}"),),
         alarm_count=1,
     ),
@@ -215,6 +215,16 @@ def test_the_hint_about_model_quality_states_why_no_batch_was_evaluated(
     pipeline = replace(FULL.pipeline, stages=(StageDurations(stage, 1, rows, 1.0, 1.0, (1.0,)),))
     view = replace(FULL, pipeline=pipeline, recall=(), cost=(), enabled=frozenset(enabled))
     assert hint in {section.name: section.hint for section in sections.sections(view)}["quality"]
+
+
+def test_the_stages_have_their_cost_per_million_rows_or_a_dash_without_one() -> None:
+    stage = FULL.pipeline.stages[0]
+    unknown = replace(stage, cpu_per_million=None, bytes_per_million=None)
+    pipeline = replace(FULL.pipeline, stages=(stage, unknown))
+    (section,) = [one for one in sections.sections(replace(FULL, pipeline=pipeline)) if one.name == "stages"]
+    (chart,) = section.parts
+    assert isinstance(chart, report_elements.Chart) and chart.table is not None
+    assert [row[-2:] for row in chart.table.rows] == [("21.4", "88.1"), ("–", "–")]
 
 
 def test_a_page_without_clean_events_states_that_all_rows_were_rejected() -> None:

@@ -304,7 +304,7 @@ class Table:
                     where=path,
                     do=f"set {name} to {created_with!r}, or write into a new warehouse (paths.warehouse)",
                 )
-        new = self._new_columns(metadata.schema.names) if stored < self.schema_version else []
+        new = self.new_columns(metadata.schema.names) if stored < self.schema_version else []
         self.check(T.StructType([*metadata.schema, *new]))
         return metadata
 
@@ -318,13 +318,14 @@ class Table:
         if metadata.schema_version >= self.schema_version:
             return
         path = f"delta.`{self.uri(paths)}`"
-        missing = self._new_columns(metadata.schema.names)
+        missing = self.new_columns(metadata.schema.names)
         new = [f"{column.name} {column.dataType.simpleString()}" for column in missing]
         if new:
             spark.sql(f"ALTER TABLE {path} ADD COLUMNS ({', '.join(new)})")
         spark.sql(f"ALTER TABLE {path} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{self.schema_version}')")
 
-    def _new_columns(self, stored: list[str]) -> list[T.StructField]:
+    def new_columns(self, stored: list[str]) -> list[T.StructField]:
+        """The nullable columns that a table with these columns lacks."""
         return [column for column in self.schema if column.nullable and column.name not in stored]
 
     def check(self, schema: T.StructType) -> None:

@@ -48,13 +48,28 @@ def _stage_durations(stage_batches: DataFrame) -> tuple[StageDurations, ...]:
     by_stage = stage_batches.withColumn("position", F.row_number().over(by_time)).groupBy("stage")
     is_newest = F.col("position") <= _MAX_STAGE_BATCHES
     newest = F.collect_list(F.when(is_newest, F.struct("started_at", "batch_id", "seconds")))
+    has_cost = F.expr("cpu_seconds IS NOT NULL AND bytes_written IS NOT NULL")
+    cost_rows = F.nullif(F.sum(F.when(has_cost, F.col("rows_in"))), F.lit(0))
+    costs = [
+        (F.sum(F.when(has_cost, F.col(column))) / cost_rows * 1e6).alias(column)
+        for column in ("cpu_seconds", "bytes_written")
+    ]
     rows = by_stage.agg(
         F.count(F.lit(1)).alias("batches"), F.sum("rows_in").alias("rows"), F.sum("seconds").alias("seconds"),
         F.median("seconds").alias("median"), F.sort_array(newest)["seconds"].alias("newest"),
-        F.min("started_at").alias("first_start"),
+        F.min("started_at").alias("first_start"), *costs,
     ).orderBy("first_start", "stage")  # fmt: skip
     return tuple(
-        StageDurations(row["stage"], row["batches"], row["rows"], row["seconds"], row["median"], tuple(row["newest"]))
+        StageDurations(
+            row["stage"],
+            row["batches"],
+            row["rows"],
+            row["seconds"],
+            row["median"],
+            tuple(row["newest"]),
+            row["cpu_seconds"],
+            row["bytes_written"],
+        )
         for row in rows.collect()
     )
 

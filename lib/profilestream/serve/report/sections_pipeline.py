@@ -90,7 +90,7 @@ def _alarms(pipeline: PipelineView) -> TextTable:
 
 
 def stages(pipeline: PipelineView) -> Section:
-    """Batch durations of the stages."""
+    """Batch durations and costs of the stages."""
     name, title = "stages", "Stage durations"
     if not pipeline.stages:
         return Section(name, title, hint="No stage has finished a batch yet: run jobs/run_pipeline.py.")
@@ -101,6 +101,8 @@ def stages(pipeline: PipelineView) -> Section:
             f"{stage.rows:,}",
             f"{stage.seconds:,.0f}",
             f"{stage.median:,.1f}",
+            "–" if stage.cpu_per_million is None else f"{stage.cpu_per_million:,.1f}",
+            "–" if stage.bytes_per_million is None else f"{stage.bytes_per_million / 1e6:,.1f}",
         )
         for stage in pipeline.stages
     )
@@ -109,7 +111,8 @@ def stages(pipeline: PipelineView) -> Section:
         f"One dot per batch, newest batches only, logarithmic scale. {slowest.stage} has the highest total: "
         f"{slowest.seconds:,.0f} s in {_count(slowest.batches, 'batch', 'batches')}."
     )
-    columns = ("stage", "batches", "rows", "total, s", "median batch, s")
+    costs = ("core-seconds per million rows", "MB written per million rows")
+    columns = ("stage", "batches", "rows", "total, s", "median batch, s", *costs)
     table = TextTable("Durations by stage", columns, rows)
     return Section(name, title, (Chart("Batch durations", caption, charts.stage_durations(pipeline.stages), table),))
 

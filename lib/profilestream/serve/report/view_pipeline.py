@@ -46,12 +46,14 @@ class CaptureBatch:
 
 @dataclass(frozen=True)
 class StageDurations:
-    """Batch durations of one stage in seconds.
+    """Batch durations of one stage in seconds, and its cost.
 
     Args:
         seconds: total over all batches.
         median: median over all batches.
         newest: durations of the newest batches, oldest first.
+        cpu_per_million, bytes_per_million: CPU seconds and bytes written per million rows, over the batches for which
+            they are known; null without any.
     """
 
     stage: str
@@ -60,6 +62,8 @@ class StageDurations:
     seconds: float
     median: float
     newest: tuple[float, ...]
+    cpu_per_million: float | None = None
+    bytes_per_million: float | None = None
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,15 @@ def empty(spark: SparkSession, settings: Settings) -> DataFrame:
 
 
 def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> DataFrame:
-    """A table pinned to its current version; no rows when it does not exist."""
+    """A table pinned to its current version; no rows when it does not exist.
+
+    Columns that a table of a former version lacks are null.
+    """
     if not table.exists(spark, settings.paths):
         return spark.createDataFrame([], table.schema)
-    return table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
+    rows = table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
+    new = [F.lit(None).cast(column.dataType).alias(column.name) for column in table.new_columns(rows.columns)]
+    return rows.select("*", *new)
 
 
 def _span_and_end(events: DataFrame, newest: int) -> tuple[LogSpan, int]:
