@@ -186,6 +186,10 @@ warehouse = "{folder}/warehouse"
 checkpoints = "{folder}/checkpoints"
 [spark]
 properties = "{root}/conf/spark-local.conf"
+[derive]
+profiles = ["{root}/conf/derive/user_profiles.toml"]
+[derive.sessions]
+enabled = true
 [capture.sources.online_retail]
 mapping = "{folder}/mapping.toml"
 [capture.sources.online_retail.kafka]
@@ -204,9 +208,10 @@ def run(folder: Path) -> None:
         (folder / "mapping.toml").write_text(MAPPING.read_text().replace('format = "csv"', 'format = "jsonl"'))
         settings = folder / "settings.toml"
         settings.write_text(_SETTINGS.format(folder=folder, root=ROOT, servers=broker.servers, topic=TOPIC))
-        print(f"a Kafka broker is at {broker.servers}, with the topic {TOPIC}; Ctrl-C stops it. In another terminal:")
+        print(f"a Kafka broker is at {broker.servers}, with the topic {TOPIC}; Ctrl-C stops it. In other terminals:")
         print(f"  .venv/bin/python {Path(__file__).relative_to(ROOT)} --write 10000")
-        print(f"  .venv/bin/python jobs/capture_events.py --config {settings}", flush=True)
+        print(f"  .venv/bin/python jobs/run_pipeline.py --config {settings} continuous --every 1s")
+        print(f"  .venv/bin/python jobs/steward_status.py --config {settings}", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         pass

@@ -101,7 +101,6 @@ CHECKS = {
     f"{FEATURES} {LOCAL} --rebuild": "parsed",
     f"{PROFILES} {LOCAL}": "parsed",
     f"{PIPELINE} {LOCAL} --rebuild derive_features": "parsed",
-    f"{PIPELINE} {LOCAL} continuous --every 1s": "parsed",
     f"{PIPELINE} conf/cluster.toml --rebuild derive_profiles --cascade": "parsed",
     f"{PYTHON} jobs/steward_migrate.py --config {LOCAL}": "run",
     f"{PYTHON} jobs/steward_migrate.py --config {LOCAL} --dry-run": "run",

@@ -510,6 +510,11 @@ def test_the_shipped_alert_rules_are_valid_and_cover_the_failures_of_operation()
     assert names <= shipped.rules.keys() and shipped.delivery == alert_rules.Delivery()
 
 
+def test_every_shipped_alert_has_a_runbook() -> None:
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs/operations.md").read_text(), re.M)
+    assert headings == list(alert_rules.load(str(ROOT / "conf/alerts.toml")).rules)
+
+
 def test_the_documents_list_all_metrics() -> None:
     assert exported_metrics.markdown() in (ROOT / "docs/running.md").read_text()
 
