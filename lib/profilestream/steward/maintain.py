@@ -127,7 +127,7 @@ class _Maintenance:
         by_time = NeededVersion(listed.version_at(self.now - timedelta(hours=hours)), KEEP_HOURS)
         table_id = commits.table_id(self.spark, self.table, self.settings.paths)
         by_reader = [one for reader in self.readers for one in reader.needed_versions(self.table.name, table_id)]
-        return min([by_time, *by_reader], key=lambda one: one.version)
+        return min([*by_reader, by_time], key=lambda one: one.version)
 
     def _clear_payloads(self) -> int:
         """Set old payloads of rejected rows to null; their number."""
