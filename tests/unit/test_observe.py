@@ -21,7 +21,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from profilestream.base import console, delta_log, job, local_appends, tables
 from profilestream.base import settings as settings_module
-from profilestream.base.errors import BadSettings, NothingToDo
+from profilestream.base.errors import BadSettings, NothingToDo, Refused
 from profilestream.base.observe import alert_rules, exported_metrics, metrics_file
 from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.observe.alerts import Alerts
@@ -42,7 +42,7 @@ from profilestream.base.observe.exported_metrics import (
 )
 from profilestream.base.observe.followed_log import FollowedLog, Unread, parse_entry
 from profilestream.base.observe.metrics_file import MetricsFile, Samples
-from profilestream.base.observe.operation_metrics import step_metrics
+from profilestream.base.observe.operation_metrics import failed_start, step_metrics
 from profilestream.base.observe.stage_measures import Lag, kafka_lag
 from profilestream.base.observe.stage_metrics import StageCost, StageMetrics
 from profilestream.base.queries import BatchResult
@@ -585,6 +585,15 @@ def test_a_step_exports_its_success_and_its_failure_but_not_that_it_had_nothing_
         pass
     assert (samples()[STEP_FAILED.name], samples()[STEP_FAILURES.name]) == (0, 2)
     assert time.time() - samples()[STEP_LAST_SUCCESS.name] < 10
+
+
+def test_a_stage_that_cannot_start_is_failed(settings: Settings, metrics: MetricsFile) -> None:
+    with failed_start("learn_factors", "", settings):
+        pass
+    assert not metrics.path.exists()
+    with pytest.raises(Refused), failed_start("learn_factors", "", settings):
+        raise Refused("another declaration", where="here", do="--rebuild")
+    assert metrics_file.read(metrics.path) == {(STAGE_FAILED.name, ("learn_factors", "")): 1}
 
 
 def test_a_metrics_file_that_cannot_be_written_fails_no_step(
