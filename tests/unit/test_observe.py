@@ -334,6 +334,13 @@ def test_an_alert_is_pending_then_active_then_resolved_and_each_change_is_sent_o
     ]
 
 
+def test_a_pending_alert_that_ends_is_not_sent() -> None:
+    lag: Samples = {(STAGE_LAG_SECONDS.name, ("derive_features", "")): 90.0}
+    stored = {one.key: one for one in alert_rules.evaluate(rules(LAG), lag, {}, 0)}
+    assert [one.state for one in stored.values()] == ["pending"]
+    assert alert_rules.evaluate(rules(LAG), {}, stored, 600) == []
+
+
 def test_conditions_compare_values_and_ages() -> None:
     text = f'[rules.old]\nmetric = "{STAGE_LAST_BATCH.name}"\nolder_than = "1h"\n[rules.low]\nmetric = '
     alerts = rules(text + f'"{STAGE_LAG_ROWS.name}"\nbelow = 1\nmessage = "no work"\nseverity = "critical"')
@@ -435,6 +442,7 @@ def test_an_alert_that_cannot_be_sent_delays_a_run_by_its_timeout_at_most_and_ra
     alerts.evaluate_in_background()
     assert time.monotonic() - started < 0.1
     alerts.finish()
+    assert [one.state for one in alerts.evaluate()] == ["active"]
     assert 0.2 <= time.monotonic() - started < 5
 
 
