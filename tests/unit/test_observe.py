@@ -446,6 +446,19 @@ def test_an_alert_that_cannot_be_sent_delays_a_run_by_its_timeout_at_most_and_ra
     assert 0.2 <= time.monotonic() - started < 5
 
 
+def test_a_user_who_may_not_write_the_state_of_alerts_gets_an_error_with_what_to_do(
+    settings: Settings, metrics: MetricsFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "alerts.toml").write_text(LAG)
+    monkeypatch.setattr(metrics_file, "file_lock", refuse)
+    with pytest.raises(BadSettings, match="state of the alerts cannot be written.*Permission denied") as raised:
+        Alerts(settings).evaluate()
+    assert "observe.alerts=" in raised.value.do
+
+
 def test_a_line_is_a_json_object_if_the_settings_require_it(capsys: pytest.CaptureFixture[str]) -> None:
     parser = job.parser("a job", config="conf/demo.toml")
 
