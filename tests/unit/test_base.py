@@ -204,6 +204,27 @@ def test_listed_noise_of_java_is_dropped_and_other_lines_are_printed(capfd: pyte
     assert printed == "disk full\n"
 
 
+def test_lines_of_java_are_json_objects_with_their_level_if_the_settings_require_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    console.use_format("json")
+    try:
+        with console.java_output():
+            subprocess.run(["sh", "-c", "echo '10:11:12 WARN Disk: full' >&2; echo 'at x' >&2"], check=True)
+        deadline = time.monotonic() + 10
+        printed = ""
+        while "at x" not in printed and time.monotonic() < deadline:
+            time.sleep(0.01)
+            printed += capfd.readouterr().err
+    finally:
+        console.use_format("text")
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert [(one["level"], one["logger"], one["message"]) for one in lines] == [
+        ("warning", "java", "10:11:12 WARN Disk: full"),
+        ("info", "java", "at x"),
+    ]
+
+
 def test_ctrl_c_outside_of_a_query_ends_a_job_without_a_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt

@@ -21,7 +21,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from profilestream.base import console, delta_log, job, local_appends, tables
 from profilestream.base import settings as settings_module
-from profilestream.base.errors import BadSettings, NothingToDo
+from profilestream.base.errors import BadSettings, NothingToDo, Refused
 from profilestream.base.observe import alert_rules, exported_metrics, metrics_file
 from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.observe.alerts import Alerts
@@ -42,7 +42,7 @@ from profilestream.base.observe.exported_metrics import (
 )
 from profilestream.base.observe.followed_log import FollowedLog, Unread, parse_entry
 from profilestream.base.observe.metrics_file import MetricsFile, Samples
-from profilestream.base.observe.operation_metrics import step_metrics
+from profilestream.base.observe.operation_metrics import failed_start, step_metrics
 from profilestream.base.observe.stage_measures import Lag, kafka_lag
 from profilestream.base.observe.stage_metrics import StageCost, StageMetrics
 from profilestream.base.queries import BatchResult
@@ -334,6 +334,13 @@ def test_an_alert_is_pending_then_active_then_resolved_and_each_change_is_sent_o
     ]
 
 
+def test_a_pending_alert_that_ends_is_not_sent() -> None:
+    lag: Samples = {(STAGE_LAG_SECONDS.name, ("derive_features", "")): 90.0}
+    stored = {one.key: one for one in alert_rules.evaluate(rules(LAG), lag, {}, 0)}
+    assert [one.state for one in stored.values()] == ["pending"]
+    assert alert_rules.evaluate(rules(LAG), {}, stored, 600) == []
+
+
 def test_conditions_compare_values_and_ages() -> None:
     text = f'[rules.old]\nmetric = "{STAGE_LAST_BATCH.name}"\nolder_than = "1h"\n[rules.low]\nmetric = '
     alerts = rules(text + f'"{STAGE_LAG_ROWS.name}"\nbelow = 1\nmessage = "no work"\nseverity = "critical"')
@@ -435,7 +442,21 @@ def test_an_alert_that_cannot_be_sent_delays_a_run_by_its_timeout_at_most_and_ra
     alerts.evaluate_in_background()
     assert time.monotonic() - started < 0.1
     alerts.finish()
+    assert [one.state for one in alerts.evaluate()] == ["active"]
     assert 0.2 <= time.monotonic() - started < 5
+
+
+def test_a_user_who_may_not_write_the_state_of_alerts_gets_an_error_with_what_to_do(
+    settings: Settings, metrics: MetricsFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "alerts.toml").write_text(LAG)
+    monkeypatch.setattr(metrics_file, "file_lock", refuse)
+    with pytest.raises(BadSettings, match="state of the alerts cannot be written.*Permission denied") as raised:
+        Alerts(settings).evaluate()
+    assert "observe.alerts=" in raised.value.do
 
 
 def test_a_line_is_a_json_object_if_the_settings_require_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -590,6 +611,15 @@ def test_a_step_exports_its_success_and_its_failure_but_not_that_it_had_nothing_
         pass
     assert (samples()[STEP_FAILED.name], samples()[STEP_FAILURES.name]) == (0, 2)
     assert time.time() - samples()[STEP_LAST_SUCCESS.name] < 10
+
+
+def test_a_stage_that_cannot_start_is_failed(settings: Settings, metrics: MetricsFile) -> None:
+    with failed_start("learn_factors", "", settings):
+        pass
+    assert not metrics.path.exists()
+    with pytest.raises(Refused), failed_start("learn_factors", "", settings):
+        raise Refused("another declaration", where="here", do="--rebuild")
+    assert metrics_file.read(metrics.path) == {(STAGE_FAILED.name, ("learn_factors", "")): 1}
 
 
 def test_a_metrics_file_that_cannot_be_written_fails_no_step(

@@ -53,6 +53,7 @@ QUIET_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
 )
 
 _ESCAPES = "profilestream.escapes"
+_JAVA_LEVELS = {"WARN": "warning", "ERROR": "error"}
 _is_json = threading.Event()
 
 
@@ -147,6 +148,7 @@ def _forward(read_end: int) -> None:
     with open(read_end, errors="replace") as output:
         for text in output:
             if not noise.search(text) and _is_json.is_set():
-                line(text.rstrip("\n"), logger="java")
+                level = re.search(r"\b(WARN|ERROR)\b", text)
+                line(text.rstrip("\n"), "info" if level is None else _JAVA_LEVELS[level[1]], "java")
             elif not noise.search(text):
                 console().print(text.rstrip("\n"), markup=False)

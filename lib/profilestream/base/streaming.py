@@ -15,6 +15,7 @@ from profilestream.base import batch_durations, console, jvm, locks
 from profilestream.base.batch_durations import StageBatches
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.observe.metrics_file import endpoint
+from profilestream.base.observe.operation_metrics import failed_start
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.restarts import Restarts
@@ -85,7 +86,7 @@ def _run_group(
         return query.stage if with_stage_names else ""
 
     def new_runner(query: Query, progress: StageProgress | None = None) -> QueryRunner:
-        with prefix_errors(stage_of(query)):
+        with failed_start(query.stage, query.source, settings), prefix_errors(stage_of(query)):
             return QueryRunner(query, spark, settings, options, progress)
 
     def start(runner: QueryRunner) -> None:

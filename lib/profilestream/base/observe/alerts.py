@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from profilestream.base.errors import BadSettings
 from profilestream.base.observe import alert_rules, metrics_file
 from profilestream.base.observe.alert_rules import Alert, Delivery
 from profilestream.base.observe.exported_metrics import ALERT_ACTIVE
@@ -38,9 +39,22 @@ class Alerts:
         """Evaluate the rules now, and send the changes; returns the pending and active alerts.
 
         A change that cannot be sent is sent by the next evaluation.
+
+        Raises:
+            BadSettings: this user may not write the state.
         """
         if not self._rules.rules:
             return []
+        try:
+            return self._evaluate()
+        except PermissionError as error:
+            raise BadSettings(
+                f"the state of the alerts cannot be written: {error}",
+                where=str(self._state.parent),
+                do="run it as the user of the jobs, or without alerts: --set observe.alerts=",
+            ) from None
+
+    def _evaluate(self) -> list[Alert]:
         self._state.parent.mkdir(parents=True, exist_ok=True)
         with metrics_file.file_lock(self._state):
             stored = _read_state(self._state)

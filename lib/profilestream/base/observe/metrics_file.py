@@ -73,6 +73,7 @@ class MetricsFile:
 
     path: Path
     _own: Samples = field(default_factory=dict)
+    _before: Samples | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def set(self, metric: ExportedMetric, value: float | None, *labels: str) -> None:
@@ -86,9 +87,9 @@ class MetricsFile:
         assert metric.kind == "counter" and len(labels) == len(metric.labels)
         with self._lock:
             key = metric.name, labels
-            if key not in self._own:
-                self._own[key] = read(self.path).get(key, 0.0)
-            self._own[key] += value or 0.0
+            if self._before is None:
+                self._before = read(self.path)
+            self._own[key] = self._own.get(key, self._before.get(key, 0.0)) + (value or 0.0)
 
     def write(self) -> None:
         """Update the file atomically, also against other processes."""

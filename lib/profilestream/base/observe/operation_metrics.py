@@ -1,4 +1,4 @@
-"""Exported metrics of steps and of published models, which a job writes when they end. Errors of writing are logged."""
+"""Exported metrics of steps, of published models, and of stages that cannot start. Errors of writing are logged."""
 
 import logging
 import time
@@ -30,6 +30,17 @@ def step_metrics(step: str, settings: Settings) -> Iterator[None]:
         file.set(m.STEP_FAILED, 0, step)
         file.set(m.STEP_SECONDS, time.monotonic() - started, step)
         file.set(m.STEP_LAST_SUCCESS, time.time(), step)
+
+
+@contextmanager
+def failed_start(stage: str, source: str, settings: Settings) -> Iterator[None]:
+    """Export that the stage failed if the block, which prepares its start, raises an error."""
+    try:
+        yield
+    except Exception:
+        with _written(settings) as file:
+            file.set(m.STAGE_FAILED, 1, stage, source)
+        raise
 
 
 def export_champion(settings: Settings, model: str, version: int, *, is_rollback: bool = False) -> None:
