@@ -66,10 +66,10 @@ class KafkaSource(RecordSource):
     def read_stream(self, spark: SparkSession) -> DataFrame:
         """The records with key, headers and place."""
         options = kafka_client.connection_options(self.kafka, self._where)
+        with kafka_client.calls_not_logged():
+            reader = spark.readStream.format("kafka").options(**{f"kafka.{n}": value for n, value in options.items()})
         return (
-            spark.readStream.format("kafka")
-            .options(**{f"kafka.{name}": value for name, value in options.items()})
-            .option("subscribe", ",".join(self.kafka.topics))
+            reader.option("subscribe", ",".join(self.kafka.topics))
             .option("startingOffsets", self._starting_offsets(spark))
             .option("maxOffsetsPerTrigger", self.kafka.max_offsets_per_trigger)
             .option("includeHeaders", True)
