@@ -4,6 +4,7 @@ Kafka's AdminClient in the JVM reads it, with the options of the connector. Secr
 connects; they are passed to the JVM through a socket and are in no file, log line or command line.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def connection_options(kafka: Kafka, where: str) -> dict[str, str]:
     secrets = {name: _secret(reference, f"{where}.secrets") for name, reference in kafka.secrets.items()}
     own = {"bootstrap.servers": kafka.bootstrap_servers, "isolation.level": kafka.isolation_level}
     return {**kafka.options, **secrets, **own}
+
+
+@contextmanager
+def calls_not_logged() -> Iterator[None]:
+    """No messages of Py4J during the block: at the level DEBUG, it logs the arguments of every call."""
+    logger = logging.getLogger("py4j")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _secret(reference: str, where: str) -> str:
@@ -120,8 +133,9 @@ def _offsets(
 @contextmanager
 def _admin(spark: SparkSession, kafka: Kafka, where: str) -> Iterator[Any]:
     options = java_class(spark, "java.util.HashMap")()
-    for name, value in {**_TIMEOUTS, **connection_options(kafka, where)}.items():
-        options.put(name, value)
+    with calls_not_logged():
+        for name, value in {**_TIMEOUTS, **connection_options(kafka, where)}.items():
+            options.put(name, value)
     try:
         admin = java_class(spark, f"{_ADMIN}.AdminClient").create(options)
         try:

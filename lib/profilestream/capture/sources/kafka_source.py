@@ -13,6 +13,7 @@ from profilestream.base.errors import BadSettings, ProfilestreamError, Refused, 
 from profilestream.base.files import read_text, write_text
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Kafka, Paths
+from profilestream.capture import prepared_query
 from profilestream.capture.mapping import InputSpec
 from profilestream.capture.raw_records import INGEST_TIME
 from profilestream.capture.sources import kafka_client, kafka_gaps, kafka_records
@@ -66,10 +67,10 @@ class KafkaSource(RecordSource):
     def read_stream(self, spark: SparkSession) -> DataFrame:
         """The records with key, headers and place."""
         options = kafka_client.connection_options(self.kafka, self._where)
+        with kafka_client.calls_not_logged():
+            reader = spark.readStream.format("kafka").options(**{f"kafka.{n}": value for n, value in options.items()})
         return (
-            spark.readStream.format("kafka")
-            .options(**{f"kafka.{name}": value for name, value in options.items()})
-            .option("subscribe", ",".join(self.kafka.topics))
+            reader.option("subscribe", ",".join(self.kafka.topics))
             .option("startingOffsets", self._starting_offsets(spark))
             .option("maxOffsetsPerTrigger", self.kafka.max_offsets_per_trigger)
             .option("includeHeaders", True)
@@ -101,7 +102,8 @@ class KafkaSource(RecordSource):
         self._check_ids(spark, checkpoint)
         count = _count_offsets(checkpoint.first_offset(batch_id), checkpoint.end_offset(batch_id))
         lines = kafka_records.lines_of(frame)
-        few_lines = self._few_lines(lines, count) if count <= self.local_max_rows else None
+        is_small = count <= self.local_max_rows and prepared_query.is_possible(spark)
+        few_lines = self._few_lines(lines, count) if is_small else None
         return InputBatch(
             lambda: kafka_records.parse(lines, self.spec, self.max_line_bytes),
             checkpoint.batch_micros(batch_id),
