@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from profilestream.base import commits, tables
+from profilestream.base import commits, locks, tables
 from profilestream.base.checkpoints import Plan
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, Refused
@@ -262,7 +262,7 @@ def _feature_value(log: Log, at: int, column: str) -> Any:
 
 
 def test_features_as_of_any_time_equal_plain_python_before_and_after_compaction(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dice = random.Random(11)
     warehouse = TileWarehouse(spark, feature_shop(tmp_path, "day_tiles_after_days = 4").settings())
@@ -288,6 +288,17 @@ def test_features_as_of_any_time_equal_plain_python_before_and_after_compaction(
     _assert_features(warehouse, "user", warehouse.log, dice)
     _assert_features(warehouse, "pair", warehouse.log, dice)
     _assert_features_at_one_time(warehouse, dice, *ENTITY_FEATURES["user"])
+    rewrite, late = commits.rewrite, [[replace(e, event_id=f"later-{e.event_id}") for e in batches[1][:50]]]
+
+    def append_and_rewrite(*args: Any, **how: Any) -> None:
+        if late:
+            warehouse.write_batch(late.pop())
+        rewrite(*args, **how)
+
+    monkeypatch.setattr(commits, "rewrite", append_and_rewrite)
+    with locks.hold_lock(warehouse.settings.paths.lock_folder, tiles.STAGE):  # the stage is running
+        compact_tiles.run(spark, warehouse.settings)
+    _assert_features(warehouse, "user", warehouse.log, dice)
     compact_tiles.run(spark, warehouse.settings)
     versions = warehouse.versions()
     compact_tiles.run(spark, warehouse.settings)

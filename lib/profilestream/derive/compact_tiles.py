@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from profilestream.base import commits, locks
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Paths, Settings
-from profilestream.derive import feature_declaration, fold_stage, tiles
+from profilestream.derive import feature_declaration, fold_stage
 from profilestream.derive.feature_declaration import DAY, HOUR
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
@@ -53,14 +53,17 @@ def tile_bounds(until: date | None) -> tuple[Column, Column]:
 def run(spark: SparkSession, settings: Settings) -> None:
     """Compact the old days of every tile table of an entity; does nothing when the settings have no age limit.
 
-    The age of a day is its distance to the last day of the table. The run holds the lock of the stage that appends
-    tiles. A second run rewrites only days for which late events added hour tiles.
+    The age of a day is its distance to the last day of the table. The stage may append tiles meanwhile: those of old
+    days remain hour tiles. A second run rewrites only days for which late events added hour tiles.
+
+    Raises:
+        Refused: another run is active.
     """
     age = settings.derive.windows.day_tiles_after_days
     features = feature_declaration.declared_features(settings)
     if age is None or features is None:
         return
-    with locks.hold_lock(settings.paths.lock_folder, tiles.STAGE):
+    with locks.hold_lock(settings.paths.lock_folder, STEP):
         for derived in fold_stage.declared_tables(settings).values():
             if derived.name in features.entities.values() and derived.table.exists(spark, settings.paths):
                 _compact(spark, derived, age, settings.paths)
