@@ -32,4 +32,4 @@ def test_a_bundle_installs_without_network_and_its_pipeline_runs(tmp_path: Path)
     ):
         run = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr + run.stdout
-    assert "finished: 12 rows captured" in run.stderr
+    assert "finished: 12 rows captured (7 clean, 4 rejected, 1 duplicate)" in run.stderr

@@ -252,7 +252,7 @@ def properties_warning(conf: SparkConf) -> str:
     if not re.match(r"local(\[|$)", master) or conf.contains("spark.sql.shuffle.partitions"):
         return ""
     return (
-        f"Spark runs on {master} without a properties file, so a batch takes about three times as long: set "
+        f"Spark runs on {master} without a properties file, so a batch takes up to three times as long: set "
         "spark.properties in the settings to the path of conf/spark-local.conf, or add "
         "--properties-file conf/spark-local.conf to spark-submit"
     )
