@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from benchmarks import many_batches
 from tests.flow import laws
 
-FILES = 10
+FILES = 6
 # Removal of files waits for the longest batch; compaction does not.
 MAINTENANCE = ["maintain.min_files=2", "maintain.keep_hours=0.02", "learn.rankers.enabled=true"]
 
