@@ -156,7 +156,11 @@ class Broker:
     def producer(self, **options: Any) -> Producer:
         """A producer; options with _ instead of a dot."""
         return Producer(
-            {"bootstrap.servers": self.servers, **{key.replace("_", "."): value for key, value in options.items()}}
+            {
+                "bootstrap.servers": self.servers,
+                "log_level": 0,
+                **{key.replace("_", "."): value for key, value in options.items()},
+            }
         )
 
     def stop(self) -> None:
@@ -199,15 +203,16 @@ topics = ["{topic}"]
 
 
 def run(folder: Path) -> None:
-    """Start a broker with a topic, print what to do with it, and wait for Ctrl-C."""
+    """Start a broker with a topic, print what to do with it, and wait for Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     broker = Broker(folder, PORT)
-    broker.start()
     try:
+        broker.start()
         with contextlib.suppress(KafkaException):  # the topic of an earlier run
             broker.create_topic(TOPIC, partitions=2)
         (folder / "mapping.toml").write_text(MAPPING.read_text().replace('format = "csv"', 'format = "jsonl"'))
         settings = folder / "settings.toml"
-        settings.write_text(_SETTINGS.format(folder=folder, root=ROOT, servers=broker.servers, topic=TOPIC))
+        settings.write_text(_SETTINGS.format(folder=folder.resolve(), root=ROOT, servers=broker.servers, topic=TOPIC))
         print(f"a Kafka broker is at {broker.servers}, with the topic {TOPIC}; Ctrl-C stops it. In other terminals:")
         print(f"  .venv/bin/python {Path(__file__).relative_to(ROOT)} --write 10000")
         print(f"  .venv/bin/python jobs/run_pipeline.py --config {settings} continuous --every 1s")

@@ -16,7 +16,7 @@ from kafka_broker import Broker
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
 from profilestream.base.checkpoints import Checkpoint
-from profilestream.base.errors import BadSettings, Refused, SourceMissing
+from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnavailable
 from profilestream.capture import capture_checks, ingest, reprocess
 from profilestream.capture.sources import kafka_client, kafka_records, kafka_source
 from pyspark.sql import SparkSession
@@ -512,7 +512,7 @@ def test_brokers_that_do_not_answer_are_reported(
 ) -> None:
     monkeypatch.setattr(kafka_client, "_TIMEOUTS", {"default.api.timeout.ms": "1000", "request.timeout.ms": "900"})
     shop.kafka = 'bootstrap_servers = "127.0.0.1:1"'
-    with pytest.raises(SourceMissing, match="the brokers 127.0.0.1:1 do not answer"):
+    with pytest.raises(SourceUnavailable, match="the brokers 127.0.0.1:1 do not answer"):
         shop.capture(spark)
     shop.kafka = 'options = { "security.protocol" = "NONE" }'
     with pytest.raises(BadSettings, match="Kafka does not accept the options security.protocol"):

@@ -13,7 +13,7 @@ from profilestream import flow
 from profilestream.base import restarts as restarts_module
 from profilestream.base import schedule
 from profilestream.base import settings as settings_module
-from profilestream.base.errors import BadSettings, Conflict, NothingToDo, Refused
+from profilestream.base.errors import BadSettings, Conflict, NothingToDo, Refused, SourceMissing, SourceUnavailable
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.restarts import Restarts
 from profilestream.base.schedule import Schedule, ScheduledStep, StepScheduler
@@ -147,6 +147,8 @@ def test_the_delay_of_a_restart_doubles_and_the_restarts_in_a_row_are_limited(mo
         (PySparkException("a task failed"), True),
         (ConnectionError("reset"), True),
         (Conflict("changed", where="", do=""), True),
+        (SourceUnavailable("no answer", where="", do=""), True),
+        (SourceMissing("no such topic", where="", do=""), False),
         (Refused("another epoch", where="", do=""), False),
         (BadSettings("an expression fails on every row", where="", do=""), False),
         (KeyboardInterrupt(), False),

@@ -65,6 +65,12 @@ class SourceMissing(ProfilestreamError):
     exit_code = 2
 
 
+class SourceUnavailable(SourceMissing):
+    """The source does not answer now, such as brokers that are restarted; it may answer later."""
+
+    exit_code = 1
+
+
 class NothingToDo(SourceMissing):
     """The tables that a step reads have no rows that it needs yet. run_pipeline skips the step."""
 

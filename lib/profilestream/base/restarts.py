@@ -4,7 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from profilestream.base.errors import Conflict, ProfilestreamError, first_sentence
+from profilestream.base.errors import Conflict, ProfilestreamError, SourceUnavailable, first_sentence
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.settings import Stream
 
@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def can_end(failure: BaseException) -> bool:
-    """Whether a failure can end by itself: an error of Spark or of the environment, or a conflict with another writer.
+    """Whether a failure can end by itself: of Spark or the environment, a source, or a conflict with another writer.
 
     Other errors of ours state what a person has to do.
     """
-    return isinstance(failure, Conflict) or (
+    return isinstance(failure, Conflict | SourceUnavailable) or (
         isinstance(failure, Exception) and not isinstance(failure, ProfilestreamError)
     )
 

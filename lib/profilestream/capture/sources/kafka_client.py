@@ -14,7 +14,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
-from profilestream.base.errors import BadSettings, ProfilestreamError, SourceMissing
+from profilestream.base.errors import BadSettings, ProfilestreamError, SourceMissing, SourceUnavailable
 from profilestream.base.jvm import java_class
 from profilestream.base.settings import Kafka
 
@@ -85,7 +85,8 @@ def describe(spark: SparkSession, kafka: Kafka, where: str) -> dict[str, Topic]:
     """The topics of a source, by name.
 
     Raises:
-        SourceMissing: the brokers cannot be reached, refuse the client, or have no such topic.
+        SourceMissing: there is no such topic.
+        SourceUnavailable: the brokers cannot be reached, or refuse the client.
         BadSettings: an option is invalid, or a secret does not exist.
     """
     with _admin(spark, kafka, where) as admin:
@@ -166,7 +167,7 @@ def _explained(error: Py4JJavaError, kafka: Kafka, where: str) -> ProfilestreamE
             where=where,
             do="correct the options; host names must be known, and values must be those of Kafka's documentation",
         )
-    return SourceMissing(
+    return SourceUnavailable(
         f"the brokers {kafka.bootstrap_servers} do not answer, or refuse the request ({name})", where=where,
         do=f"check the address, the options of security, and the permission to read and describe {topics}",
     )  # fmt: skip

@@ -61,7 +61,7 @@ class KafkaSource(RecordSource):
         return f"settings, capture.sources.{self.name}.kafka"
 
     def check_exists(self, spark: SparkSession) -> None:
-        """Raise SourceMissing when a topic does not exist or the brokers do not answer."""
+        """Raise SourceMissing when a topic does not exist, and SourceUnavailable when the brokers do not answer."""
         kafka_client.topic_ids(spark, self.kafka, self._where)
 
     def read_stream(self, spark: SparkSession) -> DataFrame:
