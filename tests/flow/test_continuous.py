@@ -42,7 +42,7 @@ def _run_until(spark: SparkSession, shop: Shop, is_over: Callable[[], bool], *st
 
     def stop() -> None:
         try:
-            wait_until(is_over, "end of the test", seconds=60)
+            wait_until(is_over, "end of the test", seconds=240)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
