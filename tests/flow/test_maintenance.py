@@ -73,7 +73,7 @@ def _event(event: threading.Event) -> Iterator[threading.Event]:
 
 def test_maintenance_bounds_the_files_of_every_table(spark: SparkSession, tmp_path: Path) -> None:
     """The short form of the benchmark `batches_1000`."""
-    costs = many_batches.run_batches(spark, tmp_path, batches=60, batches_per_maintenance=12)
-    assert len(costs.cpu_seconds) == 60
+    costs = many_batches.run_batches(spark, tmp_path, batches=30, batches_per_maintenance=6, min_files=5)
+    assert len(costs.cpu_seconds) == 30
     third, *_, last = costs.files[2:]
     assert all(last[table] <= 1.2 * third[table] + 10 for table in third), costs.files
