@@ -65,9 +65,11 @@ def batches_1000(spark: SparkSession, work: Path) -> Result:
     return Result("batches_1000", late / early, "ratio of CPU seconds", 1.15, "lower", "batches 51 to 100", detail)
 
 
-def run_batches(spark: SparkSession, home: Path, *, batches: int, batches_per_maintenance: int) -> BatchCosts:
+def run_batches(
+    spark: SparkSession, home: Path, *, batches: int, batches_per_maintenance: int, min_files: int = 20
+) -> BatchCosts:
     """Run capture and the derive stages over so many batches of 50 events, with maintenance at intervals."""
-    settings = _settings(home)
+    settings = _settings(home, min_files)
     queries = [ingest.query(settings, "shop"), *tiles.queries(settings), *profiles.queries(settings)]
     generator, costs = random.Random(SEED), BatchCosts()
     for first in range(0, batches, batches_per_maintenance):
@@ -83,7 +85,7 @@ def run_batches(spark: SparkSession, home: Path, *, batches: int, batches_per_ma
     return costs
 
 
-def _settings(home: Path) -> Settings:
+def _settings(home: Path, min_files: int) -> Settings:
     empty_folder(home / "input")
     here = Path(__file__).parent
     derive = here.parent / "conf" / "derive"
@@ -92,7 +94,7 @@ def _settings(home: Path) -> Settings:
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.shop]\npath = "{home}/input"\nmapping = "{here}/shop.toml"\nmax_files_per_trigger = 1\n'
         f'[derive]\nfeatures = ["{derive}/user_hours.toml"]\nprofiles = ["{derive}/user_profiles.toml"]\n'
-        "max_files_per_trigger = 1\n[maintain]\nkeep_hours = 0\n"
+        f"max_files_per_trigger = 1\n[maintain]\nkeep_hours = 0\nmin_files = {min_files}\n"
     )
     return settings_module.load(str(config), [])
 

@@ -21,7 +21,6 @@ from pyspark.sql import SparkSession
 from benchmarks import many_batches
 from tests.flow import laws
 
-FILES = 6
 # Removal of files waits for the longest batch; compaction does not.
 MAINTENANCE = ["maintain.min_files=2", "maintain.keep_hours=0.02", "learn.rankers.enabled=true"]
 
@@ -29,11 +28,12 @@ MAINTENANCE = ["maintain.min_files=2", "maintain.keep_hours=0.02", "learn.ranker
 def test_maintenance_while_all_stages_run_changes_no_table(
     spark: SparkSession, tmp_path: Path, at_length: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = laws.seeded_log(tmp_path, 2_000 if at_length else 300, seed=1)
+    number_of_files = 10 if at_length else 3
+    log = laws.seeded_log(tmp_path, 200 * number_of_files, seed=1)
     once = laws.capture_log(spark, tmp_path / "once", log, 1, seed=1)
     flow.run(spark, settings_module.load(str(once), MAINTENANCE), RunOptions())
     home = tmp_path / "continuous"
-    laws.deliver(log, home / "all_files", FILES, random.Random(1))
+    laws.deliver(log, home / "all_files", number_of_files, random.Random(1))
     (home / "input").mkdir()
     config = laws.write_config(log, home, derive_files=1000)
     settings = settings_module.load(str(config), MAINTENANCE)
@@ -59,7 +59,7 @@ def test_maintenance_while_all_stages_run_changes_no_table(
     thread.join()
     assert errors == []
     combined = sum(table.combined_files for report in reports for table in report.tables)
-    assert len(reports) == FILES and combined > 0
+    assert len(reports) == number_of_files and combined > 0
     flow.run(spark, settings, RunOptions())
     laws.assert_same(
         laws.read_result(spark, once), laws.read_result(spark, config), "one batch and batches with maintenance"
@@ -73,7 +73,7 @@ def _event(event: threading.Event) -> Iterator[threading.Event]:
 
 def test_maintenance_bounds_the_files_of_every_table(spark: SparkSession, tmp_path: Path) -> None:
     """The short form of the benchmark `batches_1000`."""
-    costs = many_batches.run_batches(spark, tmp_path, batches=60, batches_per_maintenance=12)
-    assert len(costs.cpu_seconds) == 60
+    costs = many_batches.run_batches(spark, tmp_path, batches=30, batches_per_maintenance=6, min_files=5)
+    assert len(costs.cpu_seconds) == 30
     third, *_, last = costs.files[2:]
     assert all(last[table] <= 1.2 * third[table] + 10 for table in third), costs.files

@@ -241,7 +241,7 @@ def test_offsets_that_compaction_removed_are_no_gap(spark: SparkSession, shop: T
     shop.capture(spark)
     shop.capture(spark)
     assert shop.counts(spark)[0] == delivered
-    assert shop.ids(spark)[-2:] == ["e20", "e3"] or "e20" in shop.ids(spark)
+    assert {"e14", "e20"} <= {*shop.ids(spark)}
 
 
 def test_an_empty_topic_has_no_batch_and_later_records_are_read(spark: SparkSession, shop: TopicShop) -> None:
