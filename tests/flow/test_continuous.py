@@ -11,6 +11,7 @@ import pytest
 from profilestream.base import commits, streaming, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.queries import RunOptions
+from profilestream.base.query_runner import QueryRunner
 from profilestream.base.schedule import Schedule, ScheduledStep
 from profilestream.base.session import Threads
 from profilestream.capture import ingest
@@ -48,7 +49,7 @@ def _run_until(spark: SparkSession, shop: Shop, is_over: Callable[[], bool], *st
 
     with Threads(spark, 1) as threads:
         stopping = threads.submit(stop)
-        options = RunOptions(continuous=0.2)
+        options = RunOptions(continuous=0.2, rebuild=("capture_events",))
         assert not streaming.run(spark, queries, settings, options, together=True, steps=steps)
         stopping.result()
 
@@ -82,7 +83,10 @@ def test_a_stage_that_fails_starts_again_beside_the_others_and_no_row_is_lost_or
             shop.write("b.jsonl", json.dumps(event(3, who="later")) + "\n")
 
     step = ScheduledStep("count", Schedule("1s"), count)
-    _run_until(spark, shop, lambda: bool(seen) and seen[-1] >= 2, step)
+    resets: list[str] = []
+    monkeypatch.setattr(QueryRunner, "_reset", lambda runner, _: resets.append(runner.query.name))
+    _run_until(spark, shop, lambda: bool(seen) and seen[-1] >= 4, step)
+    assert resets == ["capture_events/shop"]  # a restart does not rebuild again
     restarts = [record.getMessage() for record in caplog.records if "starts again" in record.getMessage()]
     assert restarts == [
         "capture_events/shop failed, and starts again in 0 s (1 of 3): OSError: the disk is full",

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -22,7 +23,6 @@ from profilestream.base.restarts import Restarts
 from profilestream.base.schedule import ScheduledStep, StepScheduler
 from profilestream.base.session import Threads
 from profilestream.base.settings import Settings
-from profilestream.base.stage_progress import StageProgress
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +85,14 @@ def _run_group(
     def stage_of(query: Query) -> str:
         return query.stage if with_stage_names else ""
 
-    def new_runner(query: Query, progress: StageProgress | None = None) -> QueryRunner:
+    # What a person has allowed for the start is not repeated at a restart.
+    options_of_restart = replace(options, rebuild=(), replan=False, accept_gaps=False)
+
+    def new_runner(query: Query, ended: QueryRunner | None = None) -> QueryRunner:
         with failed_start(query.stage, query.source, settings), prefix_errors(stage_of(query)):
-            return QueryRunner(query, spark, settings, options, progress)
+            if ended is None:
+                return QueryRunner(query, spark, settings, options)
+            return QueryRunner(query, spark, settings, options_of_restart, ended.progress)
 
     def start(runner: QueryRunner) -> None:
         with prefix_errors(stage_of(runner.query)):
@@ -95,7 +100,7 @@ def _run_group(
 
     def start_again(ended: QueryRunner) -> QueryRunner:
         ended.progress.restarts += 1
-        runner = new_runner(ended.query, ended.progress)
+        runner = new_runner(ended.query, ended)
         start(runner)
         return runner
 
