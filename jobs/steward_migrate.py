@@ -19,7 +19,7 @@ def body(args: argparse.Namespace) -> None:
     found = migrate.changes(spark, settings) if args.dry_run else migrate.migrate(spark, settings)
     for change in found:
         print(change.text)
-    print(f"{len(found)} tables {'would change or be refused' if args.dry_run else 'changed'}")
+    print(f"{'tables that would change or be refused' if args.dry_run else 'changed tables'}: {len(found)}")
 
 
 def main(argv: list[str]) -> int:

@@ -48,6 +48,7 @@ FLAGS: dict[str, list[str]] = {
     "serve_trends": [],
     "steward_status": [],
     "steward_maintain": [],
+    "steward_migrate": [],
     "run_pipeline": [],
 }
 EVENT = {name: value for name, value in event(1, who="käthe", what="tëa").items() if name != "at"}

@@ -36,15 +36,15 @@ def test_a_stored_table_gets_the_new_columns_and_keeps_its_rows(
     assert len(rows) == 3 and new
     line = f"stage_batches: schema version 1 -> {TABLE.schema_version}, new columns: {', '.join(new)}\n"
     assert _migrate(shop, "--dry-run") == 0
-    assert capsys.readouterr().out == f"{line}1 tables would change or be refused\n"
+    assert capsys.readouterr().out == f"{line}tables that would change or be refused: 1\n"
     assert shop.read(spark, TABLE).columns == stored
     assert _migrate(shop) == 0
-    assert capsys.readouterr().out == f"{line}1 tables changed\n"
+    assert capsys.readouterr().out == f"{line}changed tables: 1\n"
     after = shop.read(spark, TABLE).orderBy("batch_id")
     assert after.select(*stored).collect() == rows
     assert {value for row in after.select(*new).collect() for value in row} == {None}
     assert _migrate(shop) == 0
-    assert capsys.readouterr().out == "0 tables changed\n"
+    assert capsys.readouterr().out == "changed tables: 0\n"
     older = replace(TABLE, schema_version=1, columns=tuple(c for c in TABLE.columns if c.name in stored))
     with pytest.raises(Refused, match="run the newer profilestream"):
         older.check_stored(spark, shop.settings().paths)
