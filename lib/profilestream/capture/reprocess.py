@@ -35,6 +35,8 @@ from profilestream.capture.sources.record_source import InputBatch
 
 STAGE = "capture_reprocess"
 log = logging.getLogger(__name__)
+# Maintenance has removed the payload; a record without a value has none.
+_IS_CLEARED = "payload IS NULL AND rule <> 'tombstone'"
 # Matches the name of each partition folder in the path of a file.
 _FOLDER_NAMES = r"(?:^|/)([^=/]+)=[^/]*(?=/)"
 
@@ -140,7 +142,7 @@ def _next_batch(
 
 def _warn_of_cleared_rows(batch: Batch, source: CaptureSource, epoch: str | None) -> None:
     """Log the number of rows of an epoch (null: of all) that would be reprocessed if their payloads were stored."""
-    cleared = _selected_rows(batch, source).where("payload IS NULL")
+    cleared = _selected_rows(batch, source).where(_IS_CLEARED)
     count = cleared.where(F.lit(epoch is None) | (F.col("epoch") == F.lit(epoch))).count()
     if count:
         log.warning(
@@ -150,8 +152,8 @@ def _warn_of_cleared_rows(batch: Batch, source: CaptureSource, epoch: str | None
 
 
 def _pending_rows(batch: Batch, source: CaptureSource) -> DataFrame:
-    """The rows of `_selected_rows` with a payload."""
-    return _selected_rows(batch, source).where("payload IS NOT NULL")
+    """The rows of `_selected_rows` whose payloads are stored."""
+    return _selected_rows(batch, source).where(f"NOT ({_IS_CLEARED})")
 
 
 def _selected_rows(batch: Batch, source: CaptureSource) -> DataFrame:
