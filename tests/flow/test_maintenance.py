@@ -1,4 +1,4 @@
-"""Maintenance between runs changes no table, and bounds the files of tables with many small batches."""
+"""Maintenance between runs changes no table, and is refused while a stage runs."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -12,15 +12,15 @@ from profilestream.base.errors import Refused
 from profilestream.base.queries import RunOptions
 from pyspark.sql import SparkSession
 
-from benchmarks import many_batches
 from tests.builders import Shop
 from tests.flow import laws
 
 MAINTENANCE = ["maintain.min_files=2", "maintain.keep_hours=0.5", "learn.rankers.enabled=true"]
 
 
-def test_maintenance_between_runs_changes_no_table(spark: SparkSession, tmp_path: Path, at_length: bool) -> None:
-    number_of_files = 10 if at_length else 3
+@pytest.mark.long
+def test_maintenance_between_runs_changes_no_table(spark: SparkSession, tmp_path: Path) -> None:
+    number_of_files = 10
     log = laws.seeded_log(tmp_path, 200 * number_of_files, seed=1)
     once = laws.capture_log(spark, tmp_path / "once", log, 1, seed=1)
     flow.run(spark, settings_module.load(str(once), MAINTENANCE), RunOptions())
@@ -47,11 +47,3 @@ def test_maintenance_is_refused_while_a_stage_runs(spark: SparkSession, tmp_path
         with pytest.raises(Refused, match="capture/shop is already running"):
             flow.maintain_tables(spark, settings, datetime.now(UTC))
         assert flow.maintain_tables(spark, settings, datetime.now(UTC), is_dry_run=True).tables == []
-
-
-def test_maintenance_bounds_the_files_of_every_table(spark: SparkSession, tmp_path: Path) -> None:
-    """The short form of the benchmark `batches_1000`."""
-    costs = many_batches.run_batches(spark, tmp_path, batches=30, batches_per_maintenance=6, min_files=5)
-    assert len(costs.cpu_seconds) == 30
-    third, *_, last = costs.files[2:]
-    assert all(last[table] <= 1.2 * third[table] + 10 for table in third), costs.files
