@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,12 +180,12 @@ def check_laws(
 class LawResult:
     """Content of `events` and of the derived tables after a run, without run-dependent columns."""
 
-    events: set[str]
+    events: Counter[str]
     derived: table_snapshots.Snapshot
 
     def rows(self) -> dict[str, int]:
         """Number of rows of `events`, and of keys of each derived table."""
-        return {"events": len(self.events)} | {table: len(keys) for table, keys in self.derived.items()}
+        return {"events": self.events.total()} | {table: len(keys) for table, keys in self.derived.items()}
 
 
 def capture_log(spark: SparkSession, home: Path, log: Log, cut: int, seed: int) -> Path:
@@ -214,7 +215,8 @@ def read_result(spark: SparkSession, config: Path) -> LawResult:
 
 def assert_same(one: LawResult, other: LawResult, which: str) -> None:
     """Two runs over the same log have the same result."""
-    assert one.events == other.events, f"{len(one.events ^ other.events)} events differ between {which}"
+    different = (one.events - other.events) + (other.events - one.events)
+    assert not different, f"{different.total()} events differ between {which}"
     differences = table_snapshots.differences(one.derived, other.derived)
     assert not differences, f"{len(differences)} differences between {which}, such as {differences[:3]}"
 
@@ -248,10 +250,13 @@ def _assert_row_accounting(spark: SparkSession, settings: Settings, lines: int, 
     assert sum(row["rows_clean"] for row in rows) == tables.EVENTS.read(spark, settings.paths).count()
 
 
-def _events(spark: SparkSession, settings: Settings) -> set[str]:
-    """Rows of `events` without run-dependent columns; the warning about bots depends on the batch."""
+def _events(spark: SparkSession, settings: Settings) -> Counter[str]:
+    """How often each row of `events` occurs.
+
+    Run-dependent columns are left out; the warning about bots depends on the batch.
+    """
     rows = tables.EVENTS.read(spark, settings.paths).drop(*RUN_DEPENDENT_COLUMNS, "position", "batch_id", "warnings")
-    return {row[0] for row in rows.select(F.to_json(F.struct("*"))).collect()}
+    return Counter(row[0] for row in rows.select(F.to_json(F.struct("*"))).collect())
 
 
 def parser() -> argparse.ArgumentParser:
