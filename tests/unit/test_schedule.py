@@ -154,7 +154,7 @@ def test_the_delay_of_a_restart_doubles_and_the_restarts_in_a_row_are_limited(mo
         (KeyboardInterrupt(), False),
     ],
 )
-def test_only_failures_that_can_end_by_themselves_are_restarted(failure: BaseException, is_restarted: bool) -> None:
+def test_only_queries_with_a_transient_failure_are_started_again(failure: BaseException, is_restarted: bool) -> None:
     assert (Restarts(Stream()).delay(_failed_runner(0), failure) is not None) == is_restarted
     assert Restarts(None).delay(_failed_runner(0), failure) is None
     assert Restarts(Stream(restarts=0)).delay(_failed_runner(0), failure) is None

@@ -104,12 +104,12 @@ class Checkpoint:
     def last_offset(self) -> dict[str, Any]:
         """The offset at which the last started batch ends, as its source wrote it; empty before the first batch."""
         started = self.last_started()
-        return {} if started is None else self._offset(started)
+        return {} if started is None else self.end_offset(started)
 
     def finished_offset(self) -> dict[str, Any]:
         """The offset at which the last finished batch ends, as its source wrote it; empty before the first batch."""
         finished = self.last_finished()
-        return {} if finished is None else self._offset(finished)
+        return {} if finished is None else self.end_offset(finished)
 
     def next_offset(self) -> dict[str, Any]:
         """The offset at which the next batch starts, or the unfinished one; empty if the source did not write one."""
@@ -120,11 +120,13 @@ class Checkpoint:
 
     def first_offset(self, batch_id: int) -> dict[str, Any]:
         """The offset at which a batch starts, as its source wrote it; empty if the source did not write one."""
-        return self._offset(batch_id - 1) if batch_id else _last_json(files.read_text(self.spark, self._initial_offset))
+        return (
+            self.end_offset(batch_id - 1) if batch_id else _last_json(files.read_text(self.spark, self._initial_offset))
+        )
 
     def end_offset(self, batch_id: int) -> dict[str, Any]:
-        """The offset at which a started batch ends, as its source wrote it."""
-        return self._offset(batch_id)
+        """The offset at which a batch ends, as its source wrote it; empty when there is no such batch."""
+        return _last_json(files.read_text(self.spark, f"{self.path}/offsets/{batch_id}"))
 
     def batch_micros(self, batch_id: int) -> int:
         """The time of a started batch, microseconds since 1970 UTC; a retry of the batch has the same time."""
@@ -180,14 +182,14 @@ class Checkpoint:
 
         Null when the batch continues within a commit or within the initial snapshot, and when nothing was read yet.
         """
-        offset = self._offset(batch_id - 1)
+        offset = self.end_offset(batch_id - 1)
         if offset.get("index") not in START_OF_VERSION or offset["isStartingVersion"]:
             return None
         return int(offset["reservoirVersion"]) - 1
 
     def snapshot_part(self, batch_id: int) -> SnapshotPart | None:
         """The part of the initial snapshot that a batch reads; null when it reads later commits only."""
-        begin, end = self._offset(batch_id - 1), self._offset(batch_id)
+        begin, end = self.end_offset(batch_id - 1), self.end_offset(batch_id)
         is_first = not begin
         if not is_first and not begin["isStartingVersion"]:
             return None
@@ -210,7 +212,7 @@ class Checkpoint:
         started = self.last_started()
         if started is None:
             return None
-        offset = self._offset(started - 1) or self._offset(started)
+        offset = self.end_offset(started - 1) or self.end_offset(started)
         if "reservoirVersion" not in offset:
             return None
         return int(offset["reservoirVersion"]) - (0 if offset["isStartingVersion"] else 1)
@@ -219,10 +221,6 @@ class Checkpoint:
         """Delta's id of the source table; null before the first batch, and for sources other than Delta."""
         table_id = self.last_offset().get("reservoirId")
         return None if table_id is None else str(table_id)
-
-    def _offset(self, batch_id: int) -> dict[str, Any]:
-        """The offset at which a batch ends; empty when there is no such batch."""
-        return _last_json(files.read_text(self.spark, f"{self.path}/offsets/{batch_id}"))
 
 
 def _last_json(text: str | None) -> dict[str, Any]:

@@ -12,10 +12,10 @@ _MAX_SECONDS = 300.0
 log = logging.getLogger(__name__)
 
 
-def can_end(failure: BaseException) -> bool:
-    """Whether a failure can end by itself: of Spark or the environment, a source, or a conflict with another writer.
+def is_transient(failure: BaseException) -> bool:
+    """Whether a failure is transient: of Spark, of the environment or a source, or a conflict with another writer.
 
-    Other errors of ours state what a person has to do.
+    All other errors that are a ProfilestreamError need the action that they state.
     """
     return isinstance(failure, Conflict | SourceUnavailable) or (
         isinstance(failure, Exception) and not isinstance(failure, ProfilestreamError)
@@ -52,7 +52,7 @@ class Restarts:
 
         When it is due, the next call counts another failure.
         """
-        if self.stream is None or not can_end(failure):
+        if self.stream is None or not is_transient(failure):
             return None
         failures = self._failures.setdefault(runner.query.name, _Failures())
         now = time.monotonic()

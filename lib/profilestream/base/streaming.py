@@ -38,8 +38,8 @@ def run(
 ) -> bool:
     """Run queries: each to the end of its input, one after the other; or all at once until stopped.
 
-    SIGTERM and Ctrl-C stop the run after the batch in progress. A continuous run starts a failed query again, if the
-    failure can end by itself (restarts.py).
+    SIGTERM and Ctrl-C stop the run after the batch in progress. A continuous run starts a query again after a
+    transient failure (restarts.py).
 
     Args:
         together: run all queries at once to the end of their input; no query may read what another one writes. While

@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, Row, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream import table_registry
 from profilestream.base import files, tables
+from profilestream.base.delta_table import Table
 from profilestream.base.errors import SourceMissing
 from profilestream.base.settings import Paths, Settings
 from profilestream.capture import row_accounting, sequence_audit
@@ -60,14 +61,23 @@ def show_upstream_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine,
         print_line(f"  {row['source']} producer {row['producer']}: {numbers}")
 
 
+def _newest(
+    spark: SparkSession, table: Table, paths: Paths, title: str, order: tuple[Column | str, ...],
+    print_line: PrintLine, rows: int,
+) -> list[Row]:  # fmt: skip
+    """The first rows of a table in an order, after a line with their number; nothing without the table."""
+    if not table.exists(spark, paths):
+        return []
+    stored = table.read(spark, paths)
+    newest = stored.orderBy(*order).limit(rows).collect()
+    print_line(f"\n{title}, the newest {len(newest)} of {stored.count():,}")
+    return newest
+
+
 def show_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
     """Print the newest gaps of topics; nothing when there are none."""
-    if not tables.CAPTURE_GAPS.exists(spark, paths):
-        return
-    gaps = tables.CAPTURE_GAPS.read(spark, paths)
-    newest = gaps.orderBy(F.desc("found_at"), "source", "topic", "partition", "first_offset").limit(rows).collect()
-    print_line(f"\ngaps of topics, the newest {len(newest)} of {gaps.count():,}")
-    for row in newest:
+    order = (F.desc("found_at"), "source", "topic", "partition", "first_offset")
+    for row in _newest(spark, tables.CAPTURE_GAPS, paths, "gaps of topics", order, print_line, rows):
         last = "unknown" if row["last_offset"] is None else row["last_offset"]
         place = f"{row['topic']}/{row['partition']} from {row['first_offset']} to {last}"
         print_line(f"  {row['source']} {place}: {row['reason']}, {row['action']} {row['found_at']:%Y-%m-%d %H:%M}")
@@ -75,12 +85,8 @@ def show_gaps(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: in
 
 def show_alarms(spark: SparkSession, paths: Paths, print_line: PrintLine, rows: int = 10) -> None:
     """Print the newest alarms; nothing when there are none."""
-    if not tables.CAPTURE_ALARMS.exists(spark, paths):
-        return
-    alarms = tables.CAPTURE_ALARMS.read(spark, paths)
-    newest = alarms.orderBy(F.desc("ingest_time"), F.desc("batch_id"), "source", "measure").limit(rows).collect()
-    print_line(f"\nalarms, the newest {len(newest)} of {alarms.count():,}")
-    for row in newest:
+    order = (F.desc("ingest_time"), F.desc("batch_id"), "source", "measure")
+    for row in _newest(spark, tables.CAPTURE_ALARMS, paths, "alarms", order, print_line, rows):
         newest_event = "" if row["event_time_max"] is None else f", up to {row['event_time_max']:%Y-%m-%d %H:%M}"
         print_line(f"  {row['source']} batch {row['batch_id']}{newest_event}: {row['measure']}: {row['message']}")
 
