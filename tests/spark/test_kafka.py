@@ -241,7 +241,8 @@ def test_offsets_that_compaction_removed_are_no_gap(spark: SparkSession, shop: T
     shop.capture(spark)
     shop.capture(spark)
     assert shop.counts(spark)[0] == delivered
-    assert {"e14", "e20"} <= {*shop.ids(spark)}
+    # Compaction keeps the last record of each key; the tombstone removes those of key 0, such as e14, sooner or later.
+    assert {"e13", "e20"} <= {*shop.ids(spark)}
 
 
 def test_an_empty_topic_has_no_batch_and_later_records_are_read(spark: SparkSession, shop: TopicShop) -> None:
