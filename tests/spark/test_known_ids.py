@@ -107,3 +107,13 @@ def test_false_suspects_and_a_bound_of_no_keys_change_no_row(
     (rejected,) = shop.read(spark, tables.REJECTED_EVENTS).collect()
     assert (rejected["rule"], rejected["position"]) == ("id_reused", "1.jsonl:2")
     assert rejected["payload"] == json.dumps(event(1, price="3"))
+
+
+def test_a_duplicate_is_found_whatever_files_are_read_before_the_one_with_its_first_event(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path)
+    for name, numbers in enumerate([(1,), (0, 2), (3,), (1, 3)]):  # the ids of the second file include 1 between them
+        shop.write(f"{name}.jsonl", "\n".join(json.dumps(event(n)) for n in numbers))
+    shop.capture(spark)
+    assert shop.counts(spark) == (6, 4, 0, 2)

@@ -28,7 +28,7 @@ from profilestream.base.delta_table import Table, log_entry
 from profilestream.base.errors import Conflict, StateCorrupt
 from profilestream.base.keyed_rows import KeyedRows, StoredRows
 from profilestream.base.runner import Rows, with_constant
-from profilestream.base.session import Threads, conf_set, materialize
+from profilestream.base.session import Threads, conf_set, frame_of_arrow, materialize
 from profilestream.base.settings import Paths, fingerprint
 
 _APP_ID = "spark.databricks.delta.write.txnAppId"
@@ -166,7 +166,7 @@ def append_untracked(spark: SparkSession, rows: pa.Table, table: Table, paths: P
     if local_appends.is_possible(table, paths):
         local_appends.append(rows, table, paths)
     else:
-        spark.createDataFrame(rows).coalesce(1).write.format("delta").mode("append").save(table.uri(paths))
+        frame_of_arrow(spark, rows).coalesce(1).write.format("delta").mode("append").save(table.uri(paths))
 
 
 def append(frame: DataFrame | pa.Table, table: Table, paths: Paths, txn: Txn) -> None:

@@ -19,7 +19,7 @@ from profilestream.base.delta_table import Table
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.runner import Rows, Selection
-from profilestream.base.session import Threads
+from profilestream.base.session import Threads, frame_of_arrow
 from profilestream.base.settings import Paths, fingerprint
 from profilestream.base.tables import EVENTS
 
@@ -191,7 +191,7 @@ class Batch:
                 if count is not None and self.is_local(count, table):
                     rows = rows.toArrow()
             elif not self.is_local(len(rows), table):
-                rows = self.spark.createDataFrame(rows).coalesce(1)
+                rows = frame_of_arrow(self.spark, rows).coalesce(1)
             if self._is_commit_needed(rows, table):
                 commits.append(rows, table, self.paths, self.txn)
 
@@ -232,7 +232,7 @@ class Batch:
             few = self._collected(rows) if index is not None and isinstance(rows, DataFrame) else None
             if few is not None:
                 self._commit_merge(few, table, index=index, **how)
-                return self.spark.createDataFrame(few)
+                return frame_of_arrow(self.spark, few)
             return self._commit_merge(rows, table, **how)
 
     def _commit_merge(self, rows: Rows, table: Table, **how: Any) -> Rows:
@@ -264,7 +264,7 @@ class Batch:
         with self.phase("read"):
             is_small = is_small or _estimated_bytes(frame) <= self.local_max_rows * _BYTES_PER_ROW
             few = self._collected(frame) if is_small else None
-            held = frame.persist() if few is None else self.spark.createDataFrame(few)
+            held = frame.persist() if few is None else frame_of_arrow(self.spark, few)
             rows = held.count() if few is None else len(few)
         try:
             self.prepare_writes(rows)

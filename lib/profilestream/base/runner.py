@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from profilestream.base.session import broadcast_if_small, materialize
+from profilestream.base.session import broadcast_if_small, frame_of_arrow, materialize
 
 Rows = TypeVar("Rows", DataFrame, pa.Table)
 # An Arrow table in more chunks is copied into one: most operations have a cost per chunk.
@@ -177,7 +177,7 @@ def union(rows: Rows, *others: Rows | pa.Table) -> Rows:
     if not isinstance(rows, DataFrame):
         tables: list[Any] = [rows, *others]
         return pa.concat_tables(tables, promote_options="default")
-    frames = [one if isinstance(one, DataFrame) else rows.sparkSession.createDataFrame(one) for one in others]
+    frames = [one if isinstance(one, DataFrame) else frame_of_arrow(rows.sparkSession, one) for one in others]
     return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames, rows)
 
 
@@ -217,7 +217,7 @@ def evaluate(rows: Rows, *steps: Sequence[Column]) -> Rows:
 
     if isinstance(rows, DataFrame):
         return selected(rows)
-    return selected(SparkSession.active().createDataFrame(rows)).toArrow()
+    return selected(frame_of_arrow(SparkSession.active(), rows)).toArrow()
 
 
 def column_names(rows: Rows) -> list[str]:

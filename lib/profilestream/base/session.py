@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from typing import Any, cast
 
+import pyarrow as pa
 from pyspark import SparkConf, SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -182,6 +183,11 @@ def materialize(frame: DataFrame) -> DataFrame:
 def broadcast_if_small(frame: DataFrame, rows: int) -> DataFrame:
     """The frame, marked for a broadcast join when it has at most BROADCAST_ROWS rows."""
     return F.broadcast(frame) if rows <= BROADCAST_ROWS else frame
+
+
+def frame_of_arrow(spark: SparkSession, rows: pa.Table) -> DataFrame:
+    """The rows as a frame. Spark 4.2.0 loses all rows after a chunk without rows, which a filter can leave."""
+    return spark.createDataFrame(rows.combine_chunks())
 
 
 def frame_of_dicts(spark: SparkSession, rows: list[dict[str, Any]], schema: T.StructType) -> DataFrame:

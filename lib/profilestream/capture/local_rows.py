@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import event_period, tables
 from profilestream.base.delta_table import Table
+from profilestream.base.session import frame_of_arrow
 from profilestream.base.settings import PartitionBy
 from profilestream.capture import batch_monitor, cleaning_rules, currency, dedupe, execute_mapping
 from profilestream.capture.batch_rows import (
@@ -180,4 +181,4 @@ def _repeats(good: pa.Table, context: BatchContext, dates: list[date]) -> list[d
 def _frame(rows: pa.Table, context: BatchContext) -> DataFrame:
     names = {*execute_mapping.content_columns(context.mapping), "event_id", "event_date", "position", "warnings"}
     names |= {dedupe.ID_HASH} & set(rows.column_names)
-    return context.batch.spark.createDataFrame(rows.select([n for n in rows.column_names if n in names]))
+    return frame_of_arrow(context.batch.spark, rows.select([n for n in rows.column_names if n in names]))

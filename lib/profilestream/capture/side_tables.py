@@ -16,6 +16,7 @@ from profilestream.base import delta_table, files
 from profilestream.base.columns import quoted
 from profilestream.base.errors import BadSettings, Refused, SourceMissing, SourceUnreadable, first_sentence
 from profilestream.base.jvm import java_class
+from profilestream.base.session import frame_of_arrow
 from profilestream.capture.mapping import Lookup, Mapping
 from profilestream.capture.sources import text_files
 
@@ -132,7 +133,7 @@ def _read_json(spark: SparkSession, lookup: Lookup) -> DataFrame:
         for path in files.file_stats(spark, lookup.path)
         for line in text_files.read_text(spark, path, lookup).splitlines()
     ]
-    text = spark.createDataFrame(pa.table({"value": pa.array(lines, pa.string())}))
+    text = frame_of_arrow(spark, pa.table({"value": pa.array(lines, pa.string())}))
     strings = java_class(spark, "org.apache.spark.sql.Encoders").STRING()
     return DataFrame(spark._jsparkSession.read().json(getattr(text._jdf, "as")(strings)), spark)
 
@@ -160,7 +161,7 @@ def _read_csv(spark: SparkSession, lookup: Lookup) -> DataFrame:
             name: pa.array([row[n] or None if n < len(row) else None for row in rows], pa.string())
             for n, name in enumerate(names)
         }
-        frames.append(spark.createDataFrame(pa.table(columns)))
+        frames.append(frame_of_arrow(spark, pa.table(columns)))
     return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), frames)
 
 

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings
-from profilestream.base.session import materialize
+from profilestream.base.session import frame_of_arrow, materialize
 from profilestream.base.settings import Settings
 from profilestream.derive import population, profiles
 from profilestream.derive.fold import Fold
@@ -136,7 +136,7 @@ def _vectors(user_events: DataFrame, campaign: Campaign, derived: DerivedTable) 
     fold = Fold(derived).for_statistic(derived.population.of)
     rows = materialize(fold.partials(user_events))
     row = population.change(rows, rows.limit(0), derived).row(derived, Txn("", "", 0))
-    start_population = user_events.sparkSession.createDataFrame(row)
+    start_population = frame_of_arrow(user_events.sparkSession, row)
     return population.profile_vectors(fold.read(rows, F.lit(campaign.boundary(0))), start_population, derived)
 
 
