@@ -8,7 +8,6 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from profilestream import flow
 from profilestream.base import job
 from profilestream.base.session import open_session
 from profilestream.steward import maintain
@@ -20,7 +19,7 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     spark = open_session("steward_maintain", settings.spark.properties)
-    report = flow.maintain_tables(spark, settings, datetime.now(UTC), args.table, is_dry_run=args.dry_run)
+    report = maintain.run(spark, settings, datetime.now(UTC), args.table, is_dry_run=args.dry_run)
     print(report.as_json() if args.json else report.as_text())
 
 

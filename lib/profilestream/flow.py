@@ -2,8 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -11,12 +10,12 @@ from functools import partial
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import console, job, locks, streaming, tables
+from profilestream.base import console, job, streaming, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, NothingToDo, Refused
 from profilestream.base.observe.operation_metrics import step_metrics
 from profilestream.base.queries import Query, RunOptions
-from profilestream.base.schedule import NEVER, Schedule, ScheduledStep
+from profilestream.base.schedule import Schedule, ScheduledStep
 from profilestream.base.session import open_session
 from profilestream.base.settings import Settings
 from profilestream.base.streaming import prefix_errors
@@ -31,7 +30,6 @@ from profilestream.serve.report import write_report
 from profilestream.serve.scores import recommend
 from profilestream.serve.tags import assign_tags, tag_checks
 from profilestream.steward import maintain
-from profilestream.steward.maintenance_report import MaintenanceReport
 
 
 @dataclass(frozen=True)
@@ -92,22 +90,8 @@ class Step:
     check: Callable[[SparkSession, Settings], None] = lambda spark, settings: None
 
 
-def maintain_tables(
-    spark: SparkSession, settings: Settings, now: datetime, names: Sequence[str] = (), *, is_dry_run: bool = False
-) -> MaintenanceReport:
-    """As maintain.run, while no stage runs.
-
-    Raises:
-        Refused: a stage is running, or another process maintains or rebuilds a table.
-    """
-    with ExitStack() as stack:
-        for lock in () if is_dry_run else stage_locks(settings):
-            stack.enter_context(locks.hold_lock(settings.paths.lock_folder, lock))
-        return maintain.run(spark, settings, now, names, is_dry_run=is_dry_run)
-
-
 def _maintain(spark: SparkSession, settings: Settings) -> None:
-    console.line(f"{maintain.STEP}: {maintain_tables(spark, settings, datetime.now(UTC)).summary()}")
+    console.line(f"{maintain.STEP}: {maintain.run(spark, settings, datetime.now(UTC)).summary()}")
 
 
 STEPS = (
@@ -121,7 +105,7 @@ STEPS = (
     Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
     Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
     Step(
-        maintain.STEP, NEVER, lambda settings: settings.maintain.enabled, _maintain,
+        maintain.STEP, "1h", lambda settings: settings.maintain.enabled, _maintain,
         lambda spark, settings: maintain.check(settings),
     ),
 )  # fmt: skip
@@ -129,12 +113,8 @@ STEPS = (
 
 def lock_names(settings: Settings) -> list[str]:
     """The locks that the stages, steps and learn_publish hold with these settings while they write."""
-    return [*stage_locks(settings), *(step.name for step in STEPS), publication.STAGE]
-
-
-def stage_locks(settings: Settings) -> list[str]:
-    """The locks that the stages hold with these settings while they run."""
-    return list(dict.fromkeys(query.lock for stage in STAGES for query in stage.queries(settings)))
+    queries = [query.lock for stage in STAGES for query in stage.queries(settings)]
+    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publication.STAGE]))
 
 
 def derived_stages() -> list[str]:

@@ -1,6 +1,9 @@
 """Appends in the process of the driver: every reader reads them, and Spark and the driver skip each other's batches."""
 
 import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -9,12 +12,14 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from profilestream.base import commits
+from profilestream.base import commits, log_store
 from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
+from profilestream.base.jvm import java_class
 from profilestream.base.settings import Paths
-from pyspark.sql import SparkSession
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from tests.open_readers import assert_all_readers_agree
@@ -58,6 +63,11 @@ def _arrow(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, to_arrow_schema(TABLE.schema, timezone="UTC"))
 
 
+def _frame(spark: SparkSession, rows: list[dict[str, Any]]) -> DataFrame:
+    values = [tuple({**row, "weights": dict(row["weights"] or []) or None}.values()) for row in rows]
+    return spark.createDataFrame(values, TABLE.schema)
+
+
 def _txn(batch_id: int) -> Txn:
     return Txn("derive", "epoch", batch_id)
 
@@ -83,10 +93,7 @@ def test_rows_of_the_driver_equal_those_of_spark_in_every_reader(spark: SparkSes
     assert_all_readers_agree(spark, TABLE.path(paths), "count")
     assert_all_readers_agree(spark, TABLE.path(paths), "facet.a")
     TABLE.recreate(spark, paths)
-    frame = spark.createDataFrame(
-        [tuple({**row, "weights": dict(row["weights"] or []) or None}.values()) for row in rows], TABLE.schema
-    )
-    commits.append(frame, TABLE, paths, _txn(0))
+    commits.append(_frame(spark, rows), TABLE, paths, _txn(0))
     assert local == _rows(spark, paths) and local[0]["weights"] == {"k": 1.5} and local[-1]["at"] is None
 
 
@@ -94,10 +101,7 @@ def test_statistics_equal_those_of_spark(spark: SparkSession, paths: Paths) -> N
     rows = [row for row in ROWS if row["day"] == date(2026, 3, 1) and row["part"] != "b"]
     commits.append(_arrow(rows), TABLE, paths, _txn(0))
     (local,) = (json.loads(file["stats"]) for file in _added_files(paths))
-    frame = spark.createDataFrame(
-        [tuple({**row, "weights": dict(row["weights"])}.values()) for row in rows], TABLE.schema
-    )
-    commits.append(frame.coalesce(1), TABLE, paths, _txn(1))
+    commits.append(_frame(spark, rows).coalesce(1), TABLE, paths, _txn(1))
     (by_spark,) = (json.loads(file["stats"]) for file in _added_files(paths))
     assert local["numRecords"] == by_spark["numRecords"] == 2
     for kind in ("minValues", "maxValues", "nullCount"):
@@ -173,3 +177,29 @@ def test_the_log_gets_a_checkpoint_after_ten_commits(spark: SparkSession, paths:
     log = Path(TABLE.path(paths), "_delta_log")
     assert (log / "00000000000000000010.checkpoint.parquet").exists()
     assert TABLE.read(spark, paths).count() == 55
+
+
+def test_spark_creates_an_entry_of_the_log_only_once(spark: SparkSession, paths: Paths) -> None:
+    entry = Path(TABLE.path(paths), "_delta_log", f"{7:020}.json")
+    path = java_class(spark, "org.apache.hadoop.fs.Path")(entry.as_uri())
+    store, conf = TABLE.log(spark, paths).store(), java_class(spark, "org.apache.hadoop.conf.Configuration")()
+    assert store.getDelegate(path).logStoreImpl().getClass().getName() == log_store.CLASS
+    lines = java_class(spark, "scala.collection.Iterator")
+    store.write(path, lines.single("first"), False, conf)
+    with pytest.raises(Py4JJavaError, match="FileAlreadyExistsException"):
+        store.write(path, lines.single("second"), False, conf)
+    assert entry.read_text() == "first\n"
+    store.write(path, lines.single("third"), True, conf)
+    assert entry.read_text() == "third\n" and list(entry.parent.glob(".*")) == []
+
+
+def test_spark_and_the_driver_append_to_a_table_at_once(spark: SparkSession, paths: Paths) -> None:
+    frame, rows = _frame(spark, ROWS[:1]).coalesce(1), _arrow(ROWS[1:2])
+    with ThreadPoolExecutor(1) as thread:
+        by_spark = [thread.submit(commits.append, frame, TABLE, paths, Txn("spark", "e", n)) for n in range(2)]
+        in_driver = 0
+        while not all(one.done() for one in by_spark):
+            commits.append(rows, TABLE, paths, Txn("driver", "e", in_driver))
+            in_driver += 1
+            time.sleep(0.05)  # Spark lists all entries
+    assert Counter(row["id"] for row in _rows(spark, paths)) == {"id-0": 2, "id-1": in_driver}

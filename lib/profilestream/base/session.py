@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.util import inheritable_thread_target
 
-from profilestream.base import console, jvm
+from profilestream.base import console, jvm, log_store
 from profilestream.base.errors import BadSettings
 
 SPARK, DELTA, JAVA = "4.2.0", "4.4.0", 17
@@ -66,6 +66,7 @@ REQUIRED_CONF = {
     # With a limit, Spark computes the size of all columns after every row that it sends to Python: 22 CPU seconds
     # instead of 0.7 for 500,000 profiles. spark.sql.execution.arrow.maxRecordsPerBatch still limits a batch.
     "spark.sql.execution.arrow.maxBytesPerBatch": "2147483647",
+    log_store.SETTING: log_store.CLASS,
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
@@ -104,6 +105,7 @@ def open_session(app: str, properties: str = "") -> SparkSession:
     if warning := properties_warning(spark.sparkContext.getConf()):
         console.line(f"warning: {warning}")
     jvm.cache_lookups(spark)
+    log_store.install(spark)
     gc.freeze()  # loaded modules are permanent: jvm.collect_garbage need not scan them at every batch
     return spark
 

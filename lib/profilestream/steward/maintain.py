@@ -1,8 +1,8 @@
 """Maintenance of all tables: compaction, removal of files and log entries that no reader needs, retention of payloads.
 
-It runs while no stage runs (flow.maintain_tables; docs/decisions/0041-table-maintenance.md). One number per table
-decides what is removed: the oldest version that a reader needs. The last version before it with a checkpoint of Delta,
-and all later ones, can be read afterwards.
+It runs beside the writers of the tables (docs/decisions/0041-table-maintenance.md). One number per table decides what
+is removed: the oldest version that a reader needs. The last version before it with a checkpoint of Delta, and all later
+ones, can be read afterwards.
 """
 
 from collections.abc import Sequence
