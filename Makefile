@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo kafka test long lint types chaos laws bench zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws bench zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -34,6 +34,9 @@ types: set-up  ## run mypy in strict mode
 
 chaos: set-up  ## kill the pipeline at random times and compare its tables with those of an undisturbed run
 	.venv/bin/python tests/flow/chaos.py $(ARGS)
+
+kafka-chaos: set-up  ## kill the pipeline and the Kafka broker that it reads from, and compare the tables
+	.venv/bin/python tests/flow/kafka_chaos.py $(ARGS)
 
 laws: set-up  ## run a log in 1, 10 and 200 batches, with late, shuffled and repeated lines, and compare the tables
 	.venv/bin/python tests/flow/laws.py $(ARGS)

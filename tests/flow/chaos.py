@@ -51,7 +51,7 @@ class ChaosResult:
 def read_result(spark: SparkSession, settings: Settings, derived: table_snapshots.Snapshot) -> ChaosResult:
     """The current content; checks the segments by a recount."""
     recount.assert_sums_equal_recount(spark, settings)
-    rows = {table: _content(Path(settings.paths.warehouse) / table) for table in CAPTURED}
+    rows = {table: content(Path(settings.paths.warehouse) / table) for table in CAPTURED}
     return ChaosResult(rows, table_snapshots.factor_vectors(spark, settings), derived)
 
 
@@ -112,11 +112,11 @@ def _kill_one(command: list[str], home: Path, max_steps: int, dice: random.Rando
     Raises:
         AssertionError: the job failed.
     """
-    steps = _steps(home) + dice.randint(1, max_steps)
+    until = steps(home) + dice.randint(1, max_steps)
     log_file = home.with_name(f"{home.name}.log")
     with log_file.open("wb") as output:
         job = subprocess.Popen(command, cwd=ROOT, env=short_lived_env(), stderr=output, start_new_session=True)
-    while job.poll() is None and _steps(home) < steps:
+    while job.poll() is None and steps(home) < until:
         time.sleep(0.05)
     time.sleep(dice.uniform(0.0, 4.0))
     is_ended = job.poll() is not None
@@ -127,14 +127,15 @@ def _kill_one(command: list[str], home: Path, max_steps: int, dice: random.Rando
     return not is_ended
 
 
-def _steps(home: Path) -> int:
+def steps(home: Path) -> int:
     """Started plus finished batches of all stages."""
     return sum(file.name.isdigit() for log in ("offsets", "commits") for file in home.glob(f"checkpoints/**/{log}/*"))
 
 
-def _content(table: Path) -> pl.DataFrame:
+def content(table: Path, without: tuple[str, ...] = ()) -> pl.DataFrame:
+    """The sorted rows of a table as JSON, without run-dependent and some other columns."""
     frame = pl.scan_delta(str(table)).collect()
-    columns = frame.drop([name for name in RUN_DEPENDENT if name in frame.columns])
+    columns = frame.drop([name for name in (*RUN_DEPENDENT, *without) if name in frame.columns])
     return columns.select(pl.struct(pl.all()).struct.json_encode().alias("row")).sort("row")
 
 

@@ -132,6 +132,7 @@ CHECKS = {
         ("make demo", "make kafka", "make test", "make long", "make zip", "make chaos", "make laws", "make bench"),
         "make",
     ),
+    "make kafka-chaos": "make",
     "make workers": "make",
     "make bench ONLY=capture_vs_copy": "make",
 }
