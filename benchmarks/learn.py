@@ -116,12 +116,14 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
         spark, work / "home", USERS, ITEMS, "serve.scores.top_k=100", "serve.scores.max_item_age_days=9999"
     )
     purchases = _events(_interactions(spark, 0, PAST_EVENTS, USERS, ITEMS))
-    purchases = purchases.withColumn("event_id", F.concat("user_id", F.lit("-"), F.monotonically_increasing_id()))
-    for day in ("event_date", "event_period"):
-        purchases = purchases.withColumn(day, F.to_date("event_time"))
-    columns = {f.name: F.lit(None).cast(f.dataType) for f in tables.EVENTS.schema if f.name not in purchases.columns}
+    number = F.monotonically_increasing_id()
+    required = {
+        "event_id": F.concat("user_id", F.lit("-"), number), "price": F.lit(1.0), "quantity": F.lit(1.0),
+        **{name: F.lit(None).cast("string") for name in ("brand", "session_id", "channel")},
+    }  # fmt: skip
+    log = workloads.to_events_rows(purchases.withColumns(required))
     tables.EVENTS.create(spark, shop.settings.paths)
-    derive.write_events(purchases.withColumns(columns), shop.settings)
+    derive.write_events(log, shop.settings)
     _, model = _fit(_ratings(spark))
     pinned = recommend.pin_versions(spark, shop.settings)
     users = recommend.selected_users(spark, shop.settings, pinned)

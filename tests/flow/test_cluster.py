@@ -1,4 +1,7 @@
-"""A job submitted to a standalone cluster whose worker is killed: its tables equal those of a local run."""
+"""Jobs on a standalone cluster that read a topic: a worker and a driver are killed, and another driver goes on.
+
+The tables equal those of a local run over files.
+"""
 
 import os
 import shutil
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pyspark
 import pytest
+from kafka_broker import Broker
 from profilestream import flow
 from profilestream.base import settings as settings_module
 from profilestream.base import tables
@@ -19,7 +23,7 @@ from profilestream.base.queries import RunOptions
 from pyspark.sql import SparkSession
 
 from tests import table_snapshots
-from tests.builders import USER_PROFILES, wait_until
+from tests.builders import USER_PROFILES, VECTOR_PROFILES, wait_until
 from tests.flow import laws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +41,18 @@ spark.sql.adaptive.enabled false
 spark.databricks.delta.snapshotPartitions 1
 spark.jars {jars}
 """
-
+ALL_STAGES = """
+[serve.scores]
+enabled = true
+[derive.sessions]
+enabled = true
+[derive.transitions]
+enabled = true
+[learn.rankers]
+enabled = true
+[learn.segments]
+enabled = true
+"""
 
 HOURS = """
 name = "item_hours"
@@ -93,14 +108,14 @@ class Cluster:
         with (self.home / f"{name}.log").open("ab") as output:
             return subprocess.Popen(command, env=self.env, stdout=output, stderr=output, start_new_session=True)
 
-    def submit(self, config: Path, job: str) -> subprocess.Popen[bytes]:
-        """Start a job of the repository by spark-submit, with the package as a zip."""
+    def submit(self, config: Path, job: Path) -> subprocess.Popen[bytes]:
+        """Start a job by spark-submit, with the package as a zip."""
         jars = ",".join(str(jar) for jar in sorted((Path(sys.prefix) / "jars").glob("*.jar")))
         properties = self.home / "cluster.conf"
         properties.write_text(CLUSTER.format(jars=jars))
         command = [
             str(SPARK / "bin" / "spark-submit"), "--master", self.url, "--properties-file", str(properties),
-            "--py-files", str(self.home / "profilestream.zip"), str(ROOT / "jobs" / job), "--config", str(config),
+            "--py-files", str(self.home / "profilestream.zip"), str(job), "--config", str(config),
         ]  # fmt: skip
         with (self.home / "job.log").open("ab") as output:
             process = subprocess.Popen(command, env=self.env, stdout=output, stderr=output, start_new_session=True)
@@ -129,24 +144,39 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster.stop()
 
 
-def test_a_cluster_with_a_killed_worker_writes_the_tables_of_a_local_run(
-    spark: SparkSession, tmp_path: Path, cluster: Cluster, at_length: bool
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def test_a_cluster_with_a_killed_worker_and_a_moved_driver_writes_the_tables_of_a_local_run(
+    spark: SparkSession, tmp_path: Path, cluster: Cluster, broker: Broker, at_length: bool
 ) -> None:
     log = laws.seeded_log(tmp_path, 600, seed=3)
-    local, remote = (_config(tmp_path / name, log, is_scored=at_length) for name in ("local", "remote"))
-    job = cluster.submit(remote, "run_pipeline.py")
-    started = tmp_path / "remote" / "checkpoints" / "derive_profiles" / "offsets" / "0"
+    local = _config(tmp_path / "local", log, _files(tmp_path / "files", log), all_stages=at_length)
+    remote = _config(tmp_path / "remote", log, _topic(broker, log), all_stages=at_length)
+    checkpoints = tmp_path / "remote" / "checkpoints"
+    other_machine = tmp_path / "other_machine"
+    shutil.copytree(ROOT / "jobs", other_machine / "jobs")
+    job = cluster.submit(remote, ROOT / "jobs" / "run_pipeline.py")
 
-    def kill_a_worker() -> bool:
-        wait_until(lambda: started.exists() or job.poll() is not None, "derive_profiles", seconds=240)
-        kill(cluster.workers[0])
-        return job.poll() is None
+    def kill_a_worker_and_the_driver() -> bool:
+        for stage, process in (("derive_profiles", cluster.workers[0]), ("learn_factors", job)):
+            started = checkpoints / stage / "offsets" / "0"
+            wait_until(lambda at=started: at.exists() or job.poll() is not None, stage, seconds=240)  # type: ignore[misc]
+            is_running = job.poll() is None
+            kill(process)
+        return is_running
 
     with ThreadPoolExecutor(1) as threads:
-        is_killed = threads.submit(kill_a_worker)
+        was_running = threads.submit(kill_a_worker_and_the_driver)
         flow.run(spark, settings_module.load(str(local), []), RunOptions())
-    assert is_killed.result(), _end_of(cluster.home / "job.log")
-    assert job.wait(timeout=300) == 0, _end_of(cluster.home / "job.log")
+    assert was_running.result(), _end_of(cluster.home / "job.log")
+    second = cluster.submit(remote, other_machine / "jobs" / "run_pipeline.py")
+    assert second.wait(timeout=300) == 0, _end_of(cluster.home / "job.log")
 
     settings = [settings_module.load(str(config), []) for config in (local, remote)]
     counts = [tables.CAPTURE_BATCHES.read(spark, one.paths).orderBy("batch_id").collect() for one in settings]
@@ -166,24 +196,43 @@ def test_a_cluster_with_a_killed_worker_writes_the_tables_of_a_local_run(
     assert sum(lists[0][key] == lists[1][key] for key in lists[0]) > 0.99 * len(lists[0])
 
 
-def _config(home: Path, log: laws.Log, *, is_scored: bool) -> Path:
-    """Settings over a copy of the log in two files, with all stages of the test enabled."""
-    folder = home / "input"
-    folder.mkdir(parents=True)
-    size = len(log.lines) // 2
-    for n in range(2):
+def _files(folder: Path, log: laws.Log) -> str:
+    """A source of the log in two files, one per batch."""
+    folder.mkdir()
+    for n, lines in enumerate(_halves(log)):
         file = folder / f"{n}.jsonl"
-        file.write_text("\n".join(log.lines[n * size : (n + 1) * size]) + "\n")
+        file.write_text("\n".join(lines) + "\n")
         os.utime(file, (1_700_000_000 + n, 1_700_000_000 + n))
+    return f'path = "{folder}"\nmax_files_per_trigger = 1\n'
+
+
+def _topic(broker: Broker, log: laws.Log) -> str:
+    """A source of the log in a topic, with the same batches."""
+    broker.create_topic(log.name)
+    producer = broker.producer()
+    for line in log.lines:
+        producer.produce(log.name, line)
+    producer.flush()
+    kafka = f'bootstrap_servers = "{broker.servers}"\ntopics = ["{log.name}"]\n'
+    return f"[capture.sources.{log.name}.kafka]\n{kafka}max_offsets_per_trigger = {len(_halves(log)[0])}\n"
+
+
+def _halves(log: laws.Log) -> list[list[str]]:
+    size = len(log.lines) // 2
+    return [log.lines[:size], log.lines[size:]]
+
+
+def _config(home: Path, log: laws.Log, source: str, *, all_stages: bool) -> Path:
+    home.mkdir()
     config = home / "settings.toml"
     (home / "hours.toml").write_text(HOURS)
-    (home / "profiles.toml").write_text(PROFILES)
+    (home / "profiles.toml").write_text(VECTOR_PROFILES if all_stages else PROFILES)
     config.write_text(
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
-        f'[capture.sources.{log.name}]\npath = "{folder}"\nmapping = "{log.mapping}"\nmax_files_per_trigger = 1\n'
         f'[derive]\nfeatures = ["{home}/hours.toml"]\nprofiles = ["{home}/profiles.toml"]\n'
         "[learn.factors]\nenabled = true\nk = 8\nfirst_full_passes = 1\n"
-        f"[serve.scores]\nenabled = {str(is_scored).lower()}\n"
+        f'[capture.sources.{log.name}]\nmapping = "{log.mapping}"\n{source}'
+        + (ALL_STAGES if all_stages else "[serve.scores]\nenabled = false\n")
     )
     return config
 

@@ -367,6 +367,7 @@ class Query:
         versions: returns the version (of Delta, or a hash of files) of each other input, when a batch is planned.
         on_progress: called with the epoch about once a second while the query runs (false) and after it ended without
             an error (true), for reports outside of the tables; must not raise and must return quickly.
+        min_interval: seconds between the starts of two batches of a continuous run, at least.
     """
 
     stage: str
@@ -379,6 +380,7 @@ class Query:
     write: Callable[[DataFrame, Batch], BatchResult]
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]]
     on_progress: Callable[[SparkSession, str, bool], None]
+    min_interval: float
 
     @property
     def fingerprint(self) -> str:
@@ -389,6 +391,12 @@ class Query:
     def name(self) -> str:
         """`<stage>/<source>`."""
         return f"{self.stage}/{self.source}" if self.source else self.stage
+
+    def trigger(self, interval: float | None) -> dict[str, Any]:
+        """Arguments of Spark's trigger; `interval` as in RunOptions.continuous."""
+        if interval is None:
+            return {"availableNow": True}
+        return {"processingTime": f"{max(interval, self.min_interval)} seconds"}
 
 
 def _estimated_bytes(frame: DataFrame) -> int:
@@ -407,9 +415,10 @@ def stage_query(
     shared: tuple[Table, ...] = (),
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {},
     on_progress: Callable[[SparkSession, str, bool], None] = lambda spark, epoch, is_over: None,
+    min_interval: float = 0.0,
 ) -> Query:
     """A query of a stage; the arguments are the fields of `Query`. The lock is the name of the stage by default."""
-    return Query(stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress)
+    return Query(stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress, min_interval)
 
 
 def appended_rows(table: Table, writer: str, paths: Paths, max_files: int) -> QueryInput:

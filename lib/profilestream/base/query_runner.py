@@ -89,14 +89,12 @@ class QueryRunner:
 
     def start(self, spark: SparkSession) -> None:
         """Start the query; does not wait for it."""
-        interval = self._options.continuous
-        trigger = {"availableNow": True} if interval is None else {"processingTime": f"{interval} seconds"}
         self.handle = (
             self.query.reads.read(spark)
             .writeStream.queryName(self.query.name)
             .foreachBatch(self._process)
             .option("checkpointLocation", self._checkpoint.path)
-            .trigger(**trigger)
+            .trigger(**self.query.trigger(self._options.continuous))
             .start()
         )
 

@@ -700,9 +700,11 @@ class Learn(Frozen):
 
     Args:
         max_files_per_trigger: maximum number of files of `events` per micro-batch.
+        min_interval_seconds: between the starts of two batches of a learner in a continuous run, at least.
     """
 
     max_files_per_trigger: int = Field(default=1000, ge=1)
+    min_interval_seconds: float = Field(default=10.0, ge=0)
     factors: Factors = Factors()
     segments: Segments = Segments()
     rankers: Rankers = Rankers()

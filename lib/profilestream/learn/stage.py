@@ -44,6 +44,7 @@ def queries(learner: Learner, settings: Settings) -> list[Query]:
             shared=(MODEL_METRICS,),
             versions=partial(_versions, spec),
             on_progress=MetricsReporter(settings, spec.name, spec.config.parameters),
+            min_interval=settings.learn.min_interval_seconds,
         )
     ]
 
