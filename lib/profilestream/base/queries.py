@@ -418,7 +418,9 @@ def stage_query(
     min_interval: float = 0.0,
 ) -> Query:
     """A query of a stage; the arguments are the fields of `Query`. The lock is the name of the stage by default."""
-    return Query(stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress, min_interval)
+    return Query(
+        stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress, min_interval
+    )  # fmt: skip
 
 
 def appended_rows(table: Table, writer: str, paths: Paths, max_files: int) -> QueryInput:
