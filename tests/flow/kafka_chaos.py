@@ -58,7 +58,7 @@ bootstrap_servers = "{servers}"
 topics = ["{topic}"]
 max_offsets_per_trigger = {batch}
 """
-KILLED = ("pipeline", "broker", "both")
+KILLED = ("both", "broker", "pipeline")
 _RECORDS, _SECONDS = 25, 0.5  # per transaction, and between transactions
 _ABORTED = 0.2
 _PROGRESS_SECONDS = 180

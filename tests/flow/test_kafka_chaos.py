@@ -8,5 +8,5 @@ from tests.flow import kafka_chaos
 
 
 def test_tables_of_a_topic_are_those_of_an_undisturbed_run_after_kills(spark: SparkSession, tmp_path: Path) -> None:
-    summary = kafka_chaos.run(spark, tmp_path, kills=3, seed=1)
-    assert "'pipeline': 1, 'broker': 1, 'both': 1" in summary
+    summary = kafka_chaos.run(spark, tmp_path, kills=2, seed=1)
+    assert "'both': 1, 'broker': 1" in summary
