@@ -10,6 +10,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from profilestream.base import console, delta_log, job, local_appends, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings, NothingToDo, Refused
@@ -43,6 +45,7 @@ from profilestream.base.observe.exported_metrics import (
 from profilestream.base.observe.followed_log import FollowedLog, Unread, parse_entry
 from profilestream.base.observe.metrics_file import MetricsFile, Samples
 from profilestream.base.observe.operation_metrics import failed_start, step_metrics
+from profilestream.base.observe.otlp_export import sent_by_otlp
 from profilestream.base.observe.stage_measures import Lag, kafka_lag
 from profilestream.base.observe.stage_metrics import StageCost, StageMetrics
 from profilestream.base.queries import BatchResult
@@ -399,14 +402,15 @@ def test_a_command_gets_each_change_once_as_json_also_from_several_processes(
     assert metrics_file.read(metrics.path)[ALERT_ACTIVE.name, ("failed", "critical")] == 0
 
 
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[Any]]]:
-    received: list[Any] = []
+@contextmanager
+def http_server(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a server, and the bodies that it got; it answers with these statuses first, and then with 200."""
+    received: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200 if len(received) > 1 else 500)
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(statuses[len(received) - 1] if len(received) <= len(statuses) else 200)
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
@@ -414,22 +418,58 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", received
+    yield f"http://127.0.0.1:{server.server_port}", received
     server.shutdown()
     server.server_close()
 
 
 def test_a_change_that_the_webhook_refused_is_sent_again_and_an_accepted_one_is_not(
-    settings: Settings, metrics: MetricsFile, tmp_path: Path, webhook: tuple[str, list[Any]]
+    settings: Settings, metrics: MetricsFile, tmp_path: Path
 ) -> None:
-    url, received = webhook
-    (tmp_path / "alerts.toml").write_text(failed_rule(f'webhook = "{url}"'))
     metrics.set(STAGE_FAILED, 1, "derive_features", "")
     metrics.write()
-    for _ in range(3):
-        assert [one.state for one in Alerts(settings).evaluate()] == ["active"]
+    with http_server(500) as (url, bodies):
+        (tmp_path / "alerts.toml").write_text(failed_rule(f'webhook = "{url}/hook"'))
+        for _ in range(3):
+            assert [one.state for one in Alerts(settings).evaluate()] == ["active"]
+    received = [json.loads(body) for body in bodies]
     assert [one["state"] for one in received] == ["active", "active"]
     assert received[0]["since"] == received[1]["since"]
+
+
+def test_samples_are_sent_to_a_collector_of_opentelemetry_at_the_end_of_a_run(
+    settings: Settings, metrics: MetricsFile
+) -> None:
+    metrics.add(STAGE_ROWS, 7, "derive_features", "")
+    metrics.set(STAGE_LAG_ROWS, 3, "capture_events", "shop")
+    metrics.write()
+    with http_server() as (url, bodies):
+        with sent_by_otlp(settings_module.load(settings.config_file, [f"observe.otlp_endpoint={url}/v1/metrics"])):
+            pass
+    (sent,) = (ExportMetricsServiceRequest.FromString(body).resource_metrics[0] for body in bodies)
+    by_name = {one.name: one for one in sent.scope_metrics[0].metrics}
+    assert [(a.key, a.value.string_value) for a in sent.resource.attributes if a.key == "service.name"] == [
+        ("service.name", "profilestream")
+    ]
+    (rows,), (lag,) = by_name[STAGE_ROWS.name].sum.data_points, by_name[STAGE_LAG_ROWS.name].gauge.data_points
+    assert (rows.as_double, by_name[STAGE_ROWS.name].sum.is_monotonic) == (7, True)
+    assert (lag.as_double, {one.key: one.value.string_value for one in lag.attributes}) == (
+        3, {"stage": "capture_events", "source": "shop"}
+    )  # fmt: skip
+
+
+def test_a_collector_that_does_not_answer_delays_a_run_by_seconds_only(
+    settings: Settings, metrics: MetricsFile
+) -> None:
+    metrics.set(STAGE_LAG_ROWS, 3, "capture_events", "shop")
+    metrics.write()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint, started = f"http://127.0.0.1:{silent.getsockname()[1]}/v1/metrics", time.monotonic()
+        with sent_by_otlp(settings_module.load(settings.config_file, [f"observe.otlp_endpoint={endpoint}"])):
+            pass
+    assert time.monotonic() - started < 15
 
 
 def test_an_alert_that_cannot_be_sent_delays_a_run_by_its_timeout_at_most_and_raises_nothing(

@@ -796,6 +796,7 @@ class Observe(Frozen):
         text_file: path of the file with the metrics; empty: `profilestream.prom` in the folder of the locks.
         port: port at which a continuous run serves the metrics; null: none.
         address: address of that port; `0.0.0.0` for all networks of the machine.
+        otlp_endpoint: URL of a collector of OpenTelemetry that gets all metrics; empty: none.
         alerts: file of alert rules; empty: none.
         log_format: format of the lines on standard error.
     """
@@ -803,6 +804,7 @@ class Observe(Frozen):
     text_file: str = ""
     port: int | None = Field(default=None, ge=1, le=65535)
     address: str = "127.0.0.1"
+    otlp_endpoint: str = ""
     alerts: str = ""
     log_format: Literal["text", "json"] = "text"
 

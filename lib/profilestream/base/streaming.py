@@ -17,6 +17,7 @@ from profilestream.base.batch_durations import StageBatches
 from profilestream.base.errors import ProfilestreamError
 from profilestream.base.observe.metrics_file import endpoint
 from profilestream.base.observe.operation_metrics import failed_start
+from profilestream.base.observe.otlp_export import sent_by_otlp
 from profilestream.base.queries import Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.restarts import Restarts
@@ -55,7 +56,7 @@ def run(
     is_one_group = together or options.continuous is not None
     groups = [queries] if is_one_group and queries else [[query] for query in queries]
     is_served = options.continuous is not None
-    with _stop_signals() as stop_requested, endpoint(settings) if is_served else nullcontext():
+    with _stop_signals() as stop_requested, endpoint(settings) if is_served else nullcontext(), sent_by_otlp(settings):
         for group in groups:
             if not stop_requested.is_set():
                 _run_group(spark, group, settings, options, stop_requested, together, steps)
