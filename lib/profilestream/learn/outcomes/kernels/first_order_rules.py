@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats
-from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, etas, with_rows
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeState, etas, with_rows
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
 
 _MAX_Z = 5.0
@@ -34,7 +34,7 @@ class FirstOrder:
 
     kind: Literal["sgd", "adagrad", "adam", "ftrl", "pa1", "pa2"]
     rate: float
-    loss: Loss = "logistic"
+    loss: Literal["logistic", "hinge", "squared"] = "logistic"
     half_life_days: float | None = 182.0
     min_rows: tuple[float, ...] = ()
     rate_decay: float = 20.0
@@ -59,7 +59,7 @@ class FirstOrder:
     def sums(self, state: OutcomeState, rows: LabeledRows, weights: Floats) -> Floats:
         """Sum of gradients, and number of rows, by shard, (shards, c + 1)."""
         z, eta = self.inputs(state, rows.x), etas(self, state, rows.x)
-        slopes = weights * self._slopes(state, z, eta, rows.labels)
+        slopes = weights * self._slopes(z, eta, rows.labels)
         is_in_shard = np.arange(self.shards)[:, None] == rows.shards % self.shards
         return np.column_stack([(is_in_shard * slopes) @ z, is_in_shard @ weights])
 
@@ -112,10 +112,8 @@ class FirstOrder:
         # The proximal step of the L1 penalty.
         return np.sign(w) * np.maximum(np.abs(w) - rates * l1, 0.0), np.vstack([first, second])
 
-    def _slopes(self, state: OutcomeState, z: Floats, eta: Floats, labels: Floats) -> Floats:
+    def _slopes(self, z: Floats, eta: Floats, labels: Floats) -> Floats:
         """Derivative of the loss of each row by eta, (m,); of Passive-Aggressive: minus the step along z."""
-        if self.loss == "poisson":
-            return np.asarray(np.exp(eta) - np.minimum(labels, state.label_cap) / state.label_unit)
         if self.kind in ("pa1", "pa2") or self.loss == "hinge":
             sign = 2 * labels - 1
             losses = np.maximum(1 - sign * eta, 0.0)

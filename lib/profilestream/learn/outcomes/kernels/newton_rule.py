@@ -18,6 +18,8 @@ _MIN_WEIGHT = 0.02
 _JITTER = 1e-9
 # Largest coefficient times standard deviation of its input; eta is clipped to 8.
 _MAX_EFFECT = 50.0
+# Largest change of eta in one apply by a standard deviation of an input, and at the mean of all inputs.
+_MAX_STEP = 1.5
 
 
 @dataclass(frozen=True)
@@ -71,31 +73,59 @@ class Newton:
             return base
         if not sums.is_finite:
             return replace(base, problem="sums are not finite")
-        return self.solved(with_rows(self, base, current, sums))
+        learned = with_rows(self, self.in_unit(base, current.label_unit), current, sums)
+        if self.loss == "poisson":
+            # The coefficients stay, so their predictions follow the mean label at once.
+            in_unit = self.in_unit(learned, learned.sums.label_unit)
+            learned = replace(in_unit, coefficients=learned.coefficients)
+        return self.solved(learned)
 
-    def remove(self, state: OutcomeState, sums: Sequence[OutcomeSums]) -> OutcomeState:
-        """The state without rows, from their sums with the `learned_at`, label cap and unit of their batches."""
-        left = total([state.sums, *(one.negative for one in sums)], self.half_life_days)
+    def remove(self, state: OutcomeState, removed: Sequence[tuple[OutcomeSums, float]]) -> OutcomeState:
+        """The state without rows: their sums with the `learned_at` of each of their batches, and its label unit."""
+        negative = [replace(one, rule=change_unit(one.rule, state.label_unit / unit)).negative for one, unit in removed]
+        left = total([state.sums, *negative], self.half_life_days)
         return self.solved(replace(state, sums=left, means=left.means, scales=left.scales(self.min_rows)))
 
-    def solved(self, state: OutcomeState) -> OutcomeState:
-        """The state with the coefficients of its sums; the earlier ones, and a problem, if there are none."""
-        coefficients, problem = self._solve(state)
-        return replace(state, coefficients=state.coefficients if problem else coefficients, problem=problem)
+    def in_unit(self, state: OutcomeState, unit: float) -> OutcomeState:
+        """The state with labels measured in another unit; its predictions are the same."""
+        factor = unit / state.label_unit
+        shift = np.log(factor) * (np.arange(len(state.names)) == 0)
+        sums = replace(state.sums, rule=change_unit(state.sums.rule, factor))
+        return replace(state, coefficients=state.coefficients - shift, sums=sums, label_unit=unit)
 
-    def _solve(self, state: OutcomeState) -> tuple[Floats, str]:
-        coefficients, sums = np.zeros(len(state.names)), state.sums
-        if sums.rows <= NO_ROWS:
-            return coefficients, "no rows with a label"
-        used = np.flatnonzero(state.scales > 0)
-        used = np.concatenate([[0], used[used > 0]])
-        penalty = 0.25 * self.ridge * state.scales[used] ** 2
-        matrix = sums.rule[np.ix_(used, used)] + np.diag(np.where(used > 0, penalty, 0.0))
+    def solved(self, state: OutcomeState) -> OutcomeState:
+        """The state with coefficients that are nearer to the solution of its sums, by at most _MAX_STEP.
+
+        Without decayed rows, or with equations that are not positive definite, they stay as they are.
+        """
+        change = self._solution(state) - state.coefficients
+        if not np.isfinite(change).all():
+            return replace(state, problem="the equations have no solution")
+        effects = np.append(change[1:] * state.scales[1:], change @ state.means)
+        coefficients = state.coefficients + change * (_MAX_STEP / max(float(np.abs(effects).max()), _MAX_STEP))
+        largest = np.abs(coefficients[1:] * state.scales[1:]).max(initial=0.0)
+        if largest > _MAX_EFFECT:
+            return replace(state, problem=f"a coefficient is {largest / _MAX_EFFECT:.1f} times the limit")
+        return replace(state, coefficients=coefficients, problem="")
+
+    def _solution(self, state: OutcomeState) -> Floats:
+        """The coefficients of the sums, (c,); NaN if there are none."""
+        coefficients, equations = np.zeros(len(state.names)), state.sums.rule
+        used = np.append(0, 1 + np.flatnonzero(state.scales[1:] > 0))
+        penalty = 0.25 * self.ridge * state.scales[used] ** 2 * (used > 0)
+        matrix = equations[np.ix_(used, used)] + np.diag(penalty)
         matrix[np.diag_indices_from(matrix)] *= 1 + _JITTER
+        if state.sums.rows <= NO_ROWS:
+            return np.full(len(coefficients), np.nan)
         try:
             lower = np.linalg.cholesky(matrix)
         except np.linalg.LinAlgError:
-            return coefficients, "the equations are singular"
-        coefficients[used] = np.linalg.solve(lower.T, np.linalg.solve(lower, sums.rule[used, -1]))
-        largest = np.abs(coefficients[1:] * state.scales[1:]).max(initial=0.0)
-        return coefficients, "" if largest <= _MAX_EFFECT else f"a coefficient is {largest:.0f} standard deviations"
+            return np.full(len(coefficients), np.nan)
+        coefficients[used] = np.linalg.solve(lower.T, np.linalg.solve(lower, equations[used, -1]))
+        return coefficients
+
+
+def change_unit(rule: Floats, factor: float) -> Floats:
+    """[A | b] of a Poisson model when its labels are measured in a unit that is `factor` times the old one."""
+    right = rule[:, -1] - np.log(factor) * rule[:, 0]
+    return np.column_stack([rule[:, :-1], right]) / factor

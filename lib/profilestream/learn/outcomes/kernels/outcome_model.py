@@ -11,17 +11,18 @@ Shapes: m rows, c columns. The first column of x is 1, and all its values are fi
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from profilestream.learn.kernels.arrays import Bools, Floats, Longs
 from profilestream.learn.kernels.sums import decay_factors, total
-from profilestream.learn.outcomes.kernels.outcome_sums import LABEL_BINS, OutcomeSums, count_labels
+from profilestream.learn.outcomes.kernels.outcome_sums import LABEL_BINS, NO_ROWS, OutcomeSums, count_labels
 
 Loss = Literal["logistic", "squared", "hinge", "poisson"]
 MAX_ETA, MAX_LOG_MEAN = 8.0, 5.0
+_MIN_POSITIVE_LABELS = 10
 
 
 class LabeledRows(NamedTuple):
@@ -35,7 +36,7 @@ class LabeledRows(NamedTuple):
     times: Longs
     shards: Longs
 
-    def take(self, rows: Bools | slice) -> "LabeledRows":
+    def take(self, rows: Bools) -> "LabeledRows":
         """Some of the rows."""
         return LabeledRows(self.x[rows], self.labels[rows], self.times[rows], self.shards[rows])
 
@@ -51,9 +52,9 @@ class OutcomeState:
         memory: accumulators of a first-order rule, (2, c).
         means, scales: of x, (c,), as of the last apply.
         applies: number of applies; 0 before the first batch.
-        label_unit: Poisson: the mean of the labels of the first batch, in which labels are measured. It never changes.
+        label_unit: Poisson: the decayed mean of the capped labels, in which labels are measured.
         label_cap: Poisson: labels of the next batch are at most this.
-        learned_at: coefficients with which the sums of the last batch were computed, (c,); for removals.
+        learned_at: coefficients, unit and cap with which the sums of the last batch were computed; for removals.
         problem: why the last apply has not changed the coefficients; empty if it has.
     """
 
@@ -67,7 +68,7 @@ class OutcomeState:
     is_started: bool = False
     label_unit: float = 1.0
     label_cap: float = float("inf")
-    learned_at: Floats = field(default_factory=lambda: np.zeros(0))
+    learned_at: tuple[Floats, float, float] | None = None
     problem: str = ""
 
     @classmethod
@@ -119,20 +120,19 @@ def sum_rows(rule: OutcomeRule, state: OutcomeState, rows: LabeledRows) -> Outco
     rows = rows if has_label.all() else rows.take(has_label)
     as_of = int(rows.times.max(initial=0))
     weights = decay_factors(rows.times, as_of, rule.half_life_days)
-    rule_rows = rows if state.is_started else rows.take(slice(0))
     return OutcomeSums(
         rows=float(weights.sum()),
         label_total=float(weights @ rows.labels),
         label_counts=count_labels(rows.labels, weights) if rule.loss == "poisson" else np.zeros(0),
         inputs_total=weights @ rows.x,
         inputs_squares=weights @ rows.x**2,
-        rule=rule.sums(state, rule_rows, weights[: len(rule_rows.labels)]),
+        rule=rule.sums(state, rows, weights) if state.is_started else np.zeros_like(state.sums.rule),
         as_of=as_of,
     )
 
 
 def learn(rules: Rules, states: States, sum_batch: Callable[[States], Mapping[str, OutcomeSums]]) -> States:
-    """The states after a batch. An outcome without rows, or a Poisson outcome with zeros only, does not start.
+    """The states after a batch. Outcomes without enough rows do not start: a Poisson model needs 10 positive labels.
 
     Args:
         sum_batch: a pass over the batch: states -> total of `sum_rows` by outcome.
@@ -149,25 +149,30 @@ def learn(rules: Rules, states: States, sum_batch: Callable[[States], Mapping[st
 
 
 def start(rule: OutcomeRule, state: OutcomeState, sums: OutcomeSums) -> OutcomeState:
-    """The state before the first batch with the intercept of the mean label; unchanged if that does not exist."""
-    if not sums.rows or not sums.is_finite or (rule.loss == "poisson" and sums.label_total <= 0):
-        return replace(state, problem="no rows with a label" if sums.is_finite else "sums are not finite")
-    mean = sums.label_total / sums.rows
+    """The state before a batch, with the intercept of the mean label of all rows until its end.
+
+    Without enough rows, the state with the moments of the batch, without coefficients: it starts with a later batch.
+    """
+    if not sums.is_finite:
+        return replace(state, problem="sums are not finite")
+    merged = total([state.sums, sums], rule.half_life_days)
+    if merged.rows <= NO_ROWS or (rule.loss == "poisson" and merged.positive_labels < _MIN_POSITIVE_LABELS):
+        return replace(state, sums=merged, problem="not enough rows with a label")
+    mean = merged.label_total / merged.rows
     coefficients = np.zeros(len(state.names))
     if rule.loss == "logistic":
-        coefficients[0] = np.clip(
-            np.log(np.maximum(mean, 1e-9)) - np.log(np.maximum(1 - mean, 1e-9)), -MAX_ETA, MAX_ETA
-        )
+        odds = np.log(max(mean, 1e-9)) - np.log(max(1 - mean, 1e-9))
+        coefficients[0] = np.clip(odds, -MAX_ETA, MAX_ETA)
     elif rule.loss == "squared":
         coefficients[0] = mean
     return replace(
         state,
         coefficients=coefficients,
-        means=sums.means,
-        scales=sums.scales(rule.min_rows),
+        means=merged.means,
+        scales=merged.scales(rule.min_rows),
         is_started=True,
-        label_unit=mean if rule.loss == "poisson" else 1.0,
-        label_cap=sums.label_cap,
+        label_unit=merged.label_unit,
+        label_cap=merged.label_cap,
         problem="",
     )
 
@@ -182,7 +187,7 @@ def with_rows(rule: OutcomeRule, base: OutcomeState, current: OutcomeState, sums
         scales=merged.scales(rule.min_rows),
         applies=base.applies + 1,
         label_cap=merged.label_cap,
-        learned_at=current.coefficients,
+        learned_at=(current.coefficients, current.label_unit, current.label_cap),
         problem="",
     )
 
@@ -210,7 +215,7 @@ def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
         memory=taken(state.memory, 1),
         means=taken(state.means, 0),
         scales=taken(state.scales, 0),
-        learned_at=taken(state.learned_at, 0),
+        learned_at=state.learned_at and (taken(state.learned_at[0], 0), *state.learned_at[1:]),
     )
 
 

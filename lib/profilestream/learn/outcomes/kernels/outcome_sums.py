@@ -25,7 +25,8 @@ class OutcomeSums(DecayedSums):
         rows, label_total: number of rows, and sum of their labels.
         label_counts: rows by bin of the label, (LABEL_BINS,), of Poisson models; else (0,).
         inputs_total, inputs_squares: sum of x and of x^2, (c,).
-        rule: sums of the rule: Newton (c, c + 1), first-order (shards, c + 1); zeros in a pass for the moments.
+        rule: sums of the rule: Newton (c, c + 1), first-order (shards, c + 1), and none of them stored;
+            zeros in a pass for the moments.
     """
 
     rows: float = field(metadata=DECAYS)
@@ -57,11 +58,24 @@ class OutcomeSums(DecayedSums):
         return np.asarray(np.sqrt(np.where(is_used, np.maximum(variance, _MIN_VARIANCE * mean_square), 0.0)))
 
     @property
+    def positive_labels(self) -> float:
+        """Number of rows with a positive label, from label counts."""
+        return float(self.label_counts[1:].sum())
+
+    @property
     def label_cap(self) -> float:
         """The upper end of the bin that contains the .999 quantile of the labels; infinite without label counts."""
         above = self.rows - np.cumsum(self.label_counts)
         bins = np.flatnonzero(above <= _CAPPED_SHARE * self.rows)
         return float(2.0 ** (_FIRST_OCTAVE + (bins[0] + 1) / _BINS_PER_OCTAVE)) if len(bins) else float("inf")
+
+    @property
+    def label_unit(self) -> float:
+        """The mean of the capped labels, within a ninth; 1 without label counts."""
+        if not len(self.label_counts):
+            return 1.0
+        centers = 2.0 ** (_FIRST_OCTAVE + (np.arange(LABEL_BINS) + 0.5) / _BINS_PER_OCTAVE)
+        return float(self.label_counts @ np.minimum(centers, self.label_cap) / max(self.rows, NO_ROWS))
 
     @property
     def is_finite(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.sums import DECAYS, DecayedSums, decay_factors
 
-_JITTER = 1e-9
+_JITTER = 1e-12
 
 
 @dataclass(frozen=True)
