@@ -77,6 +77,8 @@ def test_coefficients_equal_those_of_a_reference_implementation(loss: str) -> No
     matrix, right, before, unit = np.zeros((3, 3)), np.zeros(3), 0, 1.0
     for day in (1, 4, 9):
         batch = batch_of(rule, 80, day)
+        # Large inputs, for probabilities near 0 and 1.
+        batch = batch._replace(x=batch.x * ([1, 5, 5] if day == 9 and loss == "logistic" else 1))
         mean = float(batch.labels.mean())
         if not rows:
             beta = np.array([np.log(mean / (1 - mean)) if loss == "logistic" else 0.0, 0.0, 0.0])
@@ -151,8 +153,7 @@ def test_outcomes_with_the_same_inputs_are_learned_together_and_each_from_its_ow
     assert_same_state(states["all"], learned(LOGISTIC, rows))
     assert_same_state(states["some"], learned(LOGISTIC, take(rows, np.arange(0, 200, 2))))
     np.testing.assert_allclose(states["opposite"].coefficients, -states["all"].coefficients, rtol=1e-9)
-    assert states["none"] is not empty and states["none"].problem == "not enough rows with a label"
-    assert not states["none"].is_started and not states["none"].coefficients.any()
+    assert states["none"] is empty
 
 
 def test_a_batch_without_rows_changes_nothing() -> None:
@@ -238,7 +239,7 @@ def test_spend_whose_first_batch_was_tiny_is_predicted_after_some_batches() -> N
 def test_spend_without_any_purchase_does_not_start() -> None:
     rows = spend_rows(100)
     state = learned(POISSON, rows._replace(labels=np.zeros(100)))
-    assert not state.is_started and state.problem == "not enough rows with a label" and state.sums.rows == 100
+    assert not state.is_started and state.problem == "fewer than 10 positive labels" and state.sums.rows == 100
     assert learn(POISSON, state, rows).is_started
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from profilestream.learn.kernels.arrays import Bools, Floats, Longs
 from profilestream.learn.kernels.sums import decay_factors, total
-from profilestream.learn.outcomes.kernels.outcome_sums import LABEL_BINS, NO_ROWS, OutcomeSums, count_labels
+from profilestream.learn.outcomes.kernels.outcome_sums import LABEL_BINS, OutcomeSums, count_labels
 
 Loss = Literal["logistic", "squared", "hinge", "poisson"]
 MAX_ETA, MAX_LOG_MEAN = 8.0, 5.0
@@ -153,11 +153,13 @@ def start(rule: OutcomeRule, state: OutcomeState, sums: OutcomeSums) -> OutcomeS
 
     Without enough rows, the state with the moments of the batch, without coefficients: it starts with a later batch.
     """
+    if not sums.rows:
+        return state
     if not sums.is_finite:
         return replace(state, problem="sums are not finite")
     merged = total([state.sums, sums], rule.half_life_days)
-    if merged.rows <= NO_ROWS or (rule.loss == "poisson" and merged.positive_labels < _MIN_POSITIVE_LABELS):
-        return replace(state, sums=merged, problem="not enough rows with a label")
+    if rule.loss == "poisson" and merged.positive_labels < _MIN_POSITIVE_LABELS:
+        return replace(state, sums=merged, problem=f"fewer than {_MIN_POSITIVE_LABELS} positive labels")
     mean = merged.label_total / merged.rows
     coefficients = np.zeros(len(state.names))
     if rule.loss == "logistic":
