@@ -1,6 +1,7 @@
-"""Reference implementations of outcome models, by loops over rows; each at most ten lines."""
+"""Reference implementations of outcome models, by loops over rows."""
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from profilestream.learn.kernels.arrays import Floats
@@ -24,14 +25,57 @@ def newton_sums(rows: list[Row], beta: Floats, now: int, half_life_days: float, 
     return matrix, right
 
 
-def solve_newton(matrix: Floats, right: Floats, rows: list[Row], now: int, half_life: float, ridge: float) -> Floats:
-    """The coefficients, with a penalty on all but the intercept."""
-    weights = np.array([2.0 ** (-(now - time) / DAY / half_life) for _, _, time in rows])
+def means_and_scales(rows: list[Row], now: int, half_life_days: float) -> tuple[Floats, Floats]:
+    """Decayed means of x, and the standard deviations that are penalized; 0 in constant columns."""
+    weights = np.array([2.0 ** (-(now - time) / DAY / half_life_days) for _, _, time in rows])
     x = np.array([x for x, _, _ in rows])
-    mean_square = weights @ x**2 / weights.sum()
-    variances = np.maximum(mean_square - (weights @ x / weights.sum()) ** 2, 0.1 * mean_square)
-    penalty = 0.25 * ridge * variances * (np.arange(len(right)) > 0)
-    return np.asarray(np.linalg.solve(matrix + np.diag(penalty), right), np.float64)
+    mean, mean_square = weights @ x / weights.sum(), weights @ x**2 / weights.sum()
+    variance = mean_square - mean**2
+    return mean, np.sqrt(np.where(variance > 1e-12 * mean_square, np.maximum(variance, 0.1 * mean_square), 0.0))
+
+
+def solve_newton(matrix: Floats, right: Floats, scales: Floats, ridge: float) -> Floats:
+    """The coefficients, with a penalty on all but the intercept."""
+    used = [0, *(np.flatnonzero(scales[1:] > 0) + 1)]
+    penalty = np.diag(0.25 * ridge * scales[used] ** 2 * (np.array(used) > 0))
+    coefficients = np.zeros(len(right))
+    coefficients[used] = np.linalg.solve(matrix[np.ix_(used, used)] + penalty, right[used])
+    return coefficients
+
+
+@dataclass
+class NaiveNewton:
+    """A logistic model that learns rows in order of their times: three steps for each of the first two times."""
+
+    half_life_days: float
+    ridge: float
+    columns: int
+    rows: list[Row] = field(default_factory=list)
+    now: int = 0
+    times: int = 0
+
+    def __post_init__(self) -> None:
+        self.matrix, self.right = np.zeros((self.columns, self.columns)), np.zeros(self.columns)
+        self.beta = np.zeros(self.columns)
+
+    def learn(self, batch: list[Row]) -> None:
+        """The rows of each time, in order."""
+        for time in sorted({time for _, _, time in batch}):
+            self._learn_time([row for row in batch if row[2] == time], max(self.now, time))
+
+    def _learn_time(self, rows: list[Row], now: int) -> None:
+        if not self.times:
+            rate = float(np.mean([y for _, y, _ in rows]))
+            self.beta[0] = np.clip(np.log(max(rate, 1e-9) / max(1 - rate, 1e-9)), -8, 8)
+        self.rows, decay = self.rows + rows, 2.0 ** (-(now - self.now) / DAY / self.half_life_days)
+        mean, scales = means_and_scales(self.rows, now, self.half_life_days)
+        for _ in range(3 if self.times < 2 else 1):
+            matrix, right = newton_sums(rows, self.beta, now, self.half_life_days, "logistic")
+            matrix, right = matrix + decay * self.matrix, right + decay * self.right
+            change = solve_newton(matrix, right, scales, self.ridge) - self.beta
+            largest = max(abs(change @ mean), *np.abs(change[1:] * scales[1:]))
+            self.beta = self.beta + change * min(1.0, 1.5 / largest if largest else 1.0)
+        self.matrix, self.right, self.now, self.times = matrix, right, now, self.times + 1
 
 
 def gradient(rows: list[Row], w: Floats, kind: str, loss: str, rate: float) -> Floats:

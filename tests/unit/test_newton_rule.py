@@ -91,7 +91,8 @@ def test_coefficients_equal_those_of_a_reference_implementation(loss: str) -> No
         state = learn(rule, state, batch)
         factor, unit = state.label_unit / unit, state.label_unit
         matrix, right = matrix / factor, (right - np.log(factor) * matrix[:, 0]) / factor
-        beta = naive_outcomes.solve_newton(matrix, right, rows, day * DAY, 20.0, 10.0)
+        scales = naive_outcomes.means_and_scales(rows, day * DAY, 20.0)[1]
+        beta = naive_outcomes.solve_newton(matrix, right, scales, 10.0)
         np.testing.assert_allclose(state.coefficients, beta, rtol=1e-6)
         np.testing.assert_allclose(state.sums.rule[:, :-1], matrix, rtol=1e-6)
 

@@ -82,8 +82,9 @@ def _row(outcome: str, identity: str, version: ModelVersion, has_sums: bool) -> 
     row: dict[str, Any] = {
         "outcome": outcome, "valid_from": version.valid_from, "identity": identity, "names": list(state.names),
         "coefficients": state.coefficients, "means": state.means, "scales": state.scales, "applies": state.applies,
-        "is_started": state.is_started, "label_unit": state.label_unit, "label_cap": state.label_cap,
-        "learned_coefficients": learned_at[0], "learned_unit": learned_at[1], "learned_cap": learned_at[2],
+        "is_started": state.is_started, "label_unit": state.label_unit, "label_cap": _finite(state.label_cap),
+        "learned_coefficients": learned_at[0], "learned_unit": learned_at[1],
+        "learned_cap": _finite(learned_at[2]),
         "problem": state.problem, "as_of": sums.as_of,
     }  # fmt: skip
     if has_sums:
@@ -121,10 +122,14 @@ def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
         applies=row["applies"],
         is_started=row["is_started"],
         label_unit=row["label_unit"],
-        label_cap=row["label_cap"],
-        learned_at=(learned, row["learned_unit"], row["learned_cap"]) if len(learned) else None,
+        label_cap=row["label_cap"] or _INFINITE,
+        learned_at=(learned, row["learned_unit"], row["learned_cap"] or _INFINITE) if len(learned) else None,
         problem=row["problem"],
     )
+
+
+def _finite(cap: float) -> float | None:
+    return None if cap == _INFINITE else cap
 
 
 def _packed(rule: Floats) -> Floats:

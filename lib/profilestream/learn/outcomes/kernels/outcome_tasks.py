@@ -1,6 +1,5 @@
 """Passes over matured rows of outcomes: which times they have, and the scores and sums of the rows of one time."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -8,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.lists import flatten, groups
 from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels.first_order_rules import FirstOrder
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Rules, States
@@ -55,7 +55,7 @@ def sum_examples(
         x=model_inputs.matrix(_features(examples, len(model_inputs.features))),
         labels=np.zeros(0),
         times=np.full(len(examples), cell.at),
-        shards=np.array([crc32(str(user).encode()) for user in examples["user_id"].to_pylist()], np.int64),
+        shards=_shards(examples, rules),
     )
     labels = {name: _labels(examples, name) for name in {*scored, *states}}
     scores = {}
@@ -79,7 +79,14 @@ def _features(examples: pa.Table, count: int) -> Floats:
     return features
 
 
+def _shards(examples: pa.Table, rules: Rules) -> Longs:
+    """(m,); a hash of the user, which only first-order rules need."""
+    if not any(isinstance(rule, FirstOrder) for rule in rules.values()):
+        return np.zeros(len(examples), np.int64)
+    return np.array([crc32(str(user).encode()) for user in examples["user_id"].to_pylist()], np.int64)
+
+
 def _labels(examples: pa.Table, outcome: str) -> Floats:
     """(m,); NaN if the row is not in the population of the outcome."""
-    column: Mapping[str, Any] | Any = examples["labels"].combine_chunks()
+    column: Any = examples["labels"].combine_chunks()
     return np.asarray(pc.map_lookup(column, pa.scalar(outcome), "first").to_numpy(zero_copy_only=False), np.float64)
