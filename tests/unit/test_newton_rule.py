@@ -244,6 +244,14 @@ def test_spend_without_any_purchase_does_not_start() -> None:
     assert learn(POISSON, state, rows).is_started
 
 
+def test_negative_amounts_count_as_zero() -> None:
+    rows = spend_rows(300)
+    returns = rows._replace(labels=np.where(rows.labels == 0, -50.0, rows.labels))
+    actual, expected = learned(POISSON, returns), learned(POISSON, rows)
+    np.testing.assert_allclose(actual.coefficients, expected.coefficients, rtol=1e-9)
+    assert actual.label_unit == expected.label_unit
+
+
 def test_rows_before_the_start_count_for_it() -> None:
     batches = [take(spend_rows(100), np.flatnonzero(spend_rows(100).labels > 0)[n : n + 6]) for n in (0, 6)]
     first = learned(POISSON, batches[0])

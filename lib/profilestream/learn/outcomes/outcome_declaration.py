@@ -1,5 +1,6 @@
 """The declaration of outcomes in TOML: input features, and per outcome the horizon and how it is learned."""
 
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -87,13 +88,13 @@ class DeclaredOutcomes(Frozen):
             raise ValueError(f"crossed contains names that are not features with numbers: {unknown}")
         return self
 
-    @property
+    @cached_property
     def inputs(self) -> ModelInputs:
         """The columns of the models."""
         features: dict[str, dict[str, Any]] = {name: one.model_dump() for name, one in self.features.items()}
         return ModelInputs(tuple(InputFeature(name, **values) for name, values in features.items()), self.crossed)
 
-    @property
+    @cached_property
     def rules(self) -> dict[str, OutcomeRule]:
         """The rule of each outcome."""
         return {name: one.rule_of(self.inputs.min_rows) for name, one in self.outcomes.items()}

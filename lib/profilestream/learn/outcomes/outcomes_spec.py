@@ -1,5 +1,6 @@
 """OutcomesSpec: models of outcomes in one table, with one commit per batch (outcomes_batch.py)."""
 
+from functools import cached_property
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -54,7 +55,7 @@ class OutcomesSpec(LearnerSpec):
     def config(self) -> Outcomes:
         return self.settings.learn.outcomes
 
-    @property
+    @cached_property
     def declared(self) -> DeclaredOutcomes:
         """The declared outcomes.
 

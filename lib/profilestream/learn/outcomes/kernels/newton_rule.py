@@ -30,7 +30,7 @@ class Newton:
     constant or not admitted have the coefficient 0.
 
     Args:
-        loss: logistic, Poisson with logarithmic link, or squared.
+        loss: logistic, Poisson with logarithmic link, or squared. Negative labels of a Poisson model count as 0.
         ridge: in rows, that is relative to decayed sums; it is not decayed.
         min_rows: see OutcomeSums.scales.
         first_passes: over each of the first two batches; later ones have one pass.
@@ -58,7 +58,7 @@ class Newton:
         """[A | b], (c, c + 1)."""
         eta = etas(self, state, rows.x)
         if self.loss == "poisson":
-            labels = np.minimum(rows.labels, state.label_cap) / state.label_unit
+            labels = rows.labels.clip(0.0, state.label_cap) / state.label_unit
             curvature = mean = np.exp(eta)
         else:
             labels, mean = rows.labels, 1 / (1 + np.exp(-eta)) if self.loss == "logistic" else eta
