@@ -574,6 +574,16 @@ class Rankers(LearnerSettings):
     max_followers: Annotated[int, Effect.LATER] = Field(default=100, ge=1, le=1000)
 
 
+class Outcomes(LearnerSettings):
+    """Models of outcomes, such as a purchase in 28 days.
+
+    Args:
+        file: the declaration of features and outcomes.
+    """
+
+    file: Annotated[str, Effect.LATER] = ""
+
+
 class Tracking(Frozen):
     """MLflow tracking of the rows of `model_metrics` (docs/learners.md). A failure of MLflow never stops a stage.
 
@@ -708,6 +718,7 @@ class Learn(Frozen):
     factors: Factors = Factors()
     segments: Segments = Segments()
     rankers: Rankers = Rankers()
+    outcomes: Outcomes = Outcomes()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
     publish_segments: PublishSegments = PublishSegments()

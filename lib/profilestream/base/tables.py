@@ -369,6 +369,67 @@ BASKET_COUNTS = Table(
     properties=UPDATABLE,
 )
 
+OUTCOME_EXAMPLES = Table(
+    name="outcome_examples",
+    meaning="One row per horizon, user and time whose labels have matured; it never changes.",
+    writer="learn_outcome_examples",
+    columns=(
+        Column(
+            "horizon_days",
+            "INT NOT NULL",
+            "Labels are computed from the events of this many days from `at` on.",
+            "days",
+        ),
+        USER_ID,
+        Column("at", "TIMESTAMP NOT NULL", "The time t: features use events before it, labels from it on.", "UTC"),
+        Column("matures_at", "TIMESTAMP NOT NULL", "`at` plus horizon and label_grace_days.", "UTC"),
+        Column("features", "ARRAY<DOUBLE> NOT NULL", "Values of the declared features, in order; null: unknown."),
+        Column("labels", "MAP<STRING, DOUBLE> NOT NULL", "By outcome; users outside of its population have none."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("horizon_days", "user_id", "at"),
+)
+
+OUTCOME_MODELS = Table(
+    name="outcome_models",
+    meaning="One row per outcome and version of its model.",
+    writer="learn_outcomes",
+    columns=(
+        Column("outcome", "STRING NOT NULL", "Name of the outcome."),
+        Column("identity", "STRING NOT NULL", "Fingerprint of horizon, loss and rule; others are separate models."),
+        Column(
+            "valid_from", "TIMESTAMP NOT NULL", "Maturity time of the last rows that the version has learned.", "UTC"
+        ),
+        Column("names", "ARRAY<STRING> NOT NULL", "Columns of the inputs; the first one is the intercept."),
+        Column("coefficients", "ARRAY<DOUBLE> NOT NULL", "Coefficient of each column."),
+        Column("means", "ARRAY<DOUBLE> NOT NULL", "Decayed mean of each column."),
+        Column(
+            "scales", "ARRAY<DOUBLE> NOT NULL", "Decayed standard deviation of each column; 0: the column is not used."
+        ),
+        Column("applies", "BIGINT NOT NULL", "Number of batches of rows that the model has learned."),
+        Column("is_started", "BOOLEAN NOT NULL", "Whether the version has coefficients."),
+        Column("label_unit", "DOUBLE NOT NULL", "Amounts are measured in this unit."),
+        Column("label_cap", "DOUBLE", "Amounts that are learned next are at most this; null: no limit."),
+        Column("learned_coefficients", "ARRAY<DOUBLE> NOT NULL", "Coefficients with which the last rows were learned."),
+        Column("learned_unit", "DOUBLE NOT NULL", "Unit with which the last rows were learned."),
+        Column("learned_cap", "DOUBLE", "Cap with which the last rows were learned; null: none."),
+        Column("problem", "STRING NOT NULL", "Why the last rows have not changed the coefficients; else empty."),
+        Column("rows", "DOUBLE", "Decayed number of rows; this and the next columns only in the last version.", "rows"),
+        Column("label_total", "DOUBLE", "Decayed sum of the labels."),
+        Column("label_counts", "ARRAY<DOUBLE>", "Decayed numbers of rows by bin of the amount."),
+        Column("inputs_total", "ARRAY<DOUBLE>", "Decayed sum of each column."),
+        Column("inputs_squares", "ARRAY<DOUBLE>", "Decayed sum of squares of each column."),
+        Column("rule_sums", "ARRAY<DOUBLE>", "Newton: decayed sums A (upper triangle) and b."),
+        Column("memory", "ARRAY<DOUBLE>", "Accumulators of a first-order rule."),
+        as_of("Newest `at` of the learned rows; decayed sums are valid at this time."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("outcome", "identity", "valid_from"),
+    properties=UPDATABLE,
+)
+
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",

@@ -1,0 +1,131 @@
+"""Decayed Newton sums: the default rule of outcomes, without a learning rate.
+
+Each batch is approximated by its weighted least squares problem at the stored coefficients (iteratively reweighted
+least squares: McCullagh and Nelder, Generalized Linear Models, 1989). The sums of these problems are added and decayed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.sums import total
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, etas, with_rows
+from profilestream.learn.outcomes.kernels.outcome_sums import NO_ROWS, OutcomeSums
+
+_MIN_WEIGHT = 0.02
+_JITTER = 1e-9
+# Largest coefficient times standard deviation of its input; eta is clipped to 8.
+_MAX_EFFECT = 50.0
+# Largest change of eta in one apply by a standard deviation of an input, and at the mean of all inputs.
+_MAX_STEP = 1.5
+
+
+@dataclass(frozen=True)
+class Newton:
+    """With w the weight of a row in Newton's method: A = sum w x xT and b = sum w x z, z = eta + (y - mean) / w.
+
+    The coefficients solve (A + ridge / 4 diag(variances)) beta = b; the intercept has no penalty. Columns that are
+    constant or not admitted have the coefficient 0.
+
+    Args:
+        loss: logistic, Poisson with logarithmic link, or squared. Negative labels of a Poisson model count as 0.
+        ridge: in rows, that is relative to decayed sums; it is not decayed.
+        min_rows: see OutcomeSums.scales.
+        first_passes: over each of the first two batches; later ones have one pass.
+    """
+
+    loss: Loss = "logistic"
+    half_life_days: float | None = 182.0
+    ridge: float = 300.0
+    min_rows: tuple[float, ...] = ()
+    first_passes: int = 3
+
+    def equations(self, columns: int) -> int:
+        """Number of equations."""
+        return columns
+
+    def passes(self, state: OutcomeState) -> int:
+        """Number of passes over the next batch."""
+        return self.first_passes if state.applies < 2 else 1
+
+    def inputs(self, state: OutcomeState, x: Floats) -> Floats:
+        """The values of x, so that a drift of means and scales does not change stored sums."""
+        return x
+
+    def sums(self, state: OutcomeState, rows: LabeledRows, weights: Floats) -> Floats:
+        """[A | b], (c, c + 1)."""
+        eta = etas(self, state, rows.x)
+        if self.loss == "poisson":
+            labels = rows.labels.clip(0.0, state.label_cap) / state.label_unit
+            curvature = mean = np.exp(eta)
+        else:
+            labels, mean = rows.labels, 1 / (1 + np.exp(-eta)) if self.loss == "logistic" else eta
+            curvature = np.maximum(mean * (1 - mean), _MIN_WEIGHT) if self.loss == "logistic" else np.ones(len(eta))
+        right = weights * (curvature * eta + labels - mean)
+        matrix = rows.x.T @ ((weights * curvature)[:, None] * rows.x)
+        return np.column_stack([matrix, rows.x.T @ right])
+
+    def apply(self, base: OutcomeState, current: OutcomeState, sums: OutcomeSums) -> OutcomeState:
+        """Add the sums and solve. Without rows, or with sums that are not finite, the state `base`."""
+        if not sums.rows:
+            return base
+        if not sums.is_finite:
+            return replace(base, problem="sums are not finite")
+        learned = with_rows(self, self.in_unit(base, current.label_unit), current, sums)
+        if self.loss == "poisson":
+            # The coefficients stay, so their predictions follow the mean label at once.
+            in_unit = self.in_unit(learned, learned.sums.label_unit)
+            learned = replace(in_unit, coefficients=learned.coefficients)
+        return self.solved(learned)
+
+    def remove(self, state: OutcomeState, removed: Sequence[tuple[OutcomeSums, float]]) -> OutcomeState:
+        """The state without rows: their sums with the `learned_at` of each of their batches, and its label unit."""
+        negative = [replace(one, rule=change_unit(one.rule, state.label_unit / unit)).negative for one, unit in removed]
+        left = total([state.sums, *negative], self.half_life_days)
+        return self.solved(replace(state, sums=left, means=left.means, scales=left.scales(self.min_rows)))
+
+    def in_unit(self, state: OutcomeState, unit: float) -> OutcomeState:
+        """The state with labels measured in another unit; its predictions are the same."""
+        factor = unit / state.label_unit
+        shift = np.log(factor) * (np.arange(len(state.names)) == 0)
+        sums = replace(state.sums, rule=change_unit(state.sums.rule, factor))
+        return replace(state, coefficients=state.coefficients - shift, sums=sums, label_unit=unit)
+
+    def solved(self, state: OutcomeState) -> OutcomeState:
+        """The state with coefficients that are nearer to the solution of its sums, by at most _MAX_STEP.
+
+        Without decayed rows, or with equations that are not positive definite, they stay as they are.
+        """
+        change = self._solution(state) - state.coefficients
+        if not np.isfinite(change).all():
+            return replace(state, problem="the equations have no solution")
+        effects = np.append(change[1:] * state.scales[1:], change @ state.means)
+        coefficients = state.coefficients + change * (_MAX_STEP / max(float(np.abs(effects).max()), _MAX_STEP))
+        largest = np.abs(coefficients[1:] * state.scales[1:]).max(initial=0.0)
+        if largest > _MAX_EFFECT:
+            return replace(state, problem=f"a coefficient is {largest / _MAX_EFFECT:.1f} times the limit")
+        return replace(state, coefficients=coefficients, problem="")
+
+    def _solution(self, state: OutcomeState) -> Floats:
+        """The coefficients of the sums, (c,); NaN if there are none."""
+        coefficients, equations = np.zeros(len(state.names)), state.sums.rule
+        used = np.append(0, 1 + np.flatnonzero(state.scales[1:] > 0))
+        penalty = 0.25 * self.ridge * state.scales[used] ** 2 * (used > 0)
+        matrix = equations[np.ix_(used, used)] + np.diag(penalty)
+        matrix[np.diag_indices_from(matrix)] *= 1 + _JITTER
+        if state.sums.rows <= NO_ROWS:
+            return np.full(len(coefficients), np.nan)
+        try:
+            lower = np.linalg.cholesky(matrix)
+        except np.linalg.LinAlgError:
+            return np.full(len(coefficients), np.nan)
+        coefficients[used] = np.linalg.solve(lower.T, np.linalg.solve(lower, equations[used, -1]))
+        return coefficients
+
+
+def change_unit(rule: Floats, factor: float) -> Floats:
+    """[A | b] of a Poisson model when its labels are measured in a unit that is `factor` times the old one."""
+    right = rule[:, -1] - np.log(factor) * rule[:, 0]
+    return np.column_stack([rule[:, :-1], right]) / factor

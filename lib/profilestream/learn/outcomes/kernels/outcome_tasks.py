@@ -1,0 +1,92 @@
+"""Passes over matured rows of outcomes: which times they have, and the scores and sums of the rows of one time."""
+
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.lists import flatten, groups
+from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels.first_order_rules import FirstOrder
+from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
+from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Rules, States
+
+# Rows of `outcome_examples`; times in microseconds. `features` are in the order of the declaration, and can be fewer.
+_LABELS: Any = pa.map_(pa.string(), pa.float64())
+EXAMPLE = pa.schema([
+    ("horizon_days", pa.int32()), ("user_id", pa.string()), ("at", pa.int64()), ("matures_at", pa.int64()),
+    ("features", pa.list_(pa.float64())), ("labels", _LABELS),
+])  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """Rows that mature at the same time, since they have the same time and horizon; in order of maturity."""
+
+    matures_at: int
+    horizon_days: int
+    at: int
+
+
+def list_cells(examples: pa.Table) -> dict[str, Any]:
+    """`cells`: the set of the cells of the rows."""
+    cells = examples.group_by(list(Cell._fields)).aggregate([]).to_pylist()
+    return {"cells": {Cell(**cell) for cell in cells}}
+
+
+def sum_examples(
+    examples: pa.Table, *, cell: Cell, model_inputs: ModelInputs, rules: Rules, scored: States, states: States
+) -> dict[str, Any]:
+    """Sums over the rows of a cell by outcome.
+
+    Args:
+        scored: the models that score the rows, by outcome.
+        states: the models that learn the rows, by outcome.
+
+    Returns:
+        `scores`: ScoreSums; `sums`: OutcomeSums.
+    """
+    is_in_cell = [pc.equal(examples[name], pa.scalar(value)) for name, value in cell._asdict().items()]
+    examples = examples.filter(pc.and_(is_in_cell[0], pc.and_(is_in_cell[1], is_in_cell[2])))
+    rows = LabeledRows(
+        x=model_inputs.matrix(_features(examples, len(model_inputs.features))),
+        labels=np.zeros(0),
+        times=np.full(len(examples), cell.at),
+        shards=_shards(examples, rules),
+    )
+    labels = {name: _labels(examples, name) for name in {*scored, *states}}
+    scores = {}
+    for name, state in scored.items():
+        eta = outcome_model.etas(rules[name], state, rows.x)
+        predictions = outcome_model.predictions(rules[name], state, eta)
+        scores[name] = ScoreSums.of(eta, labels[name], predictions, cell.at)
+    sums = {
+        name: outcome_model.sum_rows(rules[name], state, rows._replace(labels=labels[name]))
+        for name, state in states.items()
+    }
+    return {"scores": scores, "sums": sums}
+
+
+def _features(examples: pa.Table, count: int) -> Floats:
+    """(m, count); null and missing values are NaN."""
+    row, values = flatten(examples, "features")
+    position, features = np.arange(len(row)) - groups(row)[0], np.full((len(examples), count), np.nan)
+    is_declared = position < count
+    features[row[is_declared], position[is_declared]] = values.to_numpy(zero_copy_only=False)[is_declared]
+    return features
+
+
+def _shards(examples: pa.Table, rules: Rules) -> Longs:
+    """(m,); a hash of the user, which only first-order rules need."""
+    if not any(isinstance(rule, FirstOrder) for rule in rules.values()):
+        return np.zeros(len(examples), np.int64)
+    return np.array([crc32(str(user).encode()) for user in examples["user_id"].to_pylist()], np.int64)
+
+
+def _labels(examples: pa.Table, outcome: str) -> Floats:
+    """(m,); NaN if the row is not in the population of the outcome."""
+    column: Any = examples["labels"].combine_chunks()
+    return np.asarray(pc.map_lookup(column, pa.scalar(outcome), "first").to_numpy(zero_copy_only=False), np.float64)

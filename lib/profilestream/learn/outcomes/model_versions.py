@@ -1,0 +1,147 @@
+"""Versions of the models of outcomes, as rows of `outcome_models`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels.newton_rule import Newton
+from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule, OutcomeState
+
+_INFINITE = float("inf")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A model that is valid from a time: the maturity time of the last rows that it has learned, microseconds."""
+
+    valid_from: int
+    state: OutcomeState
+
+
+@dataclass(frozen=True)
+class VersionedModel:
+    """All versions of a model in order of time. Only the sums of the last state are stored."""
+
+    identity: str
+    last: OutcomeState
+    versions: tuple[ModelVersion, ...] = ()
+
+    def scoring_state(self, at: int) -> OutcomeState | None:
+        """The last version that was valid at a time, as a score of that time would have used; null: there was none."""
+        earlier = [one.state for one in self.versions if one.valid_from <= at and one.state.is_started]
+        return earlier[-1] if earlier else None
+
+    def version_that_learned(self, matures_at: int) -> OutcomeState | None:
+        """The version that has learned the rows of a maturity time; null if there is none."""
+        return next((one.state for one in self.versions if one.valid_from >= matures_at), None)
+
+    def learned(self, state: OutcomeState, matures_at: int) -> "VersionedModel":
+        """With the version after the rows of a maturity time; it replaces a version of the same time."""
+        valid_from = max([matures_at, *(one.valid_from for one in self.versions)])
+        earlier = tuple(one for one in self.versions if one.valid_from < valid_from)
+        return replace(self, last=state, versions=(*earlier, ModelVersion(valid_from, state)))
+
+    def with_last(self, state: OutcomeState) -> "VersionedModel":
+        """With another state in the last version, if there is one."""
+        versions = tuple(replace(one, state=state) if one is self.versions[-1] else one for one in self.versions)
+        return replace(self, last=state, versions=versions)
+
+    def with_columns(self, rule: OutcomeRule, names: Sequence[str]) -> "VersionedModel":
+        """With columns of x added, removed or in another order; coefficients of Newton are solved again."""
+        if self.last.names == tuple(names):
+            return self
+        last = outcome_model.with_columns(self.last, names)
+        last = rule.solved(last) if isinstance(rule, Newton) and last.is_started else last
+        versions = (replace(one, state=outcome_model.with_columns(one.state, names)) for one in self.versions)
+        return replace(self, last=last, versions=tuple(versions)).with_last(last)
+
+    def rows(self, outcome: str, before: "VersionedModel") -> list[dict[str, Any]]:
+        """The rows of `outcome_models` that differ from those before."""
+        unchanged = {one.valid_from for one in before.versions[:-1]}
+        return [
+            _row(outcome, self.identity, one, has_sums=one is self.versions[-1])
+            for one in self.versions
+            if one.valid_from not in unchanged
+        ]
+
+
+def model_of(rows: Sequence[dict[str, Any]], rule: OutcomeRule, identity: str, names: Sequence[str]) -> VersionedModel:
+    """The model from its rows in `outcome_models`; an empty one if they have another identity."""
+    rows = sorted((row for row in rows if row["identity"] == identity), key=lambda row: row["valid_from"])
+    versions = tuple(ModelVersion(row["valid_from"], _state(row, rule)) for row in rows)
+    return VersionedModel(identity, versions[-1].state if versions else OutcomeState.empty(rule, names), versions)
+
+
+def _row(outcome: str, identity: str, version: ModelVersion, has_sums: bool) -> dict[str, Any]:
+    state, sums = version.state, version.state.sums
+    learned_at = state.learned_at or (np.zeros(0), 1.0, _INFINITE)
+    row: dict[str, Any] = {
+        "outcome": outcome, "valid_from": version.valid_from, "identity": identity, "names": list(state.names),
+        "coefficients": state.coefficients, "means": state.means, "scales": state.scales, "applies": state.applies,
+        "is_started": state.is_started, "label_unit": state.label_unit, "label_cap": _finite(state.label_cap),
+        "learned_coefficients": learned_at[0], "learned_unit": learned_at[1],
+        "learned_cap": _finite(learned_at[2]),
+        "problem": state.problem, "as_of": sums.as_of,
+    }  # fmt: skip
+    if has_sums:
+        row |= {
+            "rows": sums.rows, "label_total": sums.label_total, "label_counts": sums.label_counts,
+            "inputs_total": sums.inputs_total, "inputs_squares": sums.inputs_squares, "rule_sums": _packed(sums.rule),
+            "memory": state.memory.ravel(),
+        }  # fmt: skip
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in row.items()}
+
+
+def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
+    names = tuple(row["names"])
+    empty = OutcomeState.empty(rule, names)
+    sums = replace(empty.sums, as_of=row["as_of"])
+    if row["rows"] is not None:
+        arrays: dict[str, Any] = {
+            name: np.array(row[name], float) for name in ("label_counts", "inputs_total", "inputs_squares")
+        }
+        sums = replace(
+            sums,
+            rows=row["rows"],
+            label_total=row["label_total"],
+            rule=_unpacked(row["rule_sums"], len(names)),
+            **arrays,
+        )
+    learned = np.array(row["learned_coefficients"], float)
+    return OutcomeState(
+        names=names,
+        coefficients=np.array(row["coefficients"], float),
+        sums=sums,
+        memory=empty.memory if row["memory"] is None else np.array(row["memory"], float).reshape(2, -1),
+        means=np.array(row["means"], float),
+        scales=np.array(row["scales"], float),
+        applies=row["applies"],
+        is_started=row["is_started"],
+        label_unit=row["label_unit"],
+        label_cap=row["label_cap"] or _INFINITE,
+        learned_at=(learned, row["learned_unit"], row["learned_cap"] or _INFINITE) if len(learned) else None,
+        problem=row["problem"],
+    )
+
+
+def _finite(cap: float) -> float | None:
+    return None if cap == _INFINITE else cap
+
+
+def _packed(rule: Floats) -> Floats:
+    """The upper triangle of A, and b; empty if the rule stores no sums."""
+    return np.concatenate([rule[:, :-1][np.triu_indices(len(rule))], rule[:, -1]])
+
+
+def _unpacked(values: Sequence[float], columns: int) -> Floats:
+    """[A | b] from `_packed`."""
+    if not values:
+        return np.zeros((0, columns + 1))
+    rule, upper = np.zeros((columns, columns + 1)), np.triu_indices(columns)
+    matrix, rule[:, -1] = rule[:, :-1], values[-columns:]
+    matrix[upper] = matrix.T[upper] = values[:-columns]
+    return rule

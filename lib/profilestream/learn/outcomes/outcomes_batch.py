@@ -1,0 +1,142 @@
+"""One batch of `learn_outcomes`: cells of matured rows in order of maturity. Rows are frames or Arrow tables."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from profilestream.base.passes import Pass, run_pass
+from profilestream.base.runner import Rows
+from profilestream.learn.kernels.evaluation_times import EvaluationTimes
+from profilestream.learn.kernels.sums import MICROS_PER_DAY, total
+from profilestream.learn.learner_spec import Phase
+from profilestream.learn.metrics import Evaluation
+from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels.newton_rule import Newton
+from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
+from profilestream.learn.outcomes.kernels.outcome_model import OutcomeState, States
+from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
+from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE, Cell, list_cells, sum_examples
+from profilestream.learn.outcomes.model_versions import VersionedModel
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+
+LIST_CELLS = Pass(list_cells, inputs={"examples": EXAMPLE}, results=("cells",))
+SUM_EXAMPLES = Pass(sum_examples, inputs={"examples": EXAMPLE}, results=("scores", "sums"))
+Models = Mapping[str, VersionedModel]
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """Scores of the rows of a cell by outcome, and the newest event time that the models had used, microseconds."""
+
+    cell: Cell
+    scores: Mapping[str, ScoreSums] = field(default_factory=dict)
+    state_as_of: int = 0
+
+
+def learn(
+    models: Models, examples: Rows, declared: DeclaredOutcomes, phase: Phase
+) -> tuple[dict[str, VersionedModel], list[CellScores]]:
+    """The models after a batch, and the scores of each cell by the versions that were valid at its time.
+
+    Args:
+        examples: rows with EXAMPLE.
+    """
+    learned, scores = dict(models), []
+    with phase("cells"):
+        _, results = run_pass(LIST_CELLS, {"examples": examples})
+    for cell in sorted(set().union(*results["cells"])):
+        with phase("learn"):
+            changed, cell_scores = _learn_cell(learned, examples, cell, declared)
+        learned |= changed
+        scores.append(cell_scores)
+    return learned, scores
+
+
+def _learn_cell(
+    models: Models, examples: Rows, cell: Cell, declared: DeclaredOutcomes
+) -> tuple[dict[str, VersionedModel], CellScores]:
+    """The models that learn a cell, after it, and its scores. The first pass over the rows computes both."""
+    names = [name for name, one in declared.outcomes.items() if one.horizon_days == cell.horizon_days]
+    states = {name: models[name].last for name in names}
+    scored = {name: state for name in names if (state := models[name].scoring_state(cell.at)) is not None}
+    parts: dict[str, list[ScoreSums]] = defaultdict(list)
+    rules, inputs = declared.rules, declared.inputs
+
+    def sum_batch(active: States) -> dict[str, OutcomeSums]:
+        to_score = {} if parts else scored
+        arguments = {"cell": cell, "model_inputs": inputs, "rules": rules, "scored": to_score, "states": active}
+        _, results = run_pass(SUM_EXAMPLES, {"examples": examples}, **arguments)
+        for part in results["scores"]:
+            for name, one in part.items():
+                parts[name].append(one)
+        by_name = {name: [part[name] for part in results["sums"]] for name in active}
+        return {name: total(sums, rules[name].half_life_days) for name, sums in by_name.items()}
+
+    after = outcome_model.learn(rules, states, sum_batch)
+    changed = {
+        name: models[name].learned(state, cell.matures_at) for name, state in after.items() if state is not states[name]
+    }
+    scores = {name: sum(one[1:], one[0]) for name, one in parts.items()}
+    newest = max((state.sums.as_of for state in scored.values()), default=0)
+    return changed, CellScores(cell, scores, newest + cell.horizon_days * MICROS_PER_DAY - 1 if newest else 0)
+
+
+def remove(models: Models, examples: Rows, declared: DeclaredOutcomes) -> tuple[dict[str, VersionedModel], list[str]]:
+    """The models without rows that they have learned, and the outcomes whose rule cannot remove rows.
+
+    Sums of Newton are subtracted with the coefficients with which they were added. They are exact unless the rows of
+    a cell were learned in several batches, or a batch was late; numbers of rows, means and variances are always exact.
+    """
+    _, results = run_pass(LIST_CELLS, {"examples": examples})
+    removed: dict[str, list[tuple[OutcomeSums, float]]] = defaultdict(list)
+    rules, inputs = declared.rules, declared.inputs
+    for cell in sorted(set().union(*results["cells"])):
+        states = {
+            name: _learning_state(version)
+            for name, one in declared.outcomes.items()
+            if one.horizon_days == cell.horizon_days
+            and (version := models[name].version_that_learned(cell.matures_at)) is not None
+        }
+        arguments = {"cell": cell, "model_inputs": inputs, "rules": rules, "scored": {}, "states": states}
+        _, results = run_pass(SUM_EXAMPLES, {"examples": examples}, **arguments)
+        for part in results["sums"]:
+            for name, sums in part.items():
+                removed[name].append((sums, states[name].label_unit))
+    newton = {name: rule for name, rule in rules.items() if isinstance(rule, Newton) and removed[name]}
+    changed = {
+        name: models[name].with_last(rule.remove(models[name].last, removed[name])) for name, rule in newton.items()
+    }
+    return changed, sorted(removed.keys() - newton.keys())
+
+
+def _learning_state(version: OutcomeState) -> OutcomeState:
+    """The state with which the rows of a version were learned."""
+    if version.learned_at is None:
+        return replace(version, is_started=False)
+    coefficients, unit, cap = version.learned_at
+    return replace(version, coefficients=coefficients, label_unit=unit, label_cap=cap)
+
+
+def evaluation(cells: list[CellScores], declared: DeclaredOutcomes) -> Evaluation:
+    """Metrics by outcome: means over cells, weighted by rows."""
+    values: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    scored = [one for one in cells if any(sums.rows for sums in one.scores.values())]
+    for one in scored:
+        for name, sums in one.scores.items():
+            is_amount = declared.outcomes[name].loss == "poisson"
+            metrics = sums.amount_metrics() if is_amount else sums.binary_metrics()
+            for metric, value in metrics.items():
+                values[name][metric].append((value, sums.rows))
+    if not scored:
+        return Evaluation()
+    times = EvaluationTimes.of(np.array([one.cell.at for one in scored]), 0)
+    means = {name: {metric: _mean(parts) for metric, parts in metrics.items()} for name, metrics in values.items()}
+    return Evaluation(means, times, min(scored, key=lambda one: one.cell.at).state_as_of)
+
+
+def _mean(parts: list[tuple[float, float]]) -> tuple[float, float]:
+    rows: Any = sum(rows for _, rows in parts)
+    return sum(value * rows for value, rows in parts) / rows, rows

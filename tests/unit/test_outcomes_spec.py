@@ -1,0 +1,151 @@
+"""`learn_outcomes` satisfies the laws of learners, and evaluates and versions its models by the time of the rows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes.model_versions import VersionedModel
+from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+
+from tests import laws
+from tests.laws import LearnerCase
+from tests.naive_outcomes import DAY
+from tests.outcomes_case import OUTCOMES, Example, case_of, decayed_weights, rows_of, spec_of
+
+
+@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+def test_outcomes_satisfy_every_law(law: Callable[[LearnerCase], Any], tmp_path: Path) -> None:
+    law(case_of(tmp_path))
+
+
+def test_scores_of_a_later_version_than_that_of_the_time_of_the_row_violate_a_law(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning a batch before it is scored changes no evaluation: a version is not valid before its maturity time."""
+    monkeypatch.setattr(VersionedModel, "scoring_state", lambda model, at: model.last if model.versions else None)
+    with pytest.raises(AssertionError, match=r"\nbuy log_loss\n"):
+        laws.a_batch_is_scored_with_the_state_before_it(case_of(tmp_path))
+
+
+def test_learning_a_batch_before_it_is_scored_does_not_change_its_evaluation(tmp_path: Path) -> None:
+    laws.a_batch_is_scored_with_the_state_before_it(laws.peeking(case_of(tmp_path)))
+
+
+def week(number: int, users: int = 60, seed: int = 0) -> list[Example]:
+    """Users whose visits raise the probability to buy."""
+    rng = np.random.default_rng([seed, number])
+    visits = rng.normal(size=users)
+    buys = rng.random(users) < 1 / (1 + np.exp(1 - 2 * visits))
+    return [
+        Example(f"u{n}", 7 * number, float(visits[n]), 10.0, bool(buys[n]), float(buys[n] * rng.exponential() * 30))
+        for n in range(users)
+    ]
+
+
+def learn(spec: OutcomesSpec, tables: MemoryTables, *weeks: list[Example]) -> MemoryTables:
+    rows = rows_of([row for one in weeks for row in one])
+    return tables.with_learned(spec, LearnerCase.learn_rows(case(spec), tables, rows))
+
+
+def case(spec: OutcomesSpec) -> LearnerCase:
+    return LearnerCase(spec, *[None] * 9)  # type: ignore[arg-type]
+
+
+def coefficients(spec: OutcomesSpec, tables: MemoryTables) -> laws.Numbers:
+    """The coefficients, of amounts in their own unit."""
+    states = {name: model.last for name, model in spec.models(tables).items()}
+    return {name: one.coefficients + [np.log(one.label_unit), 0.0, 0.0] for name, one in states.items()}
+
+
+@pytest.mark.parametrize("cuts", [[10], [1] * 10, [3, 3, 4]])
+def test_cutting_a_log_at_maturity_times_into_batches_changes_nothing(tmp_path: Path, cuts: list[int]) -> None:
+    spec, weeks = spec_of(tmp_path), [week(number) for number in range(1, 11)]
+    whole, tables = learn(spec, MemoryTables(), *weeks), MemoryTables()
+    for size in cuts:
+        tables, weeks = learn(spec, tables, *weeks[:size]), weeks[size:]
+    laws.assert_close(case(spec).numbers(tables), case(spec).numbers(whole), 1e-9)
+
+
+def test_rows_are_scored_by_the_last_version_that_was_valid_at_their_time(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    tables = learned_weekly(spec, [week(number) for number in range(1, 5)])
+    # The first version is valid from day 36 (7 + 28 + 1) on, so the rows of week 6 are the first that have a score.
+    weights = [
+        case(spec).learn_rows(tables, rows_of(week(number))).evaluation.values.get("buy", {}).get("log_loss", (0, 0))[1]
+        for number in range(4, 8)
+    ]
+    assert weights == [0, 0, 60, 60]
+    models = spec.models(tables)
+    assert [one.valid_from // DAY for one in models["buy"].versions] == [36, 43, 50, 57]
+    assert models["buy"].scoring_state(35 * DAY) is None
+    state = models["buy"].scoring_state(49 * DAY)
+    assert state is not None and state.applies == 2
+
+
+def test_only_the_last_version_has_sums(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    tables = learn(spec, learn(spec, MemoryTables(), week(1)), week(2), week(3))
+    rows = tables.all_rows(spec.tables[0]).sort_by("valid_from").to_pylist()
+    assert [row["rule_sums"] is not None for row in rows if row["outcome"] == "buy"] == [False, False, True]
+
+
+def test_a_feature_that_is_added_later_is_null_in_earlier_rows(tmp_path: Path) -> None:
+    narrow = spec_of(tmp_path / "narrow", OUTCOMES.replace("[features.amount]\nis_log = true\n", ""))
+    wide = spec_of(tmp_path / "wide")
+    nulls = [one._replace(amount=None) for one in week(1)]
+    expected = learn(wide, learn(wide, MemoryTables(), nulls), week(2))
+    actual = learn(wide, learn(narrow, MemoryTables(), nulls), week(2))
+    laws.assert_close(coefficients(wide, actual), coefficients(wide, expected), 1e-9)
+    laws.assert_close(decayed_weights(wide, actual), decayed_weights(wide, expected), 1e-9)
+
+
+def test_an_outcome_with_another_rule_begins_again_and_others_continue(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "one")
+    other = spec_of(tmp_path / "two", OUTCOMES.replace("ridge = 30", 'rule = "ftrl"'))
+    tables = learn(spec, MemoryTables(), week(1), week(2))
+    models = other.models(tables)
+    assert models["buy"].versions == () and models["spend"].last.applies == 2
+    assert other.models(learn(other, tables, week(3)))["buy"].last.applies == 1
+
+
+def test_an_outcome_of_another_horizon_has_no_part_in_a_cell(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, OUTCOMES + "[outcomes.churn]\nhorizon_days = 60\n")
+    models = spec.models(learn(spec, MemoryTables(), week(1)))
+    assert models["churn"].versions == () and models["buy"].last.applies == 1
+
+
+def test_removed_users_have_no_part_in_the_sums_and_a_small_one_in_the_coefficients(tmp_path: Path) -> None:
+    spec, weeks = spec_of(tmp_path), [week(number) for number in range(1, 7)]
+    tables, ratios = learned_weekly(spec, weeks), []
+    for user in ("u0", "u24", "u36", "u42"):
+        rows = rows_of([row for one in weeks for row in one if row.user == user])
+        removed = tables.with_learned(spec, spec.remove(tables, pa.table({"user_id": [user]}), rows))
+        never = learned_weekly(spec, [[row for row in one if row.user != user] for one in weeks])
+        laws.assert_close(decayed_weights(spec, removed), decayed_weights(spec, never), 1e-9)
+        before, after, expected = (coefficients(spec, one) for one in (tables, removed, never))
+        ratios.append([norm(after[name] - expected[name]) / norm(before[name] - expected[name]) for name in expected])
+    buy, spend = np.mean(ratios, axis=0)
+    assert buy < 0.3 and spend < 0.5
+
+
+def norm(vector: Floats) -> float:
+    return float(np.linalg.norm(vector))
+
+
+def learned_weekly(spec: OutcomesSpec, weeks: list[list[Example]]) -> MemoryTables:
+    tables = MemoryTables()
+    for one in weeks:
+        tables = learn(spec, tables, one)
+    return tables
+
+
+@pytest.mark.parametrize("wrong", ['rule = "newton"\nloss = "hinge"', 'rule = "ftrl"\nloss = "poisson"'])
+def test_a_rule_without_the_declared_loss_is_an_error_that_names_the_file(tmp_path: Path, wrong: str) -> None:
+    spec = spec_of(tmp_path, OUTCOMES.replace("ridge = 30", wrong))
+    with pytest.raises(Exception, match=r"outcomes\.toml(.|\n)*has no loss"):
+        _ = spec.declared
