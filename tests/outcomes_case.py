@@ -99,7 +99,7 @@ def rows_of(batch: Sequence[Example], grace_days: int = 1) -> pa.Table:
 
 def _inputs(row: dict[str, Any]) -> Floats:
     visits, amount = row["features"]
-    return np.array([1.0, visits, np.log1p(amount or 0.0)])
+    return np.array([1.0, visits, np.log1p(amount if amount and amount > 1e-9 else 0.0)])
 
 
 def _scores(spec: OutcomesSpec, tables: MemoryTables, rows: pa.Table) -> Floats:

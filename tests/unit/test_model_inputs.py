@@ -65,3 +65,8 @@ def test_buckets_of_categories_are_those_of_spark() -> None:
     """Spark's documentation of crc32 has the value of 'Spark'."""
     buckets = model_inputs.hashed(["Spark", None], 1000)
     assert buckets[0] == 1557323817 % 1000 and np.isnan(buckets[1])
+
+
+def test_a_value_whose_square_is_lost_in_the_sums_is_0() -> None:
+    inputs = ModelInputs((InputFeature("share"),))
+    assert inputs.matrix(np.array([[1e-84], [-1e-10], [1e-8]]))[:, 1].tolist() == [0.0, 0.0, 1e-8]

@@ -10,8 +10,8 @@ import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats, Longs
 
-# Larger absolute values are clipped, so that their squares are finite.
-_MAX_VALUE = 1e12
+# Larger absolute values are clipped, and smaller ones are 0, so that sums of squares are neither infinite nor lost.
+_MAX_VALUE, _MIN_VALUE = 1e12, 1e-9
 INTERCEPT = "intercept"
 
 
@@ -78,8 +78,7 @@ class ModelInputs:
                 scaled[:, n] = scaled[:, n].clip(one.lower, one.upper)
             if one.is_log:
                 scaled[:, n] = np.sign(scaled[:, n]) * np.log1p(np.abs(scaled[:, n]))
-        if not is_value.all():
-            scaled[~is_value] = 0.0
+        scaled[~is_value | (np.abs(scaled) < _MIN_VALUE)] = 0.0
         x = np.ones((len(values), len(self.names)))
         x[:, 1 : 1 + len(self._numbers)] = scaled[:, self._numbers] if self._buckets else scaled
         pieces = [np.where(is_value[:, n], np.maximum(scaled[:, n] - knot, 0.0), 0.0) for n, knot in self._pieces]
