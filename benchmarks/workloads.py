@@ -93,3 +93,17 @@ def write_user_features(home: Path) -> Path:
     file = home / "windows.toml"
     file.write_text("\n".join(line for line in shipped.splitlines() if "_hours" not in line or "user_hours" in line))
     return file
+
+
+def write_tags(home: Path) -> Path:
+    """A file in the folder with the shipped tags that need no window features, and a tag of probes (shop_events.py)."""
+    head, *rules = (ROOT / "conf" / "tags.toml").read_text().split("\n[tags.")
+    probe = """load_probe]
+question = "When is the row of a probe visible?"
+facet = "basic"
+enter_when = "user_id LIKE '%:probe%'"
+evidence = "'a probe'"
+"""
+    file = home / "tags.toml"
+    file.write_text("\n[tags.".join([head, *(rule for rule in rules if "features." not in rule), probe]))
+    return file
