@@ -7,14 +7,10 @@ Each rate is a window of constant rate. It stops after the first rate at which t
 """
 
 import argparse
-import os
-import platform
 import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
@@ -25,6 +21,7 @@ from profilestream.base.session import open_session  # noqa: E402
 
 from benchmarks import derive, load_run, performance_page  # noqa: E402
 from benchmarks.load_run import Input, Load, Window  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
 from benchmarks.performance_page import LoadReport, RateResult  # noqa: E402
 from benchmarks.timing import empty_folder  # noqa: E402
 
@@ -36,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rates", default="100,200,500,1000,2000,4000,8000,16000", help=rates)
     result.add_argument("--seconds", type=int, default=60, help="of each rate, after the warm-up (default 60)")
     result.add_argument("--warm-up", type=int, default=20, help="seconds before them (default 20)")
+    result.add_argument(
+        "--start", type=int, default=60, help="seconds at the first rate that do not count (default 60)"
+    )
     result.add_argument("--profiles", type=int, default=200_000, help="stored profiles at the start; 0 or >= 80000")
     result.add_argument("--kafka", action="store_true", help="records of a topic, in a broker of its own, not files")
     result.add_argument("--learners", action="store_true", help="with factors and segments")
@@ -82,8 +82,12 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
         source = Input(folder / "input", servers, args.log.resolve(), mapping)
     settings = load_run.load_settings(home, source, learners=args.learners, tags_seconds=args.tags_every)
 
+    rates = [int(rate) for rate in args.rates.split(",")]
+
     def run_rates(load: Load) -> None:
-        for rate in map(int, args.rates.split(",")):
+        # A new process compiles its code meanwhile: its first batches take several times as long.
+        load.run_window(rates[0], 1, args.start)
+        for rate in rates:
             window = load.run_window(rate, args.seconds, args.warm_up)
             print(f"{rate:,} events/s: p50, p95, p99 {window.percentiles(load_run.PROFILES)} s", flush=True)
             if not window.is_steady(load_run.PROFILES):
@@ -101,7 +105,7 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
         + (" as records of a topic with two partitions" if servers else " as files, one per second"),
         stages=load_run.stages_text(settings),
         profiles=args.profiles,
-        rates=tuple(rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows),
+        rates=tuple(rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows[1:]),
     )
 
 
@@ -121,17 +125,6 @@ def rate_result(window: Window, tags: str) -> RateResult:
         files=window.files,
         costs=window.costs(),
     )
-
-
-def machine() -> str:
-    """Processor, cores, memory and versions of this machine."""
-    try:
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError:
-        models = []
-    model = models[0].partition(":")[2].strip() if models else platform.processor() or platform.machine()
-    memory = psutil.virtual_memory().total / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

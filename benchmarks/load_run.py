@@ -189,12 +189,12 @@ def stages_text(settings: Settings) -> str:
 
 
 @contextmanager
-def started_broker(folder: Path) -> Iterator[str]:
-    """The servers of a broker with the topic `shop`, which has two partitions, during the block."""
+def started_broker(folder: Path, partitions: int = 2) -> Iterator[str]:
+    """The servers of a broker with the topic `shop` during the block."""
     broker = Broker(folder)
     broker.start()
     try:
-        broker.create_topic(TOPIC, partitions=2)
+        broker.create_topic(TOPIC, partitions)
         yield broker.servers
     finally:
         broker.stop()

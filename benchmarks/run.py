@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive, latency, learn, many_batches, quality, segments, serve, windows  # noqa: E402
+from benchmarks import capture, costs, derive, latency, learn, many_batches, quality, segments, serve, windows  # noqa: E402
 from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
@@ -25,7 +25,8 @@ BENCHMARKS = (
     derive.sessions_vs_merge, derive.sessions_history_10x,
     derive.profile_bytes_10, derive.profile_bytes_1000,
     latency.small_batch_cpu, latency.latency_local, latency.latency_local_1000, latency.latency_all_100,
-    latency.latency_all_1000, latency.latency_kafka, latency.idle_cpu, many_batches.batches_1000,
+    latency.latency_all_1000, latency.latency_kafka, latency.sustained_rate, latency.idle_cpu,
+    capture.kafka_vs_files, costs.cost_per_million, many_batches.batches_1000,
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,

@@ -68,10 +68,12 @@ def to_events_rows(log: DataFrame) -> DataFrame:
     )
 
 
-def write_json_log(spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int) -> Path:
+def write_json_log(
+    spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int, users: int = 100_000
+) -> Path:
     """The folder, with the log as JSON lines; modification times ascend, so batches read the files in order."""
     shutil.rmtree(folder, ignore_errors=True)
-    shop_log(spark, first, rows, seed=seed, files=files).write.json(str(folder))
+    shop_log(spark, first, rows, seed=seed, files=files, users=users).write.json(str(folder))
     for number, file in enumerate(sorted(folder.glob("part-*.json"))):
         os.utime(file, (START + number, START + number))
     return folder
