@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.markdown import table
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "load.json"
 PAGE, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "pictures" / "load.svg"
@@ -81,10 +83,6 @@ def _seconds(latency: list[float] | None) -> str:
     return "-" if latency is None else " / ".join(f"{value:.1f}" for value in latency)
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
-
-
 def rates_table(report: LoadReport) -> str:
     """A row for each rate."""
     names = list(report.rates[0].latency) if report.rates else []
@@ -100,7 +98,7 @@ def rates_table(report: LoadReport) -> str:
         ]
         for one in report.rates
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def costs_table(report: LoadReport) -> str:
@@ -110,7 +108,7 @@ def costs_table(report: LoadReport) -> str:
         [f"`{stage}`", *(f"{one.costs[stage]:,.0f}" if stage in one.costs else "-" for one in report.rates)]
         for stage in stages
     ]
-    return _table(["stage", *(f"{one.rate:,}/s" for one in report.rates)], rows)
+    return table(["stage", *(f"{one.rate:,}/s" for one in report.rates)], rows)
 
 
 def saturation(report: LoadReport) -> str:
