@@ -33,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rates", default="100,200,500,1000,2000,4000,8000,16000", help=rates)
     result.add_argument("--seconds", type=int, default=60, help="of each rate, after the warm-up (default 60)")
     result.add_argument("--warm-up", type=int, default=20, help="seconds before them (default 20)")
-    result.add_argument(
-        "--start", type=int, default=60, help="seconds at the first rate that do not count (default 60)"
-    )
+    result.add_argument("--start", type=int, default=60, help="seconds before the first rate, to start (default 60)")
     result.add_argument("--profiles", type=int, default=200_000, help="stored profiles at the start; 0 or >= 80000")
     result.add_argument("--kafka", action="store_true", help="records of a topic, in a broker of its own, not files")
     result.add_argument("--learners", action="store_true", help="with factors and segments")
@@ -61,7 +59,7 @@ def main(argv: list[str]) -> int:
     try:
         with load_run.started_broker(folder / "broker") if args.kafka else nullcontext("") as servers:
             report = _measure(args, folder, servers)
-    except (kafka_broker.BrokerFailed, ProfilestreamError) as error:
+    except (kafka_broker.BrokerFailed, ProfilestreamError, TimeoutError) as error:
         print(f"load: {error}", file=sys.stderr)
         return 1
     print(performance_page.rates_table(report))
@@ -85,8 +83,7 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
     rates = [int(rate) for rate in args.rates.split(",")]
 
     def run_rates(load: Load) -> None:
-        # A new process compiles its code meanwhile: its first batches take several times as long.
-        load.run_window(rates[0], 1, args.start)
+        load.start(rates[0], args.start)
         for rate in rates:
             window = load.run_window(rate, args.seconds, args.warm_up)
             print(f"{rate:,} events/s: p50, p95, p99 {window.percentiles(load_run.PROFILES)} s", flush=True)
@@ -105,7 +102,7 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
         + (" as records of a topic with two partitions" if servers else " as files, one per second"),
         stages=load_run.stages_text(settings),
         profiles=args.profiles,
-        rates=tuple(rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows[1:]),
+        rates=tuple(rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows),
     )
 
 

@@ -34,6 +34,7 @@ EVENTS, PROFILES, TAGS = "events", "user_profiles", "user_tags"
 _STEADY_SECONDS, _STEADY_PART = 1.5, 0.01
 _MAX_MISSING_SHARE = 0.05
 _POLL_SECONDS = 0.2
+_START_SECONDS = 300
 
 
 def cpu_seconds() -> float:
@@ -135,11 +136,6 @@ class Window:
                 lags.setdefault(batch["stage"], []).append(batch["lag_seconds"])
         return {stage: round(growth(values), 2) for stage, values in lags.items()}
 
-    def bottleneck(self) -> str:
-        """The stage whose lag grows most, and the use of the processor, as text."""
-        stage, seconds = max(self.lag_growth().items(), key=lambda item: item[1])
-        return f"the lag of {stage} grows most ({seconds:.1f} s), {self.cpu_cores:.1f} cores are used"
-
     def costs(self) -> dict[str, float]:
         """Core-seconds per million rows by stage."""
         sums: dict[str, list[float]] = {}
@@ -155,6 +151,11 @@ def growth(values: list[float]) -> float:
     """The median of the last third of the values minus that of the first third; 0 for fewer than three values."""
     third = len(values) // 3
     return statistics.median(values[-third:]) - statistics.median(values[:third]) if third else 0.0
+
+
+def slowest_stage(lag_growth: dict[str, float]) -> str:
+    """The stage whose lag grows most; empty without stages."""
+    return max(lag_growth, key=lambda stage: lag_growth[stage], default="")
 
 
 def load_settings(
@@ -248,6 +249,20 @@ class Load:
         for line in self._reader.stdout:
             probe = json.loads(line)
             self._visible[probe["table"]].setdefault(probe["second"], probe["at"])
+
+    def start(self, rate: int, seconds: int) -> None:
+        """Let events arrive until the pipeline works; not a window. A new process compiles its code meanwhile.
+
+        Raises:
+            TimeoutError: no row of user_profiles is visible.
+        """
+        window = self.run_window(rate, 1, max(seconds - 1, 0))
+        self.windows.pop()
+        self.wait_for(window, PROFILES, _START_SECONDS)
+        if window.missing(PROFILES):
+            raise TimeoutError(
+                f"no event is visible in {PROFILES} after {_START_SECONDS} s; look at the log lines above"
+            )
 
     def run_window(self, rate: int, seconds: int, warm_up: int) -> Window:
         """Let events arrive, then wait until the last ones are visible in user_profiles, at most as long again."""

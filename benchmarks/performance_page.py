@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.load_run import slowest_stage
 from benchmarks.markdown import table
 
 ROOT = Path(__file__).parent.parent
@@ -40,11 +41,6 @@ class RateResult:
     memory_mb: int
     files: int
     costs: dict[str, float]
-
-    @property
-    def bottleneck(self) -> str:
-        """The stage whose lag grows most; empty if nothing was measured."""
-        return max(self.lag_growth, key=lambda stage: self.lag_growth[stage], default="")
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,9 @@ def saturation(report: LoadReport) -> str:
     arrived = ""
     if limit.lines_per_second < 0.98 * limit.rate:
         arrived = f" Only {limit.lines_per_second:,.0f} lines/s arrived, so the writer is a limit too."
+    slowest = slowest_stage(limit.lag_growth)
     return (
-        f"{highest}. At {limit.rate:,} events/s it grows, first in `{limit.bottleneck}`; the pipeline uses "
+        f"{highest}. At {limit.rate:,} events/s it grows, first in `{slowest}`; the pipeline uses "
         f"{limit.cores:.1f} cores. Growth of lag within {limit.seconds} s, by stage: {growths}.{arrived}"
     )
 
@@ -176,7 +173,7 @@ log arrive as JSON objects. The warehouse of the run is `artifacts/load/home`; i
 """
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 420, 60, 150, 20, 50
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 420, 60, 150, 30, 50
 _COLORS = {"events": "#1f77b4", "user_profiles": "#d62728", "user_tags": "#2ca02c"}
 
 
@@ -202,11 +199,12 @@ def picture(report: LoadReport) -> str:
                 f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" stroke="{color}" fill="{color if is_steady else "white"}"/>'
                 for px, py, is_steady in points
             ]
-            if points:
-                label = f"{name} {('p50', 'p95')[number]}"
-                shapes.append(_text(points[-1][0] + 8, points[-1][1] + 4, label, "start", color))
+            if points and number:
+                shapes.append(_text(points[-1][0] + 8, points[-1][1] + 4, name, "start", color))
     shapes.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "events per second", "middle"))
-    shapes.append(_text(10, 14, "seconds from arrival to visibility (empty circles: lag grows)", "start"))
+    shapes.append(
+        _text(10, 14, "seconds from arrival to visibility: p95, dashed p50; empty circles: lag grows", "start")
+    )
     body = "\n".join(shapes)
     style = 'font-family="sans-serif" font-size="12" style="background:white"'
     return (
