@@ -21,7 +21,7 @@ from benchmarks.result import Result
 
 SEED = 20_261_130
 RESULTS = Path(__file__).parent / "results" / "costs.json"
-_ROWS, _WARM_UP_ROWS, _FILES = 1_000_000, 100_000, 20
+_ROWS, _WARM_UP_ROWS, _FILES = 500_000, 100_000, 20
 _USERS_PER_EVENT = 0.4
 # Spark updates the sums of its executors at this interval at most.
 _UPDATE_SECONDS = 1.0

@@ -34,7 +34,7 @@ EVENTS, PROFILES, TAGS = "events", "user_profiles", "user_tags"
 _STEADY_SECONDS, _STEADY_PART = 1.5, 0.01
 _MAX_MISSING_SHARE = 0.05
 _POLL_SECONDS = 0.2
-_START_SECONDS = 300
+_MAX_WAIT_SECONDS = 300
 
 
 def cpu_seconds() -> float:
@@ -258,10 +258,10 @@ class Load:
         """
         window = self.run_window(rate, 1, max(seconds - 1, 0))
         self.windows.pop()
-        self.wait_for(window, PROFILES, _START_SECONDS)
+        self.wait_for(window, PROFILES, _MAX_WAIT_SECONDS)
         if window.missing(PROFILES):
             raise TimeoutError(
-                f"no event is visible in {PROFILES} after {_START_SECONDS} s; look at the log lines above"
+                f"no event is visible in {PROFILES} after {_MAX_WAIT_SECONDS} s; look at the log lines above"
             )
 
     def run_window(self, rate: int, seconds: int, warm_up: int) -> Window:
@@ -333,8 +333,7 @@ def measure(spark: SparkSession, settings: Settings, source: Input, script: Call
         try:
             script(load)
             if TAGS in load.tables and load.windows:
-                interval = float(settings.schedule.steps["serve_tags"].rstrip("s"))
-                load.wait_for(load.windows[-1], TAGS, seconds=3 * interval)
+                load.wait_for(load.windows[-1], TAGS, _MAX_WAIT_SECONDS)
         finally:
             load.close()
         return load.windows
