@@ -87,7 +87,8 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
         for rate in rates:
             window = load.run_window(rate, args.seconds, args.warm_up)
             print(f"{rate:,} events/s: p50, p95, p99 {window.percentiles(load_run.PROFILES)} s", flush=True)
-            if not window.is_steady(load_run.PROFILES):
+            has_log_ended = len(window.arrived) < args.seconds
+            if has_log_ended or not window.is_steady(load_run.PROFILES):
                 return
 
     windows = load_run.measure(spark, settings, source, run_rates)
@@ -102,7 +103,9 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
         + (" as records of a topic with two partitions" if servers else " as files, one per second"),
         stages=load_run.stages_text(settings),
         profiles=args.profiles,
-        rates=tuple(rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows),
+        rates=tuple(
+            rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows if window.arrived
+        ),
     )
 
 

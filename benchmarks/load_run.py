@@ -175,6 +175,7 @@ def load_settings(
         *[f"learn.{learner}.enabled={str(learners).lower()}" for learner in ("factors", "segments")],
         "learn.tracking.enabled=false",
     ]
+    home.mkdir(parents=True, exist_ok=True)
     if tags_seconds:
         file = workloads.write_tags(home)
         overrides += ["serve.tags.enabled=true", f"serve.tags.file={json.dumps(str(file))}"]
@@ -265,7 +266,10 @@ class Load:
             )
 
     def run_window(self, rate: int, seconds: int, warm_up: int) -> Window:
-        """Let events arrive, then wait until the last ones are visible in user_profiles, at most as long again."""
+        """Let events arrive, then wait until the last ones are visible in user_profiles, at most as long again.
+
+        A log may end before; then the window has fewer probes than seconds.
+        """
         window = Window(rate, seconds, visible=self._visible)
         self.windows.append(window)
         _send(self._writer, f"{rate} {warm_up + seconds}\n")
@@ -283,7 +287,7 @@ class Load:
                 window.lines += arrival["lines"]
                 window.memory_mb = max(window.memory_mb, _memory_mb())
         window.cpu_cores = (cpu_seconds() - cpu) / max(time.time() - window.started, 1.0)
-        window.files = sum(1 for _ in self._warehouse.rglob("*.*"))
+        window.files = sum(not file.name.startswith(".") for file in self._warehouse.rglob("*.*"))
         self.wait_for(window, PROFILES, seconds=max(30, warm_up + seconds))
         return window
 

@@ -12,9 +12,8 @@ from benchmarks.load_run import Input, Load
 
 @pytest.mark.long
 def test_events_that_arrive_at_a_rate_become_visible_in_the_tables(spark: SparkSession, tmp_path: Path) -> None:
-    source, home = Input(tmp_path / "input"), tmp_path / "home"
-    home.mkdir()
-    settings = load_run.load_settings(home, source, features=False, sessions=False, tags_seconds=5)
+    source = Input(tmp_path / "input")
+    settings = load_run.load_settings(tmp_path / "home", source, features=False, sessions=False, tags_seconds=5)
 
     def run(load: Load) -> None:
         load.start(40, 5)

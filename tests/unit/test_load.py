@@ -5,18 +5,22 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+import kafka_broker
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
+from profilestream.capture import mapping as mappings
+from profilestream.serve.tags import tag_declaration
 
 from benchmarks import load_run, load_writer, performance_page
-from benchmarks.load_run import Window
+from benchmarks.load_run import Input, Window
 from benchmarks.load_writer import FolderTarget
 from benchmarks.performance_page import LoadReport, RateResult
 from benchmarks.probe_reader import Probes
 from benchmarks.shop_events import LogLines, ShopEvents
 
+ROOT = Path(__file__).parent.parent.parent
 START = 1_700_000_000.0
 
 
@@ -64,7 +68,7 @@ def test_shares_of_late_repeated_and_bad_lines() -> None:
 
 
 def test_items_are_zipf_distributed_and_events_come_in_sessions_of_one_user() -> None:
-    records = [record for lines in _lines(5, [2_000] * 60) for record in _records(lines)]
+    records = [record for lines in _lines(5, [500] * 80) for record in _records(lines)]
     items = Counter(record["item_id"] for record in records).most_common()
     assert items[0][0] == "i0" and 5 < items[0][1] / items[9][1] < 20
     users: dict[str, set[str]] = {}
@@ -125,6 +129,30 @@ def test_a_probe_is_visible_in_events_by_its_position_and_elsewhere_by_its_user(
     _append(tmp_path / "user_profiles", user_id=["shop:probe0"])
     assert list(probes.visible()) == [(0, "user_profiles")]
     assert list(probes.visible()) == []
+
+
+def test_settings_enable_the_requested_stages_and_the_input(tmp_path: Path) -> None:
+    files = load_run.load_settings(tmp_path / "files", Input(tmp_path / "input"), features=False, tags_seconds=30)
+    assert files.capture.sources["shop"].path == str(tmp_path / "input")
+    assert files.derive.features == () and files.derive.profiles and files.derive.sessions.enabled
+    assert files.serve.tags.enabled and files.schedule.steps == {"serve_tags": "30s"}
+    topic = load_run.load_settings(tmp_path / "topic", Input(tmp_path, "127.0.0.1:1"), sessions=False, learners=True)
+    source = topic.capture.sources["shop"]
+    assert source.path == "" and source.kafka is not None and source.kafka.topics == ("shop",)
+    assert topic.learn.factors.enabled and not topic.derive.sessions.enabled and not topic.serve.tags.enabled
+
+
+def test_tags_of_a_load_run_need_no_window_features_and_include_that_of_probes(tmp_path: Path) -> None:
+    settings = load_run.load_settings(tmp_path, Input(tmp_path / "input"), tags_seconds=30)
+    tags = tag_declaration.from_settings(settings).tags
+    assert "load_probe" in tags and len(tags) > 5
+    assert not any("features." in tag.enter_when for tag in tags.values())
+
+
+def test_a_mapping_of_csv_files_becomes_one_of_json_objects(tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.toml"
+    mapping.write_text(kafka_broker.json_mapping(ROOT / "conf" / "sources" / "online_retail.toml"))
+    assert mappings.load(str(mapping)).input.format == "jsonl"
 
 
 def _window(latencies: list[float], missing: int = 0) -> Window:
