@@ -35,15 +35,16 @@ _STEADY_SECONDS, _STEADY_PART = 1.5, 0.01
 _MAX_MISSING_SHARE = 0.05
 _POLL_SECONDS = 0.2
 _MAX_WAIT_SECONDS = 300
+_PROCESSES = ProcessTree()
 
 
 def cpu_seconds() -> float:
-    """User and system seconds of this process and all its descendants.
+    """User and system seconds of this process and all its descendants, also of ended ones.
 
     Raises:
         OSError: the operating system does not report them.
     """
-    if (seconds := ProcessTree().seconds()) is None:
+    if (seconds := _PROCESSES.seconds()) is None:
         raise OSError("CPU seconds are measured in /proc, which this machine does not have")
     return seconds
 
