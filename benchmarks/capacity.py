@@ -264,6 +264,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    if not costs.RESULTS.exists():
+        print(f"{costs.RESULTS} does not exist: run make bench ONLY=cost_per_million", file=sys.stderr)
+        return 2
     measured = costs.read()
     if args.page:
         PAGE.write_text(page(measured))

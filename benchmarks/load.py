@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--profiles", type=int, default=200_000, help="stored profiles at the start; 0 or >= 80000")
     result.add_argument("--kafka", action="store_true", help="records of a topic, in a broker of its own, not files")
     result.add_argument("--learners", action="store_true", help="with factors and segments")
-    result.add_argument("--tags-every", type=int, default=60, help="interval of serve_tags in seconds; 0: never")
+    result.add_argument("--tags-every", type=int, default=120, help="interval of serve_tags, s (default 120); 0: never")
     result.add_argument("--log", type=Path, help="replay this log (.jsonl, .csv, .parquet); needs --mapping")
     result.add_argument("--mapping", type=Path, help="mapping of the log, for its columns")
     result.add_argument("--seed", type=int, default=1, help="of the generated events")

@@ -72,8 +72,13 @@ def test_the_page_has_no_open_place_of_the_template() -> None:
     assert "| `capture_events` | 50.0 | 20,000 | 40 | 60 | 250 |" in text
 
 
-def test_generated_pages_are_those_of_the_stored_results() -> None:
+@pytest.mark.skipif(not costs.RESULTS.exists(), reason="no costs are stored: make bench ONLY=cost_per_million")
+def test_the_page_of_scaling_is_that_of_the_stored_costs() -> None:
     assert capacity.PAGE.read_text() == capacity.page(costs.read()), 'run make capacity ARGS="--page"'
+
+
+@pytest.mark.skipif(not performance_page.RESULTS.exists(), reason='no results are stored: make load ARGS="--report"')
+def test_the_page_of_performance_is_that_of_the_stored_results() -> None:
     report = performance_page.read()
     assert performance_page.PAGE.read_text() == performance_page.page(report)
     assert performance_page.PICTURE.read_text() == performance_page.picture(report)
