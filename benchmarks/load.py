@@ -62,7 +62,11 @@ def main(argv: list[str]) -> int:
     except (kafka_broker.BrokerFailed, ProfilestreamError, TimeoutError) as error:
         print(f"load: {error}", file=sys.stderr)
         return 1
-    print(performance_page.rates_table(report))
+    if not report.rates:
+        print("load: the log ended during the warm-up", file=sys.stderr)
+        return 2
+    for part in (performance_page.rates_table, performance_page.saturation, performance_page.costs_table):
+        print(f"{part(report)}\n")
     if args.report:
         performance_page.write(report)
     return 0
