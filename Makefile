@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws bench zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity bench zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -40,6 +40,12 @@ kafka-chaos: set-up  ## kill the pipeline and the Kafka broker that it reads fro
 
 laws: set-up  ## run a log in 1, 10 and 200 batches, with late, shuffled and repeated lines, and compare the tables
 	.venv/bin/python tests/flow/laws.py $(ARGS)
+
+load: set-up  ## let events arrive at rising rates while the pipeline runs; print latency, lag and cost
+	.venv/bin/python benchmarks/load.py $(ARGS)
+
+capacity: set-up  ## compute cores, bytes and limits of a shop from measured costs (docs/scaling.md)
+	.venv/bin/python benchmarks/capacity.py $(ARGS)
 
 bench: set-up  ## run the benchmarks; run one with ONLY=name
 	.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -170,6 +171,11 @@ class Broker:
             self._process.wait()
 
 
+def json_mapping(mapping: Path) -> str:
+    """The text of a mapping of CSV or Parquet files, for rows that are JSON objects with the same columns."""
+    return re.sub(r'^format = "\w+"', 'format = "jsonl"', mapping.read_text(), count=1, flags=re.M)
+
+
 def write_log(servers: str, topic: str, rows: int) -> int:
     """Write the first rows of the demo's log into a topic, as JSON objects with the invoice as key."""
     producer, written = Producer({"bootstrap.servers": servers}), 0
@@ -210,7 +216,7 @@ def run(folder: Path) -> None:
         broker.start()
         with contextlib.suppress(KafkaException):  # the topic of an earlier run
             broker.create_topic(TOPIC, partitions=2)
-        (folder / "mapping.toml").write_text(MAPPING.read_text().replace('format = "csv"', 'format = "jsonl"'))
+        (folder / "mapping.toml").write_text(json_mapping(MAPPING))
         settings = folder / "settings.toml"
         settings.write_text(_SETTINGS.format(folder=folder.resolve(), root=ROOT, servers=broker.servers, topic=TOPIC))
         print(f"a Kafka broker is at {broker.servers}, with the topic {TOPIC}; Ctrl-C stops it. In other terminals:")

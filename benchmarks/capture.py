@@ -2,6 +2,8 @@
 
 import shutil
 import statistics
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from profilestream.base import settings as settings_module
@@ -11,7 +13,9 @@ from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from pyspark.sql import SparkSession
 
-from benchmarks import workloads
+from benchmarks import load_run, workloads
+from benchmarks.load_run import Input
+from benchmarks.load_writer import TopicTarget
 from benchmarks.result import Result
 from benchmarks.timing import empty_folder, measure_alternately, measure_seconds
 
@@ -35,6 +39,29 @@ def capture_vs_copy(spark: SparkSession, work: Path, rows: int = 2_000_000) -> R
     ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
     detail = f"{rows:,} rows; capture {rows / statistics.median(seconds[1]):,.0f} rows/s; seed {SEED}"
     return Result("capture_vs_copy", ratio, "ratio of rows/s", 0.45, "higher", "plain JSON-to-Delta stream", detail)
+
+
+def kafka_vs_files(spark: SparkSession, work: Path, rows: int = 1_000_000) -> Result:
+    """Rows/s of capture from a topic with four partitions, divided by those from files with the same lines."""
+    source = workloads.write_json_log(spark, work / "log", first=0, rows=rows, files=20, seed=SEED)
+    with load_run.started_broker(work / "broker", partitions=4) as servers:
+        topic = TopicTarget(servers)
+        for number, file in enumerate(sorted(source.glob("part-*.json"))):
+            topic.write(number, file.read_text().splitlines())
+
+        def capture(own_input: Input) -> float:
+            settings = _settings(empty_folder(work / "capture"), source, 10, own_input.overrides)
+            return measure_seconds(lambda: _capture(spark, settings))
+
+        inputs = (Input(source), Input(source, servers))
+        seconds = measure_alternately(3, *(partial(capture, own_input) for own_input in inputs))
+    ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
+    rates = [rows / statistics.median(one) for one in seconds]
+    detail = (
+        f"{rows:,} rows, 500,000 per batch; files {rates[0]:,.0f} rows/s, topic {rates[1]:,.0f} rows/s, broker on the "
+        f"same machine; seed {SEED}"
+    )
+    return Result("kafka_vs_files", ratio, "ratio of rows/s", 0.6, "higher", "capture of files", detail)
 
 
 def capture_history_10x(spark: SparkSession, work: Path, rows: int = 2_000_000) -> Result:
@@ -84,13 +111,13 @@ def capture_empty_batch(spark: SparkSession, work: Path) -> Result:
     )  # fmt: skip
 
 
-def _settings(home: Path, source: Path, files_per_batch: int) -> Settings:
+def _settings(home: Path, source: Path, files_per_batch: int, overrides: Sequence[str] = ()) -> Settings:
     config = home / "shop.toml"
     config.write_text(
         f'[paths]\nwarehouse = "{home}/warehouse"\ncheckpoints = "{home}/checkpoints"\n'
         f'[capture.sources.shop]\npath = "{source}"\nmapping = "{MAPPING}"\nmax_files_per_trigger = {files_per_batch}\n'
     )
-    return settings_module.load(str(config), [])
+    return settings_module.load(str(config), list(overrides))
 
 
 def _capture(spark: SparkSession, settings: Settings) -> None:

@@ -1,11 +1,7 @@
 """Benchmarks of small batches: CPU seconds of one, and the latency from a record's arrival to the profile row."""
 
-import json
-import os
+import math
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,30 +11,26 @@ from unittest.mock import patch
 
 import numpy as np
 from delta.tables import DeltaTable
-from kafka_broker import Broker
 from profilestream.base import streaming
 from profilestream.base.delta_table import Table
-from profilestream.base.queries import Query, RunOptions
+from profilestream.base.queries import RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.session import conf_set, materialize
 from profilestream.base.settings import Settings
-from profilestream.capture import ingest
-from profilestream.derive import profiles, sessions, tiles
-from profilestream.learn import stage
-from profilestream.learn.factors.factors_spec import FactorsSpec
-from profilestream.learn.segments.segments_spec import SegmentsSpec
+from profilestream.derive import profiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks import derive, workloads
+from benchmarks import derive, load_run, workloads
+from benchmarks.load_run import Input, Load, Window, started_broker
 from benchmarks.result import Result
-from benchmarks.timing import empty_folder
 
 SEED = 20_260_101
 PROFILES = 200_000
 ROWS = 30
 _BATCHES, _WARM = 12, 6
-_SECONDS = 180
+# Of a measured window, of the time before it, and of the benchmark without input.
+_SECONDS, _WARM_UP, _IDLE_SECONDS, _IDLE_WARM_UP = 150, 30, 60, 120
 
 
 def small_batch_cpu(spark: SparkSession, work: Path) -> Result:
@@ -68,11 +60,11 @@ def _finished_rows(spark: SparkSession, table: Table, settings: Settings, n: int
 
 def _merge_cpu(rows: DataFrame, table: Table, settings: Settings) -> float:
     with conf_set(rows.sparkSession, {"spark.sql.autoBroadcastJoinThreshold": "10MB"}):
-        started = cpu_seconds()
+        started = load_run.cpu_seconds()
         merger = DeltaTable.forPath(rows.sparkSession, table.path(settings.paths)).alias("t")
         merged = merger.merge(rows.alias("s"), "t.user_id = s.user_id")
         merged.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
-        return cpu_seconds() - started
+        return load_run.cpu_seconds() - started
 
 
 @contextmanager
@@ -82,27 +74,12 @@ def _cpu_of_batches() -> Iterator[list[float]]:
     process: Any = QueryRunner._process
 
     def timed(self: QueryRunner, frame: DataFrame, batch_id: int) -> None:
-        started = cpu_seconds()
+        started = load_run.cpu_seconds()
         process(self, frame, batch_id)
-        seconds.append(cpu_seconds() - started)
+        seconds.append(load_run.cpu_seconds() - started)
 
     with patch.object(QueryRunner, "_process", timed):
         yield seconds
-
-
-def cpu_seconds() -> float:
-    """User and system seconds of this process and all its descendants."""
-    ticks, parents, used = os.sysconf("SC_CLK_TCK"), {}, {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:  # the process has ended
-            continue
-        parents[int(pid)], used[int(pid)] = int(fields[1]), sum(map(int, fields[11:15])) / ticks
-    family = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= more
-    return float(sum(used.get(pid, 0.0) for pid in family))
 
 
 def latency_local(spark: SparkSession, work: Path) -> Result:
@@ -125,102 +102,10 @@ def latency_all_1000(spark: SparkSession, work: Path) -> Result:
     return _latency(spark, work, "latency_all_1000", 1_000, 20.0, seconds=600, all_stages=True)
 
 
-def idle_cpu(spark: SparkSession, work: Path) -> Result:
-    """Processor cores used by all stages without input, with a trigger of one second."""
-    home = derive.prepare_profiles(spark, work / "home", PROFILES)
-    source = workloads.write_json_log(spark, work / "log", first=0, rows=1_000, files=1, seed=SEED)
-    settings = derive.derive_settings(home, [f"capture.sources.shop.path={json.dumps(str(source))}", *_LEARNERS])
-    stopped = threading.Event()
-    used: list[float] = []
-
-    def measure() -> None:
-        time.sleep(_IDLE_WARM_UP)
-        before, started = cpu_seconds(), time.monotonic()
-        time.sleep(_IDLE_SECONDS)
-        used.append((cpu_seconds() - before) / (time.monotonic() - started))
-        stopped.set()
-
-    threading.Thread(target=measure).start()
-    with patch.object(streaming, "_stop_signals", lambda: _stop_event(stopped)):
-        streaming.run(spark, _queries(settings, all_stages=True), settings, RunOptions(continuous=1.0))
-    detail = f"{_ALL_STAGES}; {PROFILES:,} profiles; {_IDLE_SECONDS} s after {_IDLE_WARM_UP} s"
-    return Result("idle_cpu", used[0], "cores", 0.3, "lower", "no input", detail)
-
-
-_LEARNERS = ("learn.factors.enabled=true", "learn.segments.enabled=true", "learn.tracking.enabled=false")
-_ALL_STAGES = "capture, tiles, profiles, sessions, factors, segments"
-_IDLE_WARM_UP, _IDLE_SECONDS = 120, 60
-
-
-def _queries(settings: Settings, *, all_stages: bool) -> list[Query]:
-    queries = [ingest.query(settings, "shop"), *profiles.queries(settings)]
-    if all_stages:
-        queries += [*tiles.queries(settings), *sessions.queries(settings)]
-        queries += [query for learner in (FactorsSpec, SegmentsSpec) for query in stage.queries(learner, settings)]
-    return queries
-
-
 def latency_kafka(spark: SparkSession, work: Path) -> Result:
     """As latency_local, from the arrival of a record in a topic with two partitions."""
-    broker = Broker(work / "broker")
-    broker.start()
-    try:
-        broker.create_topic("shop", partitions=2)
-        return _latency(spark, work, "latency_kafka", 100, 3.0, servers=broker.servers)
-    finally:
-        broker.stop()
-
-
-_WARM_UP = 30
-
-# Writes events each second, as a file or as records of the topic `shop`: folder or servers, events per second, seconds.
-# A process of its own, so that Python threads do not wait.
-_WRITER = """
-import json, os, random, sys, time
-target, rate, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-generator, producer = random.Random(7), None
-if not target.startswith("/"):
-    import confluent_kafka
-    producer = confluent_kafka.Producer({"bootstrap.servers": target})
-start = time.time()
-for n in range(seconds):
-    time.sleep(max(0.0, start + n - time.time()))
-    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
-    rows = [
-        {"event_id": f"w{n}-{i}", "event_type": "view", "event_time": now, "user_id": f"u{generator.randrange(80000)}",
-         "item_id": f"i{generator.randrange(20000)}", "category": f"c{generator.randrange(300)}", "price": 9.5}
-        for i in range(rate - 1)
-    ]
-    rows.append({**rows[0], "event_id": f"w{n}-mark", "user_id": f"mark{n}"})
-    if producer:
-        for row in rows:
-            producer.produce("shop", json.dumps(row), key=row["user_id"])
-        producer.flush()
-    else:
-        with open(f"{target}/.{n}.tmp", "w") as file:
-            file.write("\\n".join(map(json.dumps, rows)))
-        os.rename(f"{target}/.{n}.tmp", f"{target}/{n:05}.jsonl")
-    print(n, time.time(), flush=True)
-"""
-# Polls the table every 100 ms and prints when the row of each marked user is visible.
-_READER = """
-import sys, time
-from deltalake import DeltaTable
-import pyarrow.parquet as pq
-folder, until, seen, files = sys.argv[1], time.time() + float(sys.argv[2]), set(), set()
-table = DeltaTable(folder)
-files |= set(table.file_uris())
-while time.time() < until:
-    table.update_incremental()
-    new = [file for file in table.file_uris() if file not in files]
-    for file in new:
-        files.add(file)
-        for user in pq.read_table(file, columns=["user_id"])["user_id"].to_pylist():
-            if user.startswith("shop:mark") and user not in seen:
-                seen.add(user)
-                print(user.removeprefix("shop:mark"), time.time(), flush=True)
-    time.sleep(0.1)
-"""
+    with started_broker(work / "broker") as servers:
+        return _latency(spark, work, "latency_kafka", 100, 3.0, servers=servers)
 
 
 def _latency(
@@ -228,47 +113,69 @@ def _latency(
     all_stages: bool = False, servers: str = "",
 ) -> Result:  # fmt: skip
     """The latency from files, or from a topic of these servers."""
-    home = derive.prepare_profiles(spark, work / "home", PROFILES)
-    folder = empty_folder(work / "input")
-    overrides = [f"capture.sources.shop.path={json.dumps('' if servers else str(folder))}"]
-    overrides += _LEARNERS if all_stages else ()
-    if servers:
-        overrides.append(f'capture.sources.shop.kafka={{ bootstrap_servers = "{servers}", topics = ["shop"] }}')
-    settings = derive.derive_settings(home, overrides)
-    table = derive.derived_table(settings, "user_profiles").table
-    queries = _queries(settings, all_stages=all_stages)
-    stopped = threading.Event()
-    python = [sys.executable, "-c"]
-    reader = subprocess.Popen(
-        [*python, _READER, table.path(settings.paths), str(seconds + 40)], stdout=subprocess.PIPE, text=True
-    )
-    writer = subprocess.Popen(
-        [*python, _WRITER, servers or str(folder), str(rate), str(seconds)], stdout=subprocess.PIPE, text=True
-    )
-    arrived: dict[str, float] = {}
-    visible: dict[str, float] = {}
+    home, source = derive.prepare_profiles(spark, work / "home", PROFILES), Input(work / "input", servers, seed=SEED)
+    settings = load_run.load_settings(home, source, features=all_stages, sessions=all_stages, learners=all_stages)
 
-    def collect() -> None:
-        for process, times in ((writer, arrived), (reader, visible)):
-            assert process.stdout is not None
-            times |= {number: float(at) for number, at in map(str.split, process.stdout)}
-        stopped.set()
+    def run(load: Load) -> None:
+        load.start(rate, _WARM_UP)
+        load.run_window(rate, seconds, _WARM_UP)
 
-    threading.Thread(target=collect).start()
-    with patch.object(streaming, "_stop_signals", lambda: _stop_event(stopped)):
-        streaming.run(spark, queries, settings, RunOptions(accept_new_epoch=True, continuous=0.0))
-    latency = [visible.get(n, arrived[n] + 60.0) - arrived[n] for n in arrived if int(n) >= _WARM_UP]
-    p50, p95, p99 = np.percentile(latency, [50, 95, 99])
-    stages = _ALL_STAGES if all_stages else "capture, profiles"
-    missing = sum(n not in visible for n in arrived)
+    (window,) = load_run.measure(spark, settings, source, run)
+    latencies = [*window.latencies(load_run.PROFILES), *[math.inf] * window.missing(load_run.PROFILES)]
+    p50, p95, p99 = map(float, np.percentile(latencies, [50, 95, 99], method="higher"))
     detail = (
-        f"{rate} events/s for {seconds} s, {PROFILES:,} profiles, {stages}; p50 {p50:.2f} s, p99 {p99:.2f} s, "
-        f"{missing} not visible"
+        f"{rate} events/s for {seconds} s, {PROFILES:,} profiles, {load_run.stages_text(settings)}; p50 {p50:.2f} s, "
+        f"p99 {p99:.2f} s, {window.missing(load_run.PROFILES)} not visible; growth of lag in s: {window.lag_growth()}"
     )
     against = "arrival of the record in the topic" if servers else "arrival of the file"
-    return Result(name, float(p95), "seconds", bound, "lower", against, detail)
+    return Result(name, p95, "seconds", bound, "lower", against, detail)
 
 
-@contextmanager
-def _stop_event(event: threading.Event) -> Iterator[threading.Event]:
-    yield event
+def sustained_rate(spark: SparkSession, work: Path) -> Result:
+    """The highest rate at which the lag of user_profiles is flat for five minutes; capture, tiles and profiles."""
+    home, source = derive.prepare_profiles(spark, work / "home", PROFILES), Input(work / "input", seed=SEED)
+    settings = load_run.load_settings(home, source, sessions=False)
+    confirmed: list[Window] = []
+
+    def search(load: Load) -> None:
+        load.start(1_000, 60)
+        rate = load_run.steady_rate(
+            lambda rate: load.run_window(rate, 40, 20).is_steady(load_run.PROFILES), first=1_000, last=32_000, steps=2
+        )
+        while rate >= 250:
+            window = load.run_window(rate, 300, _WARM_UP)
+            if window.is_steady(load_run.PROFILES):
+                confirmed.append(window)
+                return
+            rate = int(rate * 0.85)
+
+    windows = load_run.measure(spark, settings, source, search)
+    unsteady = [one for one in windows if not one.is_steady(load_run.PROFILES)]
+    limit = min(unsteady or windows, key=lambda one: one.rate)
+    window = confirmed[0] if confirmed else limit
+    slowest = load_run.slowest_stage(limit.lag_growth())
+    detail = (
+        f"{PROFILES:,} profiles, {load_run.stages_text(settings)}; latency p50, p95, p99 "
+        f"{window.percentiles(load_run.PROFILES)} s, {window.cpu_cores:.2f} cores; at {limit.rate:,} events/s "
+        f"{limit.cpu_cores:.2f} cores, and the lag of {slowest} grows most; seed {SEED}"
+    )
+    value = float(window.rate) if confirmed else 0.0
+    return Result("sustained_rate", value, "events/s", 10_000.0, "higher", "flat lag for 300 s", detail)
+
+
+def idle_cpu(spark: SparkSession, work: Path) -> Result:
+    """Processor cores used by all stages without input, with a trigger of one second."""
+    home, source = derive.prepare_profiles(spark, work / "home", PROFILES), Input(work / "input")
+    workloads.write_json_log(spark, source.folder, first=0, rows=1_000, files=1, seed=SEED)
+    settings = load_run.load_settings(home, source, learners=True)
+
+    def measure() -> float:
+        time.sleep(_IDLE_WARM_UP)
+        before, started = load_run.cpu_seconds(), time.monotonic()
+        time.sleep(_IDLE_SECONDS)
+        return (load_run.cpu_seconds() - before) / (time.monotonic() - started)
+
+    cores = load_run.run_continuously(spark, settings, measure, every_seconds=1.0)
+    stages = load_run.stages_text(settings)
+    detail = f"{stages}; {PROFILES:,} profiles; {_IDLE_SECONDS} s after {_IDLE_WARM_UP} s"
+    return Result("idle_cpu", cores, "cores", 0.3, "lower", "no input", detail)

@@ -24,7 +24,7 @@ from profilestream.derive import profiles, tiles
 from profilestream.steward import maintain
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.latency import cpu_seconds
+from benchmarks.load_run import cpu_seconds
 from benchmarks.result import Result
 from benchmarks.timing import empty_folder
 from benchmarks.workloads import START

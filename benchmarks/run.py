@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, derive, latency, learn, many_batches, quality, segments, serve, windows  # noqa: E402
+from benchmarks import capture, costs, derive, latency, learn, many_batches, markdown, quality, segments, serve, windows  # noqa: E402
 from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
@@ -25,7 +25,8 @@ BENCHMARKS = (
     derive.sessions_vs_merge, derive.sessions_history_10x,
     derive.profile_bytes_10, derive.profile_bytes_1000,
     latency.small_batch_cpu, latency.latency_local, latency.latency_local_1000, latency.latency_all_100,
-    latency.latency_all_1000, latency.latency_kafka, latency.idle_cpu, many_batches.batches_1000,
+    latency.latency_all_1000, latency.latency_kafka, latency.sustained_rate, latency.idle_cpu,
+    capture.kafka_vs_files, costs.cost_per_million, many_batches.batches_1000,
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,
@@ -70,26 +71,20 @@ def _run(only: str | None) -> Iterator[Result]:
     yield from (bench() for bench in QUALITY if only in (None, bench.__name__))
 
 
-def _cell(text: str) -> str:
-    """The text with escaped bars, which otherwise end a cell of a Markdown table."""
-    return text.replace("|", "\\|")
-
-
 def replace_table(readme: str, lines: list[str]) -> str:
     """The README with a new table of benchmarks, with the last result of each."""
     last_results = {result["bench"]: result for result in map(json.loads, lines)}
-    rows = ["| benchmark | value | bound | against | holds | detail |", "|---|---|---|---|---|---|"]
+    rows = []
     for name, result in last_results.items():
         sign = {"higher": "at least", "lower": "at most"}[result["better"]]
         value = f"{result['value']:.4g} {result['unit']}"
         holds = "yes" if result["holds"] else "**no**"
-        rows.append(
-            f"| `{name}` | {value} | {sign} {result['bound']} | {_cell(result['against'])} | {holds} "
-            f"| {_cell(result['detail'])} |"
-        )
+        bound = f"{sign} {result['bound']}"
+        rows.append([f"`{name}`", value, bound, result["against"], holds, result["detail"]])
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    return "\n".join([before + BEGIN, *rows, END + after])
+    header = ("benchmark", "value", "bound", "against", "holds", "detail")
+    return "\n".join([before + BEGIN, markdown.table(header, rows), END + after])
 
 
 if __name__ == "__main__":

@@ -68,10 +68,12 @@ def to_events_rows(log: DataFrame) -> DataFrame:
     )
 
 
-def write_json_log(spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int) -> Path:
+def write_json_log(
+    spark: SparkSession, folder: Path, *, first: int, rows: int, files: int, seed: int, users: int = 100_000
+) -> Path:
     """The folder, with the log as JSON lines; modification times ascend, so batches read the files in order."""
     shutil.rmtree(folder, ignore_errors=True)
-    shop_log(spark, first, rows, seed=seed, files=files).write.json(str(folder))
+    shop_log(spark, first, rows, seed=seed, files=files, users=users).write.json(str(folder))
     for number, file in enumerate(sorted(folder.glob("part-*.json"))):
         os.utime(file, (START + number, START + number))
     return folder
@@ -92,4 +94,18 @@ def write_user_features(home: Path) -> Path:
     shipped = (ROOT / "conf" / "derive" / "windows.toml").read_text().split("\n# Items:")[0]
     file = home / "windows.toml"
     file.write_text("\n".join(line for line in shipped.splitlines() if "_hours" not in line or "user_hours" in line))
+    return file
+
+
+def write_tags(home: Path) -> Path:
+    """A file in the folder with the shipped tags that need no window features, and a tag of probes (shop_events.py)."""
+    head, *rules = (ROOT / "conf" / "tags.toml").read_text().split("\n[tags.")
+    probe = """load_probe]
+question = "When is the row of a probe visible?"
+facet = "basic"
+enter_when = "user_id LIKE '%:probe%'"
+evidence = "'a probe'"
+"""
+    file = home / "tags.toml"
+    file.write_text("\n[tags.".join([head, *(rule for rule in rules if "features." not in rule), probe]))
     return file

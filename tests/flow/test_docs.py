@@ -56,6 +56,7 @@ from profilestream.derive.table_declaration import DerivedTable
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
+from benchmarks import capacity, load
 from tests.flow import laws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -134,6 +135,8 @@ CHECKS = {
     ),
     "make kafka-chaos": "make",
     "make workers": "make",
+    "make load...": "make",
+    "make capacity...": "make",
     "make bench ONLY=capture_vs_copy": "make",
 }
 
@@ -226,6 +229,8 @@ def test_make_commands_are_targets_that_use_the_variables(parse: Parse) -> None:
                 parse(["jobs/run_demo.py", *shlex.split(value)])
             elif target == "laws":
                 laws.parser().parse_args(shlex.split(value))
+            elif target in ("load", "capacity"):
+                {"load": load, "capacity": capacity}[target].parser().parse_args(shlex.split(value))
             elif name == "ONLY":
                 assert any(f"def {value}(" in file.read_text() for file in (ROOT / "benchmarks").glob("*.py")), text
 

@@ -185,6 +185,31 @@ def test_the_process_tree_includes_child_processes_and_ended_ones() -> None:
     assert after is not None and after - before >= 0.25
 
 
+def test_the_cpu_time_of_an_ended_worker_of_a_parent_that_ignores_it_is_not_lost() -> None:
+    script = """
+import os, signal, sys, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as the daemon of PySpark
+if os.fork() == 0:
+    while time.process_time() < 0.3: pass
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        worker = Path("/proc") / parent.stdout.readline().decode().strip()
+        tree = ProcessTree()
+        before = tree.seconds()
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
+        while worker.exists():
+            time.sleep(0.01)
+        after = tree.seconds()
+        parent.kill()
+    assert before is not None and after is not None and before <= after < before + 0.3
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     config = tmp_path / "shop.toml"

@@ -3,10 +3,12 @@
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 # Seconds between two searches for new processes. Their CPU time until then is not lost: the counters are cumulative.
@@ -20,6 +22,19 @@ class CpuShare:
     seconds: float | None = None
 
 
+class _Ticks(NamedTuple):
+    """CPU time of a process in clock ticks.
+
+    Args:
+        total: its own, and that of its ended children.
+        children: that of its ended children.
+    """
+
+    parent: int
+    total: int
+    children: int
+
+
 class ProcessTree:
     """The CPU time of this process, its JVM and all processes that they started, from `/proc`.
 
@@ -30,6 +45,8 @@ class ProcessTree:
         self._root = os.getppid() if "PYSPARK_GATEWAY_PORT" in os.environ else os.getpid()
         self._processes: list[int] = []
         self._searched = -_SEARCH_SECONDS
+        self._last: dict[int, _Ticks] = {}
+        self._ended = 0
 
     def seconds(self) -> float | None:
         """CPU seconds, including those of ended child processes; null without `/proc`."""
@@ -38,9 +55,27 @@ class ProcessTree:
         now = time.monotonic()
         if now - self._searched >= _SEARCH_SECONDS:
             self._searched, self._processes = now, self._descendants()
-        # User and system time, and the same of ended children.
-        ticks = sum(sum(map(int, fields[11:15])) for process in self._processes if (fields := _stat(process)))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        ticks = {process: _ticks(fields) for process in self._processes if (fields := _stat(process))}
+        self._ended += self._unaccounted(ticks)
+        self._last = ticks
+        return (self._ended + sum(one.total for one in ticks.values())) / os.sysconf("SC_CLK_TCK")
+
+    def _unaccounted(self, ticks: dict[int, _Ticks]) -> int:
+        """Ticks of ended processes that their parents have not added to their own.
+
+        PySpark's daemon ignores SIGCHLD, so the system does not add up the CPU time of its workers.
+        """
+        ended = Counter[int]()
+        for process, last in self._last.items():
+            if process not in ticks:
+                ended[last.parent] += last.total
+        return sum(max(total - self._reaped(parent, ticks), 0) for parent, total in ended.items())
+
+    def _reaped(self, parent: int, ticks: dict[int, _Ticks]) -> int:
+        """Ticks of ended children that a process has added to its own since the last reading."""
+        if parent not in ticks or parent not in self._last:
+            return 0
+        return ticks[parent].children - self._last[parent].children
 
     def _descendants(self) -> list[int]:
         children: dict[int, list[int]] = {}
@@ -61,6 +96,11 @@ def _stat(process: int) -> list[str] | None:
         return (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def _ticks(fields: list[str]) -> _Ticks:
+    own, children = (sum(map(int, fields[first : first + 2])) for first in (11, 13))  # user and system time
+    return _Ticks(int(fields[1]), own + children, children)
 
 
 class CpuClock:
