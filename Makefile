@@ -5,7 +5,7 @@ PYTHON ?= python3
 .PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity bench zip workers bundle clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-17s %s\n", $$1, $$2 }'
 
 set-up:  ## create .venv with all packages and jars; the other targets run this first
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \

@@ -30,7 +30,7 @@ from pyspark.sql import SparkSession
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 
-from kafka_broker import LOG, MAPPING, Broker  # noqa: E402
+from kafka_broker import LOG, MAPPING, Broker, json_mapping  # noqa: E402
 
 from tests import table_snapshots  # noqa: E402
 from tests.builders import short_lived_env  # noqa: E402
@@ -95,7 +95,7 @@ def run(spark: SparkSession, work: Path, *, kills: int, seed: int) -> str:
 
 def _write_settings(home: Path, broker: Broker, batch: int) -> Path:
     home.mkdir(exist_ok=True)
-    (home / "mapping.toml").write_text(MAPPING.read_text().replace('format = "csv"', 'format = "jsonl"'))
+    (home / "mapping.toml").write_text(json_mapping(MAPPING))
     config = home / "settings.toml"
     config.write_text(SETTINGS.format(home=home, root=ROOT, servers=broker.servers, topic=TOPIC, batch=batch))
     return config
