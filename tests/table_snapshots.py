@@ -12,6 +12,7 @@ from profilestream.derive import fold_stage, markov, population, sessions, trans
 from profilestream.derive.fold import Fold
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.rankers.rankers_spec import RankersSpec
+from profilestream.serve.tags import tag_declaration
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -49,6 +50,11 @@ def snapshot(spark: SparkSession, settings: Settings, at: datetime | None = None
     if settings.serve.tags.enabled:
         # Evidence contains rounded numbers.
         content |= {table.name: _rows(table, spark, settings, "evidence") for table in (USER_GROUPS, USER_TAGS)}
+        # Segments are fitted, so they depend on the batches, and so do the tags of their rules.
+        rules = tag_declaration.from_settings(settings).tags.items()
+        by_segment = {tag for tag, rule in rules if "segment." in f"{rule.enter_when} {rule.hold_when}"}
+        kept = {key: row for key, row in content[USER_TAGS.name].items() if row["tag"] not in by_segment}
+        content[USER_TAGS.name] = kept
     return content
 
 
