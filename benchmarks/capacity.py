@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 
 from benchmarks import costs  # noqa: E402
 from benchmarks.costs import Costs  # noqa: E402
@@ -125,15 +125,18 @@ def needs(shop: Shop, measured: Costs) -> dict[str, Need]:
 
 
 def sizes(shop: Shop, measured: Costs) -> dict[str, float]:
-    """Bytes by table; tables that are not listed are small or grow as the events do."""
+    """Bytes by table. A tile table has at most a row for each key and hour."""
     per_row = {name: one.bytes / max(one.rows, 1) for name, one in measured.tables.items()}
-    per_event = {name: one.bytes / measured.events for name, one in measured.tables.items()}
-    events = shop.rate * _DAY * shop.days
-    by_rows = {"user_profiles": shop.users * _PROFILE_BYTES}
-    by_rows |= {name: shop.users * per_row[name] for name in ("user_segments",) if name in per_row}
-    by_rows |= {name: (shop.users + shop.items) * per_row[name] for name in ("factors",) if name in per_row}
-    growing = ("events", "user_hours", "item_hours", "category_hours", "sessions")
-    return by_rows | {name: events * per_event[name] for name in growing if name in per_event}
+    events, hours = shop.rate * _DAY * shop.days, 24 * shop.days
+    keys = {"user_segments": shop.users, "factors": shop.users + shop.items}
+    most = {"events": events, "sessions": events, "user_hours": shop.users * hours, "item_hours": shop.items * hours}
+    rows = keys | {
+        name: min(events * measured.tables[name].rows / measured.events, bound)
+        for name, bound in most.items()
+        if name in measured.tables
+    }
+    by_key = {"user_profiles": shop.users * _PROFILE_BYTES}
+    return by_key | {name: count * per_row[name] for name, count in rows.items() if name in per_row}
 
 
 def limits(shop: Shop, measured: Costs) -> list[Limit]:
