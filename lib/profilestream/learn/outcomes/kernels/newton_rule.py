@@ -112,8 +112,8 @@ class Newton:
         """The coefficients of the sums, (c,); NaN if there are none."""
         coefficients, equations = np.zeros(len(state.names)), state.sums.rule
         used = np.append(0, 1 + np.flatnonzero(state.scales[1:] > 0))
-        penalty = 0.25 * self.ridge * state.scales[used] ** 2 * (used > 0)
-        matrix = equations[np.ix_(used, used)] + np.diag(penalty)
+        # The scale of the intercept is 0.
+        matrix = equations[np.ix_(used, used)] + np.diag(0.25 * self.ridge * state.scales[used] ** 2)
         matrix[np.diag_indices_from(matrix)] *= 1 + _JITTER
         if state.sums.rows <= NO_ROWS:
             return np.full(len(coefficients), np.nan)
