@@ -15,7 +15,7 @@ from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from tests import laws
 from tests.laws import LearnerCase
 from tests.naive_outcomes import DAY
-from tests.outcomes_case import OUTCOMES, Example, case_of, decayed_weights, rows_of, spec_of
+from tests.outcomes_case import HORIZON, OUTCOMES, Example, case_of, decayed_weights, rows_of, spec_of
 
 WITHOUT_AMOUNT = OUTCOMES.replace("[features.amount]\nis_log = true\n", "")
 
@@ -133,9 +133,21 @@ def test_an_outcome_with_another_rule_begins_again_and_others_continue(tmp_path:
 
 
 def test_an_outcome_of_another_horizon_has_no_part_in_a_cell(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, OUTCOMES + "[outcomes.churn]\nhorizon_days = 60\n")
+    spec = spec_of(
+        tmp_path, OUTCOMES.replace(f"[outcomes.buy]\nhorizon_days = {HORIZON}", "[outcomes.buy]\nhorizon_days = 60")
+    )
     models = spec.models(learn(spec, MemoryTables(), week(1)))
-    assert models["churn"].versions == () and models["buy"].last.applies == 1
+    assert models["buy"].versions == () and models["spend"].last.applies == 1
+
+
+def test_removing_all_rows_leaves_no_sums(tmp_path: Path) -> None:
+    spec, weeks = spec_of(tmp_path), [week(number) for number in range(1, 5)]
+    tables, rows = learned_weekly(spec, weeks), rows_of([row for one in weeks for row in one])
+    removed = tables.with_learned(spec, spec.remove(tables, pa.table({"user_id": [f"u{n}" for n in range(60)]}), rows))
+    for name, model in spec.models(removed).items():
+        before = spec.models(tables)[name].last.sums.rule
+        np.testing.assert_allclose(model.last.sums.rule, 0, atol=1e-9 * np.abs(before).max(), err_msg=name)
+        assert model.last.problem == "the equations have no solution" and np.isfinite(model.last.coefficients).all()
 
 
 def test_removed_users_have_no_part_in_the_sums_and_a_small_one_in_the_coefficients(tmp_path: Path) -> None:
