@@ -86,7 +86,9 @@ def test_coefficients_equal_those_of_a_reference_implementation(loss: str) -> No
         new = [(x, y / unit, day * DAY) for x, y in zip(batch.x, batch.labels.tolist(), strict=True)]
         rows += new
         decay = 2.0 ** ((before - day) / 20)
-        new_matrix, new_right = naive_outcomes.newton_sums(new, beta, day * DAY, 20.0, loss)
+        moments = (state.means, state.scales) if day > 1 else naive_outcomes.means_and_scales(new, day * DAY, 20.0)
+        near = naive_outcomes.clipped(new, *moments)
+        new_matrix, new_right = naive_outcomes.newton_sums(near, beta, day * DAY, 20.0, loss)
         matrix, right, before = decay * matrix + new_matrix, decay * right + new_right, day
         state = learn(rule, state, batch)
         factor, unit = state.label_unit / unit, state.label_unit
@@ -190,9 +192,8 @@ def test_removing_a_user_leaves_the_sums_of_the_other_rows(rule: Newton) -> None
     for batch, rest in zip(batches, others, strict=True):
         state = learn(rule, state, batch)
         assert state.learned_at is not None
-        coefficients, unit, cap = state.learned_at
-        version = replace(state, coefficients=coefficients, label_unit=unit, label_cap=cap)
-        removed.append((sum_rows(rule, version, take(batch, np.array([0]))), unit))
+        version = replace(state, **state.learned_at._asdict())
+        removed.append((sum_rows(rule, version, take(batch, np.array([0]))), version.label_unit))
         expected = total_of(rule, expected, version, rest, state)
     actual = rule.remove(state, removed)
     np.testing.assert_allclose(actual.sums.rule, expected.sums.rule, rtol=1e-9, atol=1e-9)
@@ -214,7 +215,7 @@ def test_a_state_without_rows_after_a_removal_has_a_problem_and_finite_coefficie
     rows = logistic_rows(40)
     state = learned(LOGISTIC, rows)
     assert state.learned_at is not None
-    version = replace(state, coefficients=state.learned_at[0])
+    version = replace(state, **state.learned_at._asdict())
     empty = LOGISTIC.remove(state, [(sum_rows(LOGISTIC, version, rows), 1.0)])
     assert empty.problem == "the equations have no solution" and np.isfinite(empty.coefficients).all()
 
@@ -335,6 +336,8 @@ def test_contributions_add_up_to_the_difference_from_the_mean_row() -> None:
     parts = outcome_model.contributions(LOGISTIC, state, rows.x)
     difference = (rows.x - state.means) @ state.coefficients
     np.testing.assert_allclose(parts.sum(axis=1), difference)
+    outlier = outcome_model.contributions(LOGISTIC, state, np.array([[1.0, 1e6, 0.0]]))
+    np.testing.assert_allclose(outlier[0, 1], 5 * state.scales[1] * state.coefficients[1])
 
 
 def test_the_top_reasons_are_the_features_with_the_largest_total_contribution() -> None:

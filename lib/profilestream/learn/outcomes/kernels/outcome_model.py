@@ -41,6 +41,16 @@ class LabeledRows(NamedTuple):
         return LabeledRows(self.x[rows], self.labels[rows], self.times[rows], self.shards[rows])
 
 
+class Linearization(NamedTuple):
+    """What the sums of a batch depend on besides its rows; see OutcomeState."""
+
+    coefficients: Floats
+    means: Floats
+    scales: Floats
+    label_unit: float
+    label_cap: float
+
+
 @dataclass(frozen=True)
 class OutcomeState:
     """A model and the sums that it was computed from.
@@ -54,7 +64,7 @@ class OutcomeState:
         applies: number of applies; 0 before the first batch.
         label_unit: Poisson: the decayed mean of the capped labels, in which labels are measured.
         label_cap: Poisson: labels of the next batch are at most this.
-        learned_at: coefficients, unit and cap with which the sums of the last batch were computed; for removals.
+        learned_at: with which the sums of the last batch were computed; for removals.
         problem: why the last apply has not changed the coefficients; empty if it has.
     """
 
@@ -68,8 +78,13 @@ class OutcomeState:
     is_started: bool = False
     label_unit: float = 1.0
     label_cap: float = float("inf")
-    learned_at: tuple[Floats, float, float] | None = None
+    learned_at: Linearization | None = None
     problem: str = ""
+
+    @property
+    def linearization(self) -> Linearization:
+        """What the sums of the next batch depend on."""
+        return Linearization(self.coefficients, self.means, self.scales, self.label_unit, self.label_cap)
 
     @classmethod
     def empty(cls, rule: "OutcomeRule", names: Sequence[str]) -> "OutcomeState":
@@ -189,7 +204,7 @@ def with_rows(rule: OutcomeRule, base: OutcomeState, current: OutcomeState, sums
         scales=merged.scales(rule.min_rows),
         applies=base.applies + 1,
         label_cap=merged.label_cap,
-        learned_at=(current.coefficients, current.label_unit, current.label_cap),
+        learned_at=current.linearization,
         problem="",
     )
 
@@ -203,7 +218,13 @@ def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
         zeros = np.zeros_like(array.take([0], axis)) if array.size else array
         return np.concatenate([array, zeros], axis).take(columns, axis) if array.size else array
 
-    sums = state.sums
+    sums, learned_at = state.sums, state.learned_at
+    if learned_at is not None:
+        learned_at = learned_at._replace(
+            coefficients=taken(learned_at.coefficients, 0),
+            means=taken(learned_at.means, 0),
+            scales=taken(learned_at.scales, 0),
+        )
     square = taken(sums.rule, 0)
     # The last column of the sums of Newton is the right side of its equations.
     rule = np.hstack([taken(square[:, :-1], 1), square[:, -1:]]) if square.size else square
@@ -217,14 +238,19 @@ def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
         memory=taken(state.memory, 1),
         means=taken(state.means, 0),
         scales=taken(state.scales, 0),
-        learned_at=state.learned_at and (taken(state.learned_at[0], 0), *state.learned_at[1:]),
+        learned_at=learned_at,
     )
 
 
 def etas(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:
-    """Scores of the rows, (m,): logits, margins or logarithms of means, clipped."""
-    highest = MAX_LOG_MEAN if rule.loss == "poisson" else MAX_ETA
-    return np.asarray(np.clip(rule.inputs(state, x) @ state.coefficients, -MAX_ETA, highest))
+    """Scores of the rows, (m,): logits, margins or logarithms of means."""
+    return etas_of_inputs(rule, state, rule.inputs(state, x))
+
+
+def etas_of_inputs(rule: OutcomeRule, state: OutcomeState, inputs: Floats) -> Floats:
+    """inputs x coefficients, clipped; a mean is at most the label cap."""
+    highest = min(MAX_LOG_MEAN, np.log(state.label_cap / state.label_unit)) if rule.loss == "poisson" else MAX_ETA
+    return np.asarray(np.clip(inputs @ state.coefficients, -MAX_ETA, highest))
 
 
 def predictions(rule: OutcomeRule, state: OutcomeState, eta: Floats) -> Floats:
