@@ -296,6 +296,20 @@ def test_an_input_that_begins_to_vary_does_not_ruin_predictions() -> None:
     assert log_loss(probabilities(LOGISTIC, state, batches[6].x), batches[6].labels) < 0.65
 
 
+def test_outliers_of_inputs_are_clipped_but_not_flags() -> None:
+    rows = logistic_rows(1000)
+    state = learned(LOGISTIC, rows._replace(x=np.column_stack([rows.x, np.arange(1000) == 0])))
+    x = np.array([[1.0, 100.0, 0.0, 1.0], [1.0, 0.0, -2.0, 0.0]])
+    expected = [[1.0, state.means[1] + 5 * state.scales[1], 0.0, 1.0], [1.0, 0.0, -2.0, 0.0]]
+    np.testing.assert_allclose(LOGISTIC.inputs(state, x), expected)
+
+
+def test_predicted_amounts_are_at_most_the_label_cap() -> None:
+    state = learned(POISSON, spend_rows(2000))
+    certain = replace(state, coefficients=np.array([0.0, 9.0, 0.0]))
+    assert probabilities(POISSON, certain, np.array([[1.0, 4.0, 0.0]]))[0] == pytest.approx(state.label_cap)
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_sums_that_are_not_finite_are_not_added() -> None:
     state, rows = learned(LOGISTIC, logistic_rows(50)), logistic_rows(50, day=2)

@@ -140,9 +140,15 @@ def test_an_outcome_of_another_horizon_has_no_part_in_a_cell(tmp_path: Path) -> 
     assert models["buy"].versions == () and models["spend"].last.applies == 1
 
 
-def test_removing_all_rows_leaves_no_sums(tmp_path: Path) -> None:
-    spec, weeks = spec_of(tmp_path), [week(number) for number in range(1, 5)]
-    tables, rows = learned_weekly(spec, weeks), rows_of([row for one in weeks for row in one])
+@pytest.mark.parametrize("first", [OUTCOMES, WITHOUT_AMOUNT])
+def test_removing_all_rows_leaves_no_sums(tmp_path: Path, first: str) -> None:
+    """Also if a feature was declared after the first weeks, in which it was null."""
+    spec, weeks = spec_of(tmp_path / "spec"), [week(number) for number in range(1, 5)]
+    weeks[:2] = [[row._replace(amount=None) for row in one] for one in weeks[:2]]
+    tables = learned_weekly(spec_of(tmp_path / "first", first), weeks[:2])
+    for one in weeks[2:]:
+        tables = learn(spec, tables, one)
+    rows = rows_of([row for one in weeks for row in one])
     removed = tables.with_learned(spec, spec.remove(tables, pa.table({"user_id": [f"u{n}" for n in range(60)]}), rows))
     for name, model in spec.models(removed).items():
         before = spec.models(tables)[name].last.sums.rule

@@ -52,12 +52,13 @@ class VersionedModel:
 
     def with_columns(self, rule: OutcomeRule, names: Sequence[str]) -> "VersionedModel":
         """With columns of x added, removed or in another order; coefficients of Newton are solved again."""
+        states = [outcome_model.with_columns(one.state, names) for one in self.versions]
+        versions = tuple(replace(one, state=state) for one, state in zip(self.versions, states, strict=True))
         if self.last.names == tuple(names):
-            return self
+            return replace(self, versions=versions).with_last(self.last)
         last = outcome_model.with_columns(self.last, names)
         last = rule.solved(last) if isinstance(rule, Newton) and last.is_started else last
-        versions = (replace(one, state=outcome_model.with_columns(one.state, names)) for one in self.versions)
-        return replace(self, last=last, versions=tuple(versions)).with_last(last)
+        return replace(self, versions=versions).with_last(last)
 
     def rows(self, outcome: str, before: "VersionedModel") -> list[dict[str, Any]]:
         """The rows of `outcome_models` that differ from those before."""

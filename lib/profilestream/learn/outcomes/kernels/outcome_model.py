@@ -211,6 +211,8 @@ def with_rows(rule: OutcomeRule, base: OutcomeState, current: OutcomeState, sums
 
 def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
     """The state with columns added, removed or in another order. A new column was 0 in all learned rows."""
+    if state.names == tuple(names):
+        return state
     old = {name: number for number, name in enumerate(state.names)}
     columns = np.array([old.get(name, len(old)) for name in names])
 
