@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import total
-from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, sum_rows
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge  # type: ignore[import-untyped]
@@ -347,15 +347,15 @@ def test_a_model_recovers_after_its_classes_flip_and_after_a_gap_of_years() -> N
 def test_contributions_add_up_to_the_difference_from_the_mean_row() -> None:
     rows = logistic_rows(200)
     state = learned(LOGISTIC, rows)
-    parts = outcome_model.contributions(LOGISTIC, state, rows.x)
+    parts = outcome_scores.contributions(LOGISTIC, state, rows.x)
     difference = (rows.x - state.means) @ state.coefficients
     np.testing.assert_allclose(parts.sum(axis=1), difference)
-    outlier = outcome_model.contributions(LOGISTIC, state, np.array([[1.0, 1e6, 0.0]]))
+    outlier = outcome_scores.contributions(LOGISTIC, state, np.array([[1.0, 1e6, 0.0]]))
     np.testing.assert_allclose(outlier[0, 1], 5 * state.scales[1] * state.coefficients[1])
 
 
 def test_the_top_reasons_are_the_features_with_the_largest_total_contribution() -> None:
     parts = np.array([[0.0, 1.0, -0.6, 0.5, -0.2], [0.0, 0.1, 0.0, -3.0, 0.0]])
-    features, values = outcome_model.top_reasons(parts, np.array([-1, 0, 1, 2, 1]), count=2)
+    features, values = outcome_scores.top_reasons(parts, np.array([-1, 0, 1, 2, 1]), count=2)
     assert features.tolist() == [[0, 1], [2, 0]]
     np.testing.assert_allclose(values, [[1.0, -0.8], [-3.0, 0.1]])

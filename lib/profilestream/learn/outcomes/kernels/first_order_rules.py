@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats
-from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeState, etas_of_inputs, with_rows
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeState, with_rows
+from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
 
 _MAX_Z = 5.0

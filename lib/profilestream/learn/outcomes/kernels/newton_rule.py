@@ -11,13 +11,8 @@ import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import total
-from profilestream.learn.outcomes.kernels.outcome_model import (
-    LabeledRows,
-    Loss,
-    OutcomeState,
-    etas_of_inputs,
-    with_rows,
-)
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, with_rows
+from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
 from profilestream.learn.outcomes.kernels.outcome_sums import NO_ROWS, OutcomeSums
 
 _MIN_WEIGHT = 0.02

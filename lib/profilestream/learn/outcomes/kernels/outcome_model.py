@@ -3,7 +3,7 @@
 The steps of a batch, for all outcomes with the same inputs x. The driver handles sums only; passes over rows run on the
 executors:
 
-    score     etas(rule, state, x) and predictions(rule, state, etas), with the state before the batch
+    score     outcome_scores.etas and predictions, with the state before the batch
     start     for models without coefficients: a pass for the moments, and `start`
     passes    sum_rows(...) per partition, combined by sums.total; rule.apply once per pass, always to the same state
 
@@ -21,7 +21,7 @@ from profilestream.learn.kernels.sums import decay_factors, total
 from profilestream.learn.outcomes.kernels.outcome_sums import LABEL_BINS, OutcomeSums, count_labels
 
 Loss = Literal["logistic", "squared", "hinge", "poisson"]
-MAX_ETA, MAX_LOG_MEAN = 8.0, 5.0
+MAX_ETA = 8.0
 _MIN_POSITIVE_LABELS = 10
 
 
@@ -242,40 +242,3 @@ def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
         scales=taken(state.scales, 0),
         learned_at=learned_at,
     )
-
-
-def etas(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:
-    """Scores of the rows, (m,): logits, margins or logarithms of means."""
-    return etas_of_inputs(rule, state, rule.inputs(state, x))
-
-
-def etas_of_inputs(rule: OutcomeRule, state: OutcomeState, inputs: Floats) -> Floats:
-    """inputs x coefficients, clipped; a mean is at most the label cap."""
-    highest = min(MAX_LOG_MEAN, np.log(state.label_cap / state.label_unit)) if rule.loss == "poisson" else MAX_ETA
-    return np.asarray(np.clip(inputs @ state.coefficients, -MAX_ETA, highest))
-
-
-def predictions(rule: OutcomeRule, state: OutcomeState, eta: Floats) -> Floats:
-    """Probabilities, or means of a Poisson label in its own unit. Of hinge loss they are not calibrated."""
-    if rule.loss == "poisson":
-        return np.asarray(np.exp(eta) * state.label_unit)
-    return np.asarray(np.clip(eta, 0, 1) if rule.loss == "squared" else 1 / (1 + np.exp(-eta)))
-
-
-def contributions(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:
-    """How much each input moves eta away from that of a row with the mean of all inputs, (m, c)."""
-    mean_inputs = rule.inputs(state, state.means[None, :])
-    return np.asarray((rule.inputs(state, x) - mean_inputs) * state.coefficients)
-
-
-def top_reasons(contributions: Floats, sources: Longs, count: int = 3) -> tuple[Longs, Floats]:
-    """The features that move eta most: numbers and contributions, (m, count), largest absolute value first.
-
-    Args:
-        contributions: (m, c); those of columns with the same source are added.
-        sources: the number of the feature of each column, (c,); -1: none, such as the intercept.
-    """
-    is_feature = sources >= 0
-    by_feature = contributions[:, is_feature] @ np.eye(sources.max(initial=0) + 1)[sources[is_feature]]
-    order = np.argsort(-np.abs(by_feature), axis=1, kind="stable")[:, :count]
-    return order, np.take_along_axis(by_feature, order, axis=1)
