@@ -34,6 +34,12 @@ def means_and_scales(rows: list[Row], now: int, half_life_days: float) -> tuple[
     return mean, np.sqrt(np.where(variance > 1e-12 * mean_square, np.maximum(variance, 0.1 * mean_square), 0.0))
 
 
+def clipped(rows: list[Row], mean: Floats, scales: Floats) -> list[Row]:
+    """The rows with inputs that are at most 5 scales, or 1, away from their mean."""
+    limits = np.maximum(5 * scales, 1.0)
+    return [(np.clip(x, mean - limits, mean + limits), y, time) for x, y, time in rows]
+
+
 def solve_newton(matrix: Floats, right: Floats, scales: Floats, ridge: float) -> Floats:
     """The coefficients, with a penalty on all but the intercept."""
     used = [0, *(np.flatnonzero(scales[1:] > 0) + 1)]
@@ -56,7 +62,7 @@ class NaiveNewton:
 
     def __post_init__(self) -> None:
         self.matrix, self.right = np.zeros((self.columns, self.columns)), np.zeros(self.columns)
-        self.beta = np.zeros(self.columns)
+        self.beta, self.mean, self.scales = (np.zeros(self.columns) for _ in range(3))
 
     def learn(self, batch: list[Row]) -> None:
         """The rows of each time, in order."""
@@ -66,12 +72,15 @@ class NaiveNewton:
     def _learn_time(self, rows: list[Row], now: int) -> None:
         if not self.times:
             rate = float(np.mean([y for _, y, _ in rows]))
+            self.mean, self.scales = means_and_scales(rows, now, self.half_life_days)
             self.beta[0] = np.clip(np.log(max(rate, 1e-9) / max(1 - rate, 1e-9)), -8, 8)
         self.rows, decay = self.rows + rows, 2.0 ** (-(now - self.now) / DAY / self.half_life_days)
         mean, scales = means_and_scales(self.rows, now, self.half_life_days)
         for _ in range(3 if self.times < 2 else 1):
-            matrix, right = newton_sums(rows, self.beta, now, self.half_life_days, "logistic")
+            near = clipped(rows, self.mean, self.scales)
+            matrix, right = newton_sums(near, self.beta, now, self.half_life_days, "logistic")
             matrix, right = matrix + decay * self.matrix, right + decay * self.right
+            self.mean, self.scales = mean, scales
             change = solve_newton(matrix, right, scales, self.ridge) - self.beta
             largest = max(abs(change @ mean), *np.abs(change[1:] * scales[1:]))
             self.beta = self.beta + change * min(1.0, 1.5 / largest if largest else 1.0)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.sums import MICROS_PER_DAY, total
-from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, States
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
 
@@ -80,4 +80,4 @@ def learned(rule: OutcomeRule, *batches: LabeledRows) -> OutcomeState:
 
 
 def probabilities(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:
-    return outcome_model.predictions(rule, state, outcome_model.etas(rule, state, x))
+    return outcome_scores.predictions(rule, state, outcome_scores.etas(rule, state, x))

@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.learner_spec import LearnerBatch
 from profilestream.learn.memory_tables import MemoryTables
-from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels import outcome_scores
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 
@@ -106,7 +106,7 @@ def _scores(spec: OutcomesSpec, tables: MemoryTables, rows: pa.Table) -> Floats:
     """Probabilities of `buy` by the last version; before it starts, .5."""
     state, rule = spec.models(tables)["buy"].last, spec.declared.rules["buy"]
     x = np.array([_inputs(row) for row in rows.to_pylist()]).reshape(-1, 3)
-    return outcome_model.predictions(rule, state, outcome_model.etas(rule, state, x))
+    return outcome_scores.predictions(rule, state, outcome_scores.etas(rule, state, x))
 
 
 def decayed_weights(spec: OutcomesSpec, tables: MemoryTables) -> Numbers:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import total
-from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, sum_rows
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge  # type: ignore[import-untyped]
@@ -86,7 +86,9 @@ def test_coefficients_equal_those_of_a_reference_implementation(loss: str) -> No
         new = [(x, y / unit, day * DAY) for x, y in zip(batch.x, batch.labels.tolist(), strict=True)]
         rows += new
         decay = 2.0 ** ((before - day) / 20)
-        new_matrix, new_right = naive_outcomes.newton_sums(new, beta, day * DAY, 20.0, loss)
+        moments = (state.means, state.scales) if day > 1 else naive_outcomes.means_and_scales(new, day * DAY, 20.0)
+        near = naive_outcomes.clipped(new, *moments)
+        new_matrix, new_right = naive_outcomes.newton_sums(near, beta, day * DAY, 20.0, loss)
         matrix, right, before = decay * matrix + new_matrix, decay * right + new_right, day
         state = learn(rule, state, batch)
         factor, unit = state.label_unit / unit, state.label_unit
@@ -190,9 +192,8 @@ def test_removing_a_user_leaves_the_sums_of_the_other_rows(rule: Newton) -> None
     for batch, rest in zip(batches, others, strict=True):
         state = learn(rule, state, batch)
         assert state.learned_at is not None
-        coefficients, unit, cap = state.learned_at
-        version = replace(state, coefficients=coefficients, label_unit=unit, label_cap=cap)
-        removed.append((sum_rows(rule, version, take(batch, np.array([0]))), unit))
+        version = replace(state, **state.learned_at._asdict())
+        removed.append((sum_rows(rule, version, take(batch, np.array([0]))), version.label_unit))
         expected = total_of(rule, expected, version, rest, state)
     actual = rule.remove(state, removed)
     np.testing.assert_allclose(actual.sums.rule, expected.sums.rule, rtol=1e-9, atol=1e-9)
@@ -214,7 +215,7 @@ def test_a_state_without_rows_after_a_removal_has_a_problem_and_finite_coefficie
     rows = logistic_rows(40)
     state = learned(LOGISTIC, rows)
     assert state.learned_at is not None
-    version = replace(state, coefficients=state.learned_at[0])
+    version = replace(state, **state.learned_at._asdict())
     empty = LOGISTIC.remove(state, [(sum_rows(LOGISTIC, version, rows), 1.0)])
     assert empty.problem == "the equations have no solution" and np.isfinite(empty.coefficients).all()
 
@@ -295,6 +296,20 @@ def test_an_input_that_begins_to_vary_does_not_ruin_predictions() -> None:
     assert log_loss(probabilities(LOGISTIC, state, batches[6].x), batches[6].labels) < 0.65
 
 
+def test_outliers_of_inputs_are_clipped_but_not_flags() -> None:
+    rows = logistic_rows(1000)
+    state = learned(LOGISTIC, rows._replace(x=np.column_stack([rows.x, np.arange(1000) == 0])))
+    x = np.array([[1.0, 100.0, 0.0, 1.0], [1.0, 0.0, -2.0, 0.0]])
+    expected = [[1.0, state.means[1] + 5 * state.scales[1], 0.0, 1.0], [1.0, 0.0, -2.0, 0.0]]
+    np.testing.assert_allclose(LOGISTIC.inputs(state, x), expected)
+
+
+def test_predicted_amounts_are_at_most_the_label_cap() -> None:
+    state = learned(POISSON, spend_rows(2000))
+    certain = replace(state, coefficients=np.array([0.0, 9.0, 0.0]))
+    assert probabilities(POISSON, certain, np.array([[1.0, 4.0, 0.0]]))[0] == pytest.approx(state.label_cap)
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_sums_that_are_not_finite_are_not_added() -> None:
     state, rows = learned(LOGISTIC, logistic_rows(50)), logistic_rows(50, day=2)
@@ -332,13 +347,15 @@ def test_a_model_recovers_after_its_classes_flip_and_after_a_gap_of_years() -> N
 def test_contributions_add_up_to_the_difference_from_the_mean_row() -> None:
     rows = logistic_rows(200)
     state = learned(LOGISTIC, rows)
-    parts = outcome_model.contributions(LOGISTIC, state, rows.x)
+    parts = outcome_scores.contributions(LOGISTIC, state, rows.x)
     difference = (rows.x - state.means) @ state.coefficients
     np.testing.assert_allclose(parts.sum(axis=1), difference)
+    outlier = outcome_scores.contributions(LOGISTIC, state, np.array([[1.0, 1e6, 0.0]]))
+    np.testing.assert_allclose(outlier[0, 1], 5 * state.scales[1] * state.coefficients[1])
 
 
 def test_the_top_reasons_are_the_features_with_the_largest_total_contribution() -> None:
     parts = np.array([[0.0, 1.0, -0.6, 0.5, -0.2], [0.0, 0.1, 0.0, -3.0, 0.0]])
-    features, values = outcome_model.top_reasons(parts, np.array([-1, 0, 1, 2, 1]), count=2)
+    features, values = outcome_scores.top_reasons(parts, np.array([-1, 0, 1, 2, 1]), count=2)
     assert features.tolist() == [[0, 1], [2, 0]]
     np.testing.assert_allclose(values, [[1.0, -0.8], [-3.0, 0.1]])

@@ -50,7 +50,7 @@ def test_sums_of_parts_are_those_of_all_rows() -> None:
 
 def test_rows_without_a_label_are_not_evaluated_and_metrics_without_a_value_are_left_out() -> None:
     eta, labels, p = scored(100)
-    labels[:50] = np.nan
+    labels[:50], labels[49] = np.nan, np.inf
     assert ScoreSums.of(eta, labels, p, as_of=0).rows == 50
     assert ScoreSums().binary_metrics() == {} and ScoreSums().amount_metrics() == {}
     one_class = ScoreSums.of(eta, np.ones(100), p, as_of=0).binary_metrics()

@@ -15,7 +15,9 @@ from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from tests import laws
 from tests.laws import LearnerCase
 from tests.naive_outcomes import DAY
-from tests.outcomes_case import OUTCOMES, Example, case_of, decayed_weights, rows_of, spec_of
+from tests.outcomes_case import HORIZON, OUTCOMES, Example, case_of, decayed_weights, rows_of, spec_of
+
+WITHOUT_AMOUNT = OUTCOMES.replace("[features.amount]\nis_log = true\n", "")
 
 
 @pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
@@ -59,7 +61,8 @@ def case(spec: OutcomesSpec) -> LearnerCase:
 def coefficients(spec: OutcomesSpec, tables: MemoryTables) -> laws.Numbers:
     """The coefficients, of amounts in their own unit."""
     states = {name: model.last for name, model in spec.models(tables).items()}
-    return {name: one.coefficients + [np.log(one.label_unit), 0.0, 0.0] for name, one in states.items()}
+    shift = np.eye(1, 3)[0]
+    return {n: one.coefficients + np.log(one.label_unit) * shift[: len(one.names)] for n, one in states.items()}
 
 
 @pytest.mark.parametrize("cuts", [[10], [1] * 10, [3, 3, 4]])
@@ -95,13 +98,29 @@ def test_only_the_last_version_has_sums(tmp_path: Path) -> None:
 
 
 def test_a_feature_that_is_added_later_is_null_in_earlier_rows(tmp_path: Path) -> None:
-    narrow = spec_of(tmp_path / "narrow", OUTCOMES.replace("[features.amount]\nis_log = true\n", ""))
+    narrow = spec_of(tmp_path / "narrow", WITHOUT_AMOUNT)
     wide = spec_of(tmp_path / "wide")
     nulls = [one._replace(amount=None) for one in week(1)]
     expected = learn(wide, learn(wide, MemoryTables(), nulls), week(2))
     actual = learn(wide, learn(narrow, MemoryTables(), nulls), week(2))
     laws.assert_close(coefficients(wide, actual), coefficients(wide, expected), 1e-9)
     laws.assert_close(decayed_weights(wide, actual), decayed_weights(wide, expected), 1e-9)
+
+
+def test_after_a_feature_was_removed_the_other_coefficients_are_those_of_a_model_without_it(tmp_path: Path) -> None:
+    amounts = [[one._replace(amount=abs(one.visits) + n % 7) for n, one in enumerate(week(day))] for day in (1, 2, 3)]
+    wide, narrow = spec_of(tmp_path / "wide"), spec_of(tmp_path / "narrow", WITHOUT_AMOUNT)
+    tables = learned_weekly(wide, amounts)
+    rest, model = coefficients(narrow, tables), narrow.models(tables)["buy"].last
+    assert model.names == ("intercept", "visits") and norm(rest["buy"] - coefficients(wide, tables)["buy"][:2]) > 1e-3
+    np.testing.assert_allclose(rest["buy"], coefficients(narrow, learned_weekly(narrow, amounts))["buy"], atol=0.1)
+
+
+def test_a_cell_that_is_learned_in_two_batches_has_one_version(tmp_path: Path) -> None:
+    spec, rows = spec_of(tmp_path), week(1)
+    models = spec.models(learned_weekly(spec, [rows[:30], rows[30:]]))
+    assert len(models["buy"].versions) == 1 and models["buy"].last.applies == 2
+    assert models["buy"].last.sums.rows == 60
 
 
 def test_an_outcome_with_another_rule_begins_again_and_others_continue(tmp_path: Path) -> None:
@@ -114,9 +133,27 @@ def test_an_outcome_with_another_rule_begins_again_and_others_continue(tmp_path:
 
 
 def test_an_outcome_of_another_horizon_has_no_part_in_a_cell(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, OUTCOMES + "[outcomes.churn]\nhorizon_days = 60\n")
+    spec = spec_of(
+        tmp_path, OUTCOMES.replace(f"[outcomes.buy]\nhorizon_days = {HORIZON}", "[outcomes.buy]\nhorizon_days = 60")
+    )
     models = spec.models(learn(spec, MemoryTables(), week(1)))
-    assert models["churn"].versions == () and models["buy"].last.applies == 1
+    assert models["buy"].versions == () and models["spend"].last.applies == 1
+
+
+@pytest.mark.parametrize("first", [OUTCOMES, WITHOUT_AMOUNT])
+def test_removing_all_rows_leaves_no_sums(tmp_path: Path, first: str) -> None:
+    """Also if a feature was declared after the first weeks, in which it was null."""
+    spec, weeks = spec_of(tmp_path / "spec"), [week(number) for number in range(1, 5)]
+    weeks[:2] = [[row._replace(amount=None) for row in one] for one in weeks[:2]]
+    tables = learned_weekly(spec_of(tmp_path / "first", first), weeks[:2])
+    for one in weeks[2:]:
+        tables = learn(spec, tables, one)
+    rows = rows_of([row for one in weeks for row in one])
+    removed = tables.with_learned(spec, spec.remove(tables, pa.table({"user_id": [f"u{n}" for n in range(60)]}), rows))
+    for name, model in spec.models(removed).items():
+        before = spec.models(tables)[name].last.sums.rule
+        np.testing.assert_allclose(model.last.sums.rule, 0, atol=1e-9 * np.abs(before).max(), err_msg=name)
+        assert model.last.problem == "the equations have no solution" and np.isfinite(model.last.coefficients).all()
 
 
 def test_removed_users_have_no_part_in_the_sums_and_a_small_one_in_the_coefficients(tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ def test_discriminants_of_any_partition_equal_those_of_scikit_learn(parts: int) 
     expected = LinearDiscriminantAnalysis(solver="eigen").fit(VECTORS - 1e4, CLASSES).scalings_[:, :2].T
     signs = np.sign((actual.axes * expected).sum(axis=1))[:, None]
     np.testing.assert_allclose(actual.axes, signs * expected, atol=1e-6)
+    coordinates, shares = actual.coordinates(VECTORS), [np.mean(CLASSES == one) for one in range(3)]
+    means = np.array([coordinates[CLASSES == one].mean(axis=0) for one in range(3)])
+    np.testing.assert_allclose(actual.values, shares @ means**2, rtol=1e-6)
 
 
 def test_discriminants_of_classes_with_few_vectors_and_constant_columns_are_finite() -> None:

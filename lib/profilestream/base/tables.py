@@ -412,6 +412,8 @@ OUTCOME_MODELS = Table(
         Column("label_unit", "DOUBLE NOT NULL", "Amounts are measured in this unit."),
         Column("label_cap", "DOUBLE", "Amounts that are learned next are at most this; null: no limit."),
         Column("learned_coefficients", "ARRAY<DOUBLE> NOT NULL", "Coefficients with which the last rows were learned."),
+        Column("learned_means", "ARRAY<DOUBLE> NOT NULL", "Means with which the last rows were learned."),
+        Column("learned_scales", "ARRAY<DOUBLE> NOT NULL", "Scales with which the last rows were learned."),
         Column("learned_unit", "DOUBLE NOT NULL", "Unit with which the last rows were learned."),
         Column("learned_cap", "DOUBLE", "Cap with which the last rows were learned; null: none."),
         Column("problem", "STRING NOT NULL", "Why the last rows have not changed the coefficients; else empty."),

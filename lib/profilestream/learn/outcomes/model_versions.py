@@ -9,7 +9,7 @@ import numpy as np
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.outcomes.kernels import outcome_model
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
-from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule, OutcomeState
+from profilestream.learn.outcomes.kernels.outcome_model import Linearization, OutcomeRule, OutcomeState
 
 _INFINITE = float("inf")
 
@@ -52,12 +52,13 @@ class VersionedModel:
 
     def with_columns(self, rule: OutcomeRule, names: Sequence[str]) -> "VersionedModel":
         """With columns of x added, removed or in another order; coefficients of Newton are solved again."""
+        states = [outcome_model.with_columns(one.state, names) for one in self.versions]
+        versions = tuple(replace(one, state=state) for one, state in zip(self.versions, states, strict=True))
         if self.last.names == tuple(names):
-            return self
+            return replace(self, versions=versions).with_last(self.last)
         last = outcome_model.with_columns(self.last, names)
         last = rule.solved(last) if isinstance(rule, Newton) and last.is_started else last
-        versions = (replace(one, state=outcome_model.with_columns(one.state, names)) for one in self.versions)
-        return replace(self, last=last, versions=tuple(versions)).with_last(last)
+        return replace(self, versions=versions).with_last(last)
 
     def rows(self, outcome: str, before: "VersionedModel") -> list[dict[str, Any]]:
         """The rows of `outcome_models` that differ from those before."""
@@ -78,13 +79,14 @@ def model_of(rows: Sequence[dict[str, Any]], rule: OutcomeRule, identity: str, n
 
 def _row(outcome: str, identity: str, version: ModelVersion, has_sums: bool) -> dict[str, Any]:
     state, sums = version.state, version.state.sums
-    learned_at = state.learned_at or (np.zeros(0), 1.0, _INFINITE)
+    learned_at = state.learned_at or Linearization(np.zeros(0), np.zeros(0), np.zeros(0), 1.0, _INFINITE)
     row: dict[str, Any] = {
         "outcome": outcome, "valid_from": version.valid_from, "identity": identity, "names": list(state.names),
         "coefficients": state.coefficients, "means": state.means, "scales": state.scales, "applies": state.applies,
         "is_started": state.is_started, "label_unit": state.label_unit, "label_cap": _finite(state.label_cap),
-        "learned_coefficients": learned_at[0], "learned_unit": learned_at[1],
-        "learned_cap": _finite(learned_at[2]),
+        "learned_coefficients": learned_at.coefficients, "learned_means": learned_at.means,
+        "learned_scales": learned_at.scales, "learned_unit": learned_at.label_unit,
+        "learned_cap": _finite(learned_at.label_cap),
         "problem": state.problem, "as_of": sums.as_of,
     }  # fmt: skip
     if has_sums:
@@ -101,7 +103,7 @@ def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
     empty = OutcomeState.empty(rule, names)
     sums = replace(empty.sums, as_of=row["as_of"])
     if row["rows"] is not None:
-        arrays: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: np.array(row[name], float) for name in ("label_counts", "inputs_total", "inputs_squares")
         }
         sums = replace(
@@ -109,9 +111,13 @@ def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
             rows=row["rows"],
             label_total=row["label_total"],
             rule=_unpacked(row["rule_sums"], len(names)),
-            **arrays,
+            **values,
         )
-    learned = np.array(row["learned_coefficients"], float)
+    coefficients, learned_means, learned_scales = (
+        np.array(row[f"learned_{name}"], float) for name in ("coefficients", "means", "scales")
+    )
+    learned_cap = row["learned_cap"] or _INFINITE
+    learned_at = Linearization(coefficients, learned_means, learned_scales, row["learned_unit"], learned_cap)
     return OutcomeState(
         names=names,
         coefficients=np.array(row["coefficients"], float),
@@ -123,7 +129,7 @@ def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
         is_started=row["is_started"],
         label_unit=row["label_unit"],
         label_cap=row["label_cap"] or _INFINITE,
-        learned_at=(learned, row["learned_unit"], row["learned_cap"] or _INFINITE) if len(learned) else None,
+        learned_at=learned_at if len(learned_at.coefficients) else None,
         problem=row["problem"],
     )
 

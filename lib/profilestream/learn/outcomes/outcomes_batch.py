@@ -116,8 +116,7 @@ def _learning_state(version: OutcomeState) -> OutcomeState:
     """The state with which the rows of a version were learned."""
     if version.learned_at is None:
         return replace(version, is_started=False)
-    coefficients, unit, cap = version.learned_at
-    return replace(version, coefficients=coefficients, label_unit=unit, label_cap=cap)
+    return replace(version, **version.learned_at._asdict())
 
 
 def evaluation(cells: list[CellScores], declared: DeclaredOutcomes) -> Evaluation:

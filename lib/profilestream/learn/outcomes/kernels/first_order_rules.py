@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats
-from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeState, etas, with_rows
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeState, with_rows
+from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
 
 _MAX_Z = 5.0
@@ -58,8 +59,8 @@ class FirstOrder:
 
     def sums(self, state: OutcomeState, rows: LabeledRows, weights: Floats) -> Floats:
         """Sum of gradients, and number of rows, by shard, (shards, c + 1)."""
-        z, eta = self.inputs(state, rows.x), etas(self, state, rows.x)
-        slopes = weights * self._slopes(z, eta, rows.labels)
+        z = self.inputs(state, rows.x)
+        slopes = weights * self._slopes(z, etas_of_inputs(self, state, z), rows.labels)
         is_in_shard = np.arange(self.shards)[:, None] == rows.shards % self.shards
         return np.column_stack([(is_in_shard * slopes) @ z, is_in_shard @ weights])
 

@@ -11,13 +11,16 @@ import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import total
-from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, etas, with_rows
+from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, with_rows
+from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
 from profilestream.learn.outcomes.kernels.outcome_sums import NO_ROWS, OutcomeSums
 
 _MIN_WEIGHT = 0.02
 _JITTER = 1e-9
 # Largest coefficient times standard deviation of its input; eta is clipped to 8.
 _MAX_EFFECT = 50.0
+# Inputs are at most this many scales, or 1, away from their mean.
+_MAX_SCALES = 5.0
 # Largest change of eta in one apply by a standard deviation of an input, and at the mean of all inputs.
 _MAX_STEP = 1.5
 
@@ -51,12 +54,23 @@ class Newton:
         return self.first_passes if state.applies < 2 else 1
 
     def inputs(self, state: OutcomeState, x: Floats) -> Floats:
-        """The values of x, so that a drift of means and scales does not change stored sums."""
-        return x
+        """x without outliers. It is not standardized, so a drift of means and scales does not change stored sums.
+
+        Such as a ratio of windows when the log becomes longer than the first one. Flags from 0 to 1 are not clipped.
+        """
+        limits = np.maximum(_MAX_SCALES * state.scales, 1.0)
+        lower, upper = state.means - limits, state.means + limits
+        has_outliers = (x.min(axis=0, initial=np.inf) < lower) | (x.max(axis=0, initial=-np.inf) > upper)
+        if not has_outliers.any():
+            return x
+        clipped = x.copy()
+        clipped[:, has_outliers] = x[:, has_outliers].clip(lower[has_outliers], upper[has_outliers])
+        return clipped
 
     def sums(self, state: OutcomeState, rows: LabeledRows, weights: Floats) -> Floats:
         """[A | b], (c, c + 1)."""
-        eta = etas(self, state, rows.x)
+        x = self.inputs(state, rows.x)
+        eta = etas_of_inputs(self, state, x)
         if self.loss == "poisson":
             labels = rows.labels.clip(0.0, state.label_cap) / state.label_unit
             curvature = mean = np.exp(eta)
@@ -64,8 +78,8 @@ class Newton:
             labels, mean = rows.labels, 1 / (1 + np.exp(-eta)) if self.loss == "logistic" else eta
             curvature = np.maximum(mean * (1 - mean), _MIN_WEIGHT) if self.loss == "logistic" else np.ones(len(eta))
         right = weights * (curvature * eta + labels - mean)
-        matrix = rows.x.T @ ((weights * curvature)[:, None] * rows.x)
-        return np.column_stack([matrix, rows.x.T @ right])
+        matrix = x.T @ ((weights * curvature)[:, None] * x)
+        return np.column_stack([matrix, x.T @ right])
 
     def apply(self, base: OutcomeState, current: OutcomeState, sums: OutcomeSums) -> OutcomeState:
         """Add the sums and solve. Without rows, or with sums that are not finite, the state `base`."""
@@ -112,8 +126,8 @@ class Newton:
         """The coefficients of the sums, (c,); NaN if there are none."""
         coefficients, equations = np.zeros(len(state.names)), state.sums.rule
         used = np.append(0, 1 + np.flatnonzero(state.scales[1:] > 0))
-        penalty = 0.25 * self.ridge * state.scales[used] ** 2 * (used > 0)
-        matrix = equations[np.ix_(used, used)] + np.diag(penalty)
+        # The scale of the intercept is 0.
+        matrix = equations[np.ix_(used, used)] + np.diag(0.25 * self.ridge * state.scales[used] ** 2)
         matrix[np.diag_indices_from(matrix)] *= 1 + _JITTER
         if state.sums.rows <= NO_ROWS:
             return np.full(len(coefficients), np.nan)

@@ -1,7 +1,7 @@
 """Metrics of outcome scores from mergeable sums, and calibration by isotonic bins.
 
 Rows are counted in bins of eta that are .01 wide, so AUC, ECE and lift do not depend on partitions. Rows of one bin are
-ties: AUC differs by less than .0002 from that of the exact scores, measured.
+ties: AUC of 1,000 to 4,000 rows differs by at most .0003 from that of the exact scores (measured).
 """
 
 from dataclasses import dataclass, field, replace

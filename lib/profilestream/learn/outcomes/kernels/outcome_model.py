@@ -3,7 +3,7 @@
 The steps of a batch, for all outcomes with the same inputs x. The driver handles sums only; passes over rows run on the
 executors:
 
-    score     etas(rule, state, x) and predictions(rule, state, etas), with the state before the batch
+    score     outcome_scores.etas and predictions, with the state before the batch
     start     for models without coefficients: a pass for the moments, and `start`
     passes    sum_rows(...) per partition, combined by sums.total; rule.apply once per pass, always to the same state
 
@@ -21,7 +21,7 @@ from profilestream.learn.kernels.sums import decay_factors, total
 from profilestream.learn.outcomes.kernels.outcome_sums import LABEL_BINS, OutcomeSums, count_labels
 
 Loss = Literal["logistic", "squared", "hinge", "poisson"]
-MAX_ETA, MAX_LOG_MEAN = 8.0, 5.0
+MAX_ETA = 8.0
 _MIN_POSITIVE_LABELS = 10
 
 
@@ -41,6 +41,16 @@ class LabeledRows(NamedTuple):
         return LabeledRows(self.x[rows], self.labels[rows], self.times[rows], self.shards[rows])
 
 
+class Linearization(NamedTuple):
+    """What the sums of a batch depend on besides its rows; see OutcomeState."""
+
+    coefficients: Floats
+    means: Floats
+    scales: Floats
+    label_unit: float
+    label_cap: float
+
+
 @dataclass(frozen=True)
 class OutcomeState:
     """A model and the sums that it was computed from.
@@ -54,7 +64,7 @@ class OutcomeState:
         applies: number of applies; 0 before the first batch.
         label_unit: Poisson: the decayed mean of the capped labels, in which labels are measured.
         label_cap: Poisson: labels of the next batch are at most this.
-        learned_at: coefficients, unit and cap with which the sums of the last batch were computed; for removals.
+        learned_at: with which the sums of the last batch were computed; for removals.
         problem: why the last apply has not changed the coefficients; empty if it has.
     """
 
@@ -68,8 +78,13 @@ class OutcomeState:
     is_started: bool = False
     label_unit: float = 1.0
     label_cap: float = float("inf")
-    learned_at: tuple[Floats, float, float] | None = None
+    learned_at: Linearization | None = None
     problem: str = ""
+
+    @property
+    def linearization(self) -> Linearization:
+        """What the sums of the next batch depend on."""
+        return Linearization(self.coefficients, self.means, self.scales, self.label_unit, self.label_cap)
 
     @classmethod
     def empty(cls, rule: "OutcomeRule", names: Sequence[str]) -> "OutcomeState":
@@ -189,13 +204,15 @@ def with_rows(rule: OutcomeRule, base: OutcomeState, current: OutcomeState, sums
         scales=merged.scales(rule.min_rows),
         applies=base.applies + 1,
         label_cap=merged.label_cap,
-        learned_at=(current.coefficients, current.label_unit, current.label_cap),
+        learned_at=current.linearization,
         problem="",
     )
 
 
 def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
     """The state with columns added, removed or in another order. A new column was 0 in all learned rows."""
+    if state.names == tuple(names):
+        return state
     old = {name: number for number, name in enumerate(state.names)}
     columns = np.array([old.get(name, len(old)) for name in names])
 
@@ -203,7 +220,13 @@ def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
         zeros = np.zeros_like(array.take([0], axis)) if array.size else array
         return np.concatenate([array, zeros], axis).take(columns, axis) if array.size else array
 
-    sums = state.sums
+    sums, learned_at = state.sums, state.learned_at
+    if learned_at is not None:
+        learned_at = learned_at._replace(
+            coefficients=taken(learned_at.coefficients, 0),
+            means=taken(learned_at.means, 0),
+            scales=taken(learned_at.scales, 0),
+        )
     square = taken(sums.rule, 0)
     # The last column of the sums of Newton is the right side of its equations.
     rule = np.hstack([taken(square[:, :-1], 1), square[:, -1:]]) if square.size else square
@@ -217,37 +240,5 @@ def with_columns(state: OutcomeState, names: Sequence[str]) -> OutcomeState:
         memory=taken(state.memory, 1),
         means=taken(state.means, 0),
         scales=taken(state.scales, 0),
-        learned_at=state.learned_at and (taken(state.learned_at[0], 0), *state.learned_at[1:]),
+        learned_at=learned_at,
     )
-
-
-def etas(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:
-    """Scores of the rows, (m,): logits, margins or logarithms of means, clipped."""
-    highest = MAX_LOG_MEAN if rule.loss == "poisson" else MAX_ETA
-    return np.asarray(np.clip(rule.inputs(state, x) @ state.coefficients, -MAX_ETA, highest))
-
-
-def predictions(rule: OutcomeRule, state: OutcomeState, eta: Floats) -> Floats:
-    """Probabilities, or means of a Poisson label in its own unit. Of hinge loss they are not calibrated."""
-    if rule.loss == "poisson":
-        return np.asarray(np.exp(eta) * state.label_unit)
-    return np.asarray(np.clip(eta, 0, 1) if rule.loss == "squared" else 1 / (1 + np.exp(-eta)))
-
-
-def contributions(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:
-    """How much each input moves eta away from that of a row with the mean of all inputs, (m, c)."""
-    mean_inputs = rule.inputs(state, state.means[None, :])
-    return np.asarray((rule.inputs(state, x) - mean_inputs) * state.coefficients)
-
-
-def top_reasons(contributions: Floats, sources: Longs, count: int = 3) -> tuple[Longs, Floats]:
-    """The features that move eta most: numbers and contributions, (m, count), largest absolute value first.
-
-    Args:
-        contributions: (m, c); those of columns with the same source are added.
-        sources: the number of the feature of each column, (c,); -1: none, such as the intercept.
-    """
-    is_feature = sources >= 0
-    by_feature = contributions[:, is_feature] @ np.eye(sources.max(initial=0) + 1)[sources[is_feature]]
-    order = np.argsort(-np.abs(by_feature), axis=1, kind="stable")[:, :count]
-    return order, np.take_along_axis(by_feature, order, axis=1)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.lists import flatten, groups
-from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.first_order_rules import FirstOrder
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
@@ -60,8 +60,8 @@ def sum_examples(
     labels = {name: _labels(examples, name) for name in {*scored, *states}}
     scores = {}
     for name, state in scored.items():
-        eta = outcome_model.etas(rules[name], state, rows.x)
-        predictions = outcome_model.predictions(rules[name], state, eta)
+        eta = outcome_scores.etas(rules[name], state, rows.x)
+        predictions = outcome_scores.predictions(rules[name], state, eta)
         scores[name] = ScoreSums.of(eta, labels[name], predictions, cell.at)
     sums = {
         name: outcome_model.sum_rows(rules[name], state, rows._replace(labels=labels[name]))
