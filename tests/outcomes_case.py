@@ -53,7 +53,7 @@ class Example(NamedTuple):
 def spec_of(home: Path, declaration: str = OUTCOMES) -> OutcomesSpec:
     home.mkdir(parents=True, exist_ok=True)
     (home / "outcomes.toml").write_text(declaration)
-    settings = f'[learn.outcomes]\nenabled = true\nfile = "{home}/outcomes.toml"\n'
+    settings = f'[learn.outcomes]\nfile = "{home}/outcomes.toml"\n'
     return OutcomesSpec(Shop(home, extra_settings=settings).settings())
 
 
