@@ -57,13 +57,20 @@ def read_result(spark: SparkSession, settings: Settings, derived: table_snapshot
 
 def assert_same(undisturbed: ChaosResult, killed: ChaosResult) -> None:
     """A run with kills has the same result as an undisturbed run."""
-    for table, expected in undisturbed.rows.items():
-        got = killed.rows[table]
+    assert_same_tables(undisturbed.rows, killed.rows, undisturbed.derived, killed.derived)
+    table_snapshots.assert_vectors_close(undisturbed.vectors, killed.vectors)
+
+
+def assert_same_tables(
+    undisturbed: dict[str, pl.DataFrame], killed: dict[str, pl.DataFrame], *derived: table_snapshots.Snapshot
+) -> None:
+    """Captured rows of both runs are equal, and so are the derived ones of the undisturbed and the killed run."""
+    for table, expected in undisturbed.items():
+        got = killed[table]
         missing = expected.join(got, on="row", how="anti").head(3).to_series().to_list()
         message = f"{table}: {expected.height} rows undisturbed, {got.height} after kills; missing: {missing}"
         assert expected.equals(got), message
-    table_snapshots.assert_vectors_close(undisturbed.vectors, killed.vectors)
-    differences = table_snapshots.differences(undisturbed.derived, killed.derived)
+    differences = table_snapshots.differences(*derived)
     assert not differences, f"{len(differences)} differences after kills, such as {differences[:3]}"
 
 
@@ -128,8 +135,9 @@ def _kill_one(command: list[str], home: Path, max_steps: int, dice: random.Rando
 
 
 def steps(home: Path) -> int:
-    """Started plus finished batches of all stages."""
-    return sum(file.name.isdigit() for log in ("offsets", "commits") for file in home.glob(f"checkpoints/**/{log}/*"))
+    """Started plus finished batches of all stages, by the highest batch id: Spark removes files of earlier batches."""
+    logs = [log for name in ("offsets", "commits") for log in home.glob(f"checkpoints/**/{name}")]
+    return sum(max((int(file.name) + 1 for file in log.iterdir() if file.name.isdigit()), default=0) for log in logs)
 
 
 def content(table: Path, without: tuple[str, ...] = ()) -> pl.DataFrame:

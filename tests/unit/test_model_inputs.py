@@ -1,6 +1,9 @@
 """Columns of outcome models from features."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 from profilestream.learn.outcomes.kernels import model_inputs
 from profilestream.learn.outcomes.kernels.model_inputs import InputFeature, ModelInputs
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
@@ -18,7 +21,8 @@ def test_values_are_clipped_and_scaled_and_values_that_are_not_finite_count_as_n
     values = np.array([[1e6, 0.5, -np.e + 1], [NAN, NAN, NAN], [INF, -INF, INF], [0.0, 1e300, 0.0]])
     expected = [[1, np.log(100), 0.5, -1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 1e12, 0]]
     np.testing.assert_allclose(inputs.matrix(values), expected)
-    assert inputs.names == ("intercept", "spend", "share", "net") and inputs.sources.tolist() == [-1, 0, 1, 2]
+    assert inputs.names == ("intercept", "log(spend)[-1e+12,99]", "share", "log(net)")
+    assert inputs.sources.tolist() == [-1, 0, 1, 2]
 
 
 def test_pieces_crosses_and_buckets_add_columns() -> None:
@@ -26,7 +30,8 @@ def test_pieces_crosses_and_buckets_add_columns() -> None:
         (InputFeature("a", knots=(1.0, 2.5)), InputFeature("city", buckets=3, min_rows=5), InputFeature("b")),
         crossed=("a", "b"),
     )
-    assert inputs.names == ("intercept", "a", "b", "a>1", "a>2.5", "city=0", "city=1", "city=2", "a*a", "a*b", "b*b")
+    buckets = ("city=0/3", "city=1/3", "city=2/3")
+    assert inputs.names == ("intercept", "a", "b", "a>1", "a>2.5", *buckets, "a*a", "a*b", "b*b")
     assert inputs.sources.tolist() == [-1, 0, 2, 0, 0, 1, 1, 1, 0, 0, 2]
     assert inputs.min_rows == (0, 0, 0, 0, 0, 5, 5, 5, 0, 0, 0)
     x = inputs.matrix(np.array([[3.0, 2.0, -1.0], [NAN, NAN, 2.0]]))
@@ -70,3 +75,12 @@ def test_buckets_of_categories_are_those_of_spark() -> None:
 def test_a_value_whose_square_is_lost_in_the_sums_is_0() -> None:
     inputs = ModelInputs((InputFeature("share"),))
     assert inputs.matrix(np.array([[1e-84], [-1e-10], [1e-8]]))[:, 1].tolist() == [0.0, 0.0, 1e-8]
+
+
+@pytest.mark.parametrize("changed", [{"is_log": True}, {"upper": 9.0}, {"lower": 0.0}, {"buckets": 4}])
+def test_a_changed_transformation_of_a_feature_is_a_new_column(changed: dict[str, Any]) -> None:
+    before, after = (ModelInputs((InputFeature("visits", **one),)).names[1:] for one in ({"buckets": 0}, changed))
+    assert not set(before) & set(after)
+    if "buckets" in changed:
+        more = ModelInputs((InputFeature("visits", buckets=8),)).names[1:]
+        assert len(more) == 8 and not set(after) & set(more)

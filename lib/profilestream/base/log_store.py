@@ -61,7 +61,18 @@ public class LinkingLogStore extends io.delta.storage.LocalLogStore {
     } catch (FileAlreadyExistsException e) {
       throw e;
     } catch (Exception e) {
+      writeNew(entry, bytes, isNew);
+    }
+  }
+
+  private static void writeNew(java.nio.file.Path entry, byte[] bytes, OpenOption[] isNew) throws IOException {
+    try {
       Files.write(entry, bytes, isNew);
+    } catch (FileAlreadyExistsException e) {
+      throw e;
+    } catch (IOException e) {
+      Files.deleteIfExists(entry);
+      throw e;
     }
   }
 }

@@ -1,6 +1,6 @@
 """Maintenance of all tables: compaction, removal of files and log entries that no reader needs, retention of payloads.
 
-It runs beside the writers of the tables (docs/decisions/0041-table-maintenance.md). One number per table decides what
+It runs while other jobs write the tables (docs/decisions/0041-table-maintenance.md). One number per table decides what
 is removed: the oldest version that a reader needs. The last version before it with a checkpoint of Delta, and all later
 ones, can be read afterwards.
 """

@@ -12,6 +12,7 @@ from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule
 
 _MAX = 1e12
+_LOSSES = {"newton": ("logistic", "poisson", "squared"), "pa1": ("hinge",), "pa2": ("hinge",)}
 
 
 class DeclaredFeature(Frozen):
@@ -49,14 +50,14 @@ class DeclaredOutcome(Frozen):
 
     @model_validator(mode="after")
     def _check_loss(self) -> "DeclaredOutcome":
-        wrong = {"newton": ("hinge",)}.get(self.rule, ("poisson",))
-        if self.loss in wrong:
-            raise ValueError(f"the rule {self.rule!r} has no loss {self.loss!r}")
+        allowed = _LOSSES.get(self.rule, ("logistic", "hinge", "squared"))
+        if self.loss not in allowed:
+            raise ValueError(f"the rule {self.rule!r} has no loss {self.loss!r}: use one of {allowed}")
         return self
 
     @property
     def identity(self) -> str:
-        """Fingerprint of what the stored sums of an outcome depend on: with another one, the outcome begins again."""
+        """Fingerprint of what the sums depend on besides the columns: with another one, the outcome begins again."""
         return fingerprint(repr((self.horizon_days, self.loss, self.rule)))
 
     def rule_of(self, min_rows: tuple[float, ...]) -> OutcomeRule:

@@ -105,7 +105,7 @@ def remove(models: Models, examples: Rows, declared: DeclaredOutcomes) -> tuple[
         for part in results["sums"]:
             for name, sums in part.items():
                 removed[name].append((sums, states[name].label_unit))
-    newton = {name: rule for name, rule in rules.items() if isinstance(rule, Newton) and removed[name]}
+    newton = {name: rule for name, rule in rules.items() if isinstance(rule, Newton) and name in removed}
     changed = {
         name: models[name].with_last(rule.remove(models[name].last, removed[name])) for name, rule in newton.items()
     }

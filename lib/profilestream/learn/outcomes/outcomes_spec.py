@@ -1,5 +1,6 @@
 """OutcomesSpec: models of outcomes in one table, with one commit per batch (outcomes_batch.py)."""
 
+import logging
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
 _TIMES = ("valid_from", "as_of")
+log = logging.getLogger(__name__)
 
 
 class OutcomesSpec(LearnerSpec):
@@ -49,7 +51,7 @@ class OutcomesSpec(LearnerSpec):
         ),
     )  # fmt: skip
     state_tables = (tables.OUTCOME_MODELS,)
-    limits = ("Horizons of 60 days and more follow the season of one year ago, if at all.",)
+    limits = ("Models with horizons of 60 days and more learn seasons with a delay of one year, or not at all.",)
 
     @property
     def config(self) -> Outcomes:
@@ -90,7 +92,9 @@ class OutcomesSpec(LearnerSpec):
     def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
         """Subtract the rows of the users from the sums of Newton; models of first-order rules do not change."""
         models = self.models(stored)
-        changed, _ = outcomes_batch.remove(models, events, self.declared)
+        changed, not_removed = outcomes_batch.remove(models, events, self.declared)
+        if not_removed:
+            log.warning("outcomes %s still contain the removed users: rebuild learn_outcomes", not_removed)
         return self._learned(models, models | changed)
 
     def models(self, stored: StateTables[Rows]) -> dict[str, VersionedModel]:

@@ -35,6 +35,13 @@ class InputFeature:
     buckets: int = 0
     min_rows: float = 0.0
 
+    @property
+    def column(self) -> str:
+        """Name of its column, with all parameters of the value: a changed declaration is a new column."""
+        name = f"log({self.name})" if self.is_log else self.name
+        is_clipped = self.lower > -_MAX_VALUE or self.upper < _MAX_VALUE
+        return f"{name}[{self.lower:g},{self.upper:g}]" if is_clipped else name
+
 
 @dataclass(frozen=True)
 class ModelInputs:
@@ -52,10 +59,10 @@ class ModelInputs:
         """Of the columns, the intercept first."""
         return (
             INTERCEPT,
-            *(self.features[n].name for n in self._numbers),
-            *(f"{self.features[n].name}>{knot:g}" for n, knot in self._pieces),
-            *(f"{self.features[n].name}={bucket}" for n, bucket in self._buckets),
-            *(f"{self.features[one].name}*{self.features[other].name}" for one, other in self._pairs),
+            *(self.features[n].column for n in self._numbers),
+            *(f"{self.features[n].column}>{knot:g}" for n, knot in self._pieces),
+            *(f"{self.features[n].name}={bucket}/{self.features[n].buckets}" for n, bucket in self._buckets),
+            *(f"{self.features[one].column}*{self.features[other].column}" for one, other in self._pairs),
         )
 
     @cached_property
