@@ -125,11 +125,14 @@ def needs(shop: Shop, measured: Costs) -> dict[str, Need]:
 
 
 def sizes(shop: Shop, measured: Costs) -> dict[str, float]:
-    """Bytes by table. A tile table has at most a row for each key and hour."""
+    """Bytes by table over all shards, each with all items; without tables of categories.
+
+    A tile table has at most a row for each key and hour.
+    """
     per_row = {name: one.bytes / max(one.rows, 1) for name, one in measured.tables.items()}
-    events, hours = shop.rate * _DAY * shop.days, 24 * shop.days
-    keys = {"user_segments": shop.users, "factors": shop.users + shop.items}
-    most = {"events": events, "sessions": events, "user_hours": shop.users * hours, "item_hours": shop.items * hours}
+    events, hours, items = shop.rate * _DAY * shop.days, 24 * shop.days, shop.items * shop.shards
+    keys = {"user_segments": shop.users, "factors": shop.users + items}
+    most = {"events": events, "sessions": events, "user_hours": shop.users * hours, "item_hours": items * hours}
     rows = keys | {
         name: min(events * measured.tables[name].rows / measured.events, bound)
         for name, bound in most.items()

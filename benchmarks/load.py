@@ -108,7 +108,9 @@ def _measure(args: argparse.Namespace, folder: Path, servers: str) -> LoadReport
         stages=load_run.stages_text(settings),
         profiles=args.profiles,
         rates=tuple(
-            rate_result(window, load_run.TAGS if args.tags_every else "") for window in windows if window.arrived
+            rate_result(window, load_run.TAGS if args.tags_every and not args.log else "")
+            for window in windows
+            if window.arrived
         ),
     )
 

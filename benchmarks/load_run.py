@@ -237,9 +237,10 @@ class Load:
     def __init__(self, settings: Settings, source: Input) -> None:
         self.windows: list[Window] = []
         self._warehouse = Path(settings.paths.warehouse)
-        has_tags = settings.serve.tags.enabled and source.log is None
+        self._has_log = source.log is not None
+        has_tags = settings.serve.tags.enabled and not self._has_log
         self.tables = [EVENTS, PROFILES, *([TAGS] if has_tags else [])]
-        log = [] if source.log is None else ["--log", str(source.log)]
+        log = ["--log", str(source.log)] if self._has_log else []
         self._writer = _start("load_writer", source.target, "--seed", str(source.seed), *log)
         self._reader = _start("probe_reader", str(self._warehouse), *self.tables)
         self._visible: dict[str, dict[int, float]] = {table: {} for table in self.tables}
@@ -278,6 +279,8 @@ class Load:
         for number in range(warm_up + seconds):
             assert self._writer.stdout is not None
             if not (line := self._writer.stdout.readline()):
+                if not self._has_log:
+                    raise RuntimeError("load_writer ended; its error is above")
                 break  # the log has ended
             _send(self._reader, line)
             if number == warm_up:
