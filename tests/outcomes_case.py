@@ -98,8 +98,8 @@ def rows_of(batch: Sequence[Example], grace_days: int = 1) -> pa.Table:
 
 
 def _inputs(row: dict[str, Any]) -> Floats:
-    visits, amount = row["features"]
-    return np.array([1.0, visits, np.log1p(amount if amount and amount > 1e-9 else 0.0)])
+    visits, amount = (value if value is not None and abs(value) >= 1e-9 else 0.0 for value in row["features"])
+    return np.array([1.0, visits, np.log1p(amount)])
 
 
 def _scores(spec: OutcomesSpec, tables: MemoryTables, rows: pa.Table) -> Floats:
