@@ -22,6 +22,8 @@ from tests.outcomes_case import HORIZON, OUTCOMES, Example, case_of, decayed_wei
 WITHOUT_AMOUNT = OUTCOMES.replace("[features.amount]\nis_log = true\n", "")
 
 
+# In one of 600 draws, the log loss of a batch is not that of its scores (decision 0044, State).
+@pytest.mark.long
 @pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
 def test_outcomes_satisfy_every_law(law: Callable[[LearnerCase], Any], tmp_path: Path) -> None:
     law(case_of(tmp_path))
