@@ -20,7 +20,7 @@ import time
 import uuid
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow.parquet as pq
 import set_up
@@ -130,6 +130,13 @@ class Broker:
                 self.stop()
                 raise BrokerFailed((self.folder / "output").read_text(errors="replace")[-2000:])
             time.sleep(0.2)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _answers(self) -> bool:
         with socket.socket() as probe:

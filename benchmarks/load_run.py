@@ -194,13 +194,9 @@ def stages_text(settings: Settings) -> str:
 @contextmanager
 def started_broker(folder: Path, partitions: int = 2) -> Iterator[str]:
     """The servers of a broker with the topic `shop` during the block."""
-    broker = Broker(folder)
-    broker.start()
-    try:
+    with Broker(folder) as broker:
         broker.create_topic(TOPIC, partitions)
         yield broker.servers
-    finally:
-        broker.stop()
 
 
 def run_continuously(

@@ -130,9 +130,9 @@ def page(report: LoadReport) -> str:
     seconds = report.rates[0].seconds if report.rates else 0
     return f"""# Performance
 
-How long an event takes from its arrival to each table, and the rate up to which it holds. This page is written by
-`make load ARGS="--report"`; do not edit it. The README has a table of [all benchmarks](../README.md#benchmarks), and
-[scaling.md](scaling.md) computes what other rates need.
+Seconds from the arrival of an event until it is visible in each table, and the highest rate at which they do not grow.
+This page is written by `make load ARGS="--report"`; do not edit it. The README has a table of
+[all benchmarks](../README.md#benchmarks), and [scaling.md](scaling.md) computes what other rates need.
 
 - Measured on {report.date}: {report.machine}, which also runs the program that writes the events.
 - Input: {report.source}.

@@ -1,6 +1,8 @@
 """Builders for tests: a shop with a mapping, input files and settings, and its capture."""
 
 import os
+import signal
+import subprocess
 import time
 import tomllib
 from collections.abc import Callable
@@ -170,6 +172,13 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
 def short_lived_env() -> dict[str, str]:
     """Environment of a short job: the JVM uses its first compiler only."""
     return {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of a process and its children; the process is the leader of its group."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float) -> None:

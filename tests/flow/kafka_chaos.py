@@ -7,9 +7,7 @@ python tests/flow/kafka_chaos.py [--kills N] [--seed N]
 import argparse
 import itertools
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -33,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 from kafka_broker import LOG, MAPPING, Broker, json_mapping  # noqa: E402
 
 from tests import table_snapshots  # noqa: E402
-from tests.builders import short_lived_env  # noqa: E402
+from tests.builders import kill, short_lived_env  # noqa: E402
 from tests.flow import chaos  # noqa: E402
 
 TOPIC, PARTITIONS = "online_retail", 2
@@ -71,19 +69,14 @@ def run(spark: SparkSession, work: Path, *, kills: int, seed: int) -> str:
         AssertionError: a table differs, or the pipeline makes no progress after a kill.
     """
     dice = random.Random(seed)
-    broker = Broker(work / "broker")
-    broker.start()
-    try:
+    with Broker(work / "broker") as broker:
         broker.create_topic(TOPIC, PARTITIONS)
         with _transactions(broker, random.Random(seed + 1)) as counts:
             killed = _kill_repeatedly(_write_settings(work / "killed", broker, batch=100), kills, broker, dice)
         configs = [_write_settings(work / name, broker, batch=10_000) for name in ("killed", "undisturbed")]
         for config in configs:
             subprocess.run([*chaos.PIPELINE, "--config", str(config)], check=True, cwd=ROOT, env=short_lived_env())
-    finally:
-        broker.stop()
-    rows = [_captured(config) for config in configs]
-    killed_rows, undisturbed_rows = rows
+    killed_rows, undisturbed_rows = map(_captured, configs)
     derived = [table_snapshots.snapshot(spark, settings_module.load(str(config), [])) for config in configs]
     chaos.assert_same_tables(undisturbed_rows, killed_rows, derived[1], derived[0])
     sizes = {table: frame.height for table, frame in killed_rows.items()}
@@ -168,8 +161,7 @@ def _kill_repeatedly(config: Path, kills: int, broker: Broker, dice: random.Rand
             if target != "pipeline":
                 broker.stop()
             if target != "broker":
-                os.killpg(job.pid, signal.SIGKILL)
-                job.wait()
+                kill(job)
                 job = None
             if target != "pipeline":
                 time.sleep(dice.uniform(0.0, 5.0))
@@ -177,9 +169,7 @@ def _kill_repeatedly(config: Path, kills: int, broker: Broker, dice: random.Rand
         return counts
     finally:
         if job is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
+            kill(job)
 
 
 def _start(config: Path, dice: random.Random) -> subprocess.Popen[bytes]:

@@ -1,11 +1,10 @@
-"""Jobs on a standalone cluster that read a topic: a worker and a driver are killed, and another driver goes on.
+"""Jobs on a standalone cluster that read a topic: a worker and a driver are killed, and another driver continues.
 
 The tables equal those of a local run over files.
 """
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from profilestream.base.queries import RunOptions
 from pyspark.sql import SparkSession
 
 from tests import table_snapshots
-from tests.builders import USER_PROFILES, VECTOR_PROFILES, wait_until
+from tests.builders import USER_PROFILES, VECTOR_PROFILES, kill, wait_until
 from tests.flow import laws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,13 +127,6 @@ class Cluster:
             kill(process)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """kill -9 of a process and its children."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     (tmp_path / "cluster").mkdir()
@@ -146,10 +138,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path / "broker")
-    broker.start()
-    yield broker
-    broker.stop()
+    with Broker(tmp_path / "broker") as broker:
+        yield broker
 
 
 def test_a_cluster_with_a_killed_worker_and_a_moved_driver_writes_the_tables_of_a_local_run(

@@ -56,7 +56,8 @@ class Newton:
     def inputs(self, state: OutcomeState, x: Floats) -> Floats:
         """x without outliers. It is not standardized, so a drift of means and scales does not change stored sums.
 
-        Such as a ratio of windows when the log becomes longer than the first one. Flags from 0 to 1 are not clipped.
+        An example of an outlier: a ratio of two windows, when the log becomes longer than the shorter one. Flags from 0
+        to 1 are not clipped.
         """
         limits = np.maximum(_MAX_SCALES * state.scales, 1.0)
         lower, upper = state.means - limits, state.means + limits
