@@ -25,14 +25,25 @@ HORIZON = 28
 # After the end of all logs.
 FAR = 800 * DAY
 OUTCOMES = f"""
+[labels.buy]
+question = "Does the user buy?"
+unit = "true or false"
+kind = "count"
+[labels.spend]
+question = "How much does the user spend?"
+unit = "currency"
+kind = "sum"
+of = "value"
 [features.visits]
 [features.amount]
 is_log = true
 [outcomes.buy]
+label = "buy"
 horizon_days = {HORIZON}
 half_life_days = 20
 ridge = 30
 [outcomes.spend]
+label = "spend"
 horizon_days = {HORIZON}
 loss = "poisson"
 half_life_days = 20

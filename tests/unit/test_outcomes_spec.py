@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from profilestream.base import settings as settings_module
-from profilestream.base.errors import BadSettings
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes.model_versions import VersionedModel
@@ -138,7 +136,7 @@ def test_an_outcome_with_another_rule_begins_again_and_others_continue(tmp_path:
 
 def test_an_outcome_of_another_horizon_has_no_part_in_a_cell(tmp_path: Path) -> None:
     spec = spec_of(
-        tmp_path, OUTCOMES.replace(f"[outcomes.buy]\nhorizon_days = {HORIZON}", "[outcomes.buy]\nhorizon_days = 60")
+        tmp_path, OUTCOMES.replace(f'label = "buy"\nhorizon_days = {HORIZON}', 'label = "buy"\nhorizon_days = 60')
     )
     models = spec.models(learn(spec, MemoryTables(), week(1)))
     assert models["buy"].versions == () and models["spend"].last.applies == 1
@@ -190,9 +188,3 @@ def test_a_rule_without_the_declared_loss_is_an_error_that_names_the_file(tmp_pa
     spec = spec_of(tmp_path, OUTCOMES.replace("ridge = 30", wrong))
     with pytest.raises(Exception, match=r"outcomes\.toml(.|\n)*has no loss"):
         _ = spec.declared
-
-
-def test_outcomes_cannot_be_enabled_before_a_step_writes_their_rows(tmp_path: Path) -> None:
-    config = spec_of(tmp_path).settings.config_file
-    with pytest.raises(BadSettings, match="no step writes outcome_examples"):
-        settings_module.load(config, ["learn.outcomes.enabled=true"])

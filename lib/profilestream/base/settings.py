@@ -575,19 +575,13 @@ class Rankers(LearnerSettings):
 
 
 class Outcomes(LearnerSettings):
-    """Models of outcomes, such as a purchase in 28 days. There is no job that runs them yet (decision 0044).
+    """Models of outcomes, such as a purchase in 28 days.
 
     Args:
-        file: the declaration of features and outcomes.
+        file: the declaration of labels, features and outcomes.
     """
 
     file: Annotated[str, Effect.LATER] = ""
-
-    @model_validator(mode="after")
-    def _check_not_enabled(self) -> Self:
-        if self.enabled:
-            raise ValueError("outcomes cannot be enabled yet: no step writes outcome_examples")
-        return self
 
 
 class Tracking(Frozen):

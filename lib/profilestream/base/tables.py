@@ -385,6 +385,7 @@ OUTCOME_EXAMPLES = Table(
         Column("matures_at", "TIMESTAMP NOT NULL", "`at` plus horizon and label_grace_days.", "UTC"),
         Column("features", "ARRAY<DOUBLE> NOT NULL", "Values of the declared features, in order; null: unknown."),
         Column("labels", "MAP<STRING, DOUBLE> NOT NULL", "By outcome; users outside of its population have none."),
+        Column("feature_names", "STRING NOT NULL", "Names of the features, separated by commas."),
         EPOCH,
         BATCH_ID,
     ),
@@ -435,7 +436,7 @@ OUTCOME_MODELS = Table(
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
-    writer="learn_factors, learn_segments, learn_rankers",
+    writer="learn_factors, learn_segments, learn_rankers, learn_outcomes",
     columns=(
         Column("learner", "STRING NOT NULL", "Name of the learner, such as `factors`."),
         EPOCH,
@@ -597,8 +598,8 @@ STAGE_BATCHES = Table(
 
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
-    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS,
-    RECOMMENDATIONS, STAGE_BATCHES,
+    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, OUTCOME_EXAMPLES, OUTCOME_MODELS, MODEL_METRICS,
+    USER_GROUPS, USER_TAGS, RECOMMENDATIONS, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {

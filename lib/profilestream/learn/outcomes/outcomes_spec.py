@@ -8,14 +8,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import runner, tables
-from profilestream.base.errors import BadSettings
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Outcomes
-from profilestream.derive.table_declaration import load_as
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
-from profilestream.learn.outcomes import model_versions, outcomes_batch
+from profilestream.learn.outcomes import matured_examples, model_versions, outcome_declaration, outcomes_batch
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
@@ -59,25 +57,19 @@ class OutcomesSpec(LearnerSpec):
 
     @cached_property
     def declared(self) -> DeclaredOutcomes:
-        """The declared outcomes.
-
-        Raises:
-            BadSettings: no file is configured, or it is invalid.
-        """
-        if not self.config.file:
-            raise BadSettings("no outcomes are declared", where="learn.outcomes.file", do="name a file")
-        return load_as(DeclaredOutcomes, self.config.file, self.settings.derive.names)
+        """The declared outcomes; errors as in outcome_declaration.load."""
+        return outcome_declaration.load(self.settings)
 
     @property
     def has_input(self) -> bool:
         return bool(self.config.file)
 
     def check(self, spark: SparkSession) -> None:
-        _ = self.declared
+        matured_examples.check(spark, self.settings)
 
     def reads(self) -> QueryInput:
         max_files = self.settings.learn.max_files_per_trigger
-        return appended_rows(tables.OUTCOME_EXAMPLES, "learn_outcome_examples", self.settings.paths, max_files)
+        return appended_rows(tables.OUTCOME_EXAMPLES, matured_examples.STEP, self.settings.paths, max_files)
 
     def select(self, frame: DataFrame) -> DataFrame:
         """The rows with EXAMPLE."""
