@@ -995,7 +995,10 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                 update={
                     "examples": settings.learn.examples.model_copy(
                         update={"file": resolved(settings.learn.examples.file)}
-                    )
+                    ),
+                    "outcomes": settings.learn.outcomes.model_copy(
+                        update={"file": resolved(settings.learn.outcomes.file)}
+                    ),
                 }
             ),
         }

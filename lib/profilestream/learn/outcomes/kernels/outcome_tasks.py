@@ -1,5 +1,6 @@
 """Passes over matured rows of outcomes: which times they have, and the scores and sums of the rows of one time."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -32,9 +33,14 @@ class Cell(NamedTuple):
 
 
 def list_cells(examples: pa.Table) -> dict[str, Any]:
-    """`cells`: the set of the cells of the rows."""
-    cells = examples.group_by(list(Cell._fields)).aggregate([]).to_pylist()
-    return {"cells": {Cell(**cell) for cell in cells}}
+    """`cells`: the number of rows of each cell."""
+    cells = examples.group_by(list(Cell._fields)).aggregate([([], "count_all")])
+    counts = cells["count_all"].to_pylist()
+    return {
+        "cells": Counter(
+            {Cell(**cell): count for cell, count in zip(cells.select(Cell._fields).to_pylist(), counts, strict=True)}
+        )
+    }
 
 
 def sum_examples(
