@@ -67,7 +67,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_outcome_examples": ["events", *customer_tiles, "outcome_examples"],
         "learn_outcomes": ["outcome_examples", "outcome_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
-        "learn_publish": ["factors", "segments", "basket_counts", "model_metrics"],
+        "learn_publish": ["factors", "segments", "basket_counts", "outcome_models", "model_metrics"],
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,

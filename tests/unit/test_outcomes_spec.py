@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes.kernels import outcome_scores
 from profilestream.learn.outcomes.model_versions import VersionedModel
+from profilestream.learn.outcomes.outcome_predictor import OutcomePredictor
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 
 from tests import laws
@@ -188,3 +190,24 @@ def test_a_rule_without_the_declared_loss_is_an_error_that_names_the_file(tmp_pa
     spec = spec_of(tmp_path, OUTCOMES.replace("ridge = 30", wrong))
     with pytest.raises(Exception, match=r"outcomes\.toml(.|\n)*has no loss"):
         _ = spec.declared
+
+
+def test_the_published_model_predicts_as_the_models_of_the_stage(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    tables = learn(spec, MemoryTables(), *[week(number) for number in range(1, 5)])
+    stored = tables.all_rows(spec.tables[0])
+
+    class Rows:
+        def read(self) -> pa.Table:
+            return stored.append_column("model_version", pa.array([1] * len(stored)))
+
+    rows: Any = Rows()
+    assert spec.publication is not None
+    predictor = OutcomePredictor(rows, spec.publication.params, {})
+    predicted = predictor.predict(pa.table({"features": [[1.5, 20.0], [0.0, None]]}), {}).to_pylist()
+    assert [row["outcomes"] for row in predicted] == [["buy", "spend"]] * 2
+    x = np.array([[1.0, 1.5, np.log1p(20)], [1.0, 0.0, 0.0]])
+    for position, (name, model) in enumerate(spec.models(tables).items()):
+        rule = spec.declared.rules[name]
+        expected = outcome_scores.predictions(rule, model.last, outcome_scores.etas(rule, model.last, x))
+        assert [row["predictions"][position] for row in predicted] == pytest.approx(expected.tolist())

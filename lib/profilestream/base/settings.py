@@ -665,6 +665,18 @@ class PublishRankers(Gate):
     top_k: int = Field(default=20, ge=1)
 
 
+class PublishOutcomes(Gate):
+    """Publishing of the models of outcomes as one registered model.
+
+    Args:
+        name: name of the registered model.
+        outcome: the gate compares the log loss of this outcome; empty: of the first declared one.
+    """
+
+    name: ModelName = "outcomes"
+    outcome: str = ""
+
+
 class Examples(Frozen):
     """Training examples (docs/learners.md): point-in-time features of users, and labels from later events.
 
@@ -723,11 +735,13 @@ class Learn(Frozen):
     publish: Publish = Publish()
     publish_segments: PublishSegments = PublishSegments()
     publish_rankers: PublishRankers = PublishRankers()
+    publish_outcomes: PublishOutcomes = PublishOutcomes()
     examples: Examples = Examples()
 
     @model_validator(mode="after")
     def _models_have_names_of_their_own(self) -> Self:
-        models = {name: getattr(self, name).name for name in ("publish", "publish_segments", "publish_rankers")}
+        names = ("publish", "publish_segments", "publish_rankers", "publish_outcomes")
+        models = {name: getattr(self, name).name for name in names}
         for (one, model), (other, other_model) in combinations(models.items(), 2):
             if model == other_model:
                 raise ValueError(f"{one}.name and {other}.name are the same: {model}")

@@ -604,5 +604,5 @@ ALL = (
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {
     "event_transitions", "user_transitions", "user_features", "training_examples", "published_factors",
-    "published_segments", "published_basket_counts",
+    "published_segments", "published_basket_counts", "published_outcome_models",
 }  # fmt: skip
