@@ -8,7 +8,7 @@ import pytest
 from profilestream.base import streaming
 from profilestream.base.errors import NothingToDo, Refused
 from profilestream.base.queries import RunOptions
-from profilestream.learn import stage
+from profilestream.learn import publishing, stage
 from profilestream.learn.outcomes import matured_examples
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from pyspark.sql import SparkSession
@@ -153,3 +153,9 @@ def test_models_learn_the_examples(warehouse: TileWarehouse) -> None:
     weeks = {name: len(range(7, 120 - horizon - GRACE, 7)) for name, horizon in HORIZONS.items()}
     assert applies["purchase_7d"] >= weeks["purchase_7d"] - 1
     assert applies["churn_60d"] >= weeks["churn_60d"] - 1
+
+    publication = spec.publication
+    assert publication is not None
+    assert "champion" in publishing.publish(warehouse.spark, warehouse.settings, publication)
+    _, published = publishing.read(warehouse.spark, warehouse.settings, publication, "champion")
+    assert {row.outcome for row in published.collect()} >= set(HORIZONS) - {"churn_90d"}
