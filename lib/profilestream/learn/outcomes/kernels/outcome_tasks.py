@@ -52,7 +52,7 @@ def sum_examples(
     is_in_cell = [pc.equal(examples[name], pa.scalar(value)) for name, value in cell._asdict().items()]
     examples = examples.filter(pc.and_(is_in_cell[0], pc.and_(is_in_cell[1], is_in_cell[2])))
     rows = LabeledRows(
-        x=model_inputs.matrix(_features(examples, len(model_inputs.features))),
+        x=model_inputs.matrix(feature_matrix(examples, len(model_inputs.features))),
         labels=np.zeros(0),
         times=np.full(len(examples), cell.at),
         shards=_shards(examples, rules),
@@ -70,7 +70,7 @@ def sum_examples(
     return {"scores": scores, "sums": sums}
 
 
-def _features(examples: pa.Table, count: int) -> Floats:
+def feature_matrix(examples: pa.Table, count: int) -> Floats:
     """(m, count); null and missing values are NaN."""
     row, values = flatten(examples, "features")
     position, features = np.arange(len(row)) - groups(row)[0], np.full((len(examples), count), np.nan)
