@@ -31,7 +31,7 @@ def registry(settings: Settings) -> list[Table]:
         learned.append(tables.OUTCOME_EXAMPLES)
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))
-    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS]
+    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES]
     return [*captured, *declared, *derived, *learned, *served, tables.STAGE_BATCHES]
 
 
@@ -73,6 +73,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches",
         ],
+        "serve_outcomes": ["outcome_models", "events", *customer_tiles, "user_scores"],
         "serve_scores": [*factors_tables, *profile_tables[:1], "recommendations"],
         "serve_tags": ["events", *profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
         "serve_trends": ["events", "user_segments"],

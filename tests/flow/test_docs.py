@@ -32,6 +32,7 @@ from profilestream.base.settings import (
     Maintain,
     Observe,
     Outcomes,
+    OutcomeScores,
     Paths,
     Publish,
     PublishOutcomes,
@@ -68,7 +69,7 @@ JOBS = (
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
-    "learn_outcome_examples", "learn_outcomes",
+    "learn_outcome_examples", "learn_outcomes", "serve_outcomes",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -457,7 +458,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers, "learn.outcomes": Outcomes,
         "learn.publish_outcomes": PublishOutcomes,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
-        "maintain": Maintain,
+        "serve.outcomes": OutcomeScores, "maintain": Maintain,
     }  # fmt: skip
     for path, model in models.items():
         table, overrides = (

@@ -775,6 +775,19 @@ class Scores(Frozen):
     max_share_per_item: float | None = Field(default=None, gt=0, le=1)
 
 
+class OutcomeScores(Frozen):
+    """Scores of outcomes by `serve_outcomes` (docs/learners.md).
+
+    Args:
+        enabled: whether `run_pipeline` writes them after its stages.
+        active_within: a user has scores if the user has an event in this interval before the newest event; `lifetime`:
+            all users.
+    """
+
+    enabled: bool = False
+    active_within: str = Field(default="lifetime", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
+
+
 class Tags(Frozen):
     """Tags with evidence, RFM segments, loyalty tiers and cohorts (docs/tags.md).
 
@@ -810,6 +823,7 @@ class Serve(Frozen):
     user_ids: Literal["people", "sessions"] = "people"
 
     scores: Scores = Scores()
+    outcomes: OutcomeScores = OutcomeScores()
     tags: Tags = Tags()
     report: Report = Report()
 

@@ -541,6 +541,32 @@ RECOMMENDATIONS = Table(
     schema_version=2,
 )
 
+USER_SCORES = Table(
+    name="user_scores",
+    meaning="One row per user and outcome: what the user is expected to do, with reasons.",
+    writer="serve_outcomes",
+    retention="replaced by each run",
+    columns=(
+        USER_ID,
+        Column("outcome", "STRING NOT NULL", "Name of the outcome."),
+        Column("score", "DOUBLE NOT NULL", "Logit or margin of the model; of an amount: the predicted amount."),
+        Column("probability", "DOUBLE", "Probability of the outcome, 0 to 1; null for amounts and margins."),
+        Column(
+            "reasons",
+            "ARRAY<STRUCT<feature: STRING, value: DOUBLE, contribution: DOUBLE, text: STRING>> NOT NULL",
+            "The features that move the score most, at most three; a contribution is the difference from a row with "
+            "the means of all inputs, as a logit or margin, or in the logarithm of an amount.",
+        ),
+        Column(
+            "model_valid_from", "TIMESTAMP NOT NULL", "Version of the model: `valid_from` in `outcome_models`.", "UTC"
+        ),
+        Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that was read."),
+        Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
+        as_of("Newest event time: features use the events until then."),
+    ),
+    key=("user_id", "outcome"),
+)
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     meaning="One row per micro-batch of any stage, with its duration, lag and cost; not exactly once.",
@@ -599,7 +625,7 @@ STAGE_BATCHES = Table(
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
     USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, OUTCOME_EXAMPLES, OUTCOME_MODELS, MODEL_METRICS,
-    USER_GROUPS, USER_TAGS, RECOMMENDATIONS, STAGE_BATCHES,
+    USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {

@@ -17,11 +17,11 @@ from profilestream.base import commits, locks, tables
 from profilestream.base.errors import BadSettings, NothingToDo, Refused
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
-from profilestream.derive import entity_features, feature_checks, fold_stage, point_in_time, window_parts
+from profilestream.derive import feature_checks, fold_stage, point_in_time, window_parts
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import DAY
 from profilestream.learn.examples import labels
-from profilestream.learn.outcomes import outcome_declaration
+from profilestream.learn.outcomes import outcome_declaration, outcome_features
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
 STEP, TABLE = "learn_outcome_examples", tables.OUTCOME_EXAMPLES
@@ -42,7 +42,7 @@ def check(spark: SparkSession, settings: Settings) -> None:
         BadSettings: a declaration is invalid; names file and key.
     """
     declared, file = outcome_declaration.load(settings), settings.learn.outcomes.file
-    features = _features(settings, declared)
+    features = outcome_features.select_features(settings, declared)
     events = spark.createDataFrame([], tables.EVENTS.schema)
     for name, label in declared.labels.items():
         feature_checks.check_definition(spark, events, label, f"{file}, labels.{name}")
@@ -52,23 +52,6 @@ def check(spark: SparkSession, settings: Settings) -> None:
         sql_type = fold_stage.sql_type(rows, outcome.population, where, "the declared features")
         if sql_type != "boolean":
             raise BadSettings(f"{outcome.population!r} is a {sql_type}", where=where, do="write a condition")
-
-
-def _features(settings: Settings, declared: DeclaredOutcomes) -> EntityFeatures:
-    features = entity_features.select_features(settings, declared.entity, list(declared.features))
-    if features.keys != ["user_id"]:
-        raise BadSettings(
-            f"outcomes need an entity with the key user_id; {declared.entity!r} has {features.keys}",
-            where=f"{settings.learn.outcomes.file}, entity",
-            do="name an entity of users",
-        )
-    if text := [name for name, sql_type in features.types.items() if sql_type not in ("bigint", "double", "boolean")]:
-        raise BadSettings(
-            f"features that are not numbers: {text}",
-            where=f"{settings.learn.outcomes.file}, features",
-            do="remove them, or declare a hash of them in derive.windows.file",
-        )
-    return features
 
 
 def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> int:
@@ -89,7 +72,7 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
         if rebuild:
             TABLE.recreate(spark, paths)
         TABLE.prepare(spark, paths)
-        features = _features(settings, declared)
+        features = outcome_features.select_features(settings, declared)
         sources = (features.tiles.table, tables.EVENTS)
         if missing := [one.name for one in sources if not one.exists(spark, paths)]:
             do = "run jobs/capture_events.py and jobs/derive_features.py first"
@@ -208,16 +191,17 @@ def _examples(
     rows = point_in_time.features_as_of(spark, requests.select(*keys), features).join(values, keys).join(requests, keys)
     rows = rows.withColumn(_HORIZON, F.explode("horizons"))
     matures_at = F.unix_micros("at") + (F.col(_HORIZON) + declared.label_grace_days) * F.lit(DAY)
+    rows = rows.withColumn("_populations", outcome_features.populations(declared))
     by_name: list[Column] = []
-    for name, outcome in declared.outcomes.items():
-        is_learned = F.expr(outcome.population) & (F.col(_HORIZON) == outcome.horizon_days)
+    for number, (name, outcome) in enumerate(declared.outcomes.items()):
+        is_learned = F.col("_populations")[number] & (F.col(_HORIZON) == outcome.horizon_days)
         by_name += [F.lit(name), F.when(is_learned, F.col(names[name]))]
     label_map = F.map_filter(F.create_map(*by_name), lambda _, value: value.isNotNull())
     return rows.select(
         _HORIZON,
         *keys,
         F.timestamp_micros(matures_at.cast("bigint")).alias("matures_at"),
-        F.array(*[F.col(name).cast("double") for name in declared.features]).alias("features"),
+        outcome_features.feature_values(declared).alias("features"),
         label_map.alias("labels"),
         F.lit(",".join(declared.features)).alias("feature_names"),
     ).where(F.size("labels") > 0)

@@ -33,10 +33,15 @@ class VersionedModel:
     last: OutcomeState
     versions: tuple[ModelVersion, ...] = ()
 
-    def scoring_state(self, at: int) -> OutcomeState | None:
-        """The last version that was valid at a time, as a score of that time would have used; null: there was none."""
-        earlier = [one.state for one in self.versions if one.valid_from <= at and one.state.is_started]
+    def scoring_version(self, at: int) -> ModelVersion | None:
+        """The last started version that is valid at a time; null: there is none."""
+        earlier = [one for one in self.versions if one.valid_from <= at and one.state.is_started]
         return earlier[-1] if earlier else None
+
+    def scoring_state(self, at: int) -> OutcomeState | None:
+        """The state that a score of that time would have used; null: there was none."""
+        version = self.scoring_version(at)
+        return None if version is None else version.state
 
     def version_that_learned(self, matures_at: int) -> OutcomeState | None:
         """The version that has learned the rows of a maturity time; null if there is none."""
