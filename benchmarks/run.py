@@ -52,7 +52,7 @@ QUALITY = (
     quality.recall20_vs_retrain_online_retail, quality.recall20_vs_decayed_retrain_online_retail,
     quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
     quality.recall20_vs_decayed_retrain_complete_journey, quality.recall20_vs_popularity_complete_journey,
-    quality.next_basket_recall10_own,
+    quality.next_basket_recall10, quality.next_category_recall10,
     quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
     segments.kmeans_cost_vs_best20, segments.kmeans_cost_vs_best20_complete_journey, segments.kmeans_ari_births,
     segments.kmeans_first_batch_spread, segments.kmeans_core_time_vs_best20,

@@ -74,7 +74,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches",
         ],
         "serve_outcomes": ["outcome_models", "events", *customer_tiles, "user_scores"],
-        "serve_scores": [*factors_tables, *profile_tables[:1], "recommendations"],
+        "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
         "serve_tags": ["events", *profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
         "serve_trends": ["events", "user_segments"],
         "serve_user": [

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +94,7 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
     users = sorted({e.user_id for e in log if e.user_id is not None})
     assert f"{len(users)} users have scores" in capsys.readouterr().out
     now = max(e.at for e in log if e.user_id is not None)
-    features = []
+    features: list[list[Any]] = []
     for user in users:
         own = [e for e in log if e.user_id == user]
         three_days = naive.purchases(naive.events_in_window(own, now + 1, "3d"))
@@ -101,7 +102,7 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
         value = sum(e.value or 0.0 for e in three_days)
         features.append([len(naive.events_in_window(own, now + 1, "7d")), value, naive.mean_price(all_purchases)])
     populations = [[True, events % 2 == 0, True] for events, *_ in features]
-    columns = {"user_id": users, "features": features, "populations": populations}
+    columns: dict[str, Any] = {"user_id": users, "features": features, "populations": populations}
     frame = pa.table(columns, schema=score_rows.USER)
     scoring = user_scores.scoring_models(spec.models(models), spec.declared, now)
     words = [FeatureWords("?", period, "?") for period in ("last 7d", "last 3d", "complete log")]

@@ -754,18 +754,23 @@ class Scores(Frozen):
     Args:
         enabled: whether `run_pipeline` writes the lists after its stages.
         model: `newest`: the current version of the table `factors`; else an alias of a published version (`champion`).
-        top_k: items per user.
+        purposes: the lists that each user gets. `for_you`: items that are new to the user, by the factors. By the table
+            `basket_counts`, if `learn.rankers` is enabled: `buy_again`, items of the user; `next_basket`, both.
+        top_k: items per user and purpose.
         active_within_days: only users with an event in this many days before the newest event; null: all users.
-        exclude_bought: exclude items that the user ever bought and did not return completely.
-        exclude_seen: exclude items for which the user's stored events have a positive total weight, such as viewed
-            items; stored are the latest `learn.factors.max_events_per_user` events.
+        exclude_bought: for_you: exclude items that the user ever bought and did not return completely.
+        exclude_seen: for_you: exclude items for which the user's stored events have a positive total weight, such as
+            viewed items; stored are the latest `learn.factors.max_events_per_user` events.
         max_item_age_days: exclude items without an event in this many days before the newest event; null: none.
-        max_per_category: maximum number of items of one category per list; null: no limit.
-        max_share_per_item: maximum share of the lists of a run that contain the same item; null: no limit.
+        max_per_category: for_you: maximum number of items of one category per list; null: no limit.
+        max_share_per_item: for_you: maximum share of the lists of a run that contain the same item; null: no limit.
     """
 
     enabled: bool = False
     model: str = Field(default="newest", pattern=r"^[a-z][a-z0-9_-]*$")
+    purposes: tuple[Literal["for_you", "buy_again", "next_basket"], ...] = Field(
+        default=("for_you", "buy_again", "next_basket"), min_length=1
+    )
     top_k: int = Field(default=10, ge=1, le=1000)
     active_within_days: float | None = Field(default=None, gt=0)
     exclude_bought: bool = True

@@ -519,12 +519,12 @@ USER_TAGS = Table(
 
 RECOMMENDATIONS = Table(
     name="recommendations",
-    meaning="One row per user and rank: the recommended items.",
+    meaning="One row per user, purpose and rank: the recommended items.",
     writer="serve_scores",
     retention="replaced by each run",
     columns=(
         USER_ID,
-        Column("list_type", "STRING NOT NULL", "Type of the list: `items`."),
+        Column("purpose", "STRING NOT NULL", "Purpose of the list: `for_you`, `buy_again` or `next_basket`."),
         Column("rank", "INT NOT NULL", "Position in the list, from 1."),
         Column("item_id", "STRING NOT NULL", "The recommended item."),
         Column("score", "DOUBLE NOT NULL", "Score of the ranker; comparable within a list only."),
@@ -532,13 +532,13 @@ RECOMMENDATIONS = Table(
         Column("reason_item_id", "STRING", "Item of the user that the reason names; null without one."),
         Column("reason", "STRING NOT NULL", "Why the item is recommended, in words."),
         Column("reason_ranker", "STRING", "Ranker that placed the item in the list; the reason names it."),
-        Column("model_version", "STRING NOT NULL", "Version of the factors that was used."),
-        Column("profile_version", "BIGINT", "Delta version of the profile table that was used; null without one."),
-        as_of("Newest event time of the factors."),
+        Column("model_version", "STRING NOT NULL", "Version of the factors, or of `basket_counts`, that was used."),
+        Column("profile_version", "BIGINT", "Delta version of the profile table that was used; null: none."),
+        as_of("Newest event time of the model."),
     ),
-    key=("user_id", "list_type", "rank"),
+    key=("user_id", "purpose", "rank"),
     properties=UPDATABLE,
-    schema_version=2,
+    schema_version=3,
 )
 
 USER_SCORES = Table(
