@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from profilestream.base import settings as settings_module
 from profilestream.base import streaming
 from profilestream.base.errors import NothingToDo, Refused
 from profilestream.base.queries import RunOptions
@@ -143,6 +144,12 @@ def test_without_events_there_is_nothing_to_do(spark: SparkSession, tmp_path: An
         matured_examples.run(spark, Shop(tmp_path, extra_settings=SETTINGS).settings())
 
 
+def models(warehouse: TileWarehouse) -> dict[tuple[str, Any], Any]:
+    """Coefficients by outcome and version."""
+    rows = OutcomesSpec(warehouse.settings).tables[0].read(warehouse.spark, warehouse.settings.paths).collect()
+    return {(row.outcome, row.valid_from): row.coefficients for row in rows}
+
+
 def test_models_learn_the_examples(warehouse: TileWarehouse) -> None:
     warehouse.write_batch(purchases(range(120), users=30))
     matured_examples.run(warehouse.spark, warehouse.settings)
@@ -153,6 +160,14 @@ def test_models_learn_the_examples(warehouse: TileWarehouse) -> None:
     weeks = {name: len(range(7, 120 - horizon - GRACE, 7)) for name, horizon in HORIZONS.items()}
     assert applies["purchase_7d"] >= weeks["purchase_7d"] - 1
     assert applies["churn_60d"] >= weeks["churn_60d"] - 1
+
+    by_driver = models(warehouse)
+    in_spark = settings_module.load(warehouse.settings.config_file, ["stream.local_max_rows=0"])
+    rebuild = RunOptions(rebuild=(OutcomesSpec.stage_name(),))
+    streaming.run(warehouse.spark, stage.queries(OutcomesSpec, in_spark), in_spark, rebuild)
+    by_spark = models(warehouse)
+    assert by_spark.keys() == by_driver.keys()
+    assert all(by_spark[key] == pytest.approx(by_driver[key], rel=1e-6, abs=1e-9) for key in by_driver)
 
     publication = spec.publication
     assert publication is not None
