@@ -144,8 +144,9 @@ score is left out, because the settings were chosen on it. All models have the s
 - *Recency only*: the default learner with one feature, the days since the last purchase.
 - *Boosting*: `HistGradientBoostingClassifier` of scikit-learn, fitted again every week from all rows that have matured:
   120 trees of 6 leaves with at least 300 rows, rate 0.05, l2 10.
-- *AUC* and *lift* are means over weeks, weighted by rows; log loss and calibration error (ECE, 20 groups of equal size) are
-  pooled. The interval of a difference of AUC is the middle 95 % of {samples} bootstrap samples of the users, seed {seed}.
+- *AUC* and *lift* are means over weeks, weighted by rows; log loss and calibration error (ECE, 20 groups of equal size)
+  are pooled. The interval of a difference of AUC is the middle 95 % of {samples} bootstrap samples of the users, seed
+  {seed}.
 - *CPU s* is the time of learning and scoring all weeks, without features. Measured on {machine}.
 """
 

@@ -24,7 +24,7 @@ FLAGS: dict[str, list[str]] = {
         *("--set", "derive.sessions.enabled=false", "--set", "derive.transitions.enabled=false"),
         *("--set", "derive.windows.enabled=false", "--set", "learn.factors.enabled=false"),
         *("--set", "learn.segments.enabled=false", "--set", "learn.examples.enabled=false"),
-        *("--set", "learn.outcomes.enabled=false"),
+        *("--set", "learn.outcomes.enabled=false", "--set", "serve.outcomes.enabled=false"),
         *("--set", "serve.tags.enabled=false", "--set", "serve.scores.enabled=false"),
     ],
     "capture_init": [],
