@@ -164,12 +164,10 @@ def _compare_all() -> Iterator[OutcomeResults]:
 def read() -> tuple[list[OutcomeResults], str]:
     """The stored results, and the machine on which they were measured."""
     stored = json.loads(RESULTS.read_text())
-    results = [
-        OutcomeResults(**{
-            **one, "models": tuple(ModelResult(**{**m, "auc_difference": tuple(m["auc_difference"])}) for m in one["models"])
-        })
-        for one in stored["results"]
-    ]  # fmt: skip
+    results = []
+    for one in stored["results"]:
+        models = [ModelResult(**{**each, "auc_difference": tuple(each["auc_difference"])}) for each in one["models"]]
+        results.append(OutcomeResults(**{**one, "models": tuple(models)}))
     return results, stored["machine"]
 
 
