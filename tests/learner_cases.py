@@ -21,6 +21,7 @@ from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import decay_factors
 from profilestream.learn.learner_spec import LearnerSpec
 from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.rankers.kernels import count_rankers
 from profilestream.learn.rankers.kernels.count_rankers import BasketIndex
 from profilestream.learn.rankers.rankers_spec import RankersSpec
@@ -28,7 +29,7 @@ from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.profile_scaling import PROFILE
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 
-from tests import laws, naive_kmeans
+from tests import laws, naive_kmeans, outcomes_case
 from tests.builders import USER_PROFILES, Shop
 from tests.laws import LearnerCase, Numbers
 from tests.memory_rankers import NaiveRankers
@@ -397,6 +398,7 @@ CASES: dict[type[LearnerSpec], dict[str, MakeCase]] = {
     },
     SegmentsSpec: {"": segments_case},
     RankersSpec: {"": rankers_case},
+    OutcomesSpec: {"": outcomes_case.case_of},
 }
 
 
