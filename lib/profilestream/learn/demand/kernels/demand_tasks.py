@@ -1,0 +1,245 @@
+"""Kernels of `learn_demand`: units are added to the rows of their key, and complete periods are forecast and scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilestream.learn.demand.kernels import demand_models
+from profilestream.learn.demand.kernels.demand_models import DemandParams, ErrorSums, RidgeSums
+from profilestream.learn.kernels.arrays import IS_DELETED, Floats, Longs
+from profilestream.learn.kernels.lists import flatten, lists_by_row
+from profilestream.learn.kernels.sums import LATEST, MICROS_PER_DAY, Sums
+
+_TIME: Any = pa.timestamp("us", "UTC")
+_STRING: Any = pa.string()
+_DAYS, _UNITS = pa.list_(pa.date32()), pa.list_(pa.float64())
+_DELETED: Any = pa.field(IS_DELETED, pa.bool_())
+# Sold units, one row per level: an event is a row of its item and a row of its category.
+SALE = pa.schema([("level", _STRING), ("key", _STRING), ("time_micros", pa.int64()), ("units", pa.float64())])
+# Rows of the table `demand_units`.
+SERIES = pa.schema([("level", _STRING), ("key", _STRING), ("days", _DAYS), ("units", _UNITS), ("as_of", _TIME)])
+CHANGED = SERIES.append(_DELETED)
+# Rows of the table `demand_forecasts`.
+_FORECAST: Any = [
+    ("level", _STRING), ("key", _STRING), ("ahead", pa.int32()), ("day", pa.date32()), ("units", pa.float64()),
+    ("error", pa.float64()), ("as_of", _TIME), _DELETED,
+]  # fmt: skip
+FORECAST = pa.schema(_FORECAST)
+# Smaller units after a subtraction are rounding.
+_ROUNDING = 1e-9
+# The share of events that are not later than a complete day.
+_QUANTILE = 0.999
+
+
+@dataclass(frozen=True)
+class Level:
+    """Periods of a kind of keys. Day 0 is 1970-01-01, a Thursday; weeks begin on Monday.
+
+    Args:
+        name: in the column `level`.
+        days: length of a period.
+        first_day: a day on which a period begins.
+        naive_periods: the naive forecast is the units of this many periods earlier.
+        ahead: number of next periods that are forecast.
+    """
+
+    name: str
+    days: int
+    first_day: int
+    naive_periods: int
+    ahead: int
+
+    def period(self, day: Any) -> Any:
+        """Number of the period of a day, or of days."""
+        return (day - self.first_day) // self.days
+
+    def day(self, period: Any) -> Any:
+        """First day of a period, or of periods."""
+        return period * self.days + self.first_day
+
+
+ITEM, CATEGORY = Level("item", 7, 4, 1, 1), Level("category", 1, 0, 7, 7)
+LEVELS = (ITEM, CATEGORY)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The complete periods [begin, end) of a level that forecasts are computed from."""
+
+    level: Level
+    begin: int
+    end: int
+
+    def units(self, stored: pa.Table, changed: pa.Table) -> tuple[Any, Floats]:
+        """Keys with a sale in the span, and their units, (keys, periods); a changed row replaces the stored one."""
+        changed, stored = _of_level(changed, self.level), _of_level(stored, self.level)
+        stored = _without_keys(stored, changed["key"])
+        rows = pa.concat_tables([stored.select(SERIES.names), changed.select(SERIES.names)])
+        row, days, units = _entries(rows)
+        period = self.level.period(days)
+        is_inside = (period >= self.begin) & (period < self.end)
+        matrix = np.zeros((len(rows), self.end - self.begin))
+        matrix[row[is_inside], period[is_inside] - self.begin] = units[is_inside]
+        has_sale = matrix.any(axis=1)
+        return rows["key"].take(pa.array(np.flatnonzero(has_sale))), matrix[has_sale]
+
+
+@dataclass(frozen=True)
+class DayCounts(Sums):
+    """Number of events by day, and the newest event time in microseconds."""
+
+    days: Longs = field(default_factory=lambda: np.zeros(0, np.int64), metadata={"combine": np.append})
+    counts: Longs = field(default_factory=lambda: np.zeros(0, np.int64), metadata={"combine": np.append})
+    newest: int = field(default=0, metadata=LATEST)
+
+    def merged(self, history_days: int) -> "DayCounts":
+        """One number per day, without days before the history and without numbers that are not positive."""
+        days, position = np.unique(self.days, return_inverse=True)
+        counts = np.bincount(position, self.counts, len(days)).astype(np.int64)
+        is_stored = (counts > 0) & (days > days.max(initial=0) - history_days)
+        return DayCounts(days[is_stored], counts[is_stored], self.newest)
+
+    def complete_until(self) -> int | None:
+        """All days before this one are complete: it has the .999 quantile of event times. Null without events."""
+        if not len(self.days):
+            return None
+        order = np.argsort(self.days)
+        shares = np.cumsum(self.counts[order]) / self.counts.sum()
+        return int(self.days[order][np.searchsorted(shares, _QUANTILE)])
+
+    def span(self, level: Level) -> Span:
+        """All complete periods of a level; none without events."""
+        until = self.complete_until()
+        return Span(level, 0, 0) if until is None else Span(level, *level.period(np.array([self.days.min(), until])))
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "DayCounts":
+        """From the rows of the level `all`: one or none."""
+        _, days, counts = _entries(rows)
+        return cls(days, counts.astype(np.int64), int(rows["as_of"].cast(pa.int64()).to_numpy().max(initial=0)))
+
+    def row(self) -> pa.Table:
+        """The row of the level `all`, with CHANGED."""
+        row = np.zeros(len(self.days), np.int64)
+        lists = (lists_by_row(row, 1, each) for each in (_dates(self.days), pa.array(self.counts.astype(float))))
+        times: Any = pa.array([self.newest]).cast(_TIME)
+        columns: list[Any] = [["all"], [""], *lists, times, [not len(self.days)]]
+        return pa.table(columns, schema=CHANGED)
+
+
+def add_units(sales: pa.Table, stored: pa.Table, *, sign: int) -> dict[str, Any]:
+    """Rows of the keys of the sales, whose units are added or subtracted; and the number of events by day.
+
+    Args:
+        sales, stored: rows with SALE and SERIES.
+        sign: 1 or -1. A subtraction removes no more than is stored.
+    """
+    if not len(sales):
+        return {}
+    times = sales["time_micros"].to_numpy()
+    changed = [_added(level, sales, stored, sign) for level in LEVELS]
+    events = _of_level(sales, ITEM)["time_micros"].to_numpy()
+    days, counts = np.unique(events // MICROS_PER_DAY, return_counts=True)
+    return {
+        "series": pa.concat_tables(changed),
+        "counts": DayCounts(days, sign * counts, int(times.max()) if sign > 0 else 0),
+    }
+
+
+def _added(level: Level, sales: pa.Table, stored: pa.Table, sign: int) -> pa.Table:
+    """The changed rows of a level, with CHANGED."""
+    stored, sales = _of_level(stored, level), _of_level(sales, level)
+    row, stored_days, stored_units = _entries(stored)
+    keys = pa.chunked_array([*stored["key"].chunks, *sales["key"].chunks], _STRING)
+    unique: Any = pc.unique(keys)
+    key = pc.index_in(keys, value_set=unique).to_numpy().astype(np.int64)
+    times = np.append(stored["as_of"].cast(pa.int64()).to_numpy(), sales["time_micros"].to_numpy())
+    as_of = np.zeros(len(unique), np.int64)
+    is_newer = slice(None) if sign > 0 else slice(len(stored))
+    np.maximum.at(as_of, key[is_newer], times[is_newer])
+    start = np.append(stored_days, level.day(level.period(times[len(stored) :] // MICROS_PER_DAY)))
+    cells, cell = np.unique(
+        np.column_stack([np.append(key[row], key[len(stored) :]), start]), axis=0, return_inverse=True
+    )
+    units = np.bincount(cell.ravel(), np.append(stored_units, sign * sales["units"].to_numpy()), len(cells))
+    cells, units = cells[units > _ROUNDING], units[units > _ROUNDING]
+    days, lists = (lists_by_row(cells[:, 0], len(unique), each) for each in (_dates(cells[:, 1]), pa.array(units)))
+    is_empty = np.bincount(cells[:, 0], minlength=len(unique)) == 0
+    columns: list[Any] = [pa.repeat(level.name, len(unique)), unique, days, lists, pa.array(as_of).cast(_TIME)]
+    return pa.table([*columns, pa.array(is_empty)], schema=CHANGED)
+
+
+def _of_level(rows: pa.Table, level: Level) -> pa.Table:
+    return rows.filter(pc.field("level") == level.name)
+
+
+def _without_keys(rows: pa.Table, keys: Any) -> pa.Table:
+    is_among: Any = pc.is_in(rows["key"], value_set=keys.combine_chunks())
+    return rows.filter(pc.invert(is_among))
+
+
+def _entries(series: pa.Table) -> tuple[Longs, Longs, Floats]:
+    """Row, first day, and units of each stored period."""
+    row, days = flatten(series, "days")
+    return row, days.cast(pa.int32()).to_numpy().astype(np.int64), flatten(series, "units")[1].to_numpy()
+
+
+def _dates(days: Longs) -> Any:
+    return pa.array(days.astype(np.int32)).cast(pa.date32())
+
+
+def sum_ridge(stored: pa.Table, changed: pa.Table, *, span: Span) -> dict[str, RidgeSums]:
+    """The normal equations of each week of the span."""
+    _, units = span.units(stored, changed)
+    return {"ridge": demand_models.sum_weeks(units)} if len(units) else {}
+
+
+def score_forecasts(
+    stored: pa.Table, changed: pa.Table, *, span: Span, coefficients: Floats, params: DemandParams
+) -> dict[str, ErrorSums]:
+    """Errors of the forecasts of each period of the span, each from earlier periods."""
+    _, units = span.units(stored, changed)
+    if not len(units):
+        return {}
+    forecasts = _forecasts(units, span, coefficients, params)[:, : units.shape[1]]
+    return {"errors": ErrorSums.of(units, forecasts, demand_models.previous(units, span.level.naive_periods))}
+
+
+def forecast_next(
+    stored: pa.Table, changed: pa.Table, *, span: Span, coefficients: Floats, params: DemandParams, errors: Floats,
+    as_of: int,
+) -> Mapping[str, pa.Table]:  # fmt: skip
+    """Rows with FORECAST for the periods after the span; rows of keys without a sale in it are deleted.
+
+    Args:
+        errors: WAPE by group of forecasts.
+        as_of: newest event time of the state, microseconds.
+    """
+    keys, units = span.units(stored, changed)
+    level, ahead = span.level, span.level.ahead
+    forecasts = _forecasts(units, span, coefficients, params)[:, units.shape[1] :]
+    changed = _of_level(changed, level)
+    removed = _without_keys(changed, keys)["key"]
+    forecasts = np.vstack([forecasts, np.zeros((len(removed), ahead))])
+    keys = pa.chunked_array([*keys.chunks, *removed.chunks], _STRING)
+    count = len(keys)
+    is_deleted = np.repeat(np.arange(count) >= count - len(removed), ahead) | np.isnan(forecasts.ravel())
+    number = np.tile(np.arange(ahead), count)
+    columns: list[Any] = [
+        pa.repeat(level.name, count * ahead), keys.take(pa.array(np.repeat(np.arange(count), ahead))),
+        pa.array((number + 1).astype(np.int32)), _dates(level.day(span.end + number)),
+        pa.array(np.nan_to_num(forecasts.ravel())),
+        pa.array(errors[demand_models.groups_of(forecasts.ravel())], from_pandas=True),
+        pa.repeat(as_of, count * ahead).cast(_TIME), pa.array(is_deleted),
+    ]  # fmt: skip
+    return {"forecasts": pa.table(columns, schema=FORECAST)}
+
+
+def _forecasts(units: Floats, span: Span, coefficients: Floats, params: DemandParams) -> Floats:
+    if span.level == ITEM:
+        return demand_models.forecast_items(units, coefficients)
+    return demand_models.forecast_categories(units, span.level.day(span.begin) % 7, params)
