@@ -107,6 +107,19 @@ def complete_journey() -> Log:
     )
 
 
+def by_category(log: Log) -> Log:
+    """The log with categories as items: one event per user, time and category; events without one are left out."""
+    has_category = np.flatnonzero(log.category.astype(bool))
+    categories, category = np.unique(log.category[has_category], return_inverse=True)
+    keys = np.column_stack([log.user[has_category], log.time_micros[has_category], category])
+    first = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+    rows = has_category[first]
+    return Log(
+        f"{log.name} by category", log.users, categories, log.user[rows], category[first], log.weight[rows],
+        log.time_micros[rows], log.category[rows],
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Ratings:
     """User, item and stars of each rating, in the order of the file."""

@@ -24,6 +24,7 @@ from benchmarks import (  # noqa: E402
     learn,
     many_batches,
     markdown,
+    outcomes,
     quality,
     segments,
     serve,
@@ -43,6 +44,8 @@ BENCHMARKS = (
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,
+    outcomes.outcomes_auc_vs_boosting, outcomes.outcomes_cpu_vs_boosting, outcomes.outcomes_ece,
+    outcomes.outcomes_split, outcomes.spend_bias,
     serve.report_seconds,
 )  # fmt: skip
 # Benchmarks without Spark.
@@ -50,7 +53,7 @@ QUALITY = (
     quality.recall20_vs_retrain_online_retail, quality.recall20_vs_decayed_retrain_online_retail,
     quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
     quality.recall20_vs_decayed_retrain_complete_journey, quality.recall20_vs_popularity_complete_journey,
-    quality.next_basket_recall10_own,
+    quality.next_basket_recall10, quality.next_category_recall10,
     demand.demand_item_week_wape_vs_last_week, demand.demand_category_day_wape_vs_seasonal,
     quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
     segments.kmeans_cost_vs_best20, segments.kmeans_cost_vs_best20_complete_journey, segments.kmeans_ari_births,

@@ -1,6 +1,6 @@
-"""Write recommendation lists with scores and reasons, from one version of the model and one of the profiles.
+"""Write recommendation lists with scores and reasons, from one version of each model and one of the profiles.
 
-reads:  factors (or a published version), the profile table, events (what users bought)
+reads:  factors (or a published version), basket_counts, the profile table, events (what users bought)
 writes: recommendations
 """
 

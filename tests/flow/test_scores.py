@@ -10,6 +10,7 @@ from profilestream.base.queries import RunOptions
 from profilestream.learn.factors import factors_spec
 from profilestream.serve.scores import recommend
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs import serve_scores, serve_user
 from tests.builders import USER_PROFILES, Shop, event
@@ -29,6 +30,8 @@ profiles = ["{home}/user_profiles.toml"]
 enabled = true
 k = 4
 first_full_passes = 2
+[learn.rankers]
+enabled = true
 [serve.scores]
 enabled = true
 top_k = 3
@@ -54,10 +57,11 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
     return shop
 
 
-def _lists(spark: SparkSession, shop: Shop) -> dict[str, list[Any]]:
+def _lists(spark: SparkSession, shop: Shop, purpose: str = "for_you") -> dict[str, list[Any]]:
     """Rows of `recommendations` by user, in order of rank."""
     lists: dict[str, list[Any]] = {}
-    for row in shop.read(spark, tables.RECOMMENDATIONS).orderBy("user_id", "rank").collect():
+    rows = shop.read(spark, tables.RECOMMENDATIONS).where(F.col("purpose") == purpose)
+    for row in rows.orderBy("user_id", "rank").collect():
         lists.setdefault(row["user_id"], []).append(row)
     return lists
 
@@ -91,6 +95,17 @@ def test_every_user_has_a_list_from_one_version_of_the_model_and_of_the_profiles
     assert {line.split()[1][:7] for line in capsys.readouterr().out.splitlines()} == {"shop:u0"}
     assert serve_scores.main(["--config", str(shop.config()), "--similar-items", "unknown"]) == 2
     assert "the model does not contain item 'unknown'" in capsys.readouterr().err
+
+
+def test_users_with_baskets_have_lists_of_their_items_from_the_counts(spark: SparkSession, shop: Shop) -> None:
+    again, next_basket = (_lists(spark, shop, purpose) for purpose in ("buy_again", "next_basket"))
+    bought = {(f"shop:{purchase['who']}", f"shop:{purchase['what']}") for purchase in map(_purchase, range(48))}
+    assert again.keys() == next_basket.keys() == {user for user, _ in bought}
+    for user, rows in again.items():
+        assert [row["rank"] for row in rows] == [1, 2, 3]
+        assert all((user, row["item_id"]) in bought for row in rows)
+        assert {(row["ranker"], row["model_version"]) for row in rows} == {("own_counts", "basket_counts@1")}
+        assert [row["item_id"] for row in next_basket[user]] == [row["item_id"] for row in rows]
 
 
 def test_a_shorter_list_replaces_a_longer_one_and_other_users_keep_their_lists(spark: SparkSession, shop: Shop) -> None:

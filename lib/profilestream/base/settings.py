@@ -601,19 +601,13 @@ class Demand(LearnerSettings):
 
 
 class Outcomes(LearnerSettings):
-    """Models of outcomes, such as a purchase in 28 days. There is no job that runs them yet (decision 0044).
+    """Models of outcomes, such as a purchase in 28 days.
 
     Args:
-        file: the declaration of features and outcomes.
+        file: the declaration of labels, features and outcomes.
     """
 
     file: Annotated[str, Effect.LATER] = ""
-
-    @model_validator(mode="after")
-    def _check_not_enabled(self) -> Self:
-        if self.enabled:
-            raise ValueError("outcomes cannot be enabled yet: no step writes outcome_examples")
-        return self
 
 
 class Tracking(Frozen):
@@ -697,6 +691,18 @@ class PublishRankers(Gate):
     top_k: int = Field(default=20, ge=1)
 
 
+class PublishOutcomes(Gate):
+    """Publishing of the models of outcomes as one registered model.
+
+    Args:
+        name: name of the registered model.
+        outcome: the gate compares the log loss of this outcome; empty: of the first declared one.
+    """
+
+    name: ModelName = "outcomes"
+    outcome: str = ""
+
+
 class Examples(Frozen):
     """Training examples (docs/learners.md): point-in-time features of users, and labels from later events.
 
@@ -756,11 +762,13 @@ class Learn(Frozen):
     publish: Publish = Publish()
     publish_segments: PublishSegments = PublishSegments()
     publish_rankers: PublishRankers = PublishRankers()
+    publish_outcomes: PublishOutcomes = PublishOutcomes()
     examples: Examples = Examples()
 
     @model_validator(mode="after")
     def _models_have_names_of_their_own(self) -> Self:
-        models = {name: getattr(self, name).name for name in ("publish", "publish_segments", "publish_rankers")}
+        names = ("publish", "publish_segments", "publish_rankers", "publish_outcomes")
+        models = {name: getattr(self, name).name for name in names}
         for (one, model), (other, other_model) in combinations(models.items(), 2):
             if model == other_model:
                 raise ValueError(f"{one}.name and {other}.name are the same: {model}")
@@ -773,18 +781,23 @@ class Scores(Frozen):
     Args:
         enabled: whether `run_pipeline` writes the lists after its stages.
         model: `newest`: the current version of the table `factors`; else an alias of a published version (`champion`).
-        top_k: items per user.
+        purposes: the lists that each user gets. `for_you`: items that are new to the user, by the factors. By the table
+            `basket_counts`, if `learn.rankers` is enabled: `buy_again`, items of the user; `next_basket`, both.
+        top_k: items per user and purpose.
         active_within_days: only users with an event in this many days before the newest event; null: all users.
-        exclude_bought: exclude items that the user ever bought and did not return completely.
-        exclude_seen: exclude items for which the user's stored events have a positive total weight, such as viewed
-            items; stored are the latest `learn.factors.max_events_per_user` events.
+        exclude_bought: for_you: exclude items that the user ever bought and did not return completely.
+        exclude_seen: for_you: exclude items for which the user's stored events have a positive total weight, such as
+            viewed items; stored are the latest `learn.factors.max_events_per_user` events.
         max_item_age_days: exclude items without an event in this many days before the newest event; null: none.
-        max_per_category: maximum number of items of one category per list; null: no limit.
-        max_share_per_item: maximum share of the lists of a run that contain the same item; null: no limit.
+        max_per_category: for_you: maximum number of items of one category per list; null: no limit.
+        max_share_per_item: for_you: maximum share of the lists of a run that contain the same item; null: no limit.
     """
 
     enabled: bool = False
     model: str = Field(default="newest", pattern=r"^[a-z][a-z0-9_-]*$")
+    purposes: tuple[Literal["for_you", "buy_again", "next_basket"], ...] = Field(
+        default=("for_you", "buy_again", "next_basket"), min_length=1
+    )
     top_k: int = Field(default=10, ge=1, le=1000)
     active_within_days: float | None = Field(default=None, gt=0)
     exclude_bought: bool = True
@@ -792,6 +805,19 @@ class Scores(Frozen):
     max_item_age_days: float | None = Field(default=90.0, gt=0)
     max_per_category: int | None = Field(default=None, ge=1)
     max_share_per_item: float | None = Field(default=None, gt=0, le=1)
+
+
+class OutcomeScores(Frozen):
+    """Scores of outcomes by `serve_outcomes` (docs/learners.md).
+
+    Args:
+        enabled: whether `run_pipeline` writes them after its stages.
+        active_within: a user has scores if the user has an event in this interval before the newest event; `lifetime`:
+            all users.
+    """
+
+    enabled: bool = False
+    active_within: str = Field(default="lifetime", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
 
 
 class Tags(Frozen):
@@ -829,6 +855,7 @@ class Serve(Frozen):
     user_ids: Literal["people", "sessions"] = "people"
 
     scores: Scores = Scores()
+    outcomes: OutcomeScores = OutcomeScores()
     tags: Tags = Tags()
     report: Report = Report()
 
@@ -1028,7 +1055,10 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                 update={
                     "examples": settings.learn.examples.model_copy(
                         update={"file": resolved(settings.learn.examples.file)}
-                    )
+                    ),
+                    "outcomes": settings.learn.outcomes.model_copy(
+                        update={"file": resolved(settings.learn.outcomes.file)}
+                    ),
                 }
             ),
         }

@@ -1,9 +1,9 @@
-"""serve_scores: recommendation lists for all users, from one version of the model and one version of the profiles."""
+"""serve_scores: recommendation lists for all users, from one version of each model and one version of the profiles."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession, Window
@@ -21,7 +21,11 @@ from profilestream.learn.factors.factors_batch import FactorsState
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import item_index
 from profilestream.learn.factors.kernels.als import AlsParams
-from profilestream.serve.scores import ranked_lists
+from profilestream.learn.rankers import rankers_batch
+from profilestream.learn.rankers.kernels import count_rankers
+from profilestream.learn.rankers.rankers_spec import RankersSpec
+from profilestream.serve.scores import basket_lists, ranked_lists
+from profilestream.serve.scores.basket_lists import BasketListOptions
 from profilestream.serve.scores.ranked_lists import ListOptions
 
 STEP = "serve_scores"
@@ -34,6 +38,13 @@ RANK_ITEMS = Pass(
     keys={"users": "key", "preferences": "user_id", "bought": "user_id", "reserved": "user_id"},
     outputs={"lists": ranked_lists.SCHEMA},
 )  # fmt: skip
+RANK_BASKETS = Pass(
+    basket_lists.rank_baskets,
+    inputs={"users": count_rankers.USER, "items": count_rankers.ITEM},
+    keys={"users": "key"},
+    outputs={"lists": basket_lists.SCHEMA},
+)
+FOR_YOU = "for_you"
 _DAY_MICROS, _DELETED = 86_400_000_000, "_deleted"
 PREFERRED_ITEMS = "preference.items"
 
@@ -47,6 +58,7 @@ class PinnedVersions:
         model_version: `factors@<version of the Delta table>` or `published:<version of the registered model>`.
         profile_version: version of the profile table; null when there is none.
         events_version: version of `events`.
+        counts_version: version of `basket_counts`; null without lists by the rankers.
     """
 
     state: FactorsState[DataFrame]
@@ -54,6 +66,7 @@ class PinnedVersions:
     model_version: str
     profile_version: int | None
     events_version: int
+    counts_version: int | None
 
 
 @dataclass(frozen=True)
@@ -63,25 +76,31 @@ class SelectedUsers:
     Args:
         in_model: rows with ranked_lists.USER.
         by_profile: rows with ranked_lists.PREFERENCE of users with a profile only.
+        with_baskets: rows with count_rankers.USER; null without lists by the rankers.
     """
 
     in_model: DataFrame
     by_profile: DataFrame
+    with_baskets: DataFrame | None = None
 
     @property
     def ids(self) -> DataFrame:
         """`user_id` of each user."""
-        ids = self.in_model.select(F.col("key").alias("user_id"))
-        return ids.unionByName(self.by_profile.select("user_id").distinct())
+        keys = [
+            rows.select(F.col("key").alias("user_id"))
+            for rows in (self.in_model, self.with_baskets)
+            if rows is not None
+        ]
+        return reduce(DataFrame.unionByName, [*keys, self.by_profile.select("user_id")]).distinct()
 
     @contextmanager
     def cached(self) -> Iterator[None]:
         """Hold the rows during the block."""
-        both = (self.in_model.persist(), self.by_profile.persist())
+        persisted = [rows.persist() for rows in (self.in_model, self.by_profile, self.with_baskets) if rows is not None]
         try:
             yield
         finally:
-            for rows in both:
+            for rows in persisted:
                 rows.unpersist()
 
 
@@ -89,7 +108,7 @@ def run(spark: SparkSession, settings: Settings) -> int:
     """Replace the lists of all selected users in one commit; no commit when the latest lists are from the same inputs.
 
     Returns:
-        The number of users whose list has at least one row.
+        The number of users with at least one row.
 
     Raises:
         SourceMissing: the model has not been learned or published.
@@ -111,17 +130,18 @@ def run(spark: SparkSession, settings: Settings) -> int:
         )
         changed = lists.withColumn(_DELETED, F.lit(False)).unionByName(removed.withColumn(_DELETED, F.lit(True)))
         commits.merge(changed, RECOMMENDATIONS, paths, txn, delete_flag=_DELETED)
-        return lists.where("rank = 1").count()
+        return lists.select("user_id").distinct().count()
 
 
 def _inputs(settings: Settings, pinned: PinnedVersions) -> str:
     """All that the lists are computed from, as text."""
     versions = {field.name: getattr(pinned, field.name) for field in fields(pinned) if field.name != "state"}
-    return repr((settings.serve.scores, sorted(settings.derive.event_weights.items()), versions))
+    weights = sorted(settings.derive.event_weights.items())
+    return repr((settings.serve.scores, weights, settings.learn.rankers, versions))
 
 
 def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
-    """The current versions of the model and the profile table.
+    """The current versions of the models and the profile table.
 
     Raises:
         SourceMissing: the model has not been learned, or no published version has the alias.
@@ -131,10 +151,17 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
     profile_table, profile_version = profiles.find_profile_table(settings), None
     if profile_table is not None and profile_table.table.exists(spark, settings.paths):
         profile_version = commits.version(spark, profile_table.table, settings.paths)
+    counts, counts_version = RankersSpec(settings), None
+    if _basket_purposes(settings) and counts.config.enabled and counts.tables[0].exists(spark, settings.paths):
+        counts_version = commits.version(spark, counts.tables[0], settings.paths)
+    if FOR_YOU not in settings.serve.scores.purposes and counts_version is None:
+        do = "enable learn.rankers and run jobs/learn_rankers.py, or add for_you to serve.scores.purposes"
+        raise SourceMissing("no counts of baskets were learned", where=settings.paths.warehouse, do=do)
+    others = profile_version, events_version, counts_version
     if alias != "newest":
         published = published_factors.read_factors(spark, settings, alias)
         model_version = f"published:{published.model_version}"
-        return PinnedVersions(published.state, published.params, model_version, profile_version, events_version)
+        return PinnedVersions(published.state, published.params, model_version, *others)
     table = FactorsSpec(settings).table
     if not settings.learn.factors.enabled:
         do = "set it to true and run jobs/learn_factors.py"
@@ -144,18 +171,56 @@ def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
         raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
     version = commits.version(spark, table, settings.paths)
     state = factors_spec.read_state(spark, settings, version)
-    return PinnedVersions(state, FactorsSpec(settings).params, f"factors@{version}", profile_version, events_version)
+    return PinnedVersions(state, FactorsSpec(settings).params, f"factors@{version}", *others)
+
+
+def _basket_purposes(settings: Settings) -> tuple[str, ...]:
+    """The purposes whose lists the rankers of `basket_counts` give."""
+    return tuple(purpose for purpose in settings.serve.scores.purposes if purpose != FOR_YOU)
 
 
 def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:
     """Rows of `recommendations`."""
-    scores, now = settings.serve.scores, pinned.state.global_sums.as_of
-    max_age = scores.max_item_age_days
+    lists = []
+    if FOR_YOU in settings.serve.scores.purposes:
+        lists.append(_new_items(users, settings, pinned))
+    if users.with_baskets is not None:
+        lists.append(_basket_items(users.with_baskets, settings, pinned))
+    return reduce(DataFrame.unionByName, lists)
+
+
+def _basket_items(users: DataFrame, settings: Settings, pinned: PinnedVersions) -> DataFrame:
+    """Rows of `recommendations` by the rankers of `basket_counts`."""
+    scores, spec = settings.serve.scores, RankersSpec(settings)
+    rows = spec.tables[0].read(users.sparkSession, settings.paths, version=pinned.counts_version)
+    items, _ = run_pass(rankers_batch.COPY_ITEMS, {"stored": rows.where("side = 'item'")})
+    options = BasketListOptions(
+        purposes=_basket_purposes(settings),
+        top_k=scores.top_k,
+        min_as_of=_min_time(scores.max_item_age_days, pinned),
+        action="bought" if spec.config.event_types == ("purchase",) else "looked at",
+    )
+    outputs, _ = run_pass(RANK_BASKETS, {"users": users, **items}, params=spec.params, options=options)
+    versions = {
+        "model_version": F.lit(f"{spec.tables[0].name}@{pinned.counts_version}"),
+        "profile_version": F.lit(None).cast("bigint"),
+    }
+    return materialize(outputs["lists"]).withColumns(versions).select(*RECOMMENDATIONS.names)
+
+
+def _min_time(max_age_days: float | None, pinned: PinnedVersions) -> int | None:
+    """This many days before the newest event of the factors, microseconds; null: no limit."""
+    return None if max_age_days is None else int(pinned.state.global_sums.as_of - max_age_days * _DAY_MICROS)
+
+
+def _new_items(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:
+    """Rows of `recommendations` by the factors."""
+    scores = settings.serve.scores
     options = ListOptions(
         top_k=scores.top_k,
         exclude_bought=scores.exclude_bought,
         exclude_seen=scores.exclude_seen,
-        min_event_time=None if max_age is None else int(now - max_age * _DAY_MICROS),
+        min_event_time=_min_time(scores.max_item_age_days, pinned),
         max_per_category=scores.max_per_category,
         average_user=_average_user(pinned),
     )
@@ -168,10 +233,10 @@ def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVers
     }
     lists = _lists_within_share(inputs, options, pinned.params, scores.max_share_per_item)
     constants = {
-        "list_type": F.lit("items"),
+        "purpose": F.lit(FOR_YOU),
         "model_version": F.lit(pinned.model_version),
         "profile_version": F.lit(pinned.profile_version).cast("bigint"),
-        "as_of": F.timestamp_micros(F.lit(now)),
+        "as_of": F.timestamp_micros(F.lit(pinned.state.global_sums.as_of)),
     }
     return lists.withColumns(constants).select(*RECOMMENDATIONS.names)
 
@@ -240,27 +305,27 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
 
     A user in the model has one row. A user with a profile only has one row per preferred item, or one with a null item.
     """
-    since = None
-    if settings.serve.scores.active_within_days is not None:
-        since = int(pinned.state.global_sums.as_of - settings.serve.scores.active_within_days * _DAY_MICROS)
+    since = _min_time(settings.serve.scores.active_within_days, pinned)
 
     def active(rows: DataFrame) -> DataFrame:
         return rows if since is None else rows.where(F.col("as_of") >= F.timestamp_micros(F.lit(since)))
 
-    in_model = active(pinned.state.users).select(*ranked_lists.USER.names)
+    in_model, with_baskets = active(pinned.state.users).select(*ranked_lists.USER.names), None
+    if pinned.counts_version is not None:
+        counts = RankersSpec(settings).tables[0].read(spark, settings.paths, version=pinned.counts_version)
+        with_baskets = active(counts.where("side = 'user'")).select(*count_rankers.USER.names)
     profile_table = profiles.find_profile_table(settings)
     if profile_table is None or pinned.profile_version is None:
         no_profiles = "user_id string, item_id string, weight double"
-        return SelectedUsers(in_model, spark.createDataFrame([], no_profiles))
+        return SelectedUsers(in_model, spark.createDataFrame([], no_profiles), with_baskets)
     stored = active(profile_table.table.read(spark, settings.paths, version=pinned.profile_version))
     facet, _, field = PREFERRED_ITEMS.partition(".")
     no_items = F.array().cast("array<struct<key: string, weight: double>>")
     preferences = F.col(facet)[field] if PREFERRED_ITEMS in profile_table.statistics else no_items
     in_factors = pinned.state.users.select(F.col("key").alias("user_id"))
     only_profile = stored.join(in_factors, "user_id", "left_anti")
-    return SelectedUsers(
-        in_model, only_profile.select("user_id", F.inline_outer(preferences).alias("item_id", "weight"))
-    )
+    by_profile = only_profile.select("user_id", F.inline_outer(preferences).alias("item_id", "weight"))
+    return SelectedUsers(in_model, by_profile, with_baskets)
 
 
 def similar(

@@ -34,7 +34,8 @@ class UserView:
         sections: values by name, in display order. `unusual`: large deviations. `tags`, `groups`, `segment`. The facets
             of the profile, and `newest_event_time` of the user. `vector`: difference to the population in standard
             deviations. `price_level`. `drift` of the vector. `preference_events`: the events behind preferences.
-            `recommendations`: items with reasons, by rank. A section without values is missing.
+            `recommendations`, and others by purpose, such as `buy_again`: items with reasons, by rank. A section
+            without values is missing.
     """
 
     user_id: str
@@ -158,10 +159,10 @@ def _price_level(spark: SparkSession, settings: Settings, profile: DataFrame, as
 
 
 def _recommendations(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
-    """The user's list: item, its text and the reason, by rank."""
+    """The user's lists by purpose, `for_you` as `recommendations`: item, its text and the reason, by rank."""
     if not tables.RECOMMENDATIONS.exists(spark, settings.paths):
         return {}
-    rows = tables.RECOMMENDATIONS.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy("rank").collect()
+    rows = tables.RECOMMENDATIONS.read(spark, settings.paths).where(F.col(USER) == user_id).collect()
     items = {row["item_id"] for row in rows} | {row["reason_item_id"] for row in rows if row["reason_item_id"]}
     if not items:
         return {}
@@ -174,7 +175,11 @@ def _recommendations(spark: SparkSession, settings: Settings, user_id: str) -> d
         text, item = str(row["reason"]), row["reason_item_id"]
         return text.replace(item, label(item)) if item else text
 
-    return {"recommendations": {str(row["rank"]): f"{label(row['item_id'])}: {reason(row)}" for row in rows}}
+    lists: dict[str, Any] = {}
+    for row in sorted(rows, key=lambda row: (row["purpose"] != "for_you", row["purpose"], row["rank"])):
+        name = "recommendations" if row["purpose"] == "for_you" else row["purpose"]
+        lists.setdefault(name, {})[str(row["rank"])] = f"{label(row['item_id'])}: {reason(row)}"
+    return lists
 
 
 def item_texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:

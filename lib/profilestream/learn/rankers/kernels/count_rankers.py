@@ -67,9 +67,12 @@ class BasketSums(Sums):
 
 
 class BasketIndex:
-    """All items in descending order of popularity as of the newest event, for rankings; from rows with ITEM."""
+    """All items in descending order of popularity as of the newest event, for rankings; from rows with ITEM.
 
-    def __init__(self, items: pa.Table, params: RankerParams) -> None:
+    Items whose rows are older than `min_as_of` (microseconds) are not ranked.
+    """
+
+    def __init__(self, items: pa.Table, params: RankerParams, min_as_of: int = _NEVER) -> None:
         times = _micros(items)
         self.as_of = int(times.max(initial=0))
         weights = items["popularity"].to_numpy() * decay_factors(times, self.as_of, params.popularity_half_life_days)
@@ -78,6 +81,7 @@ class BasketIndex:
         rank_of_id = np.argsort(np.argsort(items["key"].to_numpy()))
         order = np.lexsort((rank_of_id, -weights))
         self.shares, items = weights[order] / weights.sum(), items.take(order)
+        self._is_ranked = times[order] >= min_as_of
         self.ids: Any = items["key"].combine_chunks()
         item, followers = flatten(items, "item_ids")
         counts = flatten(items, "counts")[1].to_numpy()
@@ -119,10 +123,10 @@ class BasketIndex:
 
     def _top(self, users: int, user: Longs, item: Longs, score: Floats, top_k: int) -> tuple[Longs, Floats]:
         """The best items by the sum of the scores of each pair."""
-        n = len(self.ids)
-        popular = np.arange(users)[:, None] * n + np.arange(min(top_k, n))
-        cells, cell = np.unique(np.append(user * n + item, popular), return_inverse=True)
-        total = np.bincount(cell, np.append(score, np.zeros(popular.size)), len(cells))
+        n, is_ranked = len(self.ids), self._is_ranked[item]
+        popular = np.arange(users)[:, None] * n + np.flatnonzero(self._is_ranked)[:top_k]
+        cells, cell = np.unique(np.append((user * n + item)[is_ranked], popular), return_inverse=True)
+        total = np.bincount(cell, np.append(score[is_ranked], np.zeros(popular.size)), len(cells))
         row, position = np.divmod(cells, n)
         largest = np.zeros(users)
         np.maximum.at(largest, row, total)

@@ -1,0 +1,58 @@
+"""Lists by purpose of a few users, from the counts of their baskets."""
+
+from typing import Any
+
+from profilestream.learn.rankers.kernels.count_rankers import RankerParams
+from profilestream.serve.scores import basket_lists
+from profilestream.serve.scores.basket_lists import BasketListOptions
+
+from tests.memory_rankers import DAY, START, Event, MemoryRankers
+
+PARAMS = RankerParams()
+
+
+def at(day: float, user: str, *items: str) -> list[Event]:
+    return [(user, item, START + round(day * DAY)) for item in items]
+
+
+LOG = [*at(0, "ann", "tea", "mug"), *at(1, "ann", "tea"), *at(1, "bob", "rug", "pot"), *at(2, "bob", "pot")]
+
+
+def lists(purpose: str, top_k: int = 10, min_as_of: int | None = None) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each user."""
+    model = MemoryRankers(PARAMS).learn(LOG)
+    options = BasketListOptions(purposes=(purpose,), top_k=top_k, min_as_of=min_as_of)
+    rows = basket_lists.rank_baskets(model.users, model.items, params=PARAMS, options=options)["lists"].to_pylist()
+    return {user: [row for row in rows if row["user_id"] == user] for user in ("ann", "bob")}
+
+
+def items(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["item_id"] for row in rows]
+
+
+def test_buy_again_has_the_items_of_the_user_only_the_most_frequent_first() -> None:
+    by_user = lists("buy_again")
+    assert {user: items(rows) for user, rows in by_user.items()} == {"ann": ["tea", "mug"], "bob": ["pot", "rug"]}
+    assert {row["reason"] for row in by_user["ann"]} == {"because you bought it before"}
+    assert [row["rank"] for row in by_user["ann"]] == [1, 2]
+
+
+def test_next_basket_continues_with_popular_items_and_names_the_ranker_of_each_item() -> None:
+    rows = lists("next_basket", top_k=3)["ann"]
+    assert items(rows) == ["tea", "mug", "pot"]
+    assert [row["ranker"] for row in rows] == ["own_counts", "own_counts", "popularity"]
+    assert rows[2]["reason"] == "popular now" and rows[2]["score"] < 1 < rows[1]["score"] < rows[0]["score"]
+    assert {row["as_of"].timestamp() * 1e6 for row in rows} == {START + 2 * DAY}
+
+
+def test_items_without_a_recent_event_are_in_no_list() -> None:
+    for purpose in basket_lists.RANKER_OF_PURPOSE:
+        listed = {item for rows in lists(purpose, min_as_of=START + 2 * DAY).values() for item in items(rows)}
+        # The row of the rug is as recent as the purchase that followed it.
+        assert listed == {"pot", "rug"}, purpose
+
+
+def test_without_items_there_are_no_lists() -> None:
+    empty = MemoryRankers(PARAMS)
+    options = BasketListOptions(purposes=("buy_again",), top_k=1, min_as_of=None)
+    assert basket_lists.rank_baskets(empty.users, empty.items, params=PARAMS, options=options) == {}
