@@ -116,7 +116,7 @@ def by_category(log: Log) -> Log:
     rows = has_category[first]
     return Log(
         f"{log.name} by category", log.users, categories, log.user[rows], category[first], log.weight[rows],
-        log.time_micros[rows], log.category[rows],
+        log.time_micros[rows], log.category[rows], log.units[rows],
     )  # fmt: skip
 
 
@@ -162,7 +162,5 @@ def _log(name: str, **columns: Any) -> Log:
     users, user = np.unique(frame["user"].to_numpy(object), return_inverse=True)
     items, item = np.unique(frame["item"].to_numpy(object), return_inverse=True)
     category = np.array([name if isinstance(name, str) else None for name in frame["category"]], object)
-    columns_of_log: dict[str, Any] = {name: frame[name].to_numpy() for name in ("weight", "time_micros")}
-    return Log(
-        name, users, items, user, item, category=category, units=frame["units"].to_numpy(float), **columns_of_log
-    )
+    weight, time_micros, units = (frame[name].to_numpy() for name in ("weight", "time_micros", "units"))
+    return Log(name, users, items, user, item, weight, time_micros, category, units.astype(float))

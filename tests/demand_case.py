@@ -21,8 +21,8 @@ from tests.naive_demand import NaiveDemand, Sale
 _NAIVE_MODELS = {ITEM: ("item_week_wape", "last_week"), CATEGORY: ("category_day_wape", "seasonal_naive")}
 
 
-def demand_case(home: Path, logs: SearchStrategy[list[Event]]) -> LearnerCase:
-    spec = spec_of(home)
+def demand_case(home: Path, logs: SearchStrategy[list[Event]], settings: str = "") -> LearnerCase:
+    spec = DemandSpec(Shop(home, extra_settings=f"[learn.demand]\n{settings}\n").settings())
     return LearnerCase(
         spec=spec,
         logs=logs,
@@ -36,10 +36,6 @@ def demand_case(home: Path, logs: SearchStrategy[list[Event]]) -> LearnerCase:
         compare_with_reference=lambda batches, states: _compare_with_naive(spec, batches, states),
         stores_users=False,
     )
-
-
-def spec_of(home: Path) -> DemandSpec:
-    return DemandSpec(Shop(home).settings())
 
 
 def sale_rows(batch: Sequence[Event]) -> pa.Table:
@@ -120,8 +116,8 @@ def _compare_with_naive(spec: DemandSpec, batches: list[list[Event]], states: li
         naive.sales += _sales(sale_rows(batch))
         counted = {f"{level} {key}": sum(units.values()) for level, key, units in _all_units(naive)}
         actual: dict[str, float] = {}
-        for level, key, _, units in stored_sales(spec, state):
-            actual[f"{level} {key}"] = actual.get(f"{level} {key}", 0.0) + units
+        for name, key, _, units in stored_sales(spec, state):
+            actual[f"{name} {key}"] = actual.get(f"{name} {key}", 0.0) + units
         assert actual == counted
         for level in LEVELS:
             if until.get(level.name) != (now := naive.until(level.name)):

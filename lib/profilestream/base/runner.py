@@ -181,12 +181,6 @@ def union(rows: Rows, *others: Rows | pa.Table) -> Rows:
     return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames, rows)
 
 
-def without_rows(rows: Rows, schema: pa.Schema) -> Rows:
-    """No rows, with the columns of a schema, of the kind of these rows."""
-    empty = schema.empty_table()
-    return frame_of_arrow(rows.sparkSession, empty) if isinstance(rows, DataFrame) else empty
-
-
 def collected(rows: Rows) -> pa.Table:
     """The rows in the driver."""
     return rows.toArrow() if isinstance(rows, DataFrame) else rows

@@ -1,5 +1,6 @@
 """DemandSpec: units by item and week and by category and day, and forecasts when a period is complete."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Demand
 from profilestream.learn.demand.kernels import demand_tasks
-from profilestream.learn.demand.kernels.demand_models import FEATURES, DemandParams, ErrorSums, RidgeSums
+from profilestream.learn.demand.kernels.demand_models import FEATURES, DemandParams, ErrorSums
 from profilestream.learn.demand.kernels.demand_tasks import (
     CHANGED,
     FORECAST,
@@ -92,57 +93,55 @@ class DemandSpec(LearnerSpec):
         return rows.select("user_id", *SALE.names).dropna(subset=["key"])
 
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
-        before = self._counts(batch.stored)
+        before, history_days = self._counts(batch.stored), self.params.history_days
         with batch.phase("units"):
             changed, counts = self._add(batch.stored, batch.rows, 1)
-        after = sum(counts, before).merged(self.params.history_days)
-        old, new = before.complete_until(), after.complete_until()
+        after = (before + counts).by_day()
+        old, new = before.complete_until(history_days), after.complete_until(history_days)
         levels = [one for one in LEVELS if new is not None and (old is None or one.period(new) != one.period(old))]
         with batch.phase("forecasts"):
             forecasts, errors = self._forecasts(batch.stored, changed, after, levels)
-        evaluation = self._evaluation(errors, old, sum(counts, DayCounts())) if counts else Evaluation()
-        return self._learned(changed, after if counts else None, forecasts, evaluation)
+        return self._learned(changed, after, forecasts, self._evaluation(errors, old, counts))
 
     def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
         """Subtract the units of the users, and forecast again; the newest event time remains."""
         changed, counts = self._add(stored, events, -1)
-        after = sum(counts, self._counts(stored)).merged(self.params.history_days)
-        forecasts, _ = self._forecasts(stored, changed, after, list(LEVELS) if counts else [])
-        return self._learned(changed, after if counts else None, forecasts)
+        after = (self._counts(stored) + counts).by_day()
+        forecasts, _ = self._forecasts(stored, changed, after, LEVELS)
+        return self._learned(changed, after, forecasts, Evaluation())
 
-    def _add(self, stored: StateTables[Rows], sales: Rows, sign: int) -> tuple[Rows, list[DayCounts]]:
+    def _add(self, stored: StateTables[Rows], sales: Rows, sign: int) -> tuple[Rows, DayCounts]:
         """The changed rows, with CHANGED, and numbers of events."""
         keys = runner.renamed(sales, {"level": "level", "key": "key"})
         inputs = {"sales": sales, "stored": stored.rows(self.tables[0], SERIES.names, keys)}
         outputs, results = run_pass(ADD_UNITS, inputs, sign=sign)
-        return outputs["series"], results["counts"]
+        return outputs["series"], sum(results["counts"], DayCounts())
 
     def _counts(self, stored: StateTables[Rows]) -> DayCounts:
         """The number of events by day, from the row of the level `all`."""
         return DayCounts.of(runner.collected(stored.rows(self.tables[0], SERIES.names, level="all")))
 
     def _forecasts(
-        self, stored: StateTables[Rows], changed: Rows, counts: DayCounts, levels: list[Level]
-    ) -> tuple[list[Rows], dict[Level, tuple[Span, ErrorSums]]]:
-        """Rows with FORECAST of levels with new complete periods, and the errors of all complete periods."""
+        self, stored: StateTables[Rows], changed: Rows, counts: DayCounts, levels: Sequence[Level]
+    ) -> tuple[list[Rows], dict[Span, ErrorSums]]:
+        """Rows with FORECAST of these levels, and the errors of all complete periods."""
         params, forecasts, errors = self.params, list[Rows](), {}
         for level in levels:
-            span = counts.span(level)
+            span = counts.span(level, params.history_days)
             rows = {"stored": stored.rows(self.tables[0], SERIES.names, level=level.name), "changed": changed}
             coefficients = np.zeros((0, FEATURES))
             if level == ITEM:
                 _, results = run_pass(SUM_RIDGE, rows, span=span)
-                empty = RidgeSums(np.zeros((span.end - span.begin, FEATURES, FEATURES + 1)))
-                coefficients = sum(results["ridge"], empty).coefficients(params.half_life_weeks)
+                coefficients = sum(results["ridge"][1:], results["ridge"][0]).coefficients(params.half_life_weeks)
             arguments: dict[str, Any] = {"span": span, "coefficients": coefficients, "params": params}
             _, results = run_pass(SCORE, rows, **arguments)
-            errors[level] = span, sum(results["errors"], ErrorSums.empty(span.end - span.begin))
-            groups = errors[level][1].error_of_groups(params.error_days // level.days)
+            errors[span] = sum(results["errors"][1:], results["errors"][0])
+            groups = errors[span].error_of_groups(params.error_days // level.days)
             outputs, _ = run_pass(FORECAST_NEXT, rows, **arguments, errors=groups, as_of=counts.newest)
             forecasts.append(outputs["forecasts"])
         return forecasts, errors
 
-    def _evaluation(self, errors: dict[Level, tuple[Span, ErrorSums]], old: int | None, batch: DayCounts) -> Evaluation:
+    def _evaluation(self, errors: dict[Span, ErrorSums], old: int | None, batch: DayCounts) -> Evaluation:
         """WAPE of the periods that the batch completes.
 
         Args:
@@ -151,27 +150,22 @@ class DemandSpec(LearnerSpec):
         """
         values: dict[str, dict[str, tuple[float, float]]] = {"forecast": {}}
         days: list[int] = []
-        for level, (span, sums) in errors.items():
-            count = span.end - max(span.begin, span.begin if old is None else level.period(old))
-            error, naive_error, units = sums.last(count) if count > 0 else np.zeros(3)
+        for span, sums in errors.items():
+            begin = span.begin if old is None else max(span.begin, span.level.period(old))
+            error, naive_error, units = sums.last(span.end - begin)
             if units:
-                metric, naive = _METRICS[level.name]
+                metric, naive = _METRICS[span.level.name]
                 values["forecast"][metric] = float(error / units), float(units)
                 values[naive] = {metric: (float(naive_error / units), float(units))}
-                days += [level.day(span.end - count), level.day(span.end)]
+                days += [span.level.day(begin), span.level.day(span.end)]
         late = 0 if old is None else int(batch.counts[batch.days < old].sum())
         if not days:
             return Evaluation({}, EvaluationTimes(late_rows=late), 0)
-        begin, end = (int(day) * MICROS_PER_DAY for day in (min(days), max(days)))
+        begin, end = (day * MICROS_PER_DAY for day in (min(days), max(days)))
         return Evaluation(values, EvaluationTimes(begin, end - 1, late), begin - 1)
 
-    def _learned(
-        self, changed: Rows, counts: DayCounts | None, forecasts: list[Rows], evaluation: Evaluation | None = None
-    ) -> Learned:
+    def _learned(self, changed: Rows, counts: DayCounts, forecasts: list[Rows], evaluation: Evaluation) -> Learned:
+        """Both tables; a batch that completes no period changes no forecast."""
         units, next_units = self.tables
-        total = [] if counts is None else [counts.row()]
-        empty = runner.without_rows(changed, FORECAST)
-        return Learned(
-            {units.name: runner.union(changed, *total), next_units.name: runner.union(empty, *forecasts)},
-            evaluation or Evaluation(),
-        )
+        rows = runner.union(*forecasts) if forecasts else FORECAST.empty_table()
+        return Learned({units.name: runner.union(changed, counts.row()), next_units.name: rows}, evaluation)

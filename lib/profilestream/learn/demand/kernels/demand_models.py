@@ -143,21 +143,16 @@ class ErrorSums(Sums):
     @classmethod
     def of(cls, units: Floats, forecasts: Floats, naive: Floats) -> "ErrorSums":
         """Of all periods with a forecast; shapes (keys, periods)."""
-        sums = cls.empty(units.shape[1]).periods
+        sums = np.zeros((units.shape[1], len(_GROUP_BOUNDS) + 1, 3))
         key, period = np.nonzero(np.isfinite(forecasts))
         actual, forecast = units[key, period], forecasts[key, period]
         values = np.column_stack([abs(forecast - actual), abs(naive[key, period] - actual), actual])
         np.add.at(sums, (period, groups_of(forecast)), values)
         return cls(sums)
 
-    @classmethod
-    def empty(cls, periods: int) -> "ErrorSums":
-        """Without errors."""
-        return cls(np.zeros((periods, len(_GROUP_BOUNDS) + 1, 3)))
-
     def last(self, periods: int) -> Floats:
-        """The sums over the groups in the last periods, (3,)."""
-        return np.asarray(self.periods[max(len(self.periods) - periods, 0) :].sum(axis=(0, 1)))
+        """The sums over the groups in the last periods, (3,); 0 if `periods` is not positive."""
+        return np.asarray(self.periods[len(self.periods) - max(periods, 0) :].sum(axis=(0, 1)))
 
     def error_of_groups(self, periods: int) -> Floats:
         """WAPE of each group in the last periods; that of all groups for a group without units, NaN without any."""

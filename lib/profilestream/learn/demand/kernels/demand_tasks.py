@@ -75,17 +75,16 @@ class Span:
     end: int
 
     def units(self, stored: pa.Table, changed: pa.Table) -> tuple[Any, Floats]:
-        """Keys with a sale in the span, and their units, (keys, periods); a changed row replaces the stored one."""
-        changed, stored = _of_level(changed, self.level), _of_level(stored, self.level)
-        stored = _without_keys(stored, changed["key"])
-        rows = pa.concat_tables([stored.select(SERIES.names), changed.select(SERIES.names)])
+        """All keys of the level, and their units, (keys, periods); a changed row replaces the stored one."""
+        stored, changed = (_of_level(rows, self.level).select(SERIES.names) for rows in (stored, changed))
+        is_changed: Any = pc.is_in(stored["key"], value_set=changed["key"].combine_chunks())
+        rows = pa.concat_tables([stored.filter(pc.invert(is_changed)), changed])
         row, days, units = _entries(rows)
         period = self.level.period(days)
         is_inside = (period >= self.begin) & (period < self.end)
         matrix = np.zeros((len(rows), self.end - self.begin))
         matrix[row[is_inside], period[is_inside] - self.begin] = units[is_inside]
-        has_sale = matrix.any(axis=1)
-        return rows["key"].take(pa.array(np.flatnonzero(has_sale))), matrix[has_sale]
+        return rows["key"], matrix
 
 
 @dataclass(frozen=True)
@@ -96,31 +95,35 @@ class DayCounts(Sums):
     counts: Longs = field(default_factory=lambda: np.zeros(0, np.int64), metadata={"combine": np.append})
     newest: int = field(default=0, metadata=LATEST)
 
-    def merged(self, history_days: int) -> "DayCounts":
-        """One number per day, without days before the history and without numbers that are not positive."""
+    def by_day(self) -> "DayCounts":
+        """One positive number per day, in order of the days."""
         days, position = np.unique(self.days, return_inverse=True)
         counts = np.bincount(position, self.counts, len(days)).astype(np.int64)
-        is_stored = (counts > 0) & (days > days.max(initial=0) - history_days)
-        return DayCounts(days[is_stored], counts[is_stored], self.newest)
+        return DayCounts(days[counts > 0], counts[counts > 0], self.newest)
 
-    def complete_until(self) -> int | None:
-        """All days before this one are complete: it has the .999 quantile of event times. Null without events."""
+    def complete_until(self, history_days: int) -> int | None:
+        """All days before this one are complete: it has the .999 quantile of the event times of the history.
+
+        Null without events. The history ends with the .999 quantile of all event times, so few wrong future times do
+        not remove other days from it.
+        """
         if not len(self.days):
             return None
-        order = np.argsort(self.days)
-        shares = np.cumsum(self.counts[order]) / self.counts.sum()
-        return int(self.days[order][np.searchsorted(shares, _QUANTILE)])
+        is_recent = self.days > _quantile_day(self.days, self.counts) - history_days
+        return _quantile_day(self.days[is_recent], self.counts[is_recent])
 
-    def span(self, level: Level) -> Span:
-        """All complete periods of a level; none without events."""
-        until = self.complete_until()
-        return Span(level, 0, 0) if until is None else Span(level, *level.period(np.array([self.days.min(), until])))
+    def span(self, level: Level, history_days: int) -> Span:
+        """All complete periods of the history; none without events."""
+        until = self.complete_until(history_days)
+        if until is None:
+            return Span(level, 0, 0)
+        return Span(level, level.period(max(int(self.days[0]), until - history_days)), level.period(until))
 
     @classmethod
     def of(cls, rows: pa.Table) -> "DayCounts":
         """From the rows of the level `all`: one or none."""
         _, days, counts = _entries(rows)
-        return cls(days, counts.astype(np.int64), int(rows["as_of"].cast(pa.int64()).to_numpy().max(initial=0)))
+        return cls(days, counts.astype(np.int64), int(_micros(rows).max(initial=0)))
 
     def row(self) -> pa.Table:
         """The row of the level `all`, with CHANGED."""
@@ -129,6 +132,11 @@ class DayCounts(Sums):
         times: Any = pa.array([self.newest]).cast(_TIME)
         columns: list[Any] = [["all"], [""], *lists, times, [not len(self.days)]]
         return pa.table(columns, schema=CHANGED)
+
+
+def _quantile_day(days: Longs, counts: Longs) -> int:
+    shares = np.cumsum(counts) / counts.sum()
+    return int(days[np.searchsorted(shares, _QUANTILE)])
 
 
 def add_units(sales: pa.Table, stored: pa.Table, *, sign: int) -> dict[str, Any]:
@@ -140,46 +148,48 @@ def add_units(sales: pa.Table, stored: pa.Table, *, sign: int) -> dict[str, Any]
     """
     if not len(sales):
         return {}
-    times = sales["time_micros"].to_numpy()
-    changed = [_added(level, sales, stored, sign) for level in LEVELS]
-    events = _of_level(sales, ITEM)["time_micros"].to_numpy()
-    days, counts = np.unique(events // MICROS_PER_DAY, return_counts=True)
+    times = _of_level(sales, ITEM)["time_micros"].to_numpy()
+    days, counts = np.unique(times // MICROS_PER_DAY, return_counts=True)
+    newest = int(times.max(initial=0)) if sign > 0 else 0
     return {
-        "series": pa.concat_tables(changed),
-        "counts": DayCounts(days, sign * counts, int(times.max()) if sign > 0 else 0),
+        "series": pa.concat_tables([_added(level, sales, stored, sign) for level in LEVELS]),
+        "counts": DayCounts(days, sign * counts, newest),
     }
 
 
 def _added(level: Level, sales: pa.Table, stored: pa.Table, sign: int) -> pa.Table:
     """The changed rows of a level, with CHANGED."""
-    stored, sales = _of_level(stored, level), _of_level(sales, level)
-    row, stored_days, stored_units = _entries(stored)
-    keys = pa.chunked_array([*stored["key"].chunks, *sales["key"].chunks], _STRING)
-    unique: Any = pc.unique(keys)
-    key = pc.index_in(keys, value_set=unique).to_numpy().astype(np.int64)
-    times = np.append(stored["as_of"].cast(pa.int64()).to_numpy(), sales["time_micros"].to_numpy())
-    as_of = np.zeros(len(unique), np.int64)
-    is_newer = slice(None) if sign > 0 else slice(len(stored))
-    np.maximum.at(as_of, key[is_newer], times[is_newer])
-    start = np.append(stored_days, level.day(level.period(times[len(stored) :] // MICROS_PER_DAY)))
-    cells, cell = np.unique(
-        np.column_stack([np.append(key[row], key[len(stored) :]), start]), axis=0, return_inverse=True
-    )
-    units = np.bincount(cell.ravel(), np.append(stored_units, sign * sales["units"].to_numpy()), len(cells))
-    cells, units = cells[units > _ROUNDING], units[units > _ROUNDING]
-    days, lists = (lists_by_row(cells[:, 0], len(unique), each) for each in (_dates(cells[:, 1]), pa.array(units)))
-    is_empty = np.bincount(cells[:, 0], minlength=len(unique)) == 0
-    columns: list[Any] = [pa.repeat(level.name, len(unique)), unique, days, lists, pa.array(as_of).cast(_TIME)]
+    rows = pa.concat_tables([_of_level(stored, level), _series(level, _of_level(sales, level), sign)])
+    encoded: Any = rows["key"].combine_chunks().dictionary_encode()
+    key, count = encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
+    row, days, units = _entries(rows)
+    cells, cell = np.unique(np.column_stack([key[row], days]), axis=0, return_inverse=True)
+    sums = np.bincount(cell.ravel(), units, len(cells))
+    cells, sums = cells[sums > _ROUNDING], sums[sums > _ROUNDING]
+    as_of = np.zeros(count, np.int64)
+    np.maximum.at(as_of, key, _micros(rows))
+    lists = (lists_by_row(cells[:, 0], count, each) for each in (_dates(cells[:, 1]), pa.array(sums)))
+    is_empty: Any = np.bincount(cells[:, 0], minlength=count) == 0
+    columns: list[Any] = [pa.repeat(level.name, count), encoded.dictionary, *lists, pa.array(as_of).cast(_TIME)]
     return pa.table([*columns, pa.array(is_empty)], schema=CHANGED)
+
+
+def _series(level: Level, sales: pa.Table, sign: int) -> pa.Table:
+    """A row with SERIES per sale; a subtraction does not change `as_of`."""
+    times, row = sales["time_micros"].to_numpy(), np.arange(len(sales))
+    days = _dates(level.day(level.period(times // MICROS_PER_DAY)))
+    lists = (lists_by_row(row, len(row), each) for each in (days, pa.array(sign * sales["units"].to_numpy())))
+    as_of: Any = pa.array(times * (sign > 0)).cast(_TIME)
+    columns: list[Any] = [sales["level"], sales["key"], *lists, as_of]
+    return pa.table(columns, schema=SERIES)
 
 
 def _of_level(rows: pa.Table, level: Level) -> pa.Table:
     return rows.filter(pc.field("level") == level.name)
 
 
-def _without_keys(rows: pa.Table, keys: Any) -> pa.Table:
-    is_among: Any = pc.is_in(rows["key"], value_set=keys.combine_chunks())
-    return rows.filter(pc.invert(is_among))
+def _micros(rows: pa.Table) -> Longs:
+    return rows["as_of"].cast(pa.int64()).to_numpy()
 
 
 def _entries(series: pa.Table) -> tuple[Longs, Longs, Floats]:
@@ -194,8 +204,7 @@ def _dates(days: Longs) -> Any:
 
 def sum_ridge(stored: pa.Table, changed: pa.Table, *, span: Span) -> dict[str, RidgeSums]:
     """The normal equations of each week of the span."""
-    _, units = span.units(stored, changed)
-    return {"ridge": demand_models.sum_weeks(units)} if len(units) else {}
+    return {"ridge": demand_models.sum_weeks(span.units(stored, changed)[1])}
 
 
 def score_forecasts(
@@ -203,8 +212,6 @@ def score_forecasts(
 ) -> dict[str, ErrorSums]:
     """Errors of the forecasts of each period of the span, each from earlier periods."""
     _, units = span.units(stored, changed)
-    if not len(units):
-        return {}
     forecasts = _forecasts(units, span, coefficients, params)[:, : units.shape[1]]
     return {"errors": ErrorSums.of(units, forecasts, demand_models.previous(units, span.level.naive_periods))}
 
@@ -213,7 +220,7 @@ def forecast_next(
     stored: pa.Table, changed: pa.Table, *, span: Span, coefficients: Floats, params: DemandParams, errors: Floats,
     as_of: int,
 ) -> Mapping[str, pa.Table]:  # fmt: skip
-    """Rows with FORECAST for the periods after the span; rows of keys without a sale in it are deleted.
+    """Rows with FORECAST for the periods after the span; rows of keys without a forecast are deleted.
 
     Args:
         errors: WAPE by group of forecasts.
@@ -221,20 +228,13 @@ def forecast_next(
     """
     keys, units = span.units(stored, changed)
     level, ahead = span.level, span.level.ahead
-    forecasts = _forecasts(units, span, coefficients, params)[:, units.shape[1] :]
-    changed = _of_level(changed, level)
-    removed = _without_keys(changed, keys)["key"]
-    forecasts = np.vstack([forecasts, np.zeros((len(removed), ahead))])
-    keys = pa.chunked_array([*keys.chunks, *removed.chunks], _STRING)
-    count = len(keys)
-    is_deleted = np.repeat(np.arange(count) >= count - len(removed), ahead) | np.isnan(forecasts.ravel())
-    number = np.tile(np.arange(ahead), count)
+    forecasts = _forecasts(units, span, coefficients, params)[:, units.shape[1] :].ravel()
+    key, number = np.divmod(np.arange(len(forecasts)), ahead)
     columns: list[Any] = [
-        pa.repeat(level.name, count * ahead), keys.take(pa.array(np.repeat(np.arange(count), ahead))),
-        pa.array((number + 1).astype(np.int32)), _dates(level.day(span.end + number)),
-        pa.array(np.nan_to_num(forecasts.ravel())),
-        pa.array(errors[demand_models.groups_of(forecasts.ravel())], from_pandas=True),
-        pa.repeat(as_of, count * ahead).cast(_TIME), pa.array(is_deleted),
+        pa.repeat(level.name, len(forecasts)), keys.take(pa.array(key)), pa.array((number + 1).astype(np.int32)),
+        _dates(level.day(span.end + number)), pa.array(np.nan_to_num(forecasts)),
+        pa.array(errors[demand_models.groups_of(forecasts)], from_pandas=True),
+        pa.repeat(as_of, len(forecasts)).cast(_TIME), pa.array(np.isnan(forecasts)),
     ]  # fmt: skip
     return {"forecasts": pa.table(columns, schema=FORECAST)}
 
