@@ -53,11 +53,11 @@ class DemandSpec(LearnerSpec):
     metrics = tuple(
         Metric(
             name, "ratio", "units",
-            f"Sum of |units - forecast| over the sum of the units, of each {period} that the batch completes; the "
-            f"forecast uses earlier {period}s only.",
+            f"Sum of the absolute errors of {forecasts} that the batch completes, each forecast from earlier ones, "
+            "divided by the sum of the units.",
             is_lower_better=True,
         )
-        for name, period in (("item_week_wape", "item and week"), ("category_day_wape", "category and day"))
+        for name, forecasts in (("item_week_wape", "items in weeks"), ("category_day_wape", "categories on days"))
     )  # fmt: skip
     state_tables = (tables.DEMAND_UNITS, tables.DEMAND_FORECASTS)
     limits = (

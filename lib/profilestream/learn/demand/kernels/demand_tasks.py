@@ -1,6 +1,5 @@
 """Kernels of `learn_demand`: units are added to the rows of their key, and complete periods are forecast and scored."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,11 +126,8 @@ class DayCounts(Sums):
 
     def row(self) -> pa.Table:
         """The row of the level `all`, with CHANGED."""
-        row = np.zeros(len(self.days), np.int64)
-        lists = (lists_by_row(row, 1, each) for each in (_dates(self.days), pa.array(self.counts.astype(float))))
-        times: Any = pa.array([self.newest]).cast(_TIME)
-        columns: list[Any] = [["all"], [""], *lists, times, [not len(self.days)]]
-        return pa.table(columns, schema=CHANGED)
+        row, newest = np.zeros(len(self.days), np.int64), np.array([self.newest])
+        return _changed("all", pa.array([""]), row, self.days, self.counts.astype(float), newest)
 
 
 def _quantile_day(days: Longs, counts: Longs) -> int:
@@ -151,37 +147,40 @@ def add_units(sales: pa.Table, stored: pa.Table, *, sign: int) -> dict[str, Any]
     times = _of_level(sales, ITEM)["time_micros"].to_numpy()
     days, counts = np.unique(times // MICROS_PER_DAY, return_counts=True)
     newest = int(times.max(initial=0)) if sign > 0 else 0
-    return {
-        "series": pa.concat_tables([_added(level, sales, stored, sign) for level in LEVELS]),
-        "counts": DayCounts(days, sign * counts, newest),
-    }
+    changed = pa.concat_tables([_added(level, sales, stored, sign) for level in LEVELS])
+    return {"series": changed, "counts": DayCounts(days, sign * counts, newest)}
 
 
 def _added(level: Level, sales: pa.Table, stored: pa.Table, sign: int) -> pa.Table:
-    """The changed rows of a level, with CHANGED."""
-    rows = pa.concat_tables([_of_level(stored, level), _series(level, _of_level(sales, level), sign)])
+    """The changed rows of a level, with CHANGED. A subtraction does not change `as_of`."""
+    sales, times = _of_level(sales, level), _of_level(sales, level)["time_micros"].to_numpy()
+    first_day: Longs = level.day(level.period(times // MICROS_PER_DAY))
+    amount: Floats = sign * sales["units"].to_numpy()
+    added = _changed(level.name, sales["key"], np.arange(len(sales)), first_day, amount, times * (sign > 0))
+    rows = pa.concat_tables([_of_level(stored, level), added.select(SERIES.names)])
     encoded: Any = rows["key"].combine_chunks().dictionary_encode()
-    key, count = encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
+    key = encoded.indices.to_numpy().astype(np.int64)
     row, days, units = _entries(rows)
     cells, cell = np.unique(np.column_stack([key[row], days]), axis=0, return_inverse=True)
-    sums = np.bincount(cell.ravel(), units, len(cells))
+    sums = np.bincount(cell.ravel(), units, len(cells)).astype(float)
     cells, sums = cells[sums > _ROUNDING], sums[sums > _ROUNDING]
-    as_of = np.zeros(count, np.int64)
+    as_of = np.zeros(len(encoded.dictionary), np.int64)
     np.maximum.at(as_of, key, _micros(rows))
-    lists = (lists_by_row(cells[:, 0], count, each) for each in (_dates(cells[:, 1]), pa.array(sums)))
-    is_empty: Any = np.bincount(cells[:, 0], minlength=count) == 0
-    columns: list[Any] = [pa.repeat(level.name, count), encoded.dictionary, *lists, pa.array(as_of).cast(_TIME)]
-    return pa.table([*columns, pa.array(is_empty)], schema=CHANGED)
+    return _changed(level.name, encoded.dictionary, cells[:, 0], cells[:, 1], sums, as_of)
 
 
-def _series(level: Level, sales: pa.Table, sign: int) -> pa.Table:
-    """A row with SERIES per sale; a subtraction does not change `as_of`."""
-    times, row = sales["time_micros"].to_numpy(), np.arange(len(sales))
-    days = _dates(level.day(level.period(times // MICROS_PER_DAY)))
-    lists = (lists_by_row(row, len(row), each) for each in (days, pa.array(sign * sales["units"].to_numpy())))
-    as_of: Any = pa.array(times * (sign > 0)).cast(_TIME)
-    columns: list[Any] = [sales["level"], sales["key"], *lists, as_of]
-    return pa.table(columns, schema=SERIES)
+def _changed(level: str, keys: Any, row: Longs, days: Longs, units: Floats, as_of: Longs) -> pa.Table:
+    """Rows with CHANGED; those without a period are deleted.
+
+    Args:
+        keys, as_of: of each row.
+        row, days, units: number of the row, ascending, first day, and units of each period.
+    """
+    lists = (lists_by_row(row, len(keys), each) for each in (_dates(days), pa.array(units)))
+    is_empty: Any = np.bincount(row, minlength=len(keys)) == 0
+    times: Any = pa.array(as_of).cast(_TIME)
+    columns: list[Any] = [pa.repeat(level, len(keys)), keys, *lists, times, pa.array(is_empty)]
+    return pa.table(columns, schema=CHANGED)
 
 
 def _of_level(rows: pa.Table, level: Level) -> pa.Table:
@@ -219,7 +218,7 @@ def score_forecasts(
 def forecast_next(
     stored: pa.Table, changed: pa.Table, *, span: Span, coefficients: Floats, params: DemandParams, errors: Floats,
     as_of: int,
-) -> Mapping[str, pa.Table]:  # fmt: skip
+) -> dict[str, pa.Table]:  # fmt: skip
     """Rows with FORECAST for the periods after the span; rows of keys without a forecast are deleted.
 
     Args:
