@@ -36,6 +36,7 @@ class Log:
         weight: of each event, PURCHASE or RETURN.
         time_micros: microseconds since 1970.
         category: of each event, or None.
+        units: quantity of each event; fuel in gallons.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Log:
     weight: NDArray[np.float64]
     time_micros: NDArray[np.int64]
     category: NDArray[np.object_]
+    units: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.time_micros)
@@ -78,6 +80,7 @@ def online_retail() -> Log:
         weight=is_return.map({True: RETURN, False: PURCHASE})[usable],
         time_micros=local.dt.tz_convert("UTC").dt.tz_localize(None)[usable],
         category=pd.Series(None, index=lines.index[usable], dtype=object),
+        units=lines["Quantity"].astype(float).abs()[usable],
     )
 
 
@@ -92,6 +95,7 @@ def complete_journey() -> Log:
     paid = lines[["sales_value", "retail_disc", "coupon_disc", "coupon_match_disc"]].ne(0).any(axis=1)
     usable = (category != "COUPONS/STORE & MFG") & (lines["quantity"] != 0) & paid
     usable &= ~lines.duplicated(["basket_id", "product_id"])
+    is_in_gallons = (category == "FUEL") & (lines["quantity"] >= 10)
     return _log(
         "complete_journey",
         user=lines["household_id"].astype(str)[usable],
@@ -99,6 +103,7 @@ def complete_journey() -> Log:
         weight=pd.Series(PURCHASE, index=lines.index[usable]),
         time_micros=lines["transaction_timestamp"][usable],
         category=category[usable],
+        units=lines["quantity"].mask(is_in_gallons, lines["quantity"] / 1000)[usable],
     )
 
 
@@ -111,7 +116,7 @@ def by_category(log: Log) -> Log:
     rows = has_category[first]
     return Log(
         f"{log.name} by category", log.users, categories, log.user[rows], category[first], log.weight[rows],
-        log.time_micros[rows], log.category[rows],
+        log.time_micros[rows], log.category[rows], log.units[rows],
     )  # fmt: skip
 
 
@@ -157,4 +162,5 @@ def _log(name: str, **columns: Any) -> Log:
     users, user = np.unique(frame["user"].to_numpy(object), return_inverse=True)
     items, item = np.unique(frame["item"].to_numpy(object), return_inverse=True)
     category = np.array([name if isinstance(name, str) else None for name in frame["category"]], object)
-    return Log(name, users, items, user, item, frame["weight"].to_numpy(), frame["time_micros"].to_numpy(), category)
+    weight, time_micros, units = (frame[name].to_numpy() for name in ("weight", "time_micros", "units"))
+    return Log(name, users, items, user, item, weight, time_micros, category, units.astype(float))

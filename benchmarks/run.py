@@ -18,6 +18,7 @@ from profilestream.base.session import open_session  # noqa: E402
 from benchmarks import (  # noqa: E402
     capture,
     costs,
+    demand,
     derive,
     latency,
     learn,
@@ -53,6 +54,7 @@ QUALITY = (
     quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
     quality.recall20_vs_decayed_retrain_complete_journey, quality.recall20_vs_popularity_complete_journey,
     quality.next_basket_recall10, quality.next_category_recall10,
+    demand.demand_item_week_wape_vs_last_week, demand.demand_category_day_wape_vs_seasonal,
     quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
     segments.kmeans_cost_vs_best20, segments.kmeans_cost_vs_best20_complete_journey, segments.kmeans_ari_births,
     segments.kmeans_first_batch_spread, segments.kmeans_core_time_vs_best20,

@@ -12,7 +12,17 @@ def _log(events: list[tuple[int, int, float]]) -> Log:
     user, item, weight = (np.array(column) for column in zip(*events, strict=True))
     users, items = (np.array([f"{n}" for n in range(count)], object) for count in (4, 3))
     categories = np.full(len(events), None, object)
-    return Log("example", users, items, user, item, weight.astype(float), np.arange(len(events)), categories)
+    return Log(
+        "example",
+        users,
+        items,
+        user,
+        item,
+        weight.astype(float),
+        np.arange(len(events)),
+        categories,
+        np.ones(len(events)),
+    )
 
 
 def test_targets_are_items_with_enough_buyers_and_recall_excludes_items_bought_before(

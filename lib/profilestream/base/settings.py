@@ -574,6 +574,32 @@ class Rankers(LearnerSettings):
     max_followers: Annotated[int, Effect.LATER] = Field(default=100, ge=1, le=1000)
 
 
+class Demand(LearnerSettings):
+    """Forecasts of units per item and week, and per category and day. No job runs them yet (decision 0046).
+
+    Args:
+        event_types: events of these types are sales; their quantity is the demand, 1 if it is missing.
+        half_life_weeks: half-life of a week in the ridge regression of items, in event time.
+        level_half_life_days: half-life of the level of a category, in event time.
+        profile_half_life_weeks: half-life of the day-of-week profile of a category, in event time.
+        history_days: forecasts are computed from this many days.
+        error_days: the error of a forecast is measured over this many days.
+    """
+
+    event_types: tuple[str, ...] = Field(default=("purchase",), min_length=1)
+    half_life_weeks: Annotated[float, Effect.LATER] = Field(default=26.0, gt=0)
+    level_half_life_days: Annotated[float, Effect.LATER] = Field(default=10.0, gt=0)
+    profile_half_life_weeks: Annotated[float, Effect.LATER] = Field(default=6.0, gt=0)
+    history_days: Annotated[int, Effect.LATER] = Field(default=730, ge=28)
+    error_days: Annotated[int, Effect.EVALUATION] = Field(default=91, ge=7)
+
+    @model_validator(mode="after")
+    def _check_not_enabled(self) -> Self:
+        if self.enabled:
+            raise ValueError("demand cannot be enabled yet: no job runs it")
+        return self
+
+
 class Outcomes(LearnerSettings):
     """Models of outcomes, such as a purchase in 28 days.
 
@@ -730,6 +756,7 @@ class Learn(Frozen):
     factors: Factors = Factors()
     segments: Segments = Segments()
     rankers: Rankers = Rankers()
+    demand: Demand = Demand()
     outcomes: Outcomes = Outcomes()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()

@@ -369,6 +369,50 @@ BASKET_COUNTS = Table(
     properties=UPDATABLE,
 )
 
+DEMAND_UNITS = Table(
+    name="demand_units",
+    meaning="One row per item and one per category: units sold by week or day; and one row with all events by day.",
+    writer="learn_demand",
+    columns=(
+        Column("level", "STRING NOT NULL", "`item`, `category` or `all`."),
+        Column("key", "STRING NOT NULL", "Item id or category; empty for `all`."),
+        Column(
+            "days", "ARRAY<DATE> NOT NULL", "Item: Mondays of weeks. Otherwise days. In UTC, only those with sales."
+        ),
+        Column("units", "ARRAY<DOUBLE> NOT NULL", "Units sold in each of them; number of events for `all`.", "pieces"),
+        as_of("Newest event time merged into the row."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("level", "key"),
+    properties=UPDATABLE,
+)
+
+DEMAND_FORECASTS = Table(
+    name="demand_forecasts",
+    meaning="Forecast units: one row per item for the next week, and one per category and day for the next 7 days.",
+    writer="learn_demand",
+    columns=(
+        Column("level", "STRING NOT NULL", "`item` or `category`."),
+        Column("key", "STRING NOT NULL", "Item id or category."),
+        Column("ahead", "INT NOT NULL", "Weeks (item) or days (category) after the last complete one.", "periods"),
+        Column("day", "DATE NOT NULL", "Monday of the week, or the day, that is forecast, in UTC."),
+        Column("units", "DOUBLE NOT NULL", "Forecast units.", "pieces"),
+        Column(
+            "error",
+            "DOUBLE",
+            "Sum of |units - forecast| over the sum of the units, for forecasts of similar size one period ahead in "
+            "the last `error_days`; of all sizes if none is similar, null without any.",
+            "ratio",
+        ),
+        as_of("Newest event time of the state that the forecast was computed from."),
+        EPOCH,
+        BATCH_ID,
+    ),
+    key=("level", "key", "ahead"),
+    properties=UPDATABLE,
+)
+
 OUTCOME_EXAMPLES = Table(
     name="outcome_examples",
     meaning="One row per horizon, user and time whose labels have matured; it never changes.",

@@ -1,0 +1,61 @@
+"""`learn_demand` satisfies the laws of learners, and forecasts series with a known answer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from profilestream.base.tables import DEMAND_FORECASTS
+from profilestream.learn.demand.kernels import demand_models
+from profilestream.learn.demand.kernels.demand_models import DemandParams
+from profilestream.learn.demand.kernels.demand_tasks import CATEGORY, DayCounts, Span
+from profilestream.learn.memory_tables import MemoryTables
+
+from tests import laws
+from tests.demand_case import demand_case
+from tests.laws import LearnerCase
+from tests.learner_cases import event_logs
+from tests.naive_als import DAY, Event
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> LearnerCase:
+    return demand_case(tmp_path, event_logs([1.0, 3.0]))
+
+
+@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+def test_demand_satisfies_every_law(law: Callable[[LearnerCase], Any], case: LearnerCase) -> None:
+    law(case)
+
+
+def test_learning_a_batch_before_it_is_scored_violates_a_law(case: LearnerCase) -> None:
+    with pytest.raises(AssertionError, match=r"\n\w+ (item_week|category_day)_wape\n"):
+        laws.a_batch_is_scored_with_the_state_before_it(laws.peeking(case))
+
+
+def test_a_category_that_repeats_its_week_is_forecast_exactly_if_its_level_does_not_decay() -> None:
+    week = np.array([7.0, 1, 2, 3, 4, 5, 6])
+    params = DemandParams(level_half_life_days=1e9)
+    forecasts = demand_models.forecast_categories(np.tile(week, 3)[None], 0, params)
+    np.testing.assert_allclose(forecasts[0, -7:], week, rtol=1e-6)
+
+
+def test_a_single_event_with_a_future_time_completes_no_day_of_a_large_log_and_does_not_end_its_history() -> None:
+    counts = DayCounts(np.array([10, 11, 10_000]), np.array([900, 600, 1]))
+    assert counts.complete_until(history_days=28) == 11
+    assert counts.span(CATEGORY, history_days=28) == Span(CATEGORY, 10, 11)
+
+
+def test_days_before_the_history_have_no_part_in_the_days_that_are_complete() -> None:
+    counts = DayCounts(np.array([10, 100, 101]), np.array([998, 1, 1]))
+    assert [counts.complete_until(history_days) for history_days in (28, 365)] == [101, 100]
+    assert counts.span(CATEGORY, history_days=28) == Span(CATEGORY, 73, 101)
+
+
+def test_an_item_is_no_longer_forecast_when_all_its_sales_are_before_the_history(tmp_path: Path) -> None:
+    case = demand_case(tmp_path, event_logs([1.0]), "history_days = 28")
+    tables = case.learn(MemoryTables(), [Event("u", item, 1.0, day * DAY) for item in "ab" for day in (1, 8, 15)])
+    assert {row["key"] for row in tables.all_rows(DEMAND_FORECASTS).to_pylist()} == {"a", "b"}
+    tables = case.learn(tables, [Event("u", "b", 1.0, 60 * DAY)])
+    assert {row["key"] for row in tables.all_rows(DEMAND_FORECASTS).to_pylist()} == set()
