@@ -13,6 +13,7 @@ from profilestream.learn.model_card import CardMetric, Interval, ModelCard
 from profilestream.serve.report import html_page, report_elements, sections, sections_users, time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents, TimeAxis
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion, ReportView
+from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome, ScoredUser, ScoreGroup
 from profilestream.serve.report.view_pipeline import (
     AlarmRow,
     CaptureBatch,
@@ -50,7 +51,28 @@ CARD = ModelCard(
     parameters='{"k": 8}',
     limits=(f"A limit of {EVIL}.",),
 )
-EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), (), (), (), (), frozenset())
+CHURN = ScoredOutcome(
+    name="churn_60d",
+    question=f"Does the customer buy nothing? {EVIL}",
+    horizon_days=60,
+    is_amount=False,
+    rows=4_000,
+    mean=0.45,
+    metrics={"auc": 0.76, "ece": 0.02, "lift_10": 1.7},
+    groups=tuple(ScoreGroup(n / 20, n / 25) for n in range(20)),
+    gains=((0.0, 0.0), (0.1, 0.17), (1.0, 1.0)),
+)
+SPEND = replace(CHURN, name="spend_28d", is_amount=True, mean=80.5, metrics={"bias": 1.1, "relative_mae": 0.9})
+OUTCOMES = OutcomesView(
+    outcomes=(CHURN, SPEND),
+    users=(
+        ScoredUser("churn_60d", f"shop:{EVIL}", 0.912, ("days since the last order 80; raises the score",)),
+        ScoredUser("spend_28d", "shop:2", 1_234.5, ()),
+    ),
+    weeks=4,
+    as_of=DAY[27],
+)
+EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), frozenset())
 FULL = ReportView(
     pipeline=PipelineView(
         sources=(
@@ -90,11 +112,12 @@ FULL = ReportView(
     ),
     tags=TagsView(DAY[27], (TagRow(f"vip {EVIL}", 12, 3, 1), TagRow("at_risk", 7, 0, 2)), 18),
     preferences=(PreferencesView("categories", 150, ((EVIL, 0.5), ("a" * 40 + "1", 0.2), ("a" * 40 + "2", 0.1)), 0.2),),
+    outcomes=OUTCOMES,
     recall=tuple(MetricPoint("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(MetricPoint("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
     versions=(PublishedVersion("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
     cards=(CARD,),
-    enabled=frozenset({"learn_factors", "learn_segments", "serve_tags"}),
+    enabled=frozenset({"learn_factors", "learn_segments", "learn_outcomes", "serve_tags"}),
 )
 
 
@@ -147,7 +170,7 @@ def test_every_figure_is_valid_for_plotly() -> None:
 
     text = json.dumps(figures_of(FULL)).replace('"@heat"', '"Blues"')
     figures = json.loads(re.sub(r'"@\w+"', '"#123456"', text))
-    assert len(figures) == 13
+    assert len(figures) == 15
     for figure in figures.values():
         graph_objects.Figure(figure)
 
@@ -185,16 +208,25 @@ def test_a_report_without_data_contains_a_hint_in_every_section() -> None:
 
 
 def test_only_sections_without_data_contain_a_hint() -> None:
-    by_name = {section.name: section for section in sections.sections(replace(FULL, segments=None, preferences=()))}
-    assert [name for name, section in by_name.items() if section.hint] == ["segments", "preferences"]
+    by_name = {section.name: section for section in sections.sections(replace(FULL, segments=None, outcomes=None))}
+    assert [name for name, section in by_name.items() if section.hint] == ["segments", "outcomes"]
+
+
+def test_the_scores_of_outcomes_are_shown_in_their_units() -> None:
+    page = render(FULL)
+    for text in ("91.2%", "1,234.50", "45.0%", "80.50", "days since the last order 80; raises the score"):
+        assert text in page
 
 
 def test_a_hint_names_a_setting_only_if_it_is_not_set() -> None:
-    none = replace(FULL, segments=None, tags=None, recall=(), cost=(), enabled=frozenset())
+    none = replace(FULL, segments=None, tags=None, outcomes=None, recall=(), cost=(), enabled=frozenset())
     all_enabled = replace(none, enabled=FULL.enabled)
     for view, is_expected in ((none, True), (all_enabled, False)):
         hints = {section.name: section.hint for section in sections.sections(view)}
-        names = {"segments": "learn.segments.enabled", "tags": "serve.tags.enabled", "quality": "learn.factors.enabled"}
+        names = {
+            "segments": "learn.segments.enabled", "tags": "serve.tags.enabled", "quality": "learn.factors.enabled",
+            "outcomes": "serve.outcomes.enabled",
+        }  # fmt: skip
         assert {name: setting in hints[name] for name, setting in names.items()} == dict.fromkeys(names, is_expected)
 
 

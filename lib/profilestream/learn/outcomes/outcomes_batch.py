@@ -91,9 +91,8 @@ def _learn_cell(
     models: Models, examples: Rows, cell: Cell, declared: DeclaredOutcomes
 ) -> tuple[dict[str, VersionedModel], CellScores]:
     """The models that learn a cell, after it, and its scores. The first pass over the rows computes both."""
-    names = [name for name, one in declared.outcomes.items() if one.horizon_days == cell.horizon_days]
-    states = {name: models[name].last for name in names}
-    scored = {name: state for name in names if (state := models[name].scoring_state(cell.at)) is not None}
+    states = {name: models[name].last for name in _outcomes_of(cell, declared)}
+    scored = _scoring_states(models, cell, declared)
     parts: dict[str, list[ScoreSums]] = defaultdict(list)
     rules, inputs = declared.rules, declared.inputs
 
@@ -114,6 +113,33 @@ def _learn_cell(
     scores = {name: sum(one[1:], one[0]) for name, one in parts.items()}
     newest = max((state.sums.as_of for state in scored.values()), default=0)
     return changed, CellScores(cell, scores, newest + cell.horizon_days * MICROS_PER_DAY - 1 if newest else 0)
+
+
+def score(models: Models, examples: Rows, declared: DeclaredOutcomes) -> dict[str, ScoreSums]:
+    """The scores of rows by the versions that were valid at their times, by outcome; rows without one are left out."""
+    parts: dict[str, list[ScoreSums]] = defaultdict(list)
+    for cells in _groups_of_cells(examples):
+        rows = _rows_of(examples, cells)
+        for cell in cells:
+            arguments = {
+                "cell": cell, "model_inputs": declared.inputs, "rules": declared.rules, "states": {},
+                "scored": _scoring_states(models, cell, declared),
+            }  # fmt: skip
+            _, results = run_pass(SUM_EXAMPLES, {"examples": rows}, **arguments)
+            for part in results["scores"]:
+                for name, sums in part.items():
+                    parts[name].append(sums)
+    return {name: sum(one[1:], one[0]) for name, one in parts.items()}
+
+
+def _outcomes_of(cell: Cell, declared: DeclaredOutcomes) -> list[str]:
+    return [name for name, one in declared.outcomes.items() if one.horizon_days == cell.horizon_days]
+
+
+def _scoring_states(models: Models, cell: Cell, declared: DeclaredOutcomes) -> dict[str, OutcomeState]:
+    """The states that are valid at the time of a cell; outcomes without one are left out."""
+    states = {name: models[name].scoring_state(cell.at) for name in _outcomes_of(cell, declared)}
+    return {name: state for name, state in states.items() if state is not None}
 
 
 def remove(models: Models, examples: Rows, declared: DeclaredOutcomes) -> tuple[dict[str, VersionedModel], list[str]]:
