@@ -22,6 +22,7 @@ from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import decay_factors
 from profilestream.learn.learner_spec import LearnerSpec
 from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.rankers.kernels import count_rankers
 from profilestream.learn.rankers.kernels.count_rankers import BasketIndex
 from profilestream.learn.rankers.rankers_spec import RankersSpec
@@ -29,7 +30,7 @@ from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.profile_scaling import PROFILE
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 
-from tests import laws, naive_kmeans
+from tests import laws, naive_kmeans, outcomes_case
 from tests.builders import USER_PROFILES, Shop
 from tests.demand_case import demand_case
 from tests.laws import LearnerCase, Numbers
@@ -400,6 +401,7 @@ CASES: dict[type[LearnerSpec], dict[str, MakeCase]] = {
     SegmentsSpec: {"": segments_case},
     RankersSpec: {"": rankers_case},
     DemandSpec: {"": lambda home: demand_case(home, event_logs([1.0, 3.0]))},
+    OutcomesSpec: {"": outcomes_case.case_of},
 }
 
 

@@ -37,6 +37,7 @@ def _overrides(home: Path) -> list[str]:
         "capture.alarms.max_deviations=0.001",
         "capture.alarms.min_batches=1",
         "learn.examples.enabled=true",
+        "learn.demand.enabled=true",
         "learn.examples.interval=1d",
         *table_docs.ALL_TABLES_OVERRIDES,
     ]

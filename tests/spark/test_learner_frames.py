@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from tests import laws, learner_cases
 from tests.laws import LearnerCase
 from tests.naive_als import DAY, Event
+from tests.outcomes_case import Example
 
 CASES = learner_cases.cases_of(tuple(learner_cases.CASES))
 # Rows of users 0 to 4 at days 1 to 40; user 4 has one item that no other user has.
@@ -26,6 +27,9 @@ LOGS: dict[str, list[Any]] = {
     "factors": EVENTS,
     "rankers": EVENTS,
     "demand": [replace(one, category=f"c{n % 2}") for n, one in enumerate(EVENTS)],
+    "outcomes": [
+        Example(f"u{n % 5}", n // 5 * 7, n % 7 * 1.0, n % 3 * 5.0, n % 4 == 0, n % 4 * 10.0) for n in range(40)
+    ],
     "segments": [(f"u{n % 5}", (n % 5 * 3.0, n % 3 * 1.0), (n + 1) * DAY) for n in range(40)],
 }
 

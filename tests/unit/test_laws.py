@@ -59,7 +59,8 @@ def test_every_learner_satisfies_every_law(case: LearnerCase, law: Callable[[Lea
     law(case)
 
 
-@pytest.mark.parametrize("case", CASES, indirect=True)
+# Outcomes score a row by the version of its time, so learning it first changes nothing (test_outcomes_spec.py).
+@pytest.mark.parametrize("case", [name for name in CASES if name != "outcomes"], indirect=True)
 def test_a_learner_that_learns_a_batch_before_it_scores_it_violates_a_law(case: LearnerCase) -> None:
     names = "|".join(metric.name for metric in case.spec.metrics)
     with pytest.raises(AssertionError, match=rf"\n\w+ ({names})\n"):

@@ -31,11 +31,12 @@ class OutcomesSpec(LearnerSpec):
     metrics = (
         Metric("auc", "share, 0 to 1", "rows", "Share of pairs with different labels that the scores order correctly."),
         Metric(
-            "log_loss", "nats", "rows", "Mean of -log(probability of the label).", is_lower_better=True, can_gate=True
+            "log_loss", "nats", "rows", "Mean of -log(probability of the label).", is_lower_better=True
         ),
         Metric(
             "ece", "share, 0 to 1", "rows",
-            "Expected calibration error: mean |label - probability| of 20 groups of equal size.", is_lower_better=True,
+            "Calibration error: mean absolute difference of label and probability over 20 groups of equal size.",
+            is_lower_better=True,
         ),
         Metric(
             "lift_10", "ratio", "rows", "Mean label of the tenth of rows with the highest scores, over the mean of all."
@@ -43,7 +44,9 @@ class OutcomesSpec(LearnerSpec):
         Metric("base_rate", "share, 0 to 1", "rows", "Mean label."),
         Metric("bias", "ratio", "rows", "Sum of the predicted amounts over that of the labels."),
         Metric(
-            "relative_mae", "ratio", "rows", "Mean |amount - prediction| over the mean amount.", is_lower_better=True
+            "relative_mae", "ratio", "rows",
+            "Mean absolute difference of amount and prediction, divided by the mean amount.",
+            is_lower_better=True,
         ),
         Metric(
             "top_10_share", "share, 0 to 1", "rows",
