@@ -366,7 +366,6 @@ def _assert_deleted_events_are_refused(warehouse: TileWarehouse) -> None:
         ("value_3d / 3", "value_4d / 3", "derived.user.trend.sql", "is not valid"),
         ('"2 * zscore"', '"avg(zscore)"', "derived.user.double_zscore.sql", "is not valid"),
         ('"events_7d"', '"event_types_3d"', "derived.user.zscore.zscore_of", "'event_types_3d' is a map<string, doub"),
-        ('pair = "pair_hours"', 'pair = "pairs"', "entities", "tiles are not declared: {'pair': 'pairs'}"),
     ],
 )  # fmt: skip
 def test_invalid_sql_is_rejected_at_the_start_with_file_and_key(
@@ -387,3 +386,8 @@ def test_unknown_features_and_entities_are_rejected_with_their_names(tmp_path: P
         select_features(settings, "user", ["events_7d", "events_2d"])
     with pytest.raises(BadSettings, match=r"'shop' has no window features; .* \['user', 'item', 'pair'\]"):
         select_features(settings, "shop")
+    file = tmp_path / "windows.toml"
+    file.write_text(file.read_text().replace('pair = "pair_hours"', 'pair = "pairs"', 1))
+    with pytest.raises(BadSettings, match="features of 'pair' are read from pairs, which is not declared"):
+        select_features(settings, "pair")
+    assert select_features(settings, "user", ["events_7d"]).columns == ("events_7d",)
