@@ -88,7 +88,7 @@ def compare(examples: StoredExamples, log: str, name: str) -> OutcomeResults:
 
 def _class_rate(examples: StoredExamples, name: str) -> Scored:
     """The mean label of all rows that have matured."""
-    weeks, scored = examples.weeks(name), []
+    weeks, scored = outcomes.weeks_of(examples, name), []
     for week in weeks:
         known = [one.labels for one in weeks if one.matures_at <= week.at]
         if known:

@@ -29,7 +29,7 @@ from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, States
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
-from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
+from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE, feature_matrix
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.steward import demo_files
@@ -193,26 +193,13 @@ def _pairs(spark: SparkSession) -> Iterator[tuple[str, str, Scored, Scored]]:
             yield log, name, measured.ours[name], boosting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredExamples:
     """The examples of a log, and how long learn_outcome_examples took."""
 
     spec: OutcomesSpec
     rows: pa.Table
     step_seconds: float
-
-    def weeks(self, name: str) -> "list[Week]":
-        """The rows of an outcome in order of time."""
-        rows = _rows_of(self.rows, name, self.spec.declared.outcomes[name].horizon_days)
-        users = np.unique(_values(rows, "user_id"), return_inverse=True)[1]
-        features = np.array(_values(rows, "features"), float)
-        labels = np.array([dict(labels)[name] for labels in _values(rows, "labels")])
-        at, matures_at = rows["at"].to_numpy(), rows["matures_at"].to_numpy()
-        return [
-            Week(time_, int(matures_at[is_now][0]), users[is_now], features[is_now], labels[is_now], at[is_now])
-            for time_ in np.unique(at).tolist()
-            if (is_now := at == time_).any()
-        ]
 
 
 @cache
@@ -282,6 +269,23 @@ class Week:
         return ScoredWeek(self.at, self.users, self.labels, predictions)
 
 
+@cache
+def weeks_of(examples: StoredExamples, name: str) -> list[Week]:
+    """The rows of an outcome in order of time."""
+    declared = examples.spec.declared
+    rows = examples.rows.filter(pc.field("horizon_days") == declared.outcomes[name].horizon_days)
+    labels = np.array([dict(each).get(name, np.nan) for each in _values(rows, "labels")], float)
+    rows, labels = rows.filter(pa.array(np.isfinite(labels))), labels[np.isfinite(labels)]
+    users = np.unique(_values(rows, "user_id"), return_inverse=True)[1]
+    features = feature_matrix(rows, len(declared.features))
+    at, matures_at = rows["at"].to_numpy(), rows["matures_at"].to_numpy()
+    weeks = []
+    for time_ in np.unique(at).tolist():
+        now = np.flatnonzero(at == time_)
+        weeks.append(Week(time_, int(matures_at[now[0]]), users[now], features[now], labels[now], at[now]))
+    return weeks
+
+
 def learned_and_scored(
     examples: StoredExamples, name: str, *, batches: int = 1, rule: OutcomeRule | None = None,
     inputs: ModelInputs | None = None,
@@ -295,7 +299,7 @@ def learned_and_scored(
     inputs = inputs or declared.inputs
     rule = rule or declared.outcomes[name].rule_of(inputs.min_rows)
     columns = [list(declared.features).index(one.name) for one in inputs.features]
-    random, weeks = np.random.default_rng(SEED), examples.weeks(name)
+    random, weeks = np.random.default_rng(SEED), weeks_of(examples, name)
     model = VersionedModel(name, OutcomeState.empty(rule, inputs.names))
     scored = []
     begin = time.process_time()
@@ -319,7 +323,7 @@ def _sums(name: str, rule: OutcomeRule, rows: LabeledRows, states: States) -> di
 
 def boosted(examples: StoredExamples, name: str) -> Scored:
     """Scores by models that are fitted again every week, from all rows that have matured."""
-    weeks, scored = examples.weeks(name), []
+    weeks, scored = weeks_of(examples, name), []
     begin = time.process_time()
     for week in weeks:
         known = [one for one in weeks if one.matures_at <= week.at]
@@ -332,13 +336,6 @@ def boosted(examples: StoredExamples, name: str) -> Scored:
         ).fit(np.concatenate([one.features for one in known]), labels)  # fmt: skip
         scored.append(week.scored(model.predict_proba(week.features)[:, 1]))
     return Scored(tuple(scored), time.process_time() - begin)
-
-
-def _rows_of(examples: pa.Table, name: str, horizon: int) -> pa.Table:
-    """The rows that have a label of an outcome."""
-    rows = examples.filter(pc.field("horizon_days") == horizon)
-    has_label = [name in dict(labels) for labels in _values(rows, "labels")]
-    return rows.filter(pa.array(has_label, pa.bool_()))
 
 
 def _values(rows: pa.Table, name: str) -> list[Any]:

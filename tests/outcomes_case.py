@@ -24,7 +24,7 @@ from tests.naive_outcomes import DAY, NaiveNewton, clipped
 HORIZON = 28
 # After the end of all logs.
 FAR = 800 * DAY
-OUTCOMES = f"""
+LABELS = """
 [labels.buy]
 question = "Does the user buy?"
 unit = "true or false"
@@ -34,7 +34,9 @@ question = "How much does the user spend?"
 unit = "currency"
 kind = "sum"
 of = "value"
-[features.visits]
+"""
+OUTCOMES = f"""
+{LABELS}[features.visits]
 [features.amount]
 is_log = true
 [outcomes.buy]

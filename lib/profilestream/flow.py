@@ -81,11 +81,11 @@ class Step:
 
     Args:
         every: its schedule in a continuous run, unless the settings have another one (schedule.Schedule).
-        before: the stage that reads what it writes. Such a step runs before this stage, and at the start of a
-            continuous run.
         is_enabled: whether the settings enable it.
         run: computes and writes its tables or files.
         check: as the check of a stage.
+        before: the stage that reads what it writes. Such a step runs before this stage, and also at the start of a
+            continuous run. Empty: it runs after all stages.
     """
 
     name: str

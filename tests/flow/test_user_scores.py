@@ -24,23 +24,15 @@ from tests import naive_windows as naive
 from tests.flow.test_windows import START, TileWarehouse, feature_shop, random_log
 from tests.naive_windows import DAY
 from tests.open_readers import assert_all_readers_agree
+from tests.outcomes_case import LABELS
 
 SETTINGS = """
 [learn.outcomes]
 file = "{home}/outcomes.toml"
 """
-OUTCOMES = """
+OUTCOMES = f"""
 entity = "user"
-[labels.buy]
-question = "Does the user buy?"
-unit = "true or false"
-kind = "count"
-[labels.spend]
-question = "How much does the user spend?"
-unit = "currency"
-kind = "sum"
-of = "value"
-[features.events_7d]
+{LABELS}[features.events_7d]
 is_log = true
 [features.value_3d]
 [features.price_mean_lifetime]

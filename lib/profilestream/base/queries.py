@@ -216,7 +216,7 @@ class Batch:
     ) -> Rows:
         """Insert or update rows by key unless the table already contains this batch; returns the rows.
 
-        An Arrow table without rows makes no commit.
+        Spark writes an Arrow table without an `index`. Another one without rows makes no commit.
 
         Args:
             stored: the rows of the table that the rows were computed from.
@@ -225,6 +225,9 @@ class Batch:
         """
         if stored is not None:
             how |= stored.read_as
+        if not isinstance(rows, DataFrame) and "index" not in how:
+            self.merge(frame_of_arrow(self.spark, rows), table, count=count, **how)
+            return rows
         with self.phase(f"{_MERGE}{table.name}"):
             if self.is_done(table):
                 return rows

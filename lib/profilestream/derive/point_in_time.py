@@ -1,6 +1,7 @@
 """Point-in-time features: over `[t - w, t)`, exact to the microsecond, for any entities and times in one call."""
 
 from datetime import date, datetime
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -92,10 +93,20 @@ def _with_zscore(rows: DataFrame, name: str, of: str) -> DataFrame:
     return rows.join(F.broadcast(moments), "at", "left").withColumn(name, zscore).drop("_mean", "_stddev")
 
 
-def counted_events(spark: SparkSession, features: EntityFeatures, before: date | None = None) -> tuple[int, int]:
-    """Numbers of events that the tiles of the entity count, in the tiles and in `events`: equal when both are complete.
+class CountedEvents(NamedTuple):
+    """Events that the tiles of an entity count: their number in the tiles and in `events`, equal if both are complete.
 
-    Both are 0 if the tiles have no unweighted count.
+    Args:
+        newest: time of the newest of all events, microseconds; null without events.
+    """
+
+    in_tiles: int
+    in_events: int
+    newest: int | None
+
+
+def counted_events(spark: SparkSession, features: EntityFeatures, before: date | None = None) -> CountedEvents:
+    """Count events by the tiles and in `events`; both numbers are 0 if the tiles have no unweighted count.
 
     Args:
         before: only events of earlier days (UTC); null: all events.
@@ -103,18 +114,18 @@ def counted_events(spark: SparkSession, features: EntityFeatures, before: date |
     tiles = features.tiles
     counts = {path: one for path, one in tiles.statistics.items() if isinstance(one, Count)}
     unweighted = [(path, one.where) for path, one in counts.items() if (one.of, one.weight) == ("1", "1")]
-    if not unweighted:
-        return 0, 0
-    path, where = unweighted[0]
+    path, where = unweighted[0] if unweighted else ("0", "false")
     keys = " AND ".join(f"({tiles.keys[name].of}) IS NOT NULL" for name in features.keys)
+    is_counted = F.expr(f"({tiles.where}) AND ({where}) AND {keys}")
     events, stored = features.read(spark, tables.EVENTS), features.read(spark, tiles.table)
     if before is not None:
         events, stored = events.where(F.col("event_date") < before), stored.where(F.col("date") < before)
-    row = events.agg(F.min("event_date"), F.count_if(F.expr(f"({tiles.where}) AND ({where}) AND {keys}"))).head()
+    row = events.agg(F.min("event_date"), F.count_if(is_counted), F.max(F.unix_micros("event_time"))).head()
     assert row is not None
-    if row[0] is None:
-        return 0, 0
+    first_date, in_events, newest = row
+    if first_date is None:
+        return CountedEvents(0, 0, None)
     # Tiles of earlier days remain when old events are deleted.
-    sums = stored.where(F.col("date") >= row[0]).agg(F.coalesce(F.sum(F.expr(path)), F.lit(0))).head()
+    sums = stored.where(F.col("date") >= first_date).agg(F.coalesce(F.sum(F.expr(path)), F.lit(0))).head()
     assert sums is not None
-    return int(sums[0]), int(row[1])
+    return CountedEvents(sums[0], in_events, newest)

@@ -219,14 +219,11 @@ def _newest_event(spark: SparkSession, features: EntityFeatures) -> int | None:
     Raises:
         Refused: the number of events differs from the one in the tiles.
     """
-    row = features.read(spark, tables.EVENTS).agg(F.max(F.unix_micros("event_time"))).head()
-    if row is None or row[0] is None:
-        return None
-    in_tiles, in_events = point_in_time.counted_events(spark, features)
-    if in_tiles != in_events:
+    counted = point_in_time.counted_events(spark, features)
+    if counted.in_tiles != counted.in_events:
         raise Refused(
-            f"{features.tiles.name} counts {in_tiles} events, but events contains {in_events}",
+            f"{features.tiles.name} counts {counted.in_tiles} events, but events contains {counted.in_events}",
             where=features.tiles.table.path(features.paths),
             do="run jobs/derive_features.py until it ends, while no capture is running",
         )
-    return int(row[0])
+    return counted.newest

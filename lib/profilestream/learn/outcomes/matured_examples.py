@@ -29,8 +29,8 @@ _MATURE_SHARE = 0.999
 # Examples that are computed and committed together.
 _MAX_ROWS = 500_000
 _EPOCH_DAY = date(1970, 1, 1)
-# Internal column: the first day, since 1970, on which a user can have an example.
-_FIRST, _HORIZON = "_first", "horizon_days"
+_HORIZON = "horizon_days"
+_FIRST = "_first"  # internal column: the first day, since 1970, on which a user can have an example
 # Horizons that have matured, by time in days since 1970.
 _Times = Mapping[int, Sequence[int]]
 
@@ -64,7 +64,7 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
         The number of new examples.
 
     Raises:
-        NothingToDo: there are no events, or the tiles of users do not contain all of them yet.
+        NothingToDo: there are no tables of events or tiles, or the tiles do not contain all events yet.
         Refused: the stored examples have other features than the declaration; features can only be added at the end.
     """
     declared, paths = outcome_declaration.load(settings), settings.paths
@@ -78,10 +78,12 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
             do = "run jobs/capture_events.py and jobs/derive_features.py first"
             raise NothingToDo(f"there are no tables {missing}", where=paths.warehouse, do=do)
         features = replace(features, versions=commits.versions(spark, sources, paths))
-        _check_stored(spark, settings, declared)
+        due = _due(spark, declared, features, _last_times(spark, settings, declared))
+        if not due:
+            return 0
         users = materialize(_first_days(spark, features))
         count = 0
-        for times in _due(spark, settings, declared, features, users):
+        for times in _groups(due, users):
             _check_tiles(spark, features, max(times))
             inputs = repr((declared.model_dump(mode="json"), features.settings, times))
             txn = commits.next_txn(spark, TABLE, paths, STEP, inputs)
@@ -92,11 +94,16 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> in
         return count
 
 
-def _check_stored(spark: SparkSession, settings: Settings, declared: DeclaredOutcomes) -> None:
-    """Refuse features that were removed, renamed or moved: stored arrays have them in their old order."""
-    stored = TABLE.read(spark, settings.paths)
+def _last_times(spark: SparkSession, settings: Settings, declared: DeclaredOutcomes) -> dict[int, int]:
+    """The newest stored time of each horizon, in days since 1970.
+
+    Raises:
+        Refused: features were removed, renamed or moved; stored arrays have them in their old order.
+    """
+    newest = F.floor(F.unix_micros(F.max("at")) / DAY)
+    stored = TABLE.read(spark, settings.paths).groupBy(_HORIZON).agg(newest, F.collect_set("feature_names")).collect()
     names = list(declared.features)
-    for (text,) in stored.select("feature_names").distinct().collect():
+    for text in {text for _, _, texts in stored for text in texts}:
         old = text.split(",")
         if names[: len(old)] != old:
             raise Refused(
@@ -104,71 +111,77 @@ def _check_stored(spark: SparkSession, settings: Settings, declared: DeclaredOut
                 where=f"{settings.learn.outcomes.file}, features",
                 do=f"add new features at the end, or run jobs/{STEP}.py --rebuild and jobs/learn_outcomes.py --rebuild",
             )
+    return {horizon: day for horizon, day, _ in stored}
 
 
 def _first_days(spark: SparkSession, features: EntityFeatures) -> DataFrame:
     """`user_id`, and the first day on which the user can have an example: the one after the first event."""
     events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS), features)
     day = F.floor(F.unix_micros("event_time") / DAY) + 1
-    return events.select(F.col("_user_id").alias("user_id"), day.alias(_FIRST)).dropna().groupBy("user_id").agg(
-        F.min(_FIRST).alias(_FIRST)
-    )  # fmt: skip
+    firsts = events.select(F.col("_user_id").alias("user_id"), day.alias(_FIRST)).dropna().groupBy("user_id")
+    return firsts.agg(F.min(_FIRST).alias(_FIRST))
 
 
-def _due(
-    spark: SparkSession, settings: Settings, declared: DeclaredOutcomes, features: EntityFeatures, users: DataFrame
-) -> Iterator[_Times]:
-    """The times whose cells have matured and are not stored, in groups with at most _MAX_ROWS examples.
+def _due(spark: SparkSession, declared: DeclaredOutcomes, features: EntityFeatures, last: Mapping[int, int]) -> _Times:
+    """The times whose cells have matured and are not stored.
 
     A cell before a stored one is not due: it had no examples, and must not get any later.
+
+    Args:
+        last: newest stored time of each horizon.
     """
-    mature_until = _mature_until(spark, features)
-    new_users = {row[0]: row[1] for row in users.groupBy(_FIRST).count().collect()}
-    if mature_until is None or not new_users:
-        return
-    stored = TABLE.read(spark, settings.paths)
-    last = {row[0]: row[1] for row in stored.groupBy(_HORIZON).agg(_days(F.max("at"))).collect()}
+    events = features.read(spark, tables.EVENTS).where("event_date IS NOT NULL")
+    rows = events.groupBy(F.unix_date("event_date").alias("day")).count().orderBy("day").collect()
     horizons: dict[int, list[int]] = defaultdict(list)
-    interval, offset = declared.interval_days, declared.offset_days
+    if not rows:
+        return horizons
+    days = [(row[0], row[1]) for row in rows]
+    mature_until, interval = _quantile_day(days), declared.interval_days
     for horizon in sorted({one.horizon_days for one in declared.outcomes.values()}):
-        begin = last.get(horizon, min(new_users) - 1) + 1
-        begin += (offset - begin) % interval
+        begin = last.get(horizon, days[0][0]) + 1
+        begin += (declared.offset_days - begin) % interval
         for at in range(begin, mature_until - horizon - declared.label_grace_days + 1, interval):
             horizons[at].append(horizon)
-    group: dict[int, list[int]] = {}
+    return horizons
+
+
+def _quantile_day(counts: Sequence[tuple[int, int]]) -> int:
+    """The day of the .999 quantile of event time, from the number of events of each day, in order.
+
+    The quantile is an event time (the lower one), so it is never the last of several events.
+    """
+    before, total = 0, sum(count for _, count in counts)
+    for day, count in counts:
+        before += count
+        if before > int(_MATURE_SHARE * (total - 1)):
+            return day
+    raise AssertionError("there are no events")
+
+
+def _groups(due: _Times, users: DataFrame) -> Iterator[_Times]:
+    """The times at which there are users, in order, in groups with at most _MAX_ROWS examples or with one time."""
+    new_users = {row[0]: row[1] for row in users.groupBy(_FIRST).count().collect()}
+    group: dict[int, Sequence[int]] = {}
     rows = 0
-    for at in sorted(horizons):
-        at_rows = len(horizons[at]) * sum(count for first, count in new_users.items() if first <= at)
+    for at in sorted(due):
+        at_rows = len(due[at]) * sum(count for first, count in new_users.items() if first <= at)
         if group and rows + at_rows > _MAX_ROWS:
             yield group
             group, rows = {}, 0
-        group[at] = horizons[at]
-        rows += at_rows
+        if at_rows:
+            group[at] = due[at]
+            rows += at_rows
     if group:
         yield group
 
 
-def _mature_until(spark: SparkSession, features: EntityFeatures) -> int | None:
-    """The day of the .999 quantile of event time, in days since 1970: cells mature at midnight. Null without events.
-
-    The quantile is an event time (the lower one), so it is never the last of several events.
-    """
-    events = features.read(spark, tables.EVENTS).where("event_date IS NOT NULL")
-    days = sorted((row[0], row[1]) for row in events.groupBy("event_date").count().collect())
-    total, before = sum(count for _, count in days), 0
-    for day, count in days:
-        before += count
-        if before > int(_MATURE_SHARE * (total - 1)):
-            return int((day - _EPOCH_DAY).days)
-    return None
-
-
 def _check_tiles(spark: SparkSession, features: EntityFeatures, last: int) -> None:
     """Compare the events before a day, since 1970, with those that the tiles count."""
-    in_tiles, in_events = point_in_time.counted_events(spark, features, _EPOCH_DAY + timedelta(last))
-    if in_tiles != in_events:
+    counted = point_in_time.counted_events(spark, features, _EPOCH_DAY + timedelta(last))
+    if counted.in_tiles != counted.in_events:
         raise NothingToDo(
-            f"{features.tiles.name} counts {in_tiles} of {in_events} events before the newest time of examples",
+            f"{features.tiles.name} counts {counted.in_tiles} of {counted.in_events} events before the newest time of "
+            "examples",
             where=features.tiles.table.path(features.paths),
             do="run jobs/derive_features.py until it ends",
         )
@@ -205,8 +218,3 @@ def _examples(
         label_map.alias("labels"),
         F.lit(",".join(declared.features)).alias("feature_names"),
     ).where(F.size("labels") > 0)
-
-
-def _days(time: Column) -> Column:
-    """Days since 1970."""
-    return F.floor(F.unix_micros(time) / DAY)

@@ -49,7 +49,7 @@ def rank_baskets(
     """
     if not len(items):
         return {}
-    index = BasketIndex(items, params) if options.min_as_of is None else BasketIndex(items, params, options.min_as_of)
+    index = BasketIndex(items, params, options.min_as_of)
     ranked = index.rank(users, options.top_k)
     lists = [_rows(users, index, purpose, *ranked[RANKER_OF_PURPOSE[purpose]], options) for purpose in options.purposes]
     return {"lists": pa.concat_tables(lists)}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from profilestream.learn.kernels.arrays import Floats
-from profilestream.learn.kernels.lists import lists_by_row
+from profilestream.learn.kernels.lists import flatten, lists_by_row
 from profilestream.learn.outcomes.kernels import outcome_scores
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule, OutcomeState
@@ -78,7 +78,7 @@ def score_users(
     values = feature_matrix(users, len(model_inputs.features))
     values[~np.isfinite(values)] = np.nan
     x = model_inputs.matrix(values)
-    is_in = np.array(users["populations"].to_pylist(), bool).reshape(len(users), len(outcomes))
+    is_in = flatten(users, "populations")[1].to_numpy(zero_copy_only=False).reshape(len(users), len(outcomes))
     parts = [SCORE.empty_table()]
     for outcome, model in models.items():
         members = np.flatnonzero(is_in[:, outcomes.index(outcome)])

@@ -1,1 +1,1 @@
-"""Numpy code of the outcomes; it imports only the standard library, numpy and pyarrow."""
+"""Numpy code of demand; it imports only the standard library, numpy and pyarrow."""

@@ -34,13 +34,8 @@ class Cell(NamedTuple):
 
 def list_cells(examples: pa.Table) -> dict[str, Any]:
     """`cells`: the number of rows of each cell."""
-    cells = examples.group_by(list(Cell._fields)).aggregate([([], "count_all")])
-    counts = cells["count_all"].to_pylist()
-    return {
-        "cells": Counter(
-            {Cell(**cell): count for cell, count in zip(cells.select(Cell._fields).to_pylist(), counts, strict=True)}
-        )
-    }
+    counts: Any = examples.group_by(list(Cell._fields)).aggregate([([], "count_all")]).to_pylist()
+    return {"cells": Counter({Cell(*(one[name] for name in Cell._fields)): one["count_all"] for one in counts})}
 
 
 def sum_examples(

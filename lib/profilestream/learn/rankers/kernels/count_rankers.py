@@ -69,10 +69,10 @@ class BasketSums(Sums):
 class BasketIndex:
     """All items in descending order of popularity as of the newest event, for rankings; from rows with ITEM.
 
-    Items whose rows are older than `min_as_of` (microseconds) are not ranked.
+    Items whose rows are older than `min_as_of` (microseconds) are not ranked; null: all are ranked.
     """
 
-    def __init__(self, items: pa.Table, params: RankerParams, min_as_of: int = _NEVER) -> None:
+    def __init__(self, items: pa.Table, params: RankerParams, min_as_of: int | None = None) -> None:
         times = _micros(items)
         self.as_of = int(times.max(initial=0))
         weights = items["popularity"].to_numpy() * decay_factors(times, self.as_of, params.popularity_half_life_days)
@@ -81,7 +81,7 @@ class BasketIndex:
         rank_of_id = np.argsort(np.argsort(items["key"].to_numpy()))
         order = np.lexsort((rank_of_id, -weights))
         self.shares, items = weights[order] / weights.sum(), items.take(order)
-        self._is_ranked = times[order] >= min_as_of
+        self._is_ranked = np.ones(len(order), bool) if min_as_of is None else times[order] >= min_as_of
         self.ids: Any = items["key"].combine_chunks()
         item, followers = flatten(items, "item_ids")
         counts = flatten(items, "counts")[1].to_numpy()
