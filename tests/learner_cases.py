@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from profilestream.learn.demand.demand_spec import DemandSpec
 from profilestream.learn.factors import factors_batch
 from profilestream.learn.factors.factors_batch import FactorsState
 from profilestream.learn.factors.factors_spec import FactorsSpec
@@ -31,6 +32,7 @@ from profilestream.learn.segments.segments_spec import SegmentsSpec
 
 from tests import laws, naive_kmeans, outcomes_case
 from tests.builders import USER_PROFILES, Shop
+from tests.demand_case import demand_case
 from tests.laws import LearnerCase, Numbers
 from tests.memory_rankers import NaiveRankers
 from tests.naive_als import DAY, Event, NaiveAls
@@ -398,6 +400,7 @@ CASES: dict[type[LearnerSpec], dict[str, MakeCase]] = {
     },
     SegmentsSpec: {"": segments_case},
     RankersSpec: {"": rankers_case},
+    DemandSpec: {"": lambda home: demand_case(home, event_logs([1.0, 3.0]))},
     OutcomesSpec: {"": outcomes_case.case_of},
 }
 

@@ -64,6 +64,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_factors": ["events", "factors"],
         "learn_segments": [*profile_tables, *segments_tables],
         "learn_rankers": ["events", "basket_counts"],
+        "learn_demand": ["events", "demand_units"],
         "learn_outcome_examples": ["events", *customer_tiles, "outcome_examples"],
         "learn_outcomes": ["outcome_examples", "outcome_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],

@@ -23,6 +23,7 @@ from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.settings import (
     Alarms,
     Capture,
+    Demand,
     Derive,
     Examples,
     Factors,
@@ -69,7 +70,7 @@ JOBS = (
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
-    "learn_outcome_examples", "learn_outcomes", "serve_outcomes",
+    "learn_outcome_examples", "learn_outcomes", "serve_outcomes", "learn_demand",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -458,7 +459,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
         "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers, "learn.outcomes": Outcomes,
-        "learn.publish_outcomes": PublishOutcomes,
+        "learn.publish_outcomes": PublishOutcomes, "learn.demand": Demand,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
         "serve.outcomes": OutcomeScores, "maintain": Maintain,
     }  # fmt: skip

@@ -15,6 +15,7 @@ from jobs import (
     derive_sessions,
     derive_transitions,
     derive_windows,
+    learn_demand,
     learn_factors,
     learn_outcome_examples,
     learn_outcomes,
@@ -34,6 +35,7 @@ JOBS: dict[str, Main] = {
     "learn_factors": learn_factors.main,
     "learn_segments": learn_segments.main,
     "learn_rankers": learn_rankers.main,
+    "learn_demand": learn_demand.main,
     "learn_outcomes": learn_outcomes.main,
 }
 # The stages that read a table that the stage writes.
@@ -49,6 +51,7 @@ CHANGED = {
     "learn_factors": "learn.factors.k=3",
     "learn_segments": "learn.segments.k=5",
     "learn_rankers": "learn.rankers.half_life_days=3",
+    "learn_demand": 'learn.demand.event_types=["view"]',
 }
 
 
@@ -62,7 +65,7 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
         "[derive.sessions]\nenabled = true\n[derive.transitions]\nenabled = true\n"
         f'[derive.windows]\nfile = "{shop.home}/windows.toml"\nenabled = true\n'
         "[learn.factors]\nenabled = true\nk = 2\n[learn.segments]\nenabled = true\nk = 2\n"
-        "[learn.rankers]\nenabled = true\n"
+        "[learn.rankers]\nenabled = true\n[learn.demand]\nenabled = true\n"
         f'[learn.outcomes]\nenabled = true\nfile = "{shop.home}/outcomes.toml"\n'
     )
     shop.home.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ FLAGS: dict[str, list[str]] = {
     "learn_factors": [],
     "learn_segments": [],
     "learn_rankers": [],
+    "learn_demand": [],
     "learn_outcome_examples": [],
     "learn_outcomes": [],
     "learn_examples": [],
@@ -150,6 +151,8 @@ first_full_passes = 1
 enabled = true
 k = 2
 [learn.rankers]
+enabled = true
+[learn.demand]
 enabled = true
 [learn.outcomes]
 enabled = true

@@ -1,7 +1,7 @@
 """Specs learn and remove the same with frames as with Arrow tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ EVENTS = [
 LOGS: dict[str, list[Any]] = {
     "factors": EVENTS,
     "rankers": EVENTS,
+    "demand": [replace(one, category=f"c{n % 2}") for n, one in enumerate(EVENTS)],
     "outcomes": [
         Example(f"u{n % 5}", n // 5 * 7, n % 7 * 1.0, n % 3 * 5.0, n % 4 == 0, n % 4 * 10.0) for n in range(40)
     ],

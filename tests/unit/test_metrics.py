@@ -22,7 +22,7 @@ def test_every_metric_has_a_unit_and_a_definition_of_one_sentence() -> None:
         assert metric.name == name and metric.unit and metric.weighted_by
         assert metric.definition.endswith(".") and ". " not in metric.definition
     assert [name for name, metric in METRICS.items() if metric.is_lower_better] == [
-        "rmse", "cost", "log_loss", "ece", "relative_mae", "late_rows",
+        "rmse", "cost", "item_week_wape", "category_day_wape", "log_loss", "ece", "relative_mae", "late_rows",
     ]  # fmt: skip
 
 

@@ -575,7 +575,7 @@ class Rankers(LearnerSettings):
 
 
 class Demand(LearnerSettings):
-    """Forecasts of units per item and week, and per category and day. No job runs them yet (decision 0046).
+    """Forecasts of units per item and week, and per category and day (docs/learners.md).
 
     Args:
         event_types: events of these types are sales; their quantity is the demand, 1 if it is missing.
@@ -592,12 +592,6 @@ class Demand(LearnerSettings):
     profile_half_life_weeks: Annotated[float, Effect.LATER] = Field(default=6.0, gt=0)
     history_days: Annotated[int, Effect.LATER] = Field(default=730, ge=28)
     error_days: Annotated[int, Effect.EVALUATION] = Field(default=91, ge=7)
-
-    @model_validator(mode="after")
-    def _check_not_enabled(self) -> Self:
-        if self.enabled:
-            raise ValueError("demand cannot be enabled yet: no job runs it")
-        return self
 
 
 class Outcomes(LearnerSettings):

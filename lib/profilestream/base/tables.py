@@ -401,8 +401,8 @@ DEMAND_FORECASTS = Table(
         Column(
             "error",
             "DOUBLE",
-            "Sum of |units - forecast| over the sum of the units, for forecasts of similar size one period ahead in "
-            "the last `error_days`; of all sizes if none is similar, null without any.",
+            "Sum of the absolute errors of forecasts of similar size one period ahead in the last `error_days`, "
+            "divided by the sum of the units; of all sizes if none is similar, null without any.",
             "ratio",
         ),
         as_of("Newest event time of the state that the forecast was computed from."),
@@ -480,7 +480,7 @@ OUTCOME_MODELS = Table(
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
-    writer="learn_factors, learn_segments, learn_rankers, learn_outcomes",
+    writer="learn_factors, learn_segments, learn_rankers, learn_demand, learn_outcomes",
     columns=(
         Column("learner", "STRING NOT NULL", "Name of the learner, such as `factors`."),
         EPOCH,
@@ -668,8 +668,8 @@ STAGE_BATCHES = Table(
 
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
-    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, OUTCOME_EXAMPLES, OUTCOME_MODELS, MODEL_METRICS,
-    USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES, STAGE_BATCHES,
+    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, DEMAND_UNITS, DEMAND_FORECASTS, OUTCOME_EXAMPLES,
+    OUTCOME_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {
