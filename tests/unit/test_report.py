@@ -12,6 +12,7 @@ import pytest
 from profilestream.learn.model_card import CardMetric, Interval, ModelCard
 from profilestream.serve.report import html_page, report_elements, sections, sections_users, time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents, TimeAxis
+from profilestream.serve.report.view_demand import DemandRow, DemandView
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion, ReportView
 from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome, ScoredUser, ScoreGroup
 from profilestream.serve.report.view_pipeline import (
@@ -72,7 +73,9 @@ OUTCOMES = OutcomesView(
     weeks=4,
     as_of=DAY[27],
 )
-EMPTY = ReportView(PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), frozenset())
+EMPTY = ReportView(
+    PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), (), frozenset()
+)
 FULL = ReportView(
     pipeline=PipelineView(
         sources=(
@@ -113,11 +116,16 @@ FULL = ReportView(
     tags=TagsView(DAY[27], (TagRow(f"vip {EVIL}", 12, 3, 1), TagRow("at_risk", 7, 0, 2)), 18),
     preferences=(PreferencesView("categories", 150, ((EVIL, 0.5), ("a" * 40 + "1", 0.2), ("a" * 40 + "2", 0.1)), 0.2),),
     outcomes=OUTCOMES,
+    demand=(
+        DemandView(
+            "item", date(2025, 2, 3), (DemandRow(EVIL, 1_204.4, 1_100.0, 0.35), DemandRow("cup", 9.0, 0.0, None))
+        ),
+    ),
     recall=tuple(MetricPoint("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(MetricPoint("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
     versions=(PublishedVersion("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
     cards=(CARD,),
-    enabled=frozenset({"learn_factors", "learn_segments", "learn_outcomes", "serve_tags"}),
+    enabled=frozenset({"learn_factors", "learn_segments", "learn_demand", "learn_outcomes", "serve_tags"}),
 )
 
 
@@ -170,7 +178,7 @@ def test_every_figure_is_valid_for_plotly() -> None:
 
     text = json.dumps(figures_of(FULL)).replace('"@heat"', '"Blues"')
     figures = json.loads(re.sub(r'"@\w+"', '"#123456"', text))
-    assert len(figures) == 15
+    assert len(figures) == 16
     for figure in figures.values():
         graph_objects.Figure(figure)
 
@@ -208,8 +216,10 @@ def test_a_report_without_data_contains_a_hint_in_every_section() -> None:
 
 
 def test_only_sections_without_data_contain_a_hint() -> None:
-    by_name = {section.name: section for section in sections.sections(replace(FULL, segments=None, outcomes=None))}
-    assert [name for name, section in by_name.items() if section.hint] == ["segments", "outcomes"]
+    by_name = {
+        section.name: section for section in sections.sections(replace(FULL, segments=None, outcomes=None, demand=()))
+    }
+    assert [name for name, section in by_name.items() if section.hint] == ["segments", "outcomes", "demand"]
 
 
 def test_the_scores_of_outcomes_are_shown_in_their_units() -> None:
@@ -219,13 +229,13 @@ def test_the_scores_of_outcomes_are_shown_in_their_units() -> None:
 
 
 def test_a_hint_names_a_setting_only_if_it_is_not_set() -> None:
-    none = replace(FULL, segments=None, tags=None, outcomes=None, recall=(), cost=(), enabled=frozenset())
+    none = replace(FULL, segments=None, tags=None, outcomes=None, demand=(), recall=(), cost=(), enabled=frozenset())
     all_enabled = replace(none, enabled=FULL.enabled)
     for view, is_expected in ((none, True), (all_enabled, False)):
         hints = {section.name: section.hint for section in sections.sections(view)}
         names = {
             "segments": "learn.segments.enabled", "tags": "serve.tags.enabled", "quality": "learn.factors.enabled",
-            "outcomes": "serve.outcomes.enabled",
+            "outcomes": "serve.outcomes.enabled", "demand": "learn.demand.enabled",
         }  # fmt: skip
         assert {name: setting in hints[name] for name, setting in names.items()} == dict.fromkeys(names, is_expected)
 

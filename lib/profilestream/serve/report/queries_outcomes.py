@@ -40,7 +40,7 @@ def outcomes(spark: SparkSession, settings: Settings) -> OutcomesView | None:
 
 def _newest_examples(examples: DataFrame) -> DataFrame:
     """The examples of the newest weeks of each horizon, all or of a sample of users."""
-    newest = examples.groupBy("horizon_days").agg((F.max("at") - timedelta(weeks=_WEEKS)).alias("_after"))
+    newest = examples.groupBy("horizon_days").agg((F.max("at") - F.lit(timedelta(weeks=_WEEKS))).alias("_after"))
     recent = examples.join(F.broadcast(newest), "horizon_days").where(F.col("at") > F.col("_after"))
     parts = -(-recent.count() // _MAX_EXAMPLES) or 1
     return recent.where(F.pmod(F.xxhash64("user_id"), F.lit(parts)) == 0)

@@ -8,7 +8,14 @@ from pyspark.sql import SparkSession
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.learn.learners import LEARNERS
-from profilestream.serve.report import queries_events, queries_models, queries_outcomes, queries_pipeline, queries_users
+from profilestream.serve.report import (
+    queries_demand,
+    queries_events,
+    queries_models,
+    queries_outcomes,
+    queries_pipeline,
+    queries_users,
+)
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.all_users import read_or_empty
@@ -29,6 +36,7 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         tags=queries_users.tags(spark, settings),
         preferences=queries_users.preferences(spark, settings),
         outcomes=queries_outcomes.outcomes(spark, settings),
+        demand=queries_demand.demand(spark, settings),
         recall=queries_models.metric_points(metrics, "recall_20"),
         cost=queries_models.metric_points(metrics, "cost"),
         versions=versions,

@@ -2,7 +2,7 @@
 
 import math
 
-from profilestream.serve.report import sections_outcomes, sections_pipeline, sections_users
+from profilestream.serve.report import sections_demand, sections_outcomes, sections_pipeline, sections_users
 from profilestream.serve.report.report_elements import KeyFigure, Section
 from profilestream.serve.report.view_model import ReportView, format_utc
 
@@ -76,6 +76,7 @@ def sections(view: ReportView) -> list[Section]:
         sections_users.tags(view.tags, is_enabled="serve_tags" in view.enabled),
         sections_users.preferences(view.preferences),
         sections_outcomes.expected_outcomes(view.outcomes, is_enabled="learn_outcomes" in view.enabled),
+        sections_demand.demand(view.demand, is_enabled="learn_demand" in view.enabled),
         sections_pipeline.model_quality(view),
         sections_pipeline.published_versions(view),
     ]

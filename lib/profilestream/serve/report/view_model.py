@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from profilestream.learn.model_card import ModelCard
+from profilestream.serve.report.view_demand import DemandView
 from profilestream.serve.report.view_outcomes import OutcomesView
 from profilestream.serve.report.view_pipeline import PipelineView
 from profilestream.serve.report.view_users import EventsView, PreferencesView, SegmentsView, TagsView, UsersView
@@ -64,6 +65,7 @@ class ReportView:
     tags: TagsView | None
     preferences: tuple[PreferencesView, ...]
     outcomes: OutcomesView | None
+    demand: tuple[DemandView, ...]
     recall: tuple[MetricPoint, ...]
     cost: tuple[MetricPoint, ...]
     versions: tuple[PublishedVersion, ...]
