@@ -72,7 +72,8 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
-            "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches",
+            "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches", "outcome_models",
+            "outcome_examples", "user_scores", "demand_units", "demand_forecasts",
         ],
         "serve_outcomes": ["outcome_models", "events", *customer_tiles, "user_scores"],
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.report import queries_events, report_queries, sections_users, time_grains, write_report
 from profilestream.serve.report.report_elements import Chart
 from profilestream.serve.report.time_grains import TimeGrain
+from profilestream.serve.report.view_demand import DemandRow
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.report.view_users import TagRow, TagsView
 from pyspark.sql import DataFrame, SparkSession
@@ -65,6 +66,26 @@ def _learned_tables(spark: SparkSession, settings: Settings) -> dict[str, DataFr
         "model_metrics": spark.createDataFrame(metric_rows, tables.MODEL_METRICS.schema),
         "segments": spark.createDataFrame(segment_rows, segment_ddl),
         "segment_descriptions": spark.createDataFrame(descriptions, tables.SEGMENT_DESCRIPTIONS.schema),
+        **_demand_tables(spark),
+    }
+
+
+def _demand_tables(spark: SparkSession) -> dict[str, DataFrame]:
+    """Rows of demand_units and demand_forecasts: two items, and one category on two days."""
+    monday = date(2019, 9, 30)
+    units = [
+        ("item", "a", [monday - timedelta(weeks=2), monday - timedelta(weeks=1)], [9.0, 4.0], AS_OF, "d", 0),
+        ("category", "x", [monday - timedelta(days=8), monday - timedelta(days=1)], [5.0, 3.0], AS_OF, "d", 0),
+    ]
+    forecasts = [
+        ("item", "a", 1, monday, 6.5, 0.5, AS_OF, "d", 0),
+        ("item", "b", 1, monday, 8.0, None, AS_OF, "d", 0),
+        ("category", "x", 1, monday, 1.5, 0.25, AS_OF, "d", 0),
+        ("category", "x", 2, monday + timedelta(days=1), 2.0, 0.25, AS_OF, "d", 0),
+    ]
+    return {
+        "demand_units": spark.createDataFrame(units, tables.DEMAND_UNITS.schema),
+        "demand_forecasts": spark.createDataFrame(forecasts, tables.DEMAND_FORECASTS.schema),
     }
 
 
@@ -214,6 +235,13 @@ def test_users_per_period_cohorts_and_hours_equal_the_events(view: ReportView, s
         for later, count in enumerate(cohort.users)
     }
     assert {key: count for key, count in cohorts.items() if count} == expected
+
+
+def test_forecasts_are_shown_with_the_units_of_the_seven_days_before(view: ReportView) -> None:
+    items, categories = view.demand
+    assert items.rows == (DemandRow("b", 8.0, 0.0, None), DemandRow("a", 6.5, 4.0, 0.5))
+    assert categories.rows == (DemandRow("x", 3.5, 3.0, 0.25),)
+    assert items.first == categories.first == date(2019, 9, 30)
 
 
 def test_preferences_and_tags_are_counted_per_user(view: ReportView) -> None:

@@ -10,10 +10,13 @@ import pytest
 from profilestream.base import commits, tables
 from profilestream.base import settings as settings_module
 from profilestream.base.commits import Txn
+from profilestream.base.settings import Settings
 from profilestream.learn.learner_spec import LearnerBatch
 from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes.kernels import outcome_scores
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.serve.report import queries_outcomes
 from profilestream.serve.scores import score_rows, user_scores
 from profilestream.serve.scores.score_rows import FeatureWords
 from profilestream.serve.users import all_users, user_view
@@ -132,3 +135,39 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
     recent = settings_module.load(str(shop.config()), ['serve.outcomes.active_within="1h"'])
     active = {e.user_id for e in log if e.user_id is not None and e.at > now - naive.HOUR}
     assert user_scores.run(spark, recent) == len(active) < len(users)
+
+    stored_examples = _append_examples(spark, settings, spec)
+    view = queries_outcomes.outcomes(spark, settings)
+    assert view is not None and view.as_of == max(row["as_of"] for row in stored)
+    assert {(one.name, one.rows, one.is_amount) for one in view.outcomes} == {("buy", 120, False), ("spend", 120, True)}
+    (buy,) = [one for one in view.outcomes if one.name == "buy"]
+    newest = stored_examples[60:]
+    assert buy.mean == pytest.approx(np.mean([dict(row["labels"])["buy"] for row in newest]))
+    x = spec.declared.inputs.matrix(np.array([row["features"] for row in newest]))
+    predicted = outcome_scores.predictions(
+        scoring["buy"].rule, scoring["buy"].state, x @ scoring["buy"].state.coefficients
+    )
+    assert np.mean([group.predicted for group in buy.groups]) == pytest.approx(predicted.mean())
+    assert np.mean([group.observed for group in buy.groups]) == pytest.approx(buy.mean)
+    assert buy.gains[0] == (0.0, 0.0) and buy.gains[-1] == (1.0, pytest.approx(1.0))
+    highest = max(actual[user, "buy"]["probability"] for user in active)
+    assert [one.score for one in view.users if one.outcome == "buy"][0] == highest
+
+
+def _append_examples(spark: SparkSession, settings: Settings, spec: OutcomesSpec) -> list[dict[str, Any]]:
+    """30 examples with labels of both outcomes in each of six weeks; these are returned in order of time."""
+    rng, table = np.random.default_rng(4), tables.OUTCOME_EXAMPLES
+    times = [START + n // 30 * 7 * DAY for n in range(180)]
+    rows = [
+        {
+            "horizon_days": 7, "user_id": f"x{n % 30}", "at": at, "matures_at": at + 8 * DAY,
+            "features": rng.gamma(2, 10, 3).round(2).tolist(),
+            "labels": [("buy", float(rng.random() < 0.4)), ("spend", rng.gamma(2, 10))],
+            "feature_names": ",".join(spec.declared.features),
+        }
+        for n, at in enumerate(times)
+    ]  # fmt: skip
+    table.prepare(spark, settings.paths)
+    examples = commits.with_batch_columns(table.arrow_rows(rows), table, Txn("test", "one", 0))
+    commits.append_untracked(spark, examples, table, settings.paths)
+    return rows
