@@ -44,6 +44,7 @@ label = "buy"
 horizon_days = {HORIZON}
 half_life_days = 20
 ridge = 30
+calibration = "isotonic"
 [outcomes.spend]
 label = "spend"
 horizon_days = {HORIZON}

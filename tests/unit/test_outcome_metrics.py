@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from profilestream.learn.kernels.arrays import Floats
-from profilestream.learn.kernels.sums import MICROS_PER_DAY
-from profilestream.learn.outcomes.kernels import outcome_metrics
-from profilestream.learn.outcomes.kernels.outcome_metrics import Calibration, ScoreSums
+from profilestream.learn.kernels.sums import MICROS_PER_DAY, total
+from profilestream.learn.outcomes.kernels import calibration, outcome_scores
+from profilestream.learn.outcomes.kernels.calibration import Calibration, ComparedScores
+from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from sklearn.isotonic import IsotonicRegression  # type: ignore[import-untyped]
 from sklearn.metrics import log_loss, roc_auc_score  # type: ignore[import-untyped]
 
@@ -81,33 +82,50 @@ def test_isotonic_values_equal_those_of_scikit_learn() -> None:
     for _ in range(20):
         values, weights = rng.integers(0, 5, 20).astype(float), rng.random(20) + 0.1
         expected = IsotonicRegression().fit_transform(np.arange(20), values, sample_weight=weights)
-        np.testing.assert_allclose(outcome_metrics.isotonic(values, weights), expected, rtol=1e-9)
+        np.testing.assert_allclose(calibration.isotonic(values, weights), expected, rtol=1e-9)
 
 
 def calibrated(slope: float, weeks: int) -> tuple[Calibration, list[dict[str, float]], list[dict[str, float]]]:
     """After weeks of scores, with the metrics of each week with and without calibration."""
-    calibration, raw_metrics, metrics = Calibration(), [], []
+    state, raw_metrics, metrics = Calibration(), [], []
     for week in range(1, weeks + 1):
         eta, labels, p = scored(1000, week, slope)
         raw = ScoreSums.of(eta, labels, p, as_of=7 * week * DAY)
-        other = ScoreSums.of(eta, labels, calibration.probabilities(eta), as_of=7 * week * DAY)
-        raw_metrics.append(raw.binary_metrics())
-        metrics.append(other.binary_metrics())
-        calibration = calibration.updated(raw, other)
-    return calibration, raw_metrics, metrics
+        on_curve = None
+        if state.curve is not None:
+            p = outcome_scores.on_curve(state.curve, eta)
+            on_curve = ScoreSums.of(eta, labels, p, as_of=7 * week * DAY)
+            raw_metrics.append(raw.binary_metrics())
+            metrics.append(on_curve.binary_metrics())
+        state = state.updated(ComparedScores(raw, on_curve))
+    return state, raw_metrics, metrics
 
 
 def test_calibration_corrects_overconfident_scores_and_is_used_then() -> None:
-    calibration, raw, corrected = calibrated(slope=3.0, weeks=12)
-    assert calibration.is_used and len(calibration.losses) == 8
+    state, raw, corrected = calibrated(slope=3.0, weeks=12)
+    assert state.is_used and state.losses.shape == (8, 3)
     assert np.mean([week["ece"] for week in raw[4:]]) > 0.1 > 2 * np.mean([week["ece"] for week in corrected[4:]])
-    p = calibration.probabilities(np.linspace(-8, 8, 200))
+    assert state.curve is not None
+    p = outcome_scores.on_curve(state.curve, np.linspace(-8, 8, 200))
     assert np.all(np.diff(p) >= 0) and p.min() > 0 and p.max() < 1
 
 
 def test_calibration_is_not_used_for_calibrated_scores_nor_before_it_was_evaluated() -> None:
-    calibration, _, _ = calibrated(slope=1.0, weeks=10)
-    assert not calibration.is_used
+    state, _, _ = calibrated(slope=1.0, weeks=10)
+    assert not state.is_used
     first, _, _ = calibrated(slope=3.0, weeks=1)
-    assert not first.is_used and first.losses == ()
-    assert first.updated(ScoreSums(), ScoreSums()) is first
+    assert not first.is_used and not len(first.losses)
+    assert first.updated(ComparedScores(ScoreSums())) is first
+
+
+def test_removed_rows_leave_the_calibration_that_was_never_with_them() -> None:
+    parts = [ScoreSums.of(*scored(400, week, 2.0), as_of=7 * week * DAY) for week in (1, 2, 3)]
+    removed = [ScoreSums.of(*scored(90, week, 2.0), as_of=7 * week * DAY) for week in (1, 3)]
+    without, state = Calibration(), Calibration()
+    for part in parts:
+        state, without = state.updated(ComparedScores(part)), without.updated(ComparedScores(part))
+    for part in removed:
+        state = Calibration(total([state.sums, part], calibration.HALF_LIFE_DAYS))
+    left = state.without(removed)
+    np.testing.assert_allclose(left.sums.counts, without.sums.counts, atol=1e-9)
+    np.testing.assert_allclose(left.sums.labels, without.sums.labels, atol=1e-9)

@@ -216,3 +216,22 @@ def test_the_published_model_predicts_as_the_models_of_the_stage(tmp_path: Path)
         rule = spec.declared.rules[name]
         expected = outcome_scores.predictions(rule, model.last, outcome_scores.etas(rule, model.last, x))
         assert [row["predictions"][position] for row in predicted] == pytest.approx(expected.tolist())
+
+
+def test_probabilities_are_calibrated_only_while_that_lowers_the_log_loss(tmp_path: Path) -> None:
+    """A large rate makes the models of SGD too certain; those of Newton are calibrated already."""
+    too_certain = OUTCOMES.replace("ridge = 30", 'rule = "sgd"\nrate = 60')
+    declarations = {"newton": OUTCOMES, "sgd": too_certain, "raw": too_certain.replace('"isotonic"', '"none"')}
+    losses: dict[str, float] = {}
+    for name, declaration in declarations.items():
+        spec, tables = spec_of(tmp_path / name, declaration), MemoryTables()
+        values = []
+        for number in range(1, 26):
+            rows = rows_of(week(number, users=200))
+            learned = case(spec).learn_rows(tables, rows)
+            tables = tables.with_learned(spec, learned)
+            values.append(learned.evaluation.values.get("buy", {}).get("log_loss", (np.nan, 0))[0])
+        state = spec.models(tables)["buy"].last
+        assert state.uses_curve == (name == "sgd") and (state.curve is None) == (name == "raw")
+        losses[name] = float(np.mean(values[-8:]))
+    assert losses["sgd"] < losses["raw"] - 0.5

@@ -462,6 +462,9 @@ OUTCOME_MODELS = Table(
         Column("learned_unit", "DOUBLE NOT NULL", "Unit with which the last rows were learned."),
         Column("learned_cap", "DOUBLE", "Cap with which the last rows were learned; null: none."),
         Column("problem", "STRING NOT NULL", "Why the last rows have not changed the coefficients; else empty."),
+        Column("uses_curve", "BOOLEAN NOT NULL", "Whether probabilities are those of the calibration curve."),
+        Column("curve_logits", "ARRAY<DOUBLE>", "Calibration curve: logits of the model; null without one."),
+        Column("curve_probabilities", "ARRAY<DOUBLE>", "Calibration curve: probability at each logit."),
         Column("rows", "DOUBLE", "Decayed number of rows; this and the next columns only in the last version.", "rows"),
         Column("label_total", "DOUBLE", "Decayed sum of the labels."),
         Column("label_counts", "ARRAY<DOUBLE>", "Decayed numbers of rows by bin of the amount."),
@@ -469,6 +472,14 @@ OUTCOME_MODELS = Table(
         Column("inputs_squares", "ARRAY<DOUBLE>", "Decayed sum of squares of each column."),
         Column("rule_sums", "ARRAY<DOUBLE>", "Newton: decayed sums A (upper triangle) and b."),
         Column("memory", "ARRAY<DOUBLE>", "Accumulators of a first-order rule."),
+        Column(
+            "calibration_sums", "ARRAY<DOUBLE>", "Decayed rows, labels and predictions by bin of the logit; or null."
+        ),
+        Column(
+            "calibration_losses",
+            "ARRAY<DOUBLE>",
+            "Of the weeks in the window of the calibration: time in microseconds, log loss, and log loss on the curve.",
+        ),
         as_of("Newest `at` of the learned rows; decayed sums are valid at this time."),
         EPOCH,
         BATCH_ID,

@@ -1,7 +1,7 @@
 """Versions of the models of outcomes, as rows of `outcome_models`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels.calibration import HALF_LIFE_DAYS, Calibration
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
+from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from profilestream.learn.outcomes.kernels.outcome_model import Linearization, OutcomeRule, OutcomeState
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
@@ -27,11 +29,16 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class VersionedModel:
-    """All versions of a model in order of time. Only the sums of the last state are stored."""
+    """All versions of a model in order of time. Only the sums of the last state are stored.
+
+    Args:
+        calibration: of the scores of all versions; empty unless the outcome declares one.
+    """
 
     identity: str
     last: OutcomeState
     versions: tuple[ModelVersion, ...] = ()
+    calibration: Calibration = field(default_factory=Calibration)
 
     def scoring_version(self, at: int) -> ModelVersion | None:
         """The last started version that is valid at a time; null: there is none."""
@@ -47,11 +54,18 @@ class VersionedModel:
         """The version that has learned the rows of a maturity time; null if there is none."""
         return next((one.state for one in self.versions if one.valid_from >= matures_at), None)
 
-    def learned(self, state: OutcomeState, matures_at: int) -> "VersionedModel":
+    def learned(self, state: OutcomeState, matures_at: int, calibration: Calibration) -> "VersionedModel":
         """With the version after the rows of a maturity time; it replaces a version of the same time."""
+        state = replace(state, curve=calibration.curve, uses_curve=calibration.is_used)
         valid_from = max([matures_at, *(one.valid_from for one in self.versions)])
         earlier = tuple(one for one in self.versions if one.valid_from < valid_from)
-        return replace(self, last=state, versions=(*earlier, ModelVersion(valid_from, state)))
+        versions = (*earlier, ModelVersion(valid_from, state))
+        return replace(self, last=state, versions=versions, calibration=calibration)
+
+    def calibrated(self, calibration: Calibration) -> "VersionedModel":
+        """With another calibration of the last version."""
+        state = replace(self.last, curve=calibration.curve, uses_curve=calibration.is_used)
+        return replace(self.with_last(state), calibration=calibration)
 
     def with_last(self, state: OutcomeState) -> "VersionedModel":
         """With another state in the last version, if there is one."""
@@ -72,7 +86,7 @@ class VersionedModel:
         """The rows of `outcome_models` that differ from those before."""
         unchanged = {one.valid_from for one in before.versions[:-1]}
         return [
-            _row(outcome, self.identity, one, has_sums=one is self.versions[-1])
+            _row(outcome, self.identity, one, self.calibration if one is self.versions[-1] else None)
             for one in self.versions
             if one.valid_from not in unchanged
         ]
@@ -96,10 +110,13 @@ def model_of(rows: Sequence[dict[str, Any]], rule: OutcomeRule, identity: str, n
     """The model from its rows in `outcome_models`; an empty one if they have another identity."""
     rows = sorted((row for row in rows if row["identity"] == identity), key=lambda row: row["valid_from"])
     versions = tuple(ModelVersion(row["valid_from"], _state(row, rule)) for row in rows)
-    return VersionedModel(identity, versions[-1].state if versions else OutcomeState.empty(rule, names), versions)
+    if not versions:
+        return VersionedModel(identity, OutcomeState.empty(rule, names))
+    return VersionedModel(identity, versions[-1].state, versions, _calibration(rows[-1]))
 
 
-def _row(outcome: str, identity: str, version: ModelVersion, has_sums: bool) -> dict[str, Any]:
+def _row(outcome: str, identity: str, version: ModelVersion, calibration: Calibration | None) -> dict[str, Any]:
+    """The row of a version, with its sums and those of the calibration if it is the last one."""
     state, sums = version.state, version.state.sums
     learned_at = state.learned_at or Linearization(np.zeros(0), np.zeros(0), np.zeros(0), 1.0, _INFINITE)
     row: dict[str, Any] = {
@@ -109,9 +126,15 @@ def _row(outcome: str, identity: str, version: ModelVersion, has_sums: bool) -> 
         "learned_coefficients": learned_at.coefficients, "learned_means": learned_at.means,
         "learned_scales": learned_at.scales, "learned_unit": learned_at.label_unit,
         "learned_cap": _finite(learned_at.label_cap),
-        "problem": state.problem, "as_of": sums.as_of,
+        "problem": state.problem, "as_of": sums.as_of, "uses_curve": state.uses_curve,
     }  # fmt: skip
-    if has_sums:
+    if state.curve is not None:
+        row |= {"curve_logits": state.curve[0], "curve_probabilities": state.curve[1]}
+    if calibration is not None and calibration.sums.rows:
+        scores = calibration.sums.decayed_to(sums.as_of, HALF_LIFE_DAYS)
+        row["calibration_sums"] = np.concatenate([scores.counts, scores.labels, scores.predictions])
+        row["calibration_losses"] = calibration.losses.ravel()
+    if calibration is not None:
         row |= {
             "rows": sums.rows, "label_total": sums.label_total, "label_counts": sums.label_counts,
             "inputs_total": sums.inputs_total, "inputs_squares": sums.inputs_squares, "rule_sums": _packed(sums.rule),
@@ -153,7 +176,16 @@ def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
         label_cap=row["label_cap"] or _INFINITE,
         learned_at=learned_at if len(learned_at.coefficients) else None,
         problem=row["problem"],
+        curve=None if row["curve_logits"] is None else np.array([row["curve_logits"], row["curve_probabilities"]]),
+        uses_curve=row["uses_curve"],
     )
+
+
+def _calibration(row: dict[str, Any]) -> Calibration:
+    if row["calibration_sums"] is None:
+        return Calibration()
+    sums = ScoreSums(*np.array(row["calibration_sums"], float).reshape(3, -1), as_of=row["as_of"])
+    return Calibration(sums, np.array(row["calibration_losses"], float).reshape(-1, 3))
 
 
 def _finite(cap: float) -> float | None:

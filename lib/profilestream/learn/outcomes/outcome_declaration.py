@@ -41,6 +41,7 @@ class DeclaredOutcome(Frozen):
         half_life_days: of the sums, in event time; null: no decay.
         ridge: penalty of Newton, in rows.
         rate, l1, l2, shards: of first-order rules.
+        calibration: `isotonic` corrects probabilities while that lowers the log loss of recent rows.
     """
 
     label: str
@@ -54,12 +55,15 @@ class DeclaredOutcome(Frozen):
     l1: float = Field(default=0.0, ge=0)
     l2: float = Field(default=0.0, ge=0)
     shards: int = Field(default=1, ge=1)
+    calibration: Literal["none", "isotonic"] = "none"
 
     @model_validator(mode="after")
     def _check_loss(self) -> "DeclaredOutcome":
         allowed = _LOSSES.get(self.rule, ("logistic", "hinge", "squared"))
         if self.loss not in allowed:
             raise ValueError(f"the rule {self.rule!r} has no loss {self.loss!r}: use one of {allowed}")
+        if self.calibration != "none" and self.loss != "logistic":
+            raise ValueError(f"loss {self.loss!r} has no probability that can be calibrated")
         return self
 
     @property

@@ -1,11 +1,11 @@
 """One batch of `learn_outcomes`: cells of matured rows in order of maturity. Rows are frames or Arrow tables."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
-from operator import and_, or_
+from operator import add, and_, or_
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from profilestream.learn.kernels.sums import MICROS_PER_DAY, total
 from profilestream.learn.learner_spec import Phase
 from profilestream.learn.metrics import Evaluation
 from profilestream.learn.outcomes.kernels import outcome_model
+from profilestream.learn.outcomes.kernels.calibration import Calibration, ComparedScores
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeState, States
@@ -93,24 +94,27 @@ def _learn_cell(
     """The models that learn a cell, after it, and its scores. The first pass over the rows computes both."""
     states = {name: models[name].last for name in _outcomes_of(cell, declared)}
     scored = _scoring_states(models, cell, declared)
-    parts: dict[str, list[ScoreSums]] = defaultdict(list)
+    compared: dict[str, ComparedScores] = {}
     rules, inputs = declared.rules, declared.inputs
 
     def sum_batch(active: States) -> dict[str, OutcomeSums]:
-        to_score = {} if parts else scored
+        to_score = {} if compared else scored
         arguments = {"cell": cell, "model_inputs": inputs, "rules": rules, "scored": to_score, "states": active}
         _, results = run_pass(SUM_EXAMPLES, {"examples": examples}, **arguments)
-        for part in results["scores"]:
-            for name, one in part.items():
-                parts[name].append(one)
+        compared.update(_totals(results["scores"]))
         by_name = {name: [part[name] for part in results["sums"]] for name in active}
         return {name: total(sums, rules[name].half_life_days) for name, sums in by_name.items()}
 
     after = outcome_model.learn(rules, states, sum_batch)
-    changed = {
-        name: models[name].learned(state, cell.matures_at) for name, state in after.items() if state is not states[name]
-    }
-    scores = {name: sum(one[1:], one[0]) for name, one in parts.items()}
+    changed = {}
+    for name, state in after.items():
+        if state is not states[name]:
+            is_calibrated = declared.outcomes[name].calibration == "isotonic"
+            calibration = models[name].calibration if is_calibrated else Calibration()
+            if is_calibrated and name in compared:
+                calibration = calibration.updated(compared[name])
+            changed[name] = models[name].learned(state, cell.matures_at, calibration)
+    scores = {name: one.served(scored[name].uses_curve) for name, one in compared.items()}
     newest = max((state.sums.as_of for state in scored.values()), default=0)
     return changed, CellScores(cell, scores, newest + cell.horizon_days * MICROS_PER_DAY - 1 if newest else 0)
 
@@ -121,15 +125,22 @@ def score(models: Models, examples: Rows, declared: DeclaredOutcomes) -> dict[st
     for cells in _groups_of_cells(examples):
         rows = _rows_of(examples, cells)
         for cell in cells:
-            arguments = {
-                "cell": cell, "model_inputs": declared.inputs, "rules": declared.rules, "states": {},
-                "scored": _scoring_states(models, cell, declared),
-            }  # fmt: skip
-            _, results = run_pass(SUM_EXAMPLES, {"examples": rows}, **arguments)
-            for part in results["scores"]:
-                for name, sums in part.items():
-                    parts[name].append(sums)
+            scored = _scoring_states(models, cell, declared)
+            for name, one in _compare(scored, rows, cell, declared).items():
+                parts[name].append(one.served(scored[name].uses_curve))
     return {name: sum(one[1:], one[0]) for name, one in parts.items()}
+
+
+def _compare(scored: States, examples: Rows, cell: Cell, declared: DeclaredOutcomes) -> dict[str, ComparedScores]:
+    """The scores of the rows of a cell by these states."""
+    arguments = {"cell": cell, "model_inputs": declared.inputs, "rules": declared.rules, "scored": scored, "states": {}}
+    _, results = run_pass(SUM_EXAMPLES, {"examples": examples}, **arguments)
+    return _totals(results["scores"])
+
+
+def _totals(parts: Sequence[Mapping[str, ComparedScores]]) -> dict[str, ComparedScores]:
+    """The sum of the parts by outcome; all parts have the same outcomes."""
+    return {name: reduce(add, [part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
 def _outcomes_of(cell: Cell, declared: DeclaredOutcomes) -> list[str]:
@@ -147,8 +158,10 @@ def remove(models: Models, examples: Rows, declared: DeclaredOutcomes) -> tuple[
 
     Sums of Newton are subtracted with the coefficients with which they were added. They are exact unless the rows of
     a cell were learned in several batches, or a batch was late; numbers of rows, means and variances are always exact.
+    Sums of a calibration are subtracted with the scores of the versions of that time.
     """
     removed: dict[str, list[tuple[OutcomeSums, float]]] = defaultdict(list)
+    removed_scores: dict[str, list[ScoreSums]] = defaultdict(list)
     rules, inputs = declared.rules, declared.inputs
     for cell in chain.from_iterable(_groups_of_cells(examples)):
         states = {
@@ -157,15 +170,20 @@ def remove(models: Models, examples: Rows, declared: DeclaredOutcomes) -> tuple[
             if one.horizon_days == cell.horizon_days
             and (version := models[name].version_that_learned(cell.matures_at)) is not None
         }
-        arguments = {"cell": cell, "model_inputs": inputs, "rules": rules, "scored": {}, "states": states}
+        scored = _scoring_states(models, cell, declared)
+        scored = {name: state for name, state in scored.items() if models[name].calibration.sums.rows}
+        arguments = {"cell": cell, "model_inputs": inputs, "rules": rules, "scored": scored, "states": states}
         _, results = run_pass(SUM_EXAMPLES, {"examples": examples}, **arguments)
+        for name, scores in _totals(results["scores"]).items():
+            removed_scores[name].append(scores.raw)
         for part in results["sums"]:
             for name, sums in part.items():
                 removed[name].append((sums, states[name].label_unit))
     newton = {name: rule for name, rule in rules.items() if isinstance(rule, Newton) and name in removed}
-    changed = {
-        name: models[name].with_last(rule.remove(models[name].last, removed[name])) for name, rule in newton.items()
-    }
+    changed = {}
+    for name, rule in newton.items():
+        left = rule.remove(models[name].last, removed[name])
+        changed[name] = models[name].with_last(left).calibrated(models[name].calibration.without(removed_scores[name]))
     return changed, sorted(removed.keys() - newton.keys())
 
 

@@ -66,6 +66,8 @@ class OutcomeState:
         label_cap: Poisson: labels of the next batch are at most this.
         learned_at: with which the sums of the last batch were computed; for removals.
         problem: why the last apply has not changed the coefficients; empty if it has.
+        curve: Calibration.curve; null without one.
+        uses_curve: whether probabilities are those of the curve.
     """
 
     names: tuple[str, ...]
@@ -80,6 +82,8 @@ class OutcomeState:
     label_cap: float = float("inf")
     learned_at: Linearization | None = None
     problem: str = ""
+    curve: Floats | None = None
+    uses_curve: bool = False
 
     @property
     def linearization(self) -> Linearization:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.lists import flatten, groups
 from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
+from profilestream.learn.outcomes.kernels.calibration import ComparedScores
 from profilestream.learn.outcomes.kernels.first_order_rules import FirstOrder
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
@@ -48,7 +49,7 @@ def sum_examples(
         states: the models that learn the rows, by outcome.
 
     Returns:
-        `scores`: ScoreSums; `sums`: OutcomeSums.
+        `scores`: ComparedScores; `sums`: OutcomeSums.
     """
     is_in_cell = [pc.equal(examples[name], pa.scalar(value)) for name, value in cell._asdict().items()]
     examples = examples.filter(pc.and_(is_in_cell[0], pc.and_(is_in_cell[1], is_in_cell[2])))
@@ -62,8 +63,11 @@ def sum_examples(
     scores = {}
     for name, state in scored.items():
         eta = outcome_scores.etas(rules[name], state, rows.x)
-        predictions = outcome_scores.predictions(rules[name], state, eta)
-        scores[name] = ScoreSums.of(eta, labels[name], predictions, cell.at)
+        raw = ScoreSums.of(eta, labels[name], outcome_scores.raw(rules[name], state, eta), cell.at)
+        calibrated = None
+        if state.curve is not None:
+            calibrated = ScoreSums.of(eta, labels[name], outcome_scores.on_curve(state.curve, eta), cell.at)
+        scores[name] = ComparedScores(raw, calibrated)
     sums = {
         name: outcome_model.sum_rows(rules[name], state, rows._replace(labels=labels[name]))
         for name, state in states.items()
