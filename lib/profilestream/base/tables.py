@@ -462,7 +462,7 @@ OUTCOME_MODELS = Table(
         Column("learned_unit", "DOUBLE NOT NULL", "Unit with which the last rows were learned."),
         Column("learned_cap", "DOUBLE", "Cap with which the last rows were learned; null: none."),
         Column("problem", "STRING NOT NULL", "Why the last rows have not changed the coefficients; else empty."),
-        Column("uses_curve", "BOOLEAN NOT NULL", "Whether probabilities are those of the calibration curve."),
+        Column("uses_curve", "BOOLEAN", "Whether probabilities are those of the calibration curve; null: no."),
         Column("curve_logits", "ARRAY<DOUBLE>", "Calibration curve: logits of the model; null without one."),
         Column("curve_probabilities", "ARRAY<DOUBLE>", "Calibration curve: probability at each logit."),
         Column("rows", "DOUBLE", "Decayed number of rows; this and the next columns only in the last version.", "rows"),

@@ -177,7 +177,7 @@ def _state(row: dict[str, Any], rule: OutcomeRule) -> OutcomeState:
         learned_at=learned_at if len(learned_at.coefficients) else None,
         problem=row["problem"],
         curve=None if row["curve_logits"] is None else np.array([row["curve_logits"], row["curve_probabilities"]]),
-        uses_curve=row["uses_curve"],
+        uses_curve=bool(row["uses_curve"]),
     )
 
 
