@@ -3,27 +3,32 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from profilestream.base import commits, streaming, tables
 from profilestream.base.delta_table import Table
-from profilestream.base.queries import RunOptions
+from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.query_runner import QueryRunner
 from profilestream.base.schedule import Schedule, ScheduledStep
 from profilestream.base.session import Threads
 from profilestream.capture import ingest
-from profilestream.derive import sessions
-from pyspark.sql import SparkSession
+from profilestream.derive import sessions, tiles
+from pyspark.sql import DataFrame, SparkSession
 
 from tests.builders import Shop, event, wait_until
 
+ROOT = Path(__file__).parent.parent.parent
 SETTINGS = """
 [stream]
 restart_seconds = 0.2
 restarts = 3
+[derive]
+min_interval_seconds = 0.2
 [derive.sessions]
 enabled = true
 """
@@ -94,6 +99,34 @@ def test_a_stage_that_fails_starts_again_beside_the_others_and_no_row_is_lost_or
     ]
     assert shop.counts(spark) == (4, 4, 0, 0)
     assert _count(spark, shop, tables.EVENTS) == 4
+
+
+def test_batches_of_stages_that_may_wait_take_turns(spark: SparkSession, shop: Shop) -> None:
+    shop.overrides = [f'derive.features=["{ROOT}/conf/derive/user_hours.toml"]']
+    settings = shop.settings()
+    active: list[str] = []
+    most: dict[str, int] = {}
+
+    def recorded(name: str, query: Query) -> Query:
+        def write(frame: DataFrame, batch: Batch) -> BatchResult:
+            active.append(name)
+            most[name] = max(most.get(name, 0), len(active))
+            time.sleep(0.5)
+            try:
+                return query.write(frame, batch)
+            finally:
+                active.remove(name)
+
+        return replace(query, write=write)
+
+    shop.capture(spark)
+    stages = {"sessions": sessions, "features": tiles}
+    queries = [recorded(name, query) for name, stage in stages.items() for query in stage.queries(settings)]
+    with Threads(spark, 1) as threads:
+        stopping = threads.submit(wait_until, lambda: len(most) == 2, "both stages", seconds=120)
+        stopping.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        streaming.run(spark, queries, settings, RunOptions(continuous=0.2), together=True)
+    assert most == {"sessions": 1, "features": 1}
 
 
 def test_a_run_ends_with_the_error_after_the_last_restart_and_at_once_if_a_person_must_act(

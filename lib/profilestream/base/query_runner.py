@@ -6,7 +6,7 @@ Only this module and startup_checks handle retries, crashes and restored checkpo
 import logging
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -39,6 +39,7 @@ class QueryRunner:
 
     Args:
         progress: of an earlier run of the query in this process, to continue; null: none.
+        turn: entered by each batch, so that it can wait for batches of other queries; null: no batch waits.
 
     Raises:
         ProfilestreamError: the query must not start; see startup_checks.
@@ -46,10 +47,10 @@ class QueryRunner:
 
     def __init__(
         self, query: Query, spark: SparkSession, settings: Settings, options: RunOptions,
-        progress: StageProgress | None = None,
+        progress: StageProgress | None = None, turn: AbstractContextManager[object] | None = None,
     ) -> None:  # fmt: skip
         self.query, self._settings, self._options = query, settings, options
-        self._paths = settings.paths
+        self._paths, self._turn = settings.paths, turn or nullcontext()
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
         if is_rebuilt := query.stage in options.rebuild:
             self._reset(spark)
@@ -138,7 +139,7 @@ class QueryRunner:
         return external.explain(error, self._checkpoint) or error
 
     def _process(self, frame: DataFrame, batch_id: int) -> None:
-        with self._batch_lock:
+        with self._turn, self._batch_lock:
             try:
                 if self._stop_requested.is_set():
                     raise _Stopped

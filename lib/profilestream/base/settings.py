@@ -403,6 +403,8 @@ class Derive(Frozen):
         shop_timezone: time zone of the shop, for hours of the day and weekdays.
         event_weights: weight of an event type as a sign of preference; 1 for other types.
         max_files_per_trigger: files of `events`, or of a change feed, per micro-batch.
+        min_interval_seconds: between the starts of two batches in a continuous run, at least, for all stages of this
+            section except derive_profiles.
         sessions: sessions of users.
         transitions: counts of transitions in sessions.
         windows: window features.
@@ -413,6 +415,7 @@ class Derive(Frozen):
     shop_timezone: TimeZone = "UTC"
     event_weights: dict[str, float] = EVENT_WEIGHTS
     max_files_per_trigger: int = Field(default=1000, ge=1)
+    min_interval_seconds: float = Field(default=5.0, ge=0)
     sessions: Sessions = Sessions()
     transitions: Transitions = Transitions()
     windows: WindowFeatures = WindowFeatures()

@@ -89,11 +89,16 @@ def _run_group(
     # What a person has allowed for the start is not repeated at a restart.
     options_of_restart = replace(options, rebuild=(), replan=False, accept_gaps=False)
 
+    # At most half of the processors work for queries that may wait; without turns all of them start at the same time,
+    # because Spark aligns triggers with the clock.
+    turns = threading.Semaphore(max(1, spark.sparkContext.defaultParallelism // 2))
+
     def new_runner(query: Query, ended: QueryRunner | None = None) -> QueryRunner:
         with failed_start(query.stage, query.source, settings), prefix_errors(stage_of(query)):
+            turn = turns if query.min_interval and options.continuous is not None else None
             if ended is None:
-                return QueryRunner(query, spark, settings, options)
-            return QueryRunner(query, spark, settings, options_of_restart, ended.progress)
+                return QueryRunner(query, spark, settings, options, turn=turn)
+            return QueryRunner(query, spark, settings, options_of_restart, ended.progress, turn)
 
     def start(runner: QueryRunner) -> None:
         with prefix_errors(stage_of(runner.query)):

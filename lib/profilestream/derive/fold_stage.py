@@ -49,8 +49,12 @@ def _with_windows(declared: dict[str, DerivedTable], features: DeclaredFeatures,
     }
 
 
-def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Query]:
-    """The query of a stage that writes these declared tables; none without tables."""
+def queries(stage: str, files: tuple[str, ...], settings: Settings, min_interval: float = 0.0) -> list[Query]:
+    """The query of a stage that writes these declared tables; none without tables.
+
+    Args:
+        min_interval: as in `Query`.
+    """
     folds = [Fold(derived) for file, derived in declared_tables(settings).items() if file in files]
     if not folds:
         return []
@@ -82,6 +86,7 @@ def queries(stage: str, files: tuple[str, ...], settings: Settings) -> list[Quer
             write,
             settings=text,
             versions=versions,
+            min_interval=min_interval,
         )
     ]
 

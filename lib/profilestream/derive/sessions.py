@@ -86,6 +86,7 @@ def queries(settings: Settings) -> list[Query]:
             write,
             settings=_settings_text(settings),
             versions=versions,
+            min_interval=settings.derive.min_interval_seconds,
         )
     ]
 

@@ -11,7 +11,7 @@ STAGE = "derive_features"
 
 def queries(settings: Settings) -> list[Query]:
     """The query of the stage; none when no tiles are declared."""
-    return fold_stage.queries(STAGE, settings.derive.features, settings)
+    return fold_stage.queries(STAGE, settings.derive.features, settings, settings.derive.min_interval_seconds)
 
 
 def check(spark: SparkSession, settings: Settings) -> None:

@@ -78,6 +78,7 @@ def queries(settings: Settings) -> list[Query]:
             tables(settings),
             write,
             settings="\n".join(fold.derived.settings for fold in (user_fold, total_fold)),
+            min_interval=settings.derive.min_interval_seconds,
         )
     ]
 

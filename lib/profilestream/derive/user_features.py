@@ -110,6 +110,7 @@ def queries(settings: Settings) -> list[Query]:
             write,
             settings=features.settings,
             versions=versions,
+            min_interval=settings.derive.min_interval_seconds,
         )
     ]
 
