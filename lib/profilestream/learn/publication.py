@@ -26,6 +26,7 @@ class PublishedState:
         row_count: number of events, or of users, that it has learned.
         data_from, data_to: oldest and newest event time of these, or of the first and last batch; microseconds since
             1970.
+        valid_from: the state can score rows of users from this event time on; null: from `data_to` on.
     """
 
     rows: DataFrame
@@ -34,6 +35,7 @@ class PublishedState:
     row_count: int
     data_from: int
     data_to: int
+    valid_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Publication:
         state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
             null while a version would be useless: it would recommend nothing, or assign all users to one segment.
         predictor: class with which the model predicts.
+        numbers: columns of the rows whose values must be finite.
+        max_growth: their norms may be at most this many times those of the champion of the same epoch.
         options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
     """
 
@@ -67,6 +71,8 @@ class Publication:
     required_rows: str
     state: Callable[[DataFrame, str], PublishedState | None]
     predictor: type[Predictor]
+    numbers: tuple[str, ...]
+    max_growth: float = 10.0
     options: Mapping[str, str | int] = field(default_factory=dict)
 
     @property

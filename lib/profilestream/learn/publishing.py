@@ -15,6 +15,7 @@ import json
 import uuid
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -22,17 +23,30 @@ from profilestream.base import commits, files, locks
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import NothingToDo, Refused, SourceMissing
-from profilestream.base.observe.operation_metrics import export_champion
+from profilestream.base.observe.operation_metrics import export_champion, export_labels
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.learn import model_card, model_registry, promotion_gate, version_aliases
+from profilestream.base.tables import EVENTS
+from profilestream.learn import (
+    evaluated_batches,
+    event_days,
+    metric_drift,
+    model_card,
+    model_registry,
+    promotion_gate,
+    state_check,
+    version_aliases,
+)
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
+from profilestream.learn.promotion_gate import Decision
 from profilestream.learn.publication import STAGE, Publication, PublishedState
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
 
 
 def publish(spark: SparkSession, settings: Settings, publication: Publication) -> str:
     """Create a version of the current state and set its alias; returns the message for the user.
+
+    Before, the champion is rolled back if its rows or its metric since its publication are bad.
 
     Raises:
         NothingToDo: nothing was learned yet.
@@ -49,18 +63,21 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
             raise _nothing_learned(settings, publication, f"capture more events, and run jobs/{publication.stage}.py")
         model.store.log_missing_metrics(spark, publication.learner, epoch, publication.run_params)
         metric = publication.gate_metric
-        candidate = promotion_gate.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
-        value = "" if candidate.value is None else repr(candidate.value)
-        params = json.dumps(publication.params)
+        epochs = {epoch, *(VersionTags.of(one).epoch for one in model.versions() if one.aliases)}
+        rows = evaluated_batches.collect(spark, settings, publication.learner, metric.metrics, sorted(epochs))
+        lines = _roll_back_bad_champion(spark, settings, publication, model, rows)
+        candidate = metric.batches(rows, epoch).until(state.batch_id).last(metric.gate.eval_batches)
         tags = VersionTags(
-            epoch, state.batch_id, table_version, metric.model, metric.name, value, params,
+            epoch, state.batch_id, table_version, metric.model, metric.name,
+            "" if candidate.mean is None else repr(candidate.mean), json.dumps(publication.params),
             _iso_time(state.data_from), _iso_time(state.data_to), state.row_count,
+            state.data_to if state.valid_from is None else state.valid_from,
+            json.dumps(state_check.norms_of(state.rows, publication.table, publication.numbers)),
         )  # fmt: skip
         number = _create_version(spark, settings, publication, model, state, tags)
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
-        passes, reason = True, "there was no champion"
-        if champion is not None:
-            passes, reason = promotion_gate.passes_gate(spark, settings, metric, champion, candidate)
+        drought = _find_drought(spark, settings, publication, rows, tags)
+        passes, reason = _decide(publication, rows, champion, tags, drought)
         if passes:
             version_aliases.set_champion(model, number)
         else:
@@ -68,7 +85,65 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         _remove_rows_without_alias(spark, settings, publication, model)
     if passes:
         export_champion(settings, publication.model_name, number)
-    return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
+    drift = metric_drift.find_drift(metric, rows, epoch, state.batch_id)
+    export_labels(settings, publication.model_name, is_drought=bool(drought), is_drifting=bool(drift))
+    return "\n".join([*lines, f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}", *drift])
+
+
+def _decide(
+    publication: Publication, rows: pa.Table, champion: RegisteredVersion | None, tags: VersionTags, drought: str
+) -> Decision:
+    """Whether a version with these tags becomes the champion; the first reason that applies decides."""
+    metric = publication.gate_metric
+    is_earlier_state = champion is not None and VersionTags.of(champion).epoch == tags.epoch
+    good = VersionTags.of(champion).largest_norms if champion is not None and is_earlier_state else {}
+    if problem := state_check.find_problem(tags.largest_norms, good, publication.max_growth):
+        return Decision(False, problem)
+    if champion is None:
+        return Decision(True, "there was no champion")
+    if drought:
+        return Decision(False, drought)
+    candidate = metric.batches(rows, tags.epoch).until(tags.batch_id).last(metric.gate.eval_batches)
+    return promotion_gate.compare(metric, rows, champion, candidate, tags.epoch)
+
+
+def _find_drought(
+    spark: SparkSession, settings: Settings, publication: Publication, rows: pa.Table, tags: VersionTags
+) -> str:
+    """As promotion_gate.find_drought, with the newest day of `events`."""
+    has_events, metric = EVENTS.exists(spark, settings.paths), publication.gate_metric
+    counts = event_days.count_by_day(EVENTS.read(spark, settings.paths)) if has_events else []
+    evaluated = metric.batches(rows, tags.epoch).until(tags.batch_id)
+    return promotion_gate.find_drought(metric, evaluated, tags.batch_id, event_days.newest_day(counts))
+
+
+def _roll_back_bad_champion(
+    spark: SparkSession, settings: Settings, publication: Publication, model: RegisteredModel, rows: pa.Table
+) -> list[str]:
+    """Roll the champion back to the version before if it has a problem; returns the messages for the user."""
+    versions = model.versions()
+    champion = version_aliases.version_of_alias(versions, CHAMPION)
+    previous = version_aliases.previous_champion(versions)
+    if champion is None:
+        return []
+    tags, good = VersionTags.of(champion), None if previous is None else VersionTags.of(previous)
+    norms = tags.largest_norms or state_check.norms_of(
+        _rows_of_version(spark, settings, publication, champion.number), publication.table, publication.numbers
+    )
+    is_earlier_state = good is not None and good.epoch == tags.epoch
+    good_norms = good.largest_norms if good is not None and is_earlier_state else {}
+    problem = state_check.find_problem(norms, good_norms, publication.max_growth)
+    if previous is not None and not problem:
+        problem = promotion_gate.find_deterioration(publication.gate_metric, rows, champion, previous)
+    if not problem:
+        return []
+    problem = f"problem of the champion, version {champion.number}: {problem}"
+    if previous is None:
+        return [f"{problem}; there is no version before it"]
+    version_aliases.set_tag(model, champion.number, "problem", problem)
+    message = version_aliases.restore(model, previous)
+    export_champion(settings, publication.model_name, previous.number, is_rollback=True)
+    return [problem, message]
 
 
 def _iso_time(micros: int) -> str:
@@ -121,7 +196,7 @@ def _create_version(
     }  # fmt: skip
     model.log_model(run, folder, publication.predictor, state.example, config)
     model.set_description(number, model_card.create(spark, settings, publication, number, tags).markdown())
-    version_aliases.tag_rows(model, number, ROWS_STORED)
+    version_aliases.set_tag(model, number, "rows", ROWS_STORED)
     return number
 
 
@@ -132,7 +207,7 @@ def _remove_rows_without_alias(
     versions = model.versions()
     for version in versions:
         if not version.aliases and VersionTags.of(version).rows != ROWS_REMOVED:
-            version_aliases.tag_rows(model, version.number, ROWS_REMOVED)
+            version_aliases.set_tag(model, version.number, "rows", ROWS_REMOVED)
     with_alias = ", ".join(str(version.number) for version in versions if version.aliases)
     commits.delete(spark, publication.published_table, settings.paths, where=f"model_version NOT IN ({with_alias})")
 
@@ -155,8 +230,13 @@ def read(
     if version is None or VersionTags.of(version).rows != ROWS_STORED:
         raise SourceMissing(f"{publication.model_name} has no published version {which!r}", where=model.where, do=do)
     published = publication.published_table
-    rows = published.read(spark, settings.paths).where(F.col("model_version") == version.number).drop("model_version")
+    rows = _rows_of_version(spark, settings, publication, version.number)
     if rows.isEmpty():
         where = published.path(settings.paths)
         raise SourceMissing(f"{published.name} has no rows of version {version.number}", where=where, do=do)
     return version, rows
+
+
+def _rows_of_version(spark: SparkSession, settings: Settings, publication: Publication, number: int) -> DataFrame:
+    rows = publication.published_table.read(spark, settings.paths)
+    return rows.where(F.col("model_version") == number).drop("model_version")
