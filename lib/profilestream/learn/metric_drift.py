@@ -36,12 +36,8 @@ def _sentences(name: str, batches: EvaluatedBatches, recent: int) -> list[str]:
         ratios = batches.values / batches.baselines
     is_finite = np.isfinite(ratios)
     ids, values = batches.batch_ids[is_finite][-_MAX_BATCHES:], ratios[is_finite][-_MAX_BATCHES:]
-    last = {
-        detector: changes[-1]
-        for detector, changes in (("ADWIN", adwin(values)), ("Page-Hinkley", page_hinkley(values)))
-        if changes and changes[-1].detected_at >= len(values) - recent
-    }
     return [
-        f"drift: {name} changed at batch {ids[one.position]}, detected at batch {ids[one.detected_at]} by {detector}"
-        for detector, one in last.items()
+        f"drift: {detector} detected a change of {name} at batch {ids[detected[-1]]}"
+        for detector, detected in (("ADWIN", adwin(values)), ("Page-Hinkley", page_hinkley(values)))
+        if detected and detected[-1] >= len(values) - recent
     ]
