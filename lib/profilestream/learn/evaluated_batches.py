@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,10 +57,10 @@ class EvaluatedBatches:
         batches, other = of_model(model), of_model(baseline or model)
         batches = batches.filter(pc.is_in(batches["batch_id"], value_set=other["batch_id"].combine_chunks()))
         other = other.filter(pc.is_in(other["batch_id"], value_set=batches["batch_id"].combine_chunks()))
-        times = [np.asarray(pc.fill_null(batches[name], _UNKNOWN).to_numpy(), np.int64) for name in _TIMES]
+        state_as_of, rows_from, rows_to = (_longs(batches, name) for name in _TIMES)
         weights, values = (np.asarray(batches[name].to_numpy(), float) for name in ("weight", "value"))
         baselines = np.asarray(other["value"].to_numpy(), float) if baseline else np.ones(len(batches))
-        return cls(np.asarray(batches["batch_id"].to_numpy(), np.int64), *times, weights, values, baselines)
+        return cls(_longs(batches, "batch_id"), state_as_of, rows_from, rows_to, weights, values, baselines)
 
     def __len__(self) -> int:
         return len(self.batch_ids)
@@ -106,3 +107,9 @@ class EvaluatedBatches:
     def newest_rows(self) -> int | None:
         """Newest event time of the evaluated rows, or else of the states, microseconds; null without a batch."""
         return int(np.maximum(self.rows_to, self.state_as_of).max()) if len(self) else None
+
+
+def _longs(rows: pa.Table, name: str) -> Longs:
+    """A column of integers; -1 for nulls."""
+    column: Any = rows[name]
+    return np.asarray(column.fill_null(_UNKNOWN).to_numpy(), np.int64)

@@ -21,8 +21,8 @@ def find_drift(gate_metric: GateMetric, rows: pa.Table, epoch: str, up_to: int) 
     """
     sentences = []
     for metric in gate_metric.metrics:
-        is_of_metric = (pc.field("metric") == metric) & (pc.field("epoch") == epoch)
-        for model in sorted(set(rows.filter(is_of_metric)["model"].to_pylist())):
+        models = rows.filter((pc.field("metric") == metric) & (pc.field("epoch") == epoch))["model"]
+        for model in sorted(map(str, models.unique().to_pylist())):
             baseline = gate_metric.baseline if metric == gate_metric.metric.name else ""
             if model != baseline:
                 batches = EvaluatedBatches.of(rows, metric, model, epoch, baseline).until(up_to)

@@ -121,12 +121,11 @@ def _compare_with_other_epoch(
     of_epoch = gate_metric.batches(rows, tags.epoch, tags.model)
     pairs = candidate.common(of_epoch)
     is_paired = gate_metric.has_evidence(*pairs)
-    if is_paired:
-        (one, other), period = pairs, f"over {len(pairs[0])} common batches"
-    else:
-        one, other, period = candidate, _in_period(of_epoch, candidate), "over the same period"
-        if other is None:
-            other, period = _at_publication(gate_metric, rows, champion), "at its publication"
+    (one, other), period = pairs, f"over {len(pairs[0])} common batches"
+    if not is_paired:
+        one, in_period = candidate, _in_period(of_epoch, candidate)
+        other = _at_publication(gate_metric, rows, champion) if in_period is None else in_period
+        period = "at its publication" if in_period is None else "over the same period"
     if not gate_metric.has_evidence(one, other):
         sides = f"{_evidence(one)} for this version, and {_evidence(other)} for version {champion.number}"
         return Decision(False, f"{name} has {sides}{_needed(gate_metric)}")

@@ -40,6 +40,7 @@ from profilestream.learn import (
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.promotion_gate import Decision
 from profilestream.learn.publication import STAGE, Publication, PublishedState
+from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
 
 
@@ -235,6 +236,22 @@ def read(
         where = published.path(settings.paths)
         raise SourceMissing(f"{published.name} has no rows of version {version.number}", where=where, do=do)
     return version, rows
+
+
+def read_champion(
+    spark: SparkSession, settings: Settings, publication: Publication
+) -> tuple[RegisteredVersion, DataFrame] | None:
+    """The champion and its rows; null: there is none.
+
+    Raises:
+        ProfilestreamError: a request to MLflow failed.
+        SourceMissing: the rows of the champion were removed.
+    """
+    if not MlflowStore(settings).exists():
+        return None
+    with model_registry.open_model(settings, publication.model_name) as model:
+        champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
+    return None if champion is None else read(spark, settings, publication, champion.number)
 
 
 def _rows_of_version(spark: SparkSession, settings: Settings, publication: Publication, number: int) -> DataFrame:
