@@ -37,8 +37,9 @@ from profilestream.learn import (
     state_check,
     version_aliases,
 )
+from profilestream.learn.evaluated_batches import EvaluatedBatches
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.promotion_gate import Decision
+from profilestream.learn.promotion_gate import Decision, GateMetric
 from profilestream.learn.publication import STAGE, Publication, PublishedState
 from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
@@ -67,7 +68,7 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         epochs = {epoch, *(VersionTags.of(one).epoch for one in model.versions() if one.aliases)}
         rows = evaluated_batches.collect(spark, settings, publication.learner, metric.metrics, sorted(epochs))
         lines = _roll_back_bad_champion(spark, settings, publication, model, rows)
-        candidate = metric.batches(rows, epoch).until(state.batch_id).last(metric.gate.eval_batches)
+        candidate = _batches_of_state(metric, rows, model.versions(), epoch, state.batch_id)
         tags = VersionTags(
             epoch, state.batch_id, table_version, metric.model, metric.name,
             "" if candidate.mean is None else repr(candidate.mean), json.dumps(publication.params),
@@ -78,7 +79,7 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         number = _create_version(spark, settings, publication, model, state, tags)
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
         drought = _find_drought(spark, settings, publication, rows, tags)
-        passes, reason = _decide(publication, rows, champion, tags, drought)
+        passes, reason = _decide(publication, rows, champion, candidate, tags, drought)
         if passes:
             version_aliases.set_champion(model, number)
         else:
@@ -91,11 +92,28 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
     return "\n".join([*lines, f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}", *drift])
 
 
+def _batches_of_state(
+    metric: GateMetric, rows: pa.Table, versions: list[RegisteredVersion], epoch: str, batch_id: int
+) -> EvaluatedBatches:
+    """The last evaluated batches of a state.
+
+    Batches until a version of the epoch that was rolled back evaluated earlier states, which were good: with them, the
+    same bad state would pass.
+    """
+    tags = [VersionTags.of(version) for version in versions]
+    bad = max((one.batch_id for one in tags if one.problem and one.epoch == epoch), default=-1)
+    return metric.batches(rows, epoch).until(batch_id).since(bad, valid_from=0).last(metric.gate.eval_batches)
+
+
 def _decide(
-    publication: Publication, rows: pa.Table, champion: RegisteredVersion | None, tags: VersionTags, drought: str
+    publication: Publication,
+    rows: pa.Table,
+    champion: RegisteredVersion | None,
+    candidate: EvaluatedBatches,
+    tags: VersionTags,
+    drought: str,
 ) -> Decision:
     """Whether a version with these tags becomes the champion; the first reason that applies decides."""
-    metric = publication.gate_metric
     is_earlier_state = champion is not None and VersionTags.of(champion).epoch == tags.epoch
     good = VersionTags.of(champion).largest_norms if champion is not None and is_earlier_state else {}
     if problem := state_check.find_problem(tags.largest_norms, good, publication.max_growth):
@@ -104,8 +122,7 @@ def _decide(
         return Decision(True, "there was no champion")
     if drought:
         return Decision(False, drought)
-    candidate = metric.batches(rows, tags.epoch).until(tags.batch_id).last(metric.gate.eval_batches)
-    return promotion_gate.compare(metric, rows, champion, candidate, tags.epoch)
+    return promotion_gate.compare(publication.gate_metric, rows, champion, candidate, tags.epoch)
 
 
 def _find_drought(
