@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from profilestream.base.columns import Column
 from profilestream.base.delta_table import Table
+from profilestream.base.settings import Settings
 from profilestream.learn.metrics import Metric
 from profilestream.learn.predictor import Predictor
 from profilestream.learn.promotion_gate import GateMetric
@@ -79,6 +81,11 @@ class Publication:
     def learner(self) -> str:
         """The name in `model_metrics` and in `--learner`."""
         return self.gate_metric.learner
+
+    def rows_of_version(self, spark: SparkSession, settings: Settings, number: int) -> DataFrame:
+        """The rows of a published version; none if they were removed."""
+        rows = self.published_table.read(spark, settings.paths)
+        return rows.where(F.col("model_version") == number).drop("model_version")
 
     @property
     def published_table(self) -> Table:

@@ -15,7 +15,6 @@ import json
 import uuid
 from datetime import UTC, datetime
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,20 +25,16 @@ from profilestream.base.errors import NothingToDo, Refused, SourceMissing
 from profilestream.base.observe.operation_metrics import export_champion, export_labels
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.base.tables import EVENTS
 from profilestream.learn import (
+    champion_check,
     evaluated_batches,
-    event_days,
     metric_drift,
     model_card,
     model_registry,
-    promotion_gate,
     state_check,
     version_aliases,
 )
-from profilestream.learn.evaluated_batches import EvaluatedBatches
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.promotion_gate import Decision, GateMetric
 from profilestream.learn.publication import STAGE, Publication, PublishedState
 from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
@@ -67,8 +62,8 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         metric = publication.gate_metric
         epochs = {epoch, *(VersionTags.of(one).epoch for one in model.versions() if one.aliases)}
         rows = evaluated_batches.collect(spark, settings, publication.learner, metric.metrics, sorted(epochs))
-        lines = _roll_back_bad_champion(spark, settings, publication, model, rows)
-        candidate = _batches_of_state(metric, rows, model.versions(), epoch, state.batch_id)
+        lines = champion_check.roll_back_bad_champion(spark, settings, publication, model, rows)
+        candidate = champion_check.batches_of_state(metric, rows, model.versions(), epoch, state.batch_id)
         tags = VersionTags(
             epoch, state.batch_id, table_version, metric.model, metric.name,
             "" if candidate.mean is None else repr(candidate.mean), json.dumps(publication.params),
@@ -78,8 +73,8 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         )  # fmt: skip
         number = _create_version(spark, settings, publication, model, state, tags)
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
-        drought = _find_drought(spark, settings, publication, rows, tags)
-        passes, reason = _decide(publication, rows, champion, candidate, tags, drought)
+        drought = champion_check.find_drought(spark, settings, publication, rows, tags)
+        passes, reason = champion_check.decide(publication, rows, champion, candidate, tags, drought)
         if passes:
             version_aliases.set_champion(model, number)
         else:
@@ -90,78 +85,6 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
     drift = metric_drift.find_drift(metric, rows, epoch, state.batch_id)
     export_labels(settings, publication.model_name, is_drought=bool(drought), is_drifting=bool(drift))
     return "\n".join([*lines, f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}", *drift])
-
-
-def _batches_of_state(
-    metric: GateMetric, rows: pa.Table, versions: list[RegisteredVersion], epoch: str, batch_id: int
-) -> EvaluatedBatches:
-    """The last evaluated batches of a state.
-
-    Batches until a version of the epoch that was rolled back evaluated earlier states, which were good: with them, the
-    same bad state would pass.
-    """
-    tags = [VersionTags.of(version) for version in versions]
-    bad = max((one.batch_id for one in tags if one.problem and one.epoch == epoch), default=-1)
-    return metric.batches(rows, epoch).until(batch_id).since(bad, valid_from=0).last(metric.gate.eval_batches)
-
-
-def _decide(
-    publication: Publication,
-    rows: pa.Table,
-    champion: RegisteredVersion | None,
-    candidate: EvaluatedBatches,
-    tags: VersionTags,
-    drought: str,
-) -> Decision:
-    """Whether a version with these tags becomes the champion; the first reason that applies decides."""
-    is_earlier_state = champion is not None and VersionTags.of(champion).epoch == tags.epoch
-    good = VersionTags.of(champion).largest_norms if champion is not None and is_earlier_state else {}
-    if problem := state_check.find_problem(tags.largest_norms, good, publication.max_growth):
-        return Decision(False, problem)
-    if champion is None:
-        return Decision(True, "there was no champion")
-    if drought:
-        return Decision(False, drought)
-    return promotion_gate.compare(publication.gate_metric, rows, champion, candidate, tags.epoch)
-
-
-def _find_drought(
-    spark: SparkSession, settings: Settings, publication: Publication, rows: pa.Table, tags: VersionTags
-) -> str:
-    """As promotion_gate.find_drought, with the newest day of `events`."""
-    has_events, metric = EVENTS.exists(spark, settings.paths), publication.gate_metric
-    counts = event_days.count_by_day(EVENTS.read(spark, settings.paths)) if has_events else []
-    evaluated = metric.batches(rows, tags.epoch).until(tags.batch_id)
-    return promotion_gate.find_drought(metric, evaluated, tags.batch_id, event_days.newest_day(counts))
-
-
-def _roll_back_bad_champion(
-    spark: SparkSession, settings: Settings, publication: Publication, model: RegisteredModel, rows: pa.Table
-) -> list[str]:
-    """Roll the champion back to the version before if it has a problem; returns the messages for the user."""
-    versions = model.versions()
-    champion = version_aliases.version_of_alias(versions, CHAMPION)
-    previous = version_aliases.previous_champion(versions)
-    if champion is None:
-        return []
-    tags, good = VersionTags.of(champion), None if previous is None else VersionTags.of(previous)
-    norms = tags.largest_norms or state_check.norms_of(
-        _rows_of_version(spark, settings, publication, champion.number), publication.table, publication.numbers
-    )
-    is_earlier_state = good is not None and good.epoch == tags.epoch
-    good_norms = good.largest_norms if good is not None and is_earlier_state else {}
-    problem = state_check.find_problem(norms, good_norms, publication.max_growth)
-    if previous is not None and not problem:
-        problem = promotion_gate.find_deterioration(publication.gate_metric, rows, champion, previous)
-    if not problem:
-        return []
-    problem = f"problem of the champion, version {champion.number}: {problem}"
-    if previous is None:
-        return [f"{problem}; there is no version before it"]
-    version_aliases.set_tag(model, champion.number, "problem", problem)
-    message = version_aliases.restore(model, previous)
-    export_champion(settings, publication.model_name, previous.number, is_rollback=True)
-    return [problem, message]
 
 
 def _iso_time(micros: int) -> str:
@@ -247,11 +170,11 @@ def read(
     version = next((v for v in versions if which == v.number or which in v.aliases), None)
     if version is None or VersionTags.of(version).rows != ROWS_STORED:
         raise SourceMissing(f"{publication.model_name} has no published version {which!r}", where=model.where, do=do)
-    published = publication.published_table
-    rows = _rows_of_version(spark, settings, publication, version.number)
+    rows = publication.rows_of_version(spark, settings, version.number)
     if rows.isEmpty():
-        where = published.path(settings.paths)
-        raise SourceMissing(f"{published.name} has no rows of version {version.number}", where=where, do=do)
+        published = publication.published_table
+        what = f"{published.name} has no rows of version {version.number}"
+        raise SourceMissing(what, where=published.path(settings.paths), do=do)
     return version, rows
 
 
@@ -269,8 +192,3 @@ def read_champion(
     with model_registry.open_model(settings, publication.model_name) as model:
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
     return None if champion is None else read(spark, settings, publication, champion.number)
-
-
-def _rows_of_version(spark: SparkSession, settings: Settings, publication: Publication, number: int) -> DataFrame:
-    rows = publication.published_table.read(spark, settings.paths)
-    return rows.where(F.col("model_version") == number).drop("model_version")

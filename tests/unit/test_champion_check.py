@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from profilestream.base.settings import Gate, Settings
-from profilestream.learn import publishing
+from profilestream.learn import champion_check
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.metrics import Metric
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
@@ -56,13 +56,13 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     def export(settings: Settings, model: str, version: int, *, is_rollback: bool = False) -> None:
         calls.append((version, is_rollback))
 
-    monkeypatch.setattr(publishing, "export_champion", export)
+    monkeypatch.setattr(champion_check, "export_champion", export)
     return calls
 
 
 def roll_back(registry: Registry, values: Floats) -> list[str]:
     rows, model = metric_rows("new", "m", values), cast(RegisteredModel, registry)
-    return publishing._roll_back_bad_champion(NO_SPARK, SETTINGS, PUBLICATION, model, rows)
+    return champion_check.roll_back_bad_champion(NO_SPARK, SETTINGS, PUBLICATION, model, rows)
 
 
 def test_a_champion_whose_metric_fell_is_rolled_back_with_the_reason(exported: list[tuple[int, bool]]) -> None:
@@ -98,10 +98,10 @@ def test_a_good_champion_stays_and_one_without_a_version_before_it_is_only_repor
 def decide(registry: Registry, values: Floats, norms: str = '{"v": 1.0}') -> Decision:
     """About the state after the last batch."""
     rows, versions, last = metric_rows("new", "m", values), registry.versions(), len(values) - 1
-    candidate = publishing._batches_of_state(METRIC, rows, versions, "new", last)
+    candidate = champion_check.batches_of_state(METRIC, rows, versions, "new", last)
     champion = next(version for version in versions if "champion" in version.aliases)
     tags = VersionTags("new", last, 0, "m", "recall_20", "", "", norms=norms)
-    return publishing._decide(PUBLICATION, rows, champion, candidate, tags, "")
+    return champion_check.decide(PUBLICATION, rows, champion, candidate, tags, "")
 
 
 def test_after_a_rollback_the_batches_before_the_bad_version_do_not_help_the_state(exported: list[Any]) -> None:
@@ -120,7 +120,7 @@ def test_a_state_with_bad_numbers_is_never_promoted(norms: str) -> None:
     assert decide(Registry(), good).passes
     assert not decide(Registry(), good, norms).passes
     first = VersionTags("new", 0, 0, "m", "recall_20", "", "", norms=norms)
-    without_champion = publishing._decide(PUBLICATION, metric_rows("new", "m", good), None, NO_SPARK, first, "")
+    without_champion = champion_check.decide(PUBLICATION, metric_rows("new", "m", good), None, NO_SPARK, first, "")
     assert without_champion.passes == ("10.5" in norms)
 
 
@@ -128,5 +128,5 @@ def test_in_a_label_drought_only_the_first_version_is_promoted() -> None:
     rows, champion = metric_rows("new", "m", np.full(60, 0.5)), Registry().versions()[0]
     tags = VersionTags("new", 59, 0, "m", "recall_20", "", "", norms="{}")
     candidate = METRIC.batches(rows, "new")
-    assert publishing._decide(PUBLICATION, rows, champion, candidate, tags, "drought") == Decision(False, "drought")
-    assert publishing._decide(PUBLICATION, rows, None, candidate, tags, "drought").passes
+    assert champion_check.decide(PUBLICATION, rows, champion, candidate, tags, "drought") == Decision(False, "drought")
+    assert champion_check.decide(PUBLICATION, rows, None, candidate, tags, "drought").passes
