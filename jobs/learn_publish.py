@@ -1,7 +1,10 @@
 """Publish the state of a learner as a version of a registered model: champion if it passes the gate, else challenger.
 
-reads:  factors, segments or basket_counts, model_metrics
-writes: published_factors, published_segments or published_basket_counts, and the MLflow model registry
+Before, a champion whose rows or metric are bad is rolled back.
+
+reads:  the tables of a learner, model_metrics, events
+writes: published_factors, published_segments, published_basket_counts or published_outcome_models, and the MLflow model
+        registry
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Write the scores of all users by the models of outcomes, with reasons, as of the newest event.
 
-reads:  outcome_models, the tiles of users, events
+reads:  published_outcome_models, else outcome_models; the tiles of users, events
 writes: user_scores
 """
 

@@ -68,14 +68,14 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_outcome_examples": ["events", *customer_tiles, "outcome_examples"],
         "learn_outcomes": ["outcome_examples", "outcome_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
-        "learn_publish": ["factors", "segments", "basket_counts", "outcome_models", "model_metrics"],
+        "learn_publish": ["factors", "segments", "basket_counts", "outcome_models", "model_metrics", "events"],
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches", "outcome_models",
             "outcome_examples", "user_scores", "demand_units", "demand_forecasts",
         ],
-        "serve_outcomes": ["outcome_models", "events", *customer_tiles, "user_scores"],
+        "serve_outcomes": ["outcome_models", "published_outcome_models", "events", *customer_tiles, "user_scores"],
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
         "serve_tags": [
             "events", *profile_tables, "user_features", "user_segments", "user_scores", "user_groups", "user_tags",

@@ -18,7 +18,7 @@ from profilestream.base.delta_table import Table
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.session import frame_of_dicts
 from profilestream.base.settings import PublishSegments
-from profilestream.learn import promotion_gate, publishing, version_aliases
+from profilestream.learn import evaluated_batches, promotion_gate, publishing, version_aliases
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.learn.tracking import MlflowStore
@@ -33,6 +33,7 @@ SETTINGS = f"""
 profiles = ["{ROOT}/conf/derive/user_profiles.toml"]
 [learn.publish_segments]
 eval_batches = 1
+min_weight = 1
 """
 CENTERS = {1: (0.0, 0.0), 2: (3.0, -1.0), 5: (-1.5, 2.0)}
 LOCATION, SCALE = {"weekend": 0.3, "log_value": 2.0, "flat": 7.0}, {"weekend": 0.2, "log_value": 0.5, "flat": 0.0}
@@ -194,15 +195,18 @@ def test_a_champion_with_another_scale_is_compared_by_the_relative_cost_over_the
     _append(spark, shop, tables.MODEL_METRICS, rows)
     tags = {"profilestream.epoch": "other", "profilestream.batch_id": "29", "profilestream.model": "kmeans"}
     champion = RegisteredVersion(1, ("champion",), tags)
-    gate_metric = replace(SegmentsSpec(shop.settings()).publication.gate_metric, gate=PublishSegments(eval_batches=2))
+    gate = PublishSegments(eval_batches=2, min_weight=1)
+    gate_metric = replace(SegmentsSpec(shop.settings()).publication.gate_metric, gate=gate)
     assert gate_metric.metric.is_lower_better
-    candidate = promotion_gate.gate_value(spark, shop.settings(), gate_metric, epoch, up_to=28)
-    assert candidate.value == pytest.approx((30 * 0.6 + 10 * 1.764) / (30 * 1.0 + 10 * 3.0))
-    for value, expected in ((0.5941, False), (0.5939, True)):
-        version = replace(candidate, value=value)
-        passes, reason = promotion_gate.passes_gate(spark, shop.settings(), gate_metric, champion, version)
-        assert passes == expected
-        assert reason == f"cost/mean of kmeans is {value:.4f}, needed less than 0.5940 (version 1: 0.6000)"
+    stored = evaluated_batches.collect(spark, shop.settings(), "segments", gate_metric.metrics, ["other", epoch])
+    candidate = gate_metric.batches(stored, epoch).until(28).last(2)
+    assert candidate.mean == pytest.approx((30 * 0.6 + 10 * 1.764) / (30 * 1.0 + 10 * 3.0))
+    passes, reason = promotion_gate.compare(gate_metric, stored, champion, candidate, epoch)
+    assert not passes
+    assert reason == (
+        "cost/mean of kmeans is 0.5940 (version 1: 0.6000 over 2 common batches); "
+        "better by 0.0060 (0.0000 to 0.0120), needed more than 0.0060"
+    )
 
 
 @pytest.mark.parametrize(("ids", "is_useful"), [((), False), ((1,), False), ((1, 2), True)])

@@ -23,7 +23,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base.commits import Txn
 from profilestream.base.errors import SourceMissing
 from profilestream.base.passes import Pass, run_pass
-from profilestream.learn import metrics, promotion_gate, publishing
+from profilestream.learn import evaluated_batches, metrics, promotion_gate, publishing
 from profilestream.learn.factors import factors_batch, published_factors
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import als_rows, item_index, score_tasks
@@ -54,6 +54,7 @@ popularity_weight = 0.15
 neighbor_weight = 0
 [learn.publish]
 eval_batches = 1
+min_weight = 1
 [learn.tracking]
 timeout_seconds = 60
 """
@@ -455,10 +456,11 @@ def test_a_champion_of_another_epoch_is_compared_over_the_same_period_and_must_b
     gate_metric = FactorsSpec(settings).publication.gate_metric
     for recall, expected in ((0.601, False), (0.61, True)):
         _set_recall(spark, shop, batch_id=4, recall=recall)
-        candidate = promotion_gate.gate_value(spark, settings, gate_metric, epoch, up_to=4)
-        passes, reason = promotion_gate.passes_gate(spark, settings, gate_metric, champion, candidate)
+        stored = evaluated_batches.collect(spark, settings, "factors", gate_metric.metrics, ["other", epoch])
+        candidate = gate_metric.batches(stored, epoch).until(4).last(1)
+        passes, reason = promotion_gate.compare(gate_metric, stored, champion, candidate, epoch)
         assert passes == expected
-        assert reason == f"recall_20 of blend is {recall:.4f}, needed more than 0.6060 (version 1: 0.6000)"
+        assert reason.startswith(f"recall_20 of blend is {recall:.4f} (version 1: 0.6000 over 1 common batches)")
 
 
 @pytest.mark.parametrize("folder", ["a b/ä#c", "50%20?x"])

@@ -4,26 +4,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
-from profilestream.base import commits, tables
+from mlflow import MlflowClient
+from profilestream.base import commits, files, tables
 from profilestream.base import settings as settings_module
+from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
+from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
 from profilestream.learn.learner_spec import LearnerBatch
 from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes.kernels import outcome_scores
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.learn.tracking import MlflowStore
 from profilestream.serve.report import queries_outcomes
 from profilestream.serve.scores import score_rows, user_scores
 from profilestream.serve.scores.score_rows import FeatureWords
 from profilestream.serve.users import all_users, user_view
 from pyspark.sql import SparkSession
 
-from jobs import serve_outcomes
+from jobs import learn_publish, serve_outcomes
 from tests import naive_windows as naive
+from tests.builders import Shop
 from tests.flow.test_windows import START, TileWarehouse, feature_shop, random_log
 from tests.naive_windows import DAY
 from tests.open_readers import assert_all_readers_agree
@@ -32,6 +39,8 @@ from tests.outcomes_case import LABELS
 SETTINGS = """
 [learn.outcomes]
 file = "{home}/outcomes.toml"
+[learn.publish_outcomes]
+eval_batches = 5
 """
 OUTCOMES = f"""
 entity = "user"
@@ -152,6 +161,8 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
     assert buy.gains[0] == (0.0, 0.0) and buy.gains[-1] == (1.0, pytest.approx(1.0))
     highest = max(actual[user, "buy"]["probability"] for user in active)
     assert [one.score for one in view.users if one.outcome == "buy"][0] == highest
+    assert {row["model_version"] for row in stored} == {None}
+    _check_that_bad_models_are_not_served(spark, shop, rows, dict(zip(users, features, strict=True)), actual)
 
 
 def _append_examples(spark: SparkSession, settings: Settings, spec: OutcomesSpec) -> list[dict[str, Any]]:
@@ -171,3 +182,71 @@ def _append_examples(spark: SparkSession, settings: Settings, spec: OutcomesSpec
     examples = commits.with_batch_columns(table.arrow_rows(rows), table, Txn("test", "one", 0))
     commits.append_untracked(spark, examples, table, settings.paths)
     return rows
+
+
+def _check_that_bad_models_are_not_served(
+    spark: SparkSession, shop: Shop, good: pa.Table, features: dict[str, list[Any]], scores: dict[Any, Any]
+) -> None:
+    """The first version is the champion; a version with a NaN, and one that learned flipped labels, are not served.
+
+    Args:
+        good: rows of `outcome_models`.
+        features: by user.
+        scores: rows of `user_scores` with the good models, by user and outcome.
+    """
+    settings, flags = shop.settings(), ["--config", str(shop.config()), "--learner", "outcomes"]
+    checkpoint = checkpoint_path(settings.paths, OutcomesSpec.stage_name())
+    epoch = Checkpoint(spark, checkpoint).epoch()
+    files.write_text(spark, f"{checkpoint}/offsets/0", "v1\n{}\n")
+    tables.MODEL_METRICS.create(spark, settings.paths)
+
+    def learn(batches: range, log_loss: float, factor: float) -> None:
+        """Evaluate batches, and store the models after them with the coefficients times a factor."""
+        metrics = [
+            {"learner": "outcomes", "epoch": epoch, "batch_id": n, "model": "buy", "metric": "log_loss",
+             "value": log_loss, "weight": 100.0, "state_as_of": START, "rows_from": START, "rows_to": START}
+            for n in batches
+        ]  # fmt: skip
+        metric_rows = tables.MODEL_METRICS.arrow_rows(metrics)
+        commits.append_untracked(spark, metric_rows, tables.MODEL_METRICS, settings.paths)
+        coefficients = [[factor * one for one in row or ()] for row in good["coefficients"].to_pylist()]
+        valid_from = good["valid_from"].cast(pa.int64()).to_numpy() + batches.stop
+        columns: dict[str, Any] = {
+            "coefficients": pa.array(coefficients, good["coefficients"].type),
+            "valid_from": pa.array(valid_from).cast(good["valid_from"].type),
+            "batch_id": pa.array([batches.stop - 1] * len(good), good["batch_id"].type),
+        }
+        rows = good
+        for name, values in columns.items():
+            rows = rows.set_column(rows.column_names.index(name), good.schema.field(name), values)
+        commits.append_untracked(spark, rows, OutcomesSpec(settings).tables[0], settings.paths)
+
+    def assert_champion_is_served() -> None:
+        user_scores.run(spark, settings)
+        served = shop.read(spark, tables.USER_SCORES).collect()
+        assert {row["model_version"] for row in served} == {1}
+        assert {(row["user_id"], row["outcome"]): row["score"] for row in served} == pytest.approx(
+            {key: row["score"] for key, row in scores.items()}
+        )
+
+    learn(range(5, 10), log_loss=0.5, factor=1.0)
+    assert learn_publish.main(flags) == 0
+    assert_champion_is_served()
+    learn(range(10, 15), log_loss=0.5, factor=float("nan"))
+    assert learn_publish.main(flags) == 0
+    assert learn_publish.main([*flags, "--promote", "2"]) == 2
+    learn(range(15, 20), log_loss=1.5, factor=-1.0)
+    assert learn_publish.main(flags) == 0
+    uri = MlflowStore(settings).uri
+    client = MlflowClient(uri, uri)
+    assert client.get_registered_model("outcomes").aliases == {"champion": "1", "challenger": "3"}
+    assert_champion_is_served()
+
+    mlflow.set_registry_uri(uri)
+    model = mlflow.pyfunc.load_model("models:/outcomes@champion")
+    predicted = model.predict(pd.DataFrame({"features": list(features.values())}))
+    for user, outcomes, predictions in zip(features, predicted["outcomes"], predicted["predictions"], strict=True):
+        for outcome, prediction in zip(outcomes, predictions, strict=True):
+            if (row := scores.get((user, outcome))) is not None:
+                expected = row["score"] if outcome == "spend" else row["probability"]
+                assert prediction == pytest.approx(expected, rel=1e-9)

@@ -1,25 +1,25 @@
 """Model cards: means by weight with intervals, and the text for MLflow."""
 
 import numpy as np
-from profilestream.learn import model_card
-from profilestream.learn.model_card import CardMetric, Interval, ModelCard
+from profilestream.learn.kernels.batch_intervals import Interval, mean_interval
+from profilestream.learn.model_card import CardMetric, ModelCard
 
 
 def test_an_interval_contains_the_weighted_mean_and_shrinks_with_the_number_of_batches() -> None:
     rng = np.random.default_rng(1)
     few, many = rng.random(10), rng.random(1000)
     weights = np.arange(1.0, 11.0)
-    small = model_card.interval(few, weights)
+    small = mean_interval(few, weights)
     assert small.low < small.mean < small.high
     np.testing.assert_allclose(small.mean, np.average(few, weights=weights))
-    large = model_card.interval(many, np.ones(1000))
+    large = mean_interval(many, np.ones(1000))
     # 90 % of the means of 1,000 uniform numbers are within 1.645 standard errors of sqrt(1 / 12 / 1000).
     np.testing.assert_allclose(large.high - large.low, 2 * 1.645 * (1 / 12 / 1000) ** 0.5, rtol=0.1)
 
 
 def test_batches_without_weight_do_not_count() -> None:
     values, weights = np.array([0.5, np.nan, 0.5]), np.array([1.0, 0.0, 2.0])
-    assert model_card.interval(values, weights) == Interval(0.5, 0.5, 0.5)
+    assert mean_interval(values, weights) == Interval(0.5, 0.5, 0.5)
 
 
 def test_the_text_states_data_metrics_differences_and_limits() -> None:

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from profilestream.learn.model_card import CardMetric, Interval, ModelCard
+from profilestream.learn.kernels.batch_intervals import Interval
+from profilestream.learn.model_card import CardMetric, ModelCard
 from profilestream.serve.report import html_page, report_elements, sections, sections_users, time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents, TimeAxis
 from profilestream.serve.report.view_demand import DemandRow, DemandView

@@ -1,4 +1,4 @@
-"""Rollback of a registered model, without MLflow: which versions get the aliases."""
+"""Aliases of a registered model, without MLflow: which versions get them by a rollback or a promotion."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +19,24 @@ class Registry:
     Args:
         rows: the tag `rows` by version.
         aliases: version by alias.
+        norms: the tag `norms` by version.
     """
 
     where = "memory"
 
-    def __init__(self, rows: dict[int, str], aliases: dict[str, int]) -> None:
-        self.rows, self.aliases = rows, aliases
+    def __init__(self, rows: dict[int, str], aliases: dict[str, int], norms: dict[int, str] | None = None) -> None:
+        self.rows, self.aliases, self.norms = rows, aliases, norms or {}
 
     def versions(self) -> list[RegisteredVersion]:
         def aliases_of(number: int) -> tuple[str, ...]:
             return tuple(alias for alias, version in self.aliases.items() if version == number)
 
-        return [RegisteredVersion(n, aliases_of(n), {"profilestream.rows": rows}) for n, rows in self.rows.items()]
+        return [
+            RegisteredVersion(
+                n, aliases_of(n), {"profilestream.rows": rows, "profilestream.norms": self.norms.get(n, "")}
+            )
+            for n, rows in self.rows.items()
+        ]
 
     def set_alias(self, alias: str, version: int | None) -> None:
         self.aliases.pop(alias, None)
@@ -40,8 +46,10 @@ class Registry:
 
 @pytest.fixture
 def roll_back(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def call(rows: dict[int, str], aliases: dict[str, int]) -> tuple[str, dict[str, int]]:
-        registry = Registry(rows, aliases)
+    def call(
+        rows: dict[int, str], aliases: dict[str, int], norms: dict[int, str] | None = None
+    ) -> tuple[str, dict[str, int]]:
+        registry = Registry(rows, aliases, norms)
 
         @contextmanager
         def open_model(settings: Settings, name: str) -> Iterator[Registry]:
@@ -96,3 +104,28 @@ def test_a_rollback_without_a_previous_champion_with_rows_is_an_error(
 ) -> None:
     with pytest.raises(BadSettings, match="there is no previous champion"):
         roll_back(rows, aliases)
+
+
+NORMS = {1: '{"vector": NaN}', 2: '{"vector": Infinity}', 3: '{"vector": 2.0}'}
+
+
+@pytest.mark.parametrize("previous", [1, 2])
+def test_a_version_with_a_nan_is_not_restored(roll_back: Any, previous: int) -> None:
+    rows = dict.fromkeys(NORMS, "stored")
+    with pytest.raises(BadSettings, match="there is no previous champion"):
+        roll_back(rows, {"champion": 3, "previous": previous}, NORMS)
+    assert roll_back(rows, {"champion": previous, "previous": 3}, NORMS)[1] == {"champion": 3, "challenger": previous}
+
+
+def test_a_version_with_a_nan_is_not_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(dict.fromkeys(NORMS, "stored"), {"champion": 3}, NORMS)
+
+    @contextmanager
+    def open_model(settings: Settings, name: str) -> Iterator[Registry]:
+        yield registry
+
+    monkeypatch.setattr(model_registry, "open_model", open_model)
+    for number in (1, 2):
+        with pytest.raises(BadSettings, match=f"there is no version {number} with finite rows"):
+            version_aliases.promote(NO_SETTINGS, "factors", number)
+    assert registry.aliases == {"champion": 3}

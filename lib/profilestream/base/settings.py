@@ -637,13 +637,20 @@ class Gate(Frozen):
 
     Args:
         eval_batches: number of latest evaluated batches; the gate compares the weighted mean of the metric over them.
+        min_weight: sum of the weights of the compared batches, at least: users, ratings, vectors or rows, as in
+            `model_metrics`.
         margin: relative difference by which the version must be better than a champion of another epoch.
-        tolerance: relative difference by which the version may be worse than a champion of the same epoch.
+        tolerance: relative difference by which the version may be worse than a champion of the same epoch, and the
+            champion since its publication worse than the version before.
+        drought_days: no version replaces the champion if the newest evaluated rows are older than this, besides the
+            delay of the label.
     """
 
     eval_batches: int = Field(default=20, ge=1)
+    min_weight: float = Field(default=100.0, ge=0)
     margin: float = Field(default=0.01, ge=0)
     tolerance: float = Field(default=0.05, ge=0, lt=1)
+    drought_days: float = Field(default=28.0, gt=0)
 
 
 class Publish(Gate):
@@ -693,7 +700,7 @@ class PublishOutcomes(Gate):
 
     Args:
         name: name of the registered model.
-        outcome: the gate compares the log loss of this outcome; empty: of the first declared one.
+        outcome: the gate compares the log loss (an amount: relative_mae) of this outcome; empty: of the first one.
     """
 
     name: ModelName = "outcomes"

@@ -615,7 +615,8 @@ USER_SCORES = Table(
         Column(
             "model_valid_from", "TIMESTAMP NOT NULL", "Version of the model: `valid_from` in `outcome_models`.", "UTC"
         ),
-        Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that was read."),
+        Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that the model is from."),
+        Column("model_version", "BIGINT", "Version of the registered model, its champion; null: there is no champion."),
         Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
         as_of("Newest event time: features use the events until then."),
     ),

@@ -9,24 +9,12 @@ from pyspark.sql import functions as F
 
 from profilestream.base.settings import Settings
 from profilestream.base.tables import MODEL_METRICS
+from profilestream.learn import evaluated_batches, metric_drift
 from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.batch_intervals import Interval, mean_interval
 from profilestream.learn.metrics import ALL_MODELS
 from profilestream.learn.publication import Publication
 from profilestream.learn.version_aliases import VersionTags
-
-_RESAMPLES, _LOW, _HIGH = 1000, 5.0, 95.0
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over batches by weight, and the bounds of its 90 % interval; equal to the mean with one batch."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f})"
 
 
 @dataclass(frozen=True)
@@ -56,6 +44,7 @@ class ModelCard:
         batches: number of evaluated batches behind the metrics.
         parameters: as JSON.
         limits: one sentence each.
+        drift: changes of the metrics, one sentence each.
     """
 
     model: str
@@ -68,6 +57,7 @@ class ModelCard:
     metrics: tuple[CardMetric, ...]
     parameters: str
     limits: tuple[str, ...]
+    drift: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -92,12 +82,12 @@ class ModelCard:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the metrics were measured, the known limits, and the parameters; one sentence each."""
+        """How the metrics were measured, their drift, the known limits, and the parameters; one sentence each."""
         measured = (
             f"The metrics are means over the last {self.batches} evaluated batches, each scored before it was learned; "
             "the intervals are a bootstrap over these batches."
         )
-        return measured, *self.limits, f"Parameters: {self.parameters}"
+        return measured, *self.drift, *self.limits, f"Parameters: {self.parameters}"
 
     def markdown(self) -> str:
         """The card as text for the description of the version in MLflow."""
@@ -118,6 +108,8 @@ def create(
         publication.gate_metric.gate.eval_batches
     ).collect()]  # fmt: skip
     measured = rows.where(F.col("batch_id").isin(last)).collect() if last else []
+    gate_metric = publication.gate_metric
+    history = evaluated_batches.collect(spark, settings, publication.learner, gate_metric.metrics, [tags.epoch])
     return ModelCard(
         model=publication.model_name,
         number=number,
@@ -129,6 +121,7 @@ def create(
         metrics=_card_metrics(publication, tags.model, measured, sorted(last)),
         parameters=tags.params,
         limits=publication.limits,
+        drift=tuple(metric_drift.find_drift(gate_metric, history, tags.epoch, tags.batch_id)),
     )
 
 
@@ -153,7 +146,7 @@ def _card_metrics(
             metric,
             names[metric].unit,
             model,
-            interval(*series[metric, model]),
+            mean_interval(*series[metric, model]),
             None
             if model == published or (metric, published) not in series
             else _difference(series[metric, published], series[metric, model]),
@@ -162,21 +155,7 @@ def _card_metrics(
     )
 
 
-def interval(values: Floats, weights: Floats) -> Interval:
-    """The mean by weight, and a percentile bootstrap over the batches (Efron and Tibshirani, 1993); seed 0.
-
-    Args:
-        values, weights: one per batch, (batches,); the sum of the weights is positive.
-    """
-    measured = weights > 0
-    values, weights = values[measured], weights[measured]
-    samples = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-    means = (values[samples] * weights[samples]).sum(axis=1) / weights[samples].sum(axis=1)
-    low, high = np.percentile(means, [_LOW, _HIGH])
-    return Interval(float((values * weights).sum() / weights.sum()), float(low), float(high))
-
-
 def _difference(published: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> Interval | None:
     """The difference over batches in which both have a value; null without such a batch."""
     weights = np.where(other[1] > 0, published[1], 0.0)
-    return interval(published[0] - other[0], weights) if weights.any() else None
+    return mean_interval(published[0] - other[0], weights) if weights.any() else None

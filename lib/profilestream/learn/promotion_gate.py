@@ -1,15 +1,21 @@
-"""The promotion gate: compares the prequential metrics of a version with those of the champion."""
+"""The promotion gate: compares versions by prequential metrics of batches. Pure functions of collected rows."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+import pyarrow as pa
 
-from profilestream.base import tables
-from profilestream.base.settings import Gate, Settings
+from profilestream.base.settings import Gate
+from profilestream.learn.evaluated_batches import EvaluatedBatches
+from profilestream.learn.kernels.batch_intervals import Interval, difference_interval
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.metrics import Metric
 from profilestream.learn.model_registry import RegisteredVersion
 from profilestream.learn.version_aliases import VersionTags
+
+# A bootstrap over fewer batches is too narrow.
+_MIN_BATCHES = 5
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class GateMetric:
         gate: number of batches, and the required difference.
         baseline: another model; the metric is divided by the baseline's, so that it can be compared between epochs
             with different scales. Empty: no division.
+        label_days: a row is evaluated this many days after its time.
+        label_metric: name of the metric that contains the mean label, which can drift too; empty: none.
     """
 
     learner: str
@@ -28,112 +36,164 @@ class GateMetric:
     model: str
     gate: Gate
     baseline: str = ""
+    label_days: int = 0
+    label_metric: str = ""
 
     @property
     def name(self) -> str:
         """`metric` or `metric/baseline`."""
         return f"{self.metric.name}/{self.baseline}" if self.baseline else self.metric.name
 
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that `evaluated_batches.collect` reads for the gate."""
+        return [self.metric.name, *([self.label_metric] if self.label_metric else [])]
 
-@dataclass(frozen=True)
-class GateValue:
-    """The gate metric over some evaluated batches of an epoch.
+    def batches(self, rows: pa.Table, epoch: str, model: str = "") -> EvaluatedBatches:
+        """The evaluated batches of an epoch; by default of this model.
 
-    Args:
-        value: mean over the batches, by weight; null without an evaluated batch.
-        state_from, state_to: oldest and newest `state_as_of` of the batches, microseconds since 1970.
-    """
+        Args:
+            rows: from `evaluated_batches.collect`.
+        """
+        return EvaluatedBatches.of(rows, self.metric.name, model or self.model, epoch, self.baseline)
 
-    epoch: str
-    value: float | None = None
-    state_from: int = 0
-    state_to: int = 0
+    def gain(self, one: EvaluatedBatches, other: EvaluatedBatches, *, is_paired: bool) -> Interval:
+        """By how much the first one is better."""
+        better, worse = (other, one) if self.metric.is_lower_better else (one, other)
+        return difference_interval(better.ratio, worse.ratio, is_paired=is_paired)
+
+    def has_evidence(self, *sides: EvaluatedBatches, needs_interval: bool = True) -> bool:
+        """Whether each side has enough weight, a finite mean, and enough batches for an interval."""
+        batches = min(_MIN_BATCHES, self.gate.eval_batches) if needs_interval else 1
+        return all(
+            len(side) >= batches and side.weights.sum() >= self.gate.min_weight and math.isfinite(side.ratio.value)
+            for side in sides
+        )
 
 
-def passes_gate(
-    spark: SparkSession,
-    settings: Settings,
-    gate_metric: GateMetric,
-    champion: RegisteredVersion,
-    candidate: GateValue,
-) -> tuple[bool, str]:
-    """Whether a version with this value should replace the champion, and the reason as text.
+class Decision(NamedTuple):
+    """Whether a version becomes the champion, and why."""
+
+    passes: bool
+    reason: str
+
+
+def compare(
+    gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, candidate: EvaluatedBatches, epoch: str
+) -> Decision:
+    """Whether a version replaces the champion.
 
     A champion of the same epoch is an earlier state of the same learner. The new state has learned more, so it passes
-    unless it is worse than the champion was by more than `tolerance`. A champion of another epoch was learned with
-    other settings, or from scratch. The new state must be better by more than `margin`, over the same period of event
-    time if the other epoch was evaluated to the end of that period.
+    unless its mean is worse than the champion's was by more than `tolerance`. A champion of another epoch was learned
+    with other settings, or from scratch. The new state must be better by more than `margin` at the lower end of the
+    interval.
+
+    Args:
+        rows: from `evaluated_batches.collect`, with the epochs of both.
+        candidate: the last evaluated batches of the version.
+        epoch: of the version.
     """
-    gate, tags = gate_metric.gate, VersionTags.of(champion)
-    is_same_epoch = tags.epoch == candidate.epoch
-    champion_metric = replace(gate_metric, model=tags.model)
-    champion_value = gate_value(spark, settings, champion_metric, tags.epoch, up_to=tags.batch_id).value
-    if not is_same_epoch and candidate.value is not None:
-        in_period = _value_in_period(spark, settings, champion_metric, tags.epoch, candidate)
-        champion_value = champion_value if in_period is None else in_period
-    name = f"{gate_metric.name} of {gate_metric.model}"
-    if candidate.value is None or champion_value is None:
-        which = "this version" if candidate.value is None else f"version {champion.number}"
-        return False, f"{name} has no value for {which}"
+    if VersionTags.of(champion).epoch == epoch:
+        return _compare_with_earlier_state(gate_metric, rows, champion, candidate)
+    return _compare_with_other_epoch(gate_metric, rows, champion, candidate)
+
+
+def _compare_with_earlier_state(
+    gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, candidate: EvaluatedBatches
+) -> Decision:
+    before, name = _at_publication(gate_metric, rows, champion), f"{gate_metric.name} of {gate_metric.model}"
+    if not gate_metric.has_evidence(candidate, needs_interval=False):
+        return Decision(False, f"{name} has {_evidence(candidate)} for this version{_needed(gate_metric)}")
+    value = candidate.ratio.value
+    if not gate_metric.has_evidence(before, needs_interval=False):
+        return Decision(True, f"{name} is {value:.4f}, and version {champion.number} has {_evidence(before)}")
     sign = -1.0 if gate_metric.metric.is_lower_better else 1.0
-    change = -gate.tolerance if is_same_epoch else gate.margin
-    limit = champion_value + sign * change * abs(champion_value)
-    difference = sign * (candidate.value - limit)
-    passes = difference >= 0 if is_same_epoch else difference > 0
-    if is_same_epoch:
-        bound = "at least" if sign > 0 else "at most"
-    else:
-        bound = "more than" if sign > 0 else "less than"
-    compared = f"needed {bound} {limit:.4f} (version {champion.number}: {champion_value:.4f})"
-    return passes, f"{name} is {candidate.value:.4f}, {compared}"
+    limit = before.ratio.value - sign * gate_metric.gate.tolerance * abs(before.ratio.value)
+    bound = "at least" if sign > 0 else "at most"
+    compared = f"needed {bound} {limit:.4f} (version {champion.number}: {before.ratio.value:.4f})"
+    return Decision(sign * (value - limit) >= 0, f"{name} is {value:.4f}, {compared}")
 
 
-def gate_value(
-    spark: SparkSession, settings: Settings, gate_metric: GateMetric, epoch: str, *, up_to: int
-) -> GateValue:
-    """The metric over the last evaluated batches of an epoch, up to and including batch `up_to`."""
-    batches = _evaluated_batches(spark, settings, gate_metric, epoch).where(F.col("batch_id") <= up_to)
-    last = batches.orderBy(F.desc("batch_id")).limit(gate_metric.gate.eval_batches)
-    row = last.agg(_weighted_mean(), F.min("state_as_of"), F.max("state_as_of")).first()
-    return GateValue(epoch) if row is None or row[0] is None else GateValue(epoch, *row)
+def _compare_with_other_epoch(
+    gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, candidate: EvaluatedBatches
+) -> Decision:
+    name, tags = f"{gate_metric.name} of {gate_metric.model}", VersionTags.of(champion)
+    of_epoch = gate_metric.batches(rows, tags.epoch, tags.model)
+    pairs = candidate.common(of_epoch)
+    is_paired = gate_metric.has_evidence(*pairs)
+    (one, other), period = pairs, f"over {len(pairs[0])} common batches"
+    if not is_paired:
+        one, in_period = candidate, _in_period(of_epoch, candidate)
+        other = _at_publication(gate_metric, rows, champion) if in_period is None else in_period
+        period = "at its publication" if in_period is None else "over the same period"
+    if not gate_metric.has_evidence(one, other):
+        sides = f"{_evidence(one)} for this version, and {_evidence(other)} for version {champion.number}"
+        return Decision(False, f"{name} has {sides}{_needed(gate_metric)}")
+    gain, limit = gate_metric.gain(one, other, is_paired=is_paired), gate_metric.gate.margin * abs(other.ratio.value)
+    compared = f"version {champion.number}: {other.ratio.value:.4f} {period}"
+    reason = f"{name} is {one.ratio.value:.4f} ({compared}); better by {gain}, needed more than {limit:.4f}"
+    return Decision(gain.low > limit, reason)
 
 
-def _value_in_period(
-    spark: SparkSession, settings: Settings, gate_metric: GateMetric, epoch: str, period: GateValue
-) -> float | None:
-    """The metric of an epoch in the period of another value; null if the epoch ended before the end of the period."""
-    batches = _evaluated_batches(spark, settings, gate_metric, epoch).where(F.col("state_as_of") >= period.state_from)
-    row = batches.agg(_weighted_mean(F.expr(f"state_as_of <= {period.state_to}")), F.max("state_as_of")).first()
-    return None if row is None or row[1] is None or row[1] < period.state_to else row[0]
+def _at_publication(gate_metric: GateMetric, rows: pa.Table, version: RegisteredVersion) -> EvaluatedBatches:
+    """The last evaluated batches of a version when it was published."""
+    tags = VersionTags.of(version)
+    return gate_metric.batches(rows, tags.epoch, tags.model).until(tags.batch_id).last(gate_metric.gate.eval_batches)
 
 
-def _evaluated_batches(spark: SparkSession, settings: Settings, gate_metric: GateMetric, epoch: str) -> DataFrame:
-    """One row per evaluated batch: `batch_id`, `state_as_of` (microseconds), `weight`, `value`, `baseline`.
+def _in_period(batches: EvaluatedBatches, period: EvaluatedBatches) -> EvaluatedBatches | None:
+    """The batches in the period of others; null if there are none, or they end before the end of the period."""
+    if not len(period) or not len(batches) or batches.state_as_of.max() < period.state_as_of.max():
+        return None
+    is_in_period = (batches.state_as_of >= period.state_as_of.min()) & (batches.state_as_of <= period.state_as_of.max())
+    return batches.where(is_in_period) if is_in_period.any() else None
 
-    `value` and `weight` are those of the model, `baseline` is the value that it is divided by (1 without a baseline).
+
+def _evidence(batches: EvaluatedBatches) -> str:
+    return f"{len(batches)} evaluated batches with weight {batches.weights.sum():g}" if len(batches) else "no value"
+
+
+def _needed(gate_metric: GateMetric) -> str:
+    batches = min(_MIN_BATCHES, gate_metric.gate.eval_batches)
+    return f"; an interval needs {batches} batches, and a comparison the weight {gate_metric.gate.min_weight:g}"
+
+
+def find_deterioration(
+    gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, previous: RegisteredVersion
+) -> str:
+    """How the champion's metric since its publication is worse than that of the version before; empty: it is not.
+
+    It is worse by more than `tolerance` at the lower end of the interval, or it is not finite. A champion that is older
+    than the version before was promoted by a user, and is not compared.
     """
-
-    def of(model: str, column: str) -> Column:
-        return F.max(F.when(F.col("model") == model, F.col(column)))
-
-    rows = tables.MODEL_METRICS.read(spark, settings.paths).where(
-        (F.col("learner") == gate_metric.learner)
-        & (F.col("epoch") == epoch)
-        & (F.col("metric") == gate_metric.metric.name)
-        & F.col("model").isin(gate_metric.model, gate_metric.baseline)
-    )
-    batches = rows.groupBy("batch_id").agg(
-        F.unix_micros(of(gate_metric.model, "state_as_of")).alias("state_as_of"),
-        of(gate_metric.model, "weight").alias("weight"),
-        of(gate_metric.model, "value").alias("value"),
-        (of(gate_metric.baseline, "value") if gate_metric.baseline else F.lit(1.0)).alias("baseline"),
-    )
-    return batches.where("weight > 0")
+    tags, gate = VersionTags.of(champion), gate_metric.gate
+    since = gate_metric.batches(rows, tags.epoch, tags.model).since(tags.batch_id, tags.valid_from)
+    since, before = since.last(gate.eval_batches), _at_publication(gate_metric, rows, previous)
+    if champion.number < previous.number or not len(since):
+        return ""
+    name = f"{gate_metric.name} of {tags.model} since version {champion.number} is {since.ratio.value:.4f}"
+    if not math.isfinite(since.ratio.value):
+        return name
+    if not gate_metric.has_evidence(since, before):
+        return ""
+    loss, limit = gate_metric.gain(before, since, is_paired=False), gate.tolerance * abs(before.ratio.value)
+    compared = f"version {previous.number}: {before.ratio.value:.4f} at its publication"
+    return f"{name} ({compared}); worse by {loss}, allowed {limit:.4f}" if loss.low > limit else ""
 
 
-def _weighted_mean(is_included: Column | None = None) -> Column:
-    """Sum of weight * value over sum of weight * baseline; batches without one of the two are left out."""
-    has_values = F.col("value").isNotNull() & F.col("baseline").isNotNull()
-    counts = has_values if is_included is None else has_values & is_included
-    value, baseline = (F.sum(F.when(counts, F.col(name) * F.col("weight"))) for name in ("value", "baseline"))
-    return F.try_divide(value, baseline)
+def find_drought(gate_metric: GateMetric, evaluated: EvaluatedBatches, batch_id: int, newest_day: int | None) -> str:
+    """Why the metric has no recent labels; empty: it has.
+
+    Args:
+        evaluated: all evaluated batches of the epoch.
+        batch_id: the last batch of the learner.
+        newest_day: day of the newest events, since 1970; null: there is no table of events.
+    """
+    gate = gate_metric.gate
+    missed = batch_id - (int(evaluated.batch_ids[-1]) if len(evaluated) else -1)
+    if missed >= gate.eval_batches:
+        return f"label drought: the last {missed} batches have no evaluated rows"
+    newest, limit = evaluated.newest_rows, gate.drought_days + gate_metric.label_days
+    if newest is None or newest_day is None or (age := newest_day - newest // MICROS_PER_DAY) <= limit:
+        return ""
+    return f"label drought: the newest evaluated rows are {age} days older than the newest events, allowed {limit:g}"

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from profilestream.base.columns import Column
 from profilestream.base.delta_table import Table
+from profilestream.base.settings import Settings
 from profilestream.learn.metrics import Metric
 from profilestream.learn.predictor import Predictor
 from profilestream.learn.promotion_gate import GateMetric
@@ -26,6 +28,7 @@ class PublishedState:
         row_count: number of events, or of users, that it has learned.
         data_from, data_to: oldest and newest event time of these, or of the first and last batch; microseconds since
             1970.
+        valid_from: the state can score rows of users from this event time on; null: from `data_to` on.
     """
 
     rows: DataFrame
@@ -34,6 +37,7 @@ class PublishedState:
     row_count: int
     data_from: int
     data_to: int
+    valid_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Publication:
         state: function from the rows of the table and the epoch of the stage's checkpoint to the state; its result is
             null while a version would be useless: it would recommend nothing, or assign all users to one segment.
         predictor: class with which the model predicts.
+        numbers: columns of the rows whose values must be finite.
+        max_growth: their norms may be at most this many times those of the champion of the same epoch.
         options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
     """
 
@@ -67,12 +73,19 @@ class Publication:
     required_rows: str
     state: Callable[[DataFrame, str], PublishedState | None]
     predictor: type[Predictor]
+    numbers: tuple[str, ...]
+    max_growth: float = 10.0
     options: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def learner(self) -> str:
         """The name in `model_metrics` and in `--learner`."""
         return self.gate_metric.learner
+
+    def rows_of_version(self, spark: SparkSession, settings: Settings, number: int) -> DataFrame:
+        """The rows of a published version; none if they were removed."""
+        rows = self.published_table.read(spark, settings.paths)
+        return rows.where(F.col("model_version") == number).drop("model_version")
 
     @property
     def published_table(self) -> Table:

@@ -22,17 +22,28 @@ from profilestream.base import commits, files, locks
 from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.errors import NothingToDo, Refused, SourceMissing
-from profilestream.base.observe.operation_metrics import export_champion
+from profilestream.base.observe.operation_metrics import export_champion, export_labels
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.base.settings import Settings
-from profilestream.learn import model_card, model_registry, promotion_gate, version_aliases
+from profilestream.learn import (
+    champion_check,
+    evaluated_batches,
+    metric_drift,
+    model_card,
+    model_registry,
+    state_check,
+    version_aliases,
+)
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
 from profilestream.learn.publication import STAGE, Publication, PublishedState
+from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOVED, ROWS_STORED, VersionTags
 
 
 def publish(spark: SparkSession, settings: Settings, publication: Publication) -> str:
     """Create a version of the current state and set its alias; returns the message for the user.
+
+    Before, the champion is rolled back if its rows or its metric since its publication are bad.
 
     Raises:
         NothingToDo: nothing was learned yet.
@@ -49,18 +60,21 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
             raise _nothing_learned(settings, publication, f"capture more events, and run jobs/{publication.stage}.py")
         model.store.log_missing_metrics(spark, publication.learner, epoch, publication.run_params)
         metric = publication.gate_metric
-        candidate = promotion_gate.gate_value(spark, settings, metric, epoch, up_to=state.batch_id)
-        value = "" if candidate.value is None else repr(candidate.value)
-        params = json.dumps(publication.params)
+        epochs = {epoch, *(VersionTags.of(one).epoch for one in model.versions() if one.aliases)}
+        rows = evaluated_batches.collect(spark, settings, publication.learner, metric.metrics, sorted(epochs))
+        lines = champion_check.roll_back_bad_champion(spark, settings, publication, model, rows)
+        candidate = champion_check.batches_of_state(metric, rows, model.versions(), epoch, state.batch_id)
         tags = VersionTags(
-            epoch, state.batch_id, table_version, metric.model, metric.name, value, params,
+            epoch, state.batch_id, table_version, metric.model, metric.name,
+            "" if candidate.mean is None else repr(candidate.mean), json.dumps(publication.params),
             _iso_time(state.data_from), _iso_time(state.data_to), state.row_count,
+            state.data_to if state.valid_from is None else state.valid_from,
+            json.dumps(state_check.norms_of(state.rows, publication.table, publication.numbers)),
         )  # fmt: skip
         number = _create_version(spark, settings, publication, model, state, tags)
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
-        passes, reason = True, "there was no champion"
-        if champion is not None:
-            passes, reason = promotion_gate.passes_gate(spark, settings, metric, champion, candidate)
+        drought = champion_check.find_drought(spark, settings, publication, rows, tags)
+        passes, reason = champion_check.decide(publication, rows, champion, candidate, tags, drought)
         if passes:
             version_aliases.set_champion(model, number)
         else:
@@ -68,7 +82,9 @@ def publish(spark: SparkSession, settings: Settings, publication: Publication) -
         _remove_rows_without_alias(spark, settings, publication, model)
     if passes:
         export_champion(settings, publication.model_name, number)
-    return f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}"
+    drift = metric_drift.find_drift(metric, rows, epoch, state.batch_id)
+    export_labels(settings, publication.model_name, is_drought=bool(drought), is_drifting=bool(drift))
+    return "\n".join([*lines, f"version {number} is the {CHAMPION if passes else CHALLENGER}: {reason}", *drift])
 
 
 def _iso_time(micros: int) -> str:
@@ -121,7 +137,7 @@ def _create_version(
     }  # fmt: skip
     model.log_model(run, folder, publication.predictor, state.example, config)
     model.set_description(number, model_card.create(spark, settings, publication, number, tags).markdown())
-    version_aliases.tag_rows(model, number, ROWS_STORED)
+    version_aliases.set_tag(model, number, "rows", ROWS_STORED)
     return number
 
 
@@ -132,7 +148,7 @@ def _remove_rows_without_alias(
     versions = model.versions()
     for version in versions:
         if not version.aliases and VersionTags.of(version).rows != ROWS_REMOVED:
-            version_aliases.tag_rows(model, version.number, ROWS_REMOVED)
+            version_aliases.set_tag(model, version.number, "rows", ROWS_REMOVED)
     with_alias = ", ".join(str(version.number) for version in versions if version.aliases)
     commits.delete(spark, publication.published_table, settings.paths, where=f"model_version NOT IN ({with_alias})")
 
@@ -154,9 +170,25 @@ def read(
     version = next((v for v in versions if which == v.number or which in v.aliases), None)
     if version is None or VersionTags.of(version).rows != ROWS_STORED:
         raise SourceMissing(f"{publication.model_name} has no published version {which!r}", where=model.where, do=do)
-    published = publication.published_table
-    rows = published.read(spark, settings.paths).where(F.col("model_version") == version.number).drop("model_version")
+    rows = publication.rows_of_version(spark, settings, version.number)
     if rows.isEmpty():
-        where = published.path(settings.paths)
-        raise SourceMissing(f"{published.name} has no rows of version {version.number}", where=where, do=do)
+        published = publication.published_table
+        what = f"{published.name} has no rows of version {version.number}"
+        raise SourceMissing(what, where=published.path(settings.paths), do=do)
     return version, rows
+
+
+def read_champion(
+    spark: SparkSession, settings: Settings, publication: Publication
+) -> tuple[RegisteredVersion, DataFrame] | None:
+    """The champion and its rows; null: there is none.
+
+    Raises:
+        ProfilestreamError: a request to MLflow failed.
+        SourceMissing: the rows of the champion were removed.
+    """
+    if not MlflowStore(settings).exists():
+        return None
+    with model_registry.open_model(settings, publication.model_name) as model:
+        champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
+    return None if champion is None else read(spark, settings, publication, champion.number)

@@ -4,6 +4,9 @@
 `previous` the champion before.
 """
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from profilestream.base.errors import BadSettings
@@ -15,6 +18,7 @@ from profilestream.learn.model_registry import RegisteredModel, RegisteredVersio
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ROWS_STORED, ROWS_REMOVED = "stored", "removed"
 _PREFIX = "profilestream."
+_NUMBERS = ("batch_id", "table_version", "row_count", "valid_from")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,10 @@ class VersionTags:
         params: parameters that are needed to read the rows, as JSON.
         data_from, data_to: oldest and newest event time of the rows that were learned, in ISO 8601; empty: unknown.
         row_count: number of these rows.
+        valid_from: the version can score rows of users from this event time on, microseconds since 1970; -1: unknown.
+        norms: largest norm of a row by column, as JSON; empty: unknown.
         rows: ROWS_STORED or ROWS_REMOVED; empty until the rows are copied.
+        problem: why the version was rolled back; else empty.
     """
 
     epoch: str
@@ -42,7 +49,10 @@ class VersionTags:
     data_from: str = ""
     data_to: str = ""
     row_count: int = -1
+    valid_from: int = -1
+    norms: str = ""
     rows: str = ""
+    problem: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """Key and value of each MLflow tag that is not empty."""
@@ -52,13 +62,24 @@ class VersionTags:
     def of(cls, version: RegisteredVersion) -> "VersionTags":
         """The tags of a registered version."""
         texts = {name: version.tags.get(f"{_PREFIX}{name}", "") for name in cls.__dataclass_fields__}
-        numbers = {name: int(texts.pop(name) or -1) for name in ("batch_id", "table_version", "row_count")}
+        numbers = {name: int(texts.pop(name) or -1) for name in _NUMBERS}
         return cls(**texts, **numbers)  # type: ignore[arg-type]
 
+    @property
+    def largest_norms(self) -> Mapping[str, float]:
+        """The tag `norms`; empty if unknown."""
+        norms: dict[str, float] = json.loads(self.norms or "{}")
+        return norms
 
-def tag_rows(model: RegisteredModel, number: int, rows: str) -> None:
-    """Set the tag `rows` of a version to ROWS_STORED or ROWS_REMOVED."""
-    model.set_tags(number, {f"{_PREFIX}rows": rows})
+    @property
+    def can_serve(self) -> bool:
+        """Whether its rows are stored and finite, as far as known."""
+        return self.rows == ROWS_STORED and all(map(math.isfinite, self.largest_norms.values()))
+
+
+def set_tag(model: RegisteredModel, number: int, name: str, value: str) -> None:
+    """Set one of VersionTags."""
+    model.set_tags(number, {f"{_PREFIX}{name}": value})
 
 
 def version_of_alias(versions: list[RegisteredVersion], alias: str) -> RegisteredVersion | None:
@@ -70,13 +91,13 @@ def promote(settings: Settings, name: str, number: int) -> str:
     """Make a version the champion, whatever its metric; returns the message for the user.
 
     Raises:
-        BadSettings: there is no such version, or its rows were removed.
+        BadSettings: there is no such version, or its rows were removed or contain a NaN.
     """
     with model_registry.open_model(settings, name) as model:
-        stored = [v.number for v in model.versions() if VersionTags.of(v).rows == ROWS_STORED]
+        stored = [v.number for v in model.versions() if VersionTags.of(v).can_serve]
         if number not in stored:
             raise BadSettings(
-                f"there is no version {number} with rows",
+                f"there is no version {number} with finite rows",
                 where=model.where,
                 do=f"name one of {stored}" if stored else "publish a version first",
             )
@@ -96,6 +117,23 @@ def set_champion(model: RegisteredModel, number: int) -> None:
         model.set_alias(CHALLENGER, None)
 
 
+def previous_champion(versions: list[RegisteredVersion]) -> RegisteredVersion | None:
+    """The version to which the champion can be rolled back; null: there is none with rows."""
+    champion, previous = version_of_alias(versions, CHAMPION), version_of_alias(versions, PREVIOUS)
+    return None if previous is None or previous == champion or not VersionTags.of(previous).can_serve else previous
+
+
+def restore(model: RegisteredModel, previous: RegisteredVersion) -> str:
+    """Point `champion` to the version before, and `challenger` to the champion; returns the message for the user."""
+    champion = version_of_alias(model.versions(), CHAMPION)
+    if champion is not None:
+        model.set_alias(CHALLENGER, champion.number)
+    model.set_alias(CHAMPION, previous.number)
+    model.set_alias(PREVIOUS, None)
+    challenger = "" if champion is None else f"; version {champion.number} is the challenger"
+    return f"version {previous.number} is the champion again{challenger}"
+
+
 def roll_back(settings: Settings, name: str) -> str:
     """Make the previous champion the champion again, and the champion the challenger; returns the message.
 
@@ -105,18 +143,12 @@ def roll_back(settings: Settings, name: str) -> str:
         BadSettings: there is no previous champion with rows.
     """
     with model_registry.open_model(settings, name) as model:
-        versions = model.versions()
-        champion, previous = version_of_alias(versions, CHAMPION), version_of_alias(versions, PREVIOUS)
-        has_rows = previous is not None and VersionTags.of(previous).rows == ROWS_STORED
-        if previous is None or previous == champion or not has_rows:
+        previous = previous_champion(model.versions())
+        if previous is None:
             raise BadSettings("there is no previous champion", where=model.where, do="list the versions with --list")
-        if champion is not None:
-            model.set_alias(CHALLENGER, champion.number)
-        model.set_alias(CHAMPION, previous.number)
-        model.set_alias(PREVIOUS, None)
+        message = restore(model, previous)
     export_champion(settings, name, previous.number, is_rollback=True)
-    challenger = "" if champion is None else f"; version {champion.number} is the challenger"
-    return f"version {previous.number} is the champion again{challenger}"
+    return message
 
 
 def version_lines(settings: Settings, name: str) -> list[str]:

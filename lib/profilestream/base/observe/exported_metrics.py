@@ -70,6 +70,14 @@ STEP_FAILED = _gauge("step_failed", _STEP, "1 if the last run of the step failed
 STEP_FAILURES = _counter("step_failures_total", _STEP, "Failed runs of the step.")
 MODEL_CHAMPION = _gauge("model_champion_version", _MODEL, "Version of the registered model that is the champion.")
 MODEL_ROLLED_BACK = _gauge("model_rolled_back", _MODEL, "1 if the champion was rolled back; 0 after a promotion.")
+MODEL_LABEL_DROUGHT = _gauge(
+    "model_label_drought", _MODEL, "1 if the last learn_publish found no recent evaluated rows; otherwise 0."
+)
+MODEL_DRIFT = _gauge(
+    "model_drift",
+    _MODEL,
+    "1 if the last learn_publish detected a drift of the gate metric or of the labels; otherwise 0.",
+)
 LAST_UPDATE = _gauge("last_update_timestamp_seconds", (), "When a run wrote metrics last, in seconds since 1970.")
 ALERT_ACTIVE = _gauge("alert_active", ("alert", "severity"), "1 if the alert is active; otherwise 0.")
 
@@ -79,7 +87,7 @@ ALL = {
         STAGE_BATCHES, STAGE_ROWS, STAGE_SECONDS, STAGE_COMMIT_SECONDS, STAGE_CPU_SECONDS, STAGE_BYTES, STAGE_RESTARTS,
         STAGE_FAILED, STAGE_LAG_ROWS, STAGE_LAG_FILES, STAGE_LAG_SECONDS, STAGE_EVENT_TIME, STAGE_LAST_BATCH,
         STAGE_LAST_BATCH_SECONDS, CAPTURE_ROWS, CAPTURE_REJECT_RATIO, STEP_SECONDS, STEP_LAST_SUCCESS, STEP_FAILED,
-        STEP_FAILURES, MODEL_CHAMPION, MODEL_ROLLED_BACK, LAST_UPDATE, ALERT_ACTIVE,
+        STEP_FAILURES, MODEL_CHAMPION, MODEL_ROLLED_BACK, MODEL_LABEL_DROUGHT, MODEL_DRIFT, LAST_UPDATE, ALERT_ACTIVE,
     )
 }  # fmt: skip
 

@@ -50,6 +50,13 @@ def export_champion(settings: Settings, model: str, version: int, *, is_rollback
         file.set(m.MODEL_ROLLED_BACK, float(is_rollback), model)
 
 
+def export_labels(settings: Settings, model: str, *, is_drought: bool, is_drifting: bool) -> None:
+    """Export whether the labels of a model are missing, and whether they or the gate metric have changed."""
+    with _written(settings) as file:
+        file.set(m.MODEL_LABEL_DROUGHT, float(is_drought), model)
+        file.set(m.MODEL_DRIFT, float(is_drifting), model)
+
+
 @contextmanager
 def _written(settings: Settings) -> Iterator[MetricsFile]:
     try:

@@ -172,6 +172,7 @@ class FactorsSpec(LearnerSpec):
             required_rows="user to whom an item can be recommended",
             state=self._published_state,
             predictor=ItemRecommender,
+            numbers=("vector",),
             options={"ranker": config.ranker, "top_k": config.top_k},
         )
 

@@ -20,12 +20,12 @@ from profilestream.base.settings import Settings
 from profilestream.derive import feature_checks, fold_stage, point_in_time, window_parts
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import DAY
+from profilestream.learn import event_days
 from profilestream.learn.examples import labels
 from profilestream.learn.outcomes import outcome_declaration, outcome_features
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
 STEP, TABLE = "learn_outcome_examples", tables.OUTCOME_EXAMPLES
-_MATURE_SHARE = 0.999
 # Examples that are computed and committed together.
 _MAX_ROWS = 500_000
 _EPOCH_DAY = date(1970, 1, 1)
@@ -130,32 +130,17 @@ def _due(spark: SparkSession, declared: DeclaredOutcomes, features: EntityFeatur
     Args:
         last: newest stored time of each horizon.
     """
-    events = features.read(spark, tables.EVENTS).where("event_date IS NOT NULL")
-    rows = events.groupBy(F.unix_date("event_date").alias("day")).count().orderBy("day").collect()
+    days = event_days.count_by_day(features.read(spark, tables.EVENTS))
     horizons: dict[int, list[int]] = defaultdict(list)
-    if not rows:
+    mature_until, interval = event_days.newest_day(days), declared.interval_days
+    if mature_until is None:
         return horizons
-    days = [(row[0], row[1]) for row in rows]
-    mature_until, interval = _quantile_day(days), declared.interval_days
     for horizon in sorted({one.horizon_days for one in declared.outcomes.values()}):
         begin = last.get(horizon, days[0][0]) + 1
         begin += (declared.offset_days - begin) % interval
         for at in range(begin, mature_until - horizon - declared.label_grace_days + 1, interval):
             horizons[at].append(horizon)
     return horizons
-
-
-def _quantile_day(counts: Sequence[tuple[int, int]]) -> int:
-    """The day of the .999 quantile of event time, from the number of events of each day, in order.
-
-    The quantile is an event time (the lower one), so it is never the last of several events.
-    """
-    before, total = 0, sum(count for _, count in counts)
-    for day, count in counts:
-        before += count
-        if before > int(_MATURE_SHARE * (total - 1)):
-            return day
-    raise AssertionError("there are no events")
 
 
 def _groups(due: _Times, users: DataFrame) -> Iterator[_Times]:

@@ -121,15 +121,24 @@ class OutcomesSpec(LearnerSpec):
 
     @property
     def publication(self) -> Publication | None:
-        """The last versions of all models, compared by the log loss of one outcome."""
+        """The last versions of all models, compared by the log loss of one outcome (an amount: its error)."""
         if not self.has_input:
             return None
-        config = self.settings.learn.publish_outcomes
+        config, outcome = self.settings.learn.publish_outcomes, self.declared.outcomes.get(self._gate_outcome)
+        is_amount = outcome is not None and outcome.loss == "poisson"
+        gate_metric = GateMetric(
+            self.name,
+            self.metric("relative_mae" if is_amount else "log_loss"),
+            self._gate_outcome,
+            config,
+            label_days=(outcome.horizon_days if outcome else 0) + self.declared.label_grace_days,
+            label_metric="base_rate",
+        )
         return Publication(
             stage=self.stage_name(),
             model_name=config.name,
             table=self.tables[0],
-            gate_metric=GateMetric(self.name, self.metric("log_loss"), self._gate_outcome, config),
+            gate_metric=gate_metric,
             metrics=self.metrics,
             limits=self.limits,
             run_params=self.config.parameters,
@@ -137,6 +146,7 @@ class OutcomesSpec(LearnerSpec):
             required_rows="model with coefficients",
             state=self._published_state,
             predictor=OutcomePredictor,
+            numbers=("coefficients", "means", "scales"),
         )
 
     def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
@@ -144,8 +154,9 @@ class OutcomesSpec(LearnerSpec):
         is_last = F.row_number().over(Window.partitionBy("outcome", "identity").orderBy(F.desc("valid_from"))) == 1
         last = rows.where("is_started").withColumn("_is_last", is_last).where("_is_last").drop("_is_last")
         batch_id, rows_learned, *times = last.agg(
-            F.max("batch_id"), F.max("rows"), F.min(F.unix_micros("as_of")), F.max(F.unix_micros("as_of"))
-        ).collect()[0]
+            F.max("batch_id"), F.max("rows"), F.min(F.unix_micros("as_of")), F.max(F.unix_micros("as_of")),
+            F.max(F.unix_micros("valid_from")),
+        ).collect()[0]  # fmt: skip
         if batch_id is None:
             return None
         example = {"features": [[0.0] * len(self.declared.features)]}

@@ -96,6 +96,9 @@ class RankersSpec(LearnerSpec):
             required_rows="item",
             state=self._published_state,
             predictor=BasketRecommender,
+            numbers=("counts", "popularity"),
+            # Counts grow with the log.
+            max_growth=float("inf"),
             options={"ranker": config.ranker, "top_k": config.top_k},
         )
 

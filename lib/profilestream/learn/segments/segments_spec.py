@@ -202,6 +202,7 @@ class SegmentsSpec(LearnerSpec):
             required_rows="second segment",
             state=self._published_state,
             predictor=SegmentAssigner,
+            numbers=("center", "cost", "location", "scale"),
         )
 
     def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:

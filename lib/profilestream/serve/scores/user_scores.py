@@ -1,4 +1,4 @@
-"""serve_outcomes: scores of all users by the models of outcomes, with reasons, as of the newest event."""
+"""serve_outcomes: scores of all users by the champion of the outcomes, with reasons, as of the newest event."""
 
 import logging
 from collections.abc import Mapping
@@ -17,11 +17,13 @@ from profilestream.derive import tiles
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import LIFETIME, window_micros
 from profilestream.derive.point_in_time import features_as_of
+from profilestream.learn import publishing
 from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes import outcome_features
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.learn.version_aliases import VersionTags
 from profilestream.serve.scores import score_rows
 from profilestream.serve.scores.score_rows import FeatureWords, ScoringModel
 from profilestream.serve.users import all_users
@@ -38,7 +40,8 @@ class PinnedScoreInputs:
     Args:
         features: the declared features, with the versions of their tables.
         models: all declared outcomes.
-        models_version: version of `outcome_models`.
+        models_version: version of `outcome_models` that they are from.
+        model_version: number of the champion that they are from; null: there is no champion, and they are the newest.
         as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
             there are no users.
     """
@@ -47,6 +50,7 @@ class PinnedScoreInputs:
     features: EntityFeatures
     models: Mapping[str, VersionedModel]
     models_version: int
+    model_version: int | None
     as_of: int | None
 
 
@@ -67,12 +71,14 @@ def run(spark: SparkSession, settings: Settings) -> int:
 
     Raises:
         BadSettings: no outcomes are declared, or a declaration is invalid.
-        SourceMissing: the tables of models, tiles or events do not exist.
+        SourceMissing: the tables of models, tiles or events do not exist, or the rows of the champion were removed.
+        ProfilestreamError: a request to MLflow failed.
     """
     paths, pinned = settings.paths, pin_inputs(spark, settings)
     USER_SCORES.prepare(spark, paths)
     config, features = settings.serve.outcomes, pinned.features
-    inputs = repr((config, pinned.declared, features.settings, features.versions, pinned.models_version))
+    versions = features.versions, pinned.models_version, pinned.model_version
+    inputs = repr((config, pinned.declared, features.settings, versions))
     txn = commits.next_txn(spark, USER_SCORES, paths, STEP, inputs)
     if txn is not None:
         scores = materialize(scores_as_of(spark, settings, pinned))
@@ -84,7 +90,7 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     """The models and the versions of the tables of features.
 
     Raises:
-        BadSettings, SourceMissing: as for `run`.
+        BadSettings, SourceMissing, ProfilestreamError: as for `run`.
     """
     spec, paths = OutcomesSpec(settings), settings.paths
     declared, (table,) = spec.declared, spec.tables
@@ -94,19 +100,27 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     for source in (EVENTS, tile_table):
         source.require(spark, paths, do=f"run jobs/capture_events.py and jobs/{tiles.STAGE}.py first")
     features = replace(features, versions=commits.versions(spark, (EVENTS, tile_table), paths))
-    version = commits.version(spark, table, paths)
-    rows = table.read(spark, paths, version=version).drop("epoch", "batch_id").toArrow()
-    models = spec.models(MemoryTables({table.name: rows}))
+    publication, model_version = spec.publication, None
+    assert publication is not None
+    champion = publishing.read_champion(spark, settings, publication)
+    if champion is None:
+        version = commits.version(spark, table, paths)
+        rows = table.read(spark, paths, version=version)
+    else:
+        registered, rows = champion
+        version, model_version = VersionTags.of(registered).table_version, registered.number
+    models = spec.models(MemoryTables({table.name: rows.drop("epoch", "batch_id").toArrow()}))
     newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
     as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
-    return PinnedScoreInputs(declared, features, models, version, as_of)
+    return PinnedScoreInputs(declared, features, models, version, model_version, as_of)
 
 
 def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInputs) -> DataFrame:
     """Rows of `user_scores`. Outcomes whose model has not started have none."""
     models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0)
     if waiting := sorted(pinned.declared.outcomes.keys() - models.keys()):
-        log.warning("there are no scores of %s: their models have not learned enough rows", waiting)
+        version = "newest" if pinned.model_version is None else f"champion, {pinned.model_version}"
+        log.warning("there are no scores of %s: their models have not learned enough rows (%s)", waiting, version)
     if pinned.as_of is None or not models:
         return spark.createDataFrame([], USER_SCORES.schema)
     users = user_features(spark, pinned, pinned.as_of, settings.serve.outcomes.active_within)
@@ -114,6 +128,7 @@ def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInp
     constants = {
         "model_valid_from": F.timestamp_micros("valid_from"),
         "models_version": F.lit(pinned.models_version).cast("bigint"),
+        "model_version": F.lit(pinned.model_version).cast("bigint"),
         "events_version": F.lit(pinned.features.versions[EVENTS.name]).cast("bigint"),
         "as_of": F.timestamp_micros(F.lit(pinned.as_of)),
     }
