@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from profilestream.base.settings import ORDER_SQL
 from profilestream.derive import table_declaration
-from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.arrays import Bools, Floats, Longs
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, States
@@ -49,12 +49,12 @@ class Purchases:
     order_customer: Longs
     order_day: Longs
 
-    def lines(self, weights: Floats, customer: Longs | None = None) -> Floats:
+    def lines(self, weights: Floats | Bools, customer: Longs | None = None) -> Floats:
         """Sum of the weights of lines, or of other rows, by customer."""
         rows = self.customer if customer is None else customer
         return np.asarray(np.bincount(rows, weights, self.customers), float)
 
-    def orders(self, is_counted: Floats) -> Floats:
+    def orders(self, is_counted: Floats | Bools) -> Floats:
         """Number of orders by customer."""
         return self.lines(is_counted, self.order_customer)
 
@@ -116,8 +116,8 @@ def features_at(log: Purchases, at: int, names: list[str]) -> Floats:
     return np.column_stack([values.get(name, np.full(log.customers, np.nan)) for name in names])
 
 
-def _purchase_weeks(log: Purchases, is_counted: Floats) -> Floats:
-    rows = np.stack([log.order_customer, (log.order_day - FIRST_MONDAY) // 7])[:, np.asarray(is_counted, bool)]
+def _purchase_weeks(log: Purchases, is_counted: Bools) -> Floats:
+    rows = np.stack([log.order_customer, (log.order_day - FIRST_MONDAY) // 7])[:, is_counted]
     customer = np.unique(rows, axis=1)[0]
     return log.lines(np.ones(len(customer)), customer)
 
@@ -225,27 +225,33 @@ def expected_orders(data: Repeats, parameters: tuple[float, float, float, float]
     return np.asarray(orders / (1 + (x > 0) * odds))
 
 
-def expected_order_value(data: Repeats) -> Floats:
-    """Mean value of an order, by Gamma-Gamma (Fader and Hardie, 2013), fitted to repeat orders that are not free."""
+@cache
+def gamma_gamma(is_sample: bool) -> tuple[float, float, float]:
+    """p, q, gamma of Gamma-Gamma with the highest likelihood (Fader and Hardie, 2013), of repeat orders above 0."""
+    data = repeats(_log(is_sample))
     is_used = (data.x > 0) & (data.order_value > 0)
     x, mean = data.x[is_used], data.order_value[is_used]
 
     def loss(logs: Floats) -> float:
-        p, q, g = np.exp(logs)
-        terms = gammaln(p * x + q) - gammaln(p * x) - gammaln(q) + q * np.log(g)
-        return -float(
-            (terms + (p * x - 1) * np.log(mean) + p * x * np.log(x) - (p * x + q) * np.log(g + x * mean)).sum()
-        )
+        p, q, gamma = np.exp(logs)
+        terms = gammaln(p * x + q) - gammaln(p * x) - gammaln(q) + q * np.log(gamma) + (p * x - 1) * np.log(mean)
+        return -float((terms + p * x * np.log(x) - (p * x + q) * np.log(gamma + x * mean)).sum())
 
-    p, q, g = np.exp(minimize(loss, np.array([1.0, 1.0, 2.0]), method="L-BFGS-B").x)
-    return np.asarray((g + data.x * data.order_value) * p / (p * data.x + q - 1))
+    p, q, gamma = np.exp(minimize(loss, np.array([1.0, 1.0, 2.0]), method="L-BFGS-B").x).tolist()
+    return p, q, gamma
+
+
+def expected_order_value(data: Repeats, parameters: tuple[float, float, float]) -> Floats:
+    """Mean value of an order, by Gamma-Gamma."""
+    p, q, gamma = parameters
+    return np.asarray((gamma + data.x * data.order_value) * p / (p * data.x + q - 1))
 
 
 def bought_until_death(is_sample: bool) -> Predictions:
     """By BG/NBD and Gamma-Gamma; any repeat is ranked by the expected number of orders."""
     data = repeats(_log(is_sample))
     orders = expected_orders(data, bg_nbd(is_sample), SPLIT / 7)
-    return Predictions(orders, orders, orders * expected_order_value(data))
+    return Predictions(orders, orders, orders * expected_order_value(data, gamma_gamma(is_sample)))
 
 
 @cache
