@@ -98,7 +98,7 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
         three_days = naive.purchases(naive.events_in_window(own, now + 1, "3d"))
         all_purchases = naive.purchases(naive.events_in_window(own, now + 1, "lifetime"))
         value = sum(e.value or 0.0 for e in three_days)
-        spent.append(sum(e.value or 0.0 for e in naive.events_in_window(own, now + 1, "28d")))
+        spent.append(sum(e.value or 0.0 for e in own if now - 28 * DAY < e.at <= now))
         features.append([len(naive.events_in_window(own, now + 1, "7d")), value, naive.mean_price(all_purchases)])
     populations = [[True, events % 2 == 0, True, True] for events, *_ in features]
     columns: dict[str, Any] = {"user_id": users, "features": features, "populations": populations}
