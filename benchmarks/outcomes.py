@@ -297,7 +297,7 @@ def learned_and_scored(
     """
     declared = examples.spec.declared
     inputs = inputs or declared.inputs
-    rule = rule or declared.outcomes[name].rule_of(inputs.min_rows)
+    rule = rule or declared.outcomes[name].rule_of(inputs)
     columns = [list(declared.features).index(one.name) for one in inputs.features]
     random, weeks = np.random.default_rng(SEED), weeks_of(examples, name)
     model = VersionedModel(name, OutcomeState.empty(rule, inputs.names))

@@ -18,6 +18,7 @@ from profilestream.base.session import open_session  # noqa: E402
 from benchmarks import (  # noqa: E402
     capture,
     costs,
+    customer_value,
     demand,
     derive,
     latency,
@@ -54,6 +55,7 @@ QUALITY = (
     quality.recall20_vs_popularity_online_retail, quality.recall20_vs_retrain_complete_journey,
     quality.recall20_vs_decayed_retrain_complete_journey, quality.recall20_vs_popularity_complete_journey,
     quality.next_basket_recall10, quality.next_category_recall10,
+    customer_value.cdnow_auc_vs_bgnbd,
     demand.demand_item_week_wape_vs_last_week, demand.demand_category_day_wape_vs_seasonal,
     quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
     segments.kmeans_cost_vs_best20, segments.kmeans_cost_vs_best20_complete_journey, segments.kmeans_ari_births,

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 # A file has no offsets, and the log no sequence numbers.
 OF_OTHER_SOURCES = (tables.CAPTURE_GAPS, tables.CAPTURE_SEQUENCES)
 WITHOUT_ROWS = ("category_hours", "brand_hours", "user_category_hours", "model_metrics", "training_examples",
-                "outcome_examples", "outcome_models", "user_scores", "demand_forecasts")  # fmt: skip
+                "outcome_examples", "outcome_models", "demand_forecasts")  # fmt: skip
 NOT_PUBLISHED = "published_outcome_models"
 
 

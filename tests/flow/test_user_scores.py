@@ -60,11 +60,16 @@ loss = "poisson"
 [outcomes.rare]
 label = "buy"
 horizon_days = 28
+[outcomes.value]
+label = "spend"
+horizon_days = 28
+value_days = 42
+loss = "poisson"
 """
 
 
 def _learned(spec: OutcomesSpec) -> MemoryTables:
-    """Models of `buy` and `spend` that are valid before the log; `rare` has no rows."""
+    """Models of `buy` and `spend` that are valid before the log; `rare` and `value` have no rows."""
     rng = np.random.default_rng(3)
     features = rng.gamma(2, 10, (300, 3)).round(2)
     buys = (rng.random(300) < 0.2 + 0.02 * features[:, 0].clip(0, 30)).astype(float)
@@ -99,23 +104,27 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
     users = sorted({e.user_id for e in log if e.user_id is not None})
     assert f"{len(users)} users have scores" in capsys.readouterr().out
     now = max(e.at for e in log if e.user_id is not None)
-    features: list[list[Any]] = []
+    features, spent = list[list[Any]](), list[float]()
     for user in users:
         own = [e for e in log if e.user_id == user]
         three_days = naive.purchases(naive.events_in_window(own, now + 1, "3d"))
         all_purchases = naive.purchases(naive.events_in_window(own, now + 1, "lifetime"))
         value = sum(e.value or 0.0 for e in three_days)
+        spent.append(sum(e.value or 0.0 for e in own if now - 28 * DAY < e.at <= now))
         features.append([len(naive.events_in_window(own, now + 1, "7d")), value, naive.mean_price(all_purchases)])
-    populations = [[True, events % 2 == 0, True] for events, *_ in features]
+    populations = [[True, events % 2 == 0, True, True] for events, *_ in features]
     columns: dict[str, Any] = {"user_id": users, "features": features, "populations": populations}
     frame = pa.table(columns, schema=score_rows.USER)
     scoring = user_scores.scoring_models(spec.models(models), spec.declared, now)
+    # A customer value has a score before its first model: the mean label of all users in the last horizon.
+    scoring["value"] = user_scores.constant_model(spec.declared, "value", float(np.mean(spent)))
     words = [FeatureWords("?", period, "?") for period in ("last 7d", "last 3d", "complete log")]
     expected = user_scores.score(frame, scoring, spec.declared, words).to_pylist()
 
     stored = [row.asDict(recursive=True) for row in shop.read(spark, tables.USER_SCORES).collect()]
     actual = {(row["user_id"], row["outcome"]): row for row in stored}
-    assert len(expected) == len(actual) < 2 * len(users)
+    assert len(expected) == len(actual) < 3 * len(users)
+    assert {actual[user, "value"]["score"] for user in users} == {pytest.approx(1.5 * np.mean(spent))} != {0.0}
     for row in expected:
         one = actual[row["user_id"], row["outcome"]]
         assert (one["score"], one["probability"] or 0.0) == pytest.approx((row["score"], row["probability"] or 0.0))

@@ -359,3 +359,22 @@ def test_the_top_reasons_are_the_features_with_the_largest_total_contribution() 
     features, values = outcome_scores.top_reasons(parts, np.array([-1, 0, 1, 2, 1]), count=2)
     assert features.tolist() == [[0, 1], [2, 0]]
     np.testing.assert_allclose(values, [[1.0, -0.8], [-3.0, 0.1]])
+
+
+@pytest.mark.parametrize("loss", ["logistic", "poisson"])
+@fuzz
+@given(st.lists(st.sampled_from([-1, 0, 1, None]), min_size=3, max_size=3), st.integers(0, 99))
+def test_coefficients_have_the_signs_of_the_rule_after_each_batch(
+    loss: str, signs: list[int | None], seed: int
+) -> None:
+    rule = replace(LOGISTIC if loss == "logistic" else POISSON, signs=(None, *signs[1:]))
+    free, state = replace(rule, signs=()), OutcomeState.empty(rule, ["intercept", "x1", "x2"])
+    for day in range(1, 5):
+        state = learn(rule, state, batch_of(rule, 60, day, seed))
+        for coefficient, sign in zip(state.coefficients[1:], signs[1:], strict=True):
+            assert coefficient == 0 if sign is None else coefficient * sign >= 0
+    one, other = rule.solved(state).coefficients, free.solved(state).coefficients
+    if all(
+        sign is not None and coefficient * sign >= 0 for coefficient, sign in zip(other[1:], signs[1:], strict=True)
+    ):
+        np.testing.assert_allclose(one, other)

@@ -604,7 +604,11 @@ USER_SCORES = Table(
     columns=(
         USER_ID,
         Column("outcome", "STRING NOT NULL", "Name of the outcome."),
-        Column("score", "DOUBLE NOT NULL", "Logit or margin of the model; of an amount: the predicted amount."),
+        Column(
+            "score",
+            "DOUBLE NOT NULL",
+            "Logit or margin of the model; of an amount: the predicted amount, of a customer value in `value_days`.",
+        ),
         Column("probability", "DOUBLE", "Probability of the outcome, 0 to 1; null for amounts and margins."),
         Column(
             "reasons",
@@ -613,7 +617,10 @@ USER_SCORES = Table(
             "the means of all inputs, as a logit or margin, or in the logarithm of an amount.",
         ),
         Column(
-            "model_valid_from", "TIMESTAMP NOT NULL", "Version of the model: `valid_from` in `outcome_models`.", "UTC"
+            "model_valid_from",
+            "TIMESTAMP NOT NULL",
+            "Version of the model: `valid_from` in `outcome_models`; 1970: no model yet, the mean of all users.",
+            "UTC",
         ),
         Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that the model is from."),
         Column("model_version", "BIGINT", "Version of the registered model, its champion; null: there is no champion."),

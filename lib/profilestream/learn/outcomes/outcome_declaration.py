@@ -42,6 +42,10 @@ class DeclaredOutcome(Frozen):
         ridge: penalty of Newton, in rows.
         rate, l1, l2, shards: of first-order rules.
         calibration: `isotonic` corrects probabilities while that lowers the log loss of recent rows.
+        monotonic: if not empty, the only features of the model, of the rule `newton`, with the directions of
+            scikit-learn's `monotonic_cst`. 1: the prediction never decreases with the feature; -1: it never
+            increases; 0: any.
+        value_days: the score is the customer value of this many days, at most twice the horizon; every user has one.
     """
 
     label: str
@@ -56,6 +60,8 @@ class DeclaredOutcome(Frozen):
     l2: float = Field(default=0.0, ge=0)
     shards: int = Field(default=1, ge=1)
     calibration: Literal["none", "isotonic"] = "none"
+    monotonic: dict[str, Literal[-1, 0, 1]] = {}
+    value_days: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check_loss(self) -> "DeclaredOutcome":
@@ -66,16 +72,35 @@ class DeclaredOutcome(Frozen):
             raise ValueError(f"loss {self.loss!r} has no probability that can be calibrated")
         return self
 
+    @model_validator(mode="after")
+    def _check_value(self) -> "DeclaredOutcome":
+        if self.monotonic and self.rule != "newton":
+            raise ValueError(f"the rule {self.rule!r} has no monotonic features: use 'newton'")
+        if self.value_days is not None:
+            if self.value_days > 2 * self.horizon_days:
+                raise ValueError(f"value_days {self.value_days} is more than twice horizon_days: use a longer horizon")
+            if self.loss != "poisson" or self.population != "true":
+                raise ValueError("a customer value needs the loss 'poisson' and the population \"true\"")
+        return self
+
+    @property
+    def extrapolation(self) -> float:
+        """Scores are this many times the prediction for the horizon."""
+        return 1.0 if self.value_days is None else self.value_days / self.horizon_days
+
     @property
     def identity(self) -> str:
         """Fingerprint of what the sums depend on besides the columns: with another one, the outcome begins again."""
-        return fingerprint(repr((self.label, self.horizon_days, self.population, self.loss, self.rule)))
+        inputs = (sorted(self.monotonic.items()),) if self.monotonic else ()
+        return fingerprint(repr((self.label, self.horizon_days, self.population, self.loss, self.rule, *inputs)))
 
-    def rule_of(self, min_rows: tuple[float, ...]) -> OutcomeRule:
+    def rule_of(self, inputs: ModelInputs) -> OutcomeRule:
         """The rule with its parameters."""
+        min_rows = inputs.min_rows
         if self.rule == "newton":
             assert self.loss != "hinge"
-            return Newton(self.loss, self.half_life_days, self.ridge, min_rows)
+            signs = [self.monotonic.get(name) for name in inputs.feature_names] if self.monotonic else []
+            return Newton(self.loss, self.half_life_days, self.ridge, min_rows, signs=tuple(signs))
         assert self.loss != "poisson"
         return FirstOrder(
             self.rule, self.rate, self.loss, self.half_life_days, min_rows, l1=self.l1, l2=self.l2, shards=self.shards
@@ -116,6 +141,15 @@ class DeclaredOutcomes(Frozen):
             raise ValueError(f"outcomes with labels that are not declared: {unknown}")
         return self
 
+    @model_validator(mode="after")
+    def _check_monotonic(self) -> "DeclaredOutcomes":
+        numbers = {name for name, one in self.features.items() if not one.buckets} - {*self.crossed}
+        if wrong := {
+            name: bad for name, one in self.outcomes.items() if (bad := sorted(one.monotonic.keys() - numbers))
+        }:
+            raise ValueError(f"monotonic contains names that are not features with numbers, or are crossed: {wrong}")
+        return self
+
     @cached_property
     def inputs(self) -> ModelInputs:
         """The columns of the models."""
@@ -125,7 +159,7 @@ class DeclaredOutcomes(Frozen):
     @cached_property
     def rules(self) -> dict[str, OutcomeRule]:
         """The rule of each outcome."""
-        return {name: one.rule_of(self.inputs.min_rows) for name, one in self.outcomes.items()}
+        return {name: one.rule_of(self.inputs) for name, one in self.outcomes.items()}
 
 
 def load(settings: Settings) -> DeclaredOutcomes:

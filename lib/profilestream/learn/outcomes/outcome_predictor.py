@@ -36,7 +36,7 @@ class OutcomePredictor:
         x = self._declared.inputs.matrix(feature_matrix(inputs, len(self._declared.features)))
         predictions = []
         for name, state in self._models.items():
-            rule = self._declared.rules[name]
-            predictions.append(outcome_scores.predictions(rule, state, outcome_scores.etas(rule, state, x)))
+            rule, factor = self._declared.rules[name], self._declared.outcomes[name].extrapolation
+            predictions.append(outcome_scores.predictions(rule, state, outcome_scores.etas(rule, state, x)) * factor)
         columns: list[Any] = [[list(self._models)] * len(inputs), np.array(predictions).T.tolist()]
         return pa.table(columns, schema=self.outputs)

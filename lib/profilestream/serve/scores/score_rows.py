@@ -36,11 +36,16 @@ SCORE = pa.schema([pa.field(name, type_) for name, type_ in _TYPES.items()])
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """A started version of a model; `valid_from` in microseconds."""
+    """A version of a model with coefficients; `valid_from` in microseconds.
+
+    Args:
+        extrapolation: the predicted amount is multiplied by it.
+    """
 
     rule: OutcomeRule
     state: OutcomeState
     valid_from: int
+    extrapolation: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def _scores(
     columns = {
         "user_id": user_ids,
         "outcome": pa.array([outcome] * len(x), pa.string()),
-        "score": predictions if model.rule.loss == "poisson" else eta,
+        "score": predictions * model.extrapolation if model.rule.loss == "poisson" else eta,
         "probability": predictions if has_probability else pa.nulls(len(x), pa.float64()),
         "reasons": _reasons(contributions, values, model_inputs, words),
         "valid_from": np.full(len(x), model.valid_from),

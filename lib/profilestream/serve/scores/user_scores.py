@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -15,11 +16,13 @@ from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, USER_SCORES
 from profilestream.derive import tiles
 from profilestream.derive.entity_features import EntityFeatures
-from profilestream.derive.feature_declaration import LIFETIME, window_micros
+from profilestream.derive.feature_declaration import DAY, LIFETIME, window_micros
 from profilestream.derive.point_in_time import features_as_of
 from profilestream.learn import publishing
+from profilestream.learn.examples import labels
 from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes import outcome_features
+from profilestream.learn.outcomes.kernels.outcome_model import OutcomeState
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
@@ -116,13 +119,17 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
 
 
 def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInputs) -> DataFrame:
-    """Rows of `user_scores`. Outcomes whose model has not started have none."""
+    """Rows of `user_scores`. Outcomes whose model has not started have none, except customer values."""
     models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0)
-    if waiting := sorted(pinned.declared.outcomes.keys() - models.keys()):
+    waiting = pinned.declared.outcomes.keys() - models.keys()
+    values = {name for name in waiting if pinned.declared.outcomes[name].value_days is not None}
+    if waiting - values:
         version = "newest" if pinned.model_version is None else f"champion, {pinned.model_version}"
-        log.warning("there are no scores of %s: their models have not learned enough rows (%s)", waiting, version)
-    if pinned.as_of is None or not models:
+        names = sorted(waiting - values)
+        log.warning("there are no scores of %s: their models have not learned enough rows (%s)", names, version)
+    if pinned.as_of is None or not (models or values):
         return spark.createDataFrame([], USER_SCORES.schema)
+    models |= {name: constant_model(pinned.declared, name, _mean_label(spark, pinned, name)) for name in sorted(values)}
     users = user_features(spark, pinned, pinned.as_of, settings.serve.outcomes.active_within)
     scores = score(users, models, pinned.declared, feature_words(pinned.features))
     constants = {
@@ -150,10 +157,30 @@ def scoring_models(
     """The last started version of each model that is valid at a time, microseconds."""
     versions = {name: model.scoring_version(as_of) for name, model in models.items()}
     return {
-        name: ScoringModel(declared.rules[name], one.state, one.valid_from)
+        name: ScoringModel(declared.rules[name], one.state, one.valid_from, declared.outcomes[name].extrapolation)
         for name, one in versions.items()
         if one is not None
     }
+
+
+def constant_model(declared: DeclaredOutcomes, name: str, amount: float) -> ScoringModel:
+    """A model of a customer value that has learned nothing: it predicts the same amount for all users."""
+    rule, inputs = declared.rules[name], declared.inputs
+    state = replace(OutcomeState.empty(rule, inputs.names), label_unit=max(amount, np.finfo(float).tiny))
+    return ScoringModel(rule, state, 0, declared.outcomes[name].extrapolation)
+
+
+def _mean_label(spark: SparkSession, pinned: PinnedScoreInputs, name: str) -> float:
+    """The mean label of an outcome over all users, in the horizon that ends with the newest event."""
+    assert pinned.as_of is not None
+    outcome, end = pinned.declared.outcomes[name], pinned.as_of + 1
+    at = F.timestamp_micros(F.lit(end - outcome.horizon_days * DAY))
+    users = pinned.features.read(spark, pinned.features.tiles.table).where(F.unix_micros("as_of") < end)
+    times = users.select("user_id").distinct().withColumn("at", at)
+    selected = {name: (pinned.declared.labels[outcome.label], f"{outcome.horizon_days}d")}
+    values = labels.label_values(spark, times, selected, pinned.features, end)
+    mean = values.agg(F.avg(F.col(name).cast("double"))).collect()[0][0]
+    return float(mean or 0.0)
 
 
 def user_features(spark: SparkSession, pinned: PinnedScoreInputs, as_of: int, active_within: str) -> DataFrame:

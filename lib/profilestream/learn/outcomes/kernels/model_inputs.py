@@ -72,6 +72,11 @@ class ModelInputs:
         return np.array([-1, *self._numbers, *(n for n, _ in pairs)])
 
     @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Of each column, as `sources`; of the intercept, its own name."""
+        return tuple(INTERCEPT if n < 0 else self.features[n].name for n in self.sources)
+
+    @cached_property
     def min_rows(self) -> tuple[float, ...]:
         """Of each column; see OutcomeSums.scales."""
         return tuple(0.0 if n < 0 else self.features[n].min_rows for n in self.sources)

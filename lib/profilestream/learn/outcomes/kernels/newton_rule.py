@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.sums import total
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, with_rows
 from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
@@ -37,6 +37,8 @@ class Newton:
         ridge: in rows, that is relative to decayed sums; it is not decayed.
         min_rows: see OutcomeSums.scales.
         first_passes: over each of the first two batches; later ones have one pass.
+        signs: of the coefficients by column: 1: at least 0, -1: at most 0, 0: any, null: always 0. Not of the
+            intercept. Empty: all are 0.
     """
 
     loss: Loss = "logistic"
@@ -44,6 +46,7 @@ class Newton:
     ridge: float = 300.0
     min_rows: tuple[float, ...] = ()
     first_passes: int = 3
+    signs: tuple[int | None, ...] = ()
 
     def equations(self, columns: int) -> int:
         """Number of equations."""
@@ -124,9 +127,25 @@ class Newton:
         return replace(state, coefficients=coefficients, problem="")
 
     def _solution(self, state: OutcomeState) -> Floats:
-        """The coefficients of the sums, (c,); NaN if there are none."""
+        """The coefficients of the sums, (c,); NaN if there are none.
+
+        While coefficients have a wrong sign, they are 0 and the others are solved again.
+        """
+        is_used = state.scales > 0
+        if self.signs:
+            is_used &= np.array([sign is not None for sign in self.signs])
+        is_used[0] = True
+        signs = np.array([sign or 0 for sign in self.signs[1:]] or [0] * (len(is_used) - 1))
+        while True:
+            coefficients = self._solution_with(state, np.flatnonzero(is_used))
+            has_wrong_sign = coefficients[1:] * signs < 0
+            if not has_wrong_sign.any():
+                return coefficients
+            is_used[1:] &= ~has_wrong_sign
+
+    def _solution_with(self, state: OutcomeState, used: Longs) -> Floats:
+        """The coefficients if those of other columns are 0, (c,); NaN if there are none."""
         coefficients, equations = np.zeros(len(state.names)), state.sums.rule
-        used = np.append(0, 1 + np.flatnonzero(state.scales[1:] > 0))
         # The scale of the intercept is 0.
         matrix = equations[np.ix_(used, used)] + np.diag(0.25 * self.ridge * state.scales[used] ** 2)
         matrix[np.diag_indices_from(matrix)] *= 1 + _JITTER
