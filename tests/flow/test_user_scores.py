@@ -248,7 +248,7 @@ def _check_that_bad_models_are_not_served(
     assert learn_publish.main(flags) == 0
     uri = MlflowStore(settings).uri
     client = MlflowClient(uri, uri)
-    assert client.get_registered_model("outcomes").aliases == {"champion": "1", "challenger": "3"}
+    assert client.get_registered_model("outcomes").aliases == {"champion": 1, "challenger": 3}
     assert_champion_is_served()
 
     mlflow.set_registry_uri(uri)

@@ -235,3 +235,17 @@ def test_probabilities_are_calibrated_only_while_that_lowers_the_log_loss(tmp_pa
         assert state.uses_curve == (name == "sgd") and (state.curve is None) == (name == "raw")
         losses[name] = float(np.mean(values[-8:]))
     assert losses["sgd"] < losses["raw"] - 0.5
+
+
+@pytest.mark.parametrize(("outcome", "metric"), [("", "log_loss"), ("buy", "log_loss"), ("spend", "relative_mae")])
+def test_versions_are_compared_by_the_loss_of_probabilities_or_the_error_of_amounts(
+    tmp_path: Path, outcome: str, metric: str
+) -> None:
+    spec = spec_of(tmp_path, OUTCOMES)
+    publish = spec.settings.learn.publish_outcomes.model_copy(update={"outcome": outcome})
+    learn = spec.settings.learn.model_copy(update={"publish_outcomes": publish})
+    publication = OutcomesSpec(spec.settings.model_copy(update={"learn": learn})).publication
+    assert publication is not None
+    gate_metric = publication.gate_metric
+    assert (gate_metric.metric.name, gate_metric.model) == (metric, outcome or "buy")
+    assert gate_metric.metric.is_lower_better and gate_metric.label_days == HORIZON + 1
