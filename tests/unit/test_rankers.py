@@ -55,6 +55,7 @@ def test_baskets_and_followers_equal_loops_over_consecutive_baskets(batches: lis
         assert set(rows[user]["previous_items"]) == set(previous)
     for item in {item for _, item, _ in naive.log}:
         assert rows[item]["counts"] == pytest.approx(naive.followers(item, rows[item]["as_of"]), rel=1e-9)
+        assert rows[item]["rules"] == pytest.approx(naive.rule_counts(item, rows[item]["as_of"]), rel=1e-9)
 
 
 @law_settings
@@ -85,8 +86,9 @@ def test_a_log_in_order_of_time_gives_the_same_rows_for_any_split_into_batches(l
     expected = whole.rows()
     assert split.rows().keys() == expected.keys()
     for key, row in split.rows().items():
-        assert row["counts"] == pytest.approx(expected[key]["counts"], rel=1e-9)
-        for name in ("as_of", "basket_items", "previous_items"):
+        for name in ("counts", "rules"):
+            assert row[name] == pytest.approx(expected[key][name], rel=1e-9)
+        for name in ("as_of", "basket_items", "previous_items", "recent_items"):
             assert row.get(name) == expected[key].get(name), (key, name)
 
 
@@ -120,6 +122,26 @@ def test_known_counts_followers_and_scores() -> None:
     assert list(popular) == ["a", "b", "c"] and sum(popular.values()) == pytest.approx(1)
 
 
+def test_rules_count_later_events_of_a_session_by_their_distance_also_of_the_same_item() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(0.01, "a")]).learn(at(0.02, "b", "c"))
+    rows, decay = model.rows(), 0.5 ** (0.01 / 3)
+    assert rows["a"]["rules"] == pytest.approx({"a": decay, "b": 1.5, "c": 1 / 2 + 1 / 3}, rel=1e-3)
+    assert rows["b"]["rules"] == rows["c"]["rules"] == {}  # b and c have the same time
+    assert model.user("u")["recent_items"] == ["a", "a", "b", "c"]
+    later = model.learn(at(5, "d"))
+    assert later.user("u")["recent_items"] == ["d"] and "d" not in later.rows()["a"]["rules"]
+    assert MemoryRankers(PARAMS).learn(at(0, "x", "y")).user("u")["recent_items"] == ["x", "y"]
+
+
+def test_sequence_rules_rank_by_the_followers_of_the_recent_items_the_last_one_first() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(0.01, "x"), *at(1, "b"), *at(1.01, "y")])
+    model = model.learn([*at(2, "a", user="v"), *at(2.01, "b", user="v")])
+    ranked = model.ranking("v", "sequence_rules", 3)
+    # Rules of a: x .5^(2/3) from the first user, and b 1 from this one; rules of b: y.
+    share = 0.5 ** (2 / 3) / (0.5 ** (2 / 3) + 1)
+    assert ranked == pytest.approx({"y": 2, "b": 1 + 0.6 * (1 - share), "x": 1 + 0.6 * share}, abs=1e-2)
+
+
 def test_a_late_event_is_counted_but_is_in_no_basket_and_no_transition() -> None:
     model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(6, "b")]).learn(at(3, "c"))
     assert model.user("u")["counts"] == pytest.approx({"b": 1, "c": 0.5, "a": 0.25})
@@ -130,7 +152,7 @@ def test_a_late_event_is_counted_but_is_in_no_basket_and_no_transition() -> None
 def test_a_basket_that_continues_a_stored_one_is_not_ranked() -> None:
     model = MemoryRankers(PARAMS).learn(at(0, "a"))
     sums = model.learn(at(0.01, "b")).sums
-    assert sums is not None and sums.users.tolist() == [0, 0, 0] and sums.times.rows_from is None
+    assert sums is not None and sums.users.tolist() == [0, 0, 0, 0] and sums.times.rows_from is None
 
 
 def test_of_followers_with_equal_counts_the_first_ids_are_stored() -> None:

@@ -21,7 +21,7 @@ _ITEMS = ("all items", "the earlier bought items", "the items that the user neve
 
 
 class RankersSpec(LearnerSpec):
-    """Own counts, transitions between baskets, and popularity (kernels/count_rankers.py)."""
+    """Own counts, transitions between baskets, rules in sessions, and popularity (kernels/count_rankers.py)."""
 
     name = "rankers"
     metrics = tuple(
@@ -29,7 +29,13 @@ class RankersSpec(LearnerSpec):
             name, "share, 0 to 1", "users",
             f"Share of {items} in the first basket that a user starts in the batch that are among the first 10 ranked.",
         )
-        for name, items in zip(METRICS, _ITEMS, strict=True)
+        for name, items in zip(METRICS, _ITEMS, strict=False)
+    ) + (
+        Metric(
+            METRICS[-1], "share, 0 to 1", "users",
+            "Whether the last item of the first basket that a user starts in the batch is among the first 10 by "
+            "its earlier events.",
+        ),
     )  # fmt: skip
     state_tables = (tables.BASKET_COUNTS,)
     limits = ("Quantities and prices are not used, and returns do not reduce a count.",)
