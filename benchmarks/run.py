@@ -15,7 +15,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 
 from profilestream.base.session import open_session  # noqa: E402
 
-from benchmarks import capture, costs, derive, latency, learn, many_batches, markdown, quality, segments, serve, windows  # noqa: E402
+from benchmarks import (  # noqa: E402
+    capture,
+    costs,
+    derive,
+    latency,
+    learn,
+    many_batches,
+    markdown,
+    outcomes,
+    quality,
+    segments,
+    serve,
+    windows,
+)
 from benchmarks.result import Result  # noqa: E402
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
@@ -30,6 +43,8 @@ BENCHMARKS = (
     windows.features_asof_vs_sql, windows.entity_times_10k,
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,
+    outcomes.outcomes_auc_vs_boosting, outcomes.outcomes_cpu_vs_boosting, outcomes.outcomes_ece,
+    outcomes.outcomes_split, outcomes.spend_bias,
     serve.report_seconds,
 )  # fmt: skip
 # Benchmarks without Spark.

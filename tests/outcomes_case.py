@@ -19,20 +19,31 @@ from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from tests import laws
 from tests.builders import Shop
 from tests.laws import LearnerCase, Numbers
-from tests.naive_outcomes import DAY, NaiveNewton
+from tests.naive_outcomes import DAY, NaiveNewton, clipped
 
 HORIZON = 28
 # After the end of all logs.
 FAR = 800 * DAY
 OUTCOMES = f"""
+[labels.buy]
+question = "Does the user buy?"
+unit = "true or false"
+kind = "count"
+[labels.spend]
+question = "How much does the user spend?"
+unit = "currency"
+kind = "sum"
+of = "value"
 [features.visits]
 [features.amount]
 is_log = true
 [outcomes.buy]
+label = "buy"
 horizon_days = {HORIZON}
 half_life_days = 20
 ridge = 30
 [outcomes.spend]
+label = "spend"
 horizon_days = {HORIZON}
 loss = "poisson"
 half_life_days = 20
@@ -133,9 +144,12 @@ def _evaluated(spec: OutcomesSpec, tables: MemoryTables, rows: pa.Table) -> dict
             one for one in before.all_rows(spec.tables[0]).to_pylist()
             if one["outcome"] == "buy" and one["valid_from"].timestamp() * 1e6 <= row["at"] and one["is_started"]
         ]  # fmt: skip
-        label = dict(row["labels"]).get("buy")
-        if valid and label is not None:
-            eta = float(_inputs(row) @ np.array(max(valid, key=lambda one: one["valid_from"])["coefficients"]))
+        label = dict(row["labels"]).get("buy", np.nan)
+        if valid and np.isfinite(label):
+            version = max(valid, key=lambda one: one["valid_from"])
+            coefficients, mean, scales = (np.array(version[name]) for name in ("coefficients", "means", "scales"))
+            [(x, _, _)] = clipped([(_inputs(row), label, row["at"])], mean, scales)
+            eta = float(x @ coefficients)
             p = 1 / (1 + np.exp(-np.clip(eta, -8, 8)))
             losses.append(-np.log(p if label else 1 - p))
     return {("buy", "log_loss"): (float(np.mean(losses)), len(losses))} if losses else {}

@@ -25,9 +25,11 @@ from profilestream.learn import learners, publication
 from profilestream.learn import stage as learner_stage
 from profilestream.learn.examples import training_examples
 from profilestream.learn.learner_spec import LearnerSpec
+from profilestream.learn.outcomes import matured_examples
+from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.segments import describe_segments
 from profilestream.serve.report import write_report
-from profilestream.serve.scores import recommend
+from profilestream.serve.scores import recommend, user_scores
 from profilestream.serve.tags import assign_tags, tag_checks
 from profilestream.steward import maintain
 
@@ -66,8 +68,9 @@ DERIVED = (
         Stage(transitions.STAGE, transitions.queries, transitions.check),
         Stage(user_features.STAGE, user_features.queries, user_features.check),
         # A learner of `events` runs here because this group leaves processors idle.
-        *(_learner_stage(learner) for learner in learners.LEARNERS),
+        *(_learner_stage(learner) for learner in learners.LEARNERS if learner != OutcomesSpec),
     ),
+    (_learner_stage(OutcomesSpec),),
 )
 STAGES = (CAPTURE, *(stage for group in DERIVED for stage in group))
 
@@ -78,6 +81,8 @@ class Step:
 
     Args:
         every: its schedule in a continuous run, unless the settings have another one (schedule.Schedule).
+        before: the stage that reads what it writes. Such a step runs before this stage, and at the start of a
+            continuous run.
         is_enabled: whether the settings enable it.
         run: computes and writes its tables or files.
         check: as the check of a stage.
@@ -88,6 +93,7 @@ class Step:
     is_enabled: Callable[[Settings], bool]
     run: Callable[[SparkSession, Settings], object]
     check: Callable[[SparkSession, Settings], None] = lambda spark, settings: None
+    before: str = ""
 
 
 def _maintain(spark: SparkSession, settings: Settings) -> None:
@@ -98,11 +104,18 @@ STEPS = (
     Step(compact_tiles.STEP, "1d", lambda settings: True, compact_tiles.run),
     Step(describe_segments.STEP, "1h", lambda settings: settings.learn.segments.enabled, describe_segments.run),
     Step(
+        matured_examples.STEP, "1h", lambda settings: settings.learn.outcomes.enabled, matured_examples.run,
+        matured_examples.check, before=OutcomesSpec.stage_name(),
+    ),
+    Step(
         training_examples.STAGE, "1d", lambda settings: settings.learn.examples.enabled, training_examples.run,
         training_examples.check,
     ),
     Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
     Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
+    Step(
+        user_scores.STEP, "1h", lambda settings: settings.serve.outcomes.enabled, user_scores.run, user_scores.check,
+    ),
     Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
     Step(
         maintain.STEP, "1h", lambda settings: settings.maintain.enabled, _maintain,
@@ -161,7 +174,9 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
         ProfilestreamError: a stage failed; the message starts with its name, and later stages did not run.
     """
     options = _with_followers(settings, options)
+    steps = _enabled_steps(settings)
     if options.continuous is not None:
+        _run_steps(spark, settings, [step for step in steps if step.before])
         queries = [query for stage in STAGES for query in stage.queries(settings)]
         return streaming.run(spark, queries, settings, options, together=True, steps=scheduled_steps(settings))
     with prefix_errors(CAPTURE.name):
@@ -169,10 +184,17 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
     if not is_finished:
         return False
     for group in DERIVED:
+        names = [stage.name for stage in group]
+        _run_steps(spark, settings, [step for step in steps if step.before in names])
         queries = [query for stage in group for query in stage.queries(settings)]
         if not streaming.run(spark, queries, settings, options, together=True):
             return False
-    for step in _enabled_steps(settings):
+    _run_steps(spark, settings, [step for step in steps if not step.before])
+    return True
+
+
+def _run_steps(spark: SparkSession, settings: Settings, steps: list[Step]) -> None:
+    for step in steps:
         started = time.monotonic()
         try:
             with prefix_errors(step.name):
@@ -181,7 +203,6 @@ def run(spark: SparkSession, settings: Settings, options: RunOptions) -> bool:
             console.line(f"{error.what}; skipped, to do: {error.do}")
         else:
             console.line(f"{step.name}: {time.monotonic() - started:.1f} s")
-    return True
 
 
 def run_with_summary(spark: SparkSession, settings: Settings, options: RunOptions) -> None:

@@ -4,6 +4,7 @@ from profilestream.base import tables
 from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 from profilestream.derive import feature_declaration, fold_stage, profiles, sessions, transitions, user_features
+from profilestream.derive.feature_declaration import DeclaredFeatures
 from profilestream.learn import learners
 from profilestream.learn.examples import training_examples
 
@@ -26,9 +27,11 @@ def registry(settings: Settings) -> list[Table]:
     specs = [learner(settings) for learner in learners.LEARNERS]
     learned = [table for spec in specs if spec.has_input for table in spec.all_tables]
     learned.append(tables.MODEL_METRICS)
+    if settings.learn.outcomes.file:
+        learned.append(tables.OUTCOME_EXAMPLES)
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))
-    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS]
+    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES]
     return [*captured, *declared, *derived, *learned, *served, tables.STAGE_BATCHES]
 
 
@@ -48,7 +51,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
     profile_tables = [] if profile is None else [table.name for table in profile.tables]
     tiles = [tile.table.name for tile in derived if "hour" in tile.table.key]
     features = feature_declaration.declared_features(settings)
-    user_tiles = [features.entities["user"]] if features and "user" in features.entities else []
+    user_tiles, customer_tiles = _tiles(features, "user"), _tiles(features, "customer")
     factors_tables, segments_tables = ["factors", "published_factors"], ["user_segments", "segments"]
     return {
         "capture_events": ["events", "capture_batches"],
@@ -61,13 +64,16 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_factors": ["events", "factors"],
         "learn_segments": [*profile_tables, *segments_tables],
         "learn_rankers": ["events", "basket_counts"],
+        "learn_outcome_examples": ["events", *customer_tiles, "outcome_examples"],
+        "learn_outcomes": ["outcome_examples", "outcome_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
-        "learn_publish": ["factors", "segments", "basket_counts", "model_metrics"],
+        "learn_publish": ["factors", "segments", "basket_counts", "outcome_models", "model_metrics"],
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches",
         ],
+        "serve_outcomes": ["outcome_models", "events", *customer_tiles, "user_scores"],
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
         "serve_tags": ["events", *profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
         "serve_trends": ["events", "user_segments"],
@@ -77,3 +83,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         ],
         "steward_compact_tiles": tiles,
     }  # fmt: skip
+
+
+def _tiles(features: DeclaredFeatures | None, entity: str) -> list[str]:
+    return [features.entities[entity]] if features and entity in features.entities else []

@@ -31,8 +31,11 @@ from profilestream.base.settings import (
     Learn,
     Maintain,
     Observe,
+    Outcomes,
+    OutcomeScores,
     Paths,
     Publish,
+    PublishOutcomes,
     PublishRankers,
     PublishSegments,
     Rankers,
@@ -66,6 +69,7 @@ JOBS = (
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
+    "learn_outcome_examples", "learn_outcomes", "serve_outcomes",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -451,9 +455,10 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "derive.transitions": Transitions, "derive.windows": WindowFeatures, "learn.factors": Factors,
         "learn.tracking": Tracking,
         "learn.publish": Publish, "learn.publish_segments": PublishSegments, "learn.examples": Examples,
-        "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers,
+        "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers, "learn.outcomes": Outcomes,
+        "learn.publish_outcomes": PublishOutcomes,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
-        "maintain": Maintain,
+        "serve.outcomes": OutcomeScores, "maintain": Maintain,
     }  # fmt: skip
     for path, model in models.items():
         table, overrides = (

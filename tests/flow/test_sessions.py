@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from profilestream.base import commits, tables
 from profilestream.base.checkpoints import Checkpoint, Plan
 from profilestream.base.commits import Txn
+from profilestream.base.keyed_rows import KeyedRows
 from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
 from profilestream.derive import sessions
@@ -47,6 +48,7 @@ class SessionWarehouse:
         self.spark, self.settings = spark, settings
         self.table, (self.query,) = sessions.table(settings), sessions.queries(settings)
         self.batches = itertools.count()
+        self.local_max_rows, self.indexes = 0, dict[str, KeyedRows]()
         for table in (tables.EVENTS, self.table):
             table.create(spark, settings.paths)
 
@@ -61,7 +63,11 @@ class SessionWarehouse:
         spark, paths = self.spark, self.settings.paths
         number = next(self.batches)
         versions = self.query.versions(spark, Checkpoint(spark, ""), number)
-        self.query.write(events, Batch(spark, paths, Txn(sessions.STAGE, "one", number), Plan("", "", versions)))
+        txn, plan = Txn(sessions.STAGE, "one", number), Plan("", "", versions)
+        batch = Batch(
+            spark, paths, txn, plan, local_max_rows=self.local_max_rows, local_max_keys=1_000_000, indexes=self.indexes
+        )
+        self.query.write(events, batch)
         assert commits.version(spark, self.table, paths) == number + 1, "a batch is one commit"
 
     def write_batch(self, *log: Click) -> None:
@@ -122,7 +128,10 @@ def new_warehouse(spark: SparkSession, tmp_path: Path) -> Callable[..., SessionW
 @example(seed=4)  # ids of the source, a short maximum duration, no newer events
 @given(seed=st.integers(0, 2**32))
 def test_sessions_of_any_batches_equal_plain_python(new_warehouse: Callable[..., SessionWarehouse], seed: int) -> None:
-    """With all of `events` written before the first batch, tables are compared at the end; else after every batch."""
+    """With all of `events` written before the first batch, tables are compared at the end; else after every batch.
+
+    Spark or the driver processes a batch.
+    """
     dice = random.Random(seed)
     use_source_session_ids, max_hours, all_at_once = dice.random() < 0.5, dice.choice([0.75, 24.0]), dice.random() < 0.5
     log = _log(dice)
@@ -131,6 +140,7 @@ def test_sessions_of_any_batches_equal_plain_python(new_warehouse: Callable[...,
     all_events = warehouse.append_events([click for click, _ in log]) if all_at_once else None
     processed: list[Click] = []
     for batch in batches:
+        warehouse.local_max_rows = dice.choice([0, 10_000])
         ids = [click.event_id for click in batch]
         warehouse.write_sessions(
             warehouse.append_events(batch) if all_events is None else all_events.where(F.col("event_id").isin(ids))

@@ -16,6 +16,7 @@ from jobs import (
     derive_transitions,
     derive_windows,
     learn_factors,
+    learn_outcomes,
     learn_rankers,
     learn_segments,
 )
@@ -32,6 +33,7 @@ JOBS: dict[str, Main] = {
     "learn_factors": learn_factors.main,
     "learn_segments": learn_segments.main,
     "learn_rankers": learn_rankers.main,
+    "learn_outcomes": learn_outcomes.main,
 }
 # The stages that read a table that the stage writes.
 FOLLOWERS = {
@@ -60,11 +62,16 @@ def shop(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sh
         f'[derive.windows]\nfile = "{shop.home}/windows.toml"\nenabled = true\n'
         "[learn.factors]\nenabled = true\nk = 2\n[learn.segments]\nenabled = true\nk = 2\n"
         "[learn.rankers]\nenabled = true\n"
+        f'[learn.outcomes]\nenabled = true\nfile = "{shop.home}/outcomes.toml"\n'
     )
     shop.home.mkdir(parents=True, exist_ok=True)
     (shop.home / "windows.toml").write_text(
         '[entities]\nuser = "user_hours"\n[features.user.events]\nquestion = "How many events?"\nunit = "events"\n'
         'kind = "count"\nwindows = ["1d"]\n'
+    )
+    (shop.home / "outcomes.toml").write_text(
+        'entity = "user"\n[labels.active]\nquestion = "Is the user active?"\nunit = "events"\nkind = "count"\n'
+        '[features]\nevents_1d = {}\n[outcomes.active]\nlabel = "active"\nhorizon_days = 7\n'
     )
     shop.write("a.jsonl", "\n".join(json.dumps(event(n)) for n in range(40)))
     shop.capture(_session)

@@ -51,7 +51,7 @@ def test_learners_wait_longer_between_batches_of_a_continuous_run() -> None:
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [])
     queries = [query for stage in flow.STAGES for query in stage.queries(settings)]
     at_every_second = {query.stage: query.trigger(1.0)["processingTime"] for query in queries}
-    learners = {"learn_factors", "learn_segments", "learn_rankers"}
+    learners = {"learn_factors", "learn_segments", "learn_rankers", "learn_outcomes"}
     assert {stage for stage, interval in at_every_second.items() if interval == "10.0 seconds"} == learners
     assert {query.trigger(60.0)["processingTime"] for query in queries} == {"60.0 seconds"}
     assert {query.trigger(None)["availableNow"] for query in queries} == {True}

@@ -32,6 +32,8 @@ _ENGINE = "profilestream"
 _ENGINES = (_ENGINE, "delta-rs")
 # Features that change neither the entries below nor what a reader of files has to do.
 _KNOWN_FEATURES = {"deletionVectors", "changeDataFeed", "appendOnly", "invariants"}
+# Version 2 is column mapping; later ones list their features.
+_READER_VERSIONS = (1, 3)
 _CHECKSUM_FIELDS = (
     "tableSizeBytes", "numFiles", "numMetadata", "numProtocol", "setTransactions", "domainMetadata", "metadata",
     "protocol",
@@ -180,7 +182,8 @@ class DeltaLog:
         files: `add` actions of the data files by path.
         transactions: last version by application id.
         metadata: id, columns and partition columns of the table.
-        is_supported: whether the table has deletion vectors, and no feature that this module does not know.
+        is_readable: whether the table has no feature that this module does not know.
+        is_supported: whether it has deletion vectors in addition, so that rows can be updated.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -192,7 +195,7 @@ class DeltaLog:
         self.files: dict[str, Action] = {}
         self.transactions: dict[str, int] = {}
         self.metadata: Action = {}
-        self.is_supported = False
+        self.is_readable = self.is_supported = False
         self._identity: tuple[int, int] | None = None
 
     def refresh(self) -> None:
@@ -256,7 +259,9 @@ class DeltaLog:
             elif "protocol" in action:
                 features = [set(action["protocol"].get(f"{kind}Features") or ()) for kind in ("reader", "writer")]
                 has_vectors = all("deletionVectors" in part for part in features)
-                self.is_supported = has_vectors and set().union(*features) <= _KNOWN_FEATURES
+                is_known = action["protocol"]["minReaderVersion"] in _READER_VERSIONS
+                self.is_readable = is_known and set().union(*features) <= _KNOWN_FEATURES
+                self.is_supported = self.is_readable and has_vectors
         # An entry removes the earlier state of a file and adds the new one, in any order.
         self.files |= added
 

@@ -75,6 +75,7 @@ class Table:
     Args:
         columns: in order.
         key: columns that identify a row.
+        found_by: columns of the key by which the driver finds rows (keyed_rows.py); empty: all.
         meaning: what one row is, in one sentence.
         writer: the stage or step that writes it.
         retention: how long its rows are stored.
@@ -91,6 +92,7 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    found_by: tuple[str, ...] = ()
     meaning: str = ""
     writer: str = ""
     retention: str = DEFAULT_RETENTION

@@ -28,6 +28,7 @@ from profilestream.base.delta_log import Action, DeltaLog
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import Conflict
 from profilestream.base.settings import Paths
+from profilestream.base.time_ranges import TimeRanges
 
 _ATTEMPTS = 5
 _CHANGE_TYPE = "_change_type"
@@ -68,6 +69,13 @@ class StoredRows:
     places: dict[str, Positions]
     version: int
 
+    def where(self, mask: NDArray[np.bool_]) -> "StoredRows":
+        """The rows where a mask is true."""
+        ends = np.cumsum([len(positions) for positions in self.places.values()])
+        masks = zip(self.places.items(), np.split(mask, ends[:-1]), strict=True) if self.places else ()
+        places = {path: positions[is_left] for (path, positions), is_left in masks if is_left.any()}
+        return StoredRows(self.rows.filter(pa.array(mask)), places, self.version)
+
 
 class KeyedRows:
     """The rows of one table in a local file system. It is used by one thread at a time.
@@ -81,6 +89,7 @@ class KeyedRows:
         assert folder is not None
         self._table, self._folder = table, folder
         self._schema = table.arrow_schema
+        self._found_by = table.found_by or table.key
         self._log = DeltaLog(self._folder)
         self._files: dict[str, _IndexedFile] = {}
         self._metadata: Action = {}
@@ -110,20 +119,25 @@ class KeyedRows:
         self._index_new_files()
         return True
 
-    def find(self, keys: pa.Table, columns: Sequence[str] | None = None) -> StoredRows:
+    def find(
+        self, keys: pa.Table, columns: Sequence[str] | None = None, ranges: TimeRanges | None = None
+    ) -> StoredRows:
         """The stored rows of the keys, at the version of the last refresh.
 
         Args:
-            keys: the key columns of the table, never null.
+            keys: the key columns of the table, or those that it is `found_by`; never null.
             columns: of the rows; null: all.
+            ranges: row groups that contain no time in these ranges are not read.
         """
         names = self._schema.names if columns is None else columns
-        wanted = set(self._keys_of(self._cast(keys)))
-        hashes = np.unique(_hashes(list(wanted)))
+        keys = self._cast(keys)
+        wanted = set(_tuples(keys))
+        hashes = np.unique(_hashes(_tuples(keys.select(self._found_by))))
         parts, places = [], {}
-        for path, positions in self._positions_by_file(hashes):
-            rows = self._read(path, positions, {*names, *self._table.key})
-            is_wanted = np.array([key in wanted for key in self._keys_of(rows)])  # two keys can have one hash
+        for path, positions in self._positions_by_file(hashes, ranges):
+            rows = self._read(path, positions, {*names, *keys.column_names})
+            # Two keys can have one hash.
+            is_wanted = np.array([key in wanted for key in _tuples(rows.select(keys.column_names))])
             if is_wanted.any():
                 parts.append(rows.select(names).filter(pa.array(is_wanted)))
                 places[path] = positions[is_wanted]
@@ -222,31 +236,36 @@ class KeyedRows:
                 one.deleted = deleted.get(path.rsplit("/", 1)[-1], np.zeros(0, np.int64))
 
     def _indexed(self, path: str) -> _IndexedFile:
-        key, partition = self._table.key, self._partition(path)
+        key, partition = self._found_by, self._partition(path)
         with self._open(path) as file:
             # Tuples of all keys of a large file would take ten times as much memory as their hashes.
             tables = (pa.Table.from_batches([part]) for part in file.iter_batches(columns=list(key)))
-            hashes = [_hashes(self._keys_of(self._cast(rows, key, partition))) for rows in tables]
+            hashes = [_hashes(_tuples(self._cast(rows, key, partition).select(key))) for rows in tables]
             all_hashes = np.concatenate([np.zeros(0, np.int64), *hashes])
             order = np.argsort(all_hashes)
             return _IndexedFile(all_hashes[order], order, file.metadata)
 
-    def _positions_by_file(self, hashes: NDArray[np.int64]) -> Iterator[tuple[str, Positions]]:
-        """The positions of undeleted rows with these hashes, by file."""
+    def _positions_by_file(
+        self, hashes: NDArray[np.int64], ranges: TimeRanges | None = None
+    ) -> Iterator[tuple[str, Positions]]:
+        """The positions of undeleted rows with these hashes, by file, in row groups with times in the ranges."""
         for path, one in self._files.items():
             first, last = (np.searchsorted(one.hashes, hashes, side) for side in ("left", "right"))
             rows = [one.rows[first[n] : last[n]] for n in np.flatnonzero(first < last)]
-            if rows and len(positions := np.setdiff1d(np.concatenate(rows), one.deleted)):
+            if not rows:
+                continue
+            positions = np.setdiff1d(np.concatenate(rows), one.deleted)
+            if ranges is not None and len(positions):
+                sizes = [group.num_rows for group in _row_groups(one.metadata)]
+                positions = positions[np.repeat(ranges.row_groups(one.metadata), sizes)[positions]]
+            if len(positions):
                 yield path, positions
 
     def _open(self, path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
         return pq.ParquetFile(self._folder / unquote(path), metadata=metadata)
 
     def _partition(self, path: str) -> dict[str, Any]:
-        """The Arrow scalars of the partition columns of a file, which it does not contain; an empty text is null."""
-        texts = self._log.files[path]["partitionValues"]
-        types = {name: self._schema.field(name).type for name in texts}
-        return {name: pa.scalar(text or None, pa.string()).cast(types[name]) for name, text in texts.items()}
+        return partition_values(self._log.files[path], self._schema)
 
     def _scanned(self, path: str, columns: tuple[str, ...], wanted: _Wanted) -> _ScannedFile:
         """The rows of a file with the wanted values, also deleted ones."""
@@ -276,15 +295,7 @@ class KeyedRows:
     def _cast(
         self, rows: pa.Table, names: Collection[str] | None = None, partition: dict[str, Any] | None = None
     ) -> pa.Table:
-        """The columns in the types of the table; by default those that the rows have.
-
-        A file has no partition columns, and no column that was added to the table later; its values are null.
-        """
-        schema = pa.schema([one for one in self._schema if one.name in (names or rows.column_names)])
-        stored = {one.name: rows[one.name].cast(one.type) for one in schema if one.name in rows.column_names}
-        stored |= {name: pa.repeat(value, len(rows)) for name, value in (partition or {}).items()}
-        columns = [stored[one.name] if one.name in stored else pa.nulls(len(rows), one.type) for one in schema]
-        return pa.table(columns, schema=schema)
+        return cast_rows(rows, self._schema, names or rows.column_names, partition or {})
 
     def _keys_of(self, rows: pa.Table) -> list[tuple[Any, ...]]:
         return _tuples(rows.select(self._table.key))
@@ -328,6 +339,24 @@ class KeyedRows:
             file = local_appends.new_file(self._folder / "_change_data", values)
             local_appends.write_parquet(part, file, is_updated=False)
             yield {"cdc": {**local_appends.file_fields(file, self._folder, values), "dataChange": False}}
+
+
+def partition_values(add: Action, schema: pa.Schema) -> dict[str, Any]:
+    """The Arrow scalars of the partition columns of a file, which it does not contain; an empty text is null."""
+    texts = add["partitionValues"]
+    return {name: pa.scalar(text or None, pa.string()).cast(schema.field(name).type) for name, text in texts.items()}
+
+
+def cast_rows(rows: pa.Table, schema: pa.Schema, names: Collection[str], partition: dict[str, Any]) -> pa.Table:
+    """Columns of the rows of a file in the types and in the order of the table.
+
+    A file has no partition columns, and no column that was added to the table later; its values are null.
+    """
+    schema = pa.schema([one for one in schema if one.name in names])
+    stored = {one.name: rows[one.name].cast(one.type) for one in schema if one.name in rows.column_names}
+    stored |= {name: pa.repeat(value, len(rows)) for name, value in partition.items()}
+    columns = [stored[one.name] if one.name in stored else pa.nulls(len(rows), one.type) for one in schema]
+    return pa.table(columns, schema=schema)
 
 
 def _row_groups(metadata: pq.FileMetaData) -> list[pq.RowGroupMetaData]:

@@ -247,13 +247,14 @@ class Batch:
         return is_needed
 
     @contextmanager
-    def cached(self, frame: Rows, *, is_small: bool = False) -> Iterator[tuple[Rows, int]]:
+    def cached(self, frame: Rows, *, is_small: bool = False, tables: Sequence[Table] = ()) -> Iterator[tuple[Any, int]]:
         """Hold the rows of a frame during the block: few rows in the driver, others in the cache of Spark.
 
         An Arrow table is held as it is.
 
         Args:
             is_small: the frame probably has few rows, whatever Spark estimates.
+            tables: if results for them can be written by the driver, the rows of a frame become an Arrow table.
 
         Yields:
             The held rows, and their number.
@@ -264,13 +265,19 @@ class Batch:
         with self.phase("read"):
             is_small = is_small or _estimated_bytes(frame) <= self.local_max_rows * _BYTES_PER_ROW
             few = self._collected(frame) if is_small else None
-            held = frame.persist() if few is None else frame_of_arrow(self.spark, few)
+            is_local = few is not None and len(tables) > 0 and self.is_written_locally(len(few), tables)
+            held: Any = few
+            if few is None:
+                held = frame.persist()
+            elif not is_local:
+                held = frame_of_arrow(self.spark, few)
             rows = held.count() if few is None else len(few)
         try:
             self.prepare_writes(rows)
             yield held, rows
         finally:
-            held.unpersist()
+            if isinstance(held, DataFrame):
+                held.unpersist()
 
     def _collected(self, frame: DataFrame) -> pa.Table | None:
         """The rows of a frame; null if there are more than `local_max_rows`."""

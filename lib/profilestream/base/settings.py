@@ -575,19 +575,13 @@ class Rankers(LearnerSettings):
 
 
 class Outcomes(LearnerSettings):
-    """Models of outcomes, such as a purchase in 28 days. There is no job that runs them yet (decision 0044).
+    """Models of outcomes, such as a purchase in 28 days.
 
     Args:
-        file: the declaration of features and outcomes.
+        file: the declaration of labels, features and outcomes.
     """
 
     file: Annotated[str, Effect.LATER] = ""
-
-    @model_validator(mode="after")
-    def _check_not_enabled(self) -> Self:
-        if self.enabled:
-            raise ValueError("outcomes cannot be enabled yet: no step writes outcome_examples")
-        return self
 
 
 class Tracking(Frozen):
@@ -671,6 +665,18 @@ class PublishRankers(Gate):
     top_k: int = Field(default=20, ge=1)
 
 
+class PublishOutcomes(Gate):
+    """Publishing of the models of outcomes as one registered model.
+
+    Args:
+        name: name of the registered model.
+        outcome: the gate compares the log loss of this outcome; empty: of the first declared one.
+    """
+
+    name: ModelName = "outcomes"
+    outcome: str = ""
+
+
 class Examples(Frozen):
     """Training examples (docs/learners.md): point-in-time features of users, and labels from later events.
 
@@ -729,11 +735,13 @@ class Learn(Frozen):
     publish: Publish = Publish()
     publish_segments: PublishSegments = PublishSegments()
     publish_rankers: PublishRankers = PublishRankers()
+    publish_outcomes: PublishOutcomes = PublishOutcomes()
     examples: Examples = Examples()
 
     @model_validator(mode="after")
     def _models_have_names_of_their_own(self) -> Self:
-        models = {name: getattr(self, name).name for name in ("publish", "publish_segments", "publish_rankers")}
+        names = ("publish", "publish_segments", "publish_rankers", "publish_outcomes")
+        models = {name: getattr(self, name).name for name in names}
         for (one, model), (other, other_model) in combinations(models.items(), 2):
             if model == other_model:
                 raise ValueError(f"{one}.name and {other}.name are the same: {model}")
@@ -773,6 +781,19 @@ class Scores(Frozen):
     max_share_per_item: float | None = Field(default=None, gt=0, le=1)
 
 
+class OutcomeScores(Frozen):
+    """Scores of outcomes by `serve_outcomes` (docs/learners.md).
+
+    Args:
+        enabled: whether `run_pipeline` writes them after its stages.
+        active_within: a user has scores if the user has an event in this interval before the newest event; `lifetime`:
+            all users.
+    """
+
+    enabled: bool = False
+    active_within: str = Field(default="lifetime", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
+
+
 class Tags(Frozen):
     """Tags with evidence, RFM segments, loyalty tiers and cohorts (docs/tags.md).
 
@@ -808,6 +829,7 @@ class Serve(Frozen):
     user_ids: Literal["people", "sessions"] = "people"
 
     scores: Scores = Scores()
+    outcomes: OutcomeScores = OutcomeScores()
     tags: Tags = Tags()
     report: Report = Report()
 
@@ -1007,7 +1029,10 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
                 update={
                     "examples": settings.learn.examples.model_copy(
                         update={"file": resolved(settings.learn.examples.file)}
-                    )
+                    ),
+                    "outcomes": settings.learn.outcomes.model_copy(
+                        update={"file": resolved(settings.learn.outcomes.file)}
+                    ),
                 }
             ),
         }

@@ -389,6 +389,7 @@ OUTCOME_EXAMPLES = Table(
         Column("matures_at", "TIMESTAMP NOT NULL", "`at` plus horizon and label_grace_days.", "UTC"),
         Column("features", "ARRAY<DOUBLE> NOT NULL", "Values of the declared features, in order; null: unknown."),
         Column("labels", "MAP<STRING, DOUBLE> NOT NULL", "By outcome; users outside of its population have none."),
+        Column("feature_names", "STRING NOT NULL", "Names of the features, separated by commas."),
         EPOCH,
         BATCH_ID,
     ),
@@ -439,7 +440,7 @@ OUTCOME_MODELS = Table(
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
-    writer="learn_factors, learn_segments, learn_rankers",
+    writer="learn_factors, learn_segments, learn_rankers, learn_outcomes",
     columns=(
         Column("learner", "STRING NOT NULL", "Name of the learner, such as `factors`."),
         EPOCH,
@@ -544,6 +545,32 @@ RECOMMENDATIONS = Table(
     schema_version=3,
 )
 
+USER_SCORES = Table(
+    name="user_scores",
+    meaning="One row per user and outcome: what the user is expected to do, with reasons.",
+    writer="serve_outcomes",
+    retention="replaced by each run",
+    columns=(
+        USER_ID,
+        Column("outcome", "STRING NOT NULL", "Name of the outcome."),
+        Column("score", "DOUBLE NOT NULL", "Logit or margin of the model; of an amount: the predicted amount."),
+        Column("probability", "DOUBLE", "Probability of the outcome, 0 to 1; null for amounts and margins."),
+        Column(
+            "reasons",
+            "ARRAY<STRUCT<feature: STRING, value: DOUBLE, contribution: DOUBLE, text: STRING>> NOT NULL",
+            "The features that move the score most, at most three; a contribution is the difference from a row with "
+            "the means of all inputs, as a logit or margin, or in the logarithm of an amount.",
+        ),
+        Column(
+            "model_valid_from", "TIMESTAMP NOT NULL", "Version of the model: `valid_from` in `outcome_models`.", "UTC"
+        ),
+        Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that was read."),
+        Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
+        as_of("Newest event time: features use the events until then."),
+    ),
+    key=("user_id", "outcome"),
+)
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     meaning="One row per micro-batch of any stage, with its duration, lag and cost; not exactly once.",
@@ -601,11 +628,11 @@ STAGE_BATCHES = Table(
 
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
-    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, MODEL_METRICS, USER_GROUPS, USER_TAGS,
-    RECOMMENDATIONS, STAGE_BATCHES,
+    USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, OUTCOME_EXAMPLES, OUTCOME_MODELS, MODEL_METRICS,
+    USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {
     "event_transitions", "user_transitions", "user_features", "training_examples", "published_factors",
-    "published_segments", "published_basket_counts",
+    "published_segments", "published_basket_counts", "published_outcome_models",
 }  # fmt: skip

@@ -167,7 +167,7 @@ def select_features(settings: Settings, entity: str, columns: Sequence[str] = ()
         columns: names such as `purchases_30d`; empty: all features of the entity.
 
     Raises:
-        BadSettings: no features are declared, or the entity or a column does not exist.
+        BadSettings: no features are declared, or the entity, its tile table or a column does not exist.
     """
     declared, file = feature_declaration.declared_features(settings), settings.derive.windows.file
     if declared is None or entity not in declared.entities:
@@ -184,5 +184,12 @@ def select_features(settings: Settings, entity: str, columns: Sequence[str] = ()
             where=file,
             do="name features listed in docs/windows.md, or declare these",
         )
-    tiles = next(one for one in fold_stage.declared_tables(settings).values() if one.name == declared.entities[entity])
+    tables = {one.name: one for one in fold_stage.declared_tables(settings).values()}
+    tiles = tables.get(declared.entities[entity])
+    if tiles is None:
+        raise BadSettings(
+            f"features of {entity!r} are read from {declared.entities[entity]}, which is not declared",
+            where="derive.features",
+            do="add the file that declares this table",
+        )
     return EntityFeatures(entity, tuple(columns or available), declared, tiles, settings.paths)

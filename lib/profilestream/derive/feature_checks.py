@@ -14,21 +14,20 @@ _EVENT_COLUMNS = "the columns of the table events"
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
-    """Check every declared feature; writes nothing.
+    """Check the declared features of all entities whose tile tables are declared; writes nothing.
 
     Raises:
-        BadSettings: an expression is invalid, or an entity has no tile table; contains the file and key.
+        BadSettings: an expression is invalid; contains the file and key.
     """
     declared, file = feature_declaration.declared_features(settings), settings.derive.windows.file
     if declared is None:
         return
-    fold_stage.declared_tables(settings)
+    tiles = {one.name for one in fold_stage.declared_tables(settings).values()}
     events = spark.createDataFrame([], tables.EVENTS.schema)
-    for entity, features in declared.features.items():
-        for name, feature in features.items():
+    for entity in [entity for entity, name in declared.entities.items() if name in tiles]:
+        for name, feature in declared.features.get(entity, {}).items():
             check_definition(spark, events, feature, f"{file}, features.{entity}.{name}")
-    for entity, derived in declared.derived.items():
-        _check_derived(spark, settings, entity, derived, file)
+        _check_derived(spark, settings, entity, declared.derived.get(entity, {}), file)
 
 
 def check_definition(spark: SparkSession, events: DataFrame, definition: FeatureDefinition, where: str) -> None:

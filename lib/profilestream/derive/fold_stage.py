@@ -44,13 +44,6 @@ def declared_tables(settings: Settings) -> dict[str, DerivedTable]:
 
 
 def _with_windows(declared: dict[str, DerivedTable], features: DeclaredFeatures, file: str) -> dict[str, DerivedTable]:
-    names = [derived.name for derived in declared.values()]
-    if missing := {entity: tiles for entity, tiles in features.entities.items() if tiles not in names}:
-        raise BadSettings(
-            f"entities whose tiles are not declared: {missing}",
-            where=f"{file}, entities",
-            do="add the files of these tables to derive.features, or remove the entities and their features",
-        )
     return {
         name: feature_declaration.with_feature_statistics(derived, features, file) for name, derived in declared.items()
     }

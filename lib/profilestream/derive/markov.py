@@ -22,7 +22,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from profilestream.derive.fold import Fold
-from profilestream.derive.session_paths import END, START, TRANSITION
+from profilestream.derive.kernels.session_paths import END, START, TRANSITION
 from profilestream.derive.table_declaration import DerivedTable
 
 Floats = NDArray[np.float64]

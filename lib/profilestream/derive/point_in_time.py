@@ -1,14 +1,16 @@
 """Point-in-time features: over `[t - w, t)`, exact to the microsecond, for any entities and times in one call."""
 
-from datetime import datetime
+from datetime import date, datetime
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base import tables
 from profilestream.base.errors import SchemaMismatch
 from profilestream.base.session import materialize
 from profilestream.derive import window_parts
 from profilestream.derive.entity_features import AT, EntityFeatures, tile_state
+from profilestream.derive.statistics import Count
 
 HAS_EVENTS = "_has_events"
 
@@ -88,3 +90,31 @@ def _with_zscore(rows: DataFrame, name: str, of: str) -> DataFrame:
     zscore = F.when(F.col(HAS_EVENTS) & (F.col("_stddev") > 0), (value - F.col("_mean")) / F.col("_stddev"))
     zscore = zscore.when(F.col(HAS_EVENTS) & (F.col("_stddev") == 0), value * 0)
     return rows.join(F.broadcast(moments), "at", "left").withColumn(name, zscore).drop("_mean", "_stddev")
+
+
+def counted_events(spark: SparkSession, features: EntityFeatures, before: date | None = None) -> tuple[int, int]:
+    """Numbers of events that the tiles of the entity count, in the tiles and in `events`: equal when both are complete.
+
+    Both are 0 if the tiles have no unweighted count.
+
+    Args:
+        before: only events of earlier days (UTC); null: all events.
+    """
+    tiles = features.tiles
+    counts = {path: one for path, one in tiles.statistics.items() if isinstance(one, Count)}
+    unweighted = [(path, one.where) for path, one in counts.items() if (one.of, one.weight) == ("1", "1")]
+    if not unweighted:
+        return 0, 0
+    path, where = unweighted[0]
+    keys = " AND ".join(f"({tiles.keys[name].of}) IS NOT NULL" for name in features.keys)
+    events, stored = features.read(spark, tables.EVENTS), features.read(spark, tiles.table)
+    if before is not None:
+        events, stored = events.where(F.col("event_date") < before), stored.where(F.col("date") < before)
+    row = events.agg(F.min("event_date"), F.count_if(F.expr(f"({tiles.where}) AND ({where}) AND {keys}"))).head()
+    assert row is not None
+    if row[0] is None:
+        return 0, 0
+    # Tiles of earlier days remain when old events are deleted.
+    sums = stored.where(F.col("date") >= row[0]).agg(F.coalesce(F.sum(F.expr(path)), F.lit(0))).head()
+    assert sums is not None
+    return int(sums[0]), int(row[1])

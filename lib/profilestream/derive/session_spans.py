@@ -4,23 +4,33 @@ A *span* is a maximal run of a user's events without a pause longer than the gap
 span, so a batch recomputes complete spans. Each session stores the bounds of its span. The bounds depend only on the
 events of this batch and of earlier ones. Newer events that `events` already contains may be inside a span, but never
 change its bounds.
+
+The rule is in kernels/session_kernels.py, for rows that Spark processes and for those of the driver.
 """
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from pyspark.sql import Column, DataFrame, Window
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base.keyed_rows import StoredRows
+from profilestream.base.runner import ByKey, Rows, compute, renamed, with_constant
 from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Sessions
-from profilestream.derive import session_paths
+from profilestream.base.tables import EVENTS, SESSIONS
+from profilestream.base.time_ranges import ALWAYS, TimeRanges, times_as_micros
+from profilestream.derive.kernels.session_kernels import DELETE_FLAG, EVENT, SESSION, SPAN, USER_KEY, SessionKernel
 
-DELETE_FLAG = "_is_deleted"
-_USER_KEY = ("user_id", "session_id")
-_SPAN = (*_USER_KEY, "span_start", "span_end")
-_SESSION = (*_SPAN, "session_start")
+SPAN_COLUMNS = (*USER_KEY, "span_start", "span_end")
+_SESSION_COLUMNS = (*SPAN_COLUMNS, "session_start")
 _EVENT_ORDER = ("event_time", "source", "event_id")
+_KERNEL_COLUMNS = (*USER_KEY, *_EVENT_ORDER, "event_type", "item_id", "category", "device", "value")
+_SPAN_DDL = "user_id STRING, session_id STRING, span_start TIMESTAMP, span_end TIMESTAMP"
+_LONGEST_STATE = 64  # characters
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,11 @@ class Extent:
 
     Args:
         start, end: of all spans together, in microseconds; null without spans.
-        longest: the duration of the longest span in microseconds.
         days: every UTC day of any span.
     """
 
     start: int | None
     end: int | None
-    longest: int
     days: list[date]
 
     def sql(self, column: str) -> str:
@@ -51,12 +59,11 @@ def _literal(micros: int) -> str:
 
 def extent(spans: DataFrame) -> Extent:
     """The times and days that all spans together cover."""
-    start, end = (F.unix_micros(name) for name in ("span_start", "span_end"))
     by_days = spans.groupBy(F.to_date("span_start").alias("first"), F.to_date("span_end").alias("last")).agg(
-        F.min(start).alias("start"), F.max(end).alias("end"), F.max(end - start).alias("longest")
+        F.min(F.unix_micros("span_start")).alias("start"), F.max(F.unix_micros("span_end")).alias("end")
     )
     days = F.array_distinct(F.flatten(F.collect_list(F.sequence("first", "last"))))
-    (row,) = by_days.agg(F.min("start"), F.max("end"), F.coalesce(F.max("longest"), F.lit(0)), days).collect()
+    (row,) = by_days.agg(F.min("start"), F.max("end"), days).collect()
     return Extent(*row)
 
 
@@ -66,9 +73,23 @@ def with_session_id(events: DataFrame, settings: Sessions) -> DataFrame:
     return events.where("user_id IS NOT NULL").withColumn("session_id", session_id)
 
 
+def event_columns(settings: Sessions) -> tuple[str, ...]:
+    """The columns of `events` that sessions are computed from, and those that the SQL of the category may use."""
+    sql = settings.category.lower()
+    return tuple(n for n in EVENTS.names if n in _KERNEL_COLUMNS or "*" in sql or n in sql)
+
+
+def session_events(events: DataFrame, settings: Sessions) -> DataFrame:
+    """Events -> the columns of the kernel; `category_state` is null if the event is not part of the category path."""
+    state = F.substring(F.expr(settings.category), 1, _LONGEST_STATE)
+    columns = [F.col(name) for name in _KERNEL_COLUMNS if name != "session_id"]
+    stated = events.select("*", state.alias("category_state"))
+    return with_session_id(stated, settings).select(*columns, "session_id", "category_state")
+
+
 def event_spans(events: DataFrame) -> DataFrame:
     """Each event as a span with one point in time."""
-    return events.select(*_USER_KEY, F.col("event_time").alias("span_start"), F.col("event_time").alias("span_end"))
+    return events.select(*USER_KEY, F.col("event_time").alias("span_start"), F.col("event_time").alias("span_end"))
 
 
 def nearby_sessions(
@@ -87,135 +108,87 @@ def nearby_sessions(
     end = (batch_extent.end or 0) + settings.gap_micros
     in_reach = F.col("span_end") >= F.timestamp_micros(F.lit(start))
     in_reach &= F.col("span_start") <= F.timestamp_micros(F.lit(end))
-    users = batch_spans.select(*_USER_KEY).distinct()
-    candidates = stored.select(*_SPAN, "session_start").where(~_is_split_by_gap() | in_reach)
-    return candidates.join(broadcast_if_small(users, count), list(_USER_KEY), "left_semi").select(*_SESSION)
+    users = batch_spans.select(*USER_KEY).distinct()
+    candidates = stored.select(*_SESSION_COLUMNS).where(~_is_split_by_gap() | in_reach)
+    return candidates.join(broadcast_if_small(users, count), list(USER_KEY), "left_semi").select(*_SESSION_COLUMNS)
+
+
+def reach(batch_spans: pa.Table, settings: Sessions) -> TimeRanges:
+    """The times of the stored sessions that events of the batch may change, as for nearby_sessions."""
+    is_split = pc.equal(batch_spans["session_id"], pa.scalar("")).to_numpy()
+    start, end = (times_as_micros(batch_spans[name]) for name in ("span_start", "span_end"))
+    starts = np.where(is_split, start - settings.gap_micros, ALWAYS[0])
+    ends = np.where(is_split, end + settings.gap_micros, ALWAYS[1])
+    return TimeRanges("span_start", "span_end", starts, ends)
 
 
 def _is_split_by_gap() -> Column:
     return F.col("session_id") == ""
 
 
-def touched_spans(batch_spans: DataFrame, old_sessions: DataFrame, settings: Sessions) -> DataFrame:
+def touched_spans(batch_spans: Rows, old_sessions: Rows, settings: Sessions) -> Rows:
     """The spans that contain events of the batch, after these created, extended and joined spans."""
-    old_spans = old_sessions.select(*_SPAN).distinct()
-    spans = batch_spans.withColumn("is_new", F.lit(True)).unionByName(old_spans.withColumn("is_new", F.lit(False)))
-    in_order = Window.partitionBy(*_USER_KEY).orderBy("span_start")
-    previous_end = F.max("span_end").over(in_order.rowsBetween(Window.unboundedPreceding, -1))
-    pause = F.unix_micros("span_start") - F.unix_micros(previous_end)
-    is_first = F.when(_is_split_by_gap() & (pause > settings.gap_micros), 1).otherwise(0)
-    number = F.sum("is_first").over(in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow))
-    return (
-        spans.withColumn("is_first", is_first)
-        .withColumn("number", number)
-        .groupBy(*_USER_KEY, "number")
-        .agg(
-            F.min("span_start").alias("span_start"),
-            F.max("span_end").alias("span_end"),
-            F.bool_or("is_new").alias("is_touched"),
-        )
-        .where("is_touched")
-        .select(*_SPAN)
-    )
+    own = {name: name for name in SPAN_COLUMNS}
+    new = with_constant(renamed(batch_spans, own), "is_new", True)
+    old = with_constant(renamed(old_sessions, own), "is_new", False)
+    return compute(ByKey(USER_KEY, ("span_start",), _kernel(settings).touched_spans, _SPAN_DDL), new, old)
 
 
-def join_events(events: DataFrame, intervals: DataFrame, start: str, end: str) -> DataFrame:
-    """Events inside an interval of the same user and session id, with the columns of the interval.
+def in_spans(sessions: StoredRows, spans: pa.Table) -> StoredRows:
+    """The stored sessions in the spans of their user and session id."""
+    bounds: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for *key, start, end in _span_values(spans):
+        bounds.setdefault((key[0], key[1]), []).append((start, end))
+    is_inside = [
+        any(first <= start <= last for first, last in bounds.get((user, session_id), ()))
+        for user, session_id, start, _ in _span_values(sessions.rows)
+    ]
+    return sessions.where(np.array(is_inside, bool))
 
-    Args:
-        intervals: user id, session id, and others.
-        start, end: columns of the interval, both inclusive.
-    """
+
+def _span_values(rows: pa.Table) -> list[tuple[str, str, int, int]]:
+    keys = [rows[name].to_pylist() for name in USER_KEY]
+    return list(zip(*keys, *[times_as_micros(rows[name]).tolist() for name in SPAN_COLUMNS[2:]], strict=True))
+
+
+def join_events(events: DataFrame, spans: DataFrame) -> DataFrame:
+    """Events inside a span of the same user and session id, with their columns."""
     # A user may have many spans separated by gaps. Joining by day avoids comparing all of them with all events.
     no_day = F.lit(date(1970, 1, 1))
-    days = F.when(_is_split_by_gap(), F.sequence(F.to_date(start), F.to_date(end))).otherwise(F.array(no_day))
-    dated_events = events.withColumn("day", F.when(_is_split_by_gap(), F.col("event_date")).otherwise(no_day))
-    joined = dated_events.join(intervals.withColumn("day", F.explode(days)), [*_USER_KEY, "day"])
-    return joined.where(F.col("event_time").between(F.col(start), F.col(end)))
+    days = F.sequence(F.to_date("span_start"), F.to_date("span_end"))
+    by_day = spans.withColumn("day", F.explode(F.when(_is_split_by_gap(), days).otherwise(F.array(no_day))))
+    dated_events = events.withColumn("day", F.when(_is_split_by_gap(), F.to_date("event_time")).otherwise(no_day))
+    joined = dated_events.join(by_day, [*USER_KEY, "day"])
+    return joined.where("event_time BETWEEN span_start AND span_end").select(*events.columns)
 
 
-def session_intervals(spans: DataFrame, events: DataFrame, settings: Sessions, *, has_long: bool) -> DataFrame:
-    """Spans cut into sessions, with `session_start` and `session_limit`, the last time that belongs to the session.
-
-    A session ends at the end of its span, or before the first event that is `max_hours` or more after its own first
-    event. So the start of the second session of a long span depends on the first one, and the event times of the span
-    are processed in order.
+def session_changes(spans: Rows, old_sessions: Rows, events: Rows, settings: Sessions) -> Rows:
+    """The new sessions, and with DELETE_FLAG the keys of old sessions in the spans that do not exist anymore.
 
     Args:
-        has_long: whether any span is as long as `max_hours`.
+        spans: of touched_spans.
+        old_sessions: of nearby_sessions.
+        events: of session_events, at least those in the spans.
+
+    Returns:
+        All columns of `sessions` except epoch and batch_id, and DELETE_FLAG.
     """
-    start, end = F.unix_micros("span_start"), F.unix_micros("span_end")
-    is_long = _is_split_by_gap() & (end - start >= settings.max_micros)
-    complete_span = {"session_start": F.col("span_start"), "session_limit": F.col("span_end")}
-    if not has_long:
-        return spans.withColumns(complete_span)
-    times = F.sort_array(F.collect_set(F.unix_micros("event_time")))
-    long_span_events = join_events(events, spans.where(is_long), "span_start", "span_end")
-    starts = F.aggregate("times", F.array(start), lambda starts, at: _add_start(starts, at, settings.max_micros))
-    sessions = F.transform(
-        "starts",
-        lambda at, n: F.struct(
-            F.timestamp_micros(at).alias("session_start"),
-            F.timestamp_micros(F.coalesce(F.get("starts", n + 1) - 1, end)).alias("session_limit"),
-        ),
-    )
-    long_spans = long_span_events.groupBy(*_SPAN).agg(times.alias("times")).withColumn("starts", starts)
-    cut_spans = long_spans.select(*_SPAN, F.inline(sessions))
-    return spans.where(~is_long).withColumns(complete_span).unionByName(cut_spans)
+    key = {name: name for name in USER_KEY}
+    span_rows = renamed(spans, key | {"span_start": "event_time", "span_end": "span_end"})
+    old_rows = renamed(old_sessions, key | {"session_start": "event_time"})
+    parts = [with_constant(rows, "kind", n) for n, rows in ((SPAN, span_rows), (SESSION, old_rows), (EVENT, events))]
+    return compute(ByKey(USER_KEY, _EVENT_ORDER, _kernel(settings).sessions, _CHANGES_DDL), *parts)
 
 
-def _add_start(starts: Column, at: Column, max_micros: int) -> Column:
-    """The session starts so far, and the time `at` if a session starts there."""
-    return F.when(at - F.element_at(starts, -1) >= max_micros, F.concat(starts, F.array(at))).otherwise(starts)
+# In the order of the kernel.
+_CHANGES_DDL = ", ".join(
+    [
+        *(f"{name} STRING" for name in USER_KEY),
+        *(f"{one.name} {one.sql_type}" for one in SESSIONS.columns if one.name not in (*USER_KEY, "epoch", "batch_id")),
+        f"{DELETE_FLAG} BOOLEAN",
+    ]
+)
 
 
-def summarize(events: DataFrame, settings: Sessions) -> DataFrame:
-    """Events with their session -> one row per session: all columns of `sessions` except epoch and batch_id.
-
-    Events of the same time are ordered by source and event id.
-    """
-    is_purchase = F.col("event_type") == "purchase"
-    step = F.struct(*_EVENT_ORDER, "event_type", session_paths.category(settings.category))
-    # Partitioned by user only, so both aggregations use one shuffle.
-    by_type = (
-        events.repartition("user_id")
-        .groupBy(*_SESSION, "event_type")
-        .agg(
-            F.count(F.lit(1)).alias("count"),
-            F.max("event_time").alias("last_event"),
-            F.sum(F.when(is_purchase, F.col("value"))).alias("value"),
-            F.collect_set("item_id").alias("items"),
-            F.min(_with_order("category")).alias("first"),
-            F.max(_with_order("category")).alias("last"),
-            F.min(_with_order("device")).alias("device"),
-            F.collect_list(step).alias("steps"),
-        )
-    )
-    counts = F.sort_array(F.collect_list(F.struct("event_type", "count")))
-    sessions = by_type.groupBy(*_SESSION).agg(
-        F.max("last_event").alias("session_end"),
-        F.sum("count").alias("events"),
-        F.map_from_entries(counts).alias("types"),
-        F.coalesce(F.sum("value"), F.lit(0.0)).alias("value"),
-        F.size(F.array_distinct(F.flatten(F.collect_list("items")))).cast("bigint").alias("items"),
-        F.min("first")["category"].alias("entry_category"),
-        F.max("last")["category"].alias("exit_category"),
-        F.min("device")["device"].alias("device"),
-        (F.sum("count") == 1).alias("is_bounce"),
-        F.bool_or(is_purchase).alias("is_converted"),
-        F.sort_array(F.flatten(F.collect_list("steps"))).alias("steps"),
-    )
-    return session_paths.with_transitions(sessions, settings.max_categories)
-
-
-def _with_order(name: str) -> Column:
-    """A struct of the event order and a value; null if the value is null."""
-    return F.when(F.col(name).isNotNull(), F.struct(*_EVENT_ORDER, name))
-
-
-def changes(sessions: DataFrame, old_sessions: DataFrame, spans: DataFrame) -> DataFrame:
-    """The new sessions, and with DELETE_FLAG the keys of old sessions in the spans that do not exist anymore."""
-    bounds = spans.select(*_USER_KEY, F.col("span_start").alias("new_start"), F.col("span_end").alias("new_end"))
-    old = old_sessions.join(bounds, list(_USER_KEY)).where("span_start BETWEEN new_start AND new_end")
-    merged = sessions.join(old.select(*_USER_KEY, "session_start"), [*_USER_KEY, "session_start"], "full_outer")
-    return merged.withColumn(DELETE_FLAG, F.col("events").isNull())
+def _kernel(settings: Sessions) -> SessionKernel:
+    return SessionKernel(settings.gap_micros, settings.max_micros, settings.max_categories)

@@ -13,7 +13,7 @@ from profilestream.base.queries import Batch, BatchResult, Query, changed_rows, 
 from profilestream.base.settings import Settings
 from profilestream.derive import fold_stage, sessions
 from profilestream.derive.fold import Fold
-from profilestream.derive.session_paths import TRANSITION
+from profilestream.derive.kernels.session_paths import TRANSITION
 from profilestream.derive.table_declaration import DerivedTable
 
 STAGE = "derive_transitions"

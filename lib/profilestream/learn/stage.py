@@ -17,7 +17,7 @@ from profilestream.base.delta_table import Table
 from profilestream.base.errors import Refused, SourceMissing
 from profilestream.base.queries import Batch, BatchResult, Query, stage_query
 from profilestream.base.query_runner import checkpoint_path
-from profilestream.base.session import broadcast_if_small
+from profilestream.base.session import broadcast_if_small, frame_of_arrow
 from profilestream.base.settings import Settings
 from profilestream.base.tables import MODEL_METRICS
 from profilestream.learn import metrics
@@ -109,6 +109,8 @@ def _commit(
         rows = learned.rows[table.name]
         flags = [IS_DELETED] if IS_DELETED in runner.column_names(rows) else []
         changed = commits.with_batch_columns(rows, table, batch.txn, *flags)
+        if table.is_updated and isinstance(stored, StoredFrames) and isinstance(changed, pa.Table):
+            changed = frame_of_arrow(batch.spark, changed)
         if table.is_updated:
             batch.merge(changed, table, count=count, delete_flag="".join(flags), **stored.read_as(table))
         else:

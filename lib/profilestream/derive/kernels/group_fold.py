@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from profilestream.derive.kernels.half_life import decay_factors
 from profilestream.derive.kernels.kernel import (
+    NO_TIME,
     ORDER,
     TIMESTAMP,
     Array,
@@ -22,16 +23,17 @@ from profilestream.derive.kernels.kernel import (
     Ints,
     Kernel,
     StoredStates,
+    concatenated,
+    group_numbers,
+    micros,
     offsets_of,
     positions,
-    pyarrow,
     struct_array,
 )
 
 BLOCK_ROWS = 100_000
 # The windows that a row belongs to, as bits of a number.
 WINDOWS = "_windows"
-_NO_TIME = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class GroupFold:
             waiting.append(batch)
             if sum(len(b) for b in waiting) < self.block_rows:
                 continue
-            rows = _concatenated(waiting)
-            groups = self._groups(rows)
+            rows = concatenated(waiting)
+            groups = group_numbers(rows, self.keys)
             start = int(np.searchsorted(groups, groups[-1]))  # the last group may continue in the next batch
             if start > 0:
                 yield self._finished(self._fold_blocks(rows.slice(0, start), carry))
@@ -98,7 +100,7 @@ class GroupFold:
                 carry = self._fold_blocks(last.slice(0, full), carry)
             waiting = [last.slice(full)]
         if waiting and sum(map(len, waiting)):
-            yield self._finished(self._fold_blocks(_concatenated(waiting), carry))
+            yield self._finished(self._fold_blocks(concatenated(waiting), carry))
 
     def read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Rows with keys, `as_of`, `at` and states -> the values of the states, in the same columns, at `at`.
@@ -106,8 +108,8 @@ class GroupFold:
         Without `at` or `as_of`, a value is as of `as_of`.
         """
         for batch in batches:
-            start, end = _micros(batch["as_of"]), _micros(batch["at"])
-            end = np.where((start == _NO_TIME) | (end == _NO_TIME), start, end)
+            start, end = micros(batch["as_of"]), micros(batch["at"])
+            end = np.where((start == NO_TIME) | (end == NO_TIME), start, end)
             columns = {name: batch[name] for name in (*self.keys, "as_of", "at")}
             with np.errstate(invalid="ignore", over="ignore"):
                 factors = {
@@ -125,17 +127,9 @@ class GroupFold:
         columns |= {one.result: one.kernel.read(columns[one.state], no_decay) for one in self.statistics if one.result}
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
-    def _groups(self, rows: pa.RecordBatch) -> Ints:
-        """The number of each row's group, from 0."""
-        is_new = np.zeros(len(rows), bool)
-        for key in self.keys:
-            column = rows[key]
-            is_new[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
-        return np.cumsum(is_new)
-
     def _fold_blocks(self, rows: pa.RecordBatch, carry: pa.RecordBatch | None) -> pa.RecordBatch:
         """One row per group; the carry has the states of earlier blocks of the first group."""
-        groups = self._groups(rows)
+        groups = group_numbers(rows, self.keys)
         blocks = positions(groups) // self.block_rows
         order: list[Ints] = []
         finished: list[pa.RecordBatch] = []
@@ -148,19 +142,19 @@ class GroupFold:
             finished.append(result.filter(pa.array(~continues)))
             carry = result.filter(pa.array(continues))
         by_group = np.argsort(np.concatenate(order), kind="stable")
-        return _concatenated(finished).take(pa.array(by_group, pa.int64()))
+        return concatenated(finished).take(pa.array(by_group, pa.int64()))
 
     def _fold_block(self, rows: pa.RecordBatch, groups: Ints, carry: pa.RecordBatch | None) -> pa.RecordBatch:
         """One row per group; the carry has the states of the first groups."""
         count = int(groups[-1]) + 1
         names = set(rows.schema.names)
         is_stored = _flags(rows, "is_stored") if "is_stored" in names else np.full(len(rows), "event_id" not in names)
-        times, newest = _micros(rows["event_time"]), np.full(count, _NO_TIME)
+        times, newest = micros(rows["event_time"]), np.full(count, NO_TIME)
         np.maximum.at(newest, groups, times)
         carried: list[_StoredRows] = []
         if carry is not None and len(carry):
-            newest[: len(carry)] = np.maximum(newest[: len(carry)], _micros(carry["as_of"]))
-            carried = [_StoredRows(carry, np.arange(len(carry)), _micros(carry["as_of"]))]
+            newest[: len(carry)] = np.maximum(newest[: len(carry)], micros(carry["as_of"]))
+            carried = [_StoredRows(carry, np.arange(len(carry)), micros(carry["as_of"]))]
         has_stored, has_events = bool(is_stored.any()), not is_stored.all()
 
         def rows_of(window: int | None) -> tuple[_StoredRows, _BlockEvents]:
@@ -185,7 +179,7 @@ class GroupFold:
         keys = rows.select(list(self.keys)).take(offsets_of(groups, count)[:-1])
         with np.errstate(invalid="ignore", over="ignore"):  # infinite and NaN values are legal
             states = {statistic.state: state(statistic) for statistic in self.statistics}
-        as_of = pa.array(newest, mask=newest == _NO_TIME).cast(TIMESTAMP)
+        as_of = pa.array(newest, mask=newest == NO_TIME).cast(TIMESTAMP)
         columns = {name: keys[name] for name in self.keys} | {"as_of": as_of} | states
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
@@ -231,15 +225,6 @@ class _BlockEvents:
                 weights = pc.multiply(weights, pa.array(factors))
             self.weights[key] = weights
         return Events(self.rows[statistic.value], self.weights[key], self.order, self.groups)
-
-
-def _concatenated(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pyarrow.concat_batches(batches)
-
-
-def _micros(times: Array) -> Ints:
-    micros: Any = times.cast(TIMESTAMP).cast(pa.int64()).fill_null(_NO_TIME)
-    return np.asarray(micros.to_numpy(), np.int64)
 
 
 def _has_bit(rows: pa.RecordBatch, window: int) -> Any:

@@ -8,6 +8,7 @@ Rows of a group are sorted by (event_time, source, event_id). Sums are computed 
 of a bin one after the other in the order of the rows. So the bits of a result depend only on the order within a group.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +23,7 @@ pyarrow: Any = pa
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+NO_TIME = np.iinfo(np.int64).min
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 ORDER = pa.struct([("event_time", TIMESTAMP), ("source", pa.string()), ("event_id", pa.string())])
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -153,6 +155,45 @@ def ranks(values: Array) -> tuple[Ints, Array]:
     rank[ascending.to_numpy()] = np.arange(len(ascending))
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return np.append(rank, -1)[codes], encoded.dictionary.take(ascending)
+
+
+def group_numbers(rows: pa.RecordBatch, keys: tuple[str, ...]) -> Ints:
+    """The number of each row's group, from 0; the rows of a group are adjacent, and keys are never null."""
+    is_new = np.zeros(len(rows), bool)
+    for key in keys:
+        column = rows[key]
+        is_new[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+    return np.cumsum(is_new)
+
+
+def complete_groups(
+    batches: Iterable[pa.RecordBatch], keys: tuple[str, ...], min_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows in other batches: all rows of a group are in one of them, which has about `min_rows` rows or more."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) < min_rows:
+            continue
+        rows = concatenated(waiting)
+        groups = group_numbers(rows, keys)
+        start = int(np.searchsorted(groups, groups[-1]))  # the last group may continue in the next batch
+        if start:
+            yield rows.slice(0, start)
+        waiting = [rows.slice(start)]
+    if sum(map(len, waiting)):
+        yield concatenated(waiting)
+
+
+def concatenated(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """The rows of all batches in one."""
+    return batches[0] if len(batches) == 1 else pyarrow.concat_batches(batches)
+
+
+def micros(times: Array) -> Ints:
+    """Microseconds since 1970; null is NO_TIME."""
+    values: Any = times.cast(TIMESTAMP).cast(pa.int64()).fill_null(NO_TIME)
+    return np.asarray(values.to_numpy(), np.int64)
 
 
 def positions(groups: Ints) -> Ints:

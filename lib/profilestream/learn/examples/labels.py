@@ -1,7 +1,8 @@
 """Labels declared in TOML: a statistic over the events of a user in `[t, t + horizon)`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 from pyspark.sql import DataFrame, SparkSession
@@ -21,7 +22,17 @@ from profilestream.derive.table_declaration import DerivedTable, Key, load_as
 _AT, _AFTER = "_at", "_after"
 
 
-class Label(FeatureDefinition):
+class LabelDefinition(FeatureDefinition):
+    """A statistic of a user over the events of a horizon."""
+
+    @model_validator(mode="after")
+    def _check_no_decay(self) -> Self:
+        if self.statistic.half_life is not None:
+            raise ValueError("a label weights all events of its horizon equally: remove half_life_days")
+        return self
+
+
+class Label(LabelDefinition):
     """A statistic over one or more horizons: the columns `<name>_<horizon>`.
 
     Args:
@@ -37,12 +48,6 @@ class Label(FeatureDefinition):
         if malformed or len(set(horizons)) < len(horizons):
             raise ValueError(f"horizons must be distinct and like 24h or 30d: {malformed or list(horizons)}")
         return horizons
-
-    @model_validator(mode="after")
-    def _check_no_decay(self) -> "Label":
-        if self.statistic.half_life is not None:
-            raise ValueError("a label weights all events of its horizon equally: remove half_life_days")
-        return self
 
 
 class DeclaredLabels(Frozen):
@@ -66,7 +71,8 @@ class DeclaredLabels(Frozen):
         return {f"{name}_{horizon}": (label, horizon) for name, label in labels for horizon in label.horizons}
 
 
-SelectedLabels = dict[str, tuple[Label, str]]
+# By column, a label and its horizon.
+SelectedLabels = Mapping[str, tuple[LabelDefinition, str]]
 
 
 def load(path: str, names: dict[str, str]) -> DeclaredLabels:

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from datetime import date
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import commits, locks, tables
@@ -17,11 +17,10 @@ from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings, Refused, SourceMissing
 from profilestream.base.session import materialize
 from profilestream.base.settings import Examples, Settings, fingerprint
-from profilestream.derive import entity_features, window_parts
+from profilestream.derive import entity_features, point_in_time, window_parts
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import DAY, window_micros
 from profilestream.derive.point_in_time import features_as_of
-from profilestream.derive.statistics import Count
 from profilestream.learn.examples import labels
 from profilestream.learn.examples.labels import SelectedLabels
 
@@ -220,31 +219,14 @@ def _newest_event(spark: SparkSession, features: EntityFeatures) -> int | None:
     Raises:
         Refused: the number of events differs from the one in the tiles.
     """
-    events, tiles = features.read(spark, tables.EVENTS), features.read(spark, features.tiles.table)
-    is_counted, tile_count = _event_counts(features)
-    row = events.agg(F.max(F.unix_micros("event_time")), F.min("event_date"), F.count_if(is_counted)).head()
+    row = features.read(spark, tables.EVENTS).agg(F.max(F.unix_micros("event_time"))).head()
     if row is None or row[0] is None:
         return None
-    newest, first_date, count = row
-    # Tiles of earlier days remain when old events are deleted.
-    sums = tiles.where(F.col("date") >= F.lit(first_date)).agg(F.coalesce(F.sum(tile_count), F.lit(0))).head()
-    if sums is None or sums[0] != count:
+    in_tiles, in_events = point_in_time.counted_events(spark, features)
+    if in_tiles != in_events:
         raise Refused(
-            f"{features.tiles.name} counts {sums and sums[0]} events, but events contains {count}",
+            f"{features.tiles.name} counts {in_tiles} events, but events contains {in_events}",
             where=features.tiles.table.path(features.paths),
             do="run jobs/derive_features.py until it ends, while no capture is running",
         )
-    return int(newest)
-
-
-def _event_counts(features: EntityFeatures) -> tuple[Column, Column]:
-    """Whether an event is counted by a count statistic of the tiles, and that count in a row of tiles.
-
-    False and 0 if the tiles have no unweighted count.
-    """
-    tiles = features.tiles
-    counts = {path: one for path, one in tiles.statistics.items() if isinstance(one, Count)}
-    unweighted = [(path, one.where) for path, one in counts.items() if (one.of, one.weight) == ("1", "1")]
-    path, where = unweighted[0] if unweighted else ("0", "false")
-    keys = " AND ".join(f"({tiles.keys[name].of}) IS NOT NULL" for name in features.keys)
-    return F.expr(f"({tiles.where}) AND ({where}) AND {keys}"), F.expr(path)
+    return int(row[0])

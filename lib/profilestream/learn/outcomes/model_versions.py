@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.outcomes.kernels import outcome_model
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_model import Linearization, OutcomeRule, OutcomeState
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
 _INFINITE = float("inf")
+_TIMES = ("valid_from", "as_of")
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,15 @@ class VersionedModel:
     last: OutcomeState
     versions: tuple[ModelVersion, ...] = ()
 
-    def scoring_state(self, at: int) -> OutcomeState | None:
-        """The last version that was valid at a time, as a score of that time would have used; null: there was none."""
-        earlier = [one.state for one in self.versions if one.valid_from <= at and one.state.is_started]
+    def scoring_version(self, at: int) -> ModelVersion | None:
+        """The last started version that is valid at a time; null: there is none."""
+        earlier = [one for one in self.versions if one.valid_from <= at and one.state.is_started]
         return earlier[-1] if earlier else None
+
+    def scoring_state(self, at: int) -> OutcomeState | None:
+        """The state that a score of that time would have used; null: there was none."""
+        version = self.scoring_version(at)
+        return None if version is None else version.state
 
     def version_that_learned(self, matures_at: int) -> OutcomeState | None:
         """The version that has learned the rows of a maturity time; null if there is none."""
@@ -68,6 +76,20 @@ class VersionedModel:
             for one in self.versions
             if one.valid_from not in unchanged
         ]
+
+
+def models_of(rows: pa.Table, declared: DeclaredOutcomes) -> dict[str, VersionedModel]:
+    """The model of each declared outcome, with the declared columns, from rows of `outcome_models`."""
+    for name in _TIMES:
+        rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast("int64"))
+    by_outcome: dict[str, list[dict[str, Any]]] = {name: [] for name in declared.outcomes}
+    for row in rows.to_pylist():
+        by_outcome.get(row["outcome"], []).append(row)
+    columns, rules = declared.inputs.names, declared.rules
+    return {
+        name: model_of(by_outcome[name], rules[name], one.identity, columns).with_columns(rules[name], columns)
+        for name, one in declared.outcomes.items()
+    }
 
 
 def model_of(rows: Sequence[dict[str, Any]], rule: OutcomeRule, identity: str, names: Sequence[str]) -> VersionedModel:

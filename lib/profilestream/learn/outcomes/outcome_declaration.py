@@ -5,7 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from profilestream.base.settings import Frozen, fingerprint
+from profilestream.base.errors import BadSettings
+from profilestream.base.settings import Frozen, Settings, fingerprint
+from profilestream.derive.table_declaration import load_as
+from profilestream.learn.examples.labels import LabelDefinition
 from profilestream.learn.outcomes.kernels.first_order_rules import FirstOrder
 from profilestream.learn.outcomes.kernels.model_inputs import InputFeature, ModelInputs
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
@@ -30,7 +33,9 @@ class DeclaredOutcome(Frozen):
     """An outcome.
 
     Args:
-        horizon_days: the label is computed from the events of this many days after the time of a row.
+        label: name of the label, which is converted to a number; true is 1.
+        horizon_days: the label is computed from the events of this many days from the time of a row on.
+        population: SQL over the features; other users have no row.
         loss: `logistic` for labels 0 and 1, `poisson` for amounts and counts.
         rule: `newton`, or a kind of kernels.first_order_rules.
         half_life_days: of the sums, in event time; null: no decay.
@@ -38,7 +43,9 @@ class DeclaredOutcome(Frozen):
         rate, l1, l2, shards: of first-order rules.
     """
 
-    horizon_days: int = Field(ge=1)
+    label: str
+    horizon_days: int = Field(ge=1, le=3650)
+    population: str = "true"
     loss: Literal["logistic", "poisson", "squared", "hinge"] = "logistic"
     rule: Literal["newton", "sgd", "adagrad", "adam", "ftrl", "pa1", "pa2"] = "newton"
     half_life_days: float | None = Field(default=182.0, gt=0)
@@ -58,7 +65,7 @@ class DeclaredOutcome(Frozen):
     @property
     def identity(self) -> str:
         """Fingerprint of what the sums depend on besides the columns: with another one, the outcome begins again."""
-        return fingerprint(repr((self.horizon_days, self.loss, self.rule)))
+        return fingerprint(repr((self.label, self.horizon_days, self.population, self.loss, self.rule)))
 
     def rule_of(self, min_rows: tuple[float, ...]) -> OutcomeRule:
         """The rule with its parameters."""
@@ -75,10 +82,20 @@ class DeclaredOutcomes(Frozen):
     """All outcomes of a file.
 
     Args:
+        entity: of the features; its key is user_id.
+        interval_days, offset_days: the times of rows are midnights (UTC), `offset_days` after multiples of
+            `interval_days` since 1970-01-01, a Thursday: 7 and 4 are Mondays.
+        label_grace_days: a row matures this long after the end of its horizon, so that late events are in its label.
+        labels: statistics of the events of a horizon, by name.
         features: in the order of `outcome_examples.features`; new ones are added at the end.
         crossed: features whose squares and products are inputs, too.
     """
 
+    entity: str = "customer"
+    interval_days: int = Field(default=7, ge=1)
+    offset_days: int = Field(default=4, ge=0)
+    label_grace_days: int = Field(default=1, ge=0)
+    labels: dict[str, LabelDefinition] = Field(min_length=1)
     features: dict[str, DeclaredFeature] = Field(min_length=1)
     crossed: tuple[str, ...] = ()
     outcomes: dict[str, DeclaredOutcome] = Field(min_length=1)
@@ -87,6 +104,12 @@ class DeclaredOutcomes(Frozen):
     def _check_crossed(self) -> "DeclaredOutcomes":
         if unknown := [name for name in self.crossed if name not in self.features or self.features[name].buckets]:
             raise ValueError(f"crossed contains names that are not features with numbers: {unknown}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "DeclaredOutcomes":
+        if unknown := {name: one.label for name, one in self.outcomes.items() if one.label not in self.labels}:
+            raise ValueError(f"outcomes with labels that are not declared: {unknown}")
         return self
 
     @cached_property
@@ -99,3 +122,15 @@ class DeclaredOutcomes(Frozen):
     def rules(self) -> dict[str, OutcomeRule]:
         """The rule of each outcome."""
         return {name: one.rule_of(self.inputs.min_rows) for name, one in self.outcomes.items()}
+
+
+def load(settings: Settings) -> DeclaredOutcomes:
+    """The declared outcomes of the settings.
+
+    Raises:
+        BadSettings: no file is configured, or it is invalid.
+    """
+    file = settings.learn.outcomes.file
+    if not file:
+        raise BadSettings("no outcomes are declared", where="learn.outcomes.file", do="name a file like outcomes.toml")
+    return load_as(DeclaredOutcomes, file, settings.derive.names)

@@ -1,11 +1,16 @@
 """One batch of `learn_outcomes`: cells of matured rows in order of maturity. Rows are frames or Arrow tables."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import chain
+from operator import and_, or_
 from typing import Any
 
 import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
@@ -25,6 +30,8 @@ from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 LIST_CELLS = Pass(list_cells, inputs={"examples": EXAMPLE}, results=("cells",))
 SUM_EXAMPLES = Pass(sum_examples, inputs={"examples": EXAMPLE}, results=("scores", "sums"))
 Models = Mapping[str, VersionedModel]
+# Cells with fewer rows are learned in the process of the driver, which needs about 1 kB per row.
+_MAX_DRIVER_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,38 @@ def learn(
     """
     learned, scores = dict(models), []
     with phase("cells"):
-        _, results = run_pass(LIST_CELLS, {"examples": examples})
-    for cell in sorted(set().union(*results["cells"])):
-        with phase("learn"):
-            changed, cell_scores = _learn_cell(learned, examples, cell, declared)
-        learned |= changed
-        scores.append(cell_scores)
+        groups = list(_groups_of_cells(examples))
+    for cells in groups:
+        with phase("read"):
+            rows = _rows_of(examples, cells)
+        for cell in cells:
+            with phase("learn"):
+                changed, cell_scores = _learn_cell(learned, rows, cell, declared)
+            learned |= changed
+            scores.append(cell_scores)
     return learned, scores
+
+
+def _groups_of_cells(examples: Rows) -> Iterator[dict[Cell, int]]:
+    """The cells in order of maturity, with their numbers of rows, in groups with few rows or with one cell."""
+    _, results = run_pass(LIST_CELLS, {"examples": examples})
+    group: dict[Cell, int] = {}
+    for cell, count in sorted(sum(results["cells"], Counter[Cell]()).items()):
+        if group and sum(group.values()) + count > _MAX_DRIVER_ROWS:
+            yield group
+            group = {}
+        group[cell] = count
+    if group:
+        yield group
+
+
+def _rows_of(examples: Rows, cells: Mapping[Cell, int]) -> Any:
+    """The rows of cells: a table in the driver if they are few, since each pass over a frame is a Spark job."""
+    if not isinstance(examples, DataFrame):
+        return examples
+    is_in_cells = [reduce(and_, [F.col(name) == value for name, value in cell._asdict().items()]) for cell in cells]
+    rows = examples.where(reduce(or_, is_in_cells))
+    return rows.toArrow() if sum(cells.values()) <= _MAX_DRIVER_ROWS else rows
 
 
 def _learn_cell(
@@ -90,10 +122,9 @@ def remove(models: Models, examples: Rows, declared: DeclaredOutcomes) -> tuple[
     Sums of Newton are subtracted with the coefficients with which they were added. They are exact unless the rows of
     a cell were learned in several batches, or a batch was late; numbers of rows, means and variances are always exact.
     """
-    _, results = run_pass(LIST_CELLS, {"examples": examples})
     removed: dict[str, list[tuple[OutcomeSums, float]]] = defaultdict(list)
     rules, inputs = declared.rules, declared.inputs
-    for cell in sorted(set().union(*results["cells"])):
+    for cell in chain.from_iterable(_groups_of_cells(examples)):
         states = {
             name: _learning_state(version)
             for name, one in declared.outcomes.items()

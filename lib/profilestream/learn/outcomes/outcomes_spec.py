@@ -2,9 +2,8 @@
 
 import logging
 from functools import cached_property
-from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import runner, tables
@@ -12,15 +11,16 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Outcomes
-from profilestream.derive.table_declaration import load_as
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
-from profilestream.learn.outcomes import model_versions, outcomes_batch
+from profilestream.learn.outcomes import matured_examples, model_versions, outcome_declaration, outcomes_batch
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+from profilestream.learn.outcomes.outcome_predictor import OutcomePredictor
+from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.publication import Publication, PublishedState
 
-_TIMES = ("valid_from", "as_of")
 log = logging.getLogger(__name__)
 
 
@@ -59,25 +59,29 @@ class OutcomesSpec(LearnerSpec):
 
     @cached_property
     def declared(self) -> DeclaredOutcomes:
-        """The declared outcomes.
-
-        Raises:
-            BadSettings: no file is configured, or it is invalid.
-        """
-        if not self.config.file:
-            raise BadSettings("no outcomes are declared", where="learn.outcomes.file", do="name a file")
-        return load_as(DeclaredOutcomes, self.config.file, self.settings.derive.names)
+        """The declared outcomes; errors as in outcome_declaration.load."""
+        return outcome_declaration.load(self.settings)
 
     @property
     def has_input(self) -> bool:
         return bool(self.config.file)
 
     def check(self, spark: SparkSession) -> None:
-        _ = self.declared
+        matured_examples.check(spark, self.settings)
+        if self._gate_outcome not in self.declared.outcomes:
+            raise BadSettings(
+                f"no outcome is named {self._gate_outcome!r}; declared: {list(self.declared.outcomes)}",
+                where="learn.publish_outcomes.outcome",
+                do="name a declared outcome",
+            )
+
+    @property
+    def _gate_outcome(self) -> str:
+        return self.settings.learn.publish_outcomes.outcome or next(iter(self.declared.outcomes))
 
     def reads(self) -> QueryInput:
         max_files = self.settings.learn.max_files_per_trigger
-        return appended_rows(tables.OUTCOME_EXAMPLES, "learn_outcome_examples", self.settings.paths, max_files)
+        return appended_rows(tables.OUTCOME_EXAMPLES, matured_examples.STEP, self.settings.paths, max_files)
 
     def select(self, frame: DataFrame) -> DataFrame:
         """The rows with EXAMPLE."""
@@ -99,21 +103,9 @@ class OutcomesSpec(LearnerSpec):
 
     def models(self, stored: StateTables[Rows]) -> dict[str, VersionedModel]:
         """The model of each declared outcome, with the declared columns."""
-        table, declared = self.tables[0], self.declared
+        table = self.tables[0]
         names = [name for name in table.names if name not in ("epoch", "batch_id")]
-        rows = runner.collected(stored.rows(table, names))
-        for name in _TIMES:
-            rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast("int64"))
-        by_outcome: dict[str, list[dict[str, Any]]] = {name: [] for name in declared.outcomes}
-        for row in rows.to_pylist():
-            by_outcome.get(row["outcome"], []).append(row)
-        columns, rules = declared.inputs.names, declared.rules
-        return {
-            name: model_versions.model_of(by_outcome[name], rules[name], one.identity, columns).with_columns(
-                rules[name], columns
-            )
-            for name, one in declared.outcomes.items()
-        }
+        return model_versions.models_of(runner.collected(stored.rows(table, names)), self.declared)
 
     def _learned(
         self, before: dict[str, VersionedModel], after: dict[str, VersionedModel], evaluation: Evaluation | None = None
@@ -123,3 +115,35 @@ class OutcomesSpec(LearnerSpec):
             row for name, one in after.items() if one is not before[name] for row in one.rows(name, before[name])
         ]
         return Learned({self.tables[0].name: self.state_rows(self.tables[0], changed)}, evaluation or Evaluation())
+
+    @property
+    def publication(self) -> Publication | None:
+        """The last versions of all models, compared by the log loss of one outcome."""
+        if not self.has_input:
+            return None
+        config = self.settings.learn.publish_outcomes
+        return Publication(
+            stage=self.stage_name(),
+            model_name=config.name,
+            table=self.tables[0],
+            gate_metric=GateMetric(self.name, self.metric("log_loss"), self._gate_outcome, config),
+            metrics=self.metrics,
+            limits=self.limits,
+            run_params=self.config.parameters,
+            params=self.declared.model_dump(mode="json"),
+            required_rows="model with coefficients",
+            state=self._published_state,
+            predictor=OutcomePredictor,
+        )
+
+    def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
+        """The last started version of each model."""
+        is_last = F.row_number().over(Window.partitionBy("outcome", "identity").orderBy(F.desc("valid_from"))) == 1
+        last = rows.where("is_started").withColumn("_is_last", is_last).where("_is_last").drop("_is_last")
+        batch_id, rows_learned, *times = last.agg(
+            F.max("batch_id"), F.max("rows"), F.min(F.unix_micros("as_of")), F.max(F.unix_micros("as_of"))
+        ).collect()[0]
+        if batch_id is None:
+            return None
+        example = {"features": [[0.0] * len(self.declared.features)]}
+        return PublishedState(last, batch_id, example, round(rows_learned or 0), *times)

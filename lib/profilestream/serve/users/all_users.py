@@ -54,7 +54,7 @@ def all_users(spark: SparkSession, settings: Settings) -> UserFrame | None:
     newest = read(table).agg(F.max(F.unix_micros("as_of"))).head()
     if newest is None or newest[0] is None:
         return None
-    span, as_of = _span_and_end(read(tables.EVENTS), newest[0])
+    span, as_of = span_and_end(read(tables.EVENTS), newest[0])
     features = None
     if settings.derive.windows.enabled:
         user_features.table(settings).require(spark, settings.paths, do=f"run jobs/{user_features.STAGE}.py first")
@@ -88,7 +88,7 @@ def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> Data
     return rows.select("*", *new)
 
 
-def _span_and_end(events: DataFrame, newest: int) -> tuple[LogSpan, int]:
+def span_and_end(events: DataFrame, newest: int) -> tuple[LogSpan, int]:
     """The span of the log, and the time of the newest event of a user in it, in microseconds.
 
     Args:

@@ -1,5 +1,6 @@
 """Passes over matured rows of outcomes: which times they have, and the scores and sums of the rows of one time."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -32,9 +33,14 @@ class Cell(NamedTuple):
 
 
 def list_cells(examples: pa.Table) -> dict[str, Any]:
-    """`cells`: the set of the cells of the rows."""
-    cells = examples.group_by(list(Cell._fields)).aggregate([]).to_pylist()
-    return {"cells": {Cell(**cell) for cell in cells}}
+    """`cells`: the number of rows of each cell."""
+    cells = examples.group_by(list(Cell._fields)).aggregate([([], "count_all")])
+    counts = cells["count_all"].to_pylist()
+    return {
+        "cells": Counter(
+            {Cell(**cell): count for cell, count in zip(cells.select(Cell._fields).to_pylist(), counts, strict=True)}
+        )
+    }
 
 
 def sum_examples(
@@ -52,7 +58,7 @@ def sum_examples(
     is_in_cell = [pc.equal(examples[name], pa.scalar(value)) for name, value in cell._asdict().items()]
     examples = examples.filter(pc.and_(is_in_cell[0], pc.and_(is_in_cell[1], is_in_cell[2])))
     rows = LabeledRows(
-        x=model_inputs.matrix(_features(examples, len(model_inputs.features))),
+        x=model_inputs.matrix(feature_matrix(examples, len(model_inputs.features))),
         labels=np.zeros(0),
         times=np.full(len(examples), cell.at),
         shards=_shards(examples, rules),
@@ -70,7 +76,7 @@ def sum_examples(
     return {"scores": scores, "sums": sums}
 
 
-def _features(examples: pa.Table, count: int) -> Floats:
+def feature_matrix(examples: pa.Table, count: int) -> Floats:
     """(m, count); null and missing values are NaN."""
     row, values = flatten(examples, "features")
     position, features = np.arange(len(row)) - groups(row)[0], np.full((len(examples), count), np.nan)

@@ -1,0 +1,212 @@
+"""learn_outcome_examples: appends the examples of outcomes whose horizon has passed to `outcome_examples`.
+
+An example is a user at a time t of a weekly grid, with features of the events before t and labels of the events from t
+on. All examples with the same time and horizon are a cell. A cell is appended once, when the .999 quantile of event
+time has reached its maturity time, and later events do not change it (docs/decisions/0044-outcomes.md).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import commits, locks, tables
+from profilestream.base.errors import BadSettings, NothingToDo, Refused
+from profilestream.base.session import materialize
+from profilestream.base.settings import Settings
+from profilestream.derive import feature_checks, fold_stage, point_in_time, window_parts
+from profilestream.derive.entity_features import EntityFeatures
+from profilestream.derive.feature_declaration import DAY
+from profilestream.learn.examples import labels
+from profilestream.learn.outcomes import outcome_declaration, outcome_features
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+
+STEP, TABLE = "learn_outcome_examples", tables.OUTCOME_EXAMPLES
+_MATURE_SHARE = 0.999
+# Examples that are computed and committed together.
+_MAX_ROWS = 500_000
+_EPOCH_DAY = date(1970, 1, 1)
+# Internal column: the first day, since 1970, on which a user can have an example.
+_FIRST, _HORIZON = "_first", "horizon_days"
+# Horizons that have matured, by time in days since 1970.
+_Times = Mapping[int, Sequence[int]]
+
+
+def check(spark: SparkSession, settings: Settings) -> None:
+    """Check features, labels and populations; writes nothing.
+
+    Raises:
+        BadSettings: a declaration is invalid; names file and key.
+    """
+    declared, file = outcome_declaration.load(settings), settings.learn.outcomes.file
+    features = outcome_features.select_features(settings, declared)
+    events = spark.createDataFrame([], tables.EVENTS.schema)
+    for name, label in declared.labels.items():
+        feature_checks.check_definition(spark, events, label, f"{file}, labels.{name}")
+    rows = spark.createDataFrame([], ", ".join(f"{name} {sql_type}" for name, sql_type in features.types.items()))
+    for name, outcome in declared.outcomes.items():
+        where = f"{file}, outcomes.{name}.population"
+        sql_type = fold_stage.sql_type(rows, outcome.population, where, "the declared features")
+        if sql_type != "boolean":
+            raise BadSettings(f"{outcome.population!r} is a {sql_type}", where=where, do="write a condition")
+
+
+def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> int:
+    """Append the examples of all cells that have matured since the last run, in order of time.
+
+    Args:
+        rebuild: empty the table first; then derive the models again: learn_outcomes --rebuild.
+
+    Returns:
+        The number of new examples.
+
+    Raises:
+        NothingToDo: there are no events, or the tiles of users do not contain all of them yet.
+        Refused: the stored examples have other features than the declaration; features can only be added at the end.
+    """
+    declared, paths = outcome_declaration.load(settings), settings.paths
+    with locks.hold_lock(paths.lock_folder, STEP):
+        if rebuild:
+            TABLE.recreate(spark, paths)
+        TABLE.prepare(spark, paths)
+        features = outcome_features.select_features(settings, declared)
+        sources = (features.tiles.table, tables.EVENTS)
+        if missing := [one.name for one in sources if not one.exists(spark, paths)]:
+            do = "run jobs/capture_events.py and jobs/derive_features.py first"
+            raise NothingToDo(f"there are no tables {missing}", where=paths.warehouse, do=do)
+        features = replace(features, versions=commits.versions(spark, sources, paths))
+        _check_stored(spark, settings, declared)
+        users = materialize(_first_days(spark, features))
+        count = 0
+        for times in _due(spark, settings, declared, features, users):
+            _check_tiles(spark, features, max(times))
+            inputs = repr((declared.model_dump(mode="json"), features.settings, times))
+            txn = commits.next_txn(spark, TABLE, paths, STEP, inputs)
+            assert txn is not None, "the table contains these times"
+            rows = materialize(_examples(spark, declared, features, users, times))
+            commits.append(commits.with_batch_columns(rows, TABLE, txn), TABLE, paths, txn)
+            count += rows.count()
+        return count
+
+
+def _check_stored(spark: SparkSession, settings: Settings, declared: DeclaredOutcomes) -> None:
+    """Refuse features that were removed, renamed or moved: stored arrays have them in their old order."""
+    stored = TABLE.read(spark, settings.paths)
+    names = list(declared.features)
+    for (text,) in stored.select("feature_names").distinct().collect():
+        old = text.split(",")
+        if names[: len(old)] != old:
+            raise Refused(
+                f"stored examples have the features {old}, and the declaration has {names[: len(old)]} at their place",
+                where=f"{settings.learn.outcomes.file}, features",
+                do=f"add new features at the end, or run jobs/{STEP}.py --rebuild and jobs/learn_outcomes.py --rebuild",
+            )
+
+
+def _first_days(spark: SparkSession, features: EntityFeatures) -> DataFrame:
+    """`user_id`, and the first day on which the user can have an example: the one after the first event."""
+    events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS), features)
+    day = F.floor(F.unix_micros("event_time") / DAY) + 1
+    return events.select(F.col("_user_id").alias("user_id"), day.alias(_FIRST)).dropna().groupBy("user_id").agg(
+        F.min(_FIRST).alias(_FIRST)
+    )  # fmt: skip
+
+
+def _due(
+    spark: SparkSession, settings: Settings, declared: DeclaredOutcomes, features: EntityFeatures, users: DataFrame
+) -> Iterator[_Times]:
+    """The times whose cells have matured and are not stored, in groups with at most _MAX_ROWS examples.
+
+    A cell before a stored one is not due: it had no examples, and must not get any later.
+    """
+    mature_until = _mature_until(spark, features)
+    new_users = {row[0]: row[1] for row in users.groupBy(_FIRST).count().collect()}
+    if mature_until is None or not new_users:
+        return
+    stored = TABLE.read(spark, settings.paths)
+    last = {row[0]: row[1] for row in stored.groupBy(_HORIZON).agg(_days(F.max("at"))).collect()}
+    horizons: dict[int, list[int]] = defaultdict(list)
+    interval, offset = declared.interval_days, declared.offset_days
+    for horizon in sorted({one.horizon_days for one in declared.outcomes.values()}):
+        begin = last.get(horizon, min(new_users) - 1) + 1
+        begin += (offset - begin) % interval
+        for at in range(begin, mature_until - horizon - declared.label_grace_days + 1, interval):
+            horizons[at].append(horizon)
+    group: dict[int, list[int]] = {}
+    rows = 0
+    for at in sorted(horizons):
+        at_rows = len(horizons[at]) * sum(count for first, count in new_users.items() if first <= at)
+        if group and rows + at_rows > _MAX_ROWS:
+            yield group
+            group, rows = {}, 0
+        group[at] = horizons[at]
+        rows += at_rows
+    if group:
+        yield group
+
+
+def _mature_until(spark: SparkSession, features: EntityFeatures) -> int | None:
+    """The day of the .999 quantile of event time, in days since 1970: cells mature at midnight. Null without events.
+
+    The quantile is an event time (the lower one), so it is never the last of several events.
+    """
+    events = features.read(spark, tables.EVENTS).where("event_date IS NOT NULL")
+    days = sorted((row[0], row[1]) for row in events.groupBy("event_date").count().collect())
+    total, before = sum(count for _, count in days), 0
+    for day, count in days:
+        before += count
+        if before > int(_MATURE_SHARE * (total - 1)):
+            return int((day - _EPOCH_DAY).days)
+    return None
+
+
+def _check_tiles(spark: SparkSession, features: EntityFeatures, last: int) -> None:
+    """Compare the events before a day, since 1970, with those that the tiles count."""
+    in_tiles, in_events = point_in_time.counted_events(spark, features, _EPOCH_DAY + timedelta(last))
+    if in_tiles != in_events:
+        raise NothingToDo(
+            f"{features.tiles.name} counts {in_tiles} of {in_events} events before the newest time of examples",
+            where=features.tiles.table.path(features.paths),
+            do="run jobs/derive_features.py until it ends",
+        )
+
+
+def _examples(
+    spark: SparkSession, declared: DeclaredOutcomes, features: EntityFeatures, users: DataFrame, times: _Times
+) -> DataFrame:
+    """The examples, with the columns of the table except those of the batch. Users without a label have none."""
+    days = spark.createDataFrame([(day, list(one)) for day, one in times.items()], "day INT, horizons ARRAY<INT>")
+    pairs = users.join(F.broadcast(days), F.col(_FIRST) <= F.col("day"))
+    at = F.timestamp_micros(F.col("day").cast("bigint") * DAY)
+    requests = materialize(pairs.select("user_id", at.alias("at"), "horizons"))
+    selected = {name: (declared.labels[one.label], f"{one.horizon_days}d") for name, one in declared.outcomes.items()}
+    complete_until = max(day + max(one) for day, one in times.items()) * DAY
+    keys = ["user_id", "at"]
+    values = labels.label_values(spark, requests.select(*keys), selected, features, complete_until)
+    names = {name: f"_label_{name}" for name in selected}
+    values = values.select(*keys, *[F.col(name).cast("double").alias(label) for name, label in names.items()])
+    rows = point_in_time.features_as_of(spark, requests.select(*keys), features).join(values, keys).join(requests, keys)
+    rows = rows.withColumn(_HORIZON, F.explode("horizons"))
+    matures_at = F.unix_micros("at") + (F.col(_HORIZON) + declared.label_grace_days) * F.lit(DAY)
+    rows = rows.withColumn("_populations", outcome_features.populations(declared))
+    by_name: list[Column] = []
+    for number, (name, outcome) in enumerate(declared.outcomes.items()):
+        is_learned = F.col("_populations")[number] & (F.col(_HORIZON) == outcome.horizon_days)
+        by_name += [F.lit(name), F.when(is_learned, F.col(names[name]))]
+    label_map = F.map_filter(F.create_map(*by_name), lambda _, value: value.isNotNull())
+    return rows.select(
+        _HORIZON,
+        *keys,
+        F.timestamp_micros(matures_at.cast("bigint")).alias("matures_at"),
+        outcome_features.feature_values(declared).alias("features"),
+        label_map.alias("labels"),
+        F.lit(",".join(declared.features)).alias("feature_names"),
+    ).where(F.size("labels") > 0)
+
+
+def _days(time: Column) -> Column:
+    """Days since 1970."""
+    return F.floor(F.unix_micros(time) / DAY)

@@ -1,0 +1,42 @@
+"""The predictor of published outcomes: features of users -> scores by outcome."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from profilestream.learn.outcomes import model_versions
+from profilestream.learn.outcomes.kernels import outcome_scores
+from profilestream.learn.outcomes.kernels.outcome_tasks import feature_matrix
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+from profilestream.learn.predictor import Options, PublishedRows
+
+_TYPES: dict[str, pa.DataType] = {"outcomes": pa.list_(pa.string()), "predictions": pa.list_(pa.float64())}
+_OUTPUTS = pa.schema([pa.field(name, type_) for name, type_ in _TYPES.items()])
+
+
+class OutcomePredictor:
+    """`features` -> `outcomes` and `predictions`: lists with the names of the outcomes whose models have started.
+
+    `features` are lists of numbers in the order of the declaration; null is unknown. A prediction is a probability, or
+    the amount of an outcome with Poisson loss. They equal those of `serve_outcomes` with the same version.
+    """
+
+    outputs: ClassVar[pa.Schema] = _OUTPUTS
+
+    def __init__(self, rows: PublishedRows, params: Mapping[str, Any], options: Options) -> None:
+        self._declared = DeclaredOutcomes.model_validate(params)
+        stored = rows.read().drop_columns(["model_version"])
+        models = model_versions.models_of(stored, self._declared)
+        self._models = {name: model.last for name, model in models.items() if model.last.is_started}
+
+    def predict(self, inputs: pa.Table, options: Options) -> pa.Table:
+        """One row per row of the inputs."""
+        x = self._declared.inputs.matrix(feature_matrix(inputs, len(self._declared.features)))
+        predictions = []
+        for name, state in self._models.items():
+            rule = self._declared.rules[name]
+            predictions.append(outcome_scores.predictions(rule, state, outcome_scores.etas(rule, state, x)))
+        columns: list[Any] = [[list(self._models)] * len(inputs), np.array(predictions).T.tolist()]
+        return pa.table(columns, schema=self.outputs)

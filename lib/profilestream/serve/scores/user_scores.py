@@ -1,0 +1,164 @@
+"""serve_outcomes: scores of all users by the models of outcomes, with reasons, as of the newest event."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from profilestream.base import commits
+from profilestream.base.passes import Pass, run_pass
+from profilestream.base.runner import Rows
+from profilestream.base.session import materialize
+from profilestream.base.settings import Settings
+from profilestream.base.tables import EVENTS, USER_SCORES
+from profilestream.derive import tiles
+from profilestream.derive.entity_features import EntityFeatures
+from profilestream.derive.feature_declaration import LIFETIME, window_micros
+from profilestream.derive.point_in_time import features_as_of
+from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes import outcome_features
+from profilestream.learn.outcomes.model_versions import VersionedModel
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.serve.scores import score_rows
+from profilestream.serve.scores.score_rows import FeatureWords, ScoringModel
+from profilestream.serve.users import all_users
+
+STEP = "serve_outcomes"
+SCORE_USERS = Pass(score_rows.score_users, inputs={"users": score_rows.USER}, outputs={"scores": score_rows.SCORE})
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PinnedScoreInputs:
+    """What one run reads.
+
+    Args:
+        features: the declared features, with the versions of their tables.
+        models: all declared outcomes.
+        models_version: version of `outcome_models`.
+        as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
+            there are no users.
+    """
+
+    declared: DeclaredOutcomes
+    features: EntityFeatures
+    models: Mapping[str, VersionedModel]
+    models_version: int
+    as_of: int | None
+
+
+def check(spark: SparkSession, settings: Settings) -> None:
+    """Check the declared outcomes and their features; writes nothing.
+
+    Raises:
+        BadSettings: a declaration is invalid.
+    """
+    outcome_features.select_features(settings, OutcomesSpec(settings).declared)
+
+
+def run(spark: SparkSession, settings: Settings) -> int:
+    """Replace all scores in one commit; no commit when the latest ones are from the same inputs.
+
+    Returns:
+        The number of users with a score.
+
+    Raises:
+        BadSettings: no outcomes are declared, or a declaration is invalid.
+        SourceMissing: the tables of models, tiles or events do not exist.
+    """
+    paths, pinned = settings.paths, pin_inputs(spark, settings)
+    USER_SCORES.prepare(spark, paths)
+    config, features = settings.serve.outcomes, pinned.features
+    inputs = repr((config, pinned.declared, features.settings, features.versions, pinned.models_version))
+    txn = commits.next_txn(spark, USER_SCORES, paths, STEP, inputs)
+    if txn is not None:
+        scores = materialize(scores_as_of(spark, settings, pinned))
+        commits.replace(scores, USER_SCORES, paths, txn, where="true")
+    return USER_SCORES.read(spark, paths).select("user_id").distinct().count()
+
+
+def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
+    """The models and the versions of the tables of features.
+
+    Raises:
+        BadSettings, SourceMissing: as for `run`.
+    """
+    spec, paths = OutcomesSpec(settings), settings.paths
+    declared, (table,) = spec.declared, spec.tables
+    features = outcome_features.select_features(settings, declared)
+    table.require(spark, paths, do=f"run jobs/{spec.stage_name()}.py first")
+    tile_table = features.tiles.table
+    for source in (EVENTS, tile_table):
+        source.require(spark, paths, do=f"run jobs/capture_events.py and jobs/{tiles.STAGE}.py first")
+    features = replace(features, versions=commits.versions(spark, (EVENTS, tile_table), paths))
+    version = commits.version(spark, table, paths)
+    rows = table.read(spark, paths, version=version).drop("epoch", "batch_id").toArrow()
+    models = spec.models(MemoryTables({table.name: rows}))
+    newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
+    as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
+    return PinnedScoreInputs(declared, features, models, version, as_of)
+
+
+def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInputs) -> DataFrame:
+    """Rows of `user_scores`. Outcomes whose model has not started have none."""
+    models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0)
+    if waiting := sorted(pinned.declared.outcomes.keys() - models.keys()):
+        log.warning("there are no scores of %s: their models have not learned enough rows", waiting)
+    if pinned.as_of is None or not models:
+        return spark.createDataFrame([], USER_SCORES.schema)
+    users = user_features(spark, pinned, pinned.as_of, settings.serve.outcomes.active_within)
+    scores = score(users, models, pinned.declared, feature_words(pinned.features))
+    constants = {
+        "model_valid_from": F.timestamp_micros("valid_from"),
+        "models_version": F.lit(pinned.models_version).cast("bigint"),
+        "events_version": F.lit(pinned.features.versions[EVENTS.name]).cast("bigint"),
+        "as_of": F.timestamp_micros(F.lit(pinned.as_of)),
+    }
+    return scores.withColumns(constants).select(*USER_SCORES.names)
+
+
+def score(
+    users: Rows, models: Mapping[str, ScoringModel], declared: DeclaredOutcomes, words: list[FeatureWords]
+) -> Rows:
+    """Rows with score_rows.SCORE of rows with score_rows.USER, frames or Arrow tables."""
+    arguments = {"model_inputs": declared.inputs, "outcomes": list(declared.outcomes), "models": models, "words": words}
+    outputs, _ = run_pass(SCORE_USERS, {"users": users}, **arguments)
+    return outputs["scores"]
+
+
+def scoring_models(
+    models: Mapping[str, VersionedModel], declared: DeclaredOutcomes, as_of: int
+) -> dict[str, ScoringModel]:
+    """The last started version of each model that is valid at a time, microseconds."""
+    versions = {name: model.scoring_version(as_of) for name, model in models.items()}
+    return {
+        name: ScoringModel(declared.rules[name], one.state, one.valid_from)
+        for name, one in versions.items()
+        if one is not None
+    }
+
+
+def user_features(spark: SparkSession, pinned: PinnedScoreInputs, as_of: int, active_within: str) -> DataFrame:
+    """Rows with score_rows.USER of the users with an event in this window before `as_of`, which is inclusive."""
+    length = window_micros(active_within)
+    since = 0 if length is None else as_of + 1 - length
+    tile_rows = pinned.features.read(spark, pinned.features.tiles.table)
+    active = tile_rows.where(F.unix_micros("as_of").between(since, as_of))
+    times = active.select("user_id").distinct().withColumn("at", F.timestamp_micros(F.lit(as_of + 1)))
+    rows = features_as_of(spark, times, pinned.features)
+    features = outcome_features.feature_values(pinned.declared).alias("features")
+    return rows.select("user_id", features, outcome_features.populations(pinned.declared).alias("populations"))
+
+
+def feature_words(features: EntityFeatures) -> list[FeatureWords]:
+    """What each column of the features means, in their order."""
+    columns, words = features.declared.columns(features.entity), []
+    for name in features.columns:
+        definition = features.window_features.get(name) or features.derived[name]
+        window = columns[name][1] if name in columns else ""
+        period = {"": "", LIFETIME: "complete log"}.get(window, f"last {window}")
+        words.append(FeatureWords(definition.question, period, definition.unit))
+    return words

@@ -1,0 +1,130 @@
+"""serve_outcomes: scores of all users as of the newest event, from tiles, events and stored models."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from profilestream.base import commits, tables
+from profilestream.base import settings as settings_module
+from profilestream.base.commits import Txn
+from profilestream.learn.learner_spec import LearnerBatch
+from profilestream.learn.memory_tables import MemoryTables
+from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
+from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.serve.scores import score_rows, user_scores
+from profilestream.serve.scores.score_rows import FeatureWords
+from pyspark.sql import SparkSession
+
+from jobs import serve_outcomes
+from tests import naive_windows as naive
+from tests.flow.test_windows import START, TileWarehouse, feature_shop, random_log
+from tests.naive_windows import DAY
+from tests.open_readers import assert_all_readers_agree
+
+SETTINGS = """
+[learn.outcomes]
+file = "{home}/outcomes.toml"
+"""
+OUTCOMES = """
+entity = "user"
+[labels.buy]
+question = "Does the user buy?"
+unit = "true or false"
+kind = "count"
+[labels.spend]
+question = "How much does the user spend?"
+unit = "currency"
+kind = "sum"
+of = "value"
+[features.events_7d]
+is_log = true
+[features.value_3d]
+[features.price_mean_lifetime]
+[outcomes.buy]
+label = "buy"
+horizon_days = 7
+ridge = 10
+[outcomes.spend]
+label = "spend"
+population = "events_7d % 2 = 0"
+horizon_days = 7
+loss = "poisson"
+[outcomes.rare]
+label = "buy"
+horizon_days = 28
+"""
+
+
+def _learned(spec: OutcomesSpec) -> MemoryTables:
+    """Models of `buy` and `spend` that are valid before the log; `rare` has no rows."""
+    rng = np.random.default_rng(3)
+    features = rng.gamma(2, 10, (300, 3)).round(2)
+    buys = (rng.random(300) < 0.2 + 0.02 * features[:, 0].clip(0, 30)).astype(float)
+    at, rows = START - 60 * DAY, list[dict[str, object]]()
+    for n in range(300):
+        labels = [("buy", buys[n]), ("spend", buys[n] * features[n, 1])]
+        rows.append({
+            "horizon_days": 7, "user_id": f"x{n}", "at": at, "matures_at": at + 8 * DAY,
+            "features": features[n].tolist(), "labels": labels,
+        })  # fmt: skip
+    batch = pa.Table.from_pylist(rows, EXAMPLE)
+    return MemoryTables().with_learned(spec, spec.learn(LearnerBatch(batch, len(batch), MemoryTables())))
+
+
+def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = feature_shop(tmp_path, SETTINGS.format(home=tmp_path), entities=("user",))
+    (tmp_path / "outcomes.toml").write_text(OUTCOMES)
+    settings, log = shop.settings(), random_log()
+    # A user whose clock is wrong by years does not move the time of the scores.
+    stray = replace(log[0], at=START + 3000 * DAY, event_id="stray", user_id="stray")
+    TileWarehouse(spark, settings).write_batch([*log, stray])
+    spec = OutcomesSpec(settings)
+    assert serve_outcomes.main(["--config", str(shop.config())]) == 2
+    models = _learned(spec)
+    spec.tables[0].prepare(spark, settings.paths)
+    rows = commits.with_batch_columns(models.all_rows(spec.tables[0]), spec.tables[0], Txn("test", "one", 0))
+    commits.append_untracked(spark, rows, spec.tables[0], settings.paths)
+
+    assert serve_outcomes.main(["--config", str(shop.config())]) == 0
+    users = sorted({e.user_id for e in log if e.user_id is not None})
+    assert f"{len(users)} users have scores" in capsys.readouterr().out
+    now = max(e.at for e in log if e.user_id is not None)
+    features: list[list[Any]] = []
+    for user in users:
+        own = [e for e in log if e.user_id == user]
+        three_days = naive.purchases(naive.events_in_window(own, now + 1, "3d"))
+        all_purchases = naive.purchases(naive.events_in_window(own, now + 1, "lifetime"))
+        value = sum(e.value or 0.0 for e in three_days)
+        features.append([len(naive.events_in_window(own, now + 1, "7d")), value, naive.mean_price(all_purchases)])
+    populations = [[True, events % 2 == 0, True] for events, *_ in features]
+    columns: dict[str, Any] = {"user_id": users, "features": features, "populations": populations}
+    frame = pa.table(columns, schema=score_rows.USER)
+    scoring = user_scores.scoring_models(spec.models(models), spec.declared, now)
+    words = [FeatureWords("?", period, "?") for period in ("last 7d", "last 3d", "complete log")]
+    expected = user_scores.score(frame, scoring, spec.declared, words).to_pylist()
+
+    stored = [row.asDict(recursive=True) for row in shop.read(spark, tables.USER_SCORES).collect()]
+    actual = {(row["user_id"], row["outcome"]): row for row in stored}
+    assert len(expected) == len(actual) < 2 * len(users)
+    for row in expected:
+        one = actual[row["user_id"], row["outcome"]]
+        assert (one["score"], one["probability"] or 0.0) == pytest.approx((row["score"], row["probability"] or 0.0))
+        reasons = [(reason.pop("contribution"), reason.pop("value")) for reason in one["reasons"]]
+        for (size, value), reason in zip(reasons, row["reasons"], strict=True):
+            assert size == pytest.approx(reason.pop("contribution"), abs=1e-9)
+            assert value == pytest.approx(reason.pop("value"))
+        assert one["reasons"] == row["reasons"]
+        assert one["as_of"].timestamp() == pytest.approx(now / 1e6, abs=1e-6)
+    assert_all_readers_agree(spark, tables.USER_SCORES.path(settings.paths), "score")
+
+    version = commits.version(spark, tables.USER_SCORES, settings.paths)
+    assert user_scores.run(spark, settings) == len(users)
+    assert commits.version(spark, tables.USER_SCORES, settings.paths) == version
+    recent = settings_module.load(str(shop.config()), ['serve.outcomes.active_within="1h"'])
+    active = {e.user_id for e in log if e.user_id is not None and e.at > now - naive.HOUR}
+    assert user_scores.run(spark, recent) == len(active) < len(users)
