@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from profilestream.base import runner
+from profilestream.learn.kernels.arrays import IS_DELETED
 from profilestream.learn.rankers import rankers_batch
 from profilestream.learn.rankers.kernels import count_rankers
 from profilestream.learn.rankers.kernels.count_rankers import (
@@ -37,13 +39,18 @@ class MemoryRankers:
     sums: BasketSums | None = None
 
     def learn(self, batch: list[Event], parts: int = 1, order: Sequence[int] | None = None) -> "MemoryRankers":
-        names = ("user_id", "item_id", "time_micros")
-        rows = [dict(zip(names, event, strict=True)) for event in batch]
-        events = pa.Table.from_pylist(rows, count_rankers.EVENT)
         with split_into(parts, order):
-            users, items, sums = rankers_batch.learn(self.users, self.items, events, self.params, nullcontext)
+            users, items, sums = rankers_batch.learn(self.users, self.items, _events(batch), self.params, nullcontext)
         users, items = runner.with_updates(self.users, users, "key"), runner.with_updates(self.items, items, "key")
         return replace(self, users=users, items=items, sums=sum(sums[1:], sums[0]) if sums else None)
+
+    def remove(self, user: str, log: list[Event]) -> "MemoryRankers":
+        """Without a user with these events."""
+        is_user = pc.field("key") == user
+        _, changed = rankers_batch.remove(self.users.filter(is_user), self.items, _events(log), self.params)
+        items = runner.with_updates(self.items, changed.drop_columns([IS_DELETED]), "key")
+        deleted: Any = changed.filter(pc.field(IS_DELETED))["key"]
+        return replace(self, users=self.users.filter(~is_user), items=items.filter(~pc.field("key").isin(deleted.combine_chunks())))
 
     def user(self, key: str) -> dict[str, Any]:
         return _rows(self.users)[key]
@@ -59,6 +66,11 @@ class MemoryRankers:
         row = self.users.take(pa.array([keys.index(user) if user in keys else None], pa.int64()))
         items, scores = index.rank(row, top_k)[ranker]
         return dict(zip(index.ids.take(items[0]).to_pylist(), scores[0].tolist(), strict=True))
+
+
+def _events(log: list[Event]) -> pa.Table:
+    names = ("user_id", "item_id", "time_micros")
+    return pa.Table.from_pylist([dict(zip(names, event, strict=True)) for event in log], count_rankers.EVENT)
 
 
 def _rows(rows: pa.Table) -> dict[str, dict[str, Any]]:
@@ -164,8 +176,7 @@ class NaiveRankers:
                 by_kind[kind] += [len(items & set(self.ranking(user, ranker)[:10])) / len(items)] if items else []
             events = next((events for events in after.sessions(user) if events[0][2] > now), [])
             if events and events[-1][2] > events[0][2]:
-                known = {item for _, item, _ in self.log}
-                recent = [item for _, item, _ in events[-1 - RECENT_EVENTS : -1] if item in known]
+                recent = [item for _, item, _ in events[-1 - RECENT_EVENTS : -1]]
                 by_kind["next_item"].append(float(events[-1][1] in self.ranking(user, ranker, recent)[:10]))
         return by_kind
 

@@ -42,6 +42,7 @@ RECENT_EVENTS, RULE_DECAY = 10, 0.6
 _CHUNK_USERS, _NEVER = 500, -(2**62)
 # Columns of ITEM: followers in the next basket, and in the same session.
 _FOLLOWERS = (("item_ids", "counts"), ("rule_items", "rule_counts"))
+_USER_LISTS = ("item_ids", "basket_items", "previous_items", "recent_items")
 # A smaller rest of a count after a subtraction is rounding.
 _ROUNDING = 1e-9
 
@@ -91,7 +92,7 @@ class BasketIndex:
         self.shares, items = weights[order] / weights.sum(), items.take(order)
         self._is_ranked = times[order] >= min_as_of
         self.ids: Any = items["key"].combine_chunks()
-        self._transitions, self._rules = (FollowerShares.of(items, *names, self.ids) for names in _FOLLOWERS)
+        self._items = items
 
     def rank(self, users: pa.Table, top_k: int) -> dict[str, tuple[Longs, Floats]]:
         """Positions and scores of each user's best items, (users, top_k), by ranker; scores only candidates, in chunks.
@@ -99,9 +100,16 @@ class BasketIndex:
         `own_counts` scores by the user's counts, `transitions` by the mean over the items of the latest basket of the
         shares of their followers, `sequence_rules` by the sum of the decayed shares in the rules of `recent_items`.
         These scores are divided by the largest one and increased by 1. All other items follow with their share of the
-        popularity. A null row is a user without events.
+        popularity. A null row is a user without events. Items without a row are not ranked.
         """
-        chunks = [self._rank(users.slice(n, _CHUNK_USERS), top_k) for n in range(0, len(users) or 1, _CHUNK_USERS)]
+        transitions, rules = (
+            FollowerShares.of(self._items, *names, sources=flatten(users, list_name)[1])
+            for list_name, names in zip(("basket_items", "recent_items"), _FOLLOWERS, strict=True)
+        )
+        chunks = [
+            self._rank(users.slice(n, _CHUNK_USERS), transitions, rules, top_k)
+            for n in range(0, len(users) or 1, _CHUNK_USERS)
+        ]
         return {
             ranker: (
                 np.vstack([chunk[ranker][0] for chunk in chunks]),
@@ -110,18 +118,21 @@ class BasketIndex:
             for ranker in RANKERS
         }
 
-    def _rank(self, users: pa.Table, top_k: int) -> dict[str, tuple[Longs, Floats]]:
+    def _rank(
+        self, users: pa.Table, transitions: "FollowerShares", rules: "FollowerShares", top_k: int
+    ) -> dict[str, tuple[Longs, Floats]]:
         owner, own_ids = flatten(users, "item_ids")
         user, basket_ids = flatten(users, "basket_items")
         viewer, recent_ids = flatten(users, "recent_items")
-        first, length = groups(viewer)
-        steps = first + length - 1 - np.arange(len(first))
-        own_counts = flatten(users, "counts")[1].to_numpy()
+        first, size = groups(viewer)
+        later_events = first + size - 1 - np.arange(len(first))
+        has_row, own = _positions_if_any(own_ids, self.ids)
+        own_counts = flatten(users, "counts")[1].to_numpy()[has_row]
         pairs = (
-            (owner, positions(own_ids, self.ids), own_counts),
-            self._transitions.votes(user, positions(basket_ids, self.ids), 1 / groups(user)[1]),
-            self._rules.votes(viewer, positions(recent_ids, self.ids), np.asarray(RULE_DECAY**steps, np.float64)),
-            (owner[:0], owner[:0], own_counts[:0]),
+            (owner[has_row], own, own_counts),
+            transitions.votes(user, basket_ids, 1 / groups(user)[1]),
+            rules.votes(viewer, recent_ids, np.asarray(RULE_DECAY**later_events, np.float64)),
+            (owner[:0], own[:0], own_counts[:0]),
         )
         return {ranker: self._top(len(users), *each, top_k) for ranker, each in zip(RANKERS, pairs, strict=True)}
 
@@ -142,24 +153,40 @@ class BasketIndex:
 
 @dataclass(frozen=True)
 class FollowerShares:
-    """For each item, items and their shares in the sum of its counts: `sizes` entries of each item, in order."""
+    """The items that follow each of some items, and their shares in the sum of its counts; followers without a row are
+    left out, as after a removal of users.
 
+    Args:
+        sources: ids of the items.
+        sizes: number of followers of each source.
+        items, shares: position and share of each follower, in order of source.
+    """
+
+    sources: Any
     sizes: Longs
     items: Longs
     shares: Floats
 
     @classmethod
-    def of(cls, rows: pa.Table, items: str, counts: str, ids: Any) -> "FollowerShares":
-        """From list columns of rows with ITEM in the order of `ids`."""
-        (row, followers), weights = flatten(rows, items), flatten(rows, counts)[1].to_numpy()
-        shares = weights / np.bincount(row, weights)[row]
-        return cls(np.bincount(row, minlength=len(rows)), positions(followers, ids), shares)
+    def of(cls, items: pa.Table, id_list: str, count_list: str, *, sources: Any) -> "FollowerShares":
+        """From two list columns of rows with ITEM; only of the sources that have a row."""
+        ids: Any = items["key"].combine_chunks()
+        rows = items.take(np.unique(_positions_if_any(sources, ids)[1]))
+        (row, followers), counts = flatten(rows, id_list), flatten(rows, count_list)[1].to_numpy()
+        has_row, item = _positions_if_any(followers, ids)
+        shares = (counts / np.bincount(row, counts)[row])[has_row]
+        return cls(rows["key"].combine_chunks(), np.bincount(row[has_row], minlength=len(rows)), item, shares)
 
-    def votes(self, user: Longs, item: Longs, weight: Floats) -> tuple[Longs, Longs, Floats]:
+    def votes(self, user: Longs, source: Any, weight: Floats) -> tuple[Longs, Longs, Floats]:
         """User, follower and weighted share, of each follower of an item of a user."""
-        sizes = self.sizes[item]
-        entry = ranges((np.cumsum(self.sizes) - self.sizes)[item], sizes)
-        return np.repeat(user, sizes), self.items[entry], np.repeat(weight, sizes) * self.shares[entry]
+        has_row, row = _positions_if_any(source, self.sources)
+        sizes = self.sizes[row]
+        entry = ranges((np.cumsum(self.sizes) - self.sizes)[row], sizes)
+        return (
+            np.repeat(user[has_row], sizes),
+            self.items[entry],
+            np.repeat(weight[has_row], sizes) * self.shares[entry],
+        )
 
 
 class BasketRows(NamedTuple):
@@ -198,12 +225,15 @@ def update_users(events: pa.Table, stored: pa.Table, items: pa.Table, *, params:
     if not len(events):
         return {}
     events = events.sort_by([(name, "ascending") for name in EVENT.names])
-    index, keys, event_ids = BasketIndex(items, params), pc.unique(events["user_id"]), pc.unique(events["item_id"])
-    new_ids = event_ids.filter(pc.invert(pc.is_in(event_ids, value_set=index.ids)))
+    index, keys = BasketIndex(items, params), pc.unique(events["user_id"])
+    old = stored.take(pc.index_in(keys, value_set=stored["key"].combine_chunks()))
+    # Items of a user can have no row after other users were removed.
+    used_ids = [events["item_id"].combine_chunks(), *(flatten(old, name)[1] for name in _USER_LISTS)]
+    new_ids = pc.unique(pa.concat_arrays(used_ids))
+    new_ids = new_ids.filter(pc.invert(pc.is_in(new_ids, value_set=index.ids)))
     ids = pa.concat_arrays([index.ids, new_ids.take(pc.array_sort_indices(new_ids))])
     user, item = positions(events["user_id"], keys), positions(events["item_id"], ids)
     time = events["time_micros"].to_numpy()
-    old = stored.take(pc.index_in(keys, value_set=stored["key"].combine_chunks()))
     old_times, (owner, own_ids) = _micros(old), flatten(old, "item_ids")
     own, own_counts = positions(own_ids, ids), flatten(old, "counts")[1].to_numpy()
     new = _numbered_baskets(old_times, BasketRows(user, user, item, time), params)
@@ -269,6 +299,12 @@ def remove_from_items(contributions: pa.Table, stored: pa.Table, *, params: Rank
     return {"items": pa.table(columns, schema=ITEM.append(DELETED))}
 
 
+def _positions_if_any(values: Any, ids: Any) -> tuple[Any, Longs]:
+    """Whether the ids contain each value, and the positions of those that they contain."""
+    indices: Any = pc.index_in(values, value_set=ids)
+    return indices.is_valid().to_numpy(zero_copy_only=False), np.asarray(indices.drop_null().to_numpy(), np.int64)
+
+
 def _micros(rows: pa.Table) -> Longs:
     """The column `as_of` in microseconds; _NEVER for nulls."""
     times: Any = rows["as_of"].cast(pa.int64()).fill_null(pa.scalar(_NEVER))
@@ -321,17 +357,14 @@ def _transitions(rows: BasketRows) -> WeightedPairs:
 
 
 def _rules(session: BasketRows) -> WeightedPairs:
-    """An event, and a later one in the same session; weight 1 / number of events between them."""
+    """The items of two events of a session, of which the second is later; weight 1 / distance in events."""
     parts = []
     for steps in range(1, RECENT_EVENTS + 1):
-        last = np.arange(steps, len(session.item))
-        is_pair = (session.basket[last] == session.basket[last - steps]) & (
-            session.time[last] > session.time[last - steps]
-        )
-        last = last[is_pair]
-        parts.append(
-            (session.item[last - steps], session.item[last], np.full(len(last), 1 / steps), session.time[last])
-        )
+        second = np.arange(steps, len(session.item))
+        first = second - steps
+        is_pair = (session.basket[second] == session.basket[first]) & (session.time[second] > session.time[first])
+        first, second = first[is_pair], second[is_pair]
+        parts.append((session.item[first], session.item[second], np.full(len(second), 1 / steps), session.time[second]))
     return WeightedPairs(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -418,8 +451,8 @@ def _evaluate(
 def _next_item_hits(index: BasketIndex, old: pa.Table, session: BasketRows, ids: Any) -> Floats:
     """Whether the last item of each user's first session after the state is among the best 10, (RANKERS, users).
 
-    The rules use the earlier events of the session, with items of the state. Sessions whose events all have the same
-    time are left out.
+    `sequence_rules` uses the earlier events of the session; the other rankers use the state only. Sessions whose events
+    all have the same time are left out.
     """
     first, size = groups(session.basket)
     is_after = session.time[first] > index.as_of
@@ -431,8 +464,7 @@ def _next_item_hits(index: BasketIndex, old: pa.Table, session: BasketRows, ids:
     begin = np.maximum(start, last - RECENT_EVENTS)
     number = np.repeat(np.arange(len(users)), last - begin)
     earlier = session.item[ranges(begin, last - begin)]
-    is_known = earlier < len(index.ids)
-    recent = lists_by_row(number[is_known], len(users), ids.take(earlier[is_known]))
+    recent = lists_by_row(number, len(users), ids.take(earlier))
     rows = old.take(users)
     rows = rows.set_column(rows.schema.get_field_index("recent_items"), "recent_items", recent)
     best_items = (best for best, _ in index.rank(rows, 10).values())
