@@ -50,7 +50,9 @@ class MemoryRankers:
         _, changed = rankers_batch.remove(self.users.filter(is_user), self.items, _events(log), self.params)
         items = runner.with_updates(self.items, changed.drop_columns([IS_DELETED]), "key")
         deleted: Any = changed.filter(pc.field(IS_DELETED))["key"]
-        return replace(self, users=self.users.filter(~is_user), items=items.filter(~pc.field("key").isin(deleted.combine_chunks())))
+        return replace(
+            self, users=self.users.filter(~is_user), items=items.filter(~pc.field("key").isin(deleted.combine_chunks()))
+        )
 
     def user(self, key: str) -> dict[str, Any]:
         return _rows(self.users)[key]
