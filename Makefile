@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity bench zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity models bench zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ load: set-up  ## let events arrive at rising rates while the pipeline runs; prin
 
 capacity: set-up  ## compute cores, bytes and limits of a shop from measured costs (docs/scaling.md)
 	.venv/bin/python benchmarks/capacity.py $(ARGS)
+
+models: set-up  ## compare models of outcomes with boosting on the shipped logs, and write docs/models.md
+	.venv/bin/python benchmarks/models.py $(ARGS)
 
 bench: set-up  ## run the benchmarks; run one with ONLY=name
 	.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)

@@ -7,9 +7,9 @@ both can score is not reported. AUC is the mean over weeks, weighted by rows; ot
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from profilestream.derive import tiles
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.outcomes import matured_examples
 from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
+from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, States
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
@@ -48,54 +49,81 @@ AGAINST = "boosting, fitted again every week (120 trees of 6 leaves, at least 30
 _ECE_BINS = 20
 
 
-@dataclass
-class Scored:
-    """Rows of an outcome in order of weeks: labels and predictions; and CPU seconds of learning and scoring."""
+@dataclass(frozen=True)
+class ScoredWeek:
+    """The rows of an outcome with one time, scored: users, labels and predictions."""
 
-    weeks: list[int] = field(default_factory=list)
-    labels: list[Floats] = field(default_factory=list)
-    predictions: list[Floats] = field(default_factory=list)
-    cpu_seconds: float = 0.0
-
-    def add(self, week: int, labels: Floats, predictions: Floats) -> None:
-        self.weeks.append(week)
-        self.labels.append(labels)
-        self.predictions.append(predictions)
-
-    def of_weeks(self, weeks: list[int]) -> "Scored":
-        """The rows of some weeks."""
-        kept = [number for number, week in enumerate(self.weeks) if week in weeks]
-        return Scored(
-            [self.weeks[n] for n in kept], [self.labels[n] for n in kept], [self.predictions[n] for n in kept]
-        )
+    at: int
+    users: Longs
+    labels: Floats
+    predictions: Floats
 
     @property
-    def auc(self) -> float:
-        """Mean over weeks, weighted by rows."""
-        pairs = [pair for pair in zip(self.labels, self.predictions, strict=True) if 0 < pair[0].mean() < 1]
-        aucs = [roc_auc_score(labels, predictions) for labels, predictions in pairs]
-        return float(np.average(aucs, weights=[len(labels) for labels, _ in pairs]))
+    def has_two_classes(self) -> bool:
+        return bool(0 < self.labels.mean() < 1)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scored weeks of an outcome in order of time, and the CPU seconds of learning and scoring."""
+
+    weeks: tuple[ScoredWeek, ...] = ()
+    cpu_seconds: float = 0.0
+
+    @property
+    def times(self) -> list[int]:
+        return [week.at for week in self.weeks]
+
+    def of_times(self, times: list[int]) -> "Scored":
+        """The weeks with these times."""
+        return Scored(tuple(week for week in self.weeks if week.at in times), self.cpu_seconds)
+
+    @cached_property
+    def labels(self) -> Floats:
+        return np.concatenate([week.labels for week in self.weeks])
+
+    @cached_property
+    def predictions(self) -> Floats:
+        return np.concatenate([week.predictions for week in self.weeks])
+
+    def auc(self, weights: Floats | None = None) -> float:
+        """Mean over weeks, weighted by rows; `weights` by number of the user."""
+        weeks = [week for week in self.weeks if week.has_two_classes]
+        aucs = [
+            roc_auc_score(week.labels, week.predictions, sample_weight=None if weights is None else weights[week.users])
+            for week in weeks
+        ]
+        return float(np.average(aucs, weights=[len(week.labels) for week in weeks]))
 
     @property
     def log_loss(self) -> float:
-        return float(log_loss(np.concatenate(self.labels), np.concatenate(self.predictions)))
+        return float(log_loss(self.labels, self.predictions))
 
     @property
     def ece(self) -> float:
         """Mean |label - probability| of 20 groups of equal size."""
-        labels, predictions = np.concatenate(self.labels), np.concatenate(self.predictions)
-        groups = np.array_split(np.argsort(predictions, kind="stable"), _ECE_BINS)
-        return float(sum(abs(labels[one].mean() - predictions[one].mean()) * len(one) for one in groups) / len(labels))
+        groups = np.array_split(np.argsort(self.predictions, kind="stable"), _ECE_BINS)
+        gaps = [abs(self.labels[one].mean() - self.predictions[one].mean()) * len(one) for one in groups]
+        return float(sum(gaps) / len(self.labels))
+
+    @property
+    def lift(self) -> float:
+        """Mean label of the tenth of rows with the highest predictions, over the mean of all; mean over weeks."""
+        weeks = [week for week in self.weeks if week.has_two_classes]
+        lifts = []
+        for week in weeks:
+            best = np.argsort(-week.predictions, kind="stable")[: max(len(week.labels) // 10, 1)]
+            lifts.append(week.labels[best].mean() / week.labels.mean())
+        return float(np.average(lifts, weights=[len(week.labels) for week in weeks]))
 
     @property
     def bias(self) -> float:
         """Sum of the predictions over that of the labels."""
-        return float(np.concatenate(self.predictions).sum() / np.concatenate(self.labels).sum())
+        return float(self.predictions.sum() / self.labels.sum())
 
     @property
     def relative_mae(self) -> float:
-        labels, predictions = np.concatenate(self.labels), np.concatenate(self.predictions)
-        return float(np.abs(labels - predictions).mean() / labels.mean())
+        return float(np.abs(self.labels - self.predictions).mean() / self.labels.mean())
 
 
 @dataclass(frozen=True)
@@ -111,9 +139,9 @@ def outcomes_auc_vs_boosting(spark: SparkSession, work: Path) -> Result:
     """Lowest ratio of AUC over the logs and binary outcomes."""
     ratios, parts = [], []
     for log, name, ours, boosting in _pairs(spark):
-        ratios.append(ours.auc / boosting.auc)
+        ratios.append(ours.auc() / boosting.auc())
         parts.append(
-            f"{log} {name}: AUC {ours.auc:.4f} and {boosting.auc:.4f}, log loss {ours.log_loss:.4f} and "
+            f"{log} {name}: AUC {ours.auc():.4f} and {boosting.auc():.4f}, log loss {ours.log_loss:.4f} and "
             f"{boosting.log_loss:.4f}, ECE {ours.ece:.4f} and {boosting.ece:.4f}"
         )
     return Result(
@@ -141,8 +169,8 @@ def outcomes_split(spark: SparkSession, work: Path) -> Result:
     """Largest change of AUC when the rows of each week are learned in 50 batches instead of one."""
     changes = {}
     for log, name, ours, _ in _pairs(spark):
-        cut = _learned_and_scored(_stored(spark, log), batches=50)[name].of_weeks(ours.weeks)
-        changes[f"{log} {name}"] = abs(cut.auc - ours.auc)
+        cut = learned_and_scored(stored(spark, log), name, batches=50).of_times(ours.times)
+        changes[f"{log} {name}"] = abs(cut.auc() - ours.auc())
     detail = ", ".join(f"{name} {change:.5f}" for name, change in changes.items()) + f"; seed {SEED}"
     return Result("outcomes_split", max(changes.values()), "AUC", 0.001, "lower", "one batch per week", detail)
 
@@ -166,14 +194,29 @@ def _pairs(spark: SparkSession) -> Iterator[tuple[str, str, Scored, Scored]]:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class StoredExamples:
+    """The examples of a log, and how long learn_outcome_examples took."""
+
     spec: OutcomesSpec
-    examples: pa.Table
+    rows: pa.Table
     step_seconds: float
+
+    def weeks(self, name: str) -> "list[Week]":
+        """The rows of an outcome in order of time."""
+        rows = _rows_of(self.rows, name, self.spec.declared.outcomes[name].horizon_days)
+        users = np.unique(_values(rows, "user_id"), return_inverse=True)[1]
+        features = np.array(_values(rows, "features"), float)
+        labels = np.array([dict(labels)[name] for labels in _values(rows, "labels")])
+        at, matures_at = rows["at"].to_numpy(), rows["matures_at"].to_numpy()
+        return [
+            Week(time_, int(matures_at[is_now][0]), users[is_now], features[is_now], labels[is_now], at[is_now])
+            for time_ in np.unique(at).tolist()
+            if (is_now := at == time_).any()
+        ]
 
 
 @cache
-def _stored(spark: SparkSession, log: str) -> _Stored:
+def stored(spark: SparkSession, log: str) -> StoredExamples:
     """The examples of a log."""
     with TemporaryDirectory() as folder:
         settings = _settings(Path(folder), log)
@@ -185,7 +228,7 @@ def _stored(spark: SparkSession, log: str) -> _Stored:
         spec = OutcomesSpec(settings)
         rows = spec.select(matured_examples.TABLE.read(spark, settings.paths)).toArrow().cast(EXAMPLE)
         _ = spec.declared
-        return _Stored(spec, rows, seconds)
+        return StoredExamples(spec, rows, seconds)
 
 
 def _settings(home: Path, log: str) -> Settings:
@@ -207,92 +250,88 @@ def _settings(home: Path, log: str) -> Settings:
 
 @cache
 def _measured(spark: SparkSession, log: str) -> Measured:
-    stored = _stored(spark, log)
-    all_ours = _learned_and_scored(stored, batches=1)
-    ours, boosting = {}, {}
-    for name in LOGS[log]:
-        one = all_ours[name]
-        weeks = sorted(one.weeks)
-        if not name.startswith("spend"):
-            boosted = _boosted(stored, name)
-            weeks = [week for week in weeks if week in boosted.weeks]
-            weeks = weeks[len(weeks) // 3 :]
-            boosting[name] = boosted.of_weeks(weeks)
-            boosting[name].cpu_seconds = boosted.cpu_seconds
-        else:
-            weeks = weeks[len(weeks) // 3 :]
-        ours[name] = one.of_weeks(weeks)
-        ours[name].cpu_seconds = one.cpu_seconds
-    return Measured(ours, boosting, stored.step_seconds)
+    examples = stored(spark, log)
+    ours = {name: learned_and_scored(examples, name) for name in LOGS[log]}
+    boosting = {name: boosted(examples, name) for name in LOGS[log] if not name.startswith("spend")}
+    times = {name: reported_times([ours[name], boosting.get(name, ours[name])]) for name in ours}
+    return Measured(
+        {name: one.of_times(times[name]) for name, one in ours.items()},
+        {name: one.of_times(times[name]) for name, one in boosting.items()},
+        examples.step_seconds,
+    )
 
 
-def _learned_and_scored(stored: _Stored, batches: int) -> dict[str, Scored]:
-    """Scores of all rows by the models of their times; the rows of a week are learned in a number of batches."""
-    declared, random = stored.spec.declared, np.random.default_rng(SEED)
-    all_scored = {}
-    for name, outcome in declared.outcomes.items():
-        rule, inputs = declared.rules[name], declared.inputs
-        model = VersionedModel(outcome.identity, OutcomeState.empty(rule, inputs.names))
-        scored = all_scored[name] = Scored()
-        weeks = _weeks(_rows_of(stored.examples, name, outcome.horizon_days), name)
-        begin = time.process_time()
-        for week in weeks:
-            order = np.arange(len(week.labels)) if batches == 1 else random.permutation(len(week.labels))
-            for part in np.array_split(order, batches):
-                rows = LabeledRows(inputs.matrix(week.features[part]), week.labels[part], week.times[part], part)
-                state = outcome_model.learn({name: rule}, {name: model.last}, partial(_sums, name, rule, rows))[name]
-                model = model.learned(state, week.matures_at)
-        for week in weeks:
-            if (valid := model.scoring_state(week.at)) is not None:
-                etas = outcome_scores.etas(rule, valid, inputs.matrix(week.features))
-                scored.add(week.at, week.labels, outcome_scores.predictions(rule, valid, etas))
-        scored.cpu_seconds = time.process_time() - begin
-    return all_scored
+def reported_times(models: Sequence[Scored]) -> list[int]:
+    """The last two thirds of the times that all models have scored."""
+    times = sorted(set.intersection(*(set(one.times) for one in models)))
+    return times[len(times) // 3 :]
+
+
+@dataclass(frozen=True)
+class Week:
+    """The rows of an outcome with one time: users, features (rows, features) of which NaN is null, labels, times."""
+
+    at: int
+    matures_at: int
+    users: Longs
+    features: Floats
+    labels: Floats
+    times: Longs
+
+    def scored(self, predictions: Floats) -> ScoredWeek:
+        return ScoredWeek(self.at, self.users, self.labels, predictions)
+
+
+def learned_and_scored(
+    examples: StoredExamples, name: str, *, batches: int = 1, rule: OutcomeRule | None = None,
+    inputs: ModelInputs | None = None,
+) -> Scored:  # fmt: skip
+    """Scores of all rows by the models of their times; the rows of a week are learned in a number of batches.
+
+    Args:
+        rule, inputs: by default the declared ones; inputs may use other features.
+    """
+    declared = examples.spec.declared
+    inputs = inputs or declared.inputs
+    rule = rule or declared.outcomes[name].rule_of(inputs.min_rows)
+    columns = [list(declared.features).index(one.name) for one in inputs.features]
+    random, weeks = np.random.default_rng(SEED), examples.weeks(name)
+    model = VersionedModel(name, OutcomeState.empty(rule, inputs.names))
+    scored = []
+    begin = time.process_time()
+    for week in weeks:
+        order = np.arange(len(week.labels)) if batches == 1 else random.permutation(len(week.labels))
+        for part in np.array_split(order, batches):
+            x = inputs.matrix(week.features[part][:, columns])
+            rows = LabeledRows(x, week.labels[part], week.times[part], week.users[part])
+            state = outcome_model.learn({name: rule}, {name: model.last}, partial(_sums, name, rule, rows))[name]
+            model = model.learned(state, week.matures_at)
+    for week in weeks:
+        if (valid := model.scoring_state(week.at)) is not None:
+            etas = outcome_scores.etas(rule, valid, inputs.matrix(week.features[:, columns]))
+            scored.append(week.scored(outcome_scores.predictions(rule, valid, etas)))
+    return Scored(tuple(scored), time.process_time() - begin)
 
 
 def _sums(name: str, rule: OutcomeRule, rows: LabeledRows, states: States) -> dict[str, OutcomeSums]:
     return {name: outcome_model.sum_rows(rule, states[name], rows)} if name in states else {}
 
 
-@dataclass(frozen=True)
-class _Week:
-    """The rows of an outcome with one time: features (rows, features), of which NaN is null, labels and times."""
-
-    at: int
-    matures_at: int
-    features: Floats
-    labels: Floats
-    times: Longs
-
-
-def _weeks(rows: pa.Table, name: str) -> list[_Week]:
-    features, labels, at = _features(rows), _labels(rows, name), rows["at"].to_numpy()
-    matures_at = rows["matures_at"].to_numpy()
-    return [
-        _Week(week, int(matures_at[at == week][0]), features[at == week], labels[at == week], at[at == week])
-        for week in np.unique(at).tolist()
-    ]
-
-
-def _boosted(stored: _Stored, name: str) -> Scored:
-    """Scores by models that are fitted again every week."""
-    rows = _rows_of(stored.examples, name, stored.spec.declared.outcomes[name].horizon_days)
-    x, labels = _features(rows), _labels(rows, name)
-    at, matures_at = rows["at"].to_numpy(), rows["matures_at"].to_numpy()
-    scored = Scored()
+def boosted(examples: StoredExamples, name: str) -> Scored:
+    """Scores by models that are fitted again every week, from all rows that have matured."""
+    weeks, scored = examples.weeks(name), []
     begin = time.process_time()
-    for week in np.unique(at).tolist():
-        is_known = matures_at <= week
-        if len(np.unique(labels[is_known])) < 2:
+    for week in weeks:
+        known = [one for one in weeks if one.matures_at <= week.at]
+        labels = np.concatenate([one.labels for one in known]) if known else np.zeros(0)
+        if len(np.unique(labels)) < 2:
             continue
         model = HistGradientBoostingClassifier(
-            max_iter=120, max_leaf_nodes=6, min_samples_leaf=min(300, int(is_known.sum()) // 10), learning_rate=0.05,
+            max_iter=120, max_leaf_nodes=6, min_samples_leaf=min(300, len(labels) // 10), learning_rate=0.05,
             l2_regularization=10, early_stopping=False, random_state=SEED,
-        ).fit(x[is_known], labels[is_known])  # fmt: skip
-        is_now = at == week
-        scored.add(week, labels[is_now], model.predict_proba(x[is_now])[:, 1])
-    scored.cpu_seconds = time.process_time() - begin
-    return scored
+        ).fit(np.concatenate([one.features for one in known]), labels)  # fmt: skip
+        scored.append(week.scored(model.predict_proba(week.features)[:, 1]))
+    return Scored(tuple(scored), time.process_time() - begin)
 
 
 def _rows_of(examples: pa.Table, name: str, horizon: int) -> pa.Table:
@@ -300,15 +339,6 @@ def _rows_of(examples: pa.Table, name: str, horizon: int) -> pa.Table:
     rows = examples.filter(pc.field("horizon_days") == horizon)
     has_label = [name in dict(labels) for labels in _values(rows, "labels")]
     return rows.filter(pa.array(has_label, pa.bool_()))
-
-
-def _labels(rows: pa.Table, name: str) -> Floats:
-    return np.array([dict(labels)[name] for labels in _values(rows, "labels")])
-
-
-def _features(rows: pa.Table) -> Floats:
-    """(rows, features); NaN is null."""
-    return np.array(_values(rows, "features"), float)
 
 
 def _values(rows: pa.Table, name: str) -> list[Any]:

@@ -111,11 +111,11 @@ STEPS = (
         training_examples.STAGE, "1d", lambda settings: settings.learn.examples.enabled, training_examples.run,
         training_examples.check,
     ),
-    Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
-    Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
     Step(
         user_scores.STEP, "1h", lambda settings: settings.serve.outcomes.enabled, user_scores.run, user_scores.check,
     ),
+    Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
+    Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
     Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
     Step(
         maintain.STEP, "1h", lambda settings: settings.maintain.enabled, _maintain,

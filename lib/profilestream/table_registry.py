@@ -75,11 +75,13 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         ],
         "serve_outcomes": ["outcome_models", "events", *customer_tiles, "user_scores"],
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
-        "serve_tags": ["events", *profile_tables, "user_features", "user_segments", "user_groups", "user_tags"],
+        "serve_tags": [
+            "events", *profile_tables, "user_features", "user_segments", "user_scores", "user_groups", "user_tags",
+        ],
         "serve_trends": ["events", "user_segments"],
         "serve_user": [
             "events", *profile_tables, "category_hours", *segments_tables, "segment_descriptions", "user_groups",
-            "user_tags", "recommendations", "user_features",
+            "user_tags", "user_scores", "recommendations", "user_features",
         ],
         "steward_compact_tiles": tiles,
     }  # fmt: skip

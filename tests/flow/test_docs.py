@@ -126,6 +126,8 @@ CHECKS = {
     f"{PYTHON} jobs/learn_segments.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
+    f"{PYTHON} jobs/learn_outcome_examples.py --config {LOCAL}": "parsed",
+    f"{PYTHON} jobs/learn_outcomes.py --config {LOCAL}": "parsed",
     f"{PYTHON} jobs/serve_tags.py --config {LOCAL}...": "parsed",
     f"{CAPTURE} conf/complete_journey.toml": "parsed",
     f"{PYTHON} jobs/serve_campaign.py --config...": "parsed",

@@ -24,7 +24,7 @@ FLAGS: dict[str, list[str]] = {
         *("--set", "derive.sessions.enabled=false", "--set", "derive.transitions.enabled=false"),
         *("--set", "derive.windows.enabled=false", "--set", "learn.factors.enabled=false"),
         *("--set", "learn.segments.enabled=false", "--set", "learn.examples.enabled=false"),
-        *("--set", "learn.outcomes.enabled=false"),
+        *("--set", "learn.outcomes.enabled=false", "--set", "serve.outcomes.enabled=false"),
         *("--set", "serve.tags.enabled=false", "--set", "serve.scores.enabled=false"),
     ],
     "capture_init": [],
@@ -99,6 +99,19 @@ kind = "count"
 where = "event_type = 'purchase'"
 horizons = ["24h"]
 """
+OUTCOMES = """
+entity = "user"
+[labels.purchase]
+question = "Does the user buy?"
+unit = "true or false"
+kind = "count"
+where = "event_type = 'purchase'"
+[features]
+events_1d = {}
+[outcomes.purchase_7d]
+label = "purchase"
+horizon_days = 7
+"""
 TAGS = """
 [groups]
 recency_days = "0"
@@ -138,6 +151,9 @@ enabled = true
 k = 2
 [learn.rankers]
 enabled = true
+[learn.outcomes]
+enabled = true
+file = "{home}/outcomes.toml"
 [learn.examples]
 enabled = true
 file = "{home}/labels.toml"
@@ -146,6 +162,8 @@ enabled = true
 file = "{home}/tags.toml"
 [serve.scores]
 enabled = true
+[serve.outcomes]
+enabled = true
 [serve.report]
 enabled = true
 """
@@ -153,7 +171,7 @@ enabled = true
 
 def _shop(home: Path) -> Shop:
     """Settings with every stage and step enabled, and with small declarations."""
-    files = {"profiles": PROFILES, "windows": WINDOWS, "labels": LABELS, "tags": TAGS}
+    files = {"profiles": PROFILES, "windows": WINDOWS, "labels": LABELS, "outcomes": OUTCOMES, "tags": TAGS}
     for name, text in files.items():
         (home / f"{name}.toml").write_text(text)
     settings = SETTINGS.format(conf=ROOT / "conf", home=home)

@@ -16,6 +16,7 @@ from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.serve.scores import score_rows, user_scores
 from profilestream.serve.scores.score_rows import FeatureWords
+from profilestream.serve.users import all_users, user_view
 from pyspark.sql import SparkSession
 
 from jobs import serve_outcomes
@@ -121,6 +122,17 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
         assert one["reasons"] == row["reasons"]
         assert one["as_of"].timestamp() == pytest.approx(now / 1e6, abs=1e-6)
     assert_all_readers_agree(spark, tables.USER_SCORES.path(settings.paths), "score")
+
+    (by_outcome,) = [
+        row["scores"]
+        for row in all_users.scores_by_user(shop.read(spark, tables.USER_SCORES)).collect()
+        if row["user_id"] == "a"
+    ]
+    assert by_outcome["buy"] == actual["a", "buy"]["probability"]
+
+    scores = user_view._scores(spark, settings, "a")["scores"]
+    assert scores["buy"].startswith(f"{actual['a', 'buy']['probability']:.1%}; ")
+    assert scores["buy"].endswith(" the score")
 
     version = commits.version(spark, tables.USER_SCORES, settings.paths)
     assert user_scores.run(spark, settings) == len(users)

@@ -29,8 +29,8 @@ class UserFrame:
 
     Args:
         rows: `user_id`; `as_of`: the user's newest event; the facets of the profile; `counts`: the distinct counts as
-            texts; `vector`, `features`, `segment`; `at`: the newest event of any user, without stray
-            events; `log`: as LogSpan.
+            texts; `vector`, `features`, `segment`; `scores`: of `user_scores`, by outcome; `at`: the newest event of
+            any user, without stray events; `log`: as LogSpan.
         as_of_micros: `at` in microseconds.
     """
 
@@ -125,8 +125,15 @@ def _rows(settings: Settings, as_of: int, features: DataFrame | None, read: Call
         rows = population.profile_vectors(rows, stats, derived, *other_columns)
     user_segments = read(SegmentsSpec(settings).users_table).select("user_id", "segment_id", "distance", "valid_from")
     rows = join_struct(rows, user_segments, "segment")
+    rows = rows.join(scores_by_user(read(tables.USER_SCORES)), "user_id", "left")
     rows = rows if features is None else join_struct(rows, features, "features")
     return rows.withColumn("at", time)
+
+
+def scores_by_user(scores: DataFrame) -> DataFrame:
+    """`user_id`, and `scores`: probability, or expected amount, by outcome."""
+    entry = F.struct("outcome", F.coalesce("probability", "score"))
+    return scores.groupBy("user_id").agg(F.map_from_entries(F.collect_list(entry)).alias("scores"))
 
 
 def _count_texts(derived: DerivedTable) -> dict[str, Column]:

@@ -34,6 +34,7 @@ class UserView:
         sections: values by name, in display order. `unusual`: large deviations. `tags`, `groups`, `segment`. The facets
             of the profile, and `newest_event_time` of the user. `vector`: difference to the population in standard
             deviations. `price_level`. `drift` of the vector. `preference_events`: the events behind preferences.
+            `scores`: what the user is expected to do, with reasons, by outcome.
             `recommendations`, and others by purpose, such as `buy_again`: items with reasons, by rank. A section
             without values is missing.
     """
@@ -54,7 +55,7 @@ def read(
 
     Without times it uses the stored profile, as of the newest event of any user. With a time it computes the profile
     from the user's events before `as_of` that were ingested up to `known_by`. Tags, groups and segment are those at
-    `as_of`, from the table versions at `known_by`. Recommendations are included only without times.
+    `as_of`, from the table versions at `known_by`. Scores and recommendations are included only without times.
 
     Raises:
         SourceMissing: the user has no events, or none at those times; suggests similar ids.
@@ -85,6 +86,7 @@ def read(
     extra |= user_explanations.drift(own_events, extra.get("vector"), stats, derived, time)
     extra |= user_explanations.preference_events(own_events, _preferences(facets))
     if is_current:
+        extra |= _scores(spark, settings, user_id)
         extra |= _recommendations(spark, settings, user_id)
     means = _means(derived, facets)
     labels = {
@@ -180,6 +182,21 @@ def _recommendations(spark: SparkSession, settings: Settings, user_id: str) -> d
         name = "recommendations" if row["purpose"] == "for_you" else row["purpose"]
         lists.setdefault(name, {})[str(row["rank"])] = f"{label(row['item_id'])}: {reason(row)}"
     return lists
+
+
+def _scores(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
+    """The probability or the expected amount of each outcome, and its reasons."""
+    if not tables.USER_SCORES.exists(spark, settings.paths):
+        return {}
+    rows = tables.USER_SCORES.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy("outcome").collect()
+    texts = {
+        row["outcome"]: "; ".join([
+            f"{row['score']:,.2f}" if row["probability"] is None else f"{row['probability']:.1%}",
+            *(reason["text"] for reason in row["reasons"]),
+        ])
+        for row in rows
+    }  # fmt: skip
+    return {"scores": texts} if texts else {}
 
 
 def item_texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
