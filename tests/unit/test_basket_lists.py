@@ -18,9 +18,11 @@ def at(day: float, user: str, *items: str) -> list[Event]:
 LOG = [*at(0, "ann", "tea", "mug"), *at(1, "ann", "tea"), *at(1, "bob", "rug", "pot"), *at(2, "bob", "pot")]
 
 
-def lists(purpose: str, top_k: int = 10, min_as_of: int | None = None) -> dict[str, list[dict[str, Any]]]:
+def lists(
+    purpose: str, top_k: int = 10, min_as_of: int | None = None, log: list[Event] = LOG
+) -> dict[str, list[dict[str, Any]]]:
     """The rows of each user."""
-    model = MemoryRankers(PARAMS).learn(LOG)
+    model = MemoryRankers(PARAMS).learn(log)
     options = BasketListOptions(purposes=(purpose,), top_k=top_k, min_as_of=min_as_of)
     rows = basket_lists.rank_baskets(model.users, model.items, params=PARAMS, options=options)["lists"].to_pylist()
     return {user: [row for row in rows if row["user_id"] == user] for user in ("ann", "bob")}
@@ -45,8 +47,15 @@ def test_next_basket_continues_with_popular_items_and_names_the_ranker_of_each_i
     assert {row["as_of"].timestamp() * 1e6 for row in rows} == {START + 2 * DAY}
 
 
+def test_next_in_session_has_the_followers_of_the_latest_items_only() -> None:
+    log = [*at(0, "ann", "tea"), *at(0.01, "ann", "mug"), *at(1, "bob", "tea"), *at(1, "eve", "rug")]
+    by_user = lists("next_in_session", log=log)
+    assert {user: items(rows) for user, rows in by_user.items()} == {"ann": ["mug"], "bob": ["mug"]}
+    assert [row["reason"] for row in by_user["bob"]] == ["often follows your latest items"]
+
+
 def test_items_without_a_recent_event_are_in_no_list() -> None:
-    for purpose in basket_lists.RANKER_OF_PURPOSE:
+    for purpose in ("buy_again", "next_basket"):
         listed = {item for rows in lists(purpose, min_as_of=START + 2 * DAY).values() for item in items(rows)}
         # The row of the rug is as recent as the purchase that followed it.
         assert listed == {"pot", "rug"}, purpose

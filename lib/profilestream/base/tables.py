@@ -360,13 +360,17 @@ BASKET_COUNTS = Table(
         Column("counts", "ARRAY<DOUBLE> NOT NULL", "Decayed count of each of `item_ids`, the largest first."),
         Column("basket_items", "ARRAY<STRING>", "User: items of the latest basket, which ended at `as_of`."),
         Column("previous_items", "ARRAY<STRING>", "User: items of the basket before it."),
+        Column("recent_items", "ARRAY<STRING>", "User: items of the last ten events of the latest basket, in order."),
         Column("popularity", "DOUBLE", "Item: count of its events, decayed by popularity_half_life_days."),
+        Column("rule_items", "ARRAY<STRING>", "Item: items of later events of the same baskets."),
+        Column("rule_counts", "ARRAY<DOUBLE>", "Item: decayed count of each of `rule_items`, the largest first."),
         as_of(),
         EPOCH,
         BATCH_ID,
     ),
     key=("side", "key"),
     properties=UPDATABLE,
+    schema_version=2,
 )
 
 DEMAND_UNITS = Table(
@@ -568,7 +572,7 @@ RECOMMENDATIONS = Table(
     retention="replaced by each run",
     columns=(
         USER_ID,
-        Column("purpose", "STRING NOT NULL", "Purpose of the list: `for_you`, `buy_again` or `next_basket`."),
+        Column("purpose", "STRING NOT NULL", "`for_you`, `buy_again`, `next_basket` or `next_in_session`."),
         Column("rank", "INT NOT NULL", "Position in the list, from 1."),
         Column("item_id", "STRING NOT NULL", "The recommended item."),
         Column("score", "DOUBLE NOT NULL", "Score of the ranker; comparable within a list only."),

@@ -17,20 +17,24 @@ from profilestream.learn.rankers import rankers_batch
 from profilestream.learn.rankers.basket_recommender import BasketRecommender
 from profilestream.learn.rankers.kernels.count_rankers import ITEM, METRICS, USER, RankerParams
 
-_ITEMS = ("all items", "the earlier bought items", "the items that the user never bought before")
+_DEFINITIONS = (
+    *(
+        f"Share of {items} in the first basket that a user starts in the batch that are among the first 10 ranked."
+        for items in ("all items", "the earlier bought items", "the items that the user never bought before")
+    ),
+    "Share of users for whom the last item of the first basket that they start in the batch is among the first 10 "
+    "ranked by its earlier events.",
+)
 
 
 class RankersSpec(LearnerSpec):
-    """Own counts, transitions between baskets, and popularity (kernels/count_rankers.py)."""
+    """Own counts, transitions between baskets, rules in sessions, and popularity (kernels/count_rankers.py)."""
 
     name = "rankers"
     metrics = tuple(
-        Metric(
-            name, "share, 0 to 1", "users",
-            f"Share of {items} in the first basket that a user starts in the batch that are among the first 10 ranked.",
-        )
-        for name, items in zip(METRICS, _ITEMS, strict=True)
-    )  # fmt: skip
+        Metric(name, "share, 0 to 1", "users", definition)
+        for name, definition in zip(METRICS, _DEFINITIONS, strict=True)
+    )
     state_tables = (tables.BASKET_COUNTS,)
     limits = ("Quantities and prices are not used, and returns do not reduce a count.",)
 

@@ -17,8 +17,8 @@ SCHEMA = ranked_lists.SCHEMA.append(pa.field("purpose", pa.string())).append(
     pa.field("as_of", pa.timestamp("us", "UTC"))
 )
 # The ranker of each purpose; items that it does not score follow by popularity.
-RANKER_OF_PURPOSE = {"buy_again": "own_counts", "next_basket": "own_counts"}
-_ONLY_SCORED = ("buy_again",)
+RANKER_OF_PURPOSE = {"buy_again": "own_counts", "next_basket": "own_counts", "next_in_session": "sequence_rules"}
+_ONLY_SCORED = ("buy_again", "next_in_session")
 _POPULAR = "popular now"
 
 
@@ -63,7 +63,11 @@ def _rows(
     user, column = np.nonzero(is_scored if purpose in _ONLY_SCORED else scores >= 0)
     item, is_scored = items[user, column], is_scored[user, column]
     ranker = np.where(is_scored, RANKER_OF_PURPOSE[purpose], "popularity")
-    reason = np.where(is_scored, f"because you {options.action} it before", _POPULAR)
+    texts = {
+        "own_counts": f"because you {options.action} it before",
+        "sequence_rules": "often follows your latest items",
+    }
+    reason = np.where(is_scored, texts[RANKER_OF_PURPOSE[purpose]], _POPULAR)
     n = len(user)
     purposes, as_of = pa.array([purpose] * n, pa.string()), pa.array([index.as_of] * n, SCHEMA.field("as_of").type)
     columns: list[Any] = [
