@@ -17,15 +17,10 @@ import pyarrow.compute as pc
 from profilestream.base import runner
 from profilestream.learn.kernels.arrays import Longs
 from profilestream.learn.rankers import rankers_batch
-from profilestream.learn.rankers.kernels.count_rankers import (
-    EVENT,
-    ITEM,
-    RANKERS,
-    USER,
-    BasketIndex,
-    RankerParams,
-    update_users,
-)
+from profilestream.learn.rankers.kernels.basket_index import RANKERS, BasketIndex
+from profilestream.learn.rankers.kernels.basket_rows import EVENT, ITEM, USER, RankerParams
+from profilestream.learn.rankers.kernels.blend import BlendState
+from profilestream.learn.rankers.kernels.count_rankers import update_users
 
 from benchmarks import real_datasets
 from benchmarks.real_datasets import Log
@@ -60,9 +55,9 @@ def hits_by_list(log: Log, params: RankerParams) -> tuple[dict[str, list[bool]],
                 history[log.user[event]].append(event)
         events = _events(log, batch)
         stored = users.filter(pc.is_in(users["key"], value_set=events["user_id"].combine_chunks()))
-        changed_users, changed_items, _ = rankers_batch.learn(stored, items, events, params, nullcontext)
-        users = runner.with_updates(users, changed_users, "key")
-        items = runner.with_updates(items, changed_items, "key")
+        learned = rankers_batch.learn(stored, items, events, BlendState.empty(), params, nullcontext)
+        users = runner.with_updates(users, learned.users, "key")
+        items = runner.with_updates(items, learned.items, "key")
     return dict(hits), repeats
 
 
@@ -89,7 +84,9 @@ def _user_rows(
     if before:
         events = _events(log, np.array(before))
         changed = rows.filter(pc.is_in(rows["key"], value_set=events["user_id"].combine_chunks()))
-        rows = runner.with_updates(rows, update_users(events, changed, items, params=params)["users"], "key")
+        rows = runner.with_updates(
+            rows, update_users(events, changed, items, params=params, blend=BlendState.empty())["users"], "key"
+        )
     return rows.take(pc.index_in(keys, value_set=rows["key"].combine_chunks()))
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from math import log2
 from typing import Any
 
 import pyarrow as pa
@@ -11,14 +12,11 @@ import pyarrow.compute as pc
 from profilestream.base import runner
 from profilestream.learn.kernels.arrays import IS_DELETED
 from profilestream.learn.rankers import rankers_batch
-from profilestream.learn.rankers.kernels import count_rankers
-from profilestream.learn.rankers.kernels.count_rankers import (
-    RECENT_EVENTS,
-    RULE_DECAY,
-    BasketIndex,
-    BasketSums,
-    RankerParams,
-)
+from profilestream.learn.rankers.kernels import basket_rows
+from profilestream.learn.rankers.kernels.basket_evaluation import BasketSums
+from profilestream.learn.rankers.kernels.basket_index import RULE_DECAY, BasketIndex
+from profilestream.learn.rankers.kernels.basket_rows import RECENT_EVENTS, RankerParams
+from profilestream.learn.rankers.kernels.blend import BlendState
 
 from tests.partitions import split_into
 
@@ -34,15 +32,17 @@ class MemoryRankers:
     """The state, with rows by key, and the evaluation of the last batch."""
 
     params: RankerParams
-    users: pa.Table = field(default_factory=count_rankers.USER.empty_table)
-    items: pa.Table = field(default_factory=count_rankers.ITEM.empty_table)
+    users: pa.Table = field(default_factory=basket_rows.USER.empty_table)
+    items: pa.Table = field(default_factory=basket_rows.ITEM.empty_table)
     sums: BasketSums | None = None
+    blend: BlendState = field(default_factory=BlendState.empty)
 
     def learn(self, batch: list[Event], parts: int = 1, order: Sequence[int] | None = None) -> "MemoryRankers":
         with split_into(parts, order):
-            users, items, sums = rankers_batch.learn(self.users, self.items, _events(batch), self.params, nullcontext)
-        users, items = runner.with_updates(self.users, users, "key"), runner.with_updates(self.items, items, "key")
-        return replace(self, users=users, items=items, sums=sum(sums[1:], sums[0]) if sums else None)
+            learned = rankers_batch.learn(self.users, self.items, _events(batch), self.blend, self.params, nullcontext)
+        users = runner.with_updates(self.users, learned.users, "key")
+        items = runner.with_updates(self.items, learned.items, "key")
+        return replace(self, users=users, items=items, blend=learned.blend, sums=learned.sums)
 
     def remove(self, user: str, log: list[Event]) -> "MemoryRankers":
         """Without a user with these events."""
@@ -72,7 +72,7 @@ class MemoryRankers:
 
 def _events(log: list[Event]) -> pa.Table:
     names = ("user_id", "item_id", "time_micros")
-    return pa.Table.from_pylist([dict(zip(names, event, strict=True)) for event in log], count_rankers.EVENT)
+    return pa.Table.from_pylist([dict(zip(names, event, strict=True)) for event in log], basket_rows.EVENT)
 
 
 def _rows(rows: pa.Table) -> dict[str, dict[str, Any]]:
@@ -146,15 +146,20 @@ class NaiveRankers:
 
     def ranking(self, user: str, ranker: str, recent: list[str] | None = None) -> list[str]:
         """All items, best first; `recent`: the last items of a session, instead of the stored ones."""
-        now = max(time for _, _, time in self.log)
-        popularity, scores = self.popularity(now), dict[str, float]()
+        popularity = self.popularity(max(time for _, _, time in self.log))
+        scores = self.scores(user, ranker, recent)
+        return sorted(popularity, key=lambda item: (-round(scores.get(item, 0), 9), -round(popularity[item], 9), item))
+
+    def scores(self, user: str, ranker: str, recent: list[str] | None = None) -> dict[str, float]:
+        """The scores of the items that a ranker scores; no item for `popularity`."""
+        now, scores = max(time for _, _, time in self.log), dict[str, float]()
         if ranker == "own_counts":
             scores = self.counts(user)
         elif ranker == "transitions":
             latest = self.baskets(user)[-1] if self.in_baskets[user] else {}
             for counts in (self.followers(item, now) for item in latest):
                 for item, count in counts.items():
-                    scores[item] = scores.get(item, 0.0) + count / sum(counts.values())
+                    scores[item] = scores.get(item, 0.0) + count / sum(counts.values()) / len(latest)
         elif ranker == "sequence_rules":
             latest_events = self.sessions(user)[-1] if self.in_baskets[user] else []
             last = [item for _, item, _ in latest_events[-RECENT_EVENTS:]] if recent is None else recent
@@ -162,25 +167,46 @@ class NaiveRankers:
                 counts = self.rule_counts(source, now)
                 for item, count in counts.items():
                     scores[item] = scores.get(item, 0.0) + RULE_DECAY**steps * count / sum(counts.values())
-        return sorted(popularity, key=lambda item: (-round(scores.get(item, 0), 9), -round(popularity[item], 9), item))
+        return scores
 
-    def recalls(self, batch: list[Event], ranker: str) -> dict[str, list[float]]:
-        """Recall of each user with a value, by kind of items, for the first basket that starts after the state."""
-        by_kind: dict[str, list[float]] = {"basket": [], "repeat": [], "new": [], "next_item": []}
-        now, after = max((time for _, _, time in self.log), default=0), NaiveRankers(self.params)
-        after.log, after.in_baskets = [*self.log], defaultdict(list, {u: [*e] for u, e in self.in_baskets.items()})
+    def first_baskets(self, batch: list[Event]) -> dict[str, dict[str, int]]:
+        """By user, the first basket that starts after the state: time of the first event by item."""
+        after, now = self.copy(), max((time for _, _, time in self.log), default=0)
+        after.learn(batch)
+        starts = {u: [one for one in after.baskets(u) if min(one.values()) > now] for u in {u for u, _, _ in batch}}
+        return {user: baskets[0] for user, baskets in starts.items() if baskets}
+
+    def copy(self) -> "NaiveRankers":
+        """The same log; later batches do not change this one."""
+        other = NaiveRankers(self.params)
+        other.log, other.in_baskets = [*self.log], defaultdict(list, {u: [*e] for u, e in self.in_baskets.items()})
+        return other
+
+    def metrics(self, batch: list[Event], ranker: str) -> dict[str, list[float]]:
+        """Values of each user with a value, by metric, for the first basket that starts after the state."""
+        values = defaultdict[str, list[float]](list)
+        now, after, baskets = max((time for _, _, time in self.log), default=0), self.copy(), self.first_baskets(batch)
         after.learn(batch)
         for user in {u for u, _, _ in batch}:
-            starts = [basket for basket in after.baskets(user) if min(basket.values()) > now]
-            own, targets = set(self.counts(user)), set(starts[0] if starts else ())
-            kinds = {"basket": targets, "repeat": targets & own, "new": targets - own}
-            for kind, items in kinds.items():
-                by_kind[kind] += [len(items & set(self.ranking(user, ranker)[:10])) / len(items)] if items else []
+            own, targets = set(self.counts(user)), set(baskets.get(user, ()))
+            kinds: dict[str, tuple[set[str], list[str] | None]] = {
+                "basket": (targets, None), "repeat": (targets & own, None), "new": (targets - own, None)
+            }  # fmt: skip
             events = next((events for events in after.sessions(user) if events[0][2] > now), [])
             if events and events[-1][2] > events[0][2]:
-                recent = [item for _, item, _ in events[-1 - RECENT_EVENTS : -1]]
-                by_kind["next_item"].append(float(events[-1][1] in self.ranking(user, ranker, recent)[:10]))
-        return by_kind
+                kinds["next_item"] = {events[-1][1]}, [item for _, item, _ in events[-1 - RECENT_EVENTS : -1]]
+            for kind, (items, recent) in kinds.items():
+                if items:
+                    ranked = self.ranking(user, ranker, recent)[:10]
+                    values[f"{kind}_recall_10"].append(len(items & set(ranked)) / len(items))
+                    values[f"{kind}_ndcg_10"].append(naive_ndcg(ranked, items))
+        return dict(values)
+
+
+def naive_ndcg(ranked: list[str], targets: set[str]) -> float:
+    """nDCG of a list with at most ten items."""
+    gain = sum(1 / log2(2 + rank) for rank, item in enumerate(ranked) if item in targets)
+    return gain / sum(1 / log2(2 + rank) for rank in range(min(len(targets), 10)))
 
 
 def _decayed(weights: list[tuple[str, float, int]], half_life_days: float, now: int | None = None) -> dict[str, float]:
