@@ -25,7 +25,7 @@ _RANKED_ITEMS = {
     "basket": "all items in the first basket that a user starts in the batch",
     "repeat": "the earlier bought items in the first basket that a user starts in the batch",
     "new": "the items that the user never bought before in the first basket that a user starts in the batch",
-    "next_item": "the last item of the first basket that a user starts in the batch, by its earlier events",
+    "next_item": "the last items of the first baskets that users start in the batch, after their earlier events,",
 }
 _DEFINITIONS = {
     "recall": "Share of {} that are among the first 10 ranked.",
@@ -45,7 +45,10 @@ class RankersSpec(LearnerSpec):
     name = "rankers"
     metrics = tuple(_metric(name) for name in METRICS)
     state_tables = (tables.BASKET_COUNTS,)
-    limits = ("Quantities and prices are not used, and returns do not reduce a count.",)
+    limits = (
+        "Quantities and prices are not used, and returns do not reduce a count.",
+        "The weights of the blend depend on the split into batches.",
+    )
 
     @property
     def config(self) -> Rankers:
@@ -72,14 +75,18 @@ class RankersSpec(LearnerSpec):
         users, items = self._users(batch.stored, batch.rows), self._items(batch.stored)
         blend = self._blend(batch.stored)
         learned = rankers_batch.learn(users, items, batch.rows, blend, self.params, batch.phase)
-        others = () if learned.blend is blend else (runner.with_constant(learned.blend.row, "side", "blend"),)
-        rows, sums = self._rows(learned.users, learned.items, *others), learned.sums
+        changed = BLEND.empty_table() if learned.blend is blend else learned.blend.row
+        rows, sums = self._rows(learned.users, learned.items, changed), learned.sums
         return Learned(rows, Evaluation() if sums is None else Evaluation(sums.metrics(), sums.times, sums.state_as_of))
 
     def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
-        """Subtract the counts of the users. Transitions of late events, and counts that were cut, are not exact."""
+        """Subtract the counts of the users. Transitions of late events, and counts that were cut, are not exact.
+
+        The sums of the blend are unchanged: they do not contain which users added to them.
+        """
         users, items = self._users(stored, keys), self._items(stored)
-        return Learned(self._rows(*rankers_batch.remove(users, items, events, self.params)))
+        removed = rankers_batch.remove(users, items, events, self.params)
+        return Learned(self._rows(*removed, BLEND.empty_table()))
 
     def _users(self, stored: StateTables[Rows], rows: Rows) -> Rows:
         """The rows of the users of rows with a column `user_id`."""
@@ -92,9 +99,9 @@ class RankersSpec(LearnerSpec):
     def _blend(self, stored: StateTables[Rows]) -> BlendState:
         return BlendState.from_rows(runner.collected(stored.rows(self.tables[0], BLEND.names, side="blend")))
 
-    def _rows(self, users: Rows, items: Rows, *others: pa.Table) -> dict[str, Any]:
+    def _rows(self, users: Rows, items: Rows, blend: pa.Table) -> dict[str, Any]:
         sides = (runner.with_constant(rows, "side", side) for rows, side in ((users, "user"), (items, "item")))
-        return {self.tables[0].name: runner.union(*sides, *others)}
+        return {self.tables[0].name: runner.union(*sides, runner.with_constant(blend, "side", "blend"))}
 
     @property
     def publication(self) -> Publication:
