@@ -25,7 +25,7 @@ _RANKED_ITEMS = {
     "basket": "all items in the first basket that a user starts in the batch",
     "repeat": "the earlier bought items in the first basket that a user starts in the batch",
     "new": "the items that the user never bought before in the first basket that a user starts in the batch",
-    "next_item": "the last items of the first baskets that users start in the batch, after their earlier events,",
+    "next_item": "the last items of the first baskets that users start in the batch",
 }
 _DEFINITIONS = {
     "recall": "Share of {} that are among the first 10 ranked.",
