@@ -131,8 +131,8 @@ class BasketIndex:
         popular = np.arange(users)[:, None] * n + self.popular[:top_k]
         cells = np.union1d(scores.cells, popular)
         row, position = np.divmod(cells, n)
-        has_score = np.isin(cells, scores.cells)
-        values = np.where(has_score, 1 + scores.at(cells)[1], self.shares[position])
+        totals, shares = scores.at(cells)
+        values = np.where(totals > 0, 1 + shares, self.shares[position])
         return top_candidates(row, position, values, users, top_k)
 
 

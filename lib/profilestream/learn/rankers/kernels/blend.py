@@ -23,7 +23,7 @@ from profilestream.learn.rankers.kernels.basket_rows import BLEND, micros
 
 NAME = "blend"
 CANDIDATES = 60
-# Inputs of a candidate, and the ranker to which their contribution belongs; the log files of decision 0047 chose them.
+# Inputs of a candidate, and the ranker to which their contribution belongs.
 INPUTS = (
     ("own_share", "own_counts"), ("log_own_share", "own_counts"), ("log_own_count", "own_counts"),
     ("is_own", "own_counts"), ("is_own_by_events", "own_counts"), ("is_own_by_days", "own_counts"),
