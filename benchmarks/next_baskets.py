@@ -1,10 +1,11 @@
 """Recall of the next basket, week by week: the users of a week are ranked by the state before it, which then learns it.
 
-The last eight weeks of a log are evaluated, after one batch with all earlier events. The targets of a user are the
+The last eight weeks of a log are evaluated; the weeks before are learned in the same way. The targets of a user are the
 items of the first basket of the week, of users with an earlier basket. All items that were sold before are ranked, also
 those that the user bought before.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ import pyarrow.compute as pc
 from profilestream.base import runner
 from profilestream.learn.kernels.arrays import Bools, Floats, Longs
 from profilestream.learn.rankers import rankers_batch
-from profilestream.learn.rankers.kernels.count_rankers import EVENT, ITEM, USER, BasketIndex, RankerParams
+from profilestream.learn.rankers.kernels import blend
+from profilestream.learn.rankers.kernels.basket_index import BasketIndex
+from profilestream.learn.rankers.kernels.basket_rows import EVENT, ITEM, USER, RankerParams
+from profilestream.learn.rankers.kernels.blend import BlendState
 
 from benchmarks.real_datasets import Log
 
 WEEKS, TOP = 8, 10
+# The list `next_basket`.
+SERVED = "served"
 WEEK_MICROS, GAP_MICROS = 7 * 86_400_000_000, 30 * 60_000_000
 
 
@@ -71,22 +77,40 @@ def weeks(log: Log) -> Iterator[BasketWeek]:
 
 
 def recalls_by_ranker(log: Log, params: RankerParams) -> dict[str, Floats]:
-    """Recalls of the count rankers, (3, users of all weeks)."""
-    users, items, begin = USER.empty_table(), ITEM.empty_table(), 0
-    by_ranker: dict[str, list[Floats]] = {}
-    for week in weeks(log):
-        events = _purchases(log, begin, week.begin)
-        begin = week.begin
-        changed_users, changed_items, _ = rankers_batch.learn(users, items, events, params, nullcontext)
-        users = runner.with_updates(users, changed_users, "key")
-        items = runner.with_updates(items, changed_items, "key")
-        index = BasketIndex(items, params)
-        position = np.searchsorted(log.items, index.ids.to_numpy(zero_copy_only=False))
-        keys = pa.array(log.users[week.users], pa.string())
-        rows = users.take(pc.index_in(keys, value_set=users["key"].combine_chunks()))
-        for ranker, (best, _) in index.rank(rows, TOP).items():
-            by_ranker.setdefault(ranker, []).append(week.recalls(position[best]))
+    """Recalls of the count rankers, of the blend, and of the served list, (3, users of all weeks).
+
+    The blend is learned week by week from the beginning of the log; SERVED is the blend in weeks in which it has passed
+    its gate before, else `own_counts`.
+    """
+    users, items, state, begin = USER.empty_table(), ITEM.empty_table(), BlendState.empty(), 0
+    by_ranker = defaultdict[str, list[Floats]](list)
+    evaluated = {week.begin: week for week in weeks(log)}
+    for end in _week_ends(log):
+        events = _purchases(log, begin, end)
+        known = users.filter(pc.is_in(users["key"], value_set=events["user_id"].combine_chunks()))
+        learned = rankers_batch.learn(known, items, events, state, params, nullcontext)
+        begin, state = end, learned.blend
+        users = runner.with_updates(users, learned.users, "key")
+        items = runner.with_updates(items, learned.items, "key")
+        if (week := evaluated.get(end)) is not None:
+            index = BasketIndex(items, params)
+            keys = pa.array(log.users[week.users], pa.string())
+            rows = users.take(pc.index_in(keys, value_set=users["key"].combine_chunks()))
+            best = {ranker: ranked for ranker, (ranked, _) in index.rank(rows, TOP).items()}
+            best[blend.NAME] = blend.rank(index, rows, state.weights, TOP)[0]
+            best[SERVED] = best[blend.NAME if state.gate.is_passed else "own_counts"]
+            position = np.searchsorted(log.items, index.ids.to_numpy(zero_copy_only=False))
+            for ranker, ranked in best.items():
+                by_ranker[ranker].append(week.recalls(position[ranked]))
     return {ranker: np.hstack(recalls) for ranker, recalls in by_ranker.items()}
+
+
+def _week_ends(log: Log) -> list[int]:
+    """Number of the first event after each week of the log except the last one."""
+    end, first = log.time_micros[-1] + 1, log.time_micros[0]
+    count = int((end - first) // WEEK_MICROS)
+    bounds: list[int] = np.searchsorted(log.time_micros, end - WEEK_MICROS * np.arange(count, 0, -1)).tolist()
+    return bounds
 
 
 def _purchases(log: Log, begin: int, end: int) -> pa.Table:

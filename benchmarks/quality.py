@@ -20,7 +20,7 @@ from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.factors.kernels.item_index import UserItems
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.ranking_metrics import top_items
-from profilestream.learn.rankers.kernels.count_rankers import RankerParams
+from profilestream.learn.rankers.kernels.basket_rows import RankerParams
 
 from benchmarks import baselines, next_baskets, real_datasets
 from benchmarks.prequential import BATCH_SIZE, Recalls, batches, first_fifth, first_third
@@ -79,7 +79,7 @@ def rmse_ml100k_5fold_whole() -> Result:
 
 
 def next_basket_recall10() -> Result:
-    """Recall of the list `next_basket` (own_counts, then popularity), on the worse of two logs."""
+    """Recall of the list `next_basket`, by the blend if it has passed its gate, else by own_counts; the worse log."""
     recalls = {}
     for name in baselines.LOGS:
         recalls[name] = next_baskets.recalls_by_ranker(_log(name), RankerParams())
@@ -100,7 +100,7 @@ def _next_basket_result(bench: str, bound: float, recalls: Mapping[str, dict[str
         f"{name}, {by_ranker['own_counts'].shape[1]:,} baskets: {next_baskets.summary(by_ranker)}"
         for name, by_ranker in recalls.items()
     ]
-    value = min(float(np.nanmean(by_ranker["own_counts"][0])) for by_ranker in recalls.values())
+    value = min(float(np.nanmean(by_ranker[next_baskets.SERVED][0])) for by_ranker in recalls.values())
     detail = (
         f"last {next_baskets.WEEKS} weeks, each ranked by the state before it; first basket of the week of users with "
         f"an earlier one; all items ranked; no random numbers; in brackets: repeated, and new items only. "

@@ -28,12 +28,12 @@ PURCHASE, RETURN = 5.0, -5.0
 
 @dataclass(frozen=True)
 class Log:
-    """Purchases and returns of identified users, ordered by time.
+    """Events of identified users, ordered by time.
 
     Args:
         users, items: sorted ids.
         user, item: of each event, as positions in `users` and `items`.
-        weight: of each event, PURCHASE or RETURN.
+        weight: of each event; for logs of purchases, PURCHASE or RETURN.
         time_micros: microseconds since 1970.
         category: of each event, or None.
         units: quantity of each event; fuel in gallons.
@@ -104,6 +104,35 @@ def complete_journey() -> Log:
         time_micros=lines["transaction_timestamp"][usable],
         category=category[usable],
         units=lines["quantity"].mask(is_in_gallons, lines["quantity"] / 1000)[usable],
+    )
+
+
+def rees46() -> Log:
+    """REES46, 2 hours and 50 minutes: views, carts and purchases of different users, items, seconds and types."""
+    (path,) = (DATA / "rees46").glob("*.csv.gz")
+    lines = pd.read_csv(path, dtype=str).dropna(subset="user_session")
+    lines = lines[lines["user_session"].str.len() == 36].drop_duplicates()
+    return _log(
+        "rees46",
+        user=lines["user_id"],
+        item=lines["product_id"],
+        weight=1.0,
+        time_micros=pd.to_datetime(lines["event_time"], format="%Y-%m-%d %H:%M:%S UTC"),
+        category=None,
+    )
+
+
+def otto() -> Log:
+    """OTTO, 20 sessions of up to 4 weeks, each as a user: clicks, carts and orders."""
+    lines = pd.read_json(DATA / "otto" / "train_20sessions.jsonl", lines=True).explode("events", ignore_index=True)
+    events = pd.DataFrame(lines["events"].to_list())
+    return _log(
+        "otto",
+        user=lines["session"].astype(str),
+        item=events["aid"].astype(str),
+        weight=1.0,
+        time_micros=pd.to_datetime(events["ts"], unit="ms"),
+        category=None,
     )
 
 

@@ -23,8 +23,8 @@ from profilestream.learn.kernels.sums import decay_factors
 from profilestream.learn.learner_spec import LearnerSpec
 from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
-from profilestream.learn.rankers.kernels import count_rankers
-from profilestream.learn.rankers.kernels.count_rankers import BasketIndex
+from profilestream.learn.rankers.kernels import basket_rows
+from profilestream.learn.rankers.kernels.basket_index import BasketIndex
 from profilestream.learn.rankers.rankers_spec import RankersSpec
 from profilestream.learn.segments.kernels import kmeans_tasks
 from profilestream.learn.segments.kernels.profile_scaling import PROFILE
@@ -300,8 +300,8 @@ def rankers_case(home: Path) -> LearnerCase:
 
     def sides(tables: MemoryTables) -> tuple[pa.Table, pa.Table]:
         (table,) = spec.tables
-        users = tables.rows(table, count_rankers.USER.names, side="user")
-        return users, tables.rows(table, count_rankers.ITEM.names, side="item")
+        users = tables.rows(table, basket_rows.USER.names, side="user")
+        return users, tables.rows(table, basket_rows.ITEM.names, side="item")
 
     def score(tables: MemoryTables, rows: pa.Table) -> Floats:
         """The score of the best item of the user by own counts; 0 without items."""
@@ -328,7 +328,7 @@ def rankers_case(home: Path) -> LearnerCase:
 
 def _basket_events(batch: Sequence[Event]) -> pa.Table:
     rows = [{"user_id": one.user, "time_micros": one.time, "item_id": one.item} for one in batch]
-    return pa.Table.from_pylist(rows, count_rankers.EVENT)
+    return pa.Table.from_pylist(rows, basket_rows.EVENT)
 
 
 def _basket_weights(spec: RankersSpec, users: pa.Table, items: pa.Table) -> Numbers:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from profilestream.learn.rankers.kernels.count_rankers import RankerParams
+import pytest
+from profilestream.learn.rankers.kernels.basket_rows import RankerParams
+from profilestream.learn.rankers.kernels.blend import INPUTS
 from profilestream.serve.scores import basket_lists
 from profilestream.serve.scores.basket_lists import BasketListOptions
 
@@ -18,10 +20,16 @@ def at(day: float, user: str, *items: str) -> list[Event]:
 LOG = [*at(0, "ann", "tea", "mug"), *at(1, "ann", "tea"), *at(1, "bob", "rug", "pot"), *at(2, "bob", "pot")]
 
 
-def lists(purpose: str, top_k: int = 10, min_as_of: int | None = None) -> dict[str, list[dict[str, Any]]]:
+def lists(
+    purpose: str,
+    top_k: int = 10,
+    min_as_of: int | None = None,
+    log: list[Event] = LOG,
+    blend_weights: tuple[float, ...] = (),
+) -> dict[str, list[dict[str, Any]]]:
     """The rows of each user."""
-    model = MemoryRankers(PARAMS).learn(LOG)
-    options = BasketListOptions(purposes=(purpose,), top_k=top_k, min_as_of=min_as_of)
+    model = MemoryRankers(PARAMS).learn(log)
+    options = BasketListOptions(purposes=(purpose,), top_k=top_k, min_as_of=min_as_of, blend_weights=blend_weights)
     rows = basket_lists.rank_baskets(model.users, model.items, params=PARAMS, options=options)["lists"].to_pylist()
     return {user: [row for row in rows if row["user_id"] == user] for user in ("ann", "bob")}
 
@@ -45,8 +53,30 @@ def test_next_basket_continues_with_popular_items_and_names_the_ranker_of_each_i
     assert {row["as_of"].timestamp() * 1e6 for row in rows} == {START + 2 * DAY}
 
 
+def test_next_in_session_has_the_followers_of_the_latest_items_of_users_with_an_open_session_only() -> None:
+    log = [*at(0, "ann", "tea"), *at(0.01, "ann", "mug"), *at(1, "bob", "tea"), *at(1.02, "eve", "rug")]
+    by_user = lists("next_in_session", log=log)
+    assert {user: items(rows) for user, rows in by_user.items()} == {"ann": [], "bob": ["mug"]}
+    assert [row["reason"] for row in by_user["bob"]] == ["often follows your latest items"]
+
+
+def test_next_basket_by_the_blend_names_the_ranker_that_placed_each_item() -> None:
+    log = [*LOG, *at(3, "eve", "tea"), *at(4, "eve", "rug"), *at(5, "bob", "tea")]
+    # Own items are above followers of the latest basket, and those above popular items.
+    weights = {"is_own": 2.0, "own_share": 1.0, "log_transitions": 0.01, "popularity": 0.001}
+    rows = lists("next_basket", top_k=4, log=log, blend_weights=tuple(weights.get(name, 0.0) for name, _ in INPUTS))
+    assert items(rows["bob"]) == ["pot", "tea", "rug", "mug"]
+    assert {row["ranker"] for row in rows["bob"]} == {"blend"}
+    assert [row["reason_ranker"] for row in rows["bob"]] == [*["own_counts"] * 3, "popularity"]
+    assert items(rows["ann"]) == ["tea", "mug", "rug", "pot"]
+    assert [row["reason"] for row in rows["ann"]] == [
+        *["because you bought it before"] * 2, "often follows your latest basket", "popular now"
+    ]  # fmt: skip
+    assert sum(row["score"] for row in rows["ann"]) == pytest.approx(1)
+
+
 def test_items_without_a_recent_event_are_in_no_list() -> None:
-    for purpose in basket_lists.RANKER_OF_PURPOSE:
+    for purpose in ("buy_again", "next_basket"):
         listed = {item for rows in lists(purpose, min_as_of=START + 2 * DAY).values() for item in items(rows)}
         # The row of the rug is as recent as the purchase that followed it.
         assert listed == {"pot", "rug"}, purpose

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profilestream.base.settings import Rankers
 from profilestream.learn.rankers.basket_recommender import BasketRecommender
-from profilestream.learn.rankers.kernels.count_rankers import MAX_BASKET_ITEMS, RANKERS, RankerParams
+from profilestream.learn.rankers.kernels.basket_index import RANKERS
+from profilestream.learn.rankers.kernels.basket_rows import RECENT_EVENTS, RankerParams
+from profilestream.learn.rankers.kernels.count_rankers import MAX_BASKET_ITEMS
 
 from tests.laws import law_settings
 from tests.memory_rankers import DAY, MINUTE, START, Event, MemoryRankers, NaiveRankers
@@ -55,6 +57,7 @@ def test_baskets_and_followers_equal_loops_over_consecutive_baskets(batches: lis
         assert set(rows[user]["previous_items"]) == set(previous)
     for item in {item for _, item, _ in naive.log}:
         assert rows[item]["counts"] == pytest.approx(naive.followers(item, rows[item]["as_of"]), rel=1e-9)
+        assert rows[item]["rules"] == pytest.approx(naive.rule_counts(item, rows[item]["as_of"]), rel=1e-9)
 
 
 @law_settings
@@ -66,11 +69,12 @@ def test_a_batch_is_ranked_by_the_state_before_it(batches: list[list[Event]], ba
     assert sums is not None
     is_late = [time <= max(time for _, _, time in naive.log) for _, _, time in batch]
     assert sums.times.late_rows == sum(is_late) and sums.state_as_of == max(time for _, _, time in naive.log)
-    for ranker, metrics in sums.metrics().items():
+    by_ranker = sums.metrics()
+    for ranker in RANKERS:
+        metrics = by_ranker[ranker]
         for user in USERS:
             assert list(model.ranking(user, ranker)) == naive.ranking(user, ranker)[:10], (ranker, user)
-        recalls = naive.recalls(batch, ranker)
-        expected = {f"{kind}_recall_10": (np.mean(of), len(of)) for kind, of in recalls.items() if of}
+        expected = {name: (np.mean(of), len(of)) for name, of in naive.metrics(batch, ranker).items()}
         assert metrics.keys() == expected.keys()
         for name, value in metrics.items():
             assert value == pytest.approx(expected[name]), (ranker, name)
@@ -85,8 +89,9 @@ def test_a_log_in_order_of_time_gives_the_same_rows_for_any_split_into_batches(l
     expected = whole.rows()
     assert split.rows().keys() == expected.keys()
     for key, row in split.rows().items():
-        assert row["counts"] == pytest.approx(expected[key]["counts"], rel=1e-9)
-        for name in ("as_of", "basket_items", "previous_items"):
+        for name in ("counts", "rules"):
+            assert row[name] == pytest.approx(expected[key][name], rel=1e-9)
+        for name in ("as_of", "basket_items", "previous_items", "recent_items"):
             assert row.get(name) == expected[key].get(name), (key, name)
 
 
@@ -120,7 +125,96 @@ def test_known_counts_followers_and_scores() -> None:
     assert list(popular) == ["a", "b", "c"] and sum(popular.values()) == pytest.approx(1)
 
 
-def test_a_late_event_is_counted_but_is_in_no_basket_and_no_transition() -> None:
+def test_rules_count_later_events_of_a_session_by_their_distance_also_of_the_same_item() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(0.01, "a")]).learn(at(0.02, "b", "c"))
+    rows, decay = model.rows(), 0.5 ** (0.01 / 3)
+    assert rows["a"]["rules"] == pytest.approx({"a": decay, "b": 1.5, "c": 1 / 2 + 1 / 3}, rel=1e-3)
+    assert rows["b"]["rules"] == rows["c"]["rules"] == {}  # b and c have the same time
+    assert model.user("u")["recent_items"] == ["a", "a", "b", "c"]
+    later = model.learn(at(5, "d"))
+    assert later.user("u")["recent_items"] == ["d"] and "d" not in later.rows()["a"]["rules"]
+    assert MemoryRankers(PARAMS).learn(at(0, "x", "y")).user("u")["recent_items"] == ["x", "y"]
+
+
+def test_sequence_rules_rank_by_the_followers_of_the_recent_items_the_last_one_first() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(0.01, "x"), *at(1, "b"), *at(1.01, "y")])
+    model = model.learn([*at(2, "a", user="v"), *at(2.01, "b", user="v")])
+    ranked = model.ranking("v", "sequence_rules", 3)
+    # Rules of a: x .5^(2/3) from the first user, and b 1 from this one; rules of b: y.
+    share = 0.5 ** (2 / 3) / (0.5 ** (2 / 3) + 1)
+    assert ranked == pytest.approx({"y": 2, "b": 1 + 0.6 * (1 - share), "x": 1 + 0.6 * share}, abs=1e-2)
+
+
+def test_rules_use_ten_events_before_the_next_one_also_those_of_earlier_batches() -> None:
+    log = [event for n in range(12) for event in at(n / 100, f"i{n:02}")]
+    whole, split = MemoryRankers(PARAMS).learn(log), MemoryRankers(PARAMS).learn(log[:11]).learn(log[11:])
+    for model in (whole, split):
+        rows = model.rows()
+        assert "i11" not in rows["i00"]["rules"]
+        assert rows["i01"]["rules"]["i11"] == pytest.approx(1 / RECENT_EVENTS)
+        assert rows["u"]["recent_items"] == [item for _, item, _ in log[2:]]
+
+
+def test_an_event_at_the_time_of_the_stored_ones_has_no_rule_with_them() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(0.01, "b")]).learn(at(0.01, "c"))
+    assert model.user("u")["recent_items"] == ["a", "b", "c"]
+    assert set(model.rows()["a"]["rules"]) == {"b"}
+    assert set(model.learn(at(0.02, "d")).rows()["a"]["rules"]) == {"b", "d"}
+
+
+def test_the_next_item_of_a_session_is_ranked_by_the_earlier_events_of_the_session() -> None:
+    model = MemoryRankers(PARAMS)
+    for day in range(3):
+        model = model.learn([*at(day, "a", user=f"v{day}"), *at(day + 0.01, "x", user=f"v{day}")])
+    popular = [f"p{n:02}" for n in range(12)]
+    model = model.learn(at(3, *popular, *popular, user="w"))
+    sums = model.learn([*at(4, "a"), *at(4.01, "unknown"), *at(4.02, "x")]).sums
+    assert sums is not None
+    hits = {ranker: sums.metrics()[ranker]["next_item_recall_10"] for ranker in RANKERS}
+    assert hits == {ranker: (float(ranker == "sequence_rules"), 1) for ranker in RANKERS}
+
+
+@law_settings
+@given(st.lists(EVENTS, min_size=1, max_size=40, unique_by=lambda event: event[2]))
+def test_followers_and_rules_without_a_removed_user_are_those_of_a_state_that_never_had_the_user(
+    log: list[Event],
+) -> None:
+    log = sorted(log, key=lambda event: event[2])
+    own, others = ([event for event in log if (event[0] == "u0") == is_own] for is_own in (True, False))
+    model, _ = after([log[:15], log[15:]] if len(log) > 15 else [log])
+    rows, never = model.remove("u0", own).rows(), MemoryRankers(PARAMS).learn(others).rows() if others else {}
+    assert rows.keys() == never.keys()
+    for key, row in never.items():
+        for name in ("counts", "rules"):
+            # The rows can have different times.
+            actual, expected = ({i: n / sum(of[name].values()) for i, n in of[name].items()} for of in (rows[key], row))
+            assert actual == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_removed_user_can_leave_followers_without_a_row_that_are_not_ranked() -> None:
+    late_and_equal_times = [[*at(0, "a"), *at(0.01, "b"), *at(6, "c")], at(0.01, "d"), at(6.01, "e")]
+    model = MemoryRankers(PARAMS).learn(at(6, "a", user="v"))
+    for batch in late_and_equal_times:
+        model = model.learn(batch)
+    model = model.remove("u", sum(late_and_equal_times, []))
+    assert set(model.rows()) == {"a", "v"} and model.rows()["a"]["counts"]
+    for ranker in RANKERS:
+        assert list(model.ranking("v", ranker)) == ["a"]
+    assert set(model.learn(at(7, "a", user="v")).rows()) == {"a", "v"}
+
+
+def test_an_old_item_of_a_user_can_lose_its_row_by_the_removal_of_another_user() -> None:
+    removed = at(0, "x", user="w")
+    model = MemoryRankers(PARAMS).learn([*at(0, "x"), *removed, *at(40, "b")]).remove("w", removed)
+    assert set(model.rows()) == {"b", "u"} and "x" in model.user("u")["counts"]
+    assert list(model.ranking("u", "own_counts")) == ["b"]
+    assert "x" in model.learn(at(41, "b")).user("u")["counts"]
+
+
+def test_a_late_event_is_counted_but_is_in_no_basket_no_transition_and_no_rule() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(5.98, "a"), *at(6, "b")]).learn(at(5.99, "c"))
+    assert model.user("u")["recent_items"] == ["a", "b"]
+    assert model.rows()["c"]["rules"] == {} and set(model.rows()["a"]["rules"]) == {"b"}
     model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(6, "b")]).learn(at(3, "c"))
     assert model.user("u")["counts"] == pytest.approx({"b": 1, "c": 0.5, "a": 0.25})
     assert (model.user("u")["basket_items"], model.user("u")["previous_items"]) == (["b"], ["a"])
@@ -130,7 +224,7 @@ def test_a_late_event_is_counted_but_is_in_no_basket_and_no_transition() -> None
 def test_a_basket_that_continues_a_stored_one_is_not_ranked() -> None:
     model = MemoryRankers(PARAMS).learn(at(0, "a"))
     sums = model.learn(at(0.01, "b")).sums
-    assert sums is not None and sums.users.tolist() == [0, 0, 0] and sums.times.rows_from is None
+    assert sums is not None and not sums.users.any() and sums.times.rows_from is None
 
 
 def test_of_followers_with_equal_counts_the_first_ids_are_stored() -> None:

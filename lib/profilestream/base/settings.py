@@ -563,7 +563,7 @@ class Rankers(LearnerSettings):
     Args:
         event_types: events of these types are counted, each with weight 1.
         basket_gap_minutes: a longer pause between two of these events of a user begins another basket.
-        half_life_days: half-life of the counts of a user and of transitions, in event time.
+        half_life_days: half-life of the counts of a user, of transitions and of rules, in event time.
         popularity_half_life_days: half-life of an item's popularity, in event time.
         max_items: number of items stored per user, those with the highest decayed counts.
         max_followers: number of following items stored per item, those with the highest decayed counts.
@@ -691,7 +691,7 @@ class PublishRankers(Gate):
     """
 
     name: ModelName = "rankers"
-    ranker: Literal["own_counts", "transitions", "popularity"] = "own_counts"
+    ranker: Literal["own_counts", "transitions", "sequence_rules", "popularity"] = "own_counts"
     top_k: int = Field(default=20, ge=1)
 
 
@@ -786,7 +786,8 @@ class Scores(Frozen):
         enabled: whether `run_pipeline` writes the lists after its stages.
         model: `newest`: the current version of the table `factors`; else an alias of a published version (`champion`).
         purposes: the lists that each user gets. `for_you`: items that are new to the user, by the factors. By the table
-            `basket_counts`, if `learn.rankers` is enabled: `buy_again`, items of the user; `next_basket`, both.
+            `basket_counts`, if `learn.rankers` is enabled: `buy_again`, items of the user; `next_basket`, both;
+            `next_in_session`, items that follow the latest ones in the order of sessions.
         top_k: items per user and purpose.
         active_within_days: only users with an event in this many days before the newest event; null: all users.
         exclude_bought: for_you: exclude items that the user ever bought and did not return completely.
@@ -799,8 +800,8 @@ class Scores(Frozen):
 
     enabled: bool = False
     model: str = Field(default="newest", pattern=r"^[a-z][a-z0-9_-]*$")
-    purposes: tuple[Literal["for_you", "buy_again", "next_basket"], ...] = Field(
-        default=("for_you", "buy_again", "next_basket"), min_length=1
+    purposes: tuple[Literal["for_you", "buy_again", "next_basket", "next_in_session"], ...] = Field(
+        default=("for_you", "buy_again", "next_basket", "next_in_session"), min_length=1
     )
     top_k: int = Field(default=10, ge=1, le=1000)
     active_within_days: float | None = Field(default=None, gt=0)

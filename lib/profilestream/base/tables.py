@@ -351,22 +351,28 @@ SEGMENT_DESCRIPTIONS = Table(
 
 BASKET_COUNTS = Table(
     name="basket_counts",
-    meaning="One row per user and one per item: decayed counts of the items in baskets.",
+    meaning="One row per user and one per item: decayed counts of the items in baskets; and one row of the blend.",
     writer="learn_rankers",
     columns=(
-        Column("side", "STRING NOT NULL", "`user` or `item`."),
-        Column("key", "STRING NOT NULL", "User id or item id.", subject=_USER_SIDE),
+        Column("side", "STRING NOT NULL", "`user`, `item` or `blend`."),
+        Column("key", "STRING NOT NULL", "User id or item id; `all` for the blend.", subject=_USER_SIDE),
         Column("item_ids", "ARRAY<STRING> NOT NULL", "User: items of all events. Item: items of the next baskets."),
         Column("counts", "ARRAY<DOUBLE> NOT NULL", "Decayed count of each of `item_ids`, the largest first."),
         Column("basket_items", "ARRAY<STRING>", "User: items of the latest basket, which ended at `as_of`."),
         Column("previous_items", "ARRAY<STRING>", "User: items of the basket before it."),
+        Column("recent_items", "ARRAY<STRING>", "User: items of the last ten events of the latest basket, in order."),
         Column("popularity", "DOUBLE", "Item: count of its events, decayed by popularity_half_life_days."),
+        Column("rule_items", "ARRAY<STRING>", "Item: items of later events of the same baskets."),
+        Column("rule_counts", "ARRAY<DOUBLE>", "Item: decayed count of each of `rule_items`, the largest first."),
+        Column("blend_weights", "ARRAY<DOUBLE>", "Blend: weight of each input (docs/learners.md)."),
+        Column("blend_sums", "ARRAY<DOUBLE>", "Blend: decayed sums that the weights are computed from."),
         as_of(),
         EPOCH,
         BATCH_ID,
     ),
     key=("side", "key"),
     properties=UPDATABLE,
+    schema_version=3,
 )
 
 DEMAND_UNITS = Table(
@@ -579,7 +585,7 @@ RECOMMENDATIONS = Table(
     retention="replaced by each run",
     columns=(
         USER_ID,
-        Column("purpose", "STRING NOT NULL", "Purpose of the list: `for_you`, `buy_again` or `next_basket`."),
+        Column("purpose", "STRING NOT NULL", "`for_you`, `buy_again`, `next_basket` or `next_in_session`."),
         Column("rank", "INT NOT NULL", "Position in the list, from 1."),
         Column("item_id", "STRING NOT NULL", "The recommended item."),
         Column("score", "DOUBLE NOT NULL", "Score of the ranker; comparable within a list only."),

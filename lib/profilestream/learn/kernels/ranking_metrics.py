@@ -79,8 +79,6 @@ def evaluate(scores: Floats, is_target: Bools, is_excluded: Bools, popularity: F
     order = top_items(np.where(is_excluded, -np.inf, scores), LIST_LENGTH)
     hits = np.take_along_axis(is_target, order, axis=1)
     targets = is_target.sum(axis=1)
-    discount = 1 / np.log2(np.arange(2, 12))
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(targets, 10)]
     reciprocal_rank = np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0.0)
     novelty = -np.log2(np.maximum(popularity, 1e-9) / max(float(np.maximum(popularity, 0).sum()), 1e-9))
     listed_items = np.zeros(items, bool)
@@ -89,11 +87,26 @@ def evaluate(scores: Floats, is_target: Bools, is_excluded: Bools, popularity: F
         users=float(users),
         recall_10=float((hits[:, :10].sum(axis=1) / targets).sum()),
         recall_20=float((hits.sum(axis=1) / targets).sum()),
-        ndcg_10=float((hits[:, :10] @ discount[: hits[:, :10].shape[1]] / ideal).sum()),
+        ndcg_10=float(ndcg(hits[:, :10], targets).sum()),
         reciprocal_rank=float(reciprocal_rank.sum()),
         novelty=float(novelty[order[:, :10]].mean(axis=1).sum()),
         listed_items=listed_items,
     )
+
+
+def ndcg(hits: Bools, targets: Longs) -> Floats:
+    """Discounted gain of the first 10 items, divided by that of the best order (Jarvelin and Kekalainen, 2002).
+
+    Args:
+        hits: whether each of the first items is a target, (users, at most 10).
+        targets: number of targets of each user, at least 1.
+
+    Returns:
+        (users,).
+    """
+    discount = 1 / np.log2(np.arange(2, 12))
+    ideal = np.cumsum(discount)[np.minimum(targets, 10) - 1]
+    return np.asarray(hits @ discount[: hits.shape[1]] / ideal)
 
 
 def top_items(scores: Floats, max_items: int) -> Longs:

@@ -7,13 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilestream.learn.predictor import Options, PublishedRows
-from profilestream.learn.rankers.kernels.count_rankers import ITEM, RANKED, USER, BasketIndex, RankerParams
+from profilestream.learn.rankers.kernels.basket_index import BasketIndex
+from profilestream.learn.rankers.kernels.basket_rows import ITEM, RANKED, USER, RankerParams
 
 
 class BasketRecommender:
     """`user_id` -> `item_ids` and `scores`: lists, best item first; bought items are not left out.
 
-    Options: `ranker`, one of count_rankers.RANKERS, and `top_k`, the number of items per user.
+    Options: `ranker`, one of basket_index.RANKERS, and `top_k`, the number of items per user.
     """
 
     outputs: ClassVar[pa.Schema] = RANKED

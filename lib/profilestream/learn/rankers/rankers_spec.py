@@ -1,7 +1,9 @@
 """RankersSpec: decayed counts of baskets in one table, with one commit per batch (rankers_batch.py)."""
 
 from dataclasses import asdict
+from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -15,24 +17,38 @@ from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publication import Publication, PublishedState
 from profilestream.learn.rankers import rankers_batch
 from profilestream.learn.rankers.basket_recommender import BasketRecommender
-from profilestream.learn.rankers.kernels.count_rankers import ITEM, METRICS, USER, RankerParams
+from profilestream.learn.rankers.kernels.basket_evaluation import METRICS
+from profilestream.learn.rankers.kernels.basket_rows import BLEND, ITEM, USER, RankerParams
+from profilestream.learn.rankers.kernels.blend import BlendState
 
-_ITEMS = ("all items", "the earlier bought items", "the items that the user never bought before")
+_RANKED_ITEMS = {
+    "basket": "all items in the first basket that a user starts in the batch",
+    "repeat": "the earlier bought items in the first basket that a user starts in the batch",
+    "new": "the items that the user never bought before in the first basket that a user starts in the batch",
+    "next_item": "the last items of the first baskets that users start in the batch",
+}
+_DEFINITIONS = {
+    "recall": "Share of {} that are among the first 10 ranked.",
+    "ndcg": "Discounted gain of the first 10 ranked, divided by that of the best order, for {}.",
+}
+
+
+def _metric(name: str) -> Metric:
+    """From a name such as `basket_recall_10`."""
+    kind, measure, _ = name.rsplit("_", 2)
+    return Metric(name, "share, 0 to 1", "users", _DEFINITIONS[measure].format(_RANKED_ITEMS[kind]))
 
 
 class RankersSpec(LearnerSpec):
-    """Own counts, transitions between baskets, and popularity (kernels/count_rankers.py)."""
+    """Own counts, transitions between baskets, rules in sessions, and popularity (kernels/count_rankers.py)."""
 
     name = "rankers"
-    metrics = tuple(
-        Metric(
-            name, "share, 0 to 1", "users",
-            f"Share of {items} in the first basket that a user starts in the batch that are among the first 10 ranked.",
-        )
-        for name, items in zip(METRICS, _ITEMS, strict=True)
-    )  # fmt: skip
+    metrics = tuple(_metric(name) for name in METRICS)
     state_tables = (tables.BASKET_COUNTS,)
-    limits = ("Quantities and prices are not used, and returns do not reduce a count.",)
+    limits = (
+        "Quantities and prices are not used, and returns do not reduce a count.",
+        "The weights of the blend depend on the split into batches.",
+    )
 
     @property
     def config(self) -> Rankers:
@@ -57,16 +73,20 @@ class RankersSpec(LearnerSpec):
 
     def learn(self, batch: LearnerBatch[Rows]) -> Learned:
         users, items = self._users(batch.stored, batch.rows), self._items(batch.stored)
-        users, items, parts = rankers_batch.learn(users, items, batch.rows, self.params, batch.phase)
-        if not parts:
-            return self._learned(users, items)
-        sums = sum(parts[1:], parts[0])
-        return self._learned(users, items, Evaluation(sums.metrics(), sums.times, sums.state_as_of))
+        blend = self._blend(batch.stored)
+        learned = rankers_batch.learn(users, items, batch.rows, blend, self.params, batch.phase)
+        changed = BLEND.empty_table() if learned.blend is blend else learned.blend.row
+        rows, sums = self._rows(learned.users, learned.items, changed), learned.sums
+        return Learned(rows, Evaluation() if sums is None else Evaluation(sums.metrics(), sums.times, sums.state_as_of))
 
     def remove(self, stored: StateTables[Rows], keys: Rows, events: Rows) -> Learned:
-        """Subtract the counts of the users. Transitions of late events, and counts that were cut, are not exact."""
+        """Subtract the counts of the users. Transitions of late events, and counts that were cut, are not exact.
+
+        The sums of the blend are unchanged: they do not contain which users added to them.
+        """
         users, items = self._users(stored, keys), self._items(stored)
-        return self._learned(*rankers_batch.remove(users, items, events, self.params))
+        removed = rankers_batch.remove(users, items, events, self.params)
+        return Learned(self._rows(*removed, BLEND.empty_table()))
 
     def _users(self, stored: StateTables[Rows], rows: Rows) -> Rows:
         """The rows of the users of rows with a column `user_id`."""
@@ -76,9 +96,12 @@ class RankersSpec(LearnerSpec):
     def _items(self, stored: StateTables[Rows]) -> Rows:
         return stored.rows(self.tables[0], ITEM.names, side="item")
 
-    def _learned(self, users: Rows, items: Rows, evaluation: Evaluation | None = None) -> Learned:
+    def _blend(self, stored: StateTables[Rows]) -> BlendState:
+        return BlendState.from_rows(runner.collected(stored.rows(self.tables[0], BLEND.names, side="blend")))
+
+    def _rows(self, users: Rows, items: Rows, blend: pa.Table) -> dict[str, Any]:
         sides = (runner.with_constant(rows, "side", side) for rows, side in ((users, "user"), (items, "item")))
-        return Learned({self.tables[0].name: runner.union(*sides)}, evaluation or Evaluation())
+        return {self.tables[0].name: runner.union(*sides, runner.with_constant(blend, "side", "blend"))}
 
     @property
     def publication(self) -> Publication:

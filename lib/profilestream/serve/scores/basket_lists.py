@@ -4,22 +4,29 @@ Arrow tables in and out. Runs on executors, so it imports numpy and pyarrow only
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from profilestream.learn.kernels.arrays import Floats, Longs
-from profilestream.learn.rankers.kernels.count_rankers import BasketIndex, RankerParams
+from profilestream.learn.rankers.kernels import basket_rows, blend
+from profilestream.learn.rankers.kernels.basket_index import RANKERS, BasketIndex
+from profilestream.learn.rankers.kernels.basket_rows import RankerParams
 from profilestream.serve.scores import ranked_lists
 
 SCHEMA = ranked_lists.SCHEMA.append(pa.field("purpose", pa.string())).append(
     pa.field("as_of", pa.timestamp("us", "UTC"))
 )
 # The ranker of each purpose; items that it does not score follow by popularity.
-RANKER_OF_PURPOSE = {"buy_again": "own_counts", "next_basket": "own_counts"}
-_ONLY_SCORED = ("buy_again",)
-_POPULAR = "popular now"
+RANKER_OF_PURPOSE = {"buy_again": "own_counts", "next_basket": "own_counts", "next_in_session": "sequence_rules"}
+_ONLY_SCORED = ("buy_again", "next_in_session")
+_REASONS = {
+    "own_counts": "because you {action} it before",
+    "transitions": "often follows your latest basket",
+    "sequence_rules": "often follows your latest items",
+    "popularity": "popular now",
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,14 @@ class BasketListOptions:
         top_k: items per user and purpose, at most.
         min_as_of: leave out items without an event since this time, microseconds; null: none.
         action: what the user did with an item that is counted, as a verb in the past.
+        blend_weights: of blend.INPUTS: the ranker of `next_basket` is the blend; empty: it is `own_counts`.
     """
 
     purposes: tuple[str, ...]
     top_k: int
     min_as_of: int | None
     action: str = "bought"
+    blend_weights: tuple[float, ...] = ()
 
 
 def rank_baskets(
@@ -45,29 +54,64 @@ def rank_baskets(
     """`lists`: rows with SCHEMA.
 
     Args:
-        users, items: rows of `basket_counts`, with count_rankers.USER and ITEM; all items.
+        users, items: rows of `basket_counts`, with basket_rows.USER and ITEM; all items.
     """
     if not len(items):
         return {}
     index = BasketIndex(items, params, options.min_as_of)
     ranked = index.rank(users, options.top_k)
-    lists = [_rows(users, index, purpose, *ranked[RANKER_OF_PURPOSE[purpose]], options) for purpose in options.purposes]
+    lists = []
+    for purpose in options.purposes:
+        if purpose == "next_basket" and options.blend_weights:
+            entries = _blend_entries(users, index, options)
+        else:
+            entries = _ranker_entries(users, index, purpose, *ranked[RANKER_OF_PURPOSE[purpose]])
+        lists.append(_rows(users, index, purpose, entries, options))
     return {"lists": pa.concat_tables(lists)}
 
 
-def _rows(
-    users: pa.Table, index: BasketIndex, purpose: str, items: Longs, scores: Floats, options: BasketListOptions
-) -> pa.Table:
-    """The rows of one purpose, from positions and scores of the best items of each user, (users, items)."""
-    is_scored = scores > 1
-    user, column = np.nonzero(is_scored if purpose in _ONLY_SCORED else scores >= 0)
-    item, is_scored = items[user, column], is_scored[user, column]
-    ranker = np.where(is_scored, RANKER_OF_PURPOSE[purpose], "popularity")
-    reason = np.where(is_scored, f"because you {options.action} it before", _POPULAR)
-    n = len(user)
+class _Entries(NamedTuple):
+    """Entries of lists in order of user and rank; `rank` begins with 0, `placed_by` is the ranker of the reason."""
+
+    user: Longs
+    rank: Longs
+    item: Longs
+    score: Floats
+    ranker: Any
+    placed_by: Any
+
+
+def _ranker_entries(users: pa.Table, index: BasketIndex, purpose: str, items: Longs, scores: Floats) -> _Entries:
+    """From positions and scores of the best items of each user, (users, items).
+
+    `next_in_session` has lists of users with an open session only: their latest event is at most the gap between two
+    baskets before the newest event of all users.
+    """
+    is_listed = scores > 1 if purpose in _ONLY_SCORED else scores >= 0
+    if purpose == "next_in_session":
+        pause = index.as_of - basket_rows.micros(users)
+        is_listed = is_listed & (pause <= index.params.basket_gap_minutes * 60_000_000)[:, None]
+    user, rank = np.nonzero(is_listed)
+    score = scores[user, rank]
+    ranker = np.where(score > 1, RANKER_OF_PURPOSE[purpose], "popularity")
+    return _Entries(user, rank, items[user, rank], score, ranker, ranker)
+
+
+def _blend_entries(users: pa.Table, index: BasketIndex, options: BasketListOptions) -> _Entries:
+    """The candidates with the highest probability of each user."""
+    items, scores, placed_by = blend.rank(index, users, np.array(options.blend_weights), options.top_k)
+    user, rank = np.indices(items.shape).reshape(2, -1)
+    rankers = np.array(RANKERS)[placed_by.ravel()]
+    return _Entries(user, rank, items.ravel(), scores.ravel(), np.full(len(user), blend.NAME), rankers)
+
+
+def _rows(users: pa.Table, index: BasketIndex, purpose: str, entries: _Entries, options: BasketListOptions) -> pa.Table:
+    """Rows with SCHEMA."""
+    n = len(entries.user)
+    reasons = [_REASONS[ranker].format(action=options.action) for ranker in entries.placed_by.tolist()]
     purposes, as_of = pa.array([purpose] * n, pa.string()), pa.array([index.as_of] * n, SCHEMA.field("as_of").type)
     columns: list[Any] = [
-        users["key"].take(user), column + 1, index.ids.take(item), scores[user, column], ranker,
-        pa.nulls(n, pa.string()), reason, ranker, purposes, as_of,
+        users["key"].take(entries.user), entries.rank + 1, index.ids.take(entries.item), entries.score, entries.ranker,
+        pa.nulls(n, pa.string()), pa.array(reasons, pa.string()), entries.placed_by, purposes, as_of,
     ]  # fmt: skip
     return pa.table(columns, schema=SCHEMA)

@@ -22,7 +22,8 @@ from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import item_index
 from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.rankers import rankers_batch
-from profilestream.learn.rankers.kernels import count_rankers
+from profilestream.learn.rankers.kernels import basket_rows
+from profilestream.learn.rankers.kernels.blend import BlendState
 from profilestream.learn.rankers.rankers_spec import RankersSpec
 from profilestream.serve.scores import basket_lists, ranked_lists
 from profilestream.serve.scores.basket_lists import BasketListOptions
@@ -40,7 +41,7 @@ RANK_ITEMS = Pass(
 )  # fmt: skip
 RANK_BASKETS = Pass(
     basket_lists.rank_baskets,
-    inputs={"users": count_rankers.USER, "items": count_rankers.ITEM},
+    inputs={"users": basket_rows.USER, "items": basket_rows.ITEM},
     keys={"users": "key"},
     outputs={"lists": basket_lists.SCHEMA},
 )
@@ -76,7 +77,7 @@ class SelectedUsers:
     Args:
         in_model: rows with ranked_lists.USER.
         by_profile: rows with ranked_lists.PREFERENCE of users with a profile only.
-        with_baskets: rows with count_rankers.USER; null without lists by the rankers.
+        with_baskets: rows with basket_rows.USER; null without lists by the rankers.
     """
 
     in_model: DataFrame
@@ -200,6 +201,9 @@ def _basket_items(users: DataFrame, settings: Settings, pinned: PinnedVersions) 
         min_as_of=_min_time(scores.max_item_age_days, pinned),
         action="bought" if spec.config.event_types == ("purchase",) else "looked at",
     )
+    blend = BlendState.from_rows(rows.where("side = 'blend'").select(*basket_rows.BLEND.names).toArrow())
+    if blend.gate.is_passed:
+        options = replace(options, blend_weights=tuple(blend.weights.tolist()))
     outputs, _ = run_pass(RANK_BASKETS, {"users": users, **items}, params=spec.params, options=options)
     versions = {
         "model_version": F.lit(f"{spec.tables[0].name}@{pinned.counts_version}"),
@@ -313,7 +317,7 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
     in_model, with_baskets = active(pinned.state.users).select(*ranked_lists.USER.names), None
     if pinned.counts_version is not None:
         counts = RankersSpec(settings).tables[0].read(spark, settings.paths, version=pinned.counts_version)
-        with_baskets = active(counts.where("side = 'user'")).select(*count_rankers.USER.names)
+        with_baskets = active(counts.where("side = 'user'")).select(*basket_rows.USER.names)
     profile_table = profiles.find_profile_table(settings)
     if profile_table is None or pinned.profile_version is None:
         no_profiles = "user_id string, item_id string, weight double"

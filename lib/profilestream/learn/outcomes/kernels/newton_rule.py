@@ -9,20 +9,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels import newton_steps
+from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.sums import total
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, with_rows
 from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
 from profilestream.learn.outcomes.kernels.outcome_sums import NO_ROWS, OutcomeSums
 
 _MIN_WEIGHT = 0.02
-_JITTER = 1e-9
 # Largest coefficient times standard deviation of its input; eta is clipped to 8.
 _MAX_EFFECT = 50.0
 # Inputs are at most this many scales, or 1, away from their mean.
 _MAX_SCALES = 5.0
-# Largest change of eta in one apply by a standard deviation of an input, and at the mean of all inputs.
-_MAX_STEP = 1.5
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,16 @@ class Newton:
         return replace(state, coefficients=state.coefficients - shift, sums=sums, label_unit=unit)
 
     def solved(self, state: OutcomeState) -> OutcomeState:
-        """The state with coefficients that are nearer to the solution of its sums, by at most _MAX_STEP.
+        """The state with coefficients that are nearer to the solution of its sums.
 
+        Effects of a change are that of a standard deviation of each input on eta, and that at the mean of all inputs.
         Without decayed rows, or with equations that are not positive definite, they stay as they are.
         """
         change = self._solution(state) - state.coefficients
         if not np.isfinite(change).all():
             return replace(state, problem="the equations have no solution")
         effects = np.append(change[1:] * state.scales[1:], change @ state.means)
-        coefficients = state.coefficients + change * (_MAX_STEP / max(float(np.abs(effects).max()), _MAX_STEP))
+        coefficients = state.coefficients + newton_steps.limit_step(change, effects)
         largest = np.abs(coefficients[1:] * state.scales[1:]).max(initial=0.0)
         if largest > _MAX_EFFECT:
             return replace(state, problem=f"a coefficient is {largest / _MAX_EFFECT:.1f} times the limit")
@@ -131,32 +130,21 @@ class Newton:
 
         While coefficients have a wrong sign, they are 0 and the others are solved again.
         """
+        if state.sums.rows <= NO_ROWS:
+            return np.full(len(state.names), np.nan)
         is_used = state.scales > 0
         if self.signs:
             is_used &= np.array([sign is not None for sign in self.signs])
         is_used[0] = True
         signs = np.array([sign or 0 for sign in self.signs[1:]] or [0] * (len(is_used) - 1))
+        # The scale of the intercept is 0.
+        penalties = 0.25 * self.ridge * state.scales**2
         while True:
-            coefficients = self._solution_with(state, np.flatnonzero(is_used))
+            coefficients = newton_steps.solve(state.sums.rule, penalties, np.flatnonzero(is_used))
             has_wrong_sign = coefficients[1:] * signs < 0
             if not has_wrong_sign.any():
                 return coefficients
             is_used[1:] &= ~has_wrong_sign
-
-    def _solution_with(self, state: OutcomeState, used: Longs) -> Floats:
-        """The coefficients if those of other columns are 0, (c,); NaN if there are none."""
-        coefficients, equations = np.zeros(len(state.names)), state.sums.rule
-        # The scale of the intercept is 0.
-        matrix = equations[np.ix_(used, used)] + np.diag(0.25 * self.ridge * state.scales[used] ** 2)
-        matrix[np.diag_indices_from(matrix)] *= 1 + _JITTER
-        if state.sums.rows <= NO_ROWS:
-            return np.full(len(coefficients), np.nan)
-        try:
-            lower = np.linalg.cholesky(matrix)
-        except np.linalg.LinAlgError:
-            return np.full(len(coefficients), np.nan)
-        coefficients[used] = np.linalg.solve(lower.T, np.linalg.solve(lower, equations[used, -1]))
-        return coefficients
 
 
 def change_unit(rule: Floats, factor: float) -> Floats:
