@@ -124,7 +124,7 @@ def _plant(shop: Shop, rng: Generator) -> tuple[pd.DataFrame, int]:
     scored = shop.lines[shop.lines["day"] >= first_day]
     open_days = np.sort(scored["day"].unique())
     count = round(PREVALENCE / (1 - PREVALENCE) * scored.groupby(["user", "day"]).ngroups)
-    histories = dict(list(shop.lines.groupby("user")))
+    histories = {str(user): lines for user, lines in shop.lines.groupby("user")}
     users, taken, parts = sorted(histories), set[tuple[str, int]](), [shop.lines]
     while len(taken) < count:
         name = list(PATTERNS)[len(taken) % len(PATTERNS)]
@@ -149,7 +149,7 @@ def _is_possible(name: str, history: pd.DataFrame) -> bool:
 
 def _card_testing(rng: Generator, history: pd.DataFrame, shop: Shop) -> pd.DataFrame:
     cheap = shop.items[shop.items["price"] <= shop.items["price"].quantile(0.2)]
-    items = cheap.sample(rng.integers(20, 61), replace=True, random_state=rng)
+    items = cheap.sample(int(rng.integers(20, 61)), replace=True, random_state=rng)
     minute = rng.integers(7 * 60, 22 * 60) + rng.integers(0, 30, len(items))
     return items.assign(
         minute=minute, event_type="purchase", region=history["region"].iloc[-1], value=items["price"]
@@ -158,7 +158,7 @@ def _card_testing(rng: Generator, history: pd.DataFrame, shop: Shop) -> pd.DataF
 
 def _takeover(rng: Generator, history: pd.DataFrame, shop: Shop) -> pd.DataFrame:
     is_new = ~shop.items["category"].isin(history["category"])
-    items = shop.items[is_new].sample(rng.integers(4, 13), replace=True, random_state=rng)
+    items = shop.items[is_new].sample(int(rng.integers(4, 13)), replace=True, random_state=rng)
     purchases = history[history["event_type"] == "purchase"]
     spend = rng.uniform(3, 10) * purchases.groupby("day")["value"].sum().median()
     units = np.maximum(1, np.round(spend / len(items) / items["price"]))
@@ -175,7 +175,7 @@ def _refund_abuse(rng: Generator, history: pd.DataFrame, shop: Shop) -> pd.DataF
 
 
 def _scraping(rng: Generator, history: pd.DataFrame, shop: Shop) -> pd.DataFrame:
-    items = shop.items.sample(rng.integers(150, 501), random_state=rng)
+    items = shop.items.sample(int(rng.integers(150, 501)), random_state=rng)
     minute = rng.integers(20 * 60) + np.arange(len(items)) // rng.integers(2, 8)
     return items.assign(minute=minute, event_type="view", region=history["region"].iloc[-1], value=np.nan)
 

@@ -40,7 +40,7 @@ class NaiveDays:
     def _weight(self, earlier: int, day: int) -> float:
         return float(0.5 ** ((day - earlier) / self.half_life_days))
 
-    def _returns(self, day: int, purchases: int) -> float:
+    def _returns(self, day: int, purchases: float) -> float:
         returns = sum(event["event_type"] == "return" for event in self._of(day))
         for event in self.events:
             if event["day"] < day and event["event_type"] == "purchase":

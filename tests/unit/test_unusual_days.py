@@ -12,7 +12,7 @@ from profilestream.serve.scores.kernels.user_days import DAY, EVENT, HABITS, MEA
 from tests.naive_days import Event, NaiveDays, z_scores
 
 RULE = BaselineRule(half_life_days=20.0)
-SHARES = {
+SHARES: dict[str, dict[Any, float]] = {
     "hour": {10: 0.5, 11: 0.4, 3: 0.0001}, "category": {"a": 0.7, "b": 0.3}, "region": {"de": 0.9, "in": 0.1},
     "event_type": {"purchase": 0.6, "view": 0.4},
 }  # fmt: skip
@@ -94,13 +94,15 @@ def test_z_equals_that_of_a_loop_over_the_earlier_days_of_the_user() -> None:
     days = days_of(random_events(4)).sort_by([("user_id", "ascending"), ("day", "ascending")])
     center, spread = np.linspace(0.5, 2, len(MEASURES)), np.linspace(0.1, 1, len(MEASURES))
     z, _ = unusual_days.z_scores(days, RULE, center, spread)
-    users, times = days["user_id"].to_pylist(), days["day"].to_pylist()
+    rows: list[dict[str, Any]] = days.to_pylist()
+    rows_of: dict[str, list[int]] = {}
+    for n, row in enumerate(rows):
+        rows_of.setdefault(row["user_id"], []).append(n)
     for number in range(len(MEASURES)):
-        values = [row[number] for row in days["measures"].to_pylist()]
-        for user in sorted(set(users)):
-            rows = [n for n, one in enumerate(users) if one == user]
-            naive = z_scores([(times[n], values[n]) for n in rows], 20.0, center[number], spread[number])
-            assert z[rows, number] == pytest.approx(naive, rel=1e-9, nan_ok=True)
+        for own in rows_of.values():
+            values = [(rows[n]["day"], rows[n]["measures"][number]) for n in own]
+            naive = z_scores(values, 20.0, center[number], spread[number])
+            assert z[own, number] == pytest.approx(naive, rel=1e-9, nan_ok=True)
 
 
 def test_a_user_alone_has_the_rows_that_it_has_among_others(population: DayPopulation) -> None:

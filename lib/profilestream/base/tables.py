@@ -628,8 +628,8 @@ UNUSUAL_ACTIVITY = Table(
         Column(
             "reasons",
             "ARRAY<STRUCT<measure: STRING, observed: DOUBLE, expected: DOUBLE, z: DOUBLE, text: STRING>> NOT NULL",
-            "The measures that add most to the score, at most three; z: deviation from the earlier days of the user, in "
-            "their standard deviations.",
+            "The measures that add most to the score, at most three; z: deviation from the earlier days of the user "
+            "in their standard deviations.",
         ),
         Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
         as_of("Newest event time: days until then are reported."),

@@ -8,17 +8,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilestream.learn.kernels.arrays import Bools, Floats, Longs
-from profilestream.learn.kernels.lists import groups
+from profilestream.learn.kernels.lists import groups, lists_by_row
 
-_STRING, _LONG, _DOUBLE = pa.string(), pa.int64(), pa.float64()
 # `day` (since 1970) and `hour` (0 to 23) are those of the shop's time zone.
 _EVENT_TYPES: dict[str, pa.DataType] = {
-    "user_id": _STRING, "time_micros": _LONG, "day": _LONG, "hour": _LONG, "event_type": _STRING, "category": _STRING,
-    "region": _STRING, "value": _DOUBLE,
+    "user_id": pa.string(), "time_micros": pa.int64(), "day": pa.int64(), "hour": pa.int64(), "event_type": pa.string(),
+    "category": pa.string(), "region": pa.string(), "value": pa.float64(),
 }  # fmt: skip
 EVENT = pa.schema([pa.field(name, type_) for name, type_ in _EVENT_TYPES.items()])
 # `measures`: one value per element of MEASURES; NaN: the day has no events with such a value.
-DAY = pa.schema([pa.field("user_id", _STRING), pa.field("day", _LONG), pa.field("measures", pa.list_(_DOUBLE))])
+DAY = pa.schema([
+    pa.field("user_id", pa.string()), pa.field("day", pa.int64()), pa.field("measures", pa.list_(pa.float64())),
+])  # fmt: skip
 HABITS = ("hour", "category", "region", "event_type")
 MEASURES = ("events", "times", "value", "returns", *HABITS)
 # Share of events by value of a habit, over all users.
@@ -62,9 +63,9 @@ def user_days(events: pa.Table, *, half_life_days: float, habit_shares: HabitSha
 
 def day_rows(user_ids: Any, day: Longs, measures: Floats) -> pa.Table:
     """Rows with DAY; `measures` is (rows, measures)."""
-    offsets = np.arange(len(day) + 1, dtype=np.int32) * len(MEASURES)
-    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(measures.reshape(-1), _DOUBLE))
-    return pa.table({"user_id": user_ids, "day": day, "measures": lists}, schema=DAY)
+    row = np.repeat(np.arange(len(day)), measures.shape[1])
+    lists = lists_by_row(row, len(day), pa.array(measures.reshape(-1)))
+    return pa.table({"user_id": user_ids, "day": pa.array(day), "measures": lists}, schema=DAY)
 
 
 def changes(*columns: Longs) -> Bools:
