@@ -67,8 +67,10 @@ def population() -> DayPopulation:
 
 
 def unusual(population: DayPopulation, events: list[Event], since_day: int = 0) -> list[dict[str, Any]]:
+    days = days_of(events)
+    in_other_order = days.take(np.arange(len(days))[::-1])
     rows = unusual_days.unusual_days(
-        days_of(events), rule=RULE, population=population, since_day=since_day, max_share=0.001
+        in_other_order, rule=RULE, population=population, since_day=since_day, max_share=0.001
     )  # fmt: skip
     return list(rows["unusual"].to_pylist())
 
@@ -148,10 +150,12 @@ def test_a_low_mean_value_is_unusual_and_few_events_are_not(population: DayPopul
     assert unusual(population, [*events, *one], since_day=10) == []
 
 
-def test_an_attack_does_not_hide_the_next_one(population: DayPopulation) -> None:
-    attacks = [event("u0", day, hour=9 + n % 8, value=50.0) for day in (10, 11) for n in range(3000)]
+def test_attacks_do_not_hide_the_next_one(population: DayPopulation) -> None:
+    attacks = [event("u0", day, hour=9 + n % 8, value=50.0) for day in range(10, 14) for n in range(3000)]
     rows = unusual(population, [*steady_events(users=1), *attacks], since_day=10)
-    assert [row["day"] for row in rows] == [10, 11]
+    assert [row["day"] for row in rows] == [10, 11, 12, 13]
+    # Without a limit of the deviations that enter the baseline, the last z is 3.
+    assert all(row["reasons"][0]["measure"] == "events" and row["reasons"][0]["z"] > 15 for row in rows)
 
 
 def test_after_a_pause_of_a_year_a_user_is_compared_with_the_population() -> None:

@@ -146,7 +146,8 @@ def _ordered(days: pa.Table) -> pa.Table:
 
 
 def _matrix(days: pa.Table) -> Floats:
-    return flatten(days, "measures")[1].to_numpy().reshape(len(days), len(MEASURES))
+    measures: Floats = flatten(days, "measures")[1].to_numpy()
+    return measures.reshape(len(days), len(MEASURES))
 
 
 def _directed(z: Floats) -> Floats:

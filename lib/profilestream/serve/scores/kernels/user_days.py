@@ -17,9 +17,8 @@ _EVENT_TYPES: dict[str, pa.DataType] = {
 }  # fmt: skip
 EVENT = pa.schema([pa.field(name, type_) for name, type_ in _EVENT_TYPES.items()])
 # `measures`: one value per element of MEASURES; NaN: the day has no events with such a value.
-DAY = pa.schema([
-    pa.field("user_id", pa.string()), pa.field("day", pa.int64()), pa.field("measures", pa.list_(pa.float64())),
-])  # fmt: skip
+_DAY_TYPES: dict[str, pa.DataType] = {"user_id": pa.string(), "day": pa.int64(), "measures": pa.list_(pa.float64())}
+DAY = pa.schema([pa.field(name, type_) for name, type_ in _DAY_TYPES.items()])
 HABITS = ("hour", "category", "region", "event_type")
 MEASURES = ("events", "times", "value", "returns", *HABITS)
 # Share of events by value of a habit, over all users.
