@@ -61,8 +61,11 @@ class Log:
         )  # fmt: skip
 
 
-def online_retail() -> Log:
-    """Online Retail: lines with a customer id, cleaned by the rules of conf/sources/online_retail.toml."""
+def online_retail_lines() -> pd.DataFrame:
+    """Online Retail: lines with a customer id, cleaned by the rules of conf/sources/online_retail.toml.
+
+    `user`, `item`, `is_return`, `units`, `price`, `region`, and `local`, the time in the United Kingdom.
+    """
     lines = pd.read_parquet(DATA / "online_retail" / "online_retail_2010_2011.parquet")
     is_return = lines["InvoiceNo"].str.startswith("C")
     usable = (
@@ -72,15 +75,30 @@ def online_retail() -> Log:
         & ~lines.duplicated()
         & (lines["CustomerID"] != "")
     )
-    local = pd.to_datetime(lines["InvoiceDate"]).dt.tz_localize("Europe/London")
+    columns = {
+        "user": lines["CustomerID"].str.replace(".0", "", regex=False),
+        "item": lines["StockCode"].str.upper(),
+        "is_return": is_return,
+        "units": lines["Quantity"].astype(float).abs(),
+        "price": lines["UnitPrice"].astype(float),
+        "region": lines["Country"],
+        "local": pd.to_datetime(lines["InvoiceDate"]),
+    }
+    return pd.DataFrame(columns)[usable]
+
+
+def online_retail() -> Log:
+    """Purchases and returns of `online_retail_lines`."""
+    lines = online_retail_lines()
+    local = lines["local"].dt.tz_localize("Europe/London")
     return _log(
         "online_retail",
-        user=lines["CustomerID"].str.replace(".0", "", regex=False)[usable],
-        item=lines["StockCode"].str.upper()[usable],
-        weight=is_return.map({True: RETURN, False: PURCHASE})[usable],
-        time_micros=local.dt.tz_convert("UTC").dt.tz_localize(None)[usable],
-        category=pd.Series(None, index=lines.index[usable], dtype=object),
-        units=lines["Quantity"].astype(float).abs()[usable],
+        user=lines["user"],
+        item=lines["item"],
+        weight=lines["is_return"].map({True: RETURN, False: PURCHASE}),
+        time_micros=local.dt.tz_convert("UTC").dt.tz_localize(None),
+        category=pd.Series(None, index=lines.index, dtype=object),
+        units=lines["units"],
     )
 
 

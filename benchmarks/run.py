@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
 from profilestream.base.session import open_session  # noqa: E402
 
 from benchmarks import (  # noqa: E402
+    anomaly,
     capture,
     costs,
     customer_value,
@@ -57,6 +58,7 @@ QUALITY = (
     quality.next_basket_recall10, quality.next_category_recall10,
     customer_value.cdnow_auc_vs_bgnbd,
     demand.demand_item_week_wape_vs_last_week, demand.demand_category_day_wape_vs_seasonal,
+    anomaly.anomaly_precision_at_k,
     quality.rmse_ml100k_5fold_onepass, quality.rmse_ml100k_5fold_whole,
     segments.kmeans_cost_vs_best20, segments.kmeans_cost_vs_best20_complete_journey, segments.kmeans_ari_births,
     segments.kmeans_first_batch_spread, segments.kmeans_core_time_vs_best20,

@@ -29,7 +29,7 @@ from profilestream.learn.outcomes import matured_examples
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.segments import describe_segments
 from profilestream.serve.report import write_report
-from profilestream.serve.scores import recommend, user_scores
+from profilestream.serve.scores import recommend, unusual_activity, user_scores
 from profilestream.serve.tags import assign_tags, tag_checks
 from profilestream.steward import maintain
 
@@ -113,6 +113,9 @@ STEPS = (
     ),
     Step(
         user_scores.STEP, "1h", lambda settings: settings.serve.outcomes.enabled, user_scores.run, user_scores.check,
+    ),
+    Step(
+        unusual_activity.STEP, "1h", lambda settings: settings.serve.anomalies.enabled, unusual_activity.run,
     ),
     Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
     Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),

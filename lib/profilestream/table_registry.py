@@ -31,7 +31,7 @@ def registry(settings: Settings) -> list[Table]:
         learned.append(tables.OUTCOME_EXAMPLES)
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))
-    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES]
+    served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES, tables.UNUSUAL_ACTIVITY]
     return [*captured, *declared, *derived, *learned, *served, tables.STAGE_BATCHES]
 
 
@@ -76,6 +76,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "outcome_examples", "user_scores", "demand_units", "demand_forecasts",
         ],
         "serve_outcomes": ["outcome_models", "published_outcome_models", "events", *customer_tiles, "user_scores"],
+        "serve_anomalies": ["events", "unusual_activity"],
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
         "serve_tags": [
             "events", *profile_tables, "user_features", "user_segments", "user_scores", "user_groups", "user_tags",
@@ -83,7 +84,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "serve_trends": ["events", "user_segments"],
         "serve_user": [
             "events", *profile_tables, "category_hours", *segments_tables, "segment_descriptions", "user_groups",
-            "user_tags", "user_scores", "recommendations", "user_features",
+            "user_tags", "user_scores", "unusual_activity", "recommendations", "user_features",
         ],
         "steward_compact_tiles": tiles,
     }  # fmt: skip

@@ -47,6 +47,7 @@ FLAGS: dict[str, list[str]] = {
     "serve_tags": [],
     "serve_scores": [],
     "serve_outcomes": [],
+    "serve_anomalies": [],
     "serve_report": [],
     "serve_user": ["--user", "shop:käthe"],
     "serve_campaign": ["--users", "user_profiles", "--start", "2026-01-01", "--end", "2026-01-02"],

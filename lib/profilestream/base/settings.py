@@ -825,6 +825,24 @@ class OutcomeScores(Frozen):
     active_within: str = Field(default="lifetime", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
 
 
+class Anomalies(Frozen):
+    """Unusual days of users by `serve_anomalies` (docs/learners.md).
+
+    Args:
+        enabled: whether `run_pipeline` writes them after its stages.
+        report_days: unusual days among this many last days are written.
+        history_days: only events of this many days before the newest event are read.
+        half_life_days: half-life of the weight of an earlier day in a user's baseline.
+        max_share: a day is unusual if at most this share of the days of all users has such a score.
+    """
+
+    enabled: bool = False
+    report_days: int = Field(default=28, ge=1)
+    history_days: int = Field(default=365, ge=1)
+    half_life_days: float = Field(default=90.0, gt=0)
+    max_share: float = Field(default=0.001, gt=0, le=0.05)
+
+
 class Tags(Frozen):
     """Tags with evidence, RFM segments, loyalty tiers and cohorts (docs/tags.md).
 
@@ -861,6 +879,7 @@ class Serve(Frozen):
 
     scores: Scores = Scores()
     outcomes: OutcomeScores = OutcomeScores()
+    anomalies: Anomalies = Anomalies()
     tags: Tags = Tags()
     report: Report = Report()
 

@@ -636,6 +636,32 @@ USER_SCORES = Table(
     key=("user_id", "outcome"),
 )
 
+UNUSUAL_ACTIVITY = Table(
+    name="unusual_activity",
+    meaning="One row per user and unusual day among the last days, with reasons.",
+    writer="serve_anomalies",
+    retention="replaced by each run",
+    columns=(
+        USER_ID,
+        Column("day", "DATE NOT NULL", "The day, in the time zone of the shop."),
+        Column(
+            "score", "DOUBLE NOT NULL", "Sum over the measures of -log(share of such deviations / 5 %), if positive."
+        ),
+        Column(
+            "share_of_days", "DOUBLE NOT NULL", "Estimated share of the days of all users with at least this score."
+        ),
+        Column(
+            "reasons",
+            "ARRAY<STRUCT<measure: STRING, observed: DOUBLE, expected: DOUBLE, z: DOUBLE, text: STRING>> NOT NULL",
+            "The measures that add most to the score, at most three; z: deviation from the earlier days of the user "
+            "in their standard deviations.",
+        ),
+        Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
+        as_of("Newest event time: days until then are reported."),
+    ),
+    key=("user_id", "day"),
+)
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     meaning="One row per micro-batch of any stage, with its duration, lag and cost; not exactly once.",
@@ -694,7 +720,8 @@ STAGE_BATCHES = Table(
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
     USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, DEMAND_UNITS, DEMAND_FORECASTS, OUTCOME_EXAMPLES,
-    OUTCOME_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES, STAGE_BATCHES,
+    OUTCOME_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES,
+    UNUSUAL_ACTIVITY, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {

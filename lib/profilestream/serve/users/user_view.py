@@ -19,6 +19,7 @@ from profilestream.derive.table_declaration import DerivedTable
 from profilestream.serve.users import user_explanations
 
 USER = "user_id"
+_MAX_UNUSUAL_DAYS = 5
 
 
 class Approximate(int):
@@ -35,6 +36,7 @@ class UserView:
             of the profile, and `newest_event_time` of the user. `vector`: difference to the population in standard
             deviations. `price_level`. `drift` of the vector. `preference_events`: the events behind preferences.
             `scores`: what the user is expected to do, with reasons, by outcome.
+            `unusual_days`: the last ones, with reasons, by day.
             `recommendations`, and others by purpose, such as `buy_again`: items with reasons, by rank. A section
             without values is missing.
     """
@@ -55,7 +57,8 @@ def read(
 
     Without times it uses the stored profile, as of the newest event of any user. With a time it computes the profile
     from the user's events before `as_of` that were ingested up to `known_by`. Tags, groups and segment are those at
-    `as_of`, from the table versions at `known_by`. Scores and recommendations are included only without times.
+    `as_of`, from the table versions at `known_by`. Scores, unusual days and recommendations are
+    included only without times.
 
     Raises:
         SourceMissing: the user has no events, or none at those times; suggests similar ids.
@@ -87,6 +90,7 @@ def read(
     extra |= user_explanations.preference_events(own_events, _preferences(facets))
     if is_current:
         extra |= _scores(spark, settings, user_id)
+        extra |= _unusual_days(spark, settings, user_id)
         extra |= _recommendations(spark, settings, user_id)
     means = _means(derived, facets)
     labels = {
@@ -197,6 +201,18 @@ def _scores(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, 
         for row in rows
     }  # fmt: skip
     return {"scores": texts} if texts else {}
+
+
+def _unusual_days(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
+    """The reasons of the user's last unusual days."""
+    if not tables.UNUSUAL_ACTIVITY.exists(spark, settings.paths):
+        return {}
+    rows = tables.UNUSUAL_ACTIVITY.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy(F.desc("day"))
+    texts = {
+        str(row["day"]): "; ".join(reason["text"] for reason in row["reasons"])
+        for row in rows.limit(_MAX_UNUSUAL_DAYS).collect()
+    }
+    return {"unusual_days": texts} if texts else {}
 
 
 def item_texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
