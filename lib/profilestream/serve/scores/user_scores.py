@@ -1,7 +1,7 @@
 """serve_outcomes: scores of all users by the models of outcomes, with reasons, as of the newest event."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -12,13 +12,14 @@ from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
-from profilestream.base.tables import EVENTS, USER_SCORES
+from profilestream.base.tables import BATCH_MODELS, EVENTS, USER_SCORES
 from profilestream.derive import tiles
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import LIFETIME, window_micros
 from profilestream.derive.point_in_time import features_as_of
 from profilestream.learn.memory_tables import MemoryTables
-from profilestream.learn.outcomes import outcome_features
+from profilestream.learn.outcomes import batch_versions, outcome_features
+from profilestream.learn.outcomes.batch_versions import BatchVersion
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
@@ -39,6 +40,7 @@ class PinnedScoreInputs:
         features: the declared features, with the versions of their tables.
         models: all declared outcomes.
         models_version: version of `outcome_models`.
+        batch_versions: all rows of `batch_models`.
         as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
             there are no users.
     """
@@ -47,6 +49,7 @@ class PinnedScoreInputs:
     features: EntityFeatures
     models: Mapping[str, VersionedModel]
     models_version: int
+    batch_versions: Sequence[BatchVersion]
     as_of: int | None
 
 
@@ -72,7 +75,8 @@ def run(spark: SparkSession, settings: Settings) -> int:
     paths, pinned = settings.paths, pin_inputs(spark, settings)
     USER_SCORES.prepare(spark, paths)
     config, features = settings.serve.outcomes, pinned.features
-    inputs = repr((config, pinned.declared, features.settings, features.versions, pinned.models_version))
+    batch = [(one.outcome, one.kind, one.valid_from) for one in pinned.batch_versions if one.is_better]
+    inputs = repr((config, pinned.declared, features.settings, features.versions, pinned.models_version, batch))
     txn = commits.next_txn(spark, USER_SCORES, paths, STEP, inputs)
     if txn is not None:
         scores = materialize(scores_as_of(spark, settings, pinned))
@@ -99,12 +103,14 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     models = spec.models(MemoryTables({table.name: rows}))
     newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
     as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
-    return PinnedScoreInputs(declared, features, models, version, as_of)
+    batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None
+    batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows)
+    return PinnedScoreInputs(declared, features, models, version, batch, as_of)
 
 
 def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInputs) -> DataFrame:
     """Rows of `user_scores`. Outcomes whose model has not started have none."""
-    models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0)
+    models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0, pinned.batch_versions)
     if waiting := sorted(pinned.declared.outcomes.keys() - models.keys()):
         log.warning("there are no scores of %s: their models have not learned enough rows", waiting)
     if pinned.as_of is None or not models:
@@ -116,6 +122,7 @@ def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInp
         "models_version": F.lit(pinned.models_version).cast("bigint"),
         "events_version": F.lit(pinned.features.versions[EVENTS.name]).cast("bigint"),
         "as_of": F.timestamp_micros(F.lit(pinned.as_of)),
+        "model_kind": F.col("kind"),
     }
     return scores.withColumns(constants).select(*USER_SCORES.names)
 
@@ -130,14 +137,21 @@ def score(
 
 
 def scoring_models(
-    models: Mapping[str, VersionedModel], declared: DeclaredOutcomes, as_of: int
+    models: Mapping[str, VersionedModel], declared: DeclaredOutcomes, as_of: int, batch: Iterable[BatchVersion] = ()
 ) -> dict[str, ScoringModel]:
-    """The last started version of each model that is valid at a time, microseconds."""
+    """The last started version of each model that is valid at a time, microseconds, and better batch models."""
     versions = {name: model.scoring_version(as_of) for name, model in models.items()}
-    return {
+    linear = {
         name: ScoringModel(declared.rules[name], one.state, one.valid_from)
         for name, one in versions.items()
         if one is not None
+    }
+    better = batch_versions.serving_versions(batch, declared, as_of)
+    return {
+        name: replace(model, valid_from=one.valid_from, kind=one.kind, batch=one.loaded)
+        if (one := better.get(name))
+        else model
+        for name, model in linear.items()
     }
 
 
