@@ -41,6 +41,7 @@ FLAGS: dict[str, list[str]] = {
     "learn_rankers": [],
     "learn_outcome_examples": [],
     "learn_outcomes": [],
+    "learn_batch_models": [],
     "learn_examples": [],
     "learn_publish": [],
     "serve_tags": [],
@@ -154,6 +155,8 @@ enabled = true
 [learn.outcomes]
 enabled = true
 file = "{home}/outcomes.toml"
+[learn.batch_models]
+enabled = true
 [learn.examples]
 enabled = true
 file = "{home}/labels.toml"

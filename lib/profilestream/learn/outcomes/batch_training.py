@@ -40,7 +40,8 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
     Raises:
         Unfit: too few rows or labels, no feature has a value, or the model is not usable on its own rows.
     """
-    # One thread: Spark uses the others, and threads that wait for each other on busy processors take minutes.
+    # The limit is only for libraries that are loaded.
+    import sklearn.ensemble  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     if len(labels) < min_rows:
@@ -53,6 +54,7 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
     unit = float(amounts.mean()) if loss == "poisson" else 1.0
     targets = np.minimum(amounts, np.quantile(amounts, 1 - _CAPPED_SHARE)) / unit if loss == "poisson" else amounts > 0
     fit_kind = {"boosting": _boosting, "mlp": _perceptron}[kind]
+    # Threads that wait for each other beside those of Spark make a fit up to 50 times slower.
     with threadpool_limits(1):
         model, raw_scores = fit_kind(loss, unit, values, x, targets, seed)
     _check(model, values, x, labels, raw_scores)
