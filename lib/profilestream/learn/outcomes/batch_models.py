@@ -140,7 +140,7 @@ class _BatchLearner:
         """The versions of a time, with the evaluation of the earlier ones on the rows that matured since `before`."""
         matured = self._matured(horizon, before, at)
         comparisons = self._comparisons(matured, earlier)
-        rows = self._sample(horizon, at)
+        rows = self._sample(horizon, at).sort_by([("at", "ascending"), ("user_id", "ascending")])
         values = outcome_tasks.feature_values(rows, len(self.declared.features))
         x = self.declared.inputs.matrix(values)
         versions = []

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.sums import Sums
 from profilestream.learn.outcomes.kernels import outcome_scores, outcome_tasks
 from profilestream.learn.outcomes.kernels.batch_model import BatchModel
@@ -61,17 +61,23 @@ def compare_examples(
     examples = outcome_tasks.rows_of_cell(examples, cell)
     values = outcome_tasks.feature_values(examples, len(model_inputs.features))
     x = model_inputs.matrix(values)
-    groups = np.array([crc32(user.encode()) % USER_GROUPS for user in examples["user_id"].to_pylist()], np.int64)
+    groups = np.array([crc32(str(user).encode()) % USER_GROUPS for user in examples["user_id"].to_pylist()], np.int64)
     comparisons = {}
     for (outcome, kind), model in batch.items():
         labels, rule, state = outcome_tasks.labels_of(examples, outcome), rules[outcome], linear[outcome]
-        scores, losses = [], []
-        linear_eta, eta = outcome_scores.etas(rule, state, x), model.etas(values, x)
-        pairs = [(eta, model.predictions(eta)), (linear_eta, outcome_scores.predictions(rule, state, linear_eta))]
-        has_label = np.isfinite(labels)
-        for etas, predictions in pairs:
-            scores.append(ScoreSums.of(etas, labels, predictions, cell.at))
-            by_row = row_losses(rule.loss, labels[has_label], predictions[has_label])
-            losses.append(np.bincount(groups[has_label], by_row, USER_GROUPS))
-        comparisons[outcome, kind] = Comparison(*scores, *losses)
+        eta, linear_eta = model.etas(values, x), outcome_scores.etas(rule, state, x)
+        predictions = model.predictions(eta)
+        linear_predictions = outcome_scores.predictions(rule, state, linear_eta)
+        comparisons[outcome, kind] = Comparison(
+            scores=ScoreSums.of(eta, labels, predictions, cell.at),
+            linear_scores=ScoreSums.of(linear_eta, labels, linear_predictions, cell.at),
+            losses=_group_losses(rule.loss, labels, predictions, groups),
+            linear_losses=_group_losses(rule.loss, labels, linear_predictions, groups),
+        )
     return {"comparisons": comparisons}
+
+
+def _group_losses(loss: Loss, labels: Floats, predictions: Floats, groups: Longs) -> Floats:
+    """Sum of the losses of each group of users, (USER_GROUPS,); rows without a label have none."""
+    losses = np.where(np.isfinite(labels), row_losses(loss, np.nan_to_num(labels), predictions), 0.0)
+    return np.asarray(np.bincount(groups, losses, USER_GROUPS), float)
