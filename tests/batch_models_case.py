@@ -8,12 +8,12 @@ from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from tests.naive_outcomes import DAY
 from tests.outcomes_case import OUTCOMES
 
-WEEKS, USERS = 30, 120
+WEEKS, USERS = 28, 100
 DECLARATION = OUTCOMES.replace("horizon_days = 28", "horizon_days = 7") + (
     '[outcomes.always]\nlabel = "buy"\nhorizon_days = 7\n[outcomes.margin]\nlabel = "buy"\nhorizon_days = 7\n'
     'rule = "sgd"\nloss = "hinge"\n'
 )
-CONFIG = BatchModels(kinds=("boosting",), min_rows=500)
+CONFIG = BatchModels(kinds=("boosting",), min_rows=500, retrain_days=56)
 
 
 def weekly_examples() -> pa.Table:

@@ -41,8 +41,8 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
         Unfit: too few rows or labels, no feature has a value, or the model is not usable on its own rows.
     """
     # The limit is only for libraries that are loaded.
-    import sklearn.ensemble  # noqa: F401
-    from threadpoolctl import threadpool_limits
+    import sklearn.ensemble  # type: ignore[import-untyped]  # noqa: F401
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     if len(labels) < min_rows:
         raise Unfit(f"{len(labels)} rows; {min_rows} are needed (learn.batch_models.min_rows)")
@@ -52,7 +52,8 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
         raise Unfit("all features are null in all rows")
     amounts = np.maximum(labels, 0.0)
     unit = float(amounts.mean()) if loss == "poisson" else 1.0
-    targets = np.minimum(amounts, np.quantile(amounts, 1 - _CAPPED_SHARE)) / unit if loss == "poisson" else amounts > 0
+    cap = float(np.quantile(amounts, 1 - _CAPPED_SHARE)) if loss == "poisson" else 1.0
+    targets = np.minimum(amounts, cap) / unit
     fit_kind = {"boosting": _boosting, "mlp": _perceptron}[kind]
     # Threads that wait for each other beside those of Spark make a fit up to 50 times slower.
     with threadpool_limits(1):
@@ -77,7 +78,7 @@ def _check(model: BatchModel, values: Floats, x: Floats, labels: Floats, raw_sco
 def boosting_estimator(loss: Loss, rows: int, seed: int) -> Any:
     """A gradient boosting estimator of scikit-learn, not fitted, for this number of rows."""
     # Here, because the import takes 1 s.
-    from sklearn.ensemble import (  # type: ignore[import-untyped]
+    from sklearn.ensemble import (
         HistGradientBoostingClassifier,
         HistGradientBoostingRegressor,
     )
