@@ -51,7 +51,7 @@ def test_frames_give_the_versions_of_arrow_tables_in_one_commit(
     monkeypatch.setattr(outcomes_batch, "_MAX_DRIVER_ROWS", 0)
     version = commits.version(spark, batch_models.TABLE, paths)
     assert learn_batch_models.main(config) == 0
-    assert "buy, boosting: loss " in capsys.readouterr().out
+    assert "buy, boosting: loss " in capsys.readouterr().err
     assert commits.version(spark, batch_models.TABLE, paths) == version + 1
     stored = batch_versions.versions_of(batch_models.TABLE.read(spark, paths).toArrow())
     by_key = {(one.outcome, one.valid_from): one for one in stored}

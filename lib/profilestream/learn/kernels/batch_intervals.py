@@ -1,4 +1,4 @@
-"""Intervals of means over batches: a percentile bootstrap over the batches (Efron and Tibshirani, 1993), seed 0."""
+"""Intervals of means over batches: a percentile bootstrap over the batches (Efron and Tibshirani, 1993)."""
 
 from dataclasses import dataclass
 
