@@ -45,7 +45,7 @@ def retrain(
     config: BatchModels = CONFIG,
 ) -> list[BatchVersion]:  # fmt: skip
     """The new versions after the rows of some weeks."""
-    rows = EXAMPLES.filter(pc.less(EXAMPLES["at"], 7 * weeks * DAY))
+    rows = EXAMPLES.filter(pc.field("at") < pa.scalar(7 * weeks * DAY))
     cells = outcome_tasks.list_cells(rows)["cells"]
     return batch_models.retrain(stored, linear, rows, cells, spec.declared, config)
 
@@ -71,7 +71,7 @@ def interacting_rows(rows: int = 1500) -> tuple[Floats, Floats, Floats]:
 
 def test_the_arrays_of_boosting_have_the_predictions_of_scikit_learn() -> None:
     values, x, amounts = interacting_rows()
-    model = batch_training.fit("boosting", "logistic", values, x, (amounts > 0) * 1.0, min_rows=100, seed=0)
+    model = batch_training.fit("boosting", "logistic", values, x, (amounts > 0).astype(float), min_rows=100, seed=0)
     filled = np.where(np.isfinite(values).any(axis=0), values, 0.0)
     estimator = batch_training.boosting_estimator("logistic", len(x), 0).fit(filled, amounts > 0)
     expected = estimator.predict_proba(filled)[:, 1]
@@ -82,7 +82,7 @@ def test_the_arrays_of_boosting_have_the_predictions_of_scikit_learn() -> None:
 @pytest.mark.parametrize("loss", ["logistic", "poisson"])
 def test_a_stored_model_has_the_same_scores_and_amounts_in_their_own_unit(kind: str, loss: Any) -> None:
     values, x, amounts = interacting_rows()
-    labels = amounts if loss == "poisson" else (amounts > 0) * 1.0
+    labels = amounts if loss == "poisson" else (amounts > 0).astype(float)
     model = batch_training.fit(kind, loss, values, x, labels, min_rows=100, seed=0)
     again = batch_model.model_of(kind, model.to_bytes())
     np.testing.assert_array_equal(again.etas(values, x), model.etas(values, x))
@@ -107,10 +107,10 @@ def flipped_fit(
 
 def test_a_model_of_the_opposite_labels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     values, x, amounts = interacting_rows()
-    fit_kind = batch_training._boosting
+    fit_kind: Any = batch_training._boosting
     monkeypatch.setattr(batch_training, "_boosting", lambda *a: fit_kind(*a[:4], 1.0 - a[4], a[5]))
     with pytest.raises(Unfit, match="not better than the mean label"):
-        batch_training.fit("boosting", "logistic", values, x, (amounts > 0) * 1.0, min_rows=100, seed=0)
+        batch_training.fit("boosting", "logistic", values, x, (amounts > 0).astype(float), min_rows=100, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,11 @@ def test_a_better_kind_scores_with_the_reasons_of_the_linear_model(
     now, last = 7 * WEEKS * DAY, {name: of(versions, name)[-1] for name in ("buy", "spend")}
     assert last["buy"].is_better and last["spend"].is_better
     assert 0.005 < (last["buy"].improvement_low or 0) < (last["buy"].improvement or 0)
-    columns = {"user_id": ["a", "b"], "features": [[2.0, 2.0], [2.0, -2.0]], "populations": [[True] * 4] * 2}
+    columns: dict[str, Any] = {
+        "user_id": ["a", "b"],
+        "features": [[2.0, 2.0], [2.0, -2.0]],
+        "populations": [[True] * 4] * 2,
+    }
     users = pa.table(columns, schema=score_rows.USER)
     words = [FeatureWords("Visits?"), FeatureWords("Amount?")]
     rows = {}

@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -106,8 +108,8 @@ def retrain(
             by_key[one.outcome, one.kind].append(one)
     for horizon in sorted({cell.horizon_days for cell in cells}):
         own_cells = {cell: count for cell, count in cells.items() if cell.horizon_days == horizon}
-        times = batch_versions.due_times(own_cells, config.retrain_days, config.min_rows)
-        keys = [(name, kind) for name in learner.outcomes_of(horizon) for kind in config.kinds]
+        times: list[int] = batch_versions.due_times(own_cells, config.retrain_days, config.min_rows)
+        keys: list[ModelKey] = [(name, kind) for name in learner.outcomes_of(horizon) for kind in config.kinds]
         for before, at in pairwise([0, *times]):
             due = {key: by_key[key] for key in keys if all(one.valid_from < at for one in by_key[key])}
             if due:
@@ -120,12 +122,12 @@ def retrain(
 
 @dataclass(frozen=True)
 class _BatchLearner:
-    """What all versions of a run are computed from."""
+    """What all versions of a run are computed from; `examples` are a frame or an Arrow table."""
 
     declared: DeclaredOutcomes
     config: BatchModels
     linear: Models
-    examples: DataFrame | pa.Table
+    examples: Any
     cells: Mapping[Cell, int]
 
     def outcomes_of(self, horizon: int) -> list[str]:
@@ -177,7 +179,7 @@ class _BatchLearner:
         """Over the rows of cells that a batch version and a linear version of their times have scored."""
         total: dict[ModelKey, Comparison] = {}
         scored = {cell: count for cell, count in cells.items() if self._scorers(cell, versions)}
-        rows = outcomes_batch.rows_of_cells(self.examples, scored) if scored else None
+        rows: Any = outcomes_batch.rows_of_cells(self.examples, scored) if scored else None
         for cell in scored:
             batch = {key: model for key, one in self._scorers(cell, versions).items() if (model := one.loaded)}
             states = {name: self.linear[name].scoring_state(cell.at) for name, _ in batch}
@@ -208,6 +210,6 @@ class _BatchLearner:
             hashed = F.crc32(F.concat(F.lit(seed), "user_id"))
             is_used = F.col("matures_at").between(after + 1, at) & (F.col("horizon_days") == horizon)
             return self.examples.where(is_used & (hashed < limit)).toArrow().cast(EXAMPLE)
-        matures_at, users = self.examples["matures_at"].to_numpy(), self.examples["user_id"].to_pylist()
-        is_used = (self.examples["horizon_days"].to_numpy() == horizon) & (after < matures_at) & (matures_at <= at)
-        return self.examples.filter(is_used & [crc32(f"{seed}{user}".encode()) < limit for user in users])
+        is_in_time = (pc.field("horizon_days") == horizon) & (pc.field("matures_at") > after)
+        rows: pa.Table = self.examples.filter(is_in_time & (pc.field("matures_at") <= at))
+        return rows.filter(pa.array([crc32(f"{seed}{user}".encode()) < limit for user in rows["user_id"].to_pylist()]))

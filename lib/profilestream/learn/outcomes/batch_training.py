@@ -50,10 +50,11 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
         raise Unfit(f"fewer than {_MIN_LABELS} labels {'above 0' if loss == 'poisson' else 'of a class'}")
     if not np.isfinite(values).any():
         raise Unfit("all features are null in all rows")
-    amounts = np.maximum(labels, 0.0)
-    unit = float(amounts.mean()) if loss == "poisson" else 1.0
-    cap = float(np.quantile(amounts, 1 - _CAPPED_SHARE)) if loss == "poisson" else 1.0
-    targets = np.minimum(amounts, cap) / unit
+    unit, targets = 1.0, (labels > 0).astype(float)
+    if loss == "poisson":
+        amounts = np.maximum(labels, 0.0)
+        unit = float(amounts.mean())
+        targets = np.minimum(amounts, np.quantile(amounts, 1 - _CAPPED_SHARE)) / unit
     fit_kind = {"boosting": _boosting, "mlp": _perceptron}[kind]
     # Threads that wait for each other beside those of Spark make a fit up to 50 times slower.
     with threadpool_limits(1):
