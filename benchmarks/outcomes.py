@@ -24,7 +24,7 @@ from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import tiles
 from profilestream.learn.kernels.arrays import Floats, Longs
-from profilestream.learn.outcomes import matured_examples
+from profilestream.learn.outcomes import batch_training, matured_examples
 from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, States
@@ -34,7 +34,6 @@ from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.steward import demo_files
 from pyspark.sql import SparkSession
-from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
 from sklearn.metrics import log_loss, roc_auc_score  # type: ignore[import-untyped]
 
 from benchmarks.result import Result
@@ -330,10 +329,8 @@ def boosted(examples: StoredExamples, name: str) -> Scored:
         labels = np.concatenate([one.labels for one in known]) if known else np.zeros(0)
         if len(np.unique(labels)) < 2:
             continue
-        model = HistGradientBoostingClassifier(
-            max_iter=120, max_leaf_nodes=6, min_samples_leaf=min(300, len(labels) // 10), learning_rate=0.05,
-            l2_regularization=10, early_stopping=False, random_state=SEED,
-        ).fit(np.concatenate([one.features for one in known]), labels)  # fmt: skip
+        model = batch_training.boosting_estimator("logistic", len(labels), SEED)
+        model.fit(np.concatenate([one.features for one in known]), labels)
         scored.append(week.scored(model.predict_proba(week.features)[:, 1]))
     return Scored(tuple(scored), time.process_time() - begin)
 

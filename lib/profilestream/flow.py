@@ -25,7 +25,7 @@ from profilestream.learn import learners, publication
 from profilestream.learn import stage as learner_stage
 from profilestream.learn.examples import training_examples
 from profilestream.learn.learner_spec import LearnerSpec
-from profilestream.learn.outcomes import matured_examples
+from profilestream.learn.outcomes import batch_models, matured_examples
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.segments import describe_segments
 from profilestream.serve.report import write_report
@@ -110,6 +110,10 @@ STEPS = (
     Step(
         training_examples.STAGE, "1d", lambda settings: settings.learn.examples.enabled, training_examples.run,
         training_examples.check,
+    ),
+    Step(
+        batch_models.STEP, "7d", lambda settings: settings.learn.batch_models.enabled, batch_models.run,
+        batch_models.check,
     ),
     Step(
         user_scores.STEP, "1h", lambda settings: settings.serve.outcomes.enabled, user_scores.run, user_scores.check,

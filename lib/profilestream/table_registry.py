@@ -28,7 +28,7 @@ def registry(settings: Settings) -> list[Table]:
     learned = [table for spec in specs if spec.has_input for table in spec.all_tables]
     learned.append(tables.MODEL_METRICS)
     if settings.learn.outcomes.file:
-        learned.append(tables.OUTCOME_EXAMPLES)
+        learned += [tables.OUTCOME_EXAMPLES, tables.BATCH_MODELS]
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))
     served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES, tables.UNUSUAL_ACTIVITY]
@@ -67,6 +67,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_demand": ["events", "demand_units"],
         "learn_outcome_examples": ["events", *customer_tiles, "outcome_examples"],
         "learn_outcomes": ["outcome_examples", "outcome_models"],
+        "learn_batch_models": ["outcome_examples", "outcome_models", "batch_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
         "learn_publish": ["factors", "segments", "basket_counts", "outcome_models", "model_metrics", "events"],
         "serve_campaign": ["events"],
@@ -75,7 +76,9 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches", "outcome_models",
             "outcome_examples", "user_scores", "demand_units", "demand_forecasts",
         ],
-        "serve_outcomes": ["outcome_models", "published_outcome_models", "events", *customer_tiles, "user_scores"],
+        "serve_outcomes": [
+            "outcome_models", "published_outcome_models", "batch_models", "events", *customer_tiles, "user_scores",
+        ],
         "serve_anomalies": ["events", "unusual_activity"],
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
         "serve_tags": [

@@ -42,6 +42,7 @@ FLAGS: dict[str, list[str]] = {
     "learn_demand": [],
     "learn_outcome_examples": [],
     "learn_outcomes": [],
+    "learn_batch_models": [],
     "learn_examples": [],
     "learn_publish": [],
     "serve_tags": [],
@@ -158,6 +159,8 @@ enabled = true
 [learn.outcomes]
 enabled = true
 file = "{home}/outcomes.toml"
+[learn.batch_models]
+enabled = true
 [learn.examples]
 enabled = true
 file = "{home}/labels.toml"

@@ -607,6 +607,30 @@ class Outcomes(LearnerSettings):
     file: Annotated[str, Effect.LATER] = ""
 
 
+class BatchModels(Frozen):
+    """Models of outcomes that `learn_batch_models` fits again from stored examples (docs/learners.md).
+
+    Args:
+        enabled: whether `run_pipeline` runs it after its stages.
+        kinds: `boosting`: small boosted trees; `mlp`: a neural network with one hidden layer.
+        retrain_days: a version is fitted once in each period of this many days.
+        history_days: a version learns the examples that have matured in this many days before it.
+        max_rows: examples that it learns at most, of users that are selected by a hash.
+        min_rows: examples that a version, and a comparison with the linear model, need at least.
+        margin: a kind serves if its loss is lower by more than this share, at the lower end of the 90 % interval.
+        seed: of the hash and of the network.
+    """
+
+    enabled: bool = False
+    kinds: tuple[Literal["boosting", "mlp"], ...] = Field(default=("boosting", "mlp"), min_length=1)
+    retrain_days: int = Field(default=28, ge=1)
+    history_days: int = Field(default=364, ge=1)
+    max_rows: int = Field(default=100_000, ge=100)
+    min_rows: int = Field(default=1000, ge=100)
+    margin: float = Field(default=0.005, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
 class Tracking(Frozen):
     """MLflow tracking of the rows of `model_metrics` (docs/learners.md). A failure of MLflow never stops a stage.
 
@@ -762,6 +786,7 @@ class Learn(Frozen):
     rankers: Rankers = Rankers()
     demand: Demand = Demand()
     outcomes: Outcomes = Outcomes()
+    batch_models: BatchModels = BatchModels()
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
     publish_segments: PublishSegments = PublishSegments()

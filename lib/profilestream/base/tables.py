@@ -494,6 +494,41 @@ OUTCOME_MODELS = Table(
     properties=UPDATABLE,
 )
 
+BATCH_MODELS = Table(
+    name="batch_models",
+    meaning="One row per outcome, kind and version of a batch model, with the comparison of earlier versions with the "
+    "linear models. It never changes.",
+    writer="learn_batch_models",
+    columns=(
+        Column("outcome", "STRING NOT NULL", "Name of the outcome."),
+        Column("kind", "STRING NOT NULL", "`boosting` or `mlp`."),
+        Column("identity", "STRING NOT NULL", "Fingerprint of outcome and features; others are separate models."),
+        Column("valid_from", "TIMESTAMP NOT NULL", "Maturity time of the newest rows that it has learned.", "UTC"),
+        Column("rows", "BIGINT NOT NULL", "Number of rows that it has learned.", "rows"),
+        as_of("Newest `at` of the learned rows."),
+        Column("library", "STRING NOT NULL", "Library that has fitted it."),
+        Column("problem", "STRING NOT NULL", "Why there is no model; else empty."),
+        Column("model", "BINARY", "Trees or weights as arrays, a .npz file; null: there is none."),
+        Column(
+            "evaluated_rows", "BIGINT NOT NULL",
+            "Rows that matured since the version before, and that an earlier version and a linear model have scored.",
+            "rows",
+        ),
+        Column("losses", "ARRAY<DOUBLE> NOT NULL", "Sum of the losses of these rows by group of users."),
+        Column("linear_losses", "ARRAY<DOUBLE> NOT NULL", "The same of the linear models."),
+        Column("metrics", "MAP<STRING, DOUBLE> NOT NULL", "Metrics of these rows; learn_outcomes declares them."),
+        Column("linear_metrics", "MAP<STRING, DOUBLE> NOT NULL", "The same of the linear models."),
+        Column(
+            "improvement", "DOUBLE",
+            "Share by which the losses are lower than those of the linear models, over the evaluations of 182 days; "
+            "null: there are none.",
+        ),
+        Column("improvement_low", "DOUBLE", "Lower end of its 90 % interval over users."),
+        Column("improvement_high", "DOUBLE", "Upper end of its 90 % interval over users."),
+        Column("is_better", "BOOLEAN NOT NULL", "Whether serve_outcomes may use it instead of the linear model."),
+    ),
+    key=("outcome", "kind", "identity", "valid_from"),
+)  # fmt: skip
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",
@@ -625,16 +660,22 @@ USER_SCORES = Table(
         Column(
             "model_valid_from",
             "TIMESTAMP NOT NULL",
-            "Version of the model: `valid_from` in `outcome_models`; 1970: no model yet, the mean of all users.",
+            "Version of the model: `valid_from` in `outcome_models` or in `batch_models`; 1970: no model yet, the mean of "
+            "all users.",
             "UTC",
         ),
         Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that the model is from."),
         Column("model_version", "BIGINT", "Version of the registered model, its champion; null: there is no champion."),
         Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
         as_of("Newest event time: features use the events until then."),
+        Column(
+            "model_kind", "STRING",
+            "`linear`, or the kind of the batch model of score and probability; reasons are of the linear model.",
+        ),
     ),
     key=("user_id", "outcome"),
-)
+    schema_version=2,
+)  # fmt: skip
 
 UNUSUAL_ACTIVITY = Table(
     name="unusual_activity",
@@ -720,7 +761,7 @@ STAGE_BATCHES = Table(
 ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
     USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, DEMAND_UNITS, DEMAND_FORECASTS, OUTCOME_EXAMPLES,
-    OUTCOME_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES,
+    OUTCOME_MODELS, BATCH_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES,
     UNUSUAL_ACTIVITY, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.

@@ -20,7 +20,8 @@ class OutcomePredictor:
     """`features` -> `outcomes` and `predictions`: lists with the names of the outcomes whose models have started.
 
     `features` are lists of numbers in the order of the declaration; null is unknown. A prediction is a probability, or
-    the amount of an outcome with Poisson loss. They equal those of `serve_outcomes` with the same version.
+    the amount of an outcome with Poisson loss. They equal those of the linear models in `serve_outcomes` with the same
+    version.
     """
 
     outputs: ClassVar[pa.Schema] = _OUTPUTS

@@ -57,7 +57,7 @@ def learn(
         groups = list(_groups_of_cells(examples))
     for cells in groups:
         with phase("read"):
-            rows = _rows_of(examples, cells)
+            rows = rows_of_cells(examples, cells)
         for cell in cells:
             with phase("learn"):
                 changed, cell_scores = _learn_cell(learned, rows, cell, declared)
@@ -79,7 +79,7 @@ def _groups_of_cells(examples: Rows) -> Iterator[dict[Cell, int]]:
         yield group
 
 
-def _rows_of(examples: Rows, cells: Mapping[Cell, int]) -> Any:
+def rows_of_cells(examples: Rows, cells: Mapping[Cell, int]) -> Any:
     """The rows of cells: a table in the driver if they are few, since each pass over a frame is a Spark job."""
     if not isinstance(examples, DataFrame):
         return examples

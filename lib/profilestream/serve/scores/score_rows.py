@@ -13,9 +13,10 @@ import pyarrow as pa
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.lists import flatten, lists_by_row
 from profilestream.learn.outcomes.kernels import outcome_scores
+from profilestream.learn.outcomes.kernels.batch_model import BatchModel
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule, OutcomeState
-from profilestream.learn.outcomes.kernels.outcome_tasks import feature_matrix
+from profilestream.learn.outcomes.kernels.outcome_tasks import feature_values
 
 MAX_REASONS = 3
 # `features` as in outcome_tasks.EXAMPLE; `populations`: whether the user is in that of each declared outcome.
@@ -29,23 +30,36 @@ _REASON_FIELDS: dict[str, pa.DataType] = {
 _REASON = pa.struct([pa.field(name, type_) for name, type_ in _REASON_FIELDS.items()])
 _TYPES: dict[str, pa.DataType] = {
     "user_id": pa.string(), "outcome": pa.string(), "score": pa.float64(), "probability": pa.float64(),
-    "reasons": pa.list_(_REASON), "valid_from": pa.int64(),
+    "reasons": pa.list_(_REASON), "valid_from": pa.int64(), "kind": pa.string(),
 }  # fmt: skip
 SCORE = pa.schema([pa.field(name, type_) for name, type_ in _TYPES.items()])
 
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """A version of a model with coefficients; `valid_from` in microseconds.
+    """A version of a linear model with coefficients, and the batch model that scores instead of it.
 
     Args:
+        valid_from: of the model that scores, microseconds.
         extrapolation: the predicted amount is multiplied by it.
+        kind: of the model that scores.
+        batch: null: the linear model scores.
     """
 
     rule: OutcomeRule
     state: OutcomeState
     valid_from: int
     extrapolation: float = 1.0
+    kind: str = "linear"
+    batch: BatchModel | None = None
+
+    def scores(self, x: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """eta and predictions of rows with these inputs and features, each (m,)."""
+        if self.batch is None:
+            eta = outcome_scores.etas(self.rule, self.state, x)
+            return eta, outcome_scores.predictions(self.rule, self.state, eta)
+        eta = self.batch.etas(values, x)
+        return eta, self.batch.predictions(eta)
 
 
 @dataclass(frozen=True)
@@ -73,15 +87,14 @@ def score_users(
     `score` is eta (a logit or margin), or the predicted amount of a Poisson model. `probability` is null for amounts
     and for margins of hinge loss. `reasons` are the features with the largest absolute contribution to eta, which is
     not clipped in them. Contributions of all features add up to eta minus the eta of a row with the means of all
-    inputs. Features without a contribution are no reasons.
+    inputs. Features without a contribution are no reasons. A batch model scores with the reasons of the linear model.
 
     Args:
         users: rows with USER.
         outcomes: all declared outcomes, in the order of `populations`.
         words: by feature of `model_inputs`.
     """
-    values = feature_matrix(users, len(model_inputs.features))
-    values[~np.isfinite(values)] = np.nan
+    values = feature_values(users, len(model_inputs.features))
     x = model_inputs.matrix(values)
     is_in = flatten(users, "populations")[1].to_numpy(zero_copy_only=False).reshape(len(users), len(outcomes))
     parts = [SCORE.empty_table()]
@@ -98,8 +111,7 @@ def _scores(
     words: Sequence[FeatureWords],
 ) -> pa.Table:  # fmt: skip
     """Rows with SCORE by one model."""
-    eta = outcome_scores.etas(model.rule, model.state, x)
-    predictions = outcome_scores.predictions(model.rule, model.state, eta)
+    eta, predictions = model.scores(x, values)
     has_probability = model.rule.loss in ("logistic", "squared")
     contributions = outcome_scores.contributions(model.rule, model.state, x)
     columns = {
@@ -109,6 +121,7 @@ def _scores(
         "probability": predictions if has_probability else pa.nulls(len(x), pa.float64()),
         "reasons": _reasons(contributions, values, model_inputs, words),
         "valid_from": np.full(len(x), model.valid_from),
+        "kind": pa.array([model.kind] * len(x), pa.string()),
     }
     return pa.table(columns, schema=SCORE)
 

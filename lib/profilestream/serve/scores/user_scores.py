@@ -1,7 +1,7 @@
 """serve_outcomes: scores of all users by the champion of the outcomes, with reasons, as of the newest event."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
-from profilestream.base.tables import EVENTS, USER_SCORES
+from profilestream.base.tables import BATCH_MODELS, EVENTS, USER_SCORES
 from profilestream.derive import tiles
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import DAY, LIFETIME, window_micros
@@ -21,7 +21,8 @@ from profilestream.derive.point_in_time import features_as_of
 from profilestream.learn import publishing
 from profilestream.learn.examples import labels
 from profilestream.learn.memory_tables import MemoryTables
-from profilestream.learn.outcomes import outcome_features
+from profilestream.learn.outcomes import batch_versions, outcome_features
+from profilestream.learn.outcomes.batch_versions import BatchVersion
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeState
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
@@ -45,6 +46,7 @@ class PinnedScoreInputs:
         models: all declared outcomes.
         models_version: version of `outcome_models` that they are from.
         model_version: number of the champion that they are from; null: there is no champion, and they are the newest.
+        batch_versions: all rows of `batch_models`.
         as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
             there are no users.
     """
@@ -54,6 +56,7 @@ class PinnedScoreInputs:
     models: Mapping[str, VersionedModel]
     models_version: int
     model_version: int | None
+    batch_versions: Sequence[BatchVersion]
     as_of: int | None
 
 
@@ -80,7 +83,8 @@ def run(spark: SparkSession, settings: Settings) -> int:
     paths, pinned = settings.paths, pin_inputs(spark, settings)
     USER_SCORES.prepare(spark, paths)
     config, features = settings.serve.outcomes, pinned.features
-    versions = features.versions, pinned.models_version, pinned.model_version
+    batch = [(one.outcome, one.kind, one.valid_from) for one in pinned.batch_versions if one.is_better]
+    versions = features.versions, pinned.models_version, pinned.model_version, batch
     inputs = repr((config, pinned.declared, features.settings, versions))
     txn = commits.next_txn(spark, USER_SCORES, paths, STEP, inputs)
     if txn is not None:
@@ -115,12 +119,14 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     models = spec.models(MemoryTables({table.name: rows.drop("epoch", "batch_id").toArrow()}))
     newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
     as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
-    return PinnedScoreInputs(declared, features, models, version, model_version, as_of)
+    batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None
+    batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows)
+    return PinnedScoreInputs(declared, features, models, version, model_version, batch, as_of)
 
 
 def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInputs) -> DataFrame:
     """Rows of `user_scores`. Outcomes whose model has not started have none, except customer values."""
-    models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0)
+    models = scoring_models(pinned.models, pinned.declared, pinned.as_of or 0, pinned.batch_versions)
     waiting = pinned.declared.outcomes.keys() - models.keys()
     values = {name for name in waiting if pinned.declared.outcomes[name].value_days is not None}
     if waiting - values:
@@ -138,6 +144,7 @@ def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInp
         "model_version": F.lit(pinned.model_version).cast("bigint"),
         "events_version": F.lit(pinned.features.versions[EVENTS.name]).cast("bigint"),
         "as_of": F.timestamp_micros(F.lit(pinned.as_of)),
+        "model_kind": F.col("kind"),
     }
     return scores.withColumns(constants).select(*USER_SCORES.names)
 
@@ -152,14 +159,21 @@ def score(
 
 
 def scoring_models(
-    models: Mapping[str, VersionedModel], declared: DeclaredOutcomes, as_of: int
+    models: Mapping[str, VersionedModel], declared: DeclaredOutcomes, as_of: int, batch: Iterable[BatchVersion] = ()
 ) -> dict[str, ScoringModel]:
-    """The last started version of each model that is valid at a time, microseconds."""
+    """The last started version of each model that is valid at a time, microseconds, and better batch models."""
     versions = {name: model.scoring_version(as_of) for name, model in models.items()}
-    return {
+    linear = {
         name: ScoringModel(declared.rules[name], one.state, one.valid_from, declared.outcomes[name].extrapolation)
         for name, one in versions.items()
         if one is not None
+    }
+    better = batch_versions.serving_versions(batch, declared, as_of)
+    return {
+        name: replace(model, valid_from=one.valid_from, kind=one.kind, batch=one.loaded)
+        if (one := better.get(name))
+        else model
+        for name, model in linear.items()
     }
 
 

@@ -51,15 +51,14 @@ def sum_examples(
     Returns:
         `scores`: ComparedScores; `sums`: OutcomeSums.
     """
-    is_in_cell = [pc.equal(examples[name], pa.scalar(value)) for name, value in cell._asdict().items()]
-    examples = examples.filter(pc.and_(is_in_cell[0], pc.and_(is_in_cell[1], is_in_cell[2])))
+    examples = rows_of_cell(examples, cell)
     rows = LabeledRows(
         x=model_inputs.matrix(feature_matrix(examples, len(model_inputs.features))),
         labels=np.zeros(0),
         times=np.full(len(examples), cell.at),
         shards=_shards(examples, rules),
     )
-    labels = {name: _labels(examples, name) for name in {*scored, *states}}
+    labels = {name: labels_of(examples, name) for name in {*scored, *states}}
     scores = {}
     for name, state in scored.items():
         eta = outcome_scores.etas(rules[name], state, rows.x)
@@ -73,6 +72,19 @@ def sum_examples(
         for name, state in states.items()
     }
     return {"scores": scores, "sums": sums}
+
+
+def rows_of_cell(examples: pa.Table, cell: Cell) -> pa.Table:
+    """The rows of a cell."""
+    is_in_cell = [pc.equal(examples[name], pa.scalar(value)) for name, value in cell._asdict().items()]
+    return examples.filter(pc.and_(is_in_cell[0], pc.and_(is_in_cell[1], is_in_cell[2])))
+
+
+def feature_values(examples: pa.Table, count: int) -> Floats:
+    """(m, count); values that are null, missing or not finite are NaN."""
+    values = feature_matrix(examples, count)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def feature_matrix(examples: pa.Table, count: int) -> Floats:
@@ -91,7 +103,7 @@ def _shards(examples: pa.Table, rules: Rules) -> Longs:
     return np.array([crc32(str(user).encode()) for user in examples["user_id"].to_pylist()], np.int64)
 
 
-def _labels(examples: pa.Table, outcome: str) -> Floats:
-    """(m,); NaN if the row is not in the population of the outcome."""
+def labels_of(examples: pa.Table, outcome: str) -> Floats:
+    """Labels, (m,); NaN if the row is not in the population of the outcome."""
     column: Any = examples["labels"].combine_chunks()
     return np.asarray(pc.map_lookup(column, pa.scalar(outcome), "first").to_numpy(zero_copy_only=False), np.float64)
