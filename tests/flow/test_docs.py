@@ -70,7 +70,8 @@ JOBS = (
     "run_demo", "serve_user", "learn_factors", "learn_publish", "serve_scores", "derive_sessions", "derive_transitions",
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
-    "learn_outcome_examples", "learn_outcomes", "serve_outcomes", "learn_demand", "serve_anomalies", "learn_batch_models",
+    "learn_outcome_examples", "learn_outcomes", "serve_outcomes", "learn_demand", "serve_anomalies",
+    "learn_batch_models",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"

@@ -660,8 +660,8 @@ USER_SCORES = Table(
         Column(
             "model_valid_from",
             "TIMESTAMP NOT NULL",
-            "Version of the model: `valid_from` in `outcome_models` or in `batch_models`; 1970: no model yet, the mean of "
-            "all users.",
+            "Version of the model: `valid_from` in `outcome_models` or in `batch_models`; 1970: no model yet, the mean "
+            "of all users.",
             "UTC",
         ),
         Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that the model is from."),

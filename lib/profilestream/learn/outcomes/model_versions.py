@@ -54,8 +54,9 @@ class VersionedModel:
         """The version that has learned the rows of a maturity time; null if there is none."""
         return next((one.state for one in self.versions if one.valid_from >= matures_at), None)
 
-    def learned(self, state: OutcomeState, matures_at: int, calibration: Calibration) -> "VersionedModel":
+    def learned(self, state: OutcomeState, matures_at: int, calibration: Calibration | None = None) -> "VersionedModel":
         """With the version after the rows of a maturity time; it replaces a version of the same time."""
+        calibration = calibration or Calibration()
         state = replace(state, curve=calibration.curve, uses_curve=calibration.is_used)
         valid_from = max([matures_at, *(one.valid_from for one in self.versions)])
         earlier = tuple(one for one in self.versions if one.valid_from < valid_from)

@@ -123,7 +123,7 @@ def score(models: Models, examples: Rows, declared: DeclaredOutcomes) -> dict[st
     """The scores of rows by the versions that were valid at their times, by outcome; rows without one are left out."""
     parts: dict[str, list[ScoreSums]] = defaultdict(list)
     for cells in _groups_of_cells(examples):
-        rows = _rows_of(examples, cells)
+        rows = rows_of_cells(examples, cells)
         for cell in cells:
             scored = _scoring_states(models, cell, declared)
             for name, one in _compare(scored, rows, cell, declared).items():
