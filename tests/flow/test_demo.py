@@ -18,11 +18,11 @@ from jobs import learn_publish, run_demo
 from tests.open_readers import assert_all_readers_agree
 
 ROOT = Path(__file__).parent.parent.parent
-# Online Retail has neither categories nor brands; two days give no scored rows, no labels and no models of outcomes.
+# Online Retail has neither categories nor brands; two days give no labels, models of outcomes or forecasts.
 # A file has no offsets, and the log no sequence numbers.
 OF_OTHER_SOURCES = (tables.CAPTURE_GAPS, tables.CAPTURE_SEQUENCES)
-WITHOUT_ROWS = ("category_hours", "brand_hours", "user_category_hours", "model_metrics", "training_examples",
-                "outcome_examples", "outcome_models", "demand_forecasts")  # fmt: skip
+WITHOUT_ROWS = ("category_hours", "brand_hours", "user_category_hours", "training_examples", "outcome_examples",
+                "outcome_models", "batch_models", "demand_forecasts", "unusual_activity")  # fmt: skip
 NOT_PUBLISHED = "published_outcome_models"
 
 
@@ -36,8 +36,10 @@ def _overrides(home: Path) -> list[str]:
         "capture.alarms.max_deviations=0.001",
         "capture.alarms.min_batches=1",
         "learn.examples.enabled=true",
-        "learn.demand.enabled=true",
         "learn.examples.interval=1d",
+        "learn.demand.enabled=true",
+        "learn.batch_models.enabled=true",
+        "serve.anomalies.enabled=true",
         *table_docs.ALL_TABLES_OVERRIDES,
     ]
 

@@ -183,13 +183,12 @@ def _append_examples(spark: SparkSession, settings: Settings, spec: OutcomesSpec
             "horizon_days": 7, "user_id": f"x{n % 30}", "at": at, "matures_at": at + 8 * DAY,
             "features": rng.gamma(2, 10, 3).round(2).tolist(),
             "labels": [("buy", float(rng.random() < 0.4)), ("spend", rng.gamma(2, 10))],
-            "feature_names": ",".join(spec.declared.features),
+            "feature_names": ",".join(spec.declared.features), "epoch": "one", "batch_id": 0,
         }
         for n, at in enumerate(times)
     ]  # fmt: skip
     table.prepare(spark, settings.paths)
-    examples = commits.with_batch_columns(table.arrow_rows(rows), table, Txn("test", "one", 0))
-    commits.append_untracked(spark, examples, table, settings.paths)
+    commits.append_untracked(spark, table.arrow_rows(rows), table, settings.paths)
     return rows
 
 
