@@ -71,6 +71,8 @@ def test_the_last_unusual_days_are_written_as_the_kernels_compute_them_from_all_
     shop = Shop(tmp_path, extra_settings=f'[derive]\nshop_timezone = "Asia/Kolkata"\n[serve.anomalies]\n{options}')
     settings, log = shop.settings(), _log()
     tables.EVENTS.create(spark, settings.paths)
+    assert serve_anomalies.main(["--config", str(shop.config())]) == 0
+    assert capsys.readouterr().out.startswith("0 days are unusual in ")
     # A guest, and a user whose clock is wrong by years.
     others = [Event(START, "guest", "view"), Event(START + 3000 * DAY, "stray", "view", "shop:stray")]
     naive.append_events(spark, [*log, *others], settings)
@@ -82,7 +84,7 @@ def test_the_last_unusual_days_are_written_as_the_kernels_compute_them_from_all_
     # 20:00 UTC and later is the next day in India.
     assert actual["shop:7"]["day"] == date(1970, 1, 1) + timedelta(days=20_010)
     assert [reason["measure"] for reason in actual["shop:7"]["reasons"]] == ["events", "times", "event_type"]
-    assert len(actual) == len(expected)
+    assert len(actual) == len(expected) > 1
     for row in expected:
         one = actual[row["user_id"]]
         assert (one["score"], one["share_of_days"]) == pytest.approx((row["score"], row["share_of_days"]))
