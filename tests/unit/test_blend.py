@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from profilestream.learn.rankers.kernels import blend
 from profilestream.learn.rankers.kernels.basket_index import BasketIndex
 from profilestream.learn.rankers.kernels.basket_rows import RankerParams
-from profilestream.learn.rankers.kernels.blend import INPUTS, BlendState, GateSums
+from profilestream.learn.rankers.kernels.blend import INPUTS, BlendState, BlendSums, GateSums
 
 from tests.laws import law_settings
 from tests.memory_rankers import DAY, MINUTE, START, Event, MemoryRankers, NaiveRankers
@@ -113,12 +113,16 @@ def test_a_batch_is_ranked_by_the_weights_before_it_and_the_first_one_with_a_sta
 
 
 def test_one_apply_changes_no_standardized_weight_by_more_than_the_limit() -> None:
-    model = MemoryRankers(RankerParams()).learn(regulars(0))
-    for day in range(1, 4):
-        before = model.blend.weights
-        model = model.learn(regulars(day))
-        scales = np.sqrt(model.blend.sums.variances / model.blend.sums.baskets)
-        assert np.abs((model.blend.weights - before) * scales).max() <= 1.5 + 1e-9
+    c = len(INPUTS)
+    rule, variances = np.column_stack([np.eye(c), np.full(c, 1000.0)]), np.full(c, 0.04)
+    state = BlendState.empty().learn([BlendSums(1.0, variances, rule, as_of=START)], [])
+    np.testing.assert_allclose(state.weights * 0.2, 1.5)
+
+
+def test_sums_whose_equations_have_no_solution_are_not_added() -> None:
+    state = MemoryRankers(RankerParams()).learn(regulars(0)).learn(regulars(1)).blend
+    bad = BlendSums(1.0, state.sums.variances, np.full_like(state.sums.rule, np.nan), as_of=START)
+    assert numbers(state.learn([bad], [])) == numbers(state)
 
 
 def test_the_candidates_are_the_best_items_of_each_ranker() -> None:

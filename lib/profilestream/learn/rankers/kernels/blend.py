@@ -151,20 +151,21 @@ class BlendState:
         return bool(self.weights.any())
 
     def learn(self, sums: list[BlendSums], gates: list[GateSums]) -> "BlendState":
-        """Add the sums of a batch, and solve once. The weights stay if the equations have no solution.
+        """Add the sums of a batch, and solve once. Sums whose equations have no solution are not added.
 
         Without a basket, the same object.
         """
         if not any(one.as_of for one in (*sums, *gates)):
             return self
         added = total([self.sums, *sums], HALF_LIFE_DAYS)
-        state = replace(self, sums=added, gate=total([self.gate, *gates], GATE_HALF_LIFE_DAYS))
+        state = replace(self, gate=total([self.gate, *gates], GATE_HALF_LIFE_DAYS))
         variances = added.variances / max(added.baskets, 1e-100)
         used = np.flatnonzero(variances > _MIN_VARIANCE)
         change = newton_steps.solve(added.rule, 0.25 * _RIDGE * variances, used) - self.weights
         if not np.isfinite(change).all():
             return state
-        return replace(state, weights=self.weights + newton_steps.limit_step(change, change * np.sqrt(variances)))
+        weights = self.weights + newton_steps.limit_step(change, change * np.sqrt(variances))
+        return replace(state, weights=weights, sums=added)
 
 
 def candidates(index: BasketIndex, users: pa.Table, per_ranker: int = CANDIDATES) -> Iterator[tuple[int, Candidates]]:
