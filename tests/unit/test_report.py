@@ -33,6 +33,7 @@ from profilestream.serve.report.view_users import (
     SegmentsView,
     TagRow,
     TagsView,
+    UnusualDay,
     UsersView,
 )
 
@@ -75,7 +76,7 @@ OUTCOMES = OutcomesView(
     as_of=DAY[27],
 )
 EMPTY = ReportView(
-    PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), (), frozenset()
+    PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), (), (), frozenset()
 )
 FULL = ReportView(
     pipeline=PipelineView(
@@ -122,11 +123,14 @@ FULL = ReportView(
             "item", date(2025, 2, 3), (DemandRow(EVIL, 1_204.4, 1_100.0, 0.35), DemandRow("cup", 9.0, 0.0, None))
         ),
     ),
+    unusual_days=(UnusualDay("shop:7", date(2025, 1, 27), 0.0004, (f"49 events, usually 3 {EVIL}",)),),
     recall=tuple(MetricPoint("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(MetricPoint("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
     versions=(PublishedVersion("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
     cards=(CARD,),
-    enabled=frozenset({"learn_factors", "learn_segments", "learn_demand", "learn_outcomes", "serve_tags"}),
+    enabled=frozenset(
+        {"learn_factors", "learn_segments", "learn_demand", "learn_outcomes", "serve_tags", "serve_anomalies"}
+    ),
 )
 
 
@@ -218,25 +222,37 @@ def test_a_report_without_data_contains_a_hint_in_every_section() -> None:
 
 def test_only_sections_without_data_contain_a_hint() -> None:
     by_name = {
-        section.name: section for section in sections.sections(replace(FULL, segments=None, outcomes=None, demand=()))
+        section.name: section
+        for section in sections.sections(replace(FULL, segments=None, outcomes=None, demand=(), unusual_days=()))
     }
-    assert [name for name, section in by_name.items() if section.hint] == ["segments", "outcomes", "demand"]
+    assert [name for name, section in by_name.items() if section.hint] == ["segments", "outcomes", "demand", "unusual"]
 
 
 def test_the_scores_of_outcomes_are_shown_in_their_units() -> None:
     page = render(FULL)
-    for text in ("91.2%", "1,234.50", "45.0%", "80.50", "days since the last order 80; raises the score"):
+    for text in ("91.2%", "1,234.50", "45.0%", "80.50", "0.04%", "days since the last order 80; raises the score"):
         assert text in page
 
 
 def test_a_hint_names_a_setting_only_if_it_is_not_set() -> None:
-    none = replace(FULL, segments=None, tags=None, outcomes=None, demand=(), recall=(), cost=(), enabled=frozenset())
+    none = replace(
+        FULL,
+        segments=None,
+        tags=None,
+        outcomes=None,
+        demand=(),
+        unusual_days=(),
+        recall=(),
+        cost=(),
+        enabled=frozenset(),
+    )
     all_enabled = replace(none, enabled=FULL.enabled)
     for view, is_expected in ((none, True), (all_enabled, False)):
         hints = {section.name: section.hint for section in sections.sections(view)}
         names = {
             "segments": "learn.segments.enabled", "tags": "serve.tags.enabled", "quality": "learn.factors.enabled",
             "outcomes": "serve.outcomes.enabled", "demand": "learn.demand.enabled",
+            "unusual": "serve.anomalies.enabled",
         }  # fmt: skip
         assert {name: setting in hints[name] for name, setting in names.items()} == dict.fromkeys(names, is_expected)
 

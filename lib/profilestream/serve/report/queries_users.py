@@ -12,12 +12,19 @@ from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.segments.segments_spec import SegmentsSpec
-from profilestream.serve.report.view_users import PreferencesView, SegmentRow, SegmentsView, TagRow, TagsView
+from profilestream.serve.report.view_users import (
+    PreferencesView,
+    SegmentRow,
+    SegmentsView,
+    TagRow,
+    TagsView,
+    UnusualDay,
+)
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users import user_view
 from profilestream.serve.users.all_users import read_or_empty
 
-_MAX_BATCHES, _MAX_MOVES, _MAX_SEGMENTS, _MAX_SHARES, _MAX_TAGS = 300, 20, 7, 12, 200
+_MAX_BATCHES, _MAX_MOVES, _MAX_SEGMENTS, _MAX_SHARES, _MAX_TAGS, _MAX_UNUSUAL = 300, 20, 7, 12, 200, 10
 
 
 def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
@@ -101,6 +108,15 @@ def tags(spark: SparkSession, settings: Settings) -> TagsView | None:
     )
     rows = counts.orderBy(F.desc("users"), "tag").limit(_MAX_TAGS).collect()
     return TagsView(as_of, tuple(TagRow(*row) for row in rows), evaluated["users"])
+
+
+def unusual_days(spark: SparkSession, settings: Settings) -> tuple[UnusualDay, ...]:
+    """The days that differ most from the earlier days of their users."""
+    rows = read_or_empty(spark, tables.UNUSUAL_ACTIVITY, settings).orderBy(F.desc("score"), "user_id", "day")
+    return tuple(
+        UnusualDay(row["user_id"], row["day"], row["share_of_days"], tuple(reason["text"] for reason in row["reasons"]))
+        for row in rows.limit(_MAX_UNUSUAL).collect()
+    )
 
 
 def preferences(spark: SparkSession, settings: Settings) -> tuple[PreferencesView, ...]:

@@ -17,6 +17,7 @@ from profilestream.serve.report import (
     queries_users,
 )
 from profilestream.serve.report.view_model import ReportView
+from profilestream.serve.scores import unusual_activity
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.all_users import read_or_empty
 
@@ -37,6 +38,7 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         preferences=queries_users.preferences(spark, settings),
         outcomes=queries_outcomes.outcomes(spark, settings),
         demand=queries_demand.demand(spark, settings),
+        unusual_days=queries_users.unusual_days(spark, settings),
         recall=queries_models.metric_points(metrics, "recall_20"),
         cost=queries_models.metric_points(metrics, "cost"),
         versions=versions,
@@ -50,5 +52,6 @@ def _enabled(settings: Settings) -> frozenset[str]:
     is_enabled = {
         **{learner.stage_name(): learner(settings).config.enabled for learner in LEARNERS},
         assign_tags.STEP: settings.serve.tags.enabled,
+        unusual_activity.STEP: settings.serve.anomalies.enabled,
     }
     return frozenset(name for name, enabled in is_enabled.items() if enabled)

@@ -77,6 +77,7 @@ def sections(view: ReportView) -> list[Section]:
         sections_users.preferences(view.preferences),
         sections_outcomes.expected_outcomes(view.outcomes, is_enabled="learn_outcomes" in view.enabled),
         sections_demand.demand(view.demand, is_enabled="learn_demand" in view.enabled),
+        sections_users.unusual_days(view.unusual_days, is_enabled="serve_anomalies" in view.enabled),
         sections_pipeline.model_quality(view),
         sections_pipeline.published_versions(view),
     ]

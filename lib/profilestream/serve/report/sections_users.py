@@ -13,6 +13,7 @@ from profilestream.serve.report.view_users import (
     PreferencesView,
     SegmentsView,
     TagsView,
+    UnusualDay,
     UsersView,
 )
 
@@ -179,6 +180,17 @@ def tags(tags: TagsView | None, *, is_enabled: bool) -> Section:
     columns = ("tag", "users", f"gained in {days} days", f"lost in {days} days")
     chart = Chart("Users by tag", caption, charts.tagged_users(tags.tags), TextTable("Tags and changes", columns, rows))
     return Section(name, title, (chart,))
+
+
+def unusual_days(days: tuple[UnusualDay, ...], *, is_enabled: bool) -> Section:
+    """The days of users that differ most from their earlier days, with reasons."""
+    name, title = "unusual", "Unusual activity"
+    if not days:
+        do = "Capture more days of users" if is_enabled else "Set serve.anomalies.enabled = true"
+        return Section(name, title, hint=f"No day is unusual. {do}, and run jobs/run_pipeline.py.")
+    rows = tuple((day.user_id, f"{day.day:%Y-%m-%d}", f"{day.share:.2%}", "; ".join(day.reasons)) for day in days)
+    columns = ("user", "day", "share of all days that differ as much", "reasons")
+    return Section(name, title, (TextTable("Days that differ most from the earlier days of the user", columns, rows),))
 
 
 def preferences(preferences: tuple[PreferencesView, ...]) -> Section:

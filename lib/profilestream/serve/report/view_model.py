@@ -8,7 +8,14 @@ from profilestream.learn.model_card import ModelCard
 from profilestream.serve.report.view_demand import DemandView
 from profilestream.serve.report.view_outcomes import OutcomesView
 from profilestream.serve.report.view_pipeline import PipelineView
-from profilestream.serve.report.view_users import EventsView, PreferencesView, SegmentsView, TagsView, UsersView
+from profilestream.serve.report.view_users import (
+    EventsView,
+    PreferencesView,
+    SegmentsView,
+    TagsView,
+    UnusualDay,
+    UsersView,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class ReportView:
     preferences: tuple[PreferencesView, ...]
     outcomes: OutcomesView | None
     demand: tuple[DemandView, ...]
+    unusual_days: tuple[UnusualDay, ...]
     recall: tuple[MetricPoint, ...]
     cost: tuple[MetricPoint, ...]
     versions: tuple[PublishedVersion, ...]

@@ -1,7 +1,7 @@
 """Contents of the report about events, users, segments, tags and preferences, as plain values."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from profilestream.serve.report.time_axis import TimeAxis
 from profilestream.serve.report.time_grains import TimeGrain
@@ -133,6 +133,20 @@ class TagsView:
     as_of: datetime
     tags: tuple[TagRow, ...]
     users: int
+
+
+@dataclass(frozen=True)
+class UnusualDay:
+    """A day of a user that differs from the user's earlier days.
+
+    Args:
+        share: estimated share of the days of all users that differ as much.
+    """
+
+    user_id: str
+    day: date
+    share: float
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
