@@ -243,7 +243,7 @@ def test_a_problem_of_the_last_version_stops_an_earlier_better_one(
 
     monkeypatch.setattr(batch_training, "fit", unfit)
     (new,) = [one for one in retrain(spec, linear, earlier) if one.outcome == "buy"]
-    assert new.problem == "no model" and new.improvement == last.improvement
+    assert new.problem == "no model" and new.improvement == last.improvement and not new.is_better
     assert batch_versions.serving_versions([*earlier, new], spec.declared, new.valid_from) == {}
 
 

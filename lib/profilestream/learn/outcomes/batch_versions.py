@@ -105,7 +105,7 @@ def serving_versions(versions: Iterable[BatchVersion], declared: DeclaredOutcome
         if one.valid_from <= at and one.outcome in declared.outcomes:
             if one.identity == identity_of(declared, one.outcome):
                 last[one.outcome, one.kind] = one
-    better = [one for one in last.values() if one.is_better and one.model is not None]
+    better = [one for one in last.values() if one.is_better]
     return {one.outcome: one for one in sorted(better, key=lambda one: one.improvement or 0.0)}
 
 
