@@ -55,6 +55,8 @@ def test_weights_sums_and_rankings_equal_loops_over_users_and_candidates(batches
         assert_close([sums.baskets, gate.baskets, gate.gain, gate.squares], [expected.baskets, *expected.gate])
         # Some equations are almost singular: columns are equal except for the ridge.
         assert_close(model.blend.weights, expected.weights, 1e-6)
+        # So that the sums of the next batch differ by rounding only.
+        expected.weights = model.blend.weights
 
 
 def blended(model: MemoryRankers, user: str) -> list[str]:
