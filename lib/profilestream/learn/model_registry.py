@@ -83,7 +83,8 @@ class RegisteredModel:
 
         Args:
             example: values by column of the input.
-            config: `table`, `model_version`, `params` and `options`, which published_model.py reads.
+            config: `table`, `model_version`, `params` and `options`, which published_model.py reads. `params` is JSON,
+                because MLflow sorts the keys of mappings, and the order of features has a meaning.
         """
         from mlflow import pyfunc
 

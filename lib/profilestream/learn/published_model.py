@@ -3,6 +3,7 @@
 The file has no numbers: its predictor reads the rows of the version from the published table, without Spark.
 """
 
+import json
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +25,7 @@ class PublishedModel(PythonModel):
         predictor: type[Predictor] = getattr(import_module(module), name)
         self._options = config["options"]
         rows = PublishedRows(config["table"], config["model_version"])
-        self._predictor = predictor(rows, config["params"], self._options)
+        self._predictor = predictor(rows, json.loads(config["params"]), self._options)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

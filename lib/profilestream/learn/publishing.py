@@ -132,7 +132,7 @@ def _create_version(
     commits.append(ordered, published, paths, Txn(STAGE, str(uuid.uuid4()), number))
     table = files.local_path(published.uri(paths)) or published.uri(paths)
     config = {
-        "table": table, "model_version": number, "params": dict(publication.params),
+        "table": table, "model_version": number, "params": json.dumps(publication.params),
         "options": dict(publication.options),
     }  # fmt: skip
     model.log_model(run, folder, publication.predictor, state.example, config)
