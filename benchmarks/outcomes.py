@@ -8,7 +8,8 @@ both can score is not reported. AUC is the mean over weeks, weighted by rows; ot
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,12 +32,19 @@ from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Outc
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE, feature_matrix
 from profilestream.learn.outcomes.model_versions import VersionedModel
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.serve.scores import user_scores
+from profilestream.serve.scores.score_rows import FeatureWords, ScoringModel
 from profilestream.steward import demo_files
-from pyspark.sql import SparkSession
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from sklearn.metrics import log_loss, roc_auc_score  # type: ignore[import-untyped]
 
 from benchmarks.result import Result
+from benchmarks.timing import measure_alternately, measure_seconds
 
 ROOT = Path(__file__).parent.parent
 SEED = 20_260_101
@@ -172,6 +180,61 @@ def outcomes_split(spark: SparkSession, work: Path) -> Result:
         changes[f"{log} {name}"] = abs(cut.auc() - ours.auc())
     detail = ", ".join(f"{name} {change:.5f}" for name, change in changes.items()) + f"; seed {SEED}"
     return Result("outcomes_split", max(changes.values()), "AUC", 0.001, "lower", "one batch per week", detail)
+
+
+def scores_rate(spark: SparkSession, work: Path, users: int = 1_000_000) -> Result:
+    """Users scored per second without reasons, over those of MLlib: one logistic outcome, 48 features in memory."""
+    labels = {"buy": {"question": "Does the user buy?", "unit": "true or false", "kind": "count"}}
+    names = [f"f{n}" for n in range(48)]
+    declared = DeclaredOutcomes.model_validate({
+        "labels": labels, "features": {name: {} for name in names},
+        "outcomes": {"buy": {"label": "buy", "horizon_days": 28}},
+    })  # fmt: skip
+    rule, random = declared.rules["buy"], np.random.default_rng(SEED)
+    state = OutcomeState.empty(rule, declared.inputs.names)
+    coefficients = random.normal(size=len(state.names)) / 10
+    state = replace(state, coefficients=coefficients, scales=np.ones(len(state.names)), is_started=True)
+    models, words = {"buy": ScoringModel(rule, state, 0)}, [FeatureWords(name) for name in names]
+    frame = spark.range(users).select(
+        F.col("id").cast("string").alias("user_id"),
+        F.array(*[F.randn(SEED + n) for n in range(len(names))]).alias("features"),
+        F.array(F.lit(True)).alias("populations"),
+    )
+    vectors = frame.select(
+        "user_id", array_to_vector("features").alias("features"), (F.col("features")[0] > 0).cast("int").alias("label")
+    )
+    classifier = LogisticRegression(maxIter=5).fit(vectors.limit(10_000))
+    with _cached(frame), _cached(vectors):
+
+        def ours(max_reasons: int) -> float:
+            return measure_seconds(lambda: _consume(user_scores.score(frame, models, declared, words, max_reasons)))
+
+        def mllib() -> float:
+            return measure_seconds(lambda: _consume(classifier.transform(vectors).select("user_id", "probability")))
+
+        mllib_seconds, seconds = measure_alternately(3, mllib, lambda: ours(0))
+        with_reasons = ours(3)
+    ratio = float(np.median(np.array(mllib_seconds) / np.array(seconds)))
+    detail = (
+        f"{users:,} users, 48 features; {users / np.median(seconds):,.0f} users/s, MLlib "
+        f"{users / np.median(mllib_seconds):,.0f}, with 3 reasons {users / with_reasons:,.0f}; medians of 3 runs; "
+        f"seed {SEED}"
+    )
+    return Result("scores_rate", ratio, "ratio of users/s", 1.0, "higher", "MLlib LogisticRegressionModel", detail)
+
+
+def _consume(rows: Any) -> None:
+    rows.write.format("noop").mode("overwrite").save()
+
+
+@contextmanager
+def _cached(frame: DataFrame) -> Iterator[None]:
+    """All rows of a frame are in memory during the block."""
+    frame.cache().count()
+    try:
+        yield
+    finally:
+        frame.unpersist()
 
 
 def spend_bias(spark: SparkSession, work: Path) -> Result:

@@ -47,7 +47,7 @@ BENCHMARKS = (
     learn.factors_vs_mllib, learn.factors_model_10x, learn.topn_vs_mllib,
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,
     outcomes.outcomes_auc_vs_boosting, outcomes.outcomes_cpu_vs_boosting, outcomes.outcomes_ece,
-    outcomes.outcomes_split, outcomes.spend_bias,
+    outcomes.outcomes_split, outcomes.spend_bias, outcomes.scores_rate,
     serve.report_seconds,
 )  # fmt: skip
 # Benchmarks without Spark.

@@ -94,6 +94,23 @@ def test_a_user_alone_has_the_scores_and_reasons_that_it_has_among_others(spec: 
                 assert mine == {field: theirs[field] for field in mine}
 
 
+@pytest.mark.parametrize("max_reasons", [0, 1])
+def test_fewer_reasons_are_the_first_ones_and_change_no_score(
+    spec: OutcomesSpec, models: Models, max_reasons: int
+) -> None:
+    users = pa.table(
+        {
+            "user_id": ["a", "b"],
+            "features": features_of(1, 2),
+            "populations": [[True] * len(spec.declared.outcomes)] * 2,
+        },
+        schema=score_rows.USER,
+    )
+    expected = user_scores.score(users, models, spec.declared, WORDS).to_pylist()
+    actual = user_scores.score(users, models, spec.declared, WORDS, max_reasons).to_pylist()
+    assert actual == [{**row, "reasons": row["reasons"][:max_reasons]} for row in expected]
+
+
 def test_reasons_and_the_contributions_of_other_features_add_up_to_the_difference_from_mean_inputs(
     spec: OutcomesSpec, models: Models
 ) -> None:

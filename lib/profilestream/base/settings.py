@@ -844,10 +844,12 @@ class OutcomeScores(Frozen):
         enabled: whether `run_pipeline` writes them after its stages.
         active_within: a user has scores if the user has an event in this interval before the newest event; `lifetime`:
             all users.
+        max_reasons: reasons per score, at most; scores are computed faster without.
     """
 
     enabled: bool = False
     active_within: str = Field(default="lifetime", pattern=r"^([1-9]\d{0,4}[hd]|lifetime)$")
+    max_reasons: int = Field(default=3, ge=0)
 
 
 class Anomalies(Frozen):

@@ -654,7 +654,7 @@ USER_SCORES = Table(
         Column(
             "reasons",
             "ARRAY<STRUCT<feature: STRING, value: DOUBLE, contribution: DOUBLE, text: STRING>> NOT NULL",
-            "The features that move the score most, at most three; a contribution is the difference from a row with "
+            "The features that move the score most; a contribution is the difference from a row with "
             "the means of all inputs, as a logit or margin, or in the logarithm of an amount.",
         ),
         Column(

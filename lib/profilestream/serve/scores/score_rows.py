@@ -18,7 +18,6 @@ from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule, OutcomeState
 from profilestream.learn.outcomes.kernels.outcome_tasks import feature_values
 
-MAX_REASONS = 3
 # `features` as in outcome_tasks.EXAMPLE; `populations`: whether the user is in that of each declared outcome.
 USER = pa.schema([
     pa.field("user_id", pa.string()), pa.field("features", pa.list_(pa.float64())),
@@ -80,7 +79,7 @@ class FeatureWords:
 
 def score_users(
     users: pa.Table, *, model_inputs: ModelInputs, outcomes: Sequence[str], models: Mapping[str, ScoringModel],
-    words: Sequence[FeatureWords],
+    words: Sequence[FeatureWords], max_reasons: int,
 ) -> dict[str, pa.Table]:  # fmt: skip
     """`scores`: one row per model and user in its population.
 
@@ -93,6 +92,7 @@ def score_users(
         users: rows with USER.
         outcomes: all declared outcomes, in the order of `populations`.
         words: by feature of `model_inputs`.
+        max_reasons: per row; 0: all lists are empty.
     """
     values = feature_values(users, len(model_inputs.features))
     x = model_inputs.matrix(values)
@@ -100,35 +100,35 @@ def score_users(
     parts = [SCORE.empty_table()]
     for outcome, model in models.items():
         members = np.flatnonzero(is_in[:, outcomes.index(outcome)])
-        parts.append(
-            _scores(users["user_id"].take(members), outcome, model, x[members], values[members], model_inputs, words)
-        )
+        reasons = pa.array([[]] * len(members), SCORE.field("reasons").type)
+        if max_reasons:
+            contributions = outcome_scores.contributions(model.rule, model.state, x[members])
+            reasons = _reasons(contributions, values[members], model_inputs, words, max_reasons)
+        parts.append(_scores(users["user_id"].take(members), outcome, model, x[members], values[members], reasons))
     return {"scores": pa.concat_tables(parts)}
 
 
-def _scores(
-    user_ids: Any, outcome: str, model: ScoringModel, x: Floats, values: Floats, model_inputs: ModelInputs,
-    words: Sequence[FeatureWords],
-) -> pa.Table:  # fmt: skip
+def _scores(user_ids: Any, outcome: str, model: ScoringModel, x: Floats, values: Floats, reasons: Any) -> pa.Table:
     """Rows with SCORE by one model."""
     eta, predictions = model.scores(x, values)
     has_probability = model.rule.loss in ("logistic", "squared")
-    contributions = outcome_scores.contributions(model.rule, model.state, x)
     columns = {
         "user_id": user_ids,
         "outcome": pa.array([outcome] * len(x), pa.string()),
         "score": predictions * model.extrapolation if model.rule.loss == "poisson" else eta,
         "probability": predictions if has_probability else pa.nulls(len(x), pa.float64()),
-        "reasons": _reasons(contributions, values, model_inputs, words),
+        "reasons": reasons,
         "valid_from": np.full(len(x), model.valid_from),
         "kind": pa.array([model.kind] * len(x), pa.string()),
     }
     return pa.table(columns, schema=SCORE)
 
 
-def _reasons(contributions: Floats, values: Floats, model_inputs: ModelInputs, words: Sequence[FeatureWords]) -> Any:
+def _reasons(
+    contributions: Floats, values: Floats, model_inputs: ModelInputs, words: Sequence[FeatureWords], count: int
+) -> Any:
     """The reasons of each row, an array of lists."""
-    features, sizes = outcome_scores.top_reasons(contributions, model_inputs.sources, MAX_REASONS)
+    features, sizes = outcome_scores.top_reasons(contributions, model_inputs.sources, count)
     rows, positions = np.nonzero(sizes)
     features, sizes, shown = features[rows, positions], sizes[rows, positions], values[rows, features[rows, positions]]
     # The value of a category is the number of its bucket, which means nothing to a reader.

@@ -137,7 +137,8 @@ def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInp
         return spark.createDataFrame([], USER_SCORES.schema)
     models |= {name: constant_model(pinned.declared, name, _mean_label(spark, pinned, name)) for name in sorted(values)}
     users = user_features(spark, pinned, pinned.as_of, settings.serve.outcomes.active_within)
-    scores = score(users, models, pinned.declared, feature_words(pinned.features))
+    reasons = settings.serve.outcomes.max_reasons
+    scores = score(users, models, pinned.declared, feature_words(pinned.features), reasons)
     constants = {
         "model_valid_from": F.timestamp_micros("valid_from"),
         "models_version": F.lit(pinned.models_version).cast("bigint"),
@@ -150,11 +151,14 @@ def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInp
 
 
 def score(
-    users: Rows, models: Mapping[str, ScoringModel], declared: DeclaredOutcomes, words: list[FeatureWords]
-) -> Rows:
+    users: Rows, models: Mapping[str, ScoringModel], declared: DeclaredOutcomes, words: list[FeatureWords],
+    max_reasons: int = 3,
+) -> Rows:  # fmt: skip
     """Rows with score_rows.SCORE of rows with score_rows.USER, frames or Arrow tables."""
-    arguments = {"model_inputs": declared.inputs, "outcomes": list(declared.outcomes), "models": models, "words": words}
-    outputs, _ = run_pass(SCORE_USERS, {"users": users}, **arguments)
+    outputs, _ = run_pass(
+        SCORE_USERS, {"users": users}, model_inputs=declared.inputs, outcomes=list(declared.outcomes), models=models,
+        words=words, max_reasons=max_reasons,
+    )  # fmt: skip
     return outputs["scores"]
 
 
