@@ -201,7 +201,9 @@ def scores_rate(spark: SparkSession, work: Path, users: int = 1_000_000) -> Resu
         F.array(F.lit(True)).alias("populations"),
     )
     vectors = frame.select(
-        "user_id", array_to_vector("features").alias("features"), (F.col("features")[0] > 0).cast("int").alias("label")
+        "user_id",
+        array_to_vector(F.col("features")).alias("features"),
+        (F.col("features")[0] > 0).cast("int").alias("label"),
     )
     classifier = LogisticRegression(maxIter=5).fit(vectors.limit(10_000))
     with _cached(frame), _cached(vectors):
