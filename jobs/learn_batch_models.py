@@ -1,4 +1,4 @@
-"""Batch models of outcomes, such as boosted trees: fitted again from examples, and compared with the linear models.
+"""Fit batch models of outcomes, such as boosted trees, to stored examples, and compare them with the linear models.
 
 reads:  outcome_examples, outcome_models
 writes: batch_models

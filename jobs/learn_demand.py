@@ -1,4 +1,4 @@
-"""Purchases to units by item and week and by category and day, and forecasts when a week or day is complete.
+"""Add up the units of sales by item and week and by category and day, and forecast them when a period is complete.
 
 reads:  events
 writes: demand_units, demand_forecasts, model_metrics, stage_batches

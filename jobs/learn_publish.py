@@ -1,8 +1,8 @@
 """Publish the state of a learner as a version of a registered model: champion if it passes the gate, else challenger.
 
-Before, a champion whose rows or metric are bad is rolled back.
+First, it rolls back a champion whose rows or metric are bad.
 
-reads:  the tables of a learner, model_metrics, events
+reads:  factors, segments, basket_counts or outcome_models; model_metrics, events
 writes: published_factors, published_segments, published_basket_counts or published_outcome_models, and the MLflow model
         registry
 """

@@ -1,6 +1,6 @@
 """Write the scores of all users by the models of outcomes, with reasons, as of the newest event.
 
-reads:  published_outcome_models, else outcome_models; the tiles of users, events
+reads:  published_outcome_models, else outcome_models; batch_models, customer_hours, events
 writes: user_scores
 """
 

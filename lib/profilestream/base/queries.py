@@ -377,8 +377,9 @@ class Query:
         versions: returns the version (of Delta, or a hash of files) of each other input, when a batch is planned.
         on_progress: called with the epoch about once a second while the query runs (false) and after it ended without
             an error (true), for reports outside of the tables; must not raise and must return quickly.
-        min_interval: seconds between the starts of two batches of a continuous run, at least. Queries with one take
-            turns, so that they leave processors to capture and profiles.
+        min_interval: seconds between the starts of two batches of a continuous run, at least. If it is not 0, batches
+            of the query take turns with those of other such queries, so that processors remain for capture and
+            profiles.
     """
 
     stage: str

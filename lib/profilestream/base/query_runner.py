@@ -39,7 +39,7 @@ class QueryRunner:
 
     Args:
         progress: of an earlier run of the query in this process, to continue; null: none.
-        turn: entered by each batch, so that it can wait for batches of other queries; null: no batch waits.
+        turn: a context in which each batch runs, so that it can wait for other queries; null: no batch waits.
 
     Raises:
         ProfilestreamError: the query must not start; see startup_checks.

@@ -566,7 +566,8 @@ class Rankers(LearnerSettings):
         half_life_days: half-life of the counts of a user, of transitions and of rules, in event time.
         popularity_half_life_days: half-life of an item's popularity, in event time.
         max_items: number of items stored per user, those with the highest decayed counts.
-        max_followers: number of following items stored per item, those with the highest decayed counts.
+        max_followers: number of followers stored per item, and of items in its rules, those with the highest decayed
+            counts.
     """
 
     event_types: tuple[str, ...] = Field(default=("purchase",), min_length=1)
@@ -611,13 +612,14 @@ class BatchModels(Frozen):
     """Models of outcomes that `learn_batch_models` fits again from stored examples (docs/learners.md).
 
     Args:
-        enabled: whether `run_pipeline` runs it after its stages.
+        enabled: whether `run_pipeline` runs the step after its stages.
         kinds: `boosting`: small boosted trees; `mlp`: a neural network with one hidden layer.
         retrain_days: a version is fitted once in each period of this many days.
         history_days: a version learns the examples that have matured in this many days before it.
-        max_rows: examples that it learns at most, of users that are selected by a hash.
+        max_rows: examples that a version learns at most, of users that are selected by a hash.
         min_rows: examples that a version, and a comparison with the linear model, need at least.
-        margin: a kind serves if its loss is lower by more than this share, at the lower end of the 90 % interval.
+        margin: a kind is served if its loss is lower than that of the linear model by more than this share, at the
+            lower end of the 90 % interval.
         seed: of the hash and of the network.
     """
 
@@ -665,9 +667,9 @@ class Gate(Frozen):
             `model_metrics`.
         margin: relative difference by which the version must be better than a champion of another epoch.
         tolerance: relative difference by which the version may be worse than a champion of the same epoch, and the
-            champion since its publication worse than the version before.
-        drought_days: no version replaces the champion if the newest evaluated rows are older than this, besides the
-            delay of the label.
+            champion since its publication worse than the version before at its time.
+        drought_days: no version replaces the champion if the newest evaluated rows are older than this plus the delay
+            of the label.
     """
 
     eval_batches: int = Field(default=20, ge=1)
@@ -812,7 +814,7 @@ class Scores(Frozen):
         model: `newest`: the current version of the table `factors`; else an alias of a published version (`champion`).
         purposes: the lists that each user gets. `for_you`: items that are new to the user, by the factors. By the table
             `basket_counts`, if `learn.rankers` is enabled: `buy_again`, items of the user; `next_basket`, both;
-            `next_in_session`, items that follow the latest ones in the order of sessions.
+            `next_in_session`, items that follow the user's latest items in sessions.
         top_k: items per user and purpose.
         active_within_days: only users with an event in this many days before the newest event; null: all users.
         exclude_bought: for_you: exclude items that the user ever bought and did not return completely.
@@ -844,7 +846,7 @@ class OutcomeScores(Frozen):
         enabled: whether `run_pipeline` writes them after its stages.
         active_within: a user has scores if the user has an event in this interval before the newest event; `lifetime`:
             all users.
-        max_reasons: reasons per score, at most; scores are computed faster without.
+        max_reasons: reasons per score, at most; with 0, scores are computed faster.
     """
 
     enabled: bool = False
@@ -857,10 +859,10 @@ class Anomalies(Frozen):
 
     Args:
         enabled: whether `run_pipeline` writes them after its stages.
-        report_days: unusual days among this many last days are written.
+        report_days: number of last days whose unusual days are written.
         history_days: only events of this many days before the newest event are read.
         half_life_days: half-life of the weight of an earlier day in a user's baseline.
-        max_share: a day is unusual if at most this share of the days of all users has such a score.
+        max_share: a day is unusual if at most this share of the days of all users has a score at least as high.
     """
 
     enabled: bool = False

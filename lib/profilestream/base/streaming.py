@@ -89,8 +89,8 @@ def _run_group(
     # What a person has allowed for the start is not repeated at a restart.
     options_of_restart = replace(options, rebuild=(), replan=False, accept_gaps=False)
 
-    # At most half of the processors work for queries that may wait; without turns all of them start at the same time,
-    # because Spark aligns triggers with the clock.
+    # Of the queries with an interval, at most half as many process a batch at a time as there are processors. Without
+    # turns their batches start at the same time, because Spark aligns triggers with the clock.
     turns = threading.Semaphore(max(1, spark.sparkContext.defaultParallelism // 2))
 
     def new_runner(query: Query, ended: QueryRunner | None = None) -> QueryRunner:

@@ -351,7 +351,7 @@ SEGMENT_DESCRIPTIONS = Table(
 
 BASKET_COUNTS = Table(
     name="basket_counts",
-    meaning="One row per user and one per item: decayed counts of the items in baskets; and one row of the blend.",
+    meaning="One row per user and one per item: decayed counts of the items in baskets; and one row with the blend.",
     writer="learn_rankers",
     columns=(
         Column("side", "STRING NOT NULL", "`user`, `item` or `blend`."),
@@ -364,8 +364,12 @@ BASKET_COUNTS = Table(
         Column("popularity", "DOUBLE", "Item: count of its events, decayed by popularity_half_life_days."),
         Column("rule_items", "ARRAY<STRING>", "Item: items of later events of the same baskets."),
         Column("rule_counts", "ARRAY<DOUBLE>", "Item: decayed count of each of `rule_items`, the largest first."),
-        Column("blend_weights", "ARRAY<DOUBLE>", "Blend: weight of each input (docs/learners.md)."),
-        Column("blend_sums", "ARRAY<DOUBLE>", "Blend: decayed sums that the weights are computed from."),
+        Column("blend_weights", "ARRAY<DOUBLE>", "Blend: weight of each input, in the order of docs/learners.md."),
+        Column(
+            "blend_sums",
+            "ARRAY<DOUBLE>",
+            "Blend: decayed sums of the weights and of the gate, in the order of docs/learners.md.",
+        ),
         as_of(),
         EPOCH,
         BATCH_ID,
@@ -479,12 +483,15 @@ OUTCOME_MODELS = Table(
         Column("rule_sums", "ARRAY<DOUBLE>", "Newton: decayed sums A (upper triangle) and b."),
         Column("memory", "ARRAY<DOUBLE>", "Accumulators of a first-order rule."),
         Column(
-            "calibration_sums", "ARRAY<DOUBLE>", "Decayed rows, labels and predictions by bin of the logit; or null."
+            "calibration_sums",
+            "ARRAY<DOUBLE>",
+            "Decayed numbers of rows, sums of labels and of predictions by bin of the logit; null: no calibration.",
         ),
         Column(
             "calibration_losses",
             "ARRAY<DOUBLE>",
-            "Of the weeks in the window of the calibration: time in microseconds, log loss, and log loss on the curve.",
+            "Three numbers per time of rows in the last 56 days: the time in microseconds, and the sums of the log "
+            "loss without and with the curve.",
         ),
         as_of("Newest `at` of the learned rows; decayed sums are valid at this time."),
         EPOCH,
@@ -496,8 +503,8 @@ OUTCOME_MODELS = Table(
 
 BATCH_MODELS = Table(
     name="batch_models",
-    meaning="One row per outcome, kind and version of a batch model, with the comparison of earlier versions with the "
-    "linear models. It never changes.",
+    meaning="One row per outcome, kind and version of a batch model, and the comparison of earlier versions with the "
+    "linear model. It never changes.",
     writer="learn_batch_models",
     columns=(
         Column("outcome", "STRING NOT NULL", "Name of the outcome."),
@@ -506,21 +513,21 @@ BATCH_MODELS = Table(
         Column("valid_from", "TIMESTAMP NOT NULL", "Maturity time of the newest rows that it has learned.", "UTC"),
         Column("rows", "BIGINT NOT NULL", "Number of rows that it has learned.", "rows"),
         as_of("Newest `at` of the learned rows."),
-        Column("library", "STRING NOT NULL", "Library that has fitted it."),
+        Column("library", "STRING NOT NULL", "Name and version of the library that has fitted it."),
         Column("problem", "STRING NOT NULL", "Why there is no model; else empty."),
         Column("model", "BINARY", "Trees or weights as arrays, a .npz file; null: there is none."),
         Column(
             "evaluated_rows", "BIGINT NOT NULL",
-            "Rows that matured since the version before, and that an earlier version and a linear model have scored.",
+            "Rows that matured since the version before, and that an earlier version and the linear model have scored.",
             "rows",
         ),
-        Column("losses", "ARRAY<DOUBLE> NOT NULL", "Sum of the losses of these rows by group of users."),
-        Column("linear_losses", "ARRAY<DOUBLE> NOT NULL", "The same of the linear models."),
-        Column("metrics", "MAP<STRING, DOUBLE> NOT NULL", "Metrics of these rows; learn_outcomes declares them."),
-        Column("linear_metrics", "MAP<STRING, DOUBLE> NOT NULL", "The same of the linear models."),
+        Column("losses", "ARRAY<DOUBLE> NOT NULL", "Sum of the losses of these rows in each of 200 groups of users."),
+        Column("linear_losses", "ARRAY<DOUBLE> NOT NULL", "The same of the linear model."),
+        Column("metrics", "MAP<STRING, DOUBLE> NOT NULL", "Metrics of these rows, with names as in `model_metrics`."),
+        Column("linear_metrics", "MAP<STRING, DOUBLE> NOT NULL", "The same of the linear model."),
         Column(
             "improvement", "DOUBLE",
-            "Share by which the losses are lower than those of the linear models, over the evaluations of 182 days; "
+            "Share by which the losses are lower than those of the linear model, over the evaluations of 182 days; "
             "null: there are none.",
         ),
         Column("improvement_low", "DOUBLE", "Lower end of its 90 % interval over users."),
@@ -648,29 +655,31 @@ USER_SCORES = Table(
         Column(
             "score",
             "DOUBLE NOT NULL",
-            "Logit or margin of the model; of an amount: the predicted amount, of a customer value in `value_days`.",
+            "Logit or margin of the model; of an amount: the predicted amount; of a customer value: that of "
+            "`value_days`.",
         ),
         Column("probability", "DOUBLE", "Probability of the outcome, 0 to 1; null for amounts and margins."),
         Column(
             "reasons",
             "ARRAY<STRUCT<feature: STRING, value: DOUBLE, contribution: DOUBLE, text: STRING>> NOT NULL",
-            "The features that move the score most; a contribution is the difference from a row with "
-            "the means of all inputs, as a logit or margin, or in the logarithm of an amount.",
+            "The features that move the score most, at most `max_reasons`; a contribution is the difference from a "
+            "row with the means of all inputs, as a logit or margin, or in the logarithm of an amount.",
         ),
         Column(
             "model_valid_from",
             "TIMESTAMP NOT NULL",
-            "Version of the model: `valid_from` in `outcome_models` or in `batch_models`; 1970: no model yet, the mean "
-            "of all users.",
+            "Version of the model: `valid_from` in `outcome_models` or in `batch_models`; 1970-01-01: there is no "
+            "model yet, and the score is from the mean of all users.",
             "UTC",
         ),
-        Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` that the model is from."),
-        Column("model_version", "BIGINT", "Version of the registered model, its champion; null: there is no champion."),
+        Column("models_version", "BIGINT NOT NULL", "Delta version of `outcome_models` with the linear model."),
+        Column("model_version", "BIGINT", "Version of the registered model that is the champion; null: none is."),
         Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
         as_of("Newest event time: features use the events until then."),
         Column(
             "model_kind", "STRING",
-            "`linear`, or the kind of the batch model of score and probability; reasons are of the linear model.",
+            "`linear`, or the kind of the batch model that score and probability are from; reasons are always from the "
+            "linear model.",
         ),
     ),
     key=("user_id", "outcome"),
@@ -679,14 +688,16 @@ USER_SCORES = Table(
 
 UNUSUAL_ACTIVITY = Table(
     name="unusual_activity",
-    meaning="One row per user and unusual day among the last days, with reasons.",
+    meaning="One row per user and unusual day among the last `report_days` days, with reasons.",
     writer="serve_anomalies",
     retention="replaced by each run",
     columns=(
         USER_ID,
         Column("day", "DATE NOT NULL", "The day, in the time zone of the shop."),
         Column(
-            "score", "DOUBLE NOT NULL", "Sum over the measures of -log(share of such deviations / 5 %), if positive."
+            "score",
+            "DOUBLE NOT NULL",
+            "Sum over the measures of -log(share of days with such a deviation / 5 %), if positive.",
         ),
         Column(
             "share_of_days", "DOUBLE NOT NULL", "Estimated share of the days of all users with at least this score."
@@ -698,7 +709,7 @@ UNUSUAL_ACTIVITY = Table(
             "in their standard deviations.",
         ),
         Column("events_version", "BIGINT NOT NULL", "Delta version of `events` that was read."),
-        as_of("Newest event time: days until then are reported."),
+        as_of("Newest event time, without events that are far from all others; later events are not used."),
     ),
     key=("user_id", "day"),
 )

@@ -19,8 +19,8 @@ def batches_of_state(
 ) -> EvaluatedBatches:
     """The last evaluated batches of a state.
 
-    Batches until a version of the epoch that was rolled back evaluated earlier states, which were good: with them, the
-    same bad state would pass.
+    Batches up to the publication of a version that was rolled back are left out: they evaluated earlier, good states.
+    With them the same bad state would pass.
     """
     tags = [VersionTags.of(version) for version in versions]
     bad = max((one.batch_id for one in tags if one.problem and one.epoch == epoch), default=-1)

@@ -1,4 +1,4 @@
-"""The promotion gate: compares versions by prequential metrics of batches. Pure functions of collected rows."""
+"""The promotion gate: compares versions by prequential metrics of batches. Pure functions of rows in the driver."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class GateMetric:
         baseline: another model; the metric is divided by the baseline's, so that it can be compared between epochs
             with different scales. Empty: no division.
         label_days: a row is evaluated this many days after its time.
-        label_metric: name of the metric that contains the mean label, which can drift too; empty: none.
+        label_metric: name of the metric that is the mean label, for the detection of drift; empty: none.
     """
 
     learner: str
@@ -58,7 +58,7 @@ class GateMetric:
         return EvaluatedBatches.of(rows, self.metric.name, model or self.model, epoch, self.baseline)
 
     def gain(self, one: EvaluatedBatches, other: EvaluatedBatches, *, is_paired: bool) -> Interval:
-        """By how much the first one is better."""
+        """By how much the metric of `one` is better than that of `other`, in the unit of the metric."""
         better, worse = (other, one) if self.metric.is_lower_better else (one, other)
         return difference_interval(better.ratio, worse.ratio, is_paired=is_paired)
 
@@ -84,9 +84,9 @@ def compare(
     """Whether a version replaces the champion.
 
     A champion of the same epoch is an earlier state of the same learner. The new state has learned more, so it passes
-    unless its mean is worse than the champion's was by more than `tolerance`. A champion of another epoch was learned
-    with other settings, or from scratch. The new state must be better by more than `margin` at the lower end of the
-    interval.
+    unless its mean is worse than that of the champion when it was published, by more than `tolerance`. A champion of
+    another epoch was learned with other settings, or from scratch. The new state must be better by more than `margin`
+    at the lower end of the interval.
 
     Args:
         rows: from `evaluated_batches.collect`, with the epochs of both.
@@ -161,10 +161,11 @@ def _needed(gate_metric: GateMetric) -> str:
 def find_deterioration(
     gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, previous: RegisteredVersion
 ) -> str:
-    """How the champion's metric since its publication is worse than that of the version before; empty: it is not.
+    """The reason why the champion's metric since its publication is too bad; empty: it is not.
 
-    It is worse by more than `tolerance` at the lower end of the interval, or it is not finite. A champion that is older
-    than the version before was promoted by a user, and is not compared.
+    It is too bad if it is worse than that of the version before by more than `tolerance`, at the lower end of the
+    interval, or not finite. A champion that is older than the version before was promoted by a user, and is not
+    compared.
     """
     tags, gate = VersionTags.of(champion), gate_metric.gate
     since = gate_metric.batches(rows, tags.epoch, tags.model).since(tags.batch_id, tags.valid_from)
@@ -182,7 +183,7 @@ def find_deterioration(
 
 
 def find_drought(gate_metric: GateMetric, evaluated: EvaluatedBatches, batch_id: int, newest_day: int | None) -> str:
-    """Why the metric has no recent labels; empty: it has.
+    """The reason why there are no recent evaluated rows; empty: there are.
 
     Args:
         evaluated: all evaluated batches of the epoch.

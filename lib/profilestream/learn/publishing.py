@@ -43,7 +43,7 @@ from profilestream.learn.version_aliases import CHALLENGER, CHAMPION, ROWS_REMOV
 def publish(spark: SparkSession, settings: Settings, publication: Publication) -> str:
     """Create a version of the current state and set its alias; returns the message for the user.
 
-    Before, the champion is rolled back if its rows or its metric since its publication are bad.
+    First, the champion is rolled back if its rows or its metric since its publication are bad.
 
     Raises:
         NothingToDo: nothing was learned yet.

@@ -15,7 +15,7 @@ Norms = Mapping[str, float]
 
 
 def norms_of(rows: DataFrame, table: Table, columns: Sequence[str]) -> dict[str, float]:
-    """The largest norm of a row by column, as in `largest_norms`; NaN or infinite if a value is."""
+    """The norm of each column, as in `largest_norms`; NaN or infinite if a value is."""
     schema = pa.schema([table.arrow_schema.field(name) for name in columns])
     one = Pass(largest_norms, inputs={"rows": schema}, results=("norms",))
     _, results = run_pass(one, {"rows": rows.select(*columns)})
@@ -23,7 +23,7 @@ def norms_of(rows: DataFrame, table: Table, columns: Sequence[str]) -> dict[str,
 
 
 def find_problem(norms: Norms, good: Norms, max_growth: float) -> str:
-    """Why a state must not be served; empty: no problem.
+    """The reason why a state must not be served; empty: no problem.
 
     Args:
         good: norms of an earlier version with the same settings; empty: there is none.

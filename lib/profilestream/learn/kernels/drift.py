@@ -8,7 +8,7 @@ import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats
 
-# Values that a mean needs.
+# Minimal number of values of a part of the window in ADWIN, and of the reference in Page-Hinkley.
 _MIN_VALUES = 5
 _MIN_REFERENCE = 20
 
@@ -19,7 +19,7 @@ def adwin(values: Floats, confidence: float = 0.002) -> list[int]:
     The window has the W values since the last change. It is cut into n0 older and n1 newer values when their means
     differ by more than sqrt(2 d / m) + 2 d / (3 m) standard deviations of the window, with d = ln(2 ln W / confidence)
     and 1 / m = 1 / n0 + 1 / n1; the older part is dropped. A part has at least 5 values. Here all cuts are tried, not
-    only those of buckets. The paper measures in units of the range of the values, which is not known here.
+    only those at the bounds of buckets. The paper divides values by their range, which is not known here.
 
     Args:
         values: (n,), finite.

@@ -1,4 +1,4 @@
-"""One apply of Newton's method: the solution of stored sums, and a limited step to it.
+"""One step of Newton's method: the solution of stored sums, and a limited change of coefficients toward it.
 
 Runs on executors, so it imports numpy only.
 """
@@ -7,7 +7,8 @@ import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats, Longs
 
-# Largest change by one apply, in standard deviations of an input: Newton's method overshoots when predictions are bad.
+# Largest effect of one step, for a change of an input by one standard deviation: longer steps overshoot when
+# predictions are bad.
 MAX_STEP = 1.5
 _JITTER = 1e-9
 

@@ -1,4 +1,4 @@
-"""The largest norm of a row of a learner's state, by column: NaN or infinite if a value is.
+"""The largest root mean square of a row of a learner's state, by column; NaN or infinite if a value is.
 
 Runs on executors, so it imports numpy and pyarrow only.
 """

@@ -122,7 +122,7 @@ def retrain(
 
 @dataclass(frozen=True)
 class _BatchLearner:
-    """What all versions of a run are computed from; `examples` are a frame or an Arrow table."""
+    """Fits and evaluates the versions of a run; `examples` are a frame or an Arrow table."""
 
     declared: DeclaredOutcomes
     config: BatchModels
@@ -131,7 +131,7 @@ class _BatchLearner:
     cells: Mapping[Cell, int]
 
     def outcomes_of(self, horizon: int) -> list[str]:
-        """The outcomes of a horizon that have probabilities or amounts, without those that promise directions."""
+        """The outcomes of a horizon that have probabilities or amounts, without those with monotonic features."""
         return [
             name
             for name, one in self.declared.outcomes.items()
@@ -204,7 +204,7 @@ class _BatchLearner:
         }
 
     def _sample(self, horizon: int, at: int) -> pa.Table:
-        """The rows that a version learns: all of the last days if they are few enough, else those of some users."""
+        """The rows that a version learns: those of the last `history_days`, of all users or of a sample of users."""
         after = at - self.config.history_days * MICROS_PER_DAY
         count = sum(self._matured(horizon, after, at).values())
         limit, seed = int(min(1.0, self.config.max_rows / count) * _HASHES), f"{self.config.seed} "

@@ -1,6 +1,6 @@
 """Fits batch models of outcomes with scikit-learn, and converts them to arrays (kernels/batch_model.py).
 
-The parameters are those of docs/decisions/0051-batch-models.md. Amounts are measured in their mean, and those above the
+The parameters are those of docs/decisions/0051-batch-models.md. Amounts are divided by their mean, and those above the
 .999 quantile are limited to it, as in the linear models.
 """
 
@@ -38,9 +38,9 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
         labels: finite, (m,).
 
     Raises:
-        Unfit: too few rows or labels, no feature has a value, or the model is not usable on its own rows.
+        Unfit: too few rows or labels, no feature has a value, or the predictions of its own rows are bad.
     """
-    # The limit is only for libraries that are loaded.
+    # Import before `threadpool_limits`, which limits only libraries that are loaded.
     import sklearn.ensemble  # type: ignore[import-untyped]  # noqa: F401
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -56,7 +56,7 @@ def fit(kind: str, loss: Loss, values: Floats, x: Floats, labels: Floats, *, min
         unit = float(amounts.mean())
         targets = np.minimum(amounts, np.quantile(amounts, 1 - _CAPPED_SHARE)) / unit
     fit_kind = {"boosting": _boosting, "mlp": _perceptron}[kind]
-    # Threads that wait for each other beside those of Spark make a fit up to 50 times slower.
+    # With several threads, which wait for each other while Spark uses the processors, a fit is up to 50 times slower.
     with threadpool_limits(1):
         model, raw_scores = fit_kind(loss, unit, values, x, targets, seed)
     _check(model, values, x, labels, raw_scores)

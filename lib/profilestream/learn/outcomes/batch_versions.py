@@ -1,4 +1,4 @@
-"""Versions of batch models of outcomes: rows of `batch_models`, when they are due, and which of them serve."""
+"""Versions of batch models of outcomes: rows of `batch_models`, when they are due, and which of them are served."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -110,7 +110,7 @@ def serving_versions(versions: Iterable[BatchVersion], declared: DeclaredOutcome
 
 
 def improvement(versions: Iterable[BatchVersion], new: Comparison | None, at: int) -> tuple[int, Interval | None]:
-    """The evaluated rows of a kind in the last 182 days, and by which share its losses are lower.
+    """The number of evaluated rows of a kind in the last 182 days, and the share by which its losses are lower.
 
     Args:
         versions: of one outcome and kind.

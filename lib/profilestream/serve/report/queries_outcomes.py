@@ -1,4 +1,4 @@
-"""Scores of outcomes for the report: how well they fitted the newest matured examples, and the highest of users."""
+"""Scores of outcomes for the report: quality on the newest matured examples, and the users with the highest."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""The section about expected outcomes of users: how good the scores were, and who has the highest."""
+"""The section about expected outcomes of users: quality of the scores, and the users with the highest scores."""
 
 from collections.abc import Sequence
 

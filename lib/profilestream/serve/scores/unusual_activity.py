@@ -28,7 +28,7 @@ UNUSUAL_DAYS = Pass(
     keys={"days": "user_id"},
     outputs={"unusual": unusual_days.UNUSUAL_DAY},
 )
-# The population is that of about this many users. Tails of fewer days are not estimated.
+# About this many users are the population. With fewer than _MIN_DAYS days, tails are not estimated.
 _SAMPLE_USERS, _MIN_DAYS = 5000, 200
 _DAY_MICROS, _HASHES = 86_400_000_000, 2**32
 log = logging.getLogger(__name__)

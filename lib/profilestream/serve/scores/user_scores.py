@@ -1,4 +1,7 @@
-"""serve_outcomes: scores of all users by the champion of the outcomes, with reasons, as of the newest event."""
+"""serve_outcomes: scores of all users by the champion of the outcomes or a better batch model, with reasons.
+
+Features are as of the newest event. Without a champion, the newest models score.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,8 +47,8 @@ class PinnedScoreInputs:
     Args:
         features: the declared features, with the versions of their tables.
         models: all declared outcomes.
-        models_version: version of `outcome_models` that they are from.
-        model_version: number of the champion that they are from; null: there is no champion, and they are the newest.
+        models_version: version of `outcome_models` that contains `models`.
+        model_version: number of the champion that contains `models`; null: there is none, and `models` are the newest.
         batch_versions: all rows of `batch_models`.
         as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
             there are no users.
@@ -182,7 +185,7 @@ def scoring_models(
 
 
 def constant_model(declared: DeclaredOutcomes, name: str, amount: float) -> ScoringModel:
-    """A model of a customer value that has learned nothing: it predicts the same amount for all users."""
+    """A model of a customer value without coefficients, which predicts the same amount for all users."""
     rule, inputs = declared.rules[name], declared.inputs
     state = replace(OutcomeState.empty(rule, inputs.names), label_unit=max(amount, np.finfo(float).tiny))
     return ScoringModel(rule, state, 0, declared.outcomes[name].extrapolation)

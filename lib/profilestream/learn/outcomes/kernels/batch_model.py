@@ -59,13 +59,13 @@ class BoostedTrees(BatchModel):
     """A sum of binary trees.
 
     Args:
-        baseline: what the trees are added to.
+        baseline: raw score to which those of the trees are added.
         sizes: number of nodes of each tree; the other arrays have all nodes, tree after tree, parents first.
-        features: on which a node divides its rows.
+        features: the position of the feature by which a node divides its rows.
         thresholds: rows with at most this value are at the left.
         null_is_left: whether rows without a value are at the left.
         left, right: numbers of the children within the tree; 0 in a leaf.
-        leaf_values: what a leaf adds.
+        leaf_values: raw score that a leaf adds.
     """
 
     baseline: float

@@ -24,7 +24,7 @@ class ComparedScores(Sums):
     calibrated: ScoreSums | None = None
 
     def served(self, uses_curve: bool) -> ScoreSums:
-        """Those that the model used."""
+        """The scores that the model used."""
         return self.calibrated if uses_curve and self.calibrated is not None else self.raw
 
 

@@ -112,7 +112,7 @@ class Newton:
     def solved(self, state: OutcomeState) -> OutcomeState:
         """The state with coefficients that are nearer to the solution of its sums.
 
-        Effects of a change are that of a standard deviation of each input on eta, and that at the mean of all inputs.
+        The step is limited by its effects on eta: of a standard deviation of each input, and at the mean of all inputs.
         Without decayed rows, or with equations that are not positive definite, they stay as they are.
         """
         change = self._solution(state) - state.coefficients

@@ -20,17 +20,17 @@ def etas_of_inputs(rule: OutcomeRule, state: OutcomeState, inputs: Floats) -> Fl
 
 
 def predictions(rule: OutcomeRule, state: OutcomeState, eta: Floats) -> Floats:
-    """Probabilities, calibrated if the state says so, or means of a Poisson label in its own unit."""
+    """Probabilities, calibrated if `state.uses_curve`, or means of a Poisson label in its own unit."""
     return on_curve(state.curve, eta) if state.uses_curve and state.curve is not None else raw(rule, state, eta)
 
 
 def on_curve(curve: Floats, eta: Floats) -> Floats:
-    """Probabilities, linear between the points of a curve of Calibration."""
+    """Probabilities by linear interpolation between the points of `Calibration.curve`."""
     return np.asarray(np.interp(eta, *curve))
 
 
 def raw(rule: OutcomeRule, state: OutcomeState, eta: Floats) -> Floats:
-    """Predictions without a calibration. Of hinge loss they are no probabilities."""
+    """Predictions without a calibration. Those of hinge loss are no probabilities."""
     if rule.loss == "poisson":
         return np.asarray(np.exp(eta) * state.label_unit)
     return np.asarray(np.clip(eta, 0, 1) if rule.loss == "squared" else 1 / (1 + np.exp(-eta)))

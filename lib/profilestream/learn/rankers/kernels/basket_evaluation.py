@@ -17,7 +17,7 @@ from profilestream.learn.rankers.kernels.basket_index import RANKERS, BasketInde
 from profilestream.learn.rankers.kernels.basket_rows import RECENT_EVENTS, BasketRows
 from profilestream.learn.rankers.kernels.blend import BlendState, BlendSums, GateSums
 
-# Of all items of the basket, of those that the user bought before, of the others, and of the last item of the session.
+# Targets: all items of the basket, those that the user bought before, the others, and the last item of the session.
 _KINDS = ("basket", "repeat", "new", "next_item")
 METRICS = tuple(f"{kind}_{name}_10" for name in ("recall", "ndcg") for kind in _KINDS)
 _LISTS = (*RANKERS, blend.NAME)
@@ -26,7 +26,10 @@ _TOP = 10
 
 @dataclass(frozen=True)
 class BasketSums(Sums):
-    """Metrics summed over users, and users with a value, by the state of a time; each (rankers and blend, METRICS)."""
+    """Metrics summed over users, and numbers of users with a value, each (rankers and blend, METRICS).
+
+    All are evaluated with the state of one time, `state_as_of`.
+    """
 
     totals: Floats
     users: Floats

@@ -14,7 +14,7 @@ from profilestream.learn.kernels.sums import MIN_WEIGHT, decay_factors
 from profilestream.learn.rankers.kernels.basket_rows import FOLLOWERS, RankerParams, micros, positions_if_any
 
 RANKERS = ("own_counts", "transitions", "sequence_rules", "popularity")
-# The weight of an event of a session is multiplied by this per later event.
+# The weight of an event of a session is multiplied by this for each later event.
 RULE_DECAY = 0.6
 _CHUNK_USERS = 500
 
@@ -138,8 +138,9 @@ class BasketIndex:
 
 @dataclass(frozen=True)
 class FollowerShares:
-    """The items that follow each of some items, and their shares in the sum of its counts; followers without a row are
-    left out, as after a removal of users.
+    """The followers of some items, and the share of each in the counts of its item.
+
+    Followers without a row are left out; they remain after a removal of users.
 
     Args:
         sources: ids of the items.
@@ -163,7 +164,7 @@ class FollowerShares:
         return cls(rows["key"].combine_chunks(), np.bincount(row[has_row], minlength=len(rows)), item, shares)
 
     def votes(self, user: Longs, source: Any, weight: Floats) -> tuple[Longs, Longs, Floats]:
-        """User, follower and weighted share, of each follower of an item of a user."""
+        """User, follower and weighted share: one of each per follower of an item of a user."""
         has_row, row = positions_if_any(source, self.sources)
         sizes = self.sizes[row]
         entry = ranges((np.cumsum(self.sizes) - self.sizes)[row], sizes)

@@ -26,7 +26,7 @@ RANKED = pa.schema([pa.field("item_ids", _STRINGS), pa.field("scores", pa.list_(
 DELETED: Any = pa.field(IS_DELETED, pa.bool_())
 # Columns of ITEM: followers in the next basket, and in the same session.
 FOLLOWERS = (("item_ids", "counts"), ("rule_items", "rule_counts"))
-# Events of a session whose rules rank its next item.
+# Number of the last events of a session whose rules rank its next item.
 RECENT_EVENTS = 10
 # The time of stored items of baskets, and of users without a row.
 NEVER = -(2**62)

@@ -23,7 +23,7 @@ from profilestream.learn.rankers.kernels.basket_rows import BLEND, micros
 
 NAME = "blend"
 CANDIDATES = 60
-# Inputs of a candidate, and the ranker to which their contribution belongs.
+# Inputs of a candidate, each with the ranker that its contribution counts for.
 INPUTS = (
     ("own_share", "own_counts"), ("log_own_share", "own_counts"), ("log_own_count", "own_counts"),
     ("is_own", "own_counts"), ("is_own_by_events", "own_counts"), ("is_own_by_days", "own_counts"),
@@ -34,7 +34,7 @@ INPUTS = (
 )  # fmt: skip
 HALF_LIFE_DAYS, GATE_HALF_LIFE_DAYS = 182.0, 14.0
 _RIDGE, _MAX_TARGETS = 30.0, 10
-# Smaller shares count as this one in logarithms.
+# In logarithms, smaller shares are replaced by this one.
 _MIN_SHARE = 1e-4
 _MIN_VARIANCE = 1e-9
 
@@ -169,7 +169,7 @@ class BlendState:
 
 
 def candidates(index: BasketIndex, users: pa.Table, per_ranker: int = CANDIDATES) -> Iterator[tuple[int, Candidates]]:
-    """Chunks of the users: their number, and their candidates: the best items by each ranker, and the popular ones."""
+    """By chunk of the users: their number, and their candidates, which are the best items of each ranker."""
     for part, scores in index.scores(users):
         popular = np.arange(len(part))[:, None] * len(index.ids) + index.popular[:per_ranker]
         best = (_best(one, len(index.ids), per_ranker) for one in scores.values())

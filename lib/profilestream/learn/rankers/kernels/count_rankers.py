@@ -36,10 +36,10 @@ from profilestream.learn.rankers.kernels.basket_rows import (
 from profilestream.learn.rankers.kernels.blend import BlendState
 
 MAX_BASKET_ITEMS = 50
-# Of update_users, if there is a state.
+# Names of the results of update_users, if there is a state.
 RESULTS = ("evaluation", "blend_sums", "gate_sums")
 _USER_LISTS = ("item_ids", "basket_items", "previous_items", "recent_items")
-# A smaller rest of a count after a subtraction is rounding.
+# A count below this after a subtraction is a rounding error.
 _ROUNDING = 1e-9
 
 

@@ -64,7 +64,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class DayPopulation:
-    """The days of many users: center and spread of each measure, and the tails of their z and of the scores."""
+    """Statistics of the days of many users: center and spread of each measure, tails of z and of the scores."""
 
     center: Floats
     spread: Floats

@@ -24,7 +24,7 @@ MEASURES = ("events", "times", "value", "returns", *HABITS)
 # Share of events by value of a habit, over all users.
 HabitShares = Mapping[str, Mapping[Any, float]]
 MIN_SHARE = 1e-3
-# Days of the population that are added to those of a user; purchases that are added.
+# Weight of the population in the shares of a user, in days; purchases that are added to those of a user.
 _PRIOR_DAYS, _PRIOR_PURCHASES = 2.0, 10.0
 
 
@@ -38,7 +38,7 @@ def user_days(events: pa.Table, *, half_life_days: float, habit_shares: HabitSha
 
     Args:
         events: rows with EVENT in any order.
-        habit_shares: other values, and those with less, have MIN_SHARE.
+        habit_shares: shares below MIN_SHARE, and those of other values, are replaced by MIN_SHARE.
     """
     user_ids, user = _codes(events["user_id"])
     time, day = (events[name].to_numpy() for name in ("time_micros", "day"))
