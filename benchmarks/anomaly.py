@@ -8,8 +8,8 @@ In the second half of the log, 1 % of the days of users are planted, in equal pa
 - refund abuse: returns of 60 to 100 % of the latest 40 purchases of a user with 15 to 60 purchases
 - scraping: 150 to 500 views of distinct items, 2 to 7 per minute
 
-The log has no views, and no labels: real days that are as unusual count as errors. Measures and constants were chosen
-with seeds 0 to 3, and are evaluated with the seeds below. k is the number of planted days.
+The log has no views, and no labels: real days that are equally unusual count as errors. Measures and constants were
+chosen with seeds 0 to 3, and are evaluated with SEEDS. k is the number of planted days.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Customer value on CDNOW, against BG/NBD and Gamma-Gamma: 39 weeks are learned, and the next 39 weeks are predicted.
 
-Ours: the kernels of outcomes learn rows of weekly times whose labels of 137 days end within the 39 weeks. Any repeat is
+Ours: the kernels of outcomes learn rows of weekly times whose labels of 137 days end within the 39 weeks. Any order is
 predicted by a logistic model with the shipped features that CDNOW has inputs for; the others are null. Number of orders
 and spend are predicted by Poisson models with the inputs of the shipped customer value, times 273 / 137. An order
 contains all purchases of a customer and day; exact copies of lines are left out, and nothing is random.
@@ -75,7 +75,7 @@ def purchases(*, is_sample: bool) -> Purchases:
 def features_at(log: Purchases, at: int, names: list[str]) -> Floats:
     """The features of conf/derive/windows.toml, (customers, names), from the purchases before a day; else NaN.
 
-    Those of customers without an earlier purchase are finite and mean nothing.
+    Those of customers without an earlier purchase are finite and have no meaning.
     """
     age, order_age = at - log.day, at - log.order_day
     is_past, is_past_order = age > 0, order_age > 0

@@ -24,7 +24,7 @@ from profilestream.learn.rankers.kernels.blend import BlendState
 from benchmarks.real_datasets import Log
 
 WEEKS, TOP = 8, 10
-# The list `next_basket`.
+# The list `next_basket`, by the blend or by own_counts.
 SERVED = "served"
 WEEK_MICROS, GAP_MICROS = 7 * 86_400_000_000, 30 * 60_000_000
 

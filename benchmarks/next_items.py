@@ -26,7 +26,7 @@ from benchmarks import real_datasets
 from benchmarks.real_datasets import Log
 
 TOP, MINUTE_MICROS = 10, 60_000_000
-# Lists that no ranker makes: the latest items of the user, and the rankers' lists in turn.
+# Lists besides those of the rankers: the latest items of the user, and the lists of two rankers in turn.
 MIXES = ("latest own items", "own_counts and sequence_rules in turn")
 
 

@@ -33,7 +33,7 @@ def expected_outcomes(view: OutcomesView | None, *, is_enabled: bool) -> Section
     if view.outcomes:
         best = max(view.outcomes, key=lambda one: _gain(one, 0.1))
         caption = (
-            "Which share of all purchases, departures or amounts belongs to the customers with the highest scores. "
+            "Share of all purchases, lost customers or amounts that belongs to the customers with the highest scores. "
             f"The tenth with the highest scores of {best.name} has {_gain(best, 0.1):.0%}; a random tenth has 10%."
         )
         parts.append(Chart("Gains", caption, _gains(view.outcomes)))
