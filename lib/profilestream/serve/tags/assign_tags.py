@@ -9,7 +9,8 @@ property of the table contains the names of the rules that were evaluated.
 """
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -61,15 +62,25 @@ def run(spark: SparkSession, settings: Settings) -> None:
         users = all_users.all_users(spark, settings)
         if users is None:
             return
-        users = join_all_users(users, declaration)
-        last_run = last_run_micros(spark, settings)
-        groups = new_groups(users, declaration, settings)
-        _merge_changes(groups, USER_GROUPS, settings, delete_flag=DELETED)
-        stored = all_users.read_or_empty(spark, USER_TAGS, settings)
-        rows = join_groups(users, groups)
-        tags = new_tags(rows, declaration, stored, users.as_of_micros, last_run=last_run, evaluated=evaluated)
-        _merge_changes(tags, USER_TAGS, settings)
-        _store_evaluated_tags(spark, settings, declaration)
+        with _persisted(users.rows) as rows:  # totals, groups and tags read them
+            users = join_all_users(replace(users, rows=rows), declaration)
+            last_run = last_run_micros(spark, settings)
+            groups = new_groups(users, declaration, settings)
+            _merge_changes(groups, USER_GROUPS, settings, delete_flag=DELETED)
+            stored = all_users.read_or_empty(spark, USER_TAGS, settings)
+            grouped = join_groups(users, groups)
+            tags = new_tags(grouped, declaration, stored, users.as_of_micros, last_run=last_run, evaluated=evaluated)
+            _merge_changes(tags, USER_TAGS, settings)
+            _store_evaluated_tags(spark, settings, declaration)
+
+
+@contextmanager
+def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    """The frame, whose rows Spark computes once and stores during the block."""
+    try:
+        yield frame.persist()
+    finally:
+        frame.unpersist()
 
 
 def _prepare_tags(spark: SparkSession, settings: Settings, declaration: TagDeclaration) -> frozenset[str]:
