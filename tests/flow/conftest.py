@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 from profilestream.base import settings as settings_module
 from profilestream.base import streaming
@@ -11,11 +10,11 @@ from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
 from profilestream.capture import ingest
 from profilestream.derive import profiles, sessions, transitions
-from profilestream.learn.tracking import MlflowStore
 from pyspark.sql import SparkSession
 
 from tests.builders import Shop
 from tests.fault_injection import Crashes
+from tests.mlflow_store import mlflow_store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -41,13 +40,8 @@ def rees46(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def registry(shop: Shop) -> Iterator[None]:
     """MLflow's functions use the store of the shop."""
-    uri = MlflowStore(shop.settings()).uri
-    previous = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    yield
-    mlflow.set_tracking_uri(previous)
-    mlflow.set_registry_uri(previous)
+    with mlflow_store(shop.settings()):
+        yield
 
 
 @pytest.fixture

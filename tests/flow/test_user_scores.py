@@ -32,6 +32,7 @@ from jobs import learn_publish, serve_outcomes
 from tests import naive_windows as naive
 from tests.builders import Shop
 from tests.flow.test_windows import START, TileWarehouse, feature_shop, random_log
+from tests.mlflow_store import mlflow_store
 from tests.naive_windows import DAY
 from tests.open_readers import assert_all_readers_agree
 from tests.outcomes_case import LABELS
@@ -251,8 +252,8 @@ def _check_that_bad_models_are_not_served(
     assert client.get_registered_model("outcomes").aliases == {"champion": 1, "challenger": 3}
     assert_champion_is_served()
 
-    mlflow.set_registry_uri(uri)
-    model = mlflow.pyfunc.load_model("models:/outcomes@champion")
+    with mlflow_store(settings):
+        model = mlflow.pyfunc.load_model("models:/outcomes@champion")
     predicted = model.predict(pd.DataFrame({"features": list(features.values())}))
     for user, outcomes, predictions in zip(features, predicted["outcomes"], predicted["predictions"], strict=True):
         for outcome, prediction in zip(outcomes, predictions, strict=True):
