@@ -63,9 +63,9 @@ class BatchVersion:
             return f"{self.outcome}, {self.kind}: {self.problem}"
         if self.improvement is None or self.improvement_low is None or self.improvement_high is None:
             return f"{self.outcome}, {self.kind}: not evaluated yet"
-        interval = f"{self.improvement:.1%} ({self.improvement_low:.1%} to {self.improvement_high:.1%})"
-        use = "serves" if self.is_better else "does not serve"
-        return f"{self.outcome}, {self.kind}: loss {interval} lower than that of the linear model; {use}"
+        change, low, high = -self.improvement, -self.improvement_high, -self.improvement_low
+        interval, use = f"{change:+.1%} ({low:+.1%} to {high:+.1%})", "serves" if self.is_better else "does not serve"
+        return f"{self.outcome}, {self.kind}: loss {interval} from that of the linear model; {use}"
 
 
 def identity_of(declared: DeclaredOutcomes, outcome: str) -> str:

@@ -35,7 +35,8 @@ class OutcomesSpec(LearnerSpec):
         ),
         Metric(
             "ece", "share, 0 to 1", "rows",
-            "Calibration error: mean absolute difference of label and probability over 20 groups of equal size.",
+            "Calibration error: mean absolute difference of mean label and mean probability, over 20 groups of equal "
+            "size.",
             is_lower_better=True,
         ),
         Metric(

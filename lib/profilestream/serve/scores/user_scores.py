@@ -133,9 +133,8 @@ def scores_as_of(spark: SparkSession, settings: Settings, pinned: PinnedScoreInp
     waiting = pinned.declared.outcomes.keys() - models.keys()
     values = {name for name in waiting if pinned.declared.outcomes[name].value_days is not None}
     if waiting - values:
-        version = "newest" if pinned.model_version is None else f"champion, {pinned.model_version}"
-        names = sorted(waiting - values)
-        log.warning("there are no scores of %s: their models have not learned enough rows (%s)", names, version)
+        version = "newest version" if pinned.model_version is None else f"champion, version {pinned.model_version}"
+        log.warning("there are no scores of %s: the %s has no coefficients of them", sorted(waiting - values), version)
     if pinned.as_of is None or not (models or values):
         return spark.createDataFrame([], USER_SCORES.schema)
     models |= {name: constant_model(pinned.declared, name, _mean_label(spark, pinned, name)) for name in sorted(values)}
