@@ -47,12 +47,13 @@ def test_no_stage_runs_at_the_same_time_as_a_stage_that_it_follows() -> None:
         ]
 
 
-def test_learners_wait_longer_between_batches_of_a_continuous_run() -> None:
+def test_all_stages_but_capture_and_profiles_wait_between_batches_of_a_continuous_run() -> None:
     settings = settings_module.load(str(ROOT / "conf" / "demo.toml"), [])
     queries = [query for stage in flow.STAGES for query in stage.queries(settings)]
     at_every_second = {query.stage: query.trigger(1.0)["processingTime"] for query in queries}
-    learners = {"learn_factors", "learn_segments", "learn_rankers", "learn_outcomes"}
-    assert {stage for stage, interval in at_every_second.items() if interval == "10.0 seconds"} == learners
+    seconds = {"capture": "1.0", "derive": "5.0", "learn": "10.0"}
+    expected = {stage: f"{seconds[stage.split('_')[0]]} seconds" for stage in at_every_second}
+    assert at_every_second == expected | {"derive_profiles": "1.0 seconds"}
     assert {query.trigger(60.0)["processingTime"] for query in queries} == {"60.0 seconds"}
     assert {query.trigger(None)["availableNow"] for query in queries} == {True}
 
