@@ -69,8 +69,8 @@ SPEND = replace(CHURN, name="spend_28d", is_amount=True, mean=80.5, metrics={"bi
 OUTCOMES = OutcomesView(
     outcomes=(CHURN, SPEND),
     users=(
-        ScoredUser("churn_60d", f"shop:{EVIL}", 0.912, ("days since the last order 80; raises the score",)),
-        ScoredUser("spend_28d", "shop:2", 1_234.5, ()),
+        ScoredUser("churn_60d", f"shop:{EVIL}", 0.912, True, ("days since the last order 80; raises the score",)),
+        ScoredUser("spend_28d", "shop:2", 1_234.5, False, ()),
     ),
     weeks=4,
     as_of=DAY[27],

@@ -536,6 +536,7 @@ BATCH_MODELS = Table(
     ),
     key=("outcome", "kind", "identity", "valid_from"),
 )  # fmt: skip
+
 MODEL_METRICS = Table(
     name="model_metrics",
     meaning="One row per metric of a model in a batch, evaluated before the batch was learned.",

@@ -24,7 +24,6 @@ from profilestream.base.runner import Rows
 from profilestream.base.session import frame_of_arrow
 from profilestream.base.settings import BatchModels, Settings
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
-from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes import batch_training, batch_versions, outcome_declaration, outcomes_batch
 from profilestream.learn.outcomes.batch_training import Unfit
 from profilestream.learn.outcomes.batch_versions import BatchVersion
@@ -74,8 +73,7 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> li
             raise NothingToDo(f"there are no tables {missing}", where=paths.warehouse, do=do)
         versions = commits.versions(spark, sources, paths)
         rows = spec.select(sources[0].read(spark, paths, version=versions[sources[0].name]))
-        linear_rows = models.read(spark, paths, version=versions[models.name]).drop("epoch", "batch_id").toArrow()
-        linear = spec.models(MemoryTables({models.name: linear_rows}))
+        linear = spec.models_of(models.read(spark, paths, version=versions[models.name]))
         stored = batch_versions.versions_of(TABLE.read(spark, paths).toArrow())
         cells = {Cell(*row[:-1]): row[-1] for row in rows.groupBy(*Cell._fields).count().collect()}
         new = retrain(stored, linear, rows, cells, declared, config)
@@ -180,10 +178,11 @@ class _BatchLearner:
     ) -> dict[ModelKey, Comparison]:
         """Over the rows of cells that a batch version and a linear version of their times have scored."""
         total: dict[ModelKey, Comparison] = {}
-        scored = {cell: count for cell, count in cells.items() if self._scorers(cell, versions)}
+        scorers = {cell: found for cell in cells if (found := self._scorers(cell, versions))}
+        scored = {cell: cells[cell] for cell in scorers}
         rows: Any = outcomes_batch.rows_of_cells(self.examples, scored) if scored else None
-        for cell in scored:
-            batch = {key: model for key, one in self._scorers(cell, versions).items() if (model := one.loaded)}
+        for cell, by_key in scorers.items():
+            batch = {key: model for key, one in by_key.items() if (model := one.loaded)}
             states = {name: self.linear[name].scoring_state(cell.at) for name, _ in batch}
             _, results = run_pass(
                 COMPARE, {"examples": rows}, cell=cell, model_inputs=self.declared.inputs, rules=self.declared.rules,

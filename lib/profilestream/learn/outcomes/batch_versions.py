@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ class BatchVersion:
     improvement_high: float | None = None
     is_better: bool = False
 
-    @property
+    @cached_property
     def loaded(self) -> BatchModel | None:
         """The model; null: the version has a problem."""
         return None if self.model is None else batch_model.model_of(self.kind, self.model)

@@ -111,6 +111,10 @@ class OutcomesSpec(LearnerSpec):
         names = [name for name in table.names if name not in ("epoch", "batch_id")]
         return model_versions.models_of(runner.collected(stored.rows(table, names)), self.declared)
 
+    def models_of(self, rows: DataFrame) -> dict[str, VersionedModel]:
+        """As `models`, from rows of `outcome_models`."""
+        return model_versions.models_of(rows.drop("epoch", "batch_id").toArrow(), self.declared)
+
     def _learned(
         self, before: dict[str, VersionedModel], after: dict[str, VersionedModel], evaluation: Evaluation | None = None
     ) -> Learned:

@@ -7,7 +7,6 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
-from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes import outcomes_batch
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
@@ -26,8 +25,7 @@ def outcomes(spark: SparkSession, settings: Settings) -> OutcomesView | None:
     spec = OutcomesSpec(settings)
     if not spec.has_input:
         return None
-    rows = read_or_empty(spark, tables.OUTCOME_MODELS, settings).drop("epoch", "batch_id").toArrow()
-    models = spec.models(MemoryTables({tables.OUTCOME_MODELS.name: rows}))
+    models = spec.models_of(read_or_empty(spark, tables.OUTCOME_MODELS, settings))
     if not any(model.versions for model in models.values()):
         return None
     examples = spec.select(_newest_examples(read_or_empty(spark, tables.OUTCOME_EXAMPLES, settings)))
@@ -75,6 +73,7 @@ def _highest(scores: DataFrame) -> tuple[ScoredUser, ...]:
             row["outcome"],
             row["user_id"],
             row["score"] if row["probability"] is None else row["probability"],
+            row["probability"] is not None,
             tuple(reason["text"] for reason in row["reasons"]),
         )
         for row in rows

@@ -115,11 +115,10 @@ def _gain(outcome: ScoredOutcome, share: float) -> float:
 
 
 def _highest(view: OutcomesView) -> TextTable:
-    amounts = {one.name for one in view.outcomes if one.is_amount}
-    rows = tuple((user.outcome, user.user_id, _score(user, amounts), "; ".join(user.reasons)) for user in view.users)
+    rows = tuple((user.outcome, user.user_id, _score(user), "; ".join(user.reasons)) for user in view.users)
     as_of = "" if view.as_of is None else f", as of {format_utc(view.as_of)}"
     return TextTable(f"Users with the highest scores{as_of}", ("outcome", "user", "score", "reasons"), rows)
 
 
-def _score(user: ScoredUser, amounts: set[str]) -> str:
-    return f"{user.score:,.2f}" if user.outcome in amounts or not 0 <= user.score <= 1 else f"{user.score:.1%}"
+def _score(user: ScoredUser) -> str:
+    return f"{user.score:.1%}" if user.is_probability else f"{user.score:,.2f}"

@@ -39,11 +39,12 @@ class ScoredOutcome:
 
 @dataclass(frozen=True)
 class ScoredUser:
-    """A user with one of the highest scores; `score` is a probability, or the expected amount."""
+    """A user with one of the highest scores, which are probabilities, or else expected amounts or margins."""
 
     outcome: str
     user_id: str
     score: float
+    is_probability: bool
     reasons: tuple[str, ...]
 
 

@@ -21,6 +21,7 @@ from profilestream.learn.factors.factors_batch import FactorsState
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.factors.kernels import item_index
 from profilestream.learn.factors.kernels.als import AlsParams
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers import rankers_batch
 from profilestream.learn.rankers.kernels import basket_rows
 from profilestream.learn.rankers.kernels.blend import BlendState
@@ -46,7 +47,7 @@ RANK_BASKETS = Pass(
     outputs={"lists": basket_lists.SCHEMA},
 )
 FOR_YOU = "for_you"
-_DAY_MICROS, _DELETED = 86_400_000_000, "_deleted"
+_DELETED = "_deleted"
 PREFERRED_ITEMS = "preference.items"
 
 
@@ -214,7 +215,7 @@ def _basket_items(users: DataFrame, settings: Settings, pinned: PinnedVersions) 
 
 def _min_time(max_age_days: float | None, pinned: PinnedVersions) -> int | None:
     """This many days before the newest event of the factors, microseconds; null: no limit."""
-    return None if max_age_days is None else int(pinned.state.global_sums.as_of - max_age_days * _DAY_MICROS)
+    return None if max_age_days is None else int(pinned.state.global_sums.as_of - max_age_days * MICROS_PER_DAY)
 
 
 def _new_items(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:

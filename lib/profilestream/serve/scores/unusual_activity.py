@@ -10,6 +10,7 @@ from profilestream.base.passes import Pass, run_pass
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.base.tables import EVENTS, UNUSUAL_ACTIVITY
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.serve.scores.kernels import unusual_days, user_days
 from profilestream.serve.scores.kernels.unusual_days import BaselineRule
 from profilestream.serve.scores.kernels.user_days import HABITS, MIN_SHARE
@@ -30,7 +31,7 @@ UNUSUAL_DAYS = Pass(
 )
 # About this many users are the population. With fewer than _MIN_DAYS days, tails are not estimated.
 _SAMPLE_USERS, _MIN_DAYS = 5000, 200
-_DAY_MICROS, _HASHES = 86_400_000_000, 2**32
+_HASHES = 2**32
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +91,7 @@ def unusual_activity(spark: SparkSession, settings: Settings, events_version: in
 def _recent_events(events: DataFrame, as_of: int, history_days: int, timezone: str) -> DataFrame:
     """Rows with user_days.EVENT of the days before a time, microseconds, which is inclusive."""
     time = F.unix_micros("event_time")
-    first_day = F.date_from_unix_date(F.lit(as_of // _DAY_MICROS - history_days + 1))
+    first_day = F.date_from_unix_date(F.lit(as_of // MICROS_PER_DAY - history_days + 1))
     local = F.from_utc_timestamp("event_time", timezone)
     columns = {
         "time_micros": time,

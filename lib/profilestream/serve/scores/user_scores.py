@@ -23,7 +23,6 @@ from profilestream.derive.feature_declaration import DAY, LIFETIME, window_micro
 from profilestream.derive.point_in_time import features_as_of
 from profilestream.learn import publishing
 from profilestream.learn.examples import labels
-from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes import batch_versions, outcome_features
 from profilestream.learn.outcomes.batch_versions import BatchVersion
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeState
@@ -119,7 +118,7 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     else:
         registered, rows = champion
         version, model_version = VersionTags.of(registered).table_version, registered.number
-    models = spec.models(MemoryTables({table.name: rows.drop("epoch", "batch_id").toArrow()}))
+    models = spec.models_of(rows)
     newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
     as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
     batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None

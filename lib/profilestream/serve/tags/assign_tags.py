@@ -119,10 +119,9 @@ def totals_of(users: DataFrame, declaration: TagDeclaration) -> DataFrame:
 
 
 def _merge_changes(rows: DataFrame, table: Table, settings: Settings, *, delete_flag: str = "") -> None:
-    changed = rows.where(CHANGED).persist()
-    if not changed.isEmpty():
-        commits.merge(changed, table, settings.paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=delete_flag)
-    changed.unpersist()
+    with _persisted(rows.where(CHANGED)) as changed:
+        if not changed.isEmpty():
+            commits.merge(changed, table, settings.paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=delete_flag)
 
 
 def new_groups(users: UserFrame, declaration: TagDeclaration, settings: Settings) -> DataFrame:

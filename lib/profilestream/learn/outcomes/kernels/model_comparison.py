@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +12,11 @@ from profilestream.learn.kernels.sums import Sums
 from profilestream.learn.outcomes.kernels import outcome_scores, outcome_tasks
 from profilestream.learn.outcomes.kernels.batch_model import BatchModel
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
-from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
-from profilestream.learn.outcomes.kernels.outcome_model import MAX_ETA, Loss, Rules, States
+from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums, log_losses
+from profilestream.learn.outcomes.kernels.outcome_model import Loss, Rules, States
 from profilestream.learn.outcomes.kernels.outcome_tasks import Cell
 
 USER_GROUPS = 200
-_MIN_PROBABILITY = 1 / (1 + np.exp(MAX_ETA))
 # Outcome and kind.
 ModelKey = tuple[str, str]
 
@@ -41,8 +39,7 @@ class Comparison(Sums):
 def row_losses(loss: Loss, labels: Floats, predictions: Floats) -> Floats:
     """Log loss of binary labels, or the Poisson deviance of amounts, (m,); a negative amount is 0."""
     if loss != "poisson":
-        p = predictions.clip(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
-        return np.asarray(-np.log(np.where(labels > 0, p, 1 - p)))
+        return log_losses(labels, predictions)
     amounts = np.maximum(labels, 0.0)
     means = np.maximum(predictions, np.finfo(float).tiny)
     logs = np.log(np.where(amounts > 0, amounts / means, 1.0))
@@ -61,7 +58,7 @@ def compare_examples(
     examples = outcome_tasks.rows_of_cell(examples, cell)
     values = outcome_tasks.feature_values(examples, len(model_inputs.features))
     x = model_inputs.matrix(values)
-    groups = np.array([crc32(str(user).encode()) % USER_GROUPS for user in examples["user_id"].to_pylist()], np.int64)
+    groups = outcome_tasks.user_hashes(examples) % USER_GROUPS
     comparisons = {}
     for (outcome, kind), model in batch.items():
         labels, rule, state = outcome_tasks.labels_of(examples, outcome), rules[outcome], linear[outcome]

@@ -44,8 +44,7 @@ class ScoreSums(DecayedSums):
             np.asarray(np.bincount(bins, values, SCORE_BINS), float)
             for values in (np.ones(len(eta)), labels, predictions)
         )
-        p = predictions.clip(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-        log_loss = -float(np.log(np.where(labels > 0, p, 1 - p)).sum())
+        log_loss = float(log_losses(labels, predictions).sum())
         return cls(counts, by_label, by_prediction, log_loss, float(np.abs(labels - predictions).sum()), as_of=as_of)
 
     @property
@@ -97,3 +96,9 @@ class ScoreSums(DecayedSums):
             np.diff(np.interp(edges, counts, np.concatenate([[0.0], np.cumsum(one[is_used])]))) for one in values
         )
         return counts_, labels, predictions, eta
+
+
+def log_losses(labels: Floats, predictions: Floats) -> Floats:
+    """-log(probability of the label), (m,); labels above 0 are positive, and probabilities are limited."""
+    p = predictions.clip(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    return np.asarray(-np.log(np.where(labels > 0, p, 1 - p)))

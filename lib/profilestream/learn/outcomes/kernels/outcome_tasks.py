@@ -100,6 +100,11 @@ def _shards(examples: pa.Table, rules: Rules) -> Longs:
     """(m,); a hash of the user, which only first-order rules need."""
     if not any(isinstance(rule, FirstOrder) for rule in rules.values()):
         return np.zeros(len(examples), np.int64)
+    return user_hashes(examples)
+
+
+def user_hashes(examples: pa.Table) -> Longs:
+    """CRC-32 of the user of each row, (m,)."""
     return np.array([crc32(str(user).encode()) for user in examples["user_id"].to_pylist()], np.int64)
 
 
