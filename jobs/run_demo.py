@@ -35,7 +35,7 @@ def body(args: argparse.Namespace) -> None:
     status.show_clean(spark, settings.paths, print)
     status.show_queries(spark, settings, print)
     demo_summary.show_metrics(spark, settings, print)
-    demo_summary.show_users(spark, settings, args.config, print)
+    demo_summary.show_newest_user(spark, settings, args.config, print)
     demo_summary.show_report_path(settings, print)
 
 

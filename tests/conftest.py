@@ -25,6 +25,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         deselected = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in deselected]
         config.hook.pytest_deselected(items=deselected)
+    for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of a group run in one process, so that there is one Spark session, and at most one job beside it."""
+    assert isinstance(item, pytest.Function)
+    if "spark" in item.fixturenames:
+        return "spark"
+    return "" if (ROOT / "tests" / "unit") in item.path.parents else "jobs"
 
 
 @pytest.fixture

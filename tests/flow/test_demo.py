@@ -81,7 +81,7 @@ def test_the_demo_removes_old_output_and_writes_every_registered_table(
     printed = capsys.readouterr()
     assert f"removed the output of an earlier demo: {tmp_path}/warehouse, {tmp_path}/checkpoints" in printed.out
     assert "online_retail: 5,217 = " in printed.out
-    assert "the user with the highest spending: uk_gifts:" in printed.out
+    assert "the newest user: uk_gifts:" in printed.out
     assert "2/2 files · batch 2 · 5,217 rows" in printed.err
 
     for learner in BY_NAME:

@@ -142,6 +142,7 @@ def test_spark_and_the_driver_in_turn_equal_a_dict(spark: SparkSession, paths: P
         if batch_id == 8:
             _vacuum(spark, TABLE, paths)
     assert _stored(spark, paths) == expected
+    assert TABLE.row_count(spark, paths) == len(expected)
     assert index.refresh(MAX_KEYS)
     found = index.find(_key_table(keys)).rows
     assert dict(zip(zip(found["id"].to_pylist(), found["at"].to_pylist(), strict=True), found["number"].to_pylist(),

@@ -207,6 +207,16 @@ class DeltaLog:
             self._apply_entry(_actions(self.folder, self.version + 1))
         self._identity = _identity(self.folder, self.version)
 
+    def row_count(self) -> int | None:
+        """The number of rows by the statistics of the files; null if a file has none."""
+        count = 0
+        for file in self.files.values():
+            records = json.loads(file.get("stats") or "{}").get("numRecords")
+            if records is None:
+                return None
+            count += records - (file.get("deletionVector") or {}).get("cardinality", 0)
+        return count
+
     def commit(self, actions: list[Action], app_id: str, batch_id: int) -> bool:
         """Write the next entry; false if another writer wrote it first, or the log is not the one that was read.
 

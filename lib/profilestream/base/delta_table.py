@@ -261,6 +261,15 @@ class Table:
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.uri(paths))
 
+    def row_count(self, spark: SparkSession, paths: Paths) -> int:
+        """The number of rows, by the log alone if it is local and has statistics of all files."""
+        if (folder := self.local_folder(paths)) is not None:
+            log = delta_log.DeltaLog(folder)
+            log.refresh()
+            if log.is_readable and (count := log.row_count()) is not None:
+                return count
+        return self.read(spark, paths).count()
+
     def files_by_date(self, spark: SparkSession, paths: Paths, version: int) -> list[tuple[str, dict[str, str]]]:
         """The name and the partition values of each file of a version, in order of the oldest event date of the files.
 

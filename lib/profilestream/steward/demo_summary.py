@@ -1,4 +1,4 @@
-"""Results of the demo on the console: recall of the rankers, two user profiles, and the path of the report."""
+"""Results of the demo on the console: recall of the rankers, one user profile, and the path of the report."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,6 @@ from profilestream.serve.report import write_report
 from profilestream.serve.users import profile_renderer, user_view
 
 _METRIC = "recall_20"
-# Title of an example user, and the profile column whose largest value selects it.
-_EXAMPLES = {
-    "the user with the highest spending": "behavior.spent",
-    "the newest user": "basic.first_seen",
-}
 
 
 def show_metrics(spark: SparkSession, settings: Settings, print_line: Callable[[str], None]) -> None:
@@ -38,21 +33,19 @@ def show_metrics(spark: SparkSession, settings: Settings, print_line: Callable[[
         print_line(f"  {model.ljust(10)}  {bars}  mean {mean:.3f}")
 
 
-def show_users(spark: SparkSession, settings: Settings, config: str, print_line: Callable[[str], None]) -> None:
-    """Print the profiles of two users, and the command that shows another user."""
+def show_newest_user(spark: SparkSession, settings: Settings, config: str, print_line: Callable[[str], None]) -> None:
+    """Print the profile of the user whose first event is the newest, and the command that shows another user."""
     derived = profiles.profile_table(settings)
     rows = Fold(derived).read(derived.table.read(spark, settings.paths))
-    user_ids: list[str] = []
-    print_line("\ntwo users")
-    for title, path in _EXAMPLES.items():
-        others = rows.where(~F.col("user_id").isin(user_ids)) if user_ids else rows
-        first = others.orderBy(F.desc(path), "user_id").select("user_id").first()
-        if first is not None:
-            user_ids.append(first["user_id"])
-            print_line(f"\n{title}: {profile_renderer.as_text(user_view.read(spark, settings, user_ids[-1]))}")
-    if user_ids:
-        print_line("\nto show another user, as of now or of an earlier time:")
-        print_line(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {user_ids[0]} --as-of 2011-06-01")
+    newest, other = rows.agg(*[F.max_by("user_id", path) for path in ("basic.first_seen", "behavior.spent")]).collect()[
+        0
+    ]
+    if newest is None:
+        return
+    text = profile_renderer.as_text(user_view.read(spark, settings, newest))
+    print_line(f"\nthe newest user: {text}")
+    print_line("\nto show another user, as of now or of an earlier time:")
+    print_line(f"  .venv/bin/python jobs/serve_user.py --config {config} --user {other} --as-of 2011-06-01")
 
 
 def show_report_path(settings: Settings, print_line: Callable[[str], None]) -> None:

@@ -70,7 +70,7 @@ def _newest(
         return []
     stored = table.read(spark, paths)
     newest = stored.orderBy(*order).limit(rows).collect()
-    print_line(f"\n{title}, the newest {len(newest)} of {stored.count():,}")
+    print_line(f"\n{title}, the newest {len(newest)} of {table.row_count(spark, paths):,}")
     return newest
 
 
@@ -114,7 +114,7 @@ def show_queries(spark: SparkSession, settings: Settings, print_line: PrintLine)
     print_line("\ntables")
     for table in table_registry.registry(settings):
         if table.exists(spark, paths):
-            print_line(f"  {table.read(spark, paths).count():>9,} rows  {table.path(paths)}")
+            print_line(f"  {table.row_count(spark, paths):>9,} rows  {table.path(paths)}")
     print_line("\ncommands that query the tables, to run in a shell in this folder")
     for name, command in commands(paths).items():
         print_line(f"  {name}:\n    {command}")

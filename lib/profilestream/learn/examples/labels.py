@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Self
+from functools import reduce
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
@@ -14,12 +15,15 @@ from profilestream.base.session import broadcast_if_small
 from profilestream.base.settings import Frozen, Settings
 from profilestream.derive import feature_checks, window_parts
 from profilestream.derive.entity_features import EntityFeatures
-from profilestream.derive.feature_declaration import FeatureDefinition, window_micros
-from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import DerivedTable, Key, load_as
+from profilestream.derive.feature_declaration import DAY, HOUR, FeatureDefinition, window_micros
+from profilestream.derive.fold import BATCH_HASH, Fold
+from profilestream.derive.kernels.group_fold import WINDOWS
+from profilestream.derive.table_declaration import DerivedTable, Key, Statistic, load_as
 
-# Internal columns: the time of a row, and the microseconds from it to an event.
-_AT, _AFTER = "_at", "_after"
+# Internal columns: the time of a row, and the start of a part of the time, microseconds.
+_AT, _PART = "_at", "_part"
+# Events of a part of the time are folded once for all rows; a part is never at both sides of a row's time or horizon.
+_PART_SIZES = (DAY, HOUR, 1)
 
 
 class LabelDefinition(FeatureDefinition):
@@ -127,26 +131,49 @@ def label_values(
         One row per entity and time: keys, `at` and labels. Without matching events a label has the empty value of its
         kind, such as 0 for a count.
     """
-    longest = max(_length(horizon) for _, horizon in labels.values())
+    lengths = list(dict.fromkeys(_length(horizon) for _, horizon in labels.values()))
+    paths = {one: f"_{n}" for n, one in enumerate(dict.fromkeys(label.statistic for label, _ in labels.values()))}
+    windows = {
+        f"_{name}": (paths[label.statistic], lengths.index(_length(horizon)))
+        for name, (label, horizon) in labels.items()
+    }
+    requests = entity_times.select(*features.keys, F.col("at").alias(_AT))
+    rows = _rows_in_horizons(spark, requests, lengths, features, _fold(paths, features, _PART, "bigint"))
+    results = _fold(paths, features, _AT, "timestamp").read_windows(windows, _AT, rows, None)
     at = F.unix_micros("at")
-    row = entity_times.agg(F.count(F.lit(1)), F.coalesce(F.min(at), F.lit(0)), F.coalesce(F.max(at), F.lit(0))).head()
-    assert row is not None
-    count, first, last = row
-    dates = F.col("event_date").between(window_parts.utc_date(first), window_parts.utc_date(last + longest))
-    events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS).where(dates), features)
-    requests = entity_times.select(*[F.col(name).alias(f"_{name}") for name in features.keys], F.col("at").alias(_AT))
-    joined = events.join(broadcast_if_small(requests, count), [f"_{name}" for name in features.keys])
-    joined = joined.withColumn(_AFTER, F.unix_micros("event_time") - F.unix_micros(_AT))
-    later = joined.where(F.col(_AFTER).between(0, longest - 1))
-    # Each request is a row too, which matches no label (its columns are null), so that none is lost without events.
-    rows = later.unionByName(requests, allowMissingColumns=True)
-    fold = _fold(labels, features)
     values = [
         F.when(at + _length(horizon) <= complete_until, label.value(f"_{name}")).alias(name)
         for name, (label, horizon) in labels.items()
     ]
-    results = fold.read(fold.partials(rows)).withColumnRenamed(_AT, "at")
-    return results.select(*features.keys, "at", *values)
+    return results.withColumnRenamed(_AT, "at").select(*features.keys, "at", *values)
+
+
+def _rows_in_horizons(
+    spark: SparkSession, requests: DataFrame, lengths: Sequence[int], features: EntityFeatures, by_part: Fold
+) -> DataFrame:
+    """The rows to read for each request: parts of its horizons, and one row that is in no horizon.
+
+    Args:
+        requests: the entity's keys and _AT.
+        lengths: of the horizons, microseconds, in the order of their bits in WINDOWS.
+        by_part: the statistics by entity and _PART.
+    """
+    at, sizes = F.unix_micros(_AT), [size for size in _PART_SIZES if all(length % size == 0 for length in lengths)]
+    numbers = [F.min(at), F.max(at), *[F.max(F.pmod(at, F.lit(size))) for size in sizes]]
+    row = requests.agg(F.count(F.lit(1)), *[F.coalesce(number, F.lit(0)) for number in numbers]).head()
+    assert row is not None
+    count, first, last, *remainders = row
+    size = next(size for size, remainder in zip(sizes, remainders, strict=True) if remainder == 0)
+    dates = F.col("event_date").between(window_parts.utc_date(first), window_parts.utc_date(last + max(lengths)))
+    events = window_parts.with_entity_keys(features.read(spark, tables.EVENTS).where(dates), features)
+    time = F.unix_micros("event_time")
+    parts = by_part.partials(events.withColumn(_PART, time - F.pmod(time, F.lit(size))))
+    joined, after = parts.join(broadcast_if_small(requests, count), features.keys), F.col(_PART) - at
+    bits = [F.when(after < length, F.lit(1 << n)).otherwise(0) for n, length in enumerate(lengths)]
+    in_horizon = joined.where(after.between(0, max(lengths) - 1))
+    in_horizon = in_horizon.withColumns({WINDOWS: reduce(Column.__add__, bits).cast("bigint"), BATCH_HASH: F.lit(0)})
+    in_none = requests.withColumn(WINDOWS, F.lit(0).cast("bigint"))
+    return in_horizon.drop(_PART).unionByName(in_none, allowMissingColumns=True)
 
 
 def _length(horizon: str) -> int:
@@ -155,19 +182,16 @@ def _length(horizon: str) -> int:
     return length
 
 
-def _fold(labels: SelectedLabels, features: EntityFeatures) -> Fold:
+def _fold(
+    paths: Mapping[Statistic, str], features: EntityFeatures, time: str, sql_type: Literal["bigint", "timestamp"]
+) -> Fold:
+    """Statistics by entity and a time.
+
+    Args:
+        paths: paths of the statistics.
+        time: column of the time.
+    """
     keys = {name: Key(of=f"_{name}", type=features.tiles.keys[name].type) for name in features.keys}
-    statistics = {
-        f"_{name}": label.statistic.model_copy(
-            update={"where": f"({label.statistic.where}) AND {_AFTER} < {_length(horizon)}"}
-        )
-        for name, (label, horizon) in labels.items()
-    }
-    return Fold(
-        DerivedTable(
-            name="labels",
-            write="append",
-            keys={**keys, _AT: Key(of=_AT, type="timestamp")},
-            statistics=statistics,
-        )
-    )
+    keys[time] = Key(of=time, type=sql_type)
+    statistics = {path: statistic for statistic, path in paths.items()}
+    return Fold(DerivedTable(name="labels", write="append", keys=keys, statistics=statistics))

@@ -53,7 +53,7 @@ def run(spark: SparkSession, settings: Settings) -> int:
     if txn is not None:
         rows = materialize(unusual_activity(spark, settings, version))
         commits.replace(rows, UNUSUAL_ACTIVITY, paths, txn, where="true")
-    return UNUSUAL_ACTIVITY.read(spark, paths).count()
+    return UNUSUAL_ACTIVITY.row_count(spark, paths)
 
 
 def unusual_activity(spark: SparkSession, settings: Settings, events_version: int) -> DataFrame:
