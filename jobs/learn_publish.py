@@ -2,7 +2,7 @@
 
 First, it rolls back a champion whose rows or metric are bad.
 
-reads:  factors, segments, basket_counts or outcome_models; model_metrics, events
+reads:  factors, segments, basket_counts or outcome_models with outcome_examples; model_metrics, events
 writes: published_factors, published_segments, published_basket_counts or published_outcome_models, and the MLflow model
         registry
 """

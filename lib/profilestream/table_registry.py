@@ -69,7 +69,9 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_outcomes": ["outcome_examples", "outcome_models"],
         "learn_batch_models": ["outcome_examples", "outcome_models", "batch_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
-        "learn_publish": ["factors", "segments", "basket_counts", "outcome_models", "model_metrics", "events"],
+        "learn_publish": [
+            "factors", "segments", "basket_counts", "outcome_models", "outcome_examples", "model_metrics", "events",
+        ],
         "serve_campaign": ["events"],
         "serve_report": [
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,

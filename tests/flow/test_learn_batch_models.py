@@ -11,7 +11,6 @@ from profilestream.base.commits import Txn
 from profilestream.learn.learner_spec import LearnerBatch
 from profilestream.learn.memory_tables import MemoryTables
 from profilestream.learn.outcomes import batch_models, batch_versions, outcomes_batch
-from profilestream.learn.outcomes.kernels import outcome_tasks
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from pyspark.sql import SparkSession
 
@@ -42,7 +41,7 @@ def test_frames_give_the_versions_of_arrow_tables_in_one_commit(
     for table, rows in written:
         table.prepare(spark, paths)
         commits.append_untracked(spark, rows, table, paths)
-    cells = outcome_tasks.list_cells(EXAMPLES)["cells"]
+    cells = outcomes_batch.count_cells(EXAMPLES)
     in_memory = batch_models.retrain(
         [], spec.models(models), EXAMPLES, cells, spec.declared, settings.learn.batch_models
     )
@@ -53,7 +52,7 @@ def test_frames_give_the_versions_of_arrow_tables_in_one_commit(
     assert learn_batch_models.main(config) == 0
     assert "buy, boosting: loss " in capsys.readouterr().err
     assert commits.version(spark, batch_models.TABLE, paths) == version + 1
-    stored = batch_versions.versions_of(batch_models.TABLE.read(spark, paths).toArrow())
+    stored = batch_versions.versions_of(batch_models.TABLE.read(spark, paths).toArrow(), spec.declared)
     by_key = {(one.outcome, one.valid_from): one for one in stored}
     assert len(by_key) == len(in_memory) > 6
     for one in in_memory:

@@ -14,10 +14,10 @@ from profilestream.base.settings import BatchModels
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.learner_spec import LearnerBatch
 from profilestream.learn.memory_tables import MemoryTables
-from profilestream.learn.outcomes import batch_models, batch_training, batch_versions
+from profilestream.learn.outcomes import batch_models, batch_training, batch_versions, outcomes_batch
 from profilestream.learn.outcomes.batch_training import Unfit
 from profilestream.learn.outcomes.batch_versions import BatchVersion
-from profilestream.learn.outcomes.kernels import batch_model, model_comparison, outcome_scores, outcome_tasks
+from profilestream.learn.outcomes.kernels import batch_model, model_comparison, outcome_scores
 from profilestream.learn.outcomes.kernels.batch_model import BatchModel
 from profilestream.learn.outcomes.outcomes_batch import Models
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
@@ -46,7 +46,7 @@ def retrain(
 ) -> list[BatchVersion]:  # fmt: skip
     """The new versions after the rows of some weeks."""
     rows = EXAMPLES.filter(pc.field("at") < pa.scalar(7 * weeks * DAY))
-    cells = outcome_tasks.list_cells(rows)["cells"]
+    cells = outcomes_batch.count_cells(rows)
     return batch_models.retrain(stored, linear, rows, cells, spec.declared, config)
 
 
@@ -131,7 +131,7 @@ def test_rows_that_cannot_be_learned_are_a_problem(change: Callable[..., Any], p
 
 
 def test_a_version_is_due_at_the_first_maturity_time_of_each_period_with_enough_rows(spec: OutcomesSpec) -> None:
-    cells = outcome_tasks.list_cells(EXAMPLES)["cells"]
+    cells = outcomes_batch.count_cells(EXAMPLES)
     times = batch_versions.due_times(cells, 28, min_rows=3 * USERS)
     # Maturity times are days 8, 15, 22, 29, ...; three of them are before day 28, and the third has enough rows.
     assert [time // DAY for time in times[:3]] == [22, 29, 57]
@@ -229,14 +229,14 @@ def test_a_forced_bad_model_never_serves(spec: OutcomesSpec, linear: Models, mon
     assert all(one.model for one in bad) and (bad[-1].improvement or 0) < 0
     assert not any(one.is_better for one in bad)
     for week in range(WEEKS):
-        assert batch_versions.serving_versions(bad, spec.declared, 7 * week * DAY) == {}
+        assert batch_versions.serving_versions(bad, 7 * week * DAY) == {}
 
 
 def test_a_problem_of_the_last_version_stops_an_earlier_better_one(
     spec: OutcomesSpec, linear: Models, versions: list[BatchVersion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     *earlier, last = of(versions, "buy")
-    assert "buy" in batch_versions.serving_versions(earlier, spec.declared, last.valid_from)
+    assert "buy" in batch_versions.serving_versions(earlier, last.valid_from)
 
     def unfit(*_: object, **__: object) -> BatchModel:
         raise Unfit("no model")
@@ -244,12 +244,13 @@ def test_a_problem_of_the_last_version_stops_an_earlier_better_one(
     monkeypatch.setattr(batch_training, "fit", unfit)
     (new,) = [one for one in retrain(spec, linear, earlier) if one.outcome == "buy"]
     assert new.problem == "no model" and new.improvement == last.improvement and not new.is_better
-    assert batch_versions.serving_versions([*earlier, new], spec.declared, new.valid_from) == {}
+    assert batch_versions.serving_versions([*earlier, new], new.valid_from) == {}
 
 
 def test_another_declaration_begins_again(tmp_path: Path, versions: list[BatchVersion]) -> None:
     other = spec_of(tmp_path, DECLARATION.replace("is_log = true", "is_log = false"))
-    assert "buy" not in batch_versions.serving_versions(versions, other.declared, 7 * WEEKS * DAY)
+    rows = batch_versions.rows_of(versions)
+    assert {one.outcome for one in batch_versions.versions_of(rows, other.declared)} == set()
 
 
 def test_a_sample_has_all_rows_of_a_user_or_none(
@@ -269,6 +270,6 @@ def test_a_sample_has_all_rows_of_a_user_or_none(
     assert new[-1].rows in samples
 
 
-def test_stored_rows_are_the_versions(versions: list[BatchVersion]) -> None:
+def test_stored_rows_are_the_versions(spec: OutcomesSpec, versions: list[BatchVersion]) -> None:
     rows = batch_versions.rows_of(versions)
-    assert batch_versions.rows_of(batch_versions.versions_of(rows)) == rows
+    assert batch_versions.rows_of(batch_versions.versions_of(rows, spec.declared)) == rows

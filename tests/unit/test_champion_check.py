@@ -11,14 +11,15 @@ from profilestream.learn import champion_check
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.metrics import Metric
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.promotion_gate import Decision, GateMetric
+from profilestream.learn.promotion_gate import Decision, GateMetric, GroupLosses, PairedLosses
 from profilestream.learn.publication import Publication
 from profilestream.learn.version_aliases import VersionTags
 
 from tests.metric_rows import metric_rows
 
 METRIC = GateMetric("learner", Metric("recall_20", "share", "users", "Recall."), "m", Gate(eval_batches=20))
-PUBLICATION = cast(Publication, SimpleNamespace(model_name="model", gate_metric=METRIC, max_growth=10.0))
+FIELDS: dict[str, Any] = {"model_name": "model", "gate_metric": METRIC, "max_growth": 10.0, "paired_losses": None}
+PUBLICATION = cast(Publication, SimpleNamespace(**FIELDS))
 SETTINGS, NO_SPARK = cast(Settings, None), cast(Any, None)
 # Good until batch 39; the champion was published after it, and then the metric falls by a tenth.
 FALLING = np.repeat([0.5, 0.45], [40, 6]) + np.tile([0.001, -0.001], 23)
@@ -27,12 +28,14 @@ FALLING = np.repeat([0.5, 0.45], [40, 6]) + np.tile([0.001, -0.001], 23)
 class Registry:
     """A registered model in memory: version 1 after batch 19, version 2 after batch 39."""
 
-    def __init__(self, champion: int = 2, previous: int | None = 1, norm: float = 1.0) -> None:
+    def __init__(self, champion: int = 2, previous: int | None = 1, norm: float = 1.0, valid_from: int = -1) -> None:
         self.aliases: dict[str, int | None] = {"champion": champion, "previous": previous}
         self.tags = {
-            number: VersionTags("new", batch_id, 0, "m", "recall_20", "", "", norms=json.dumps({"v": v}), rows="stored")
-            .as_dict()
-            for number, batch_id, v in ((1, 19, 1.0), (2, 39, norm))
+            number: VersionTags(
+                "new", batch_id, 0, "m", "recall_20", "", "", norms=json.dumps({"v": v}), rows="stored",
+                valid_from=valid_from,
+            ).as_dict()
+            for number, batch_id, v, valid_from in ((1, 19, 1.0, 50), (2, 39, norm, valid_from))
         }  # fmt: skip
 
     def versions(self) -> list[RegisteredVersion]:
@@ -60,9 +63,9 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     return calls
 
 
-def roll_back(registry: Registry, values: Floats) -> list[str]:
+def roll_back(registry: Registry, values: Floats, publication: Publication = PUBLICATION) -> list[str]:
     rows, model = metric_rows("new", "m", values), cast(RegisteredModel, registry)
-    return champion_check.roll_back_bad_champion(NO_SPARK, SETTINGS, PUBLICATION, model, rows)
+    return champion_check.roll_back_bad_champion(NO_SPARK, SETTINGS, publication, model, rows)
 
 
 def test_a_champion_whose_metric_fell_is_rolled_back_with_the_reason(exported: list[tuple[int, bool]]) -> None:
@@ -93,6 +96,29 @@ def test_a_good_champion_stays_and_one_without_a_version_before_it_is_only_repor
     (line,) = roll_back(alone, np.full(60, 0.5))
     assert line.endswith("a value of v is NaN or infinite; there is no version before it")
     assert alone.aliases["champion"] == 2 and exported == []
+
+
+@pytest.mark.parametrize(("valid_from", "since"), [(60, 60), (40, 50), (-1, None)])
+def test_both_versions_are_compared_on_rows_that_neither_has_learned(
+    valid_from: int, since: int | None, exported: list[tuple[int, bool]]
+) -> None:
+    """Version 1 is valid from 50 on. An old version without this tag is compared by periods, in which it is as good."""
+    calls = []
+
+    def paired_losses(champion: Any, previous: Any, after: int) -> PairedLosses:
+        calls.append((champion, previous, after))
+        rows = np.full(50, 10.0)
+        return PairedLosses("loss", GroupLosses(0.5 * rows, rows), GroupLosses(0.3 * rows, rows))
+
+    fields = FIELDS | {"paired_losses": paired_losses, "rows_of_version": lambda _spark, _settings, number: number}
+    messages = roll_back(
+        Registry(valid_from=valid_from), np.full(60, 0.5), cast(Publication, SimpleNamespace(**fields))
+    )
+    assert calls == ([] if since is None else [(2, 1, since)])
+    assert [text[:72] for text in messages[:1]] == (
+        [] if since is None else ["problem of the champion, version 2: loss in 500 rows after version 2 is "]
+    )
+    assert exported == ([] if since is None else [(1, True)])
 
 
 def decide(registry: Registry, values: Floats, norms: str = '{"v": 1.0}') -> Decision:

@@ -12,7 +12,7 @@ from profilestream.learn.evaluated_batches import EvaluatedBatches
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.metrics import Metric
 from profilestream.learn.model_registry import RegisteredVersion
-from profilestream.learn.promotion_gate import Decision, GateMetric
+from profilestream.learn.promotion_gate import Decision, GateMetric, GroupLosses, PairedLosses
 
 from tests.metric_rows import metric_rows
 
@@ -146,6 +146,57 @@ def test_rows_from_before_the_version_do_not_count_against_it() -> None:
     whole = Gate(eval_batches=40)
     assert deterioration(values, version(2, "new", 39, valid_from=50 * DAY), previous, gate=whole) == ""
     assert deterioration(values, version(2, "new", 39, valid_from=0), previous, gate=whole) != ""
+
+
+LOSS = Metric("log_loss", "nats", "rows", "", is_lower_better=True)
+# Means by group of users, which differ more than versions do.
+GROUPS = np.random.default_rng(2).uniform(0.2, 1.4, 50)
+
+
+def paired(champion: Floats, previous: Floats, rows: float = 10.0) -> PairedLosses:
+    """Groups of users with these mean losses and numbers of rows."""
+    sides = (GroupLosses(rows * means, np.full(len(means), rows)) for means in (champion, previous))
+    return PairedLosses("log loss of m", *sides)
+
+
+def deterioration_in_pairs(pairs: PairedLosses, metric: Floats, previous: int = 1) -> str:
+    rows, champion = metric_rows("new", "m", metric, metric="log_loss"), version(2, "new", 39)
+    one = gate_metric(metric=LOSS)
+    return promotion_gate.find_deterioration(one, rows, champion, version(previous, "new", 19), pairs)
+
+
+def test_a_champion_that_is_worse_on_the_same_rows_is_too_bad_whatever_its_metric_was_in_other_periods() -> None:
+    text = deterioration_in_pairs(paired(GROUPS + 0.1, GROUPS), np.full(60, 0.5))
+    mean = GROUPS.mean()
+    assert text == (
+        f"log loss of m in 500 rows after version 2 is {mean + 0.1:.4f} (version 1: {mean:.4f} in the same rows); "
+        f"worse by 0.1000 (0.1000 to 0.1000), allowed {0.05 * mean:.4f}"
+    )
+    # Within the tolerance, or not at the better end of the interval.
+    assert deterioration_in_pairs(paired(1.04 * GROUPS, GROUPS), np.full(60, 0.5)) == ""
+    few = np.where(np.arange(50) < 2, GROUPS + 2, GROUPS)
+    assert few.mean() > 1.05 * mean and deterioration_in_pairs(paired(few, GROUPS), np.full(60, 0.5)) == ""
+
+
+def test_a_period_that_is_hard_for_both_versions_is_no_deterioration() -> None:
+    hard = np.repeat([0.5, 1.5], [40, 20])
+    rows, champion, previous = (
+        metric_rows("new", "m", hard, metric="log_loss"),
+        version(2, "new", 39),
+        version(1, "new", 19),
+    )
+    assert promotion_gate.find_deterioration(gate_metric(metric=LOSS), rows, champion, previous) != ""
+    assert deterioration_in_pairs(paired(GROUPS + 1, GROUPS + 1), hard) == ""
+
+
+def test_pairs_need_enough_rows_and_groups_and_a_loss_that_is_not_finite_is_too_bad() -> None:
+    metric, worse = np.full(60, 0.5), GROUPS + 1
+    assert deterioration_in_pairs(paired(worse, GROUPS, rows=1.9), metric) == ""
+    assert deterioration_in_pairs(paired(worse, GROUPS, rows=2.1), metric) != ""
+    assert deterioration_in_pairs(paired(worse[:4], GROUPS[:4], rows=100), metric) == ""
+    assert deterioration_in_pairs(paired(worse[:0], GROUPS[:0]), metric) == ""
+    assert deterioration_in_pairs(paired(worse, GROUPS), metric, previous=3) == ""
+    assert deterioration_in_pairs(paired(worse * np.nan, GROUPS), metric).endswith("after version 2 is nan")
 
 
 def drought(batches: EvaluatedBatches, batch_id: int, newest_day: int | None, **changes: Any) -> str:

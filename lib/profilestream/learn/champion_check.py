@@ -9,7 +9,7 @@ from profilestream.base.tables import EVENTS
 from profilestream.learn import event_days, promotion_gate, state_check, version_aliases
 from profilestream.learn.evaluated_batches import EvaluatedBatches
 from profilestream.learn.model_registry import RegisteredModel, RegisteredVersion
-from profilestream.learn.promotion_gate import Decision, GateMetric
+from profilestream.learn.promotion_gate import Decision, GateMetric, PairedLosses
 from profilestream.learn.publication import Publication
 from profilestream.learn.version_aliases import CHAMPION, VersionTags
 
@@ -74,7 +74,8 @@ def roll_back_bad_champion(
     good_norms = good.largest_norms if good is not None and is_earlier_state else {}
     problem = state_check.find_problem(norms, good_norms, publication.max_growth)
     if previous is not None and not problem:
-        problem = promotion_gate.find_deterioration(publication.gate_metric, rows, champion, previous)
+        paired = _paired_losses(spark, settings, publication, champion, previous)
+        problem = promotion_gate.find_deterioration(publication.gate_metric, rows, champion, previous, paired)
     if not problem:
         return []
     problem = f"problem of the champion, version {champion.number}: {problem}"
@@ -84,3 +85,18 @@ def roll_back_bad_champion(
     message = version_aliases.restore(model, previous)
     export_champion(settings, publication.model_name, previous.number, is_rollback=True)
     return [problem, message]
+
+
+def _paired_losses(
+    spark: SparkSession,
+    settings: Settings,
+    publication: Publication,
+    champion: RegisteredVersion,
+    previous: RegisteredVersion,
+) -> PairedLosses | None:
+    """The losses of both versions on rows that neither of them has learned; null if they cannot be compared."""
+    times = [VersionTags.of(version).valid_from for version in (champion, previous)]
+    if publication.paired_losses is None or min(times) < 0:
+        return None
+    one, other = (publication.rows_of_version(spark, settings, version.number) for version in (champion, previous))
+    return publication.paired_losses(one, other, max(times))

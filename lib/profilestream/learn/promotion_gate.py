@@ -1,14 +1,18 @@
-"""The promotion gate: compares versions by prequential metrics of batches. Pure functions of rows in the driver."""
+"""The promotion gate: compares versions by metrics of evaluated batches, or by losses on the same rows.
+
+Pure functions of rows and sums in the driver.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from profilestream.base.settings import Gate
 from profilestream.learn.evaluated_batches import EvaluatedBatches
-from profilestream.learn.kernels.batch_intervals import Interval, difference_interval
+from profilestream.learn.kernels.arrays import Floats
+from profilestream.learn.kernels.batch_intervals import Interval, RatioOfSums, difference_interval
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.metrics import Metric
 from profilestream.learn.model_registry import RegisteredVersion
@@ -16,6 +20,46 @@ from profilestream.learn.version_aliases import VersionTags
 
 # A bootstrap over fewer batches is too narrow.
 _MIN_BATCHES = 5
+
+
+class Evaluated(Protocol):
+    """A metric in batches, or in groups of users, that can be resampled."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def weights(self) -> Floats: ...
+
+    @property
+    def ratio(self) -> RatioOfSums: ...
+
+
+@dataclass(frozen=True)
+class GroupLosses:
+    """Losses of a version, sums by group of users, (groups,); each group has rows."""
+
+    losses: Floats
+    weights: Floats
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def ratio(self) -> RatioOfSums:
+        """The mean by row."""
+        return RatioOfSums(self.losses, self.weights)
+
+
+class PairedLosses(NamedTuple):
+    """Losses of the champion and of the version before on the same rows, in the same groups of users.
+
+    Args:
+        name: of the loss, such as `log loss of buy`. Lower is better.
+    """
+
+    name: str
+    champion: GroupLosses
+    previous: GroupLosses
 
 
 @dataclass(frozen=True)
@@ -57,13 +101,13 @@ class GateMetric:
         """
         return EvaluatedBatches.of(rows, self.metric.name, model or self.model, epoch, self.baseline)
 
-    def gain(self, one: EvaluatedBatches, other: EvaluatedBatches, *, is_paired: bool) -> Interval:
+    def gain(self, one: Evaluated, other: Evaluated, *, is_paired: bool) -> Interval:
         """By how much the metric of `one` is better than that of `other`, in the unit of the metric."""
         better, worse = (other, one) if self.metric.is_lower_better else (one, other)
         return difference_interval(better.ratio, worse.ratio, is_paired=is_paired)
 
-    def has_evidence(self, *sides: EvaluatedBatches, needs_interval: bool = True) -> bool:
-        """Whether each side has enough weight, a finite mean, and enough batches for an interval."""
+    def has_evidence(self, *sides: Evaluated, needs_interval: bool = True) -> bool:
+        """Whether each side has enough weight, a finite mean, and enough batches or groups for an interval."""
         batches = min(_MIN_BATCHES, self.gate.eval_batches) if needs_interval else 1
         return all(
             len(side) >= batches and side.weights.sum() >= self.gate.min_weight and math.isfinite(side.ratio.value)
@@ -159,27 +203,44 @@ def _needed(gate_metric: GateMetric) -> str:
 
 
 def find_deterioration(
-    gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, previous: RegisteredVersion
-) -> str:
-    """The reason why the champion's metric since its publication is too bad; empty: it is not.
+    gate_metric: GateMetric, rows: pa.Table, champion: RegisteredVersion, previous: RegisteredVersion,
+    paired: PairedLosses | None = None,
+) -> str:  # fmt: skip
+    """The reason why the champion is too bad since its publication; empty: it is not.
 
-    It is too bad if it is worse than that of the version before by more than `tolerance`, at the lower end of the
-    interval, or not finite. A champion that is older than the version before was promoted by a user, and is not
-    compared.
+    It is too bad if it is worse than the version before by more than `tolerance`, at the better end of the interval, or
+    not finite. Losses on the same rows are compared in pairs. Without them, the metric of the champion since its
+    publication is compared with that of the version before when it was published. A champion that is older than the
+    version before was promoted by a user, and is not compared.
     """
-    tags, gate = VersionTags.of(champion), gate_metric.gate
-    since = gate_metric.batches(rows, tags.epoch, tags.model).since(tags.batch_id, tags.valid_from)
-    since, before = since.last(gate.eval_batches), _at_publication(gate_metric, rows, previous)
-    if champion.number < previous.number or not len(since):
+    if champion.number < previous.number:
         return ""
-    name = f"{gate_metric.name} of {tags.model} since version {champion.number} is {since.ratio.value:.4f}"
+    gate = gate_metric.gate
+    since: Evaluated
+    before: Evaluated
+    if paired is None:
+        tags = VersionTags.of(champion)
+        batches = gate_metric.batches(rows, tags.epoch, tags.model).since(tags.batch_id, tags.valid_from)
+        since, before = batches.last(gate.eval_batches), _at_publication(gate_metric, rows, previous)
+        name, period = f"{gate_metric.name} of {tags.model} since version {champion.number}", "at its publication"
+    else:
+        since, before = paired.champion, paired.previous
+        name = f"{paired.name} in {since.weights.sum():.0f} rows after version {champion.number}"
+        period = "in the same rows"
+    if not len(since):
+        return ""
+    name = f"{name} is {since.ratio.value:.4f}"
     if not math.isfinite(since.ratio.value):
         return name
     if not gate_metric.has_evidence(since, before):
         return ""
-    loss, limit = gate_metric.gain(before, since, is_paired=False), gate.tolerance * abs(before.ratio.value)
-    compared = f"version {previous.number}: {before.ratio.value:.4f} at its publication"
-    return f"{name} ({compared}); worse by {loss}, allowed {limit:.4f}" if loss.low > limit else ""
+    if paired is None:
+        worse = gate_metric.gain(before, since, is_paired=False)
+    else:
+        worse = difference_interval(since.ratio, before.ratio, is_paired=True)
+    limit = gate.tolerance * abs(before.ratio.value)
+    compared = f"version {previous.number}: {before.ratio.value:.4f} {period}"
+    return f"{name} ({compared}); worse by {worse}, allowed {limit:.4f}" if worse.low > limit else ""
 
 
 def find_drought(gate_metric: GateMetric, evaluated: EvaluatedBatches, batch_id: int, newest_day: int | None) -> str:

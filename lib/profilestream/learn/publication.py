@@ -12,7 +12,7 @@ from profilestream.base.delta_table import Table
 from profilestream.base.settings import Settings
 from profilestream.learn.metrics import Metric
 from profilestream.learn.predictor import Predictor
-from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.promotion_gate import GateMetric, PairedLosses
 
 STAGE = "learn_publish"
 
@@ -59,6 +59,9 @@ class Publication:
         predictor: class with which the model predicts.
         numbers: columns of the rows whose values must be finite.
         max_growth: their norms may be at most this many times those of the champion of the same epoch.
+        paired_losses: function from the published rows of the champion and of the version before, and from a time in
+            microseconds, to their losses on rows that matured after it; its result is null if they cannot be compared.
+            Null: the gate compares periods.
         options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
     """
 
@@ -75,6 +78,7 @@ class Publication:
     predictor: type[Predictor]
     numbers: tuple[str, ...]
     max_growth: float = 10.0
+    paired_losses: Callable[[DataFrame, DataFrame, int], PairedLosses | None] | None = None
     options: Mapping[str, str | int] = field(default_factory=dict)
 
     @property

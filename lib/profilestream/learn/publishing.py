@@ -162,7 +162,7 @@ def read(
         NothingToDo: no version was published yet.
         SourceMissing: there is no such version, or its rows were removed.
     """
-    do = f"publish a version: jobs/{STAGE}.py --learner {publication.learner}"
+    do = _publish_command(publication)
     with model_registry.open_model(settings, publication.model_name) as model:
         versions = model.versions()
     if not versions:
@@ -170,12 +170,7 @@ def read(
     version = next((v for v in versions if which == v.number or which in v.aliases), None)
     if version is None or VersionTags.of(version).rows != ROWS_STORED:
         raise SourceMissing(f"{publication.model_name} has no published version {which!r}", where=model.where, do=do)
-    rows = publication.rows_of_version(spark, settings, version.number)
-    if rows.isEmpty():
-        published = publication.published_table
-        what = f"{published.name} has no rows of version {version.number}"
-        raise SourceMissing(what, where=published.path(settings.paths), do=do)
-    return version, rows
+    return version, _stored_rows(spark, settings, publication, version)
 
 
 def read_champion(
@@ -191,4 +186,24 @@ def read_champion(
         return None
     with model_registry.open_model(settings, publication.model_name) as model:
         champion = version_aliases.version_of_alias(model.versions(), CHAMPION)
-    return None if champion is None else read(spark, settings, publication, champion.number)
+    return None if champion is None else (champion, _stored_rows(spark, settings, publication, champion))
+
+
+def _stored_rows(
+    spark: SparkSession, settings: Settings, publication: Publication, version: RegisteredVersion
+) -> DataFrame:
+    """The rows of a version.
+
+    Raises:
+        SourceMissing: there are none.
+    """
+    rows = publication.rows_of_version(spark, settings, version.number)
+    if rows.isEmpty():
+        published = publication.published_table
+        what = f"{published.name} has no rows of version {version.number}"
+        raise SourceMissing(what, where=published.path(settings.paths), do=_publish_command(publication))
+    return rows
+
+
+def _publish_command(publication: Publication) -> str:
+    return f"publish a version: jobs/{STAGE}.py --learner {publication.learner}"

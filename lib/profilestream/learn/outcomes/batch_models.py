@@ -4,12 +4,10 @@ At each due time, the rows that have matured since the one before are scored by 
 times, and then the next version is fitted (docs/decisions/0051-batch-models.md).
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -17,26 +15,30 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from profilestream.base import commits, locks, tables
+from profilestream.base import commits, locks, runner, tables
 from profilestream.base.errors import NothingToDo
-from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
 from profilestream.base.session import frame_of_arrow
 from profilestream.base.settings import BatchModels, Settings
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
-from profilestream.learn.outcomes import batch_training, batch_versions, outcome_declaration, outcomes_batch
+from profilestream.learn.outcomes import (
+    batch_training,
+    batch_versions,
+    outcome_declaration,
+    outcomes_batch,
+    version_comparison,
+)
 from profilestream.learn.outcomes.batch_training import Unfit
 from profilestream.learn.outcomes.batch_versions import BatchVersion
 from profilestream.learn.outcomes.kernels import outcome_tasks
-from profilestream.learn.outcomes.kernels.model_comparison import Comparison, ModelKey, compare_examples
+from profilestream.learn.outcomes.kernels.model_comparison import Comparison, ModelKey, ModelPair
+from profilestream.learn.outcomes.kernels.outcome_scores import LinearModel
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE, Cell
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcomes_batch import Models
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 
 STEP, TABLE = "learn_batch_models", tables.BATCH_MODELS
-COMPARE = Pass(compare_examples, inputs={"examples": EXAMPLE}, results=("comparisons",))
-_HASHES = 2**32
 
 
 def check(spark: SparkSession, settings: Settings) -> None:
@@ -74,9 +76,8 @@ def run(spark: SparkSession, settings: Settings, *, rebuild: bool = False) -> li
         versions = commits.versions(spark, sources, paths)
         rows = spec.select(sources[0].read(spark, paths, version=versions[sources[0].name]))
         linear = spec.models_of(models.read(spark, paths, version=versions[models.name]))
-        stored = batch_versions.versions_of(TABLE.read(spark, paths).toArrow())
-        cells = {Cell(*row[:-1]): row[-1] for row in rows.groupBy(*Cell._fields).count().collect()}
-        new = retrain(stored, linear, rows, cells, declared, config)
+        stored = batch_versions.versions_of(TABLE.read(spark, paths).toArrow(), declared)
+        new = retrain(stored, linear, rows, outcomes_batch.count_cells(rows), declared, config)
         txn = commits.next_txn(spark, TABLE, paths, STEP, repr((config, declared, versions)))
         if new and txn is not None:
             commits.append(frame_of_arrow(spark, batch_versions.rows_of(new)).coalesce(1), TABLE, paths, txn)
@@ -89,38 +90,49 @@ def summary(versions: Iterable[BatchVersion]) -> list[str]:
 
 
 def retrain(
-    stored: Iterable[BatchVersion], linear: Models, examples: Rows, cells: Mapping[Cell, int],
+    stored: Sequence[BatchVersion], linear: Models, examples: Rows, cells: Mapping[Cell, int],
     declared: DeclaredOutcomes, config: BatchModels,
 ) -> list[BatchVersion]:  # fmt: skip
     """The versions that are due, in order of time by horizon.
 
     Args:
-        stored: all earlier versions.
+        stored: all earlier versions of these outcomes.
         examples: rows with EXAMPLE.
         cells: of the examples, with their numbers of rows.
     """
-    learner, new = _BatchLearner(declared, config, linear, examples, cells), list[BatchVersion]()
-    by_key: dict[ModelKey, list[BatchVersion]] = defaultdict(list)
-    for one in stored:
-        if one.outcome in declared.outcomes and one.identity == batch_versions.identity_of(declared, one.outcome):
-            by_key[one.outcome, one.kind].append(one)
+    new: list[BatchVersion] = []
     for horizon in sorted({cell.horizon_days for cell in cells}):
-        own_cells = {cell: count for cell, count in cells.items() if cell.horizon_days == horizon}
+        own_cells = {cell: count for cell, count in sorted(cells.items()) if cell.horizon_days == horizon}
+        learner = _BatchLearner(declared, config, linear, examples, own_cells)
+        keys: list[ModelKey] = [(name, kind) for name in _outcomes(declared, horizon) for kind in config.kinds]
+        by_key = {key: [one for one in stored if (one.outcome, one.kind) == key] for key in keys}
         times: list[int] = batch_versions.due_times(own_cells, config.retrain_days, config.min_rows)
-        keys: list[ModelKey] = [(name, kind) for name in learner.outcomes_of(horizon) for kind in config.kinds]
         for before, at in pairwise([0, *times]):
-            due = {key: by_key[key] for key in keys if all(one.valid_from < at for one in by_key[key])}
-            if due:
-                fitted = learner.versions_at(horizon, before, at, due)
-                for one in fitted:
-                    by_key[one.outcome, one.kind].append(one)
-                new += fitted
+            due = {key: others for key, others in by_key.items() if all(one.valid_from < at for one in others)}
+            fitted = learner.versions_at(before, at, due) if due else []
+            for one in fitted:
+                by_key[one.outcome, one.kind].append(one)
+            new += fitted
     return new
+
+
+def _outcomes(declared: DeclaredOutcomes, horizon: int) -> list[str]:
+    """The outcomes of a horizon that have probabilities or amounts, without those with monotonic features."""
+    return [
+        name
+        for name, one in declared.outcomes.items()
+        if one.horizon_days == horizon and one.loss != "hinge" and not one.monotonic
+    ]
 
 
 @dataclass(frozen=True)
 class _BatchLearner:
-    """Fits and evaluates the versions of a run; `examples` are a frame or an Arrow table."""
+    """Fits and evaluates the versions of a horizon.
+
+    Args:
+        examples: a frame or an Arrow table.
+        cells: of the horizon, in order.
+    """
 
     declared: DeclaredOutcomes
     config: BatchModels
@@ -128,21 +140,11 @@ class _BatchLearner:
     examples: Any
     cells: Mapping[Cell, int]
 
-    def outcomes_of(self, horizon: int) -> list[str]:
-        """The outcomes of a horizon that have probabilities or amounts, without those with monotonic features."""
-        return [
-            name
-            for name, one in self.declared.outcomes.items()
-            if one.horizon_days == horizon and one.loss != "hinge" and not one.monotonic
-        ]
-
-    def versions_at(
-        self, horizon: int, before: int, at: int, earlier: Mapping[ModelKey, list[BatchVersion]]
-    ) -> list[BatchVersion]:
+    def versions_at(self, before: int, at: int, earlier: Mapping[ModelKey, list[BatchVersion]]) -> list[BatchVersion]:
         """The versions of a time, with the evaluation of the earlier ones on the rows that matured since `before`."""
-        matured = self._matured(horizon, before, at)
+        matured = self._matured(before, at)
         comparisons = self._comparisons(matured, earlier)
-        rows = self._sample(horizon, at).sort_by([("at", "ascending"), ("user_id", "ascending")])
+        rows = self._sample(at).sort_by([("at", "ascending"), ("user_id", "ascending")])
         values = outcome_tasks.feature_values(rows, len(self.declared.features))
         x = self.declared.inputs.matrix(values)
         versions = []
@@ -166,51 +168,28 @@ class _BatchLearner:
             versions.append(batch_versions.evaluated(version, others, new, self.config, is_amount=loss == "poisson"))
         return versions
 
-    def _matured(self, horizon: int, after: int, until: int) -> dict[Cell, int]:
-        return {
-            cell: count
-            for cell, count in sorted(self.cells.items())
-            if cell.horizon_days == horizon and after < cell.matures_at <= until
-        }
+    def _matured(self, after: int, until: int) -> dict[Cell, int]:
+        return {cell: count for cell, count in self.cells.items() if after < cell.matures_at <= until}
 
     def _comparisons(
         self, cells: Mapping[Cell, int], versions: Mapping[ModelKey, list[BatchVersion]]
     ) -> dict[ModelKey, Comparison]:
         """Over the rows of cells that a batch version and a linear version of their times have scored."""
-        total: dict[ModelKey, Comparison] = {}
-        scorers = {cell: found for cell in cells if (found := self._scorers(cell, versions))}
-        scored = {cell: cells[cell] for cell in scorers}
-        rows: Any = outcomes_batch.rows_of_cells(self.examples, scored) if scored else None
-        for cell, by_key in scorers.items():
-            batch = {key: model for key, one in by_key.items() if (model := one.loaded)}
-            states = {name: self.linear[name].scoring_state(cell.at) for name, _ in batch}
-            _, results = run_pass(
-                COMPARE, {"examples": rows}, cell=cell, model_inputs=self.declared.inputs, rules=self.declared.rules,
-                linear=states, batch=batch,
-            )  # fmt: skip
-            for part in results["comparisons"]:
-                for key, one in part.items():
-                    total[key] = total[key] + one if key in total else one
-        return total
+        pairs: dict[Cell, dict[ModelKey, ModelPair]] = {cell: {} for cell in cells}
+        for cell, by_key in pairs.items():
+            for (outcome, kind), others in versions.items():
+                state = self.linear[outcome].scoring_state(cell.at)
+                model = batch_versions.scoring_model(others, cell.at)
+                if state is not None and model is not None:
+                    by_key[outcome, kind] = model, LinearModel(self.declared.rules[outcome], state)
+        return version_comparison.compare(self.examples, cells, pairs, self.declared)
 
-    def _scorers(self, cell: Cell, versions: Mapping[ModelKey, list[BatchVersion]]) -> dict[ModelKey, BatchVersion]:
-        """The versions that were valid at the time of a cell, of outcomes that had a linear model then."""
-        return {
-            key: one
-            for key, others in versions.items()
-            if self.linear[key[0]].scoring_state(cell.at) is not None
-            and (one := batch_versions.scoring_version(others, cell.at)) is not None
-        }
-
-    def _sample(self, horizon: int, at: int) -> pa.Table:
+    def _sample(self, at: int) -> pa.Table:
         """The rows that a version learns: those of the last `history_days`, of all users or of a sample of users."""
         after = at - self.config.history_days * MICROS_PER_DAY
-        count = sum(self._matured(horizon, after, at).values())
-        limit, seed = int(min(1.0, self.config.max_rows / count) * _HASHES), f"{self.config.seed} "
-        if isinstance(self.examples, DataFrame):
-            hashed = F.crc32(F.concat(F.lit(seed), "user_id"))
-            is_used = F.col("matures_at").between(after + 1, at) & (F.col("horizon_days") == horizon)
-            return self.examples.where(is_used & (hashed < limit)).toArrow().cast(EXAMPLE)
-        is_in_time = (pc.field("horizon_days") == horizon) & (pc.field("matures_at") > after)
-        rows: pa.Table = self.examples.filter(is_in_time & (pc.field("matures_at") <= at))
-        return rows.filter(pa.array([crc32(f"{seed}{user}".encode()) < limit for user in rows["user_id"].to_pylist()]))
+        matured = self._matured(after, at)
+        share = min(1.0, self.config.max_rows / sum(matured.values()))
+        field: Any = F.col if isinstance(self.examples, DataFrame) else pc.field
+        is_of_horizon = field("horizon_days") == next(iter(matured)).horizon_days
+        rows = self.examples.filter(is_of_horizon & (field("matures_at") > after) & (field("matures_at") <= at))
+        return runner.collected(outcomes_batch.rows_of_users(rows, share, self.config.seed)).cast(EXAMPLE)

@@ -93,19 +93,16 @@ def due_times(cells: Mapping[Cell, int], retrain_days: int, min_rows: int) -> li
     return list(firsts.values())
 
 
-def scoring_version(versions: Iterable[BatchVersion], at: int) -> BatchVersion | None:
-    """The last version with a model that is valid at a time."""
+def scoring_model(versions: Iterable[BatchVersion], at: int) -> BatchModel | None:
+    """The model of the last version that has one and is valid at a time."""
     valid = [one for one in versions if one.valid_from <= at and one.model is not None]
-    return max(valid, key=lambda one: one.valid_from, default=None)
+    return max(valid, key=lambda one: one.valid_from).loaded if valid else None
 
 
-def serving_versions(versions: Iterable[BatchVersion], declared: DeclaredOutcomes, at: int) -> dict[str, BatchVersion]:
+def serving_versions(versions: Iterable[BatchVersion], at: int) -> dict[str, BatchVersion]:
     """By outcome, the version that scores at a time instead of the linear model: the best of those that are better."""
-    last: dict[tuple[str, str], BatchVersion] = {}
-    for one in sorted(versions, key=lambda one: one.valid_from):
-        if one.valid_from <= at and one.outcome in declared.outcomes:
-            if one.identity == identity_of(declared, one.outcome):
-                last[one.outcome, one.kind] = one
+    in_order = sorted(versions, key=lambda one: one.valid_from)
+    last = {(one.outcome, one.kind): one for one in in_order if one.valid_from <= at}
     better = [one for one in last.values() if one.is_better]
     return {one.outcome: one for one in sorted(better, key=lambda one: one.improvement or 0.0)}
 
@@ -121,7 +118,7 @@ def improvement(versions: Iterable[BatchVersion], new: Comparison | None, at: in
     recent = [one for one in versions if one.valid_from > since]
     parts = [(one.evaluated_rows, one.losses, one.linear_losses) for one in recent]
     if new is not None:
-        parts.append((int(new.scores.rows), new.losses, new.linear_losses))
+        parts.append((int(new.rows.sum()), new.model.losses, new.other.losses))
     rows = sum(rows for rows, _, _ in parts)
     if not rows:
         return 0, None
@@ -139,11 +136,11 @@ def evaluated(
     if new is not None:
         version = replace(
             version,
-            evaluated_rows=int(new.scores.rows),
-            losses=new.losses,
-            linear_losses=new.linear_losses,
-            metrics=_metrics(new.scores, is_amount),
-            linear_metrics=_metrics(new.linear_scores, is_amount),
+            evaluated_rows=int(new.rows.sum()),
+            losses=new.model.losses,
+            linear_losses=new.other.losses,
+            metrics=_metrics(new.model.scores, is_amount),
+            linear_metrics=_metrics(new.other.scores, is_amount),
         )
     if interval is None:
         return version
@@ -169,12 +166,13 @@ def rows_of(versions: Sequence[BatchVersion]) -> pa.Table:
     return tables.BATCH_MODELS.arrow_rows(rows)
 
 
-def versions_of(rows: pa.Table) -> list[BatchVersion]:
-    """The versions in rows of `batch_models`, in any order."""
+def versions_of(rows: pa.Table, declared: DeclaredOutcomes) -> list[BatchVersion]:
+    """The versions in rows of `batch_models` of the declared outcomes and features, in any order."""
     for name in _TIMES:
         rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast("int64"))
     versions = []
     for row in rows.to_pylist():
         arrays = {name: np.array(row[name], float) for name in ("losses", "linear_losses")}
         versions.append(BatchVersion(**{**row, **arrays, **{n: dict(row[n]) for n in ("metrics", "linear_metrics")}}))
-    return versions
+    identities = {name: identity_of(declared, name) for name in declared.outcomes}
+    return [one for one in versions if one.identity == identities.get(one.outcome)]

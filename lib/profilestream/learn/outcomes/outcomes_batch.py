@@ -1,14 +1,16 @@
 """One batch of `learn_outcomes`: cells of matured rows in order of maturity. Rows are frames or Arrow tables."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
 from operator import add, and_, or_
 from typing import Any
+from zlib import crc32
 
 import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -24,11 +26,10 @@ from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeState, States
 from profilestream.learn.outcomes.kernels.outcome_sums import OutcomeSums
-from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE, Cell, list_cells, sum_examples
+from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE, Cell, sum_examples
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
-LIST_CELLS = Pass(list_cells, inputs={"examples": EXAMPLE}, results=("cells",))
 SUM_EXAMPLES = Pass(sum_examples, inputs={"examples": EXAMPLE}, results=("scores", "sums"))
 Models = Mapping[str, VersionedModel]
 # Cells with fewer rows are learned in the process of the driver, which needs about 1 kB per row.
@@ -68,15 +69,33 @@ def learn(
 
 def _groups_of_cells(examples: Rows) -> Iterator[dict[Cell, int]]:
     """The cells in order of maturity, with their numbers of rows, in groups with few rows or with one cell."""
-    _, results = run_pass(LIST_CELLS, {"examples": examples})
     group: dict[Cell, int] = {}
-    for cell, count in sorted(sum(results["cells"], Counter[Cell]()).items()):
+    for cell, count in sorted(count_cells(examples).items()):
         if group and sum(group.values()) + count > _MAX_DRIVER_ROWS:
             yield group
             group = {}
         group[cell] = count
     if group:
         yield group
+
+
+def count_cells(examples: Rows) -> dict[Cell, int]:
+    """The number of rows of each cell."""
+    keys = list(Cell._fields)
+    if isinstance(examples, DataFrame):
+        rows = [row.asDict() for row in examples.groupBy(keys).agg(F.count("*").alias("count_all")).collect()]
+    else:
+        rows = examples.group_by(keys).aggregate([([], "count_all")]).to_pylist()
+    return {Cell(*(row[name] for name in keys)): row["count_all"] for row in rows}
+
+
+def rows_of_users(examples: Rows, share: float, seed: int = 0) -> Any:
+    """The rows of about this share of the users, who are selected by a hash."""
+    limit, salt = int(share * 2**32), f"{seed} "
+    if isinstance(examples, DataFrame):
+        return examples.where(F.crc32(F.concat(F.lit(salt), "user_id")) < limit)
+    users = examples["user_id"].to_pylist()
+    return examples.filter(pa.array([crc32(f"{salt}{user}".encode()) < limit for user in users], pa.bool_()))
 
 
 def rows_of_cells(examples: Rows, cells: Mapping[Cell, int]) -> Any:

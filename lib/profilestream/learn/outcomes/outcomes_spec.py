@@ -13,12 +13,18 @@ from profilestream.base.runner import Rows
 from profilestream.base.settings import Outcomes
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import Evaluation, Metric
-from profilestream.learn.outcomes import matured_examples, model_versions, outcome_declaration, outcomes_batch
+from profilestream.learn.outcomes import (
+    matured_examples,
+    model_versions,
+    outcome_declaration,
+    outcomes_batch,
+    version_comparison,
+)
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcome_predictor import OutcomePredictor
-from profilestream.learn.promotion_gate import GateMetric
+from profilestream.learn.promotion_gate import GateMetric, PairedLosses
 from profilestream.learn.publication import Publication, PublishedState
 
 log = logging.getLogger(__name__)
@@ -152,7 +158,18 @@ class OutcomesSpec(LearnerSpec):
             state=self._published_state,
             predictor=OutcomePredictor,
             numbers=("coefficients", "means", "scales"),
+            paired_losses=self._paired_losses,
         )
+
+    def _paired_losses(self, champion: DataFrame, previous: DataFrame, since: int) -> PairedLosses | None:
+        """As version_comparison.paired_losses, of the outcome that the gate compares."""
+        spark, paths, outcome = champion.sparkSession, self.settings.paths, self._gate_outcome
+        if not tables.OUTCOME_EXAMPLES.exists(spark, paths):
+            return None
+        stored = tables.OUTCOME_EXAMPLES.read(spark, paths)
+        examples = self.select(stored.where(F.col("matures_at") > F.timestamp_micros(F.lit(since))))
+        one, other = (self.models_of(rows)[outcome] for rows in (champion, previous))
+        return version_comparison.paired_losses(examples, one, other, self.declared, outcome, since)
 
     def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
         """The last started version of each model."""

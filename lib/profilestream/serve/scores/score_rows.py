@@ -16,6 +16,7 @@ from profilestream.learn.outcomes.kernels import outcome_scores
 from profilestream.learn.outcomes.kernels.batch_model import BatchModel
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule, OutcomeState
+from profilestream.learn.outcomes.kernels.outcome_scores import LinearModel
 from profilestream.learn.outcomes.kernels.outcome_tasks import feature_values
 
 # `features` as in outcome_tasks.EXAMPLE; `populations`: whether the user is in that of each declared outcome.
@@ -54,11 +55,9 @@ class ScoringModel:
 
     def scores(self, x: Floats, values: Floats) -> tuple[Floats, Floats]:
         """eta and predictions of rows with these inputs and features, each (m,)."""
-        if self.batch is None:
-            eta = outcome_scores.etas(self.rule, self.state, x)
-            return eta, outcome_scores.predictions(self.rule, self.state, eta)
-        eta = self.batch.etas(values, x)
-        return eta, self.batch.predictions(eta)
+        model = self.batch or LinearModel(self.rule, self.state)
+        eta = model.etas(values, x)
+        return eta, model.predictions(eta)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class PinnedScoreInputs:
         models: all declared outcomes.
         models_version: version of `outcome_models` that contains `models`.
         model_version: number of the champion that contains `models`; null: there is none, and `models` are the newest.
-        batch_versions: all rows of `batch_models`.
+        batch_versions: all batch models of the declared outcomes.
         as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
             there are no users.
     """
@@ -122,7 +122,7 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
     as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
     batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None
-    batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows)
+    batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows, declared)
     return PinnedScoreInputs(declared, features, models, version, model_version, batch, as_of)
 
 
@@ -173,7 +173,7 @@ def scoring_models(
         for name, one in versions.items()
         if one is not None
     }
-    better = batch_versions.serving_versions(batch, declared, as_of)
+    better = batch_versions.serving_versions(batch, as_of)
     return {
         name: replace(model, valid_from=one.valid_from, kind=one.kind, batch=one.loaded)
         if (one := better.get(name))

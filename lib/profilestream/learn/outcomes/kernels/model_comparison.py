@@ -1,4 +1,4 @@
-"""Comparison of batch models with linear models on the same rows: metrics, and losses by group of users."""
+"""Comparison of two models of an outcome on the same rows: metrics, and losses by group of users."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,31 +9,47 @@ import pyarrow as pa
 
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.sums import Sums
-from profilestream.learn.outcomes.kernels import outcome_scores, outcome_tasks
+from profilestream.learn.outcomes.kernels import outcome_tasks
 from profilestream.learn.outcomes.kernels.batch_model import BatchModel
 from profilestream.learn.outcomes.kernels.model_inputs import ModelInputs
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums, log_losses
-from profilestream.learn.outcomes.kernels.outcome_model import Loss, Rules, States
+from profilestream.learn.outcomes.kernels.outcome_model import Loss
+from profilestream.learn.outcomes.kernels.outcome_scores import LinearModel
 from profilestream.learn.outcomes.kernels.outcome_tasks import Cell
 
 USER_GROUPS = 200
 # Outcome and kind.
 ModelKey = tuple[str, str]
+Model = BatchModel | LinearModel
+# A model, and the one that it is compared with.
+ModelPair = tuple[Model, Model]
+
+
+@dataclass(frozen=True)
+class ModelScores(Sums):
+    """Sums over rows that a model has scored.
+
+    Args:
+        scores: of all rows.
+        losses: by group of users, (USER_GROUPS,).
+    """
+
+    scores: ScoreSums
+    losses: Floats
 
 
 @dataclass(frozen=True)
 class Comparison(Sums):
-    """Sums over rows that both models have scored.
+    """Sums over rows that two models have scored.
 
     Args:
-        scores, linear_scores: of the batch model and of the linear model.
-        losses, linear_losses: sums by group of users, (USER_GROUPS,).
+        rows: number of rows by group of users, (USER_GROUPS,).
+        model, other: their scores of these rows.
     """
 
-    scores: ScoreSums
-    linear_scores: ScoreSums
-    losses: Floats
-    linear_losses: Floats
+    rows: Floats
+    model: ModelScores
+    other: ModelScores
 
 
 def row_losses(loss: Loss, labels: Floats, predictions: Floats) -> Floats:
@@ -47,34 +63,33 @@ def row_losses(loss: Loss, labels: Floats, predictions: Floats) -> Floats:
 
 
 def compare_examples(
-    examples: pa.Table, *, cell: Cell, model_inputs: ModelInputs, rules: Rules, linear: States,
-    batch: Mapping[ModelKey, BatchModel],
-) -> dict[str, Any]:  # fmt: skip
-    """`comparisons`: a Comparison over the rows of a cell by outcome and kind.
-
-    Args:
-        linear: the linear model of each outcome of `batch`.
-    """
+    examples: pa.Table, *, cell: Cell, model_inputs: ModelInputs, pairs: Mapping[ModelKey, ModelPair]
+) -> dict[str, Any]:
+    """`comparisons`: a Comparison over the rows of a cell by outcome and kind."""
     examples = outcome_tasks.rows_of_cell(examples, cell)
     values = outcome_tasks.feature_values(examples, len(model_inputs.features))
     x = model_inputs.matrix(values)
     groups = outcome_tasks.user_hashes(examples) % USER_GROUPS
     comparisons = {}
-    for (outcome, kind), model in batch.items():
-        labels, rule, state = outcome_tasks.labels_of(examples, outcome), rules[outcome], linear[outcome]
-        eta, linear_eta = model.etas(values, x), outcome_scores.etas(rule, state, x)
-        predictions = model.predictions(eta)
-        linear_predictions = outcome_scores.predictions(rule, state, linear_eta)
+    for (outcome, kind), (model, other) in pairs.items():
+        labels = outcome_tasks.labels_of(examples, outcome)
+        has_label = np.isfinite(labels)
+        rows = values[has_label], x[has_label], labels[has_label], groups[has_label]
         comparisons[outcome, kind] = Comparison(
-            scores=ScoreSums.of(eta, labels, predictions, cell.at),
-            linear_scores=ScoreSums.of(linear_eta, labels, linear_predictions, cell.at),
-            losses=_group_losses(rule.loss, labels, predictions, groups),
-            linear_losses=_group_losses(rule.loss, labels, linear_predictions, groups),
+            rows=_by_group(np.ones(len(rows[0])), rows[-1]),
+            model=_model_scores(model, *rows, cell.at),
+            other=_model_scores(other, *rows, cell.at),
         )
     return {"comparisons": comparisons}
 
 
-def _group_losses(loss: Loss, labels: Floats, predictions: Floats, groups: Longs) -> Floats:
-    """Sum of the losses of each group of users, (USER_GROUPS,); rows without a label have none."""
-    losses = np.where(np.isfinite(labels), row_losses(loss, np.nan_to_num(labels), predictions), 0.0)
-    return np.asarray(np.bincount(groups, losses, USER_GROUPS), float)
+def _model_scores(model: Model, values: Floats, x: Floats, labels: Floats, groups: Longs, at: int) -> ModelScores:
+    eta = model.etas(values, x)
+    predictions = model.predictions(eta)
+    losses = row_losses(model.loss, labels, predictions)
+    return ModelScores(ScoreSums.of(eta, labels, predictions, at), _by_group(losses, groups))
+
+
+def _by_group(values: Floats, groups: Longs) -> Floats:
+    """Sums by group of users, (USER_GROUPS,)."""
+    return np.asarray(np.bincount(groups, values, USER_GROUPS), float)

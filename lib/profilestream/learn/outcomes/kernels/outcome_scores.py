@@ -1,9 +1,11 @@
 """Scores of outcome models, and the reasons for them. Shapes: m rows, c columns."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from profilestream.learn.kernels.arrays import Floats, Longs
-from profilestream.learn.outcomes.kernels.outcome_model import MAX_ETA, OutcomeRule, OutcomeState
+from profilestream.learn.outcomes.kernels.outcome_model import MAX_ETA, Loss, OutcomeRule, OutcomeState
 
 _MAX_LOG_MEAN = 5.0
 
@@ -34,6 +36,27 @@ def raw(rule: OutcomeRule, state: OutcomeState, eta: Floats) -> Floats:
     if rule.loss == "poisson":
         return np.asarray(np.exp(eta) * state.label_unit)
     return np.asarray(np.clip(eta, 0, 1) if rule.loss == "squared" else 1 / (1 + np.exp(-eta)))
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """A state that scores rows; with the methods of a BatchModel."""
+
+    rule: OutcomeRule
+    state: OutcomeState
+
+    @property
+    def loss(self) -> Loss:
+        """Of the outcome."""
+        return self.rule.loss
+
+    def etas(self, values: Floats, x: Floats) -> Floats:
+        """As the function `etas`; the features are not read."""
+        return etas(self.rule, self.state, x)
+
+    def predictions(self, eta: Floats) -> Floats:
+        """As the function `predictions`."""
+        return predictions(self.rule, self.state, eta)
 
 
 def contributions(rule: OutcomeRule, state: OutcomeState, x: Floats) -> Floats:

@@ -1,6 +1,5 @@
-"""Passes over matured rows of outcomes: which times they have, and the scores and sums of the rows of one time."""
+"""A pass over matured rows of outcomes: the scores and sums of the rows of one time."""
 
-from collections import Counter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -31,12 +30,6 @@ class Cell(NamedTuple):
     matures_at: int
     horizon_days: int
     at: int
-
-
-def list_cells(examples: pa.Table) -> dict[str, Any]:
-    """`cells`: the number of rows of each cell."""
-    counts: Any = examples.group_by(list(Cell._fields)).aggregate([([], "count_all")]).to_pylist()
-    return {"cells": Counter({Cell(*(one[name] for name in Cell._fields)): one["count_all"] for one in counts})}
 
 
 def sum_examples(
