@@ -171,9 +171,9 @@ class NaiveRankers:
             scores = self.counts(user)
         elif ranker == "due_counts":
             scores = self.counts(user)
-            for item, (baskets, first, last) in self.history(user).items():
+            for item, (baskets, first, latest_time) in self.history(user).items():
                 if baskets > 1:
-                    scores[item] *= 1 - 0.4 * exp(-10 * (now - last) / ((last - first) / (baskets - 1)))
+                    scores[item] *= 1 - 0.4 * exp(-10 * (now - latest_time) / ((latest_time - first) / (baskets - 1)))
         elif ranker == "transitions":
             latest = self.baskets(user)[-1] if self.in_baskets[user] else {}
             for counts in (self.followers(item, now) for item in latest):

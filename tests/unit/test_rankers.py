@@ -241,9 +241,9 @@ def test_an_item_counts_once_per_basket_and_a_late_event_changes_only_its_first_
 
 def test_the_items_of_a_row_without_a_history_have_one_basket_at_the_time_of_the_row() -> None:
     model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(1, "a", "b"), *at(1, "a", user="v")])
-    columns = {name: model.users[name] for name in model.users.schema.names}
+    columns: dict[str, Any] = {name: model.users[name] for name in model.users.schema.names}
     for name in ("item_baskets", "first_times", "last_times"):
-        lists: Any = columns[name].to_pylist()
+        lists = columns[name].to_pylist()
         columns[name] = pa.array([None, *lists[1:]], model.users.schema.field(name).type)
     assert model.users["key"].to_pylist() == ["u", "v"]
     older = replace(model, users=pa.table(columns, schema=model.users.schema))

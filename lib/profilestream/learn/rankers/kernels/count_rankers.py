@@ -164,7 +164,7 @@ def _largest_counts(
     """
     cells, cell = np.unique(pairs.row * len(ids) + pairs.item, return_inverse=True)
     factors = decay_factors(pairs.time, now[pairs.row], params.half_life_days)
-    count = np.bincount(cell, pairs.weight * factors, len(cells))
+    count: Floats = np.bincount(cell, pairs.weight * factors, len(cells)).astype(np.float64)
     row, item = np.divmod(cells, max(len(ids), 1))
     order = np.lexsort((item, -count.astype(np.float32), row))
     order = order[np.arange(len(row)) - groups(row)[0] < limit]
