@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from math import log2
+from math import exp, log2
 from typing import Any
 
 import pyarrow as pa
@@ -76,8 +76,14 @@ def _events(log: list[Event]) -> pa.Table:
 
 
 def _rows(rows: pa.Table) -> dict[str, dict[str, Any]]:
-    values: list[dict[str, Any]] = rows.set_column(3, "as_of", rows["as_of"].cast(pa.int64())).to_pylist()
+    times: Any = {"as_of": pa.int64(), "first_times": pa.list_(pa.int64()), "last_times": pa.list_(pa.int64())}
+    for name in rows.schema.names:
+        if name in times:
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(times[name]))
+    values: list[dict[str, Any]] = rows.to_pylist()
     for row in values:
+        history = (row.get(name) or [] for name in ("item_ids", "item_baskets", "first_times", "last_times"))
+        row["history"] = {item: tuple(numbers) for item, *numbers in zip(*history, strict=False)}
         row["counts"] = dict(zip(row["item_ids"], row["counts"], strict=True))
         row["rules"] = dict(zip(row.get("rule_items", []), row.get("rule_counts", []), strict=True))
     return {row["key"]: row for row in values}
@@ -126,6 +132,14 @@ class NaiveRankers:
     def counts(self, user: str) -> dict[str, float]:
         return _decayed([(item, 1.0, time) for u, item, time in self.log if u == user], self.params.half_life_days)
 
+    def history(self, user: str) -> dict[str, tuple[int, int, int]]:
+        """Number of baskets, and time of the first and of the last event, by item."""
+        times = defaultdict[str, list[int]](list)
+        for _, item, time in (event for event in self.log if event[0] == user):
+            times[item].append(time)
+        baskets = self.baskets(user)
+        return {item: (sum(item in one for one in baskets), min(of), max(of)) for item, of in times.items()}
+
     def followers(self, item: str, now: int) -> dict[str, float]:
         pairs = [
             (b, 1 / len(one), time)
@@ -155,6 +169,11 @@ class NaiveRankers:
         now, scores = max(time for _, _, time in self.log), dict[str, float]()
         if ranker == "own_counts":
             scores = self.counts(user)
+        elif ranker == "due_counts":
+            scores = self.counts(user)
+            for item, (baskets, first, latest_time) in self.history(user).items():
+                if baskets > 1:
+                    scores[item] *= 1 - 0.4 * exp(-10 * (now - latest_time) / ((latest_time - first) / (baskets - 1)))
         elif ranker == "transitions":
             latest = self.baskets(user)[-1] if self.in_baskets[user] else {}
             for counts in (self.followers(item, now) for item in latest):

@@ -35,7 +35,8 @@ def _event(n: int) -> dict[str, Any]:
 
 
 def _by_key(rows: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
-    names = ("side", "key", "item_ids", "basket_items", "previous_items", "as_of", *NUMBERS)
+    history = ("item_baskets", "first_times", "last_times")
+    names = ("side", "key", "item_ids", "basket_items", "previous_items", "as_of", *history, *NUMBERS)
     values: list[dict[str, Any]] = rows.select(names).to_pylist()
     return {(row["side"], row["key"]): row for row in values}
 

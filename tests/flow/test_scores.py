@@ -104,7 +104,7 @@ def test_users_with_baskets_have_lists_of_their_items_from_the_counts(spark: Spa
     for user, rows in again.items():
         assert [row["rank"] for row in rows] == [1, 2, 3]
         assert all((user, row["item_id"]) in bought for row in rows)
-        assert {(row["ranker"], row["model_version"]) for row in rows} == {("own_counts", "basket_counts@1")}
+        assert {(row["ranker"], row["model_version"]) for row in rows} == {("due_counts", "basket_counts@1")}
         assert [row["item_id"] for row in next_basket[user]] == [row["item_id"] for row in rows]
 
 

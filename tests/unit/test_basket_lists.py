@@ -41,8 +41,22 @@ def items(rows: list[dict[str, Any]]) -> list[str]:
 def test_buy_again_has_the_items_of_the_user_only_the_most_frequent_first() -> None:
     by_user = lists("buy_again")
     assert {user: items(rows) for user, rows in by_user.items()} == {"ann": ["tea", "mug"], "bob": ["pot", "rug"]}
-    assert {row["reason"] for row in by_user["ann"]} == {"because you bought it before"}
     assert [row["rank"] for row in by_user["ann"]] == [1, 2]
+
+
+def test_buy_again_has_reasons_with_the_interval_and_places_an_item_that_was_just_bought_lower() -> None:
+    log = [*at(0, "ann", "tea", "pen", "ink"), *at(0, "bob", "tea"), *at(20, "ann", "tea"), *at(40, "bob", "mug")]
+    log += [*at(0.1, "ann", "pen", "pen"), *at(40.2, "ann", "tea"), *at(41, "bob", "mug")]
+    rows = lists("buy_again", log=log)["ann"]
+    assert [(row["item_id"], row["reason"]) for row in rows] == [
+        ("pen", "you bought it 2 times; the last time was 40 days ago"),
+        ("tea", "you bought it 3 times, about every 20 days; the last time was less than a day ago"),
+        ("ink", "you bought it 41 days ago"),
+    ]
+    assert {row["ranker"] for row in rows} == {row["reason_ranker"] for row in rows} == {"due_counts"}
+    assert lists("buy_again", log=log)["bob"][0]["reason"] == (
+        "you bought it 2 times, about every 1 day; the last time was less than a day ago"
+    )
 
 
 def test_next_basket_continues_with_popular_items_and_names_the_ranker_of_each_item() -> None:

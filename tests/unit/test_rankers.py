@@ -1,6 +1,6 @@
 """The count rankers equal plain loops, do not depend on partitions, and rank a batch by the state before it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ def test_counts_and_popularity_are_decayed_sums_over_all_events(batches: list[li
     for user in {user for user, _, _ in naive.log}:
         assert rows[user]["counts"] == pytest.approx(naive.counts(user), rel=1e-9)
         assert rows[user]["as_of"] == max(time for one, _, time in naive.log if one == user)
+        assert rows[user]["history"] == naive.history(user)
     for item in {item for _, item, _ in naive.log}:
         assert rows[item]["popularity"] == pytest.approx(naive.popularity(rows[item]["as_of"])[item], rel=1e-9)
 
@@ -91,7 +92,7 @@ def test_a_log_in_order_of_time_gives_the_same_rows_for_any_split_into_batches(l
     for key, row in split.rows().items():
         for name in ("counts", "rules"):
             assert row[name] == pytest.approx(expected[key][name], rel=1e-9)
-        for name in ("as_of", "basket_items", "previous_items", "recent_items"):
+        for name in ("as_of", "basket_items", "previous_items", "recent_items", "history"):
             assert row.get(name) == expected[key].get(name), (key, name)
 
 
@@ -225,6 +226,41 @@ def test_a_basket_that_continues_a_stored_one_is_not_ranked() -> None:
     model = MemoryRankers(PARAMS).learn(at(0, "a"))
     sums = model.learn(at(0.01, "b")).sums
     assert sums is not None and not sums.users.any() and sums.times.rows_from is None
+
+
+def test_an_item_counts_once_per_basket_and_a_late_event_changes_only_its_first_and_last_time() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(2, "a", "a"), *at(2.01, "b")]).learn([*at(2.02, "a"), *at(5, "a")])
+    assert model.user("u")["history"]["a"] == (2, START + 2 * DAY, START + 5 * DAY)
+    model = model.learn([*at(1, "a"), *at(4, "b", "c")])
+    assert model.user("u")["history"] == {
+        "a": (2, START + DAY, START + 5 * DAY),
+        "b": (1, START + round(2.01 * DAY), START + 4 * DAY),
+        "c": (0, START + 4 * DAY, START + 4 * DAY),
+    }
+
+
+def test_the_items_of_a_row_without_a_history_have_one_basket_at_the_time_of_the_row() -> None:
+    model = MemoryRankers(PARAMS).learn([*at(0, "a"), *at(1, "a", "b"), *at(1, "a", user="v")])
+    columns: dict[str, Any] = {name: model.users[name] for name in model.users.schema.names}
+    for name in ("item_baskets", "first_times", "last_times"):
+        lists = columns[name].to_pylist()
+        columns[name] = pa.array([None, *lists[1:]], model.users.schema.field(name).type)
+    assert model.users["key"].to_pylist() == ["u", "v"]
+    older = replace(model, users=pa.table(columns, schema=model.users.schema))
+    assert list(older.ranking("u", "due_counts")) == ["a", "b"]
+    later = older.learn([*at(3, "a"), *at(3, "a", user="v")])
+    assert later.user("u")["history"] == {
+        "a": (2, START + DAY, START + 3 * DAY), "b": (1, START + DAY, START + DAY)
+    }  # fmt: skip
+    assert later.user("v")["history"] == {"a": (2, START + DAY, START + 3 * DAY)}
+
+
+def test_due_counts_are_lower_for_an_item_that_was_just_bought_until_its_interval_has_passed() -> None:
+    model = MemoryRankers(RankerParams()).learn([*at(0, "a"), *at(20, "a", "b", "b"), *at(40, "a", "new")])
+    assert list(model.ranking("u", "own_counts")) == ["a", "b", "new"]
+    assert list(model.ranking("u", "due_counts")) == ["b", "a", "new"]
+    later = model.learn(at(44, "other", user="v"))
+    assert list(later.ranking("u", "due_counts", 3)) == ["a", "b", "new"]
 
 
 def test_of_followers_with_equal_counts_the_first_ids_are_stored() -> None:

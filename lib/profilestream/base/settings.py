@@ -717,7 +717,7 @@ class PublishRankers(Gate):
     """
 
     name: ModelName = "rankers"
-    ranker: Literal["own_counts", "transitions", "sequence_rules", "popularity"] = "own_counts"
+    ranker: Literal["own_counts", "due_counts", "transitions", "sequence_rules", "popularity"] = "own_counts"
     top_k: int = Field(default=20, ge=1)
 
 

@@ -361,6 +361,13 @@ BASKET_COUNTS = Table(
         Column("basket_items", "ARRAY<STRING>", "User: items of the latest basket, which ended at `as_of`."),
         Column("previous_items", "ARRAY<STRING>", "User: items of the basket before it."),
         Column("recent_items", "ARRAY<STRING>", "User: items of the last ten events of the latest basket, in order."),
+        Column(
+            "item_baskets",
+            "ARRAY<BIGINT>",
+            "User: number of baskets with each of `item_ids`; baskets of late events are not counted.",
+        ),
+        Column("first_times", "ARRAY<TIMESTAMP>", "User: time of the first event of each of `item_ids`."),
+        Column("last_times", "ARRAY<TIMESTAMP>", "User: time of the last event of each of `item_ids`."),
         Column("popularity", "DOUBLE", "Item: count of its events, decayed by popularity_half_life_days."),
         Column("rule_items", "ARRAY<STRING>", "Item: items of later events of the same baskets."),
         Column("rule_counts", "ARRAY<DOUBLE>", "Item: decayed count of each of `rule_items`, the largest first."),
@@ -376,7 +383,7 @@ BASKET_COUNTS = Table(
     ),
     key=("side", "key"),
     properties=UPDATABLE,
-    schema_version=3,
+    schema_version=4,
 )
 
 DEMAND_UNITS = Table(

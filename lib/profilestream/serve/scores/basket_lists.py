@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from profilestream.learn.kernels.arrays import Floats, Longs
+from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers.kernels import basket_rows, blend
 from profilestream.learn.rankers.kernels.basket_index import RANKERS, BasketIndex
 from profilestream.learn.rankers.kernels.basket_rows import RankerParams
@@ -19,7 +20,7 @@ SCHEMA = ranked_lists.SCHEMA.append(pa.field("purpose", pa.string())).append(
     pa.field("as_of", pa.timestamp("us", "UTC"))
 )
 # The ranker of each purpose; items that it does not score follow by popularity.
-RANKER_OF_PURPOSE = {"buy_again": "own_counts", "next_basket": "own_counts", "next_in_session": "sequence_rules"}
+RANKER_OF_PURPOSE = {"buy_again": "due_counts", "next_basket": "own_counts", "next_in_session": "sequence_rules"}
 _ONLY_SCORED = ("buy_again", "next_in_session")
 _REASONS = {
     "own_counts": "because you {action} it before",
@@ -108,10 +109,34 @@ def _blend_entries(users: pa.Table, index: BasketIndex, options: BasketListOptio
 def _rows(users: pa.Table, index: BasketIndex, purpose: str, entries: _Entries, options: BasketListOptions) -> pa.Table:
     """Rows with SCHEMA."""
     n = len(entries.user)
-    reasons = [_REASONS[ranker].format(action=options.action) for ranker in entries.placed_by.tolist()]
+    if purpose == "buy_again":
+        reasons = _history_reasons(users, index, entries, options.action)
+    else:
+        reasons = [_REASONS[ranker].format(action=options.action) for ranker in entries.placed_by.tolist()]
     purposes, as_of = pa.array([purpose] * n, pa.string()), pa.array([index.as_of] * n, SCHEMA.field("as_of").type)
     columns: list[Any] = [
         users["key"].take(entries.user), entries.rank + 1, index.ids.take(entries.item), entries.score, entries.ranker,
         pa.nulls(n, pa.string()), pa.array(reasons, pa.string()), entries.placed_by, purposes, as_of,
     ]  # fmt: skip
     return pa.table(columns, schema=SCHEMA)
+
+
+def _history_reasons(users: pa.Table, index: BasketIndex, entries: _Entries, action: str) -> list[str]:
+    """How often, at which mean interval, and when the user had each item before, in days before the newest event."""
+    history = index.history(users).at(entries.user * len(index.ids) + entries.item)
+    intervals = np.rint(history.intervals / MICROS_PER_DAY).astype(np.int64)
+    columns = history.baskets, intervals, (index.as_of - history.last) // MICROS_PER_DAY
+    return [_history_reason(action, *row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _history_reason(action: str, baskets: int, interval: int, age: int) -> str:
+    """The interval and the age are whole days; an interval of 0 is left out."""
+    last = "less than a day ago" if age < 1 else f"{_days(age)} ago"
+    if baskets < 2:
+        return f"you {action} it {last}"
+    interval_text = f", about every {_days(interval)}" if interval else ""
+    return f"you {action} it {baskets} times{interval_text}; the last time was {last}"
+
+
+def _days(days: int) -> str:
+    return "1 day" if days == 1 else f"{days} days"

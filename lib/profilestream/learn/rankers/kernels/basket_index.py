@@ -12,8 +12,9 @@ from profilestream.learn.kernels.lists import flatten, groups, ranges
 from profilestream.learn.kernels.ranking_metrics import top_candidates
 from profilestream.learn.kernels.sums import MIN_WEIGHT, decay_factors
 from profilestream.learn.rankers.kernels.basket_rows import FOLLOWERS, RankerParams, micros, positions_if_any
+from profilestream.learn.rankers.kernels.item_history import ItemHistory
 
-RANKERS = ("own_counts", "transitions", "sequence_rules", "popularity")
+RANKERS = ("own_counts", "transitions", "sequence_rules", "popularity", "due_counts")
 # The weight of an event of a session is multiplied by this for each later event.
 RULE_DECAY = 0.6
 _CHUNK_USERS = 500
@@ -70,6 +71,7 @@ class BasketIndex:
 
         `own_counts` scores by the user's counts, `transitions` by the mean over the items of the latest basket of the
         shares of their followers, `sequence_rules` by the sum of the decayed shares in the rules of `recent_items`.
+        `due_counts` scores by the user's counts times ItemHistory.due_factors.
         These scores are divided by the largest one and increased by 1. All other items follow with their share of the
         popularity. A null row is a user without events. Items without a row are not ranked.
         """
@@ -99,12 +101,14 @@ class BasketIndex:
             first, size = groups(viewer)
             later_events = first + size - 1 - np.arange(len(first))
             has_row, own = positions_if_any(own_ids, self.ids)
-            own_counts = flatten(part, "counts")[1].to_numpy()[has_row]
+            owner, own_counts = owner[has_row], flatten(part, "counts")[1].to_numpy()[has_row]
+            due_factors = ItemHistory.stored(part, owner * len(self.ids) + own, has_row).due_factors(self.as_of)
             pairs = (
-                (owner[has_row], own, own_counts),
+                (owner, own, own_counts),
                 transitions.votes(user, basket_ids, 1 / groups(user)[1]),
                 rules.votes(viewer, recent_ids, np.asarray(RULE_DECAY**later_events, np.float64)),
                 (owner[:0], own[:0], own_counts[:0]),
+                (owner, own, own_counts * due_factors),
             )
             yield part, {ranker: self._sum(*each) for ranker, each in zip(RANKERS, pairs, strict=True)}
 
@@ -113,6 +117,12 @@ class BasketIndex:
         user, ids = flatten(users, name)
         has_row, item = positions_if_any(ids, self.ids)
         return np.asarray(user[has_row] * len(self.ids) + item, np.int64)
+
+    def history(self, users: pa.Table) -> ItemHistory:
+        """Of all items of the users that have a row."""
+        owner, ids = flatten(users, "item_ids")
+        has_row, item = positions_if_any(ids, self.ids)
+        return ItemHistory.stored(users, owner[has_row] * len(self.ids) + item, has_row)
 
     def _sum(self, user: Longs, item: Longs, score: Floats) -> ItemScores:
         """The positive sums of the scores of each pair; only of ranked items."""

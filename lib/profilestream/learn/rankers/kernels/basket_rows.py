@@ -19,7 +19,11 @@ _TYPES: Any = {"key": pa.string(), "item_ids": _STRINGS, "counts": pa.list_(pa.f
 _NAMES = ("user_id", "time_micros", "item_id")
 EVENT = pa.schema([pa.field(name, pa.int64() if name == "time_micros" else pa.string()) for name in _NAMES])
 # Rows of the table `basket_counts`. The counts of an item are those of its followers.
-USER = pa.schema(_TYPES | {"basket_items": _STRINGS, "previous_items": _STRINGS, "recent_items": _STRINGS})
+_USER_TYPES: Any = {"basket_items": _STRINGS, "previous_items": _STRINGS, "recent_items": _STRINGS}
+_TIMES: Any = pa.list_(_TIME)
+USER = pa.schema(
+    _TYPES | _USER_TYPES | {"item_baskets": pa.list_(pa.int64()), "first_times": _TIMES, "last_times": _TIMES}
+)
 ITEM = pa.schema(_TYPES | {"popularity": pa.float64(), "rule_items": _STRINGS, "rule_counts": pa.list_(pa.float64())})
 BLEND = pa.schema(_TYPES | {"blend_weights": pa.list_(pa.float64()), "blend_sums": pa.list_(pa.float64())})
 RANKED = pa.schema([pa.field("item_ids", _STRINGS), pa.field("scores", pa.list_(pa.float64()))])

@@ -1,9 +1,10 @@
 """The learned blend of the count rankers: a conditional logit over the candidates of one user.
 
-The candidates are the best CANDIDATES items of each ranker. The probability of one is softmax(x w) (McFadden, 1974).
-With the share y / |y| of each item of a basket as target, its cross entropy is the loss of ListNet (Cao et al., 2007).
-The weights w are learned by decayed Newton sums, as those of outcomes (learn/kernels/newton_steps.py). A basket with
-weight m = min(|y|, 10) adds A = m (XT diag(p) X - XT p pT X) and b = A w + m XT (y / |y| - p).
+The candidates are the best CANDIDATES items of each ranker that has an input. The probability of one is softmax(x w)
+(McFadden, 1974). With the share y / |y| of each item of a basket as target, its cross entropy is the loss of ListNet
+(Cao et al., 2007). The weights w are learned by decayed Newton sums, as those of outcomes
+(learn/kernels/newton_steps.py). A basket with weight m = min(|y|, 10) adds A = m (XT diag(p) X - XT p pT X) and
+b = A w + m XT (y / |y| - p).
 """
 
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ INPUTS = (
     ("rules", "sequence_rules"), ("log_rules", "sequence_rules"), ("log_popularity", "popularity"),
     ("popularity", "popularity"),
 )  # fmt: skip
+# The first ones of RANKERS.
+_RANKERS = tuple(dict.fromkeys(ranker for _, ranker in INPUTS))
 HALF_LIFE_DAYS, GATE_HALF_LIFE_DAYS = 182.0, 14.0
 _RIDGE, _MAX_TARGETS = 30.0, 10
 # In logarithms, smaller shares are replaced by this one.
@@ -172,7 +175,7 @@ def candidates(index: BasketIndex, users: pa.Table, per_ranker: int = CANDIDATES
     """By chunk of the users: their number, and their candidates, which are the best items of each ranker."""
     for part, scores in index.scores(users):
         popular = np.arange(len(part))[:, None] * len(index.ids) + index.popular[:per_ranker]
-        best = (_best(one, len(index.ids), per_ranker) for one in scores.values())
+        best = (_best(scores[ranker], len(index.ids), per_ranker) for ranker in _RANKERS)
         cells = np.unique(np.concatenate([popular.ravel(), *best]))
         user, item = np.divmod(cells, max(len(index.ids), 1))
         yield len(part), Candidates(user, item, _inputs(index, part, scores, cells))
@@ -254,7 +257,7 @@ def sum_baskets(rows: Candidates, probabilities: Floats, is_target: Bools, times
 
 
 def placing_rankers(rows: Candidates, weights: Floats) -> Longs:
-    """For each candidate, the number in RANKERS of the ranker with the largest contribution to its score.
+    """For each candidate, the number in _RANKERS of the ranker with the largest contribution to its score.
 
     The contribution of a ranker is the part of x w by its inputs, minus the mean of this part over the user's
     candidates. A ranker that does not score the item has not placed it.
@@ -264,7 +267,7 @@ def placing_rankers(rows: Candidates, weights: Floats) -> Longs:
     scored_by = {"own_counts": "is_own", "transitions": "transitions", "sequence_rules": "rules"}
     names = [name for name, _ in INPUTS]
     contributions = []
-    for ranker in RANKERS:
+    for ranker in _RANKERS:
         part = rows.x[:, owners == ranker] @ weights[owners == ranker]
         if len(starts):
             part = part - (np.add.reduceat(part, starts) / size)[number]

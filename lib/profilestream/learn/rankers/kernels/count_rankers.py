@@ -34,6 +34,7 @@ from profilestream.learn.rankers.kernels.basket_rows import (
     micros,
 )
 from profilestream.learn.rankers.kernels.blend import BlendState
+from profilestream.learn.rankers.kernels.item_history import ItemHistory
 
 MAX_BASKET_ITEMS = 50
 # Names of the results of update_users, if there is a state.
@@ -88,6 +89,10 @@ def update_users(
         sums = basket_evaluation.evaluate(index, old, targets, session, ids, blend, time)
         results = dict(zip(RESULTS, sums, strict=True))
 
+    in_baskets = rows.take(rows.time > NEVER)
+    history = ItemHistory.stored(old, owner * len(ids) + own)
+    history |= ItemHistory.of_events(user * len(ids) + item, time, 0)
+    history |= ItemHistory.of_events(in_baskets.user * len(ids) + in_baskets.item, in_baskets.time, 1)
     first, _ = groups(rows.basket)
     rows = rows.take(np.arange(len(first)) - first < MAX_BASKET_ITEMS)
     first, _ = groups(rows.basket)
@@ -98,10 +103,15 @@ def update_users(
     now = np.maximum(old_times, time[np.searchsorted(user, np.arange(len(keys)), "right") - 1])
     weights = np.append(own_counts, np.ones(len(item)))
     pairs = WeightedPairs(np.append(owner, user), np.append(own, item), weights, np.append(old_times[owner], time))
-    counts = _sum_counts(now, pairs, ids, params, params.max_items)
+    cells, counts = _largest_counts(now, pairs, ids, params, params.max_items)
     lists = (lists_by_row(rows.user[each], len(keys), ids.take(rows.item[each])) for each in (is_latest, is_previous))
     recent = session.take(basket_rows.is_recent(session))
-    users = pa.table([keys, *counts, *lists, lists_by_row(recent.user, len(keys), ids.take(recent.item))], schema=USER)
+    columns = [
+        keys, *_count_lists(now, cells, counts, ids), *lists,
+        lists_by_row(recent.user, len(keys), ids.take(recent.item)),
+        *history.at(cells).lists(cells // len(ids), len(keys)),
+    ]  # fmt: skip
+    users = pa.table(columns, schema=USER)
 
     pairs_by_list = _transitions(rows), _rules(session)
     touched = np.unique(np.concatenate([item, *(pairs.row for pairs in pairs_by_list)]))
@@ -145,18 +155,26 @@ def remove_from_items(contributions: pa.Table, stored: pa.Table, *, params: Rank
     return {"items": pa.table(columns, schema=ITEM.append(DELETED))}
 
 
-def _sum_counts(now: Longs, pairs: WeightedPairs, ids: Any, params: RankerParams, limit: int) -> tuple[Any, ...]:
-    """The columns `item_ids`, `counts` and `as_of`: the largest counts of each row, as of its time `now`.
+def _largest_counts(
+    now: Longs, pairs: WeightedPairs, ids: Any, params: RankerParams, limit: int
+) -> tuple[Longs, Floats]:
+    """Cells (row * items + item) and counts: the largest counts of each row, as of its time `now`.
 
     Counts that differ only by rounding are ties; ties are in order of `ids`.
     """
     cells, cell = np.unique(pairs.row * len(ids) + pairs.item, return_inverse=True)
     factors = decay_factors(pairs.time, now[pairs.row], params.half_life_days)
-    count = np.bincount(cell, pairs.weight * factors, len(cells))
+    count: Floats = np.bincount(cell, pairs.weight * factors, len(cells)).astype(np.float64)
     row, item = np.divmod(cells, max(len(ids), 1))
     order = np.lexsort((item, -count.astype(np.float32), row))
     order = order[np.arange(len(row)) - groups(row)[0] < limit]
-    lists = (lists_by_row(row[order], len(now), values) for values in (ids.take(item[order]), count[order]))
+    return cells[order], count[order]
+
+
+def _count_lists(now: Longs, cells: Longs, counts: Floats, ids: Any) -> tuple[Any, ...]:
+    """The columns `item_ids`, `counts` and `as_of`, from _largest_counts."""
+    row, item = np.divmod(cells, max(len(ids), 1))
+    lists = (lists_by_row(row, len(now), values) for values in (ids.take(item), counts))
     return *lists, pa.array(now).cast(ITEM.field("as_of").type)
 
 
@@ -175,7 +193,9 @@ def _item_rows(
         np.maximum.at(now, rows, times)
     factors = decay_factors(time, now[row], params.popularity_half_life_days)
     sums: Any = np.bincount(row, weight * factors, len(keys))
-    transitions, rules = (_sum_counts(now, pairs, ids, params, limit) for pairs in followers)
+    transitions, rules = (
+        _count_lists(now, *_largest_counts(now, pairs, ids, params, limit), ids) for pairs in followers
+    )
     return pa.table([keys, *transitions, sums, *rules[:2]], schema=ITEM)
 
 
