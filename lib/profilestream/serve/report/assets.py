@@ -106,7 +106,10 @@ function draw() {
   const scheme = dark.matches && !printing ? schemes.dark : schemes.light;
   for (const [id, figure] of Object.entries(figures)) {
     const { data, layout } = applyScheme(figure, scheme, false);
-    if (narrow.matches) data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
+    if (narrow.matches) {
+      data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
+      for (const label of layout.annotations ?? []) label.font.size = 10;
+    }
     Plotly.react(id, data, layout, { responsive: true, displayModeBar: false });
   }
   for (const mark of document.querySelectorAll(".mark")) {

@@ -55,7 +55,7 @@ def shop(spark: SparkSession, settings: Settings, events: DataFrame, *, has_valu
             row["week"]: row["count"] for row in orders.where("week IS NOT NULL").groupBy("week").count().collect()
         }
         segments = read_or_empty(spark, tables.USER_SEGMENTS, settings)
-        by_segment = _by_segment(orders, segments, scores.where(F.col("outcome") == risk)).collect()
+        by_segment = _by_segment(orders, segments, scores.where(F.col("outcome") == F.lit(risk))).collect()
     finally:
         orders.unpersist()
     if not by_week:
