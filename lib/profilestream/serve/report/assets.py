@@ -59,6 +59,10 @@ footer { padding: 4px 16px 32px; font-size: .85rem; }
   body { font-size: 11pt; }
   nav, .skip, .empty { display: none; }
   .scroll { max-height: none; overflow: visible; }
+  th { position: static; white-space: normal; }
+  td.long, td.number, th.number { min-width: 0; white-space: normal; overflow-wrap: anywhere; }
+  details:not([open]) { display: none; }
+  table { font-size: .78rem; }
   .parts { grid-template-columns: minmax(0, 1fr); }
   .key-figures li, .part, tr { break-inside: avoid; }
   h2, h3, h4 { break-after: avoid; }
@@ -118,10 +122,9 @@ function draw() {
   document.documentElement.dataset.scheme = dark.matches ? "dark" : "light";
 }
 
-// On paper: light colors, and all tables open.
+// On paper, the colors are light.
 function setPrinting(starts) {
   printing = starts;
-  document.querySelectorAll("details").forEach((table) => { table.open = starts; });
   draw();
 }
 
