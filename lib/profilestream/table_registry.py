@@ -77,6 +77,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "events", "rejected_events", "capture_batches", "capture_alarms", *profile_tables, *segments_tables,
             "segment_descriptions", "model_metrics", "user_groups", "user_tags", "stage_batches", "outcome_models",
             "outcome_examples", "user_scores", "demand_units", "demand_forecasts", "unusual_activity",
+            "recommendations",
         ],
         "serve_outcomes": [
             "outcome_models", "published_outcome_models", "batch_models", "events", *customer_tiles, "user_scores",

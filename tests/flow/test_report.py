@@ -12,7 +12,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.learn.segments.segments_spec import SegmentsSpec
-from profilestream.serve.report import queries_events, report_queries, sections_users, time_grains, write_report
+from profilestream.serve.report import (
+    queries_events,
+    queries_shop,
+    report_queries,
+    sections_users,
+    time_grains,
+    write_report,
+)
 from profilestream.serve.report.report_elements import Chart
 from profilestream.serve.report.time_grains import TimeGrain
 from profilestream.serve.report.view_demand import DemandRow
@@ -67,6 +74,7 @@ def _learned_tables(spark: SparkSession, settings: Settings) -> dict[str, DataFr
         "segments": spark.createDataFrame(segment_rows, segment_ddl),
         "segment_descriptions": spark.createDataFrame(descriptions, tables.SEGMENT_DESCRIPTIONS.schema),
         **_demand_tables(spark),
+        **_score_tables(spark, settings),
     }
 
 
@@ -86,6 +94,33 @@ def _demand_tables(spark: SparkSession) -> dict[str, DataFrame]:
     return {
         "demand_units": spark.createDataFrame(units, tables.DEMAND_UNITS.schema),
         "demand_forecasts": spark.createDataFrame(forecasts, tables.DEMAND_FORECASTS.schema),
+    }
+
+
+def _score_tables(spark: SparkSession, settings: Settings) -> dict[str, DataFrame]:
+    """Rows of user_segments, user_scores and recommendations for five buyers, by table name."""
+    purchases = _table(settings, "events").filter(IS_PURCHASE, pl.col("user_id").is_not_null())
+    buyers = purchases.select(pl.col("user_id").unique().sort()).collect()["user_id"].to_list()[:5]
+    segments = [(user, 1 + n % 2, 0.5, [0.1], AS_OF, AS_OF, "s", 1) for n, user in enumerate(buyers)]
+    reasons = [("orders", 2.0, 0.5, "orders 2; raises the score")]
+    versions = (AS_OF, 1, None, 1, AS_OF, "linear")
+    scores: list[tuple[Any, ...]] = []
+    for n, user in enumerate(buyers):
+        scores += [
+            (user, "churn_60d", n - 2.0, 0.3 + 0.1 * n, reasons, *versions),
+            (user, "churn_90d", 2.0, 0.9, reasons, *versions),
+            (user, "value_180d", 10.0 * n, None, reasons, *versions),
+        ]
+    lists = [
+        (user, purpose, rank, item, 1.0, "blend", None, "popular", None, "1", None, AS_OF)
+        for n, user in enumerate(buyers)
+        for purpose in ("for_you", "next_basket")
+        for rank, item in enumerate(("i", f"j{n % 2}"), 1)
+    ]
+    return {
+        "user_segments": spark.createDataFrame(segments, tables.USER_SEGMENTS.schema),
+        "user_scores": spark.createDataFrame(scores, tables.USER_SCORES.schema),
+        "recommendations": spark.createDataFrame(lists, tables.RECOMMENDATIONS.schema),
     }
 
 
@@ -140,16 +175,34 @@ def _table(shop: Settings, name: str) -> pl.LazyFrame:
     return pl.scan_delta(f"{shop.paths.warehouse}/{name}")
 
 
+def _sales(shop: Settings) -> pl.DataFrame:
+    """Purchases and returns with their `order` and `revenue`."""
+    sign = pl.when(IS_PURCHASE).then(1.0).when(pl.col("event_type") == "return").then(-1.0)
+    columns = {"order": pl.coalesce("order_id", "event_id"), "sign": sign, "revenue": sign * pl.col("value")}
+    return _table(shop, "events").with_columns(**columns).filter(pl.col("sign").is_not_null()).collect()
+
+
 def _expected_key_figures(shop: Settings) -> dict[str, float]:
     """The key figures, computed by Polars."""
     batches = _table(shop, "capture_batches").select(pl.col("^rows_(in|clean|rejected|duplicate)$").sum()).collect()
     events = _table(shop, "events").collect()
+    sales = _sales(shop)
+    purchases = sales.filter(IS_PURCHASE)
+    orders = purchases.select("user_id", "order").unique()
+    by_user = orders.drop_nulls("user_id").group_by("user_id").len()
+    at_risk = _table(shop, "user_scores").filter(outcome="churn_60d").filter(pl.col("probability") > 0.5).collect()
     return {
+        "customers": by_user.height,
+        "revenue": sales["revenue"].sum(),
+        "orders": orders.height,
+        "order_value": purchases["value"].sum() / orders.height,
+        "repeat_rate": by_user.filter(pl.col("len") > 1).height / by_user.height,
+        "at_risk": at_risk.height,
+        "at_risk_spent": sales.join(at_risk, "user_id", "semi")["revenue"].sum(),
         **batches.row(0, named=True),
         "alarms": _table(shop, "capture_alarms").collect().height,
         "events": events.height,
         "users": events["user_id"].drop_nulls().n_unique(),
-        "buyers": events.filter(IS_PURCHASE)["user_id"].drop_nulls().n_unique(),
         "purchase_value": events.filter(IS_PURCHASE)["value"].sum(),
         "segments": 2,
         "assigned_tags": 3,
@@ -164,6 +217,66 @@ def test_key_figures_equal_the_tables(browser: Browser, report: str, shop: Setti
     values = page.eval_on_selector_all(".key-figures li", script)
     page.close()
     assert dict(values) == pytest.approx(_expected_key_figures(shop)) and len(values) > 10
+
+
+def test_items_segments_recommendations_and_examples_equal_the_tables(view: ReportView, shop: Settings) -> None:
+    """The sample has one day, so its only week is open, and no item can rise."""
+    assert view.shop is not None
+    sales = _sales(shop).with_columns(units=pl.col("sign") * pl.col("quantity").fill_null(1.0))
+    by_item = sales.group_by("item_id").agg(pl.col("units", "revenue").sum()).sort("revenue", "item_id")
+    best = sorted(by_item.rows(), key=lambda row: (-row[2], row[0]))[:8]
+    shown = [(item.name, item.units, item.revenue) for item in view.shop.sales.best]
+    assert [(name, units) for name, units, _ in shown] == [(name, units) for name, units, _ in best]
+    assert [revenue for *_, revenue in shown] == pytest.approx([revenue for *_, revenue in best])
+    assert (view.shop.sales.first, view.shop.sales.last) == (date(2019, 9, 30), date(2019, 10, 6))
+    assert view.shop.sales.risers == () and view.shop.change(0) is None
+    segments = sales.join(_table(shop, "user_segments").collect(), "user_id")
+    by_segment = dict(segments.group_by("segment_id").agg(pl.col("revenue").sum()).rows())
+    assert view.shop.spent_by_segment == pytest.approx(by_segment) and len(by_segment) == 2
+    assert view.shop.recommended == (("i", 5), ("j0", 3), ("j1", 2))
+    assert [(user.outcome, user.score) for user in view.shop.examples] == [("value_180d", 10.0 * n) for n in (4, 3, 2)]
+
+
+def test_weeks_changes_and_risers_equal_the_events(spark: SparkSession, shop: Settings) -> None:
+    """Eleven weeks of purchases and returns from a Wednesday on, and a purchase with a wrong year."""
+    monday = datetime(2026, 1, 5, tzinfo=UTC)
+    rows: list[tuple[Any, ...]] = [("x", "purchase", monday.replace(year=2031), "u1", "a", "o", 1.0, 5.0)]
+    for day in range(2, 75):
+        user, item, kind = f"u{day % 7}", "abc"[day % 3], "return" if day % 10 == 9 else "purchase"
+        quantity = 1.0 + day if item == "c" else None
+        order = None if day % 4 else f"o{day // 8}"
+        rows.append((f"e{day}", kind, monday + timedelta(days=day), user, item, order, quantity, 10.0 + day))
+    rows.append(("g", "purchase", monday + timedelta(days=74), None, None, None, None, 1.0))
+    columns = "event_id event_type event_time user_id item_id order_id quantity value".split()
+    kinds = "event_id string, event_type string, event_time timestamp, user_id string, item_id string, "
+    frame = spark.createDataFrame(rows, f"{kinds} order_id string, quantity double, value double")
+    derive = shop.derive.model_copy(update={"shop_timezone": "UTC"})
+    view = queries_shop.shop(spark, shop.model_copy(update={"derive": derive}), frame, has_values=True)
+    assert view is not None
+    events = pl.DataFrame(rows, schema=columns, orient="row")
+    week = ((pl.col("event_time") - monday).dt.total_days() // 7).alias("week")
+    is_sold = IS_PURCHASE.cast(float) * 2 - 1
+    units = (is_sold * pl.col("quantity").fill_null(1.0)).alias("units")
+    user_order = pl.struct("user_id", pl.coalesce("order_id", "event_id"))
+    sold = events.with_columns(week, units, user_order.alias("order"), revenue=is_sold * pl.col("value"))
+    revenue = dict(sold.group_by("week").agg(pl.col("revenue").sum()).rows())
+    first = sold.filter(IS_PURCHASE).group_by("order").agg(pl.col("week").min())
+    orders = dict(first.group_by("week").len().rows())
+    assert [one.start for one in view.weeks] == [(monday + timedelta(weeks=n)).date() for n in range(11)]
+    assert [one.revenue for one in view.weeks] == pytest.approx([revenue[n] for n in range(11)])
+    assert [one.orders for one in view.weeks] == [orders[n] for n in range(11)]
+    assert view.change(9) == pytest.approx(revenue[9] / revenue[8] - 1)
+    assert (view.change(1), view.change(10)) == (None, None)
+    assert view.orders == first.height and view.revenue == pytest.approx(sum(revenue.values()))
+    last, before = (
+        dict(sold.filter(pl.col("week").is_between(low, low + 3)).group_by("item_id").agg(pl.col("units").sum()).rows())
+        for low in (6, 2)
+    )
+    rises = {item: last[item] - before[item] for item in "abc" if last[item] >= 10 and last[item] > before[item]}
+    assert [item.name for item in view.sales.risers] == sorted(rises, key=lambda item: -rises[item]) != []
+    assert {item.name: (item.units, item.units_before) for item in view.sales.best} == {
+        item: (last[item], before[item]) for item in "abc" if last[item] > 0
+    }
 
 
 def test_the_page_sends_no_request_and_logs_no_error(browser: Browser, report: str) -> None:

@@ -114,3 +114,21 @@ def test_the_true_number_of_groups_has_the_best_silhouette_and_the_cost_of_the_g
 def test_values_of_k_that_are_not_below_the_number_of_distinct_points_are_skipped() -> None:
     points, _ = points_around_centers(60)
     assert list(choose_k.score_each_k(points[:2].repeat(3, axis=0), range(2, 4), seed=1)) == []
+
+
+def test_a_rule_is_shown_in_words_and_natural_units() -> None:
+    words = {"weekend": ["on weekdays", "at weekends"], "log_price": ["cheap items", "expensive items"]}
+    dimensions = {"weekend": "int(weekday(event_time) >= 5)", "log_price": "ln(1 + price)", "hour_sin": "sin(hour)"}
+    rules = {
+        "weekend <= 0.46 and log_price > 1.371": "on weekdays (weekend at most 46%), expensive items (price over 2.94)",
+        "weekend > 0.2 and hour_sin <= -0.34 and weekend <= 0.4": (
+            "between on weekdays and at weekends (weekend 20% to 40%), low hour_sin"
+        ),
+        "": segment_rules.NO_RULE,
+    }
+    assert {rule: segment_rules.rule_in_words(rule, words, dimensions) for rule in rules} == rules
+
+
+def test_the_text_of_a_condition_can_be_parsed() -> None:
+    for condition in (SplitCondition("weekend", 0.25, True), SplitCondition("log_price", -1e-5, False)):
+        assert SplitCondition.parse(str(condition)) == condition

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from profilestream.learn.kernels.batch_intervals import Interval
 from profilestream.learn.model_card import CardMetric, ModelCard
-from profilestream.serve.report import html_page, report_elements, sections, sections_users, time_axis, time_grains
+from profilestream.serve.report import (
+    html_page,
+    report_elements,
+    sections,
+    sections_users,
+    time_axis,
+    time_grains,
+    value_axis,
+)
 from profilestream.serve.report.time_axis import DayEvents, TimeAxis
 from profilestream.serve.report.view_demand import DemandRow, DemandView
 from profilestream.serve.report.view_model import MetricPoint, PublishedVersion, ReportView
@@ -24,6 +32,7 @@ from profilestream.serve.report.view_pipeline import (
     SourceRows,
     StageDurations,
 )
+from profilestream.serve.report.view_shop import CustomersAtRisk, SalesPeriod, ShopView, ShopWeek, SoldItem
 from profilestream.serve.report.view_users import (
     ActivePeriod,
     Cohort,
@@ -74,6 +83,27 @@ OUTCOMES = OutcomesView(
     ),
     weeks=4,
     as_of=DAY[27],
+)
+SHOP = ShopView(
+    weeks=tuple(
+        ShopWeek(date(2025, 1, 6) + timedelta(weeks=n), revenue, 10 * n)
+        for n, revenue in enumerate((1_000.0, 4_000.0, 5_000.5, 700.0))
+    ),
+    revenue=9_000.5,
+    orders=90,
+    customers=45,
+    repeat_customers=30,
+    year_start=date(2024, 2, 5),
+    sales=SalesPeriod(
+        date(2025, 1, 6),
+        date(2025, 2, 2),
+        (SoldItem(f"cup {EVIL}", 90.0, 1_234.5, 80.0), SoldItem("mug", 40.0, 400.0, 50.0)),
+        (SoldItem(f"cup {EVIL}", 90.0, 1_234.5, 80.0),),
+    ),
+    at_risk=CustomersAtRisk("churn_60d", 12, 1_234.5),
+    spent_by_segment={0: 500.0, 1: 99.0},
+    recommended=((EVIL, 40), ("mug", 12)),
+    examples=(ScoredUser("value_180d", f"shop:{EVIL}", 812.5, False, ("orders in 28 days 4; raises the score",)),),
 )
 EMPTY = ReportView(
     PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), (), (), frozenset()
@@ -126,6 +156,7 @@ FULL = ReportView(
     unusual_days=(UnusualDay("shop:7", date(2025, 1, 27), 0.0004, (f"49 events, usually 3 {EVIL}",)),),
     recall=tuple(MetricPoint("factors", name, "e1", n, DAY[n], 10, 0.1) for n in range(2) for name in ("blend", EVIL)),
     cost=tuple(MetricPoint("segments", "kmeans", "e2", n, DAY[n], 10, 2.5) for n in range(2)),
+    shop=SHOP,
     versions=(PublishedVersion("factors", 1, ("champion",), "recall_20 of blend", 0.1, DAY[1], True),),
     cards=(CARD,),
     enabled=frozenset(
@@ -152,9 +183,11 @@ class PageParser(HTMLParser):
 
 
 def render(view: ReportView) -> str:
-    return html_page.page(
-        sections.title(view), sections.lead(view), sections.key_figures(view), sections.sections(view), "let Plotly;"
-    )
+    return html_page.page(sections.title(view), sections.lead(view), sections.groups(view), "let Plotly;")
+
+
+def sections_of(view: ReportView) -> list[report_elements.Section]:
+    return [section for group in sections.groups(view) for section in group.sections]
 
 
 def figures_of(view: ReportView) -> dict[str, Any]:
@@ -174,7 +207,8 @@ def test_texts_of_the_data_cannot_become_elements_or_scripts() -> None:
 
 def test_a_text_in_a_figure_cannot_end_its_script() -> None:
     chart = report_elements.Chart("", "", {"data": [], "layout": {"title": EVIL}})
-    parser = PageParser(html_page.page("", "", [], [report_elements.Section("one", "", (chart,))], ""))
+    group = report_elements.Group("all", "", (), (report_elements.Section("one", "", (chart,)),))
+    parser = PageParser(html_page.page("", "", [group], ""))
     assert json.loads(parser.scripts[0]) == {"one-0": chart.figure}
 
 
@@ -183,7 +217,7 @@ def test_every_figure_is_valid_for_plotly() -> None:
 
     text = json.dumps(figures_of(FULL)).replace('"@heat"', '"Blues"')
     figures = json.loads(re.sub(r'"@\w+"', '"#123456"', text))
-    assert len(figures) == 16
+    assert len(figures) == 20
     for figure in figures.values():
         graph_objects.Figure(figure)
 
@@ -204,8 +238,11 @@ def test_key_figures_have_exact_values_for_programs_and_formatted_values_for_rea
         attributes["data-name"]: attributes["data-value"] for _, attributes in elements if "data-name" in attributes
     }
     assert values == {
+        "customers": "45", "revenue": "9000.5", "revenue_week": "5000.5", "orders": "90",
+        "order_value": "109.7388888888889", "repeat_rate": "0.6666666666666666", "at_risk": "12",
+        "at_risk_spent": "1234.5",
         "rows_in": "1234", "rows_clean": "1200", "rows_rejected": "30", "rows_duplicate": "4", "alarms": "1",
-        "events": "1200", "users": "180", "buyers": "45", "purchase_value": "9876.5", "segments": "9",
+        "events": "1200", "users": "180", "purchase_value": "9876.5", "segments": "9",
         "assigned_tags": "19", "recall_20": "0.1",
     }  # fmt: skip
     for text in ("<b>1,234</b>", "<b>9,876</b>", "<b>10.0%</b>"):
@@ -213,7 +250,7 @@ def test_key_figures_have_exact_values_for_programs_and_formatted_values_for_rea
 
 
 def test_a_report_without_data_contains_a_hint_in_every_section() -> None:
-    empty_sections = sections.sections(EMPTY)
+    empty_sections = sections_of(EMPTY)
     assert [section.name for section in empty_sections if not section.hint or section.parts] == []
     assert all("run" in section.hint for section in empty_sections)
     assert figures_of(EMPTY) == {}
@@ -223,9 +260,16 @@ def test_a_report_without_data_contains_a_hint_in_every_section() -> None:
 def test_only_sections_without_data_contain_a_hint() -> None:
     by_name = {
         section.name: section
-        for section in sections.sections(replace(FULL, segments=None, outcomes=None, demand=(), unusual_days=()))
+        for section in sections_of(replace(FULL, segments=None, outcomes=None, demand=(), unusual_days=()))
     }
-    assert [name for name, section in by_name.items() if section.hint] == ["segments", "outcomes", "demand", "unusual"]
+    assert [name for name, section in by_name.items() if section.hint] == [
+        "demand",
+        "groups",
+        "segments",
+        "outcomes",
+        "unusual",
+        "scores",
+    ]
 
 
 def test_the_scores_of_outcomes_are_shown_in_their_units() -> None:
@@ -248,7 +292,7 @@ def test_a_hint_names_a_setting_only_if_it_is_not_set() -> None:
     )
     all_enabled = replace(none, enabled=FULL.enabled)
     for view, is_expected in ((none, True), (all_enabled, False)):
-        hints = {section.name: section.hint for section in sections.sections(view)}
+        hints = {section.name: section.hint for section in sections_of(view)}
         names = {
             "segments": "learn.segments.enabled", "tags": "serve.tags.enabled", "quality": "learn.factors.enabled",
             "outcomes": "serve.outcomes.enabled", "demand": "learn.demand.enabled",
@@ -273,14 +317,14 @@ def test_the_hint_about_model_quality_states_why_no_batch_was_evaluated(
 ) -> None:
     pipeline = replace(FULL.pipeline, stages=(StageDurations(stage, 1, rows, 1.0, 1.0, (1.0,)),))
     view = replace(FULL, pipeline=pipeline, recall=(), cost=(), enabled=frozenset(enabled))
-    assert hint in {section.name: section.hint for section in sections.sections(view)}["quality"]
+    assert hint in {section.name: section.hint for section in sections_of(view)}["quality"]
 
 
 def test_the_stages_have_their_cost_per_million_rows_or_a_dash_without_one() -> None:
     stage = FULL.pipeline.stages[0]
     unknown = replace(stage, cpu_per_million=None, bytes_per_million=None)
     pipeline = replace(FULL.pipeline, stages=(stage, unknown))
-    (section,) = [one for one in sections.sections(replace(FULL, pipeline=pipeline)) if one.name == "stages"]
+    (section,) = [one for one in sections_of(replace(FULL, pipeline=pipeline)) if one.name == "stages"]
     (chart,) = section.parts
     assert isinstance(chart, report_elements.Chart) and chart.table is not None
     assert [row[-2:] for row in chart.table.rows] == [("21.4", "88.1"), ("–", "–")]
@@ -298,8 +342,9 @@ def test_numbers_that_are_not_finite_are_not_on_the_page(value: float) -> None:
     cost = (replace(FULL.cost[0], value=value), *FULL.cost)
     figures = figures_of(replace(FULL, events=replace(FULL.events, value=value), cost=cost))
     assert figures["quality-1"]["data"][0]["y"][0] is None
-    figures_shown = sections.key_figures(replace(FULL, events=replace(FULL.events, value=value)))
-    assert "purchase_value" not in {figure.name for figure in figures_shown}
+    groups = sections.groups(replace(FULL, events=replace(FULL.events, value=value)))
+    names = {figure.name for group in groups for figure in group.key_figures}
+    assert names.isdisjoint({"purchase_value", "revenue", "revenue_week", "order_value", "at_risk_spent"})
 
 
 def _days(*counts: tuple[int, int]) -> list[DayEvents]:
@@ -369,7 +414,7 @@ def test_sections_that_need_people_are_left_out_when_user_ids_are_sessions() -> 
     steps = {**FULL.users.steps, "purchased on another day": 7}
     people = replace(FULL, users=replace(FULL.users, steps=steps))
     sessions = replace(people, has_people=False)
-    hints = [{one.name: one.hint for one in sections.sections(view)}["retention"] for view in (people, sessions)]
+    hints = [{one.name: one.hint for one in sections_of(view)}["retention"] for view in (people, sessions)]
     assert hints[0] == "" and hints[1].startswith("Left out, because the user ids are sessions")
     texts = [json.dumps(figures_of(view)) for view in (people, sessions)]
     assert ["purchased on another day" in text for text in texts] == [True, False]
@@ -402,3 +447,89 @@ def test_the_report_states_whether_the_row_accounting_is_balanced() -> None:
 def test_periods_are_longer_for_longer_time_ranges(days: float, period_grain: str, cohort_grain: str) -> None:
     last = datetime.fromtimestamp(DAY[0].timestamp() + days * 86_400, UTC)
     assert time_grains.choose_grains(DAY[0], last) == (period_grain, cohort_grain)
+
+
+@pytest.mark.parametrize(
+    ("values", "outside"),
+    [
+        ([10, 11, 12, 9, 10, 500], (5,)),
+        ([-300, 5, 6, 7, 8, 9], (0,)),
+        ([*range(1, 40), 900, 200], (39, 40)),
+        # Values that grow, values near each other, and few values.
+        ([1, 2, 4, 8, 16, 32], ()),
+        ([10, 11, 12, 9, 10, 40], ()),
+        ([1, 1, 900], ()),
+        ([0, 0, 0, 0, 0, 7], ()),
+        ([1, 2, 3, 4, math.inf], ()),
+    ],
+)
+def test_the_value_axis_leaves_out_a_few_values_that_hide_all_others(values: list[float], outside: tuple[int]) -> None:
+    axis = value_axis.choose_axis(values)
+    assert (() if axis is None else axis.outside) == outside
+    assert axis is None or all(axis.low <= value <= axis.high for n, value in enumerate(values) if n not in outside)
+
+
+def test_a_week_that_hides_all_others_is_not_on_the_axis_and_is_named_in_the_caption() -> None:
+    weeks = tuple(replace(SHOP.weeks[0], start=date(2025, 1, 6) + timedelta(weeks=n)) for n in range(9))
+    weeks = (*weeks[:4], replace(weeks[4], revenue=168_470.0), *weeks[5:])
+    view = replace(FULL, shop=replace(SHOP, weeks=weeks))
+    figure = figures_of(view)["revenue-0"]
+    assert figure["layout"]["yaxis"]["range"] == [0.0, 1_150.0] and max(figure["data"][0]["y"]) == 168_470.0
+    assert "Beyond the end of the axis: 168,470 (2025-02-03)." in render(view)
+    assert "Beyond the end" not in render(FULL)
+
+
+def test_the_open_week_is_hatched_and_has_no_change() -> None:
+    page = render(FULL)
+    bars = figures_of(FULL)["revenue-0"]["data"][0]
+    assert bars["marker"]["pattern"]["shape"] == ["", "", "", "/"]
+    assert "+25.0% against the week before" in page
+    assert SHOP.change(2) == pytest.approx(0.250125)
+    assert [SHOP.change(n) for n in (0, 1, 3)] == [None, None, None]
+
+
+def test_a_log_without_prices_shows_orders_and_units() -> None:
+    assert FULL.events
+    view = replace(FULL, events=replace(FULL.events, value=0.0))
+    page = render(view)
+    names = [figure.name for figure in sections.groups(view)[0].key_figures]
+    assert names == ["customers", "orders", "repeat_rate", "at_risk"]
+    assert "Orders by week" in page and "Revenue" not in page and "spent" not in page
+    assert figures_of(view)["items-0"]["data"][0]["x"] == [90.0, 40.0]
+
+
+def test_a_log_of_one_week_or_of_sessions_or_guests_only_has_no_key_figures_that_need_more() -> None:
+    one_week = replace(SHOP, weeks=SHOP.weeks[-1:], sales=replace(SHOP.sales, risers=()), at_risk=None)
+    views = {
+        "week": replace(FULL, shop=one_week),
+        "sessions": replace(FULL, has_people=False),
+        "guests": replace(FULL, users=None, segments=None, shop=replace(SHOP, customers=0, repeat_customers=0)),
+    }
+    names = {name: {one.name for one in sections.groups(view)[0].key_figures} for name, view in views.items()}
+    assert names["week"] == {"customers", "revenue", "orders", "order_value", "repeat_rate"}
+    assert names["sessions"] == {"customers", "revenue", "revenue_week", "orders", "order_value"}
+    assert "repeat_rate" not in names["guests"]
+    for view in views.values():
+        assert "Revenue by week" in render(view)
+    assert "sessions with a purchase" in render(views["sessions"])
+
+
+def test_segments_have_their_value_and_direction_and_a_rule_in_words() -> None:
+    assert FULL.segments
+    current = tuple(replace(row, rule_in_words="at weekends (weekend over 50%)") for row in FULL.segments.current)
+    view = replace(FULL, segments=replace(FULL.segments, current=current))
+    by_name = {section.name: section for section in sections_of(view)}
+    (table,) = by_name["groups"].parts
+    assert isinstance(table, report_elements.TextTable)
+    assert table.columns[3:6] == ("spent since 2024-02-05", "each", "change since 2025-01-01")
+    assert table.rows[0][1:] == ("100", "11.6%", "500", "5", "+10", "at weekends (weekend over 50%)")
+    assert table.rows[8][3:6] == ("0", "0", "–")
+    visible = [part for part in by_name["segments"].parts if isinstance(part, report_elements.TextTable)]
+    assert not any("weekend > 0.5" in cell for part in [table, *visible] for row in part.rows for cell in row)
+    assert "weekend &gt; 0.5" in render(view)
+
+
+def test_sizes_are_compared_with_the_last_batch_at_least_four_weeks_before() -> None:
+    days = (DAY[0], DAY[10], DAY[27] + timedelta(weeks=2), DAY[27] + timedelta(weeks=3))
+    for as_of, position in ((days, 1), (days[:2], 0), (days[:1], None)):
+        assert SegmentsView((), as_of, {}, ()).compared == position

@@ -17,19 +17,25 @@ body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 sy
 header, main, footer { max-width: 1180px; margin: 0 auto; padding: 0 16px; }
 header { padding-top: 24px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
-h2 { font-size: 1.25rem; margin: 0 0 8px; }
-h3 { font-size: 1rem; margin: 0; }
+h2 { font-size: 1.4rem; margin: 28px 0 8px; }
+h3 { font-size: 1.2rem; margin: 0 0 8px; }
+h4 { font-size: 1rem; margin: 0; }
 p { margin: 4px 0 12px; overflow-wrap: anywhere; }
 .lead, figcaption, footer { color: var(--muted); }
 figcaption { font-size: .92rem; max-width: 78ch; }
 .key-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 10px; }
+#shop + .key-figures { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
 .key-figures { margin: 16px 0; padding: 0; list-style: none; }
 .key-figures li, section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .key-figures li { padding: 10px 12px; }
 .key-figures b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .key-figures span { color: var(--muted); font-size: .85rem; display: block; overflow-wrap: anywhere; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: .92rem; margin-bottom: 16px; }
+nav { font-size: .92rem; }
+nav p { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 0 0 6px; }
 a { color: var(--accent); }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+.skip { position: absolute; left: -9999px; }
+.skip:focus { left: 8px; top: 8px; background: var(--card); padding: 6px 10px; }
 section { padding: 16px; margin: 0 0 16px; }
 .parts { display: grid; gap: 20px 28px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
 .part { min-width: 0; margin: 0; }
@@ -48,10 +54,23 @@ summary { color: var(--accent); cursor: pointer; font-size: .92rem; }
 .empty { border-style: dashed; }
 .empty p { margin: 0; color: var(--muted); }
 footer { padding: 4px 16px 32px; font-size: .85rem; }
+@media print {
+  :root { --back: #ffffff; --card: #ffffff; --text: #1b1f24; --muted: #57606a; --line: #d8dee4; --accent: #0b5cad; }
+  body { font-size: 11pt; }
+  nav, .skip, .empty { display: none; }
+  .scroll { max-height: none; overflow: visible; }
+  th { position: static; white-space: normal; }
+  td.long, td.number, th.number { min-width: 0; white-space: normal; overflow-wrap: anywhere; }
+  details:not([open]) { display: none; }
+  table { font-size: .78rem; }
+  .parts { grid-template-columns: minmax(0, 1fr); }
+  .key-figures li, .part, tr { break-inside: avoid; }
+  h2, h3, h4 { break-after: avoid; }
+}
 @media (max-width: 600px) {
   section { padding: 12px; }
   h1 { font-size: 1.4rem; }
-  .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .key-figures, #shop + .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 """
 
@@ -71,6 +90,7 @@ const schemes = {
 };
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 600px)");
+let printing = false;
 const figures = JSON.parse(document.getElementById("figures").textContent);
 
 // Replaces color names (@name) by colors of the scheme, only in color attributes: texts of the data may start with @.
@@ -87,10 +107,13 @@ function applyScheme(value, scheme, isColor) {
 }
 
 function draw() {
-  const scheme = dark.matches ? schemes.dark : schemes.light;
+  const scheme = dark.matches && !printing ? schemes.dark : schemes.light;
   for (const [id, figure] of Object.entries(figures)) {
     const { data, layout } = applyScheme(figure, scheme, false);
-    if (narrow.matches) data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
+    if (narrow.matches) {
+      data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
+      for (const label of layout.annotations ?? []) label.font.size = 10;
+    }
     Plotly.react(id, data, layout, { responsive: true, displayModeBar: false });
   }
   for (const mark of document.querySelectorAll(".mark")) {
@@ -99,6 +122,14 @@ function draw() {
   document.documentElement.dataset.scheme = dark.matches ? "dark" : "light";
 }
 
+// On paper, the colors are light.
+function setPrinting(starts) {
+  printing = starts;
+  draw();
+}
+
+window.addEventListener("beforeprint", () => setPrinting(true));
+window.addEventListener("afterprint", () => setPrinting(false));
 dark.addEventListener("change", draw);
 narrow.addEventListener("change", draw);
 draw();

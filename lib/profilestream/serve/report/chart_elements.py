@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from profilestream.serve.report import value_axis
+from profilestream.serve.report.value_axis import ValueAxis
+
 Figure = dict[str, Any]
 COLORS = 8
 # The font of the page (assets.py). With `inherit`, plotly measures labels in another font than it draws them in.
@@ -52,12 +55,14 @@ def horizontal_bars(
     texts: Sequence[str],
     colors: str | Sequence[str],
     notes: Sequence[str] = (),
+    limit: float | None = None,
 ) -> Figure:
     """Horizontal bars, the first at the top, with name, value and note above each bar to use the full width.
 
     Args:
         texts: the values as text.
         notes: text after each value.
+        limit: end of the axis; null: the largest value.
     """
     positions = list(range(len(names)))
     notes = notes or [""] * len(names)
@@ -75,8 +80,23 @@ def horizontal_bars(
         for position, name, text, note in zip(positions, names, texts, notes, strict=True)
     ]  # fmt: skip
     x_axis = axis() | {"showticklabels": False, "showgrid": False, "rangemode": "tozero"}
+    if limit is not None:
+        x_axis["range"] = [min(0.0, *values), limit]
     y_axis = {"range": [len(names) - 0.6, -0.8], "visible": False}
     return figure([trace], height=20 + 38 * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
+
+
+def bars_with_note(
+    names: Sequence[str],
+    values: Sequence[float],
+    texts: Sequence[str],
+    colors: str | Sequence[str],
+    notes: Sequence[str] = (),
+) -> tuple[Figure, str]:
+    """Horizontal bars, of which those that would hide the others are cut, and a sentence about them."""
+    axis = value_axis.choose_axis(values)
+    bars = horizontal_bars(names, values, texts, colors, notes, None if axis is None else axis.high)
+    return bars, value_axis.note(axis, names, texts)
 
 
 def heatmap(z: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]] | None, maximum: float) -> Figure:
@@ -102,6 +122,11 @@ def axis(title: str = "") -> Figure:
         "title": {"text": title, "font": {"size": 12, "color": "@muted"}, "standoff": 8}, "automargin": True,
         "gridcolor": "@grid", "linecolor": "@grid", "zerolinecolor": "@grid", "tickfont": {"color": "@muted"},
     }  # fmt: skip
+
+
+def limited_axis(title: str, limits: ValueAxis | None) -> Figure:
+    """A vertical axis from 0, or with a range that leaves a few values out."""
+    return axis(title) | ({"rangemode": "tozero"} if limits is None else {"range": [limits.low, limits.high]})
 
 
 def time_axis(times: Sequence[str]) -> Figure:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from profilestream.serve.report import chart_elements
 from profilestream.serve.report.chart_elements import Figure
+from profilestream.serve.report.value_axis import ValueAxis
 from profilestream.serve.report.view_model import MetricPoint
 from profilestream.serve.report.view_pipeline import CaptureBatch, RejectedByRule, StageDurations
 from profilestream.serve.report.view_users import (
@@ -18,6 +19,7 @@ from profilestream.serve.report.view_users import (
 
 _HOVER_ALL_LINES = "x unified"
 _MAX_COHORT_TEXTS = 14
+MAX_WEEKS = 104
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -26,7 +28,7 @@ def lateness_unit(seconds: float) -> tuple[str, float]:
     return ("days", 86_400.0) if seconds >= 96 * 3_600 else ("hours", 3_600.0)
 
 
-def capture_rows(batches: Sequence[CaptureBatch]) -> Figure:
+def capture_rows(batches: Sequence[CaptureBatch], limits: ValueAxis | None) -> Figure:
     """Clean, rejected and duplicate rows of every batch as stacked bars."""
     parts = {"clean": "rows_clean", "rejected": "rows_rejected", "duplicate": "rows_duplicate"}
     positions = list(range(1, len(batches) + 1))
@@ -42,7 +44,7 @@ def capture_rows(batches: Sequence[CaptureBatch]) -> Figure:
     return chart_elements.figure(
         traces,
         xaxis=chart_elements.count_axis("batch, in order of capture", len(batches)),
-        yaxis=chart_elements.axis("rows"),
+        yaxis=chart_elements.limited_axis("rows", limits),
         barmode="stack",
     )
 
@@ -54,8 +56,12 @@ def rejected_rows(rejected: Sequence[RejectedByRule]) -> Figure:
     return chart_elements.horizontal_bars(names, [entry.rows for entry in rejected], texts, chart_elements.color(1))
 
 
-def lateness(batches: Sequence[CaptureBatch]) -> Figure:
-    """Lateness of every batch, one line per source."""
+def lateness(batches: Sequence[CaptureBatch], limits: ValueAxis | None) -> Figure:
+    """Lateness of every batch, one line per source.
+
+    Args:
+        limits: in the unit of `lateness_unit`.
+    """
     unit, seconds = lateness_unit(max((batch.lateness or 0 for batch in batches), default=0))
     points = [(n, batch.source, batch.lateness) for n, batch in enumerate(batches, 1) if batch.lateness is not None]
     traces = [
@@ -71,7 +77,7 @@ def lateness(batches: Sequence[CaptureBatch]) -> Figure:
     return chart_elements.figure(
         traces,
         xaxis=chart_elements.count_axis("batch, in order of capture", len(batches)),
-        yaxis=chart_elements.axis(unit) | {"rangemode": "tozero"},
+        yaxis=chart_elements.limited_axis(unit, limits),
     )
 
 
@@ -94,7 +100,23 @@ def stage_durations(stages: Sequence[StageDurations]) -> Figure:
     return chart_elements.figure(traces, height=90 + 28 * len(stages), xaxis=x_axis, yaxis=y_axis)
 
 
-def active_users(periods: Sequence[ActivePeriod]) -> Figure:
+def weekly_bars(starts: Sequence[str], values: Sequence[float], title: str, limits: ValueAxis | None) -> Figure:
+    """A value by week; the bar of the last week, which is open, is hatched."""
+    shapes = [""] * (len(values) - 1) + ["/"]
+    trace = {
+        "type": "bar", "x": list(starts), "y": list(values), "hovertemplate": "%{x}<br>%{y:,.0f}<extra></extra>",
+        "marker": {
+            "color": chart_elements.color(0),
+            "pattern": {"shape": shapes, "fillmode": "replace", "size": 6, "solidity": 0.4},
+            "line": {"width": [0] * (len(values) - 1) + [1], "color": chart_elements.color(0)},
+        },
+    }  # fmt: skip
+    return chart_elements.figure(
+        [trace], xaxis=chart_elements.time_axis(starts), yaxis=chart_elements.limited_axis(title, limits)
+    )
+
+
+def active_users(periods: Sequence[ActivePeriod], limits: ValueAxis | None = None) -> Figure:
     """Active users and buyers over time."""
     times = [chart_elements.format_time(period.start) for period in periods]
     traces = [
@@ -104,7 +126,7 @@ def active_users(periods: Sequence[ActivePeriod]) -> Figure:
     return chart_elements.figure(
         traces,
         xaxis=chart_elements.time_axis(times),
-        yaxis=chart_elements.axis("users") | {"rangemode": "tozero"},
+        yaxis=chart_elements.limited_axis("users", limits),
         hovermode=_HOVER_ALL_LINES,
     )
 
@@ -208,7 +230,7 @@ def preference_shares(preferences: PreferencesView) -> Figure:
     return chart_elements.horizontal_bars(names, shares, [f"{share:.1%}" for share in shares], chart_elements.color(3))
 
 
-def metric_lines(points: Sequence[MetricPoint], title: str) -> Figure:
+def metric_lines(points: Sequence[MetricPoint], title: str, limits: ValueAxis | None = None) -> Figure:
     """A metric over event time: one line per model; with several epochs, one line per model and epoch."""
     epochs = {point.epoch for point in points}
     lines: dict[tuple[str, str], list[MetricPoint]] = {}
@@ -228,6 +250,6 @@ def metric_lines(points: Sequence[MetricPoint], title: str) -> Figure:
     return chart_elements.figure(
         traces,
         xaxis=chart_elements.time_axis([chart_elements.format_time(point.state_as_of) for point in points]),
-        yaxis=chart_elements.axis(title) | {"rangemode": "tozero"},
+        yaxis=chart_elements.limited_axis(title, limits),
         hovermode=_HOVER_ALL_LINES,
     )

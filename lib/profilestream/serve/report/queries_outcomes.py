@@ -1,6 +1,7 @@
 """Scores of outcomes for the report: quality on the newest matured examples, and the users with the highest."""
 
 from datetime import timedelta
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -68,13 +69,12 @@ def _highest(scores: DataFrame) -> tuple[ScoredUser, ...]:
     """The users with the highest scores of each outcome."""
     rank = F.row_number().over(Window.partitionBy("outcome").orderBy(F.desc("score"), "user_id"))
     rows = scores.withColumn("_rank", rank).where(F.col("_rank") <= _MAX_USERS).orderBy("outcome", "_rank").collect()
-    return tuple(
-        ScoredUser(
-            row["outcome"],
-            row["user_id"],
-            row["score"] if row["probability"] is None else row["probability"],
-            row["probability"] is not None,
-            tuple(reason["text"] for reason in row["reasons"]),
-        )
-        for row in rows
-    )
+    return tuple(map(scored_user, rows))
+
+
+def scored_user(row: Any) -> ScoredUser:
+    """A user from a row of `user_scores`."""
+    has_probability = row["probability"] is not None
+    score = row["probability"] if has_probability else row["score"]
+    reasons = tuple(reason["text"] for reason in row["reasons"])
+    return ScoredUser(row["outcome"], row["user_id"], score, has_probability, reasons)

@@ -11,6 +11,7 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn.segments import segment_rules
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.report.view_users import (
     PreferencesView,
@@ -40,8 +41,8 @@ def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
     current = batches.where(F.col("batch_id") == last).select("segment_id", "users").collect()
     current.sort(key=lambda row: (-row["users"], row["segment_id"]))
     largest = [row["segment_id"] for row in current[:_MAX_SEGMENTS]]
-    descriptions = _descriptions(read_or_empty(spark, tables.SEGMENT_DESCRIPTIONS, settings))
-    no_description = ("", "", None, None)
+    descriptions = _descriptions(read_or_empty(spark, tables.SEGMENT_DESCRIPTIONS, settings), settings)
+    no_description = ("", "", None, None, "")
     as_of, sizes = _sizes(batches, largest)
     return SegmentsView(
         current=tuple(SegmentRow(*row, *descriptions.get(row["segment_id"], no_description)) for row in current),
@@ -51,9 +52,15 @@ def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
     )
 
 
-def _descriptions(table: DataFrame) -> dict[int, tuple[Any, ...]]:
+def _descriptions(table: DataFrame, settings: Settings) -> dict[int, tuple[Any, ...]]:
+    """Description, rule, precision, recall, and rule in words by segment id."""
+    profile = SegmentsSpec(settings).profile
+    words = {} if profile.population is None else profile.population.words
     rows = table.select("segment_id", "description", "rule", "precision", "recall").collect()
-    return {row["segment_id"]: tuple(row)[1:] for row in rows}
+    return {
+        row["segment_id"]: (*row[1:], segment_rules.rule_in_words(row["rule"], words, profile.vector.dimensions))
+        for row in rows
+    }
 
 
 def _sizes(batches: DataFrame, largest: list[int]) -> tuple[tuple[Any, ...], dict[int, tuple[int, ...]]]:

@@ -72,3 +72,17 @@ class Section:
     title: str
     parts: tuple[Chart | TextTable, ...] = ()
     hint: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sections under one heading, with key figures above them.
+
+    Args:
+        name: anchor of the group.
+    """
+
+    name: str
+    title: str
+    key_figures: tuple[KeyFigure, ...]
+    sections: tuple[Section, ...]

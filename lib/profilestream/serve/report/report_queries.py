@@ -14,10 +14,11 @@ from profilestream.serve.report import (
     queries_models,
     queries_outcomes,
     queries_pipeline,
+    queries_shop,
     queries_users,
 )
 from profilestream.serve.report.view_model import ReportView
-from profilestream.serve.scores import unusual_activity
+from profilestream.serve.scores import recommend, unusual_activity
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.all_users import read_or_empty
 
@@ -39,6 +40,7 @@ def read(spark: SparkSession, settings: Settings) -> ReportView:
         outcomes=queries_outcomes.outcomes(spark, settings),
         demand=queries_demand.demand(spark, settings),
         unusual_days=queries_users.unusual_days(spark, settings),
+        shop=queries_shop.shop(spark, settings, events, has_values=bool(totals and totals.value)),
         recall=queries_models.metric_points(metrics, "recall_20"),
         cost=queries_models.metric_points(metrics, "cost"),
         versions=versions,
@@ -52,6 +54,7 @@ def _enabled(settings: Settings) -> frozenset[str]:
     is_enabled = {
         **{learner.stage_name(): learner(settings).config.enabled for learner in LEARNERS},
         assign_tags.STEP: settings.serve.tags.enabled,
+        recommend.STEP: settings.serve.scores.enabled,
         unusual_activity.STEP: settings.serve.anomalies.enabled,
     }
     return frozenset(name for name, enabled in is_enabled.items() if enabled)

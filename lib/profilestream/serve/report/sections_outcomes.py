@@ -1,4 +1,4 @@
-"""The section about expected outcomes of users: quality of the scores, and the users with the highest scores."""
+"""The sections about expected outcomes of users: quality of the scores, and the users with the highest scores."""
 
 from collections.abc import Sequence
 
@@ -11,35 +11,42 @@ from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome
 _SCORED_BEFORE = "Each example was scored with the model that was valid at its time, before its label was known."
 
 
-def expected_outcomes(view: OutcomesView | None, *, is_enabled: bool) -> Section:
-    """Quality of the scores of all outcomes, calibration, gains, and the users with the highest scores."""
+def highest_scores(view: OutcomesView | None, *, is_enabled: bool) -> Section:
+    """The users with the highest scores of each outcome."""
     name, title = "outcomes", "What customers do next"
-    if view is None:
-        do = (
-            "Scores appear when the labels of a first week are known: run jobs/run_pipeline.py with more events"
-            if is_enabled
-            else "Set learn.outcomes.enabled and serve.outcomes.enabled = true, and run jobs/run_pipeline.py"
-        )
-        return Section(name, title, hint=f"There are no scores. {do}.")
-    parts: list[Chart | TextTable] = []
-    if view.outcomes:
-        parts.append(_quality(view))
+    if view is None or not view.users:
+        return Section(name, title, hint=_hint(is_enabled))
+    return Section(name, title, (_highest(view),))
+
+
+def score_quality(view: OutcomesView | None, *, is_enabled: bool) -> Section:
+    """Quality of the scores of all outcomes, calibration and gains."""
+    name, title = "scores", "Quality of the scores"
+    if view is None or not view.outcomes:
+        return Section(name, title, hint=_hint(is_enabled))
+    parts: list[Chart | TextTable] = [_quality(view)]
     if binary := [one for one in view.outcomes if not one.is_amount]:
         caption = (
             "Examples in 20 groups of equal size by probability: the mean probability of each group and the share that "
             f"happened. On the dotted line both are equal. {_SCORED_BEFORE}"
         )
         parts.append(Chart("Calibration", caption, _calibration(binary), _group_table(binary)))
-    if view.outcomes:
-        best = max(view.outcomes, key=lambda one: _gain(one, 0.1))
-        caption = (
-            "Share of all purchases, lost customers or amounts that belongs to the customers with the highest scores. "
-            f"The tenth with the highest scores of {best.name} has {_gain(best, 0.1):.0%}; a random tenth has 10%."
-        )
-        parts.append(Chart("Gains", caption, _gains(view.outcomes)))
-    if view.users:
-        parts.append(_highest(view))
+    best = max(view.outcomes, key=lambda one: _gain(one, 0.1))
+    caption = (
+        "Share of all purchases, lost customers or amounts that belongs to the customers with the highest scores. "
+        f"The tenth with the highest scores of {best.name} has {_gain(best, 0.1):.0%}; a random tenth has 10%."
+    )
+    parts.append(Chart("Gains", caption, _gains(view.outcomes)))
     return Section(name, title, tuple(parts))
+
+
+def _hint(is_enabled: bool) -> str:
+    do = (
+        "Scores appear when the labels of a first week are known: run jobs/run_pipeline.py with more events"
+        if is_enabled
+        else "Set learn.outcomes.enabled and serve.outcomes.enabled = true, and run jobs/run_pipeline.py"
+    )
+    return f"There are no scores. {do}."
 
 
 def _quality(view: OutcomesView) -> TextTable:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from profilestream.serve.report import charts, view_model
+from profilestream.serve.report import charts, value_axis, view_model
 from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.view_model import MetricPoint, ReportView, format_utc
 from profilestream.serve.report.view_pipeline import CaptureBatch, PipelineView, RejectedByRule
@@ -47,17 +47,22 @@ def _row_accounting(pipeline: PipelineView) -> TextTable:
 def _batch_charts(batches: Sequence[CaptureBatch]) -> list[Chart | TextTable]:
     maximum = max((batch.lateness or 0 for batch in batches), default=0)
     unit, seconds = charts.lateness_unit(maximum)
+    names = [f"{batch.source} batch {batch.batch_id}" for batch in batches]
+    rows = [batch.rows_clean + batch.rows_rejected + batch.rows_duplicate for batch in batches]
+    lateness = [(batch.lateness or 0.0) / seconds for batch in batches]
+    row_axis, late_axis = value_axis.choose_axis(rows), value_axis.choose_axis(lateness)
     return [
         Chart(
             f"Rows of the newest {_count(len(batches), 'batch', 'batches')}",
-            "One bar per batch, in order of capture.",
-            charts.capture_rows(batches),
+            "One bar per batch, in order of capture." + value_axis.note(row_axis, names, [f"{n:,}" for n in rows]),
+            charts.capture_rows(batches, row_axis),
         ),
         Chart(
             "Lateness",
             f"{unit.capitalize()} from the oldest event of a batch to its capture; maximum {maximum / seconds:,.1f}. "
-            "The lateness is high when old logs are captured.",
-            charts.lateness(batches),
+            "The lateness is high when old logs are captured."
+            + value_axis.note(late_axis, names, [f"{value:,.1f}" for value in lateness]),
+            charts.lateness(batches, late_axis),
         ),
     ]
 
@@ -135,7 +140,10 @@ def model_quality(view: ReportView) -> Section:
             "Mean squared distance of a batch's users to the nearest segment center, before the batch is learned. "
             "'mean' is the distance to a single center for all users. Lower is better."
         )
-        figure = charts.metric_lines(view.cost, "cost")
+        axis = value_axis.choose_axis([point.value for point in view.cost])
+        labels = [f"{point.model}, {format_utc(point.state_as_of)}" for point in view.cost]
+        caption += value_axis.note(axis, labels, [f"{point.value:,.4g}" for point in view.cost])
+        figure = charts.metric_lines(view.cost, "cost", axis)
         parts.append(Chart("Segment cost", caption, figure, _weighted_means(view.cost)))
     return Section(name, title, tuple(parts), hint="" if parts else _quality_hint(view))
 

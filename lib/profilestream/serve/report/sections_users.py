@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from profilestream.learn.segments import segment_rules
-from profilestream.serve.report import chart_elements, charts
+from profilestream.serve.report import chart_elements, charts, value_axis
 from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.time_grains import TimeGrain
 from profilestream.serve.report.view_model import format_utc
@@ -31,16 +31,20 @@ def activity(users: UsersView | None) -> Section:
         return Section(name, title, hint=_NO_USERS)
     grain = users.period_grain
     peak = max(users.periods, key=lambda period: period.active)
+    axis = value_axis.choose_axis([period.active for period in users.periods])
+    labels = [_period_label(period.start, grain) for period in users.periods]
+    outside = value_axis.note(axis, labels, [f"{period.active:,}" for period in users.periods])
     caption = (
         f"Users with at least one event, and users with a purchase, per {grain}. The maximum is {peak.active:,} users "
-        f"(period starting {_period_label(peak.start, grain)}). The last period may be incomplete.{_outside(users)}"
+        f"(period starting {_period_label(peak.start, grain)}). The last period may be incomplete."
+        f"{outside}{_outside(users)}"
     )
     rows = tuple(
         (_period_label(period.start, grain), f"{period.active:,}", f"{period.buyers:,}") for period in users.periods
     )
     chart_title = f"Users per {grain}"
     table = TextTable(chart_title, ("start", "active users", "buyers"), rows)
-    return Section(name, title, (Chart(chart_title, caption, charts.active_users(users.periods), table),))
+    return Section(name, title, (Chart(chart_title, caption, charts.active_users(users.periods, axis), table),))
 
 
 def funnel(users: UsersView | None, has_people: bool = True) -> Section:
@@ -132,13 +136,27 @@ def segments(segments: SegmentsView | None, *, is_enabled: bool) -> Section:
         f"({largest.users / segments.users:.1%})."
     )
     parts: list[Chart | TextTable] = [
-        Chart("Segment sizes", caption, charts.segment_sizes(segments), is_wide=True),
+        Chart("Segment sizes", caption, charts.segment_sizes(segments), _segment_rules(segments), is_wide=True),
         _current_segments(segments),
     ]
     if segments.moves:
         moves = tuple((format_utc(time), text) for time, text in segments.moves)
         parts.append(TextTable("Newest split/merge moves", ("batch as of", "move"), moves))
     return Section(name, title, tuple(parts))
+
+
+def _segment_rules(segments: SegmentsView) -> TextTable:
+    rows = tuple(
+        (
+            str(segment.segment_id),
+            segment.rule or segment_rules.NO_RULE,
+            _percent(segment.precision),
+            _percent(segment.recall),
+        )
+        for segment in segments.current
+    )
+    columns = ("segment", "decision tree rule", "precision", "recall")
+    return TextTable("Rules of the segments", columns, rows)
 
 
 def _current_segments(segments: SegmentsView) -> TextTable:
@@ -148,16 +166,14 @@ def _current_segments(segments: SegmentsView) -> TextTable:
             f"{segment.users:,}",
             f"{segment.users / segments.users:.1%}",
             segment.description,
-            segment.rule or segment_rules.NO_RULE,
-            _percent(segment.precision),
-            _percent(segment.recall),
+            segment.rule_in_words or segment_rules.NO_RULE,
         )
         for segment in segments.current
     )
     numbers = {segment_id: number for number, segment_id in enumerate(segments.sizes)}
     others = len(numbers) - 1
     colors = tuple(chart_elements.color(numbers.get(segment.segment_id, others)) for segment in segments.current)
-    columns = ("segment", "users", "share", "description", "decision tree rule", "precision", "recall")
+    columns = ("segment", "users", "share", "description", "who is in it")
     return TextTable("Segments after the newest batch", columns, rows, colors)
 
 

@@ -8,6 +8,7 @@ from profilestream.learn.model_card import ModelCard
 from profilestream.serve.report.view_demand import DemandView
 from profilestream.serve.report.view_outcomes import OutcomesView
 from profilestream.serve.report.view_pipeline import PipelineView
+from profilestream.serve.report.view_shop import ShopView
 from profilestream.serve.report.view_users import (
     EventsView,
     PreferencesView,
@@ -79,6 +80,7 @@ class ReportView:
     versions: tuple[PublishedVersion, ...]
     cards: tuple[ModelCard, ...]
     enabled: frozenset[str]
+    shop: ShopView | None = None
     has_people: bool = True
 
 

@@ -77,7 +77,12 @@ class UsersView:
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """One segment after the newest batch. `precision` and `recall` are those of the decision tree's `rule`."""
+    """One segment after the newest batch.
+
+    Args:
+        rule: of the decision tree, with its `precision` and `recall`.
+        rule_in_words: the same rule for readers who do not know the dimensions.
+    """
 
     segment_id: int
     users: int
@@ -85,6 +90,7 @@ class SegmentRow:
     rule: str
     precision: float | None
     recall: float | None
+    rule_in_words: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,17 @@ class SegmentsView:
     def users(self) -> int:
         """Number of users in all segments."""
         return sum(segment.users for segment in self.current)
+
+    @property
+    def compared(self) -> int | None:
+        """Position of the batch that sizes are compared with: the last one at least four weeks before the newest.
+
+        The first one if there is none; null for a single batch.
+        """
+        if len(self.as_of) < 2:
+            return None
+        limit = self.as_of[-1] - timedelta(weeks=4)
+        return max((n for n, time in enumerate(self.as_of) if time <= limit), default=0)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,7 @@ def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
     view = report_queries.read(spark, settings)
-    text = html_page.page(
-        sections.title(view),
-        sections.lead(view),
-        sections.key_figures(view),
-        sections.sections(view),
-        get_plotlyjs(),
-    )
+    text = html_page.page(sections.title(view), sections.lead(view), sections.groups(view), get_plotlyjs())
     target = out or path(settings)
     if files.read_text(spark, target) != text:
         files.write_text(spark, target, text)
