@@ -331,6 +331,7 @@ def _band_limits(scores: DataFrame) -> Mapping[str, tuple[float, float]]:
 
 
 def _band(score: Column, low: float, high: float) -> Column:
-    """The third of a score; equal scores are in the same third."""
+    """The band of a score, given both terciles; equal scores have equal bands, a score of most users `middle`."""
     value = rfm.rounded(score, _SCORE_LOG_STEP)
-    return F.when(value < low, "low").when(value > high, "high").when(value.isNotNull(), "middle")
+    is_low = (value <= low) & (value < high)
+    return F.when(is_low, "low").when(value > high, "high").when(value.isNotNull(), "middle")
