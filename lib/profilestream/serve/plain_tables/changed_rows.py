@@ -8,7 +8,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
+from profilestream.base.checkpoints import Plan
 from profilestream.base.delta_table import DECLARATION_PROPERTY, Table
+from profilestream.base.queries import Batch
 from profilestream.base.settings import Settings
 from profilestream.serve.users import all_users
 
@@ -54,16 +56,19 @@ def update(
     Returns:
         The number of written and deleted rows.
     """
-    spark, paths = pinned.spark, pinned.settings.paths
+    spark, paths, stream = pinned.spark, pinned.settings.paths, pinned.settings.stream
     _prepare(table, pinned)
     txn = commits.next_txn(spark, table, paths, STEP, repr((pinned.versions, parameters)))
     if txn is None:
         return 0
-    stored = table.read(spark, paths, version=txn.batch_id - 1)
+    version = txn.batch_id - 1
+    stored = table.read(spark, paths, version=version)
+    limits = {"local_max_rows": stream.local_max_rows, "local_max_keys": stream.local_max_keys}
+    batch = Batch(spark, paths, txn, Plan("", versions=pinned.versions), **limits)
     with _persisted(changed_rows(rows(), stored, table, not_compared)) as changed:
         count = changed.count()
         if count:
-            commits.merge(changed, table, paths, txn, delete_flag=DELETED, read_version=txn.batch_id - 1)
+            batch.merge(changed, table, count=count, delete_flag=DELETED, read_version=version)
     return count
 
 
