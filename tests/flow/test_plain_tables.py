@@ -4,7 +4,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -339,7 +339,7 @@ def test_a_shop_without_learners_and_with_few_statistics_has_users_with_nulls(
     settings_text = f'[derive]\nprofiles = ["{tmp_path}/profiles.toml"]\n'
     shop = Shop(tmp_path, mapping=MAPPING, extra_settings=settings_text)
     settings = shop.settings()
-    shop.append_events(spark, [replace(Event(1, START, "purchase", "a", "i0")).raw])
+    shop.append_events(spark, [Event(1, START, "purchase", "a", "i0").raw])
     _derive(spark, settings)
     assert write_plain_tables.run(spark, settings) == (1, 1)
     (row,) = _rows(spark, users_table.table(settings), settings).values()

@@ -63,8 +63,9 @@ def update(
         return 0
     version = txn.batch_id - 1
     stored = table.read(spark, paths, version=version)
-    limits = {"local_max_rows": stream.local_max_rows, "local_max_keys": stream.local_max_keys}
-    batch = Batch(spark, paths, txn, Plan("", versions=pinned.versions), **limits)
+    batch = Batch(
+        spark, paths, txn, Plan(""), local_max_rows=stream.local_max_rows, local_max_keys=stream.local_max_keys
+    )
     with _persisted(changed_rows(rows(), stored, table, not_compared)) as changed:
         count = changed.count()
         if count:

@@ -4,6 +4,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
+from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers.rankers_spec import RankersSpec
@@ -40,10 +41,9 @@ def item_rows(pinned: PinnedTables) -> DataFrame:
     counts = pinned.read(tables.BASKET_COUNTS)
     if counts is None:
         return rows.withColumn("goes_with", F.lit(None).cast("array<string>"))
-    empty = F.array().cast("array<string>")
-    return rows.join(_goes_with(counts, rows), "item_id", "left").withColumn(
-        "goes_with", F.coalesce("goes_with", empty)
-    )
+    rows, empty = materialize(rows), F.array().cast("array<string>")
+    joined = rows.join(_goes_with(counts, rows), "item_id", "left")
+    return joined.withColumn("goes_with", F.coalesce("goes_with", empty))
 
 
 def _sales(events: DataFrame, as_of: int) -> DataFrame:

@@ -264,9 +264,8 @@ def _item_lists(pinned: PinnedTables, stored: DataFrame, derived: DerivedTable) 
     if (recommended := pinned.read(tables.RECOMMENDATIONS)) is not None:
         rows = recommended.where(F.col("purpose").isin(*NEXT_PURPOSES) & (F.col("rank") <= MAX_NEXT_ITEMS))
         lists.append(rows.select("user_id", F.col("purpose").alias("list"), F.col("rank").alias("position"), "item_id"))
-        empty = F.array().cast("array<string>")
-        by_purpose = [F.nullif(named_items(purpose), empty) for purpose in NEXT_PURPOSES]
-        columns["next_items"] = F.coalesce(*by_purpose)
+        by_purpose = [named_items(purpose) for purpose in NEXT_PURPOSES]
+        columns["next_items"] = F.coalesce(*[F.when(F.size(names) > 0, names) for names in by_purpose])
     if not lists:
         return None
     entries = lists[0] if len(lists) == 1 else lists[0].unionByName(lists[1])
