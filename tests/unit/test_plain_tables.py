@@ -59,7 +59,7 @@ def test_every_declared_outcome_has_a_score_and_a_band_with_its_unit_and_horizon
     columns = {column.name: column for column in users.columns}
     assert (columns["buys_7d"].sql_type, columns["buys_7d_band"].sql_type) == ("DOUBLE", "STRING")
     assert (columns["buys_7d"].unit, columns["value"].unit) == ("probability, 0 to 1", "currency")
-    assert "for the 7 days" in columns["buys_7d"].meaning and "for the 42 days" in columns["value"].meaning
+    assert "the next 7 days" in columns["buys_7d"].meaning and "the next 42 days" in columns["value"].meaning
     without = users_table.table(_settings("learn.outcomes.file="))
     assert [name for name in users.names if name not in without.names] == [
         "buys_7d", "buys_7d_band", "value", "value_band",

@@ -18,6 +18,7 @@ from profilestream.base.delta_table import Table
 
 UPDATABLE = {"delta.enableDeletionVectors": "true"}
 _FOLLOWED = {**UPDATABLE, "delta.enableChangeDataFeed": "true"}
+NAMES = Subject("free_text", "array element")
 # By suffix of a column of `items`.
 _SALES_PERIODS = {"7d": " in the last 7 days", "28d": " in the last 28 days", "all": ""}
 USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `namespace:id`.", subject=USER)
@@ -723,7 +724,7 @@ ITEMS = Table(
     writer="serve_tables",
     columns=(
         Column("item_id", "STRING NOT NULL", "The item, as `namespace:id`."),
-        Column("name", "STRING", "Latest `text` of the item in the log, unchanged; null: it has none."),
+        Column("name", "STRING", "Latest `text` of the item, unchanged; null: it has none.", subject=FREE_TEXT),
         Column("category", "STRING", "Latest category; levels are separated by a dot; null: it has none."),
         Column("brand", "STRING", "Latest brand; null: it has none."),
         Column("price", "DOUBLE", "Latest price of one piece; null: it has none.", "currency"),
@@ -750,7 +751,7 @@ ITEMS = Table(
         Column(
             "goes_with", "ARRAY<STRING>",
             "Names of the items that most often follow it in the same basket, at most 5, best first; the id of an item "
-            "without a name. Null: `learn_rankers` is off or has not run.",
+            "without a name. Null: `learn_rankers` is off or has not run.", subject=NAMES,
         ),
         Column("first_sold", "TIMESTAMP", "Time of the first purchase; null: it was never bought.", "UTC"),
         Column("last_sold", "TIMESTAMP", "Time of the latest purchase; null: it was never bought.", "UTC"),

@@ -69,7 +69,7 @@ _BEFORE_SCORES = (
     TableColumn("favorite_brands", "ARRAY<STRING>", "As favorite_categories, of brands."),
     TableColumn(
         "favorite_items", "ARRAY<STRING>",
-        "As favorite_categories, names of items; the id of an item without a name.",
+        "As favorite_categories, names of items; the id of an item without a name.", subject=tables.NAMES,
     ),
     TableColumn(
         "recency_quintile", "INT",
@@ -96,9 +96,9 @@ _AFTER_SCORES = (
     TableColumn(
         "next_items", "ARRAY<STRING>",
         "Names of the items that the user is expected to buy next, at most 10, best first; the id of an item without a "
-        f"name. Null: there is no list for the user, or {_SCORES_OFF}.",
+        f"name. Null: there is no list for the user, or {_SCORES_OFF}.", subject=tables.NAMES,
     ),
-    as_of("Newest event time of the user; values are those of this time."),
+    as_of("Newest event time of the user. Other columns than those of events are from the latest runs of their steps."),
 )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def _score_columns(settings: Settings) -> list[TableColumn]:
     for name, outcome in declared.outcomes.items():
         label = declared.labels[outcome.label]
         days, null = outcome.value_days or outcome.horizon_days, "null: the user has no score of it"
-        meaning = f"Prediction for the {days} days after the scores were written: {label.question} {null.capitalize()}."
+        meaning = f"Prediction of `user_scores` for the next {days} days: {label.question} {null.capitalize()}."
         columns.append(TableColumn(name, "DOUBLE", meaning, _unit(outcome, label.unit)))
         meaning = f"`low`, `middle` or `high`: the third of all users by `{name}`; {null}."
         columns.append(TableColumn(band_of(name), "STRING", meaning))
