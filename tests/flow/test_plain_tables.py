@@ -186,7 +186,7 @@ def _write(spark: SparkSession, table: Table, settings: Settings, rows: list[dic
     table.create(spark, settings.paths)
     filler = {"STRING": "x", "BIGINT": 0, "INT": 0, "DOUBLE": 0.0, "TIMESTAMP": START}
     filled = [
-        {c.name: row.get(c.name, None if c.is_nullable else filler.get(c.sql_type, [])) for c in table.columns}
+        tuple(row.get(c.name, None if c.is_nullable else filler.get(c.sql_type, [])) for c in table.columns)
         for row in rows
     ]
     frame = spark.createDataFrame(filled, table.schema)
