@@ -48,7 +48,7 @@ BENCHMARKS = (
     learn.segments_batch_vs_mllib, learn.factors_small_batch, learn.segments_small_batch,
     outcomes.outcomes_auc_vs_boosting, outcomes.outcomes_cpu_vs_boosting, outcomes.outcomes_ece,
     outcomes.outcomes_split, outcomes.spend_bias, outcomes.scores_rate,
-    serve.report_seconds,
+    serve.report_seconds, serve.users_table_small_batch, serve.head_users,
 )  # fmt: skip
 # Benchmarks without Spark.
 QUALITY = (

@@ -28,6 +28,7 @@ from profilestream.learn.learner_spec import LearnerSpec
 from profilestream.learn.outcomes import batch_models, matured_examples
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.segments import describe_segments
+from profilestream.serve.plain_tables import write_plain_tables
 from profilestream.serve.report import write_report
 from profilestream.serve.scores import recommend, unusual_activity, user_scores
 from profilestream.serve.tags import assign_tags, tag_checks
@@ -123,6 +124,10 @@ STEPS = (
     ),
     Step(assign_tags.STEP, "5m", lambda settings: settings.serve.tags.enabled, assign_tags.run, tag_checks.check),
     Step(recommend.STEP, "1h", lambda settings: settings.serve.scores.enabled, recommend.run),
+    Step(
+        write_plain_tables.STEP, "1h", lambda settings: settings.serve.tables.enabled, write_plain_tables.run,
+        write_plain_tables.check,
+    ),
     Step(write_report.STEP, "1h", lambda settings: settings.serve.report.enabled, write_report.run),
     Step(
         maintain.STEP, "1h", lambda settings: settings.maintain.enabled, _maintain,

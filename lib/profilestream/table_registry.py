@@ -7,6 +7,7 @@ from profilestream.derive import feature_declaration, fold_stage, profiles, sess
 from profilestream.derive.feature_declaration import DeclaredFeatures
 from profilestream.learn import learners
 from profilestream.learn.examples import training_examples
+from profilestream.serve.plain_tables import users_table
 
 
 def registry(settings: Settings) -> list[Table]:
@@ -32,6 +33,7 @@ def registry(settings: Settings) -> list[Table]:
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))
     served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES, tables.UNUSUAL_ACTIVITY]
+    served += [users_table.table(settings), tables.ITEMS]
     return [*captured, *declared, *derived, *learned, *served, tables.STAGE_BATCHES]
 
 
@@ -86,6 +88,10 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "serve_scores": [*factors_tables, "basket_counts", *profile_tables[:1], "recommendations"],
         "serve_tags": [
             "events", *profile_tables, "user_features", "user_segments", "user_scores", "user_groups", "user_tags",
+        ],
+        "serve_tables": [
+            "events", *profile_tables[:1], "basket_counts", "user_groups", "user_tags", "user_segments",
+            "segment_descriptions", "recommendations", "user_scores", "users", "items",
         ],
         "serve_trends": ["events", "user_segments"],
         "serve_user": [

@@ -14,6 +14,7 @@ import pytest
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles, transitions
+from profilestream.serve.plain_tables import users_table, write_plain_tables
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
@@ -56,7 +57,10 @@ def views(_session: SparkSession, rees46: Settings) -> Iterator[duckdb.DuckDBPyC
     db = duckdb.connect()
     exec(status.load_delta_code(), {"db": db})
     db.execute("SET TimeZone = 'UTC'")
+    write_plain_tables.run(_session, rees46)
     shown_tables = (
+        users_table.table(rees46),
+        tables.ITEMS,
         tables.EVENTS,
         tables.CAPTURE_BATCHES,
         transitions.declaration(rees46, transitions.ALL).table,

@@ -26,6 +26,7 @@ FLAGS: dict[str, list[str]] = {
         *("--set", "learn.segments.enabled=false", "--set", "learn.examples.enabled=false"),
         *("--set", "learn.outcomes.enabled=false", "--set", "serve.outcomes.enabled=false"),
         *("--set", "serve.tags.enabled=false", "--set", "serve.scores.enabled=false"),
+        *("--set", "serve.tables.enabled=false"),
     ],
     "capture_init": [],
     "capture_events": [],
@@ -49,6 +50,7 @@ FLAGS: dict[str, list[str]] = {
     "serve_scores": [],
     "serve_outcomes": [],
     "serve_anomalies": [],
+    "serve_tables": [],
     "serve_report": [],
     "serve_user": ["--user", "shop:käthe"],
     "serve_campaign": ["--users", "user_profiles", "--start", "2026-01-01", "--end", "2026-01-02"],
@@ -170,6 +172,8 @@ file = "{home}/tags.toml"
 [serve.scores]
 enabled = true
 [serve.outcomes]
+enabled = true
+[serve.tables]
 enabled = true
 [serve.report]
 enabled = true

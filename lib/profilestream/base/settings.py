@@ -884,6 +884,16 @@ class Tags(Frozen):
     file: str = ""
 
 
+class PlainTables(Frozen):
+    """The tables `users` and `items` of `serve_tables` (docs/for_analysts.md).
+
+    Args:
+        enabled: whether `run_pipeline` writes them after its stages.
+    """
+
+    enabled: bool = False
+
+
 class Report(Frozen):
     """The page of `serve_report`.
 
@@ -910,6 +920,7 @@ class Serve(Frozen):
     outcomes: OutcomeScores = OutcomeScores()
     anomalies: Anomalies = Anomalies()
     tags: Tags = Tags()
+    tables: PlainTables = PlainTables()
     report: Report = Report()
 
 

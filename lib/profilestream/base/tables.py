@@ -18,6 +18,9 @@ from profilestream.base.delta_table import Table
 
 UPDATABLE = {"delta.enableDeletionVectors": "true"}
 _FOLLOWED = {**UPDATABLE, "delta.enableChangeDataFeed": "true"}
+NAMES = Subject("free_text", "array element")
+# By suffix of a column of `items`.
+_SALES_PERIODS = {"7d": " in the last 7 days", "28d": " in the last 28 days", "all": ""}
 USER_ID = Column("user_id", "STRING NOT NULL", "The user, as `namespace:id`.", subject=USER)
 _SOURCE = Column("source", "STRING NOT NULL", "Name of the source in the settings.")
 _POSITION = Column(
@@ -722,6 +725,49 @@ UNUSUAL_ACTIVITY = Table(
     key=("user_id", "day"),
 )
 
+ITEMS = Table(
+    name="items",
+    meaning="One row per item: what it is and how it sells.",
+    writer="serve_tables",
+    columns=(
+        Column("item_id", "STRING NOT NULL", "The item, as `namespace:id`."),
+        Column("name", "STRING", "Latest `text` of the item, unchanged; null: it has none.", subject=FREE_TEXT),
+        Column("category", "STRING", "Latest category; levels are separated by a dot; null: it has none."),
+        Column("brand", "STRING", "Latest brand; null: it has none."),
+        Column("price", "DOUBLE", "Latest price of one piece; null: it has none.", "currency"),
+        Column("currency", "STRING", "ISO code of the currency of the latest price; null: the log has none."),
+        Column("buyers", "BIGINT NOT NULL", "Number of different users who bought it.", "users"),
+        *(
+            Column(f"units_{name}", "DOUBLE NOT NULL", f"Pieces sold{period}; returns are not subtracted.", "pieces")
+            for name, period in _SALES_PERIODS.items()
+        ),
+        *(
+            Column(
+                f"revenue_{name}", "DOUBLE",
+                f"Value of purchases{period}; returns are not subtracted; null: no purchase of it has a value.",
+                "currency",
+            )
+            for name, period in _SALES_PERIODS.items()
+        ),
+        Column(
+            "trend", "DOUBLE",
+            "Pieces sold in the last 28 days, divided by those of the 28 days before; 1: unchanged; null: none were "
+            "sold in the 28 days before.",
+        ),
+        Column("return_rate", "DOUBLE", "Pieces returned by pieces sold; null: none were sold.", "share"),
+        Column(
+            "goes_with", "ARRAY<STRING>",
+            "Names of the items that most often follow it in the same basket, at most 5, best first; the id of an item "
+            "without a name. Null: `learn_rankers` is off or has not run.", subject=NAMES,
+        ),
+        Column("first_sold", "TIMESTAMP", "Time of the first purchase; null: it was never bought.", "UTC"),
+        Column("last_sold", "TIMESTAMP", "Time of the latest purchase; null: it was never bought.", "UTC"),
+        as_of("Newest event time of the run that wrote the row; the other values have not changed since."),
+    ),
+    key=("item_id",),
+    properties=UPDATABLE,
+)  # fmt: skip
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     meaning="One row per micro-batch of any stage, with its duration, lag and cost; not exactly once.",
@@ -781,10 +827,10 @@ ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
     USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, DEMAND_UNITS, DEMAND_FORECASTS, OUTCOME_EXAMPLES,
     OUTCOME_MODELS, BATCH_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES,
-    UNUSUAL_ACTIVITY, STAGE_BATCHES,
+    UNUSUAL_ACTIVITY, ITEMS, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {
     "event_transitions", "user_transitions", "user_features", "training_examples", "published_factors",
-    "published_segments", "published_basket_counts", "published_outcome_models",
+    "published_segments", "published_basket_counts", "published_outcome_models", "users",
 }  # fmt: skip

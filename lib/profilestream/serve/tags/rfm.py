@@ -34,7 +34,7 @@ def with_quintiles(rows: DataFrame) -> DataFrame:
 
 def _thresholds(rows: DataFrame) -> DataFrame:
     """One row: per measure, an array of the four thresholds between quintiles of the users with a recency."""
-    buyers = rows.where("recency_days IS NOT NULL").select(*[_rounded(F.col(name)).alias(name) for name in _MEASURES])
+    buyers = rows.where("recency_days IS NOT NULL").select(*[rounded(F.col(name)).alias(name) for name in _MEASURES])
     return buyers.agg(*[_quantiles(name).alias(f"_{name}") for name in _MEASURES])
 
 
@@ -42,15 +42,19 @@ def _quantiles(name: str) -> Column:
     return F.expr(f"percentile_disc(array(0.2D, 0.4D, 0.6D, 0.8D)) WITHIN GROUP (ORDER BY {name})")
 
 
-def _rounded(value: Column) -> Column:
-    """A number within 2 % of the value; null for NaN and infinite values."""
+def rounded(value: Column, log_step: float = _LOG_STEP) -> Column:
+    """A number within 2 % of the value; null for NaN and infinite values.
+
+    Args:
+        log_step: difference of the logarithms of neighboring rounded values.
+    """
     size = F.abs(value)
-    rounded = F.signum(value) * F.exp(F.round(F.log(size) / _LOG_STEP) * _LOG_STEP)
-    return F.when(value == 0, 0.0).when(size < float("inf"), rounded)
+    nearest = F.signum(value) * F.exp(F.round(F.log(size) / log_step) * log_step)
+    return F.when(value == 0, 0.0).when(size < float("inf"), nearest)
 
 
 def _quintile(name: str, *, descending: bool) -> Column:
-    value = _rounded(F.col(name))
+    value = rounded(F.col(name))
     below = F.size(F.filter(F.col(f"_{name}"), lambda threshold: threshold < value))
     is_defined = F.col("recency_days").isNotNull() & F.col(name).isNotNull()
     return F.when(is_defined, F.lit(5) - below if descending else F.lit(1) + below)

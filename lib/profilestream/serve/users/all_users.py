@@ -77,13 +77,15 @@ def empty(spark: SparkSession, settings: Settings) -> DataFrame:
 
 
 def read_or_empty(spark: SparkSession, table: Table, settings: Settings) -> DataFrame:
-    """A table pinned to its current version; no rows when it does not exist.
-
-    Columns that a table of a former version lacks are null.
-    """
+    """A table pinned to its current version; no rows when it does not exist."""
     if not table.exists(spark, settings.paths):
         return spark.createDataFrame([], table.schema)
-    rows = table.read(spark, settings.paths, version=commits.version(spark, table, settings.paths))
+    return read_version(spark, table, settings, commits.version(spark, table, settings.paths))
+
+
+def read_version(spark: SparkSession, table: Table, settings: Settings, version: int) -> DataFrame:
+    """A version of a table; columns that a table of a former version lacks are null."""
+    rows = table.read(spark, settings.paths, version=version)
     new = [F.lit(None).cast(column.dataType).alias(column.name) for column in table.new_columns(rows.columns)]
     return rows.select("*", *new)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
@@ -218,8 +218,18 @@ def _unusual_days(spark: SparkSession, settings: Settings, user_id: str) -> dict
 def item_texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
     """The latest `text` of each item in `events`; items without a text are left out."""
     events = tables.EVENTS.read(spark, settings.paths).where(F.col("item_id").isin(items) & F.col("text").isNotNull())
-    latest = F.max_by("text", F.struct("event_time", "event_id")).alias("text")
-    return {row["item_id"]: row["text"] for row in events.groupBy("item_id").agg(latest).collect()}
+    rows = events.groupBy("item_id").agg(latest("text").alias("text")).collect()
+    return {row["item_id"]: row["text"] for row in rows}
+
+
+def latest(name: str, not_null: str = "") -> Column:
+    """An aggregate of events: the latest value of a column, of those that are not null.
+
+    Args:
+        not_null: another column that must not be null instead.
+    """
+    is_valid = F.col(not_null or name).isNotNull()
+    return F.max_by(name, F.when(is_valid, F.struct("event_time", "event_id")))
 
 
 def _unknown_user(

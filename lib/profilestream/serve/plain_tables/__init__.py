@@ -1,0 +1,1 @@
+"""The tables `users` and `items`: plain columns for readers who know SQL."""
