@@ -27,7 +27,7 @@ def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
     figures = [KeyFigure("customers", who, shop.customers, note=note)] if shop.customers else []
     if (unit := _currency(view)) is not None:
         assert view.events is not None and view.events.value is not None
-        figures.append(KeyFigure("revenue", "revenue without returns", shop.revenue, note=unit))
+        figures.append(KeyFigure("revenue", "revenue minus returns", shop.revenue, note=unit))
         if len(shop.weeks) > 1:
             last = len(shop.weeks) - 2
             week, change = shop.weeks[last], shop.change(last)
@@ -97,12 +97,12 @@ def items(view: ReportView) -> Section:
     best = [item.units if unit is None else item.revenue for item in sales.best]
     notes = ["" if unit is None else f" · {item.units:,.0f} units" for item in sales.best]
     parts = [
-        _item_chart("Best sellers", f"By {by} without returns, {period}.", sales.best, best, notes, unit, 0),
+        _item_chart("Best sellers", f"By {by} minus returns, {period}.", sales.best, best, notes, unit, 0),
     ]
     if sales.risers:
         rises = [item.units - item.units_before for item in sales.risers]
         notes = [f" more · {item.units:,.0f} units" for item in sales.risers]
-        caption = f"Largest increase of units without returns, {period}, against the period of equal length before."
+        caption = f"Largest increase of units minus returns, {period}, against the period of equal length before."
         parts.append(_item_chart("Risers", caption, sales.risers, rises, notes, unit, 2))
     return Section(name, title, tuple(parts))
 

@@ -21,7 +21,7 @@ class ShopWeek:
 
 @dataclass(frozen=True)
 class SoldItem:
-    """An item in a period of weeks and in the period of equal length before it; units and revenue without returns."""
+    """An item in a period of weeks and in the period of equal length before it; units and revenue minus returns."""
 
     name: str
     units: float
