@@ -14,7 +14,7 @@ from profilestream.base.session import open_session
 from profilestream.steward import demo_files, demo_summary, status
 
 SAMPLE = Path("data/online_retail/online_retail_2010_2011.parquet")
-# Ten of the twelve months, so that the demo takes less than five minutes on two cores.
+# Ten of the twelve months. The complete year takes more than five minutes on two cores.
 DAYS = 244
 
 
