@@ -182,6 +182,15 @@ def materialize(frame: DataFrame) -> DataFrame:
     )
 
 
+@contextmanager
+def persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    """The frame, whose rows Spark computes once and stores during the block."""
+    try:
+        yield frame.persist()
+    finally:
+        frame.unpersist()
+
+
 def broadcast_if_small(frame: DataFrame, rows: int) -> DataFrame:
     """The frame, marked for a broadcast join when it has at most BROADCAST_ROWS rows."""
     return F.broadcast(frame) if rows <= BROADCAST_ROWS else frame

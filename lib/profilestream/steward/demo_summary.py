@@ -37,9 +37,11 @@ def show_newest_user(spark: SparkSession, settings: Settings, config: str, print
     """Print the profile of the user whose first event is the newest, and the command that shows another user."""
     derived = profiles.profile_table(settings)
     rows = Fold(derived).read(derived.table.read(spark, settings.paths))
-    newest, other = rows.agg(*[F.max_by("user_id", path) for path in ("basic.first_seen", "behavior.spent")]).collect()[
-        0
-    ]
+    first = rows.agg(
+        *[F.max_by("user_id", F.struct(path, "user_id")) for path in ("basic.first_seen", "behavior.spent")]
+    ).head()
+    assert first is not None
+    newest, other = first
     if newest is None:
         return
     text = profile_renderer.as_text(user_view.read(spark, settings, newest))

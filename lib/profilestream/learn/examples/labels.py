@@ -20,9 +20,10 @@ from profilestream.derive.fold import BATCH_HASH, Fold
 from profilestream.derive.kernels.group_fold import WINDOWS
 from profilestream.derive.table_declaration import DerivedTable, Key, Statistic, load_as
 
-# Internal columns: the time of a row, and the start of a part of the time, microseconds.
+# Internal columns: the time of a row, and the start of a part, microseconds.
 _AT, _PART = "_at", "_part"
-# Events of a part of the time are folded once for all rows; a part is never at both sides of a row's time or horizon.
+# The events of a part are folded once for all rows. The longest part that divides all times and horizons is used, so
+# each part is completely inside or outside of a horizon. Microseconds.
 _PART_SIZES = (DAY, HOUR, 1)
 
 

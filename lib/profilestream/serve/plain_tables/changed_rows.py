@@ -1,7 +1,6 @@
 """Rows of a table that is computed completely in each run: only those that changed are written, in one commit."""
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,6 +10,7 @@ from profilestream.base import commits
 from profilestream.base.checkpoints import Plan
 from profilestream.base.delta_table import DECLARATION_PROPERTY, Table
 from profilestream.base.queries import Batch
+from profilestream.base.session import persisted
 from profilestream.base.settings import Settings
 from profilestream.serve.users import all_users
 
@@ -66,19 +66,11 @@ def update(
     batch = Batch(
         spark, paths, txn, Plan(""), local_max_rows=stream.local_max_rows, local_max_keys=stream.local_max_keys
     )
-    with _persisted(changed_rows(rows(), stored, table, not_compared)) as changed:
+    with persisted(changed_rows(rows(), stored, table, not_compared)) as changed:
         count = changed.count()
         if count:
             batch.merge(changed, table, count=count, delete_flag=DELETED, read_version=version)
     return count
-
-
-@contextmanager
-def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
-    try:
-        yield frame.persist()
-    finally:
-        frame.unpersist()
 
 
 def _prepare(table: Table, pinned: PinnedTables) -> None:

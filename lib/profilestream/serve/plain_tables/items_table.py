@@ -8,7 +8,7 @@ from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers.rankers_spec import RankersSpec
-from profilestream.serve.plain_tables import changed_rows, users_table
+from profilestream.serve.plain_tables import changed_rows, item_names
 from profilestream.serve.plain_tables.changed_rows import PinnedTables
 from profilestream.serve.users import all_users, user_view
 
@@ -99,5 +99,5 @@ def _goes_with(counts: DataFrame, items: DataFrame) -> DataFrame:
         F.lit("goes_with").alias("list"),
         F.posexplode(F.slice(others, 1, MAX_GOES_WITH)).alias("position", "item_id"),
     )
-    named = users_table.with_item_names(entries, items)
-    return named.groupBy(F.col("owner").alias("item_id")).agg(users_table.named_items("goes_with").alias("goes_with"))
+    named = item_names.with_names(entries, items)
+    return named.groupBy(F.col("owner").alias("item_id")).agg(item_names.in_order("goes_with").alias("goes_with"))

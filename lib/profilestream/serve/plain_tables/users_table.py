@@ -22,7 +22,7 @@ from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.outcomes import outcome_declaration
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcome
 from profilestream.learn.segments.segments_spec import SegmentsSpec
-from profilestream.serve.plain_tables import changed_rows
+from profilestream.serve.plain_tables import changed_rows, item_names
 from profilestream.serve.plain_tables.changed_rows import PinnedTables
 from profilestream.serve.tags import rfm
 from profilestream.serve.users import all_users
@@ -260,31 +260,17 @@ def _item_lists(pinned: PinnedTables, stored: DataFrame, derived: DerivedTable) 
     if _is_list(derived, "favorite_items"):
         keys = F.posexplode(_keys(derived, "favorite_items")).alias("position", "item_id")
         lists.append(stored.select("user_id", F.lit("favorite_items").alias("list"), keys))
-        columns["favorite_items"] = named_items("favorite_items")
+        columns["favorite_items"] = item_names.in_order("favorite_items")
     if (recommended := pinned.read(tables.RECOMMENDATIONS)) is not None:
         rows = recommended.where(F.col("purpose").isin(*NEXT_PURPOSES) & (F.col("rank") <= MAX_NEXT_ITEMS))
         lists.append(rows.select("user_id", F.col("purpose").alias("list"), F.col("rank").alias("position"), "item_id"))
-        by_purpose = [named_items(purpose) for purpose in NEXT_PURPOSES]
+        by_purpose = [item_names.in_order(purpose) for purpose in NEXT_PURPOSES]
         columns["next_items"] = F.coalesce(*[F.when(F.size(names) > 0, names) for names in by_purpose])
     if not lists:
         return None
     entries = lists[0] if len(lists) == 1 else lists[0].unionByName(lists[1])
-    named = with_item_names(entries, pinned.read(tables.ITEMS))
+    named = item_names.with_names(entries, pinned.read(tables.ITEMS))
     return named.groupBy("user_id").agg(*[column.alias(name) for name, column in columns.items()])
-
-
-def with_item_names(entries: DataFrame, items: DataFrame | None) -> DataFrame:
-    """Rows with `item_id` and the column `name`: that of `items`, or the id of an item without one."""
-    if items is None:
-        return entries.withColumn("name", F.col("item_id"))
-    names = items.where("name IS NOT NULL").select("item_id", "name")
-    return entries.join(names, "item_id", "left").withColumn("name", F.coalesce("name", "item_id"))
-
-
-def named_items(name: str) -> Column:
-    """An aggregate: the names of the rows of one `list`, in the order of `position`."""
-    entries = F.collect_list(F.when(F.col("list") == name, F.struct("position", "name")))
-    return F.transform(F.array_sort(entries), lambda entry: entry["name"])
 
 
 def _groups(pinned: PinnedTables) -> DataFrame | None:

@@ -3,6 +3,7 @@
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from profilestream.base.session import persisted
 from profilestream.serve.report import time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents
 from profilestream.serve.report.time_grains import TimeGrain
@@ -68,30 +69,24 @@ def users(events: DataFrame, event_totals: EventsView) -> UsersView | None:
     is_on_axis = F.expr(f"date({local})").between(F.lit(axis.first_day), F.lit(axis.last_day))
     purchase_date = F.expr(f"CASE WHEN {_IS_PURCHASE} THEN date({local}) END")
     # One row per user and period; all other numbers are computed from these rows.
-    activity = (
-        user_events.groupBy(
-            "user_id",
-            is_on_axis.alias("is_on_axis"),
-            F.expr(time_grains.PERIOD_NUMBER_SQL[period_grain].format(local)).alias("period"),
-            F.expr(time_grains.PERIOD_NUMBER_SQL[cohort_grain].format(local)).alias("cohort_period"),
-        )
-        .agg(
-            F.expr(f"bool_or({_IS_VIEW})").alias("has_view"),
-            F.expr(f"bool_or({_IS_CART})").alias("has_cart"),
-            F.expr(f"bool_or({_IS_FAVORITE})").alias("has_favorite"),
-            F.expr("bool_or(event_type = 'return')").alias("has_return"),
-            F.min(purchase_date).alias("first_purchase"),
-            F.max(purchase_date).alias("last_purchase"),
-        )
-        .persist()
+    activity = user_events.groupBy(
+        "user_id",
+        is_on_axis.alias("is_on_axis"),
+        F.expr(time_grains.PERIOD_NUMBER_SQL[period_grain].format(local)).alias("period"),
+        F.expr(time_grains.PERIOD_NUMBER_SQL[cohort_grain].format(local)).alias("cohort_period"),
+    ).agg(
+        F.expr(f"bool_or({_IS_VIEW})").alias("has_view"),
+        F.expr(f"bool_or({_IS_CART})").alias("has_cart"),
+        F.expr(f"bool_or({_IS_FAVORITE})").alias("has_favorite"),
+        F.expr("bool_or(event_type = 'return')").alias("has_return"),
+        F.min(purchase_date).alias("first_purchase"),
+        F.max(purchase_date).alias("last_purchase"),
     )
-    try:
+    with persisted(activity):
         steps, cart_buyers = _funnel_steps(activity)
         on_axis = activity.where("is_on_axis")
         periods, cohorts = _active_periods(on_axis, period_grain), _cohorts(on_axis, cohort_grain)
         return UsersView(period_grain, cohort_grain, periods, cohorts, steps, cart_buyers, axis)
-    finally:
-        activity.unpersist()
 
 
 def _events_by_day(events: DataFrame, local: str) -> list[DayEvents]:

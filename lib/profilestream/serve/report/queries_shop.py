@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
+from profilestream.base.session import persisted
 from profilestream.base.settings import ORDER_SQL, Settings
 from profilestream.serve import usual_days
 from profilestream.serve.report import queries_outcomes, time_grains
@@ -37,27 +38,21 @@ def shop(spark: SparkSession, settings: Settings, events: DataFrame, *, has_valu
     """
     local = f"from_utc_timestamp(event_time, '{settings.derive.shop_timezone}')"
     dated = events.withColumn("week", F.expr(time_grains.PERIOD_NUMBER_SQL["week"].format(local)))
-    item_weeks = _item_weeks(dated).persist()
-    try:
+    with persisted(_item_weeks(dated)) as item_weeks:
         revenue, weeks = _revenue_by_week(item_weeks)
         if not weeks:
             return None
         sales = _sales_period(item_weeks, weeks, has_values)
-    finally:
-        item_weeks.unpersist()
     year = weeks.stop - _YEAR_WEEKS
     scores = read_or_empty(spark, tables.USER_SCORES, settings)
     outcomes = sorted(row["outcome"] for row in scores.select("outcome").distinct().collect())
     risk = next((name for name in outcomes if name.startswith(_RISK)), None)
-    orders = _orders(dated, year).persist()
-    try:
+    with persisted(_orders(dated, year)) as orders:
         by_week = {
             row["week"]: row["count"] for row in orders.where("week IS NOT NULL").groupBy("week").count().collect()
         }
         segments = read_or_empty(spark, tables.USER_SEGMENTS, settings)
         by_segment = _by_segment(orders, segments, scores.where(F.col("outcome") == F.lit(risk))).collect()
-    finally:
-        orders.unpersist()
     if not by_week:
         return None
     recommended = _recommended(read_or_empty(spark, tables.RECOMMENDATIONS, settings))
@@ -103,7 +98,7 @@ def _revenue_by_week(item_weeks: DataFrame) -> tuple[dict[int, float], range]:
 def _orders(events: DataFrame, year: int) -> DataFrame:
     """One row per user and order of purchases and returns.
 
-    Columns: `user_id`; `week` of the first purchase, null for returns; `spent`: value from the week `year` on, without
+    Columns: `user_id`; `week` of the first purchase, null for returns; `spent`: value from the week `year` on, minus
     returns.
     """
     return (

@@ -6,7 +6,7 @@ from profilestream.serve.report import chart_elements
 from profilestream.serve.report.chart_elements import Figure
 from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.view_model import format_utc
-from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome, ScoredUser
+from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome
 
 _SCORED_BEFORE = "Each example was scored with the model that was valid at its time, before its label was known."
 
@@ -122,10 +122,6 @@ def _gain(outcome: ScoredOutcome, share: float) -> float:
 
 
 def _highest(view: OutcomesView) -> TextTable:
-    rows = tuple((user.outcome, user.user_id, _score(user), "; ".join(user.reasons)) for user in view.users)
+    rows = tuple((user.outcome, user.user_id, user.score_text, "; ".join(user.reasons)) for user in view.users)
     as_of = "" if view.as_of is None else f", as of {format_utc(view.as_of)}"
     return TextTable(f"Users with the highest scores{as_of}", ("outcome", "user", "score", "reasons"), rows)
-
-
-def _score(user: ScoredUser) -> str:
-    return f"{user.score:.1%}" if user.is_probability else f"{user.score:,.2f}"

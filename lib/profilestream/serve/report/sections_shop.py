@@ -7,7 +7,6 @@ from profilestream.learn.segments import segment_rules
 from profilestream.serve.report import chart_elements, charts, value_axis
 from profilestream.serve.report.report_elements import Chart, KeyFigure, Section, TextTable
 from profilestream.serve.report.view_model import ReportView
-from profilestream.serve.report.view_outcomes import ScoredUser
 from profilestream.serve.report.view_shop import SoldItem
 from profilestream.serve.report.view_users import SegmentRow, SegmentsView
 
@@ -174,7 +173,7 @@ def examples(view: ReportView, *, is_enabled: bool) -> Section:
         do = "Capture more weeks" if is_enabled else "Set learn.outcomes.enabled and serve.outcomes.enabled = true"
         return Section(name, title, hint=f"There are no scores. {do}, and run jobs/run_pipeline.py.")
     users = view.shop.examples
-    rows = tuple((user.user_id, _score(user), "; ".join(user.reasons)) for user in users)
+    rows = tuple((user.user_id, user.score_text, "; ".join(user.reasons)) for user in users)
     score = _score_name(users[0].outcome)
     table = TextTable(f"The highest scores: {score}", ("customer", score, "reasons"), rows)
     return Section(name, title, (table,))
@@ -183,7 +182,3 @@ def examples(view: ReportView, *, is_enabled: bool) -> Section:
 def _score_name(outcome: str) -> str:
     match = _OUTCOME.fullmatch(outcome)
     return f"{_SCORES[match[1]]} in {match[2]} days" if match else outcome
-
-
-def _score(user: ScoredUser) -> str:
-    return f"{user.score:.1%}" if user.is_probability else f"{user.score:,.2f}"

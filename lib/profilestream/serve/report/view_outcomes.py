@@ -47,6 +47,11 @@ class ScoredUser:
     is_probability: bool
     reasons: tuple[str, ...]
 
+    @property
+    def score_text(self) -> str:
+        """A probability in percent, any other score as a number."""
+        return f"{self.score:.1%}" if self.is_probability else f"{self.score:,.2f}"
+
 
 @dataclass(frozen=True)
 class OutcomesView:

@@ -9,8 +9,7 @@ property of the table contains the names of the rules that were evaluated.
 """
 
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,7 +21,7 @@ from profilestream.base import commits, locks
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import value_errors_as_bad_settings
-from profilestream.base.session import frame_of_dicts, materialize
+from profilestream.base.session import frame_of_dicts, materialize, persisted
 from profilestream.base.settings import Settings
 from profilestream.base.tables import USER_GROUPS, USER_TAGS
 from profilestream.derive.feature_declaration import window_micros
@@ -62,7 +61,7 @@ def run(spark: SparkSession, settings: Settings) -> None:
         users = all_users.all_users(spark, settings)
         if users is None:
             return
-        with _persisted(users.rows) as rows:  # totals, groups and tags read them
+        with persisted(users.rows) as rows:  # totals, groups and tags read them
             users = join_all_users(replace(users, rows=rows), declaration)
             last_run = last_run_micros(spark, settings)
             groups = new_groups(users, declaration, settings)
@@ -72,15 +71,6 @@ def run(spark: SparkSession, settings: Settings) -> None:
             tags = new_tags(grouped, declaration, stored, users.as_of_micros, last_run=last_run, evaluated=evaluated)
             _merge_changes(tags, USER_TAGS, settings)
             _store_evaluated_tags(spark, settings, declaration)
-
-
-@contextmanager
-def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
-    """The frame, whose rows Spark computes once and stores during the block."""
-    try:
-        yield frame.persist()
-    finally:
-        frame.unpersist()
 
 
 def _prepare_tags(spark: SparkSession, settings: Settings, declaration: TagDeclaration) -> frozenset[str]:
@@ -119,7 +109,7 @@ def totals_of(users: DataFrame, declaration: TagDeclaration) -> DataFrame:
 
 
 def _merge_changes(rows: DataFrame, table: Table, settings: Settings, *, delete_flag: str = "") -> None:
-    with _persisted(rows.where(CHANGED)) as changed:
+    with persisted(rows.where(CHANGED)) as changed:
         if not changed.isEmpty():
             commits.merge(changed, table, settings.paths, Txn(STEP, str(uuid.uuid4()), 0), delete_flag=delete_flag)
 
