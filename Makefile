@@ -19,8 +19,8 @@ demo: set-up  ## run the complete pipeline on a shipped log
 kafka: set-up  ## start a Kafka broker on 127.0.0.1:9092, and print how to capture a topic
 	@.venv/bin/python .ci/kafka_broker.py $(ARGS)
 
-test: set-up  ## run the tests in two processes, one with Spark; select some with ARGS="tests/unit -k rules"
-	.venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+test: set-up  ## run the tests, one file at a time in each of two processes; select some with ARGS="tests/unit -k rules"
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 long: set-up  ## run the tests in their long form, for example with a crash around every write
 	.venv/bin/python -m pytest --long $(ARGS)

@@ -1,4 +1,4 @@
-"""One Spark session per run, created when a test first needs it; all folders are pytest's temporary folders."""
+"""One Spark session per process, created when a test first needs it; all folders are pytest's temporary folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,17 +25,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         deselected = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in deselected]
         config.hook.pytest_deselected(items=deselected)
-    for item in items:
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _group(item: pytest.Item) -> str:
-    """Tests of a group run in one process, so that there is one Spark session, and at most one job beside it."""
-    assert isinstance(item, pytest.Function)
-    if "spark" in item.fixturenames:
-        return "spark"
-    return "" if (ROOT / "tests" / "unit") in item.path.parents else "jobs"
 
 
 @pytest.fixture
@@ -59,6 +48,8 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]
         # Each test plans other expressions: to compile them takes longer than to interpret them for a few rows. Jobs in
         # processes of their own compile them, as in production.
         "spark.sql.codegen.wholeStage false\n"
+        # Java's second compiler takes a third of the CPU time of the tests, and the other process needs the cores.
+        "spark.driver.extraJavaOptions -XX:+UseParallelGC -XX:ReservedCodeCacheSize=1g -XX:TieredStopAtLevel=1\n"
     )
     (home / "log4j2.properties").write_text((ROOT / "conf" / "log4j2.properties").read_text())
     session = open_session("tests", str(properties))
