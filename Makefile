@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity models bench zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity models bench views zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -52,6 +52,9 @@ models: set-up  ## compare models of outcomes with boosting on the shipped logs,
 
 bench: set-up  ## run the benchmarks; run one with ONLY=name
 	.venv/bin/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+views: set-up  ## write views.duckdb, with which a BI tool opens the tables of the demo; others with ARGS="--config conf/local.toml"
+	.venv/bin/python jobs/steward_views.py $(ARGS)
 
 zip: set-up  ## write profilestream.zip for spark-submit --py-files
 	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \

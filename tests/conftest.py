@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="run the long forms of tests, and tests marked long: `make long`"
     )
+    parser.addoption("--update-docs", action="store_true", help="write the results that docs/for_analysts.md shows")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

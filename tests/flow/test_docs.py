@@ -71,7 +71,7 @@ JOBS = (
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
     "learn_outcome_examples", "learn_outcomes", "serve_outcomes", "learn_demand", "serve_anomalies",
-    "learn_batch_models", "serve_tables",
+    "learn_batch_models", "serve_tables", "steward_views",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -144,6 +144,7 @@ CHECKS = {
     ),
     "make kafka-chaos": "make",
     "make workers": "make",
+    "make views...": "make",
     "make load...": "make",
     "make capacity...": "make",
     "make bench ONLY=capture_vs_copy": "make",

@@ -58,6 +58,7 @@ FLAGS: dict[str, list[str]] = {
     "steward_status": [],
     "steward_maintain": [],
     "steward_migrate": [],
+    "steward_views": [],
     "run_pipeline": [],
 }
 EVENT = {name: value for name, value in event(1, who="käthe", what="tëa").items() if name != "at"}

@@ -242,8 +242,12 @@ class Table:
         """Register the table in the catalog, if the settings contain one."""
         if paths.catalog:
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {paths.catalog}")
-            uri = self.uri(paths).replace("'", "\\'")
-            spark.sql(f"CREATE TABLE IF NOT EXISTS {paths.catalog}.{self.name} USING DELTA LOCATION '{uri}'")
+            spark.sql(self.registration(paths))
+
+    def registration(self, paths: Paths) -> str:
+        """The statement of Spark SQL that registers the table, in the schema of the settings if there is one."""
+        uri, schema = self.uri(paths).replace("'", "\\'"), f"{paths.catalog}." if paths.catalog else ""
+        return f"CREATE TABLE IF NOT EXISTS {schema}{self.name} USING DELTA LOCATION '{uri}'"
 
     def exists(self, spark: SparkSession, paths: Paths) -> bool:
         """Whether the table exists."""

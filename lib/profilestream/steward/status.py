@@ -126,15 +126,13 @@ def commands(paths: Paths) -> dict[str, str]:
     The commands work for all paths that settings.Paths accepts without a warning.
     """
     python = shlex.quote(_relative(sys.executable))
-    events, local = tables.EVENTS.path(paths), files.local_path(tables.EVENTS.uri(paths))
+    events = tables.EVENTS.path(paths)
     sql = (
         "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
         "GROUP BY item_id ORDER BY sold DESC LIMIT 5"
     )
-    # DuckDB decodes % in paths, but not in URIs.
-    for_duckdb = f"file://{quote(local)}" if local is not None and "%" in local else events
     spark_sql = sql.format(f"delta.`{tables.EVENTS.uri(paths)}`")
-    duckdb_sql = sql.format(f"delta_scan({_sql_literal(for_duckdb)})")
+    duckdb_sql = sql.format(f"delta_scan({duckdb_literal(events)})")
     code = {
         "Spark SQL": "from profilestream.base.session import open_session; "
         f'open_session("query", "conf/spark-local.conf").sql({_python_literal(spark_sql)}).show()',
@@ -148,13 +146,23 @@ def commands(paths: Paths) -> dict[str, str]:
     return {name: f"{python} -c {_quoted(text)}" for name, text in code.items()}
 
 
+def duckdb_literal(path: str) -> str:
+    """The path of a table for `delta_scan`, as a literal of SQL. DuckDB decodes % in paths, but not in URIs."""
+    local = files.local_path(files.qualified(path))
+    return _sql_literal(f"file://{quote(local)}" if local is not None and "%" in local else path)
+
+
 def load_delta_code() -> str:
-    """Python code that loads the Delta extension of DuckDB from its Python package; DuckDB downloads it otherwise."""
+    """Python code that loads the Delta extension of DuckDB in the connection `db`."""
+    return f"db.execute({_python_literal(load_delta_sql())}); "
+
+
+def load_delta_sql() -> str:
+    """SQL that loads the Delta extension of DuckDB from its Python package; DuckDB downloads it otherwise."""
     spec = find_spec("duckdb_extension_delta")
     folders = list(spec.submodule_search_locations or []) if spec else []
     extensions = [file for folder in folders for file in glob(f"{folder}/extensions/*/delta.duckdb_extension")]
-    sql = f"LOAD {_sql_literal(_relative(extensions[0]))}" if extensions else "INSTALL delta; LOAD delta"
-    return f"db.execute({_python_literal(sql)}); "
+    return f"LOAD {_sql_literal(_relative(extensions[0]))}" if extensions else "INSTALL delta; LOAD delta"
 
 
 def _relative(path: str) -> str:
