@@ -68,7 +68,7 @@ def as_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """At least four digits of a number: sums and predictions differ in their last digits between machines."""
+    """At least four digits of a number: sums and predictions differ in their last digits between runs and machines."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, datetime.datetime):
@@ -79,16 +79,16 @@ def _cell(value: Any) -> str:
         text = str(value)
         return text if len(text) <= _MAX_WIDTH else f"{text[: _MAX_WIDTH - 3]}..."
     digits = 3 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{round(float(value), max(0, digits)):.15g}"
+    # First to 6 decimals, so that 1231.4999999 and 1231.5 are equal.
+    return f"{round(round(float(value), 6), max(0, digits)):.15g}"
 
 
-def comparable(value: Any) -> Any:
-    """Numbers of any type as floats with 9 digits, times without their time zone."""
-    if isinstance(value, datetime.datetime):
-        return value.replace(tzinfo=None)
-    if isinstance(value, list):
-        return [comparable(one) for one in value]
-    if value is None or isinstance(value, (str, datetime.date)):
-        return value
-    number = float(value)
-    return number if number == 0 or not math.isfinite(number) else float(f"{number:.9g}")
+def are_equal(one: Any, other: Any) -> bool:
+    """Whether two results are equal: numbers of any type within 1e-9, times without their time zone."""
+    if isinstance(one, (list, tuple)):
+        return isinstance(other, (list, tuple)) and len(one) == len(other) and all(map(are_equal, one, other))
+    if isinstance(one, datetime.datetime) and isinstance(other, datetime.datetime):
+        return one.replace(tzinfo=None) == other.replace(tzinfo=None)
+    if one is None or other is None or isinstance(one, (str, datetime.date)) or isinstance(other, (str, datetime.date)):
+        return bool(one == other)
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)

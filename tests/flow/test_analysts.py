@@ -120,16 +120,12 @@ def test_all_readers_return_the_shown_result(
     for engine, read in (("spark", own.by_spark), ("polars", own.by_polars)):
         other_columns, other_rows = read(question.code[engine])
         assert other_columns == columns, engine
-        assert _comparable(other_rows) == _comparable(rows) != [], engine
+        assert other_rows and cookbook.are_equal(other_rows, rows), f"{engine}: {other_rows}\nDuckDB: {rows}"
     result = cookbook.as_text(columns, rows)
     if pytestconfig.getoption("--update-docs"):
         cookbook.PAGE.write_text(cookbook.with_result(cookbook.PAGE.read_text(), question.title, result))
     else:
         assert question.shown == result, f"if this result is right, run {cookbook.UPDATE}"
-
-
-def _comparable(rows: Rows) -> Rows:
-    return [tuple(map(cookbook.comparable, row)) for row in rows]
 
 
 def test_every_cell_of_the_notebook_runs_and_shows_a_chart(retail: Settings) -> None:
