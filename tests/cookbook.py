@@ -12,7 +12,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "for_analysts.md"
 ENGINES = ("spark", "duckdb", "polars")
 UPDATE = 'make test ARGS="tests/flow/test_analysts.py --update-docs"'
 _SHOWN_ROWS = 4
-_MAX_WIDTH = 44
+_MAX_WIDTH = 84
 _CODE = re.compile(r"^```(sql|python)([ \w]*)\n(.*?)^```$", re.S | re.M)
 _RESULT = re.compile(r"^```text\n(.*?)^```$", re.S | re.M)
 
