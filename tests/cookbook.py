@@ -51,10 +51,10 @@ def questions(page: str) -> list[Question]:
 
 def with_result(page: str, title: str, result: str) -> str:
     """The page with the result below the code of a question."""
-    start = page.index(f"\n### {title}\n")
-    end = start + 5 + re.search(r"\n##|\Z", page[start + 5 :]).start()  # type: ignore[union-attr]
-    section = _RESULT.sub("", page[start:end]).rstrip("\n")
-    return f"{page[:start]}{section}\n\n```text\n{result}```\n{page[end:]}"
+    before, heading, after = page.partition(f"\n### {title}\n")
+    section, *others = re.split(r"(?=\n##)", after, maxsplit=1)
+    code = _RESULT.sub("", section).rstrip("\n")
+    return f"{before}{heading}{code}\n\n```text\n{result}```\n{''.join(others)}"
 
 
 def as_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
