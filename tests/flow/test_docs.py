@@ -120,6 +120,7 @@ CHECKS = {
     f"{PYTHON} jobs/steward_maintain.py --config {LOCAL} --dry-run": "run",
     f"{PYTHON} -m profilestream.derive.feature_docs conf/derive/windows.toml docs/windows.md": "page",
     f"{PYTHON} -m profilestream.steward.table_docs conf/demo.toml docs/tables.md": "page",
+    f"{PYTHON} -m profilestream.steward.settings_docs docs/settings.md": "page",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
@@ -343,7 +344,7 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
         "\n".join(lines)
         for doc in DOCS
         for language, lines, follows in _blocks(doc)
-        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md", "running.md")
+        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md", "logs.md", "running.md")
         if doc.parent.name != "decisions"
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
@@ -387,8 +388,8 @@ def test_shown_settings_of_learners_are_valid() -> None:
 def test_generated_pages_are_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for command in _checked_by("page"):
-        *_, module, source, target = shlex.split(command.text)
-        importlib.import_module(module).main([source, str(tmp_path / "page.md")])
+        _, _, module, *sources, target = shlex.split(command.text)
+        importlib.import_module(module).main([*sources, str(tmp_path / "page.md")])
         assert (tmp_path / "page.md").read_text() == Path(target).read_text(), f"run {command.text}"
 
 

@@ -15,7 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-TREES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "lib", "jobs", "docs", "conf", "deploy", "tests", "benchmarks")
+TREES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "llms.txt",
+    "lib",
+    "jobs",
+    "docs",
+    "conf",
+    "deploy",
+    "tests",
+    "benchmarks",
+)
 PROSE_PER_1000_LINES, NAMES_PER_1000_LINES = 1.5, 1.0
 
 PROSE = re.compile(
@@ -49,7 +61,7 @@ def files(*trees: str) -> list[Path]:
     for tree in trees:
         path = ROOT / tree
         found += [path] if path.is_file() else sorted(path.rglob("*"))
-    texts = (path for path in found if path.suffix in (".py", ".md", ".toml", ".conf", ".properties"))
+    texts = (path for path in found if path.suffix in (".py", ".md", ".toml", ".conf", ".properties", ".txt"))
     return [path.relative_to(ROOT) for path in texts if "results" not in path.parts]
 
 

@@ -139,7 +139,7 @@ class ScheduleSettings(Frozen):
     """When a continuous run of the pipeline runs the steps.
 
     Args:
-        timezone: of cron expressions.
+        timezone: time zone of cron expressions.
         steps: by name of the step: an interval such as `5m`, a cron expression of five fields, or `never`; steps that
             are not named have the schedule that flow.py declares.
     """
@@ -166,7 +166,7 @@ class Kafka(Frozen):
 
     Args:
         bootstrap_servers: `host:port` of some brokers, separated by commas.
-        topics: that are read.
+        topics: names of the topics.
         starting_offsets: where a new checkpoint starts: `earliest`, `latest`, or offsets by topic and partition; other
             partitions start at their earliest offset.
         max_offsets_per_trigger: maximum number of offsets per micro-batch, over all partitions.
@@ -290,6 +290,7 @@ class ReportingCurrency(Frozen):
         reporting: code of the currency, such as EUR.
         rates: table with the columns `currency`, `valid_from` (date) and `rate`: one unit of the currency in units of
             the reporting currency, from this date to the next one of the table.
+        format: format of the table.
     """
 
     reporting: str = Field(min_length=1)
@@ -479,7 +480,7 @@ class LearnerSettings(Frozen):
 
 
 class Factors(LearnerSettings):
-    """The factorization of users and items (docs/learners.md). The default of a null value depends on the mode.
+    """The factorization of users and items (docs/learners.md). Some defaults depend on the mode.
 
     Args:
         mode: `implicit` learns from weighted events; `explicit` learns from ratings and adds a bias to each vector.
@@ -620,7 +621,7 @@ class BatchModels(Frozen):
         min_rows: examples that a version, and a comparison with the linear model, need at least.
         margin: a kind is served if its loss is lower than that of the linear model by more than this share, at the
             lower end of the 90 % interval.
-        seed: of the hash and of the network.
+        seed: seed of the hash and of the network.
     """
 
     enabled: bool = False
@@ -742,7 +743,8 @@ class Examples(Frozen):
         set_name: name of the set of rows that a run replaces; rows of other sets are unchanged.
         features, labels: columns of the rows; empty: all declared ones.
         interval, offset: the times are `offset` after multiples of `interval` since 1970-01-01 00:00 UTC, a Thursday.
-        since, until: first day of the times, and first day after them (UTC); null: no bound.
+        since: first day of the times (UTC); null: no bound.
+        until: first day after the times (UTC); null: no bound.
         active_within: a user has a row at a time t if the user has an event in this interval before t; `lifetime`: any
             event before t.
         sample_fraction: fraction of the pairs of user and time to keep, selected by a hash.
@@ -820,7 +822,8 @@ class Scores(Frozen):
         exclude_bought: for_you: exclude items that the user ever bought and did not return completely.
         exclude_seen: for_you: exclude items for which the user's stored events have a positive total weight, such as
             viewed items; stored are the latest `learn.factors.max_events_per_user` events.
-        max_item_age_days: exclude items without an event in this many days before the newest event; null: none.
+        max_item_age_days: exclude items without an event in this many days before the newest event; with a large
+            number such as 100000, none.
         max_per_category: for_you: maximum number of items of one category per list; null: no limit.
         max_share_per_item: for_you: maximum share of the lists of a run that contain the same item; null: no limit.
     """
@@ -972,7 +975,11 @@ class Upkeep(Frozen):
 
 
 class UpkeepOfTable(Frozen):
-    """Other values for one table; null: the value of all tables."""
+    """Other values for one table; a value that is not set is that of all tables.
+
+    Args:
+        min_files, small_file_mb, keep_hours: as in `maintain`.
+    """
 
     min_files: _MinFiles | None = None
     small_file_mb: _SmallFileMb | None = None
@@ -984,8 +991,8 @@ class Maintain(Upkeep):
 
     Args:
         enabled: whether `run_pipeline` runs it after its stages and steps.
-        rejected_payload_days: payloads of rejected rows that were captured this many days ago become null; the rows
-            remain. Null: never.
+        rejected_payload_days: payloads of rejected rows that were captured this many days ago become null, and the
+            rows remain; null: never.
         tables: other values for some tables, by name of the table.
     """
 
