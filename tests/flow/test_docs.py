@@ -22,6 +22,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.settings import (
     Alarms,
+    AudienceFiles,
     Capture,
     Demand,
     Derive,
@@ -71,7 +72,7 @@ JOBS = (
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
     "learn_outcome_examples", "learn_outcomes", "serve_outcomes", "learn_demand", "serve_anomalies",
-    "learn_batch_models", "serve_tables",
+    "learn_batch_models", "serve_tables", "serve_audience",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -463,7 +464,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers, "learn.outcomes": Outcomes,
         "learn.publish_outcomes": PublishOutcomes, "learn.demand": Demand,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
-        "serve.outcomes": OutcomeScores, "maintain": Maintain,
+        "serve.audience": AudienceFiles, "serve.outcomes": OutcomeScores, "maintain": Maintain,
     }  # fmt: skip
     for path, model in models.items():
         table, overrides = (
