@@ -45,6 +45,7 @@ from profilestream.base.settings import (
     ScheduleSettings,
     Scores,
     Segments,
+    Serve,
     Sessions,
     Source,
     Spark,
@@ -126,6 +127,9 @@ CHECKS = {
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPROCESS} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/serve_report.py --config {LOCAL}": "run",
+    f"{PYTHON} jobs/serve_tables.py --config {LOCAL}": "run",
+    f'{PYTHON} jobs/serve_audience.py --config {LOCAL} --name buyers --where "orders > 0" --dry-run': "run",
+    f'{PYTHON} jobs/serve_audience.py --config {LOCAL} --name buyers --where "orders > 0"': "run",
     f"{PYTHON} jobs/learn_segments.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
@@ -343,7 +347,7 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
         "\n".join(lines)
         for doc in DOCS
         for language, lines, follows in _blocks(doc)
-        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md", "running.md")
+        if language == "text" or doc.name not in ("audiences.md", "features.md", "flow.md", "learners.md", "running.md")
         if doc.parent.name != "decisions"
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
@@ -378,10 +382,12 @@ def test_shown_settings_of_operation_are_valid() -> None:
             AlertRules.model_validate(document)
 
 
-def test_shown_settings_of_learners_are_valid() -> None:
-    for language, lines, _ in _blocks(ROOT / "docs" / "learners.md"):
-        if language == "toml":
-            Learn.model_validate(tomllib.loads("\n".join(lines))["learn"])
+def test_shown_settings_of_learners_and_audiences_are_valid() -> None:
+    for page, key, model in (("learners.md", "learn", Learn), ("audiences.md", "serve", Serve)):
+        blocks = [lines for language, lines, _ in _blocks(ROOT / "docs" / page) if language == "toml"]
+        assert blocks
+        for lines in blocks:
+            model.model_validate(tomllib.loads("\n".join(lines))[key])
 
 
 def test_generated_pages_are_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +17,8 @@ from profilestream.base import files
 from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 
-# OWASP, CSV injection. A semicolon separates cells where the decimal separator is a comma.
-_FORMULA = re.compile('(?:^|;)"?([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])')
+# OWASP, CSV injection. Where the decimal separator is a comma, a semicolon or line break in a text starts a cell too.
+_FORMULA = re.compile('(?:^|[;\r\n])"?([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])')
 _LIST_SEPARATOR = "|"
 
 
@@ -54,11 +55,12 @@ def write(lists: Mapping[Path, pa.Table]) -> None:
         for path, temporary in temporaries.items():
             os.replace(temporary, path)
     except OSError as error:
-        what = f"cannot write {error.filename}: {error.strerror}"
+        what = f"cannot write {error.filename or [*lists][-1]}: {error.strerror}"
         raise BadSettings(what, where="--out", do="name a file in a folder that can be written") from None
     finally:
         for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def _write_file(path: Path, rows: pa.Table, suffix: str) -> None:

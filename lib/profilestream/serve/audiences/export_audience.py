@@ -55,6 +55,11 @@ class AudienceCounts:
     listed_users: int
 
     @property
+    def changes(self) -> int:
+        """Users whose rows in `audience_users` change."""
+        return self.added + self.removed + self.erased
+
+    @property
     def text(self) -> str:
         """The numbers in a few lines."""
         spent = "without a value" if self.spent_net is None else f"{self.spent_net:,.2f} {self.currency}".strip()
@@ -106,7 +111,7 @@ def _export(
 ) -> AudienceCounts:
     users_table.table(settings).require(spark, settings.paths, do="run jobs/serve_tables.py first")
     users = all_users.read_or_empty(spark, users_table.table(settings), settings)
-    all_count = users.count()
+    all_count = users_table.table(settings).row_count(spark, settings.paths)
     if not all_count:
         do = "capture events with user ids, then run jobs/derive_profiles.py and jobs/serve_tables.py"
         raise NothingToDo("the table users has no rows", where=settings.paths.warehouse, do=do)
@@ -121,14 +126,14 @@ def _export(
         do="use a function that returns null instead, such as try_cast or try_divide",
     ):  # fmt: skip
         rows = materialize(_rows(users, is_match, stored, frame_of_arrow(spark, suppressed), settings))
-    lists = _lists(rows, path, settings)
+    counts, lists = _counts(rows, all_count, len(suppressed)), _lists(rows, path, settings)
     for rows_of_list in lists.values():
         audience_files.check_formulas(path, rows_of_list)
     if not is_dry_run:
-        _commit(_before_delivery(rows), audience, settings)
+        _commit(_before_delivery(rows), counts.changes, audience, settings)
         audience_files.write(lists)
-        _commit(_after_delivery(rows), audience, settings)
-    return _counts(rows, all_count, len(suppressed))
+        _commit(_after_delivery(rows), counts.changes, audience, settings)
+    return counts
 
 
 def _check_columns(users: DataFrame, settings: Settings) -> None:
@@ -177,14 +182,15 @@ def _is_erased() -> Column:
 def _lists(rows: DataFrame, path: Path, settings: Settings) -> dict[Path, pa.Table]:
     """The lists by path, in order of user id."""
     columns = settings.serve.audience.columns
-    exported = rows.where(_is_member()).select(*columns, _is_added().alias("_is_added"))
-    members = audience_files.cells(exported, path).toArrow().sort_by("user_id")
-    removed = rows.where(_is_removed()).select("user_id").toArrow().sort_by("user_id")
-    added = members.filter(members["_is_added"])
+    flags = {"_is_member": _is_member(), "_is_added": _is_added(), "_is_removed": _is_removed()}
+    exported = rows.where(_is_member() | _is_removed()).select(
+        *columns, *[flag.alias(name) for name, flag in flags.items()]
+    )
+    users = audience_files.cells(exported, path).toArrow().sort_by("user_id")
     return {
-        audience_files.change_list(path, "removed"): removed,
-        audience_files.change_list(path, "added"): added.select(columns),
-        path: members.select(columns),
+        audience_files.change_list(path, "removed"): users.filter(users["_is_removed"]).select(["user_id"]),
+        audience_files.change_list(path, "added"): users.filter(users["_is_added"]).select(columns),
+        path: users.filter(users["_is_member"]).select(columns),
     }
 
 
@@ -202,10 +208,12 @@ def _after_delivery(rows: DataFrame) -> DataFrame:
     return changed.select("user_id", F.lit(True).alias("is_delivered"), _is_removed().alias(DELETED))
 
 
-def _commit(changed: DataFrame, audience: Audience, settings: Settings) -> None:
+def _commit(changed: DataFrame, count: int, audience: Audience, settings: Settings) -> None:
+    if not count:
+        return
     version = commits.version(changed.sparkSession, AUDIENCE_USERS, settings.paths)
     rows = changed.select(F.lit(audience.name).alias("audience"), *changed.columns)
-    changed_rows.merge(rows, AUDIENCE_USERS, settings, Txn(STEP, str(uuid.uuid4()), 0), read_version=version)
+    changed_rows.merge(rows, count, AUDIENCE_USERS, settings, Txn(STEP, str(uuid.uuid4()), 0), version)
 
 
 def _counts(rows: DataFrame, all_count: int, listed: int) -> AudienceCounts:

@@ -37,8 +37,8 @@ def _ids(spark: SparkSession, path: str) -> list[str]:
     if not files.exists(spark, path):
         do = "correct the path, which is relative to the folder of the settings"
         raise SourceMissing(f"there is no suppression list {path}", where=_WHERE, do=do)
-    data = io.BytesIO(files.read_bytes(spark, path))
     try:
+        data = io.BytesIO(files.read_bytes(spark, path))
         values = _csv_ids(data) if path.endswith(".csv") else _parquet_ids(data)
     except KeyError:
         raise BadSettings(f"the suppression list {path} has no column user_id", where=_WHERE, do=_DO) from None

@@ -64,28 +64,26 @@ def update(
         return 0
     version = txn.batch_id - 1
     stored = table.read(spark, paths, version=version)
-    return merge(changed_rows(rows(), stored, table, not_compared), table, pinned.settings, txn, read_version=version)
+    with persisted(changed_rows(rows(), stored, table, not_compared)) as changed:
+        count = changed.count()
+        if count:
+            merge(changed, count, table, pinned.settings, txn, version)
+    return count
 
 
-def merge(changed: DataFrame, table: Table, settings: Settings, txn: Txn, *, read_version: int) -> int:
-    """Write rows, and delete those with the flag DELETED, in one commit; no commit without rows.
+def merge(changed: DataFrame, count: int, table: Table, settings: Settings, txn: Txn, read_version: int) -> None:
+    """Write rows, and delete those with the flag DELETED, in one commit.
 
     Args:
+        count: number of rows, at most; few are written by the driver.
         read_version: version of the table that the rows were computed from.
-
-    Returns:
-        The number of rows.
     """
     limits = settings.stream
     batch = Batch(
         changed.sparkSession, settings.paths, txn, Plan(""),
         local_max_rows=limits.local_max_rows, local_max_keys=limits.local_max_keys,
     )  # fmt: skip
-    with persisted(changed) as rows:
-        count = rows.count()
-        if count:
-            batch.merge(rows, table, count=count, delete_flag=DELETED, read_version=read_version)
-    return count
+    batch.merge(changed, table, count=count, delete_flag=DELETED, read_version=read_version)
 
 
 def _prepare(table: Table, pinned: PinnedTables) -> None:
