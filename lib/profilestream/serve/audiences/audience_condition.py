@@ -50,11 +50,11 @@ def condition(users: DataFrame, audience: Audience, settings: Settings) -> Colum
         tags = _values(users.select(F.explode("tags").alias("tags")), "tags")
         if settings.serve.tags.file:
             tags |= tag_declaration.from_settings(settings).tags.keys()
-        _check_known(audience.tag, tags, "tag", "`serve_tags` has written no tags")
+        _check_exists(audience.tag, tags, "tag", "`serve_tags` has written no tags")
         return F.array_contains("tags", audience.tag)
     if audience.segment:
         segments = _values(users, "rfm_segment") | _values(users, "segment")
-        _check_known(audience.segment, segments, "segment", "`serve_tags` and `learn_segments` have written none")
+        _check_exists(audience.segment, segments, "segment", "`serve_tags` and `learn_segments` have written none")
         return (F.col("rfm_segment") == audience.segment) | (F.col("segment") == audience.segment)
     check_sql(users, audience.where)
     return F.expr(audience.where)
@@ -86,7 +86,7 @@ def _values(rows: DataFrame, column: str) -> set[str]:
     return {row[0] for row in rows.select(column).where(F.col(column).isNotNull()).distinct().collect()}
 
 
-def _check_known(name: str, names: set[str], kind: str, if_none: str) -> None:
+def _check_exists(name: str, names: set[str], kind: str, if_none: str) -> None:
     if name not in names:
         do = f"use one of: {', '.join(sorted(names))}" if names else f"{if_none}; enable and run it first"
         raise BadSettings(f"there is no {kind} {name!r}", where=f"--{kind}", do=do)
