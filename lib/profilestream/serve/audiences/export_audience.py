@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from profilestream.base import commits, locks
 from profilestream.base.commits import Txn
 from profilestream.base.errors import BadSettings, NothingToDo, value_errors_as_bad_settings
-from profilestream.base.session import frame_of_arrow, materialize
+from profilestream.base.session import broadcast_if_small, frame_of_arrow, materialize
 from profilestream.base.settings import Settings
 from profilestream.base.tables import AUDIENCE_USERS
 from profilestream.serve.audiences import audience_condition, audience_files, suppression_lists
@@ -125,7 +125,8 @@ def _export(
         f"the condition {audience.where!r} fails on a row", where="--where", shows_value=False,
         do="use a function that returns null instead, such as try_cast or try_divide",
     ):  # fmt: skip
-        rows = materialize(_rows(users, is_match, stored, frame_of_arrow(spark, suppressed), settings))
+        ids = broadcast_if_small(frame_of_arrow(spark, suppressed), len(suppressed))
+        rows = materialize(_rows(users, is_match, stored, ids, settings))
     counts, lists = _counts(rows, all_count, len(suppressed)), _lists(rows, path, settings)
     for rows_of_list in lists.values():
         audience_files.check_formulas(path, rows_of_list)
