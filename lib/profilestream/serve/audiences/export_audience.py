@@ -109,13 +109,7 @@ def run(
 def _export(
     spark: SparkSession, settings: Settings, audience: Audience, path: Path, *, is_dry_run: bool
 ) -> AudienceCounts:
-    users_table.table(settings).require(spark, settings.paths, do="run jobs/serve_tables.py first")
-    users = all_users.read_or_empty(spark, users_table.table(settings), settings)
-    all_count = users_table.table(settings).row_count(spark, settings.paths)
-    if not all_count:
-        do = "capture events with user ids, then run jobs/derive_profiles.py and jobs/serve_tables.py"
-        raise NothingToDo("the table users has no rows", where=settings.paths.warehouse, do=do)
-    _check_columns(users, settings)
+    users, all_count = _users(spark, settings)
     suppressed = suppression_lists.read(spark, settings.serve.audience.suppression)
     is_match = audience_condition.condition(users, audience, settings)
     if not is_dry_run:
@@ -135,6 +129,18 @@ def _export(
         audience_files.write(lists)
         _commit(_after_delivery(rows), counts.changes, audience, settings)
     return counts
+
+
+def _users(spark: SparkSession, settings: Settings) -> tuple[DataFrame, int]:
+    """The table `users`, and the number of its rows, which is not 0."""
+    table = users_table.table(settings)
+    table.require(spark, settings.paths, do="run jobs/serve_tables.py first")
+    users, count = all_users.read_or_empty(spark, table, settings), table.row_count(spark, settings.paths)
+    if not count:
+        do = "capture events with user ids, then run jobs/derive_profiles.py and jobs/serve_tables.py"
+        raise NothingToDo("the table users has no rows", where=settings.paths.warehouse, do=do)
+    _check_columns(users, settings)
+    return users, count
 
 
 def _check_columns(users: DataFrame, settings: Settings) -> None:
