@@ -249,6 +249,6 @@ def test_an_invalid_condition_is_reported_with_its_position_and_the_columns(expo
         "failed: the condition 'cast(user_id AS INT) > 1' fails on a row: CAST_INVALID_INPUT",
     )
     export.shop.extra_settings = '[serve.audience]\ncolumns = ["user_id", "mail"]\n'
-    code, lines = export.run("--check")
+    code, lines = export.run("--where", "orders > 1", "--check")
     assert (code, lines[0]) == (2, "failed: users has no columns ['mail']")
     assert lines[-1].startswith("  what to do: use some of user_id, first_seen, last_seen")
