@@ -28,6 +28,7 @@ from profilestream.learn.learner_spec import LearnerSpec
 from profilestream.learn.outcomes import batch_models, matured_examples
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.learn.segments import describe_segments
+from profilestream.serve.audiences import export_audience
 from profilestream.serve.plain_tables import write_plain_tables
 from profilestream.serve.report import write_report
 from profilestream.serve.scores import recommend, unusual_activity, user_scores
@@ -137,9 +138,9 @@ STEPS = (
 
 
 def lock_names(settings: Settings) -> list[str]:
-    """The locks that the stages, steps and learn_publish hold with these settings while they write."""
+    """The locks that the stages, steps, learn_publish and serve_audience hold with these settings while they write."""
     queries = [query.lock for stage in STAGES for query in stage.queries(settings)]
-    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publication.STAGE]))
+    return list(dict.fromkeys([*queries, *(step.name for step in STEPS), publication.STAGE, export_audience.STEP]))
 
 
 def derived_stages() -> list[str]:

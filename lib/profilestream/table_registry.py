@@ -33,7 +33,7 @@ def registry(settings: Settings) -> list[Table]:
     if settings.learn.examples.file:
         learned.append(training_examples.table(settings))
     served = [tables.USER_GROUPS, tables.USER_TAGS, tables.RECOMMENDATIONS, tables.USER_SCORES, tables.UNUSUAL_ACTIVITY]
-    served += [users_table.table(settings), tables.ITEMS]
+    served += [users_table.table(settings), tables.ITEMS, tables.AUDIENCE_USERS]
     return [*captured, *declared, *derived, *learned, *served, tables.STAGE_BATCHES]
 
 
@@ -93,6 +93,7 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
             "events", *profile_tables[:1], "basket_counts", "user_groups", "user_tags", "user_segments",
             "segment_descriptions", "recommendations", "user_scores", "users", "items",
         ],
+        "serve_audience": ["users", "audience_users"],
         "serve_trends": ["events", "user_segments"],
         "serve_user": [
             "events", *profile_tables, "category_hours", *segments_tables, "segment_descriptions", "user_groups",

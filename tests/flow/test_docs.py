@@ -22,6 +22,7 @@ from profilestream.base import settings as settings_module
 from profilestream.base.observe.alert_rules import AlertRules
 from profilestream.base.settings import (
     Alarms,
+    AudienceFiles,
     Capture,
     Demand,
     Derive,
@@ -44,6 +45,7 @@ from profilestream.base.settings import (
     ScheduleSettings,
     Scores,
     Segments,
+    Serve,
     Sessions,
     Source,
     Spark,
@@ -71,7 +73,7 @@ JOBS = (
     "derive_windows", "steward_compact_tiles", "learn_examples", "learn_segments", "serve_tags", "serve_report",
     "serve_campaign", "serve_trends", "capture_init", "learn_rankers", "steward_maintain", "steward_migrate",
     "learn_outcome_examples", "learn_outcomes", "serve_outcomes", "learn_demand", "serve_anomalies",
-    "learn_batch_models", "serve_tables", "steward_views",
+    "learn_batch_models", "serve_tables", "serve_audience", "steward_views",
 )  # fmt: skip
 
 PYTHON = ".venv/bin/python"
@@ -126,6 +128,9 @@ CHECKS = {
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPROCESS} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/serve_report.py --config {LOCAL}": "run",
+    f"{PYTHON} jobs/serve_tables.py --config {LOCAL}": "run",
+    f'{PYTHON} jobs/serve_audience.py --config {LOCAL} --name buyers --where "orders > 0" --dry-run': "run",
+    f'{PYTHON} jobs/serve_audience.py --config {LOCAL} --name buyers --where "orders > 0"': "run",
     f"{PYTHON} jobs/learn_segments.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_publish.py --config {LOCAL}...": "parsed",
     f"{PYTHON} jobs/learn_examples.py --config {LOCAL}...": "parsed",
@@ -344,7 +349,8 @@ def test_shown_mappings_and_logs_are_the_examples() -> None:
         "\n".join(lines)
         for doc in DOCS
         for language, lines, follows in _blocks(doc)
-        if language == "text" or doc.name not in ("features.md", "flow.md", "learners.md", "logs.md", "running.md")
+        if language == "text"
+        or doc.name not in ("audiences.md", "features.md", "flow.md", "learners.md", "logs.md", "running.md")
         if doc.parent.name != "decisions"
         if language == "toml" or (language == "text" and lines[0].startswith(("Zeitpunkt;", '{"id"')))
     ]
@@ -379,10 +385,12 @@ def test_shown_settings_of_operation_are_valid() -> None:
             AlertRules.model_validate(document)
 
 
-def test_shown_settings_of_learners_are_valid() -> None:
-    for language, lines, _ in _blocks(ROOT / "docs" / "learners.md"):
-        if language == "toml":
-            Learn.model_validate(tomllib.loads("\n".join(lines))["learn"])
+def test_shown_settings_of_learners_and_audiences_are_valid() -> None:
+    for page, key, model in (("learners.md", "learn", Learn), ("audiences.md", "serve", Serve)):
+        blocks = [lines for language, lines, _ in _blocks(ROOT / "docs" / page) if language == "toml"]
+        assert blocks
+        for lines in blocks:
+            model.model_validate(tomllib.loads("\n".join(lines))[key])
 
 
 def test_generated_pages_are_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +473,7 @@ def test_local_toml_lists_every_setting_with_its_default() -> None:
         "learn.rankers": Rankers, "learn.publish_rankers": PublishRankers, "learn.outcomes": Outcomes,
         "learn.publish_outcomes": PublishOutcomes, "learn.demand": Demand,
         "learn.segments": Segments, "serve.scores": Scores, "serve.tags": Tags, "serve.report": Report,
-        "serve.outcomes": OutcomeScores, "maintain": Maintain,
+        "serve.audience": AudienceFiles, "serve.outcomes": OutcomeScores, "maintain": Maintain,
     }  # fmt: skip
     for path, model in models.items():
         table, overrides = (

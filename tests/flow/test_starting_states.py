@@ -51,6 +51,7 @@ FLAGS: dict[str, list[str]] = {
     "serve_outcomes": [],
     "serve_anomalies": [],
     "serve_tables": [],
+    "serve_audience": ["--name", "all", "--where", "true"],
     "serve_report": [],
     "serve_user": ["--user", "shop:käthe"],
     "serve_campaign": ["--users", "user_profiles", "--start", "2026-01-01", "--end", "2026-01-02"],

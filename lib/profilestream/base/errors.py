@@ -41,15 +41,21 @@ class BadSettings(ProfilestreamError):
 
 
 @contextmanager
-def value_errors_as_bad_settings(what: str, *, where: str, do: str) -> Iterator[None]:
-    """Raise BadSettings instead of Spark's error when an expression fails on the values of a row."""
+def value_errors_as_bad_settings(what: str, *, where: str, do: str, shows_value: bool = True) -> Iterator[None]:
+    """Raise BadSettings instead of Spark's error when an expression fails on the values of a row.
+
+    Args:
+        shows_value: whether the message may contain the value; false for personal data.
+    """
     try:
         yield
     except PySparkException as error:
         message = str(error)
-        if not any(name in message for name in _VALUE_ERRORS):
+        name = next((name for name in _VALUE_ERRORS if name in message), None)
+        if name is None:
             raise
-        raise BadSettings(f"{what}: {first_sentence(message)[:300]}", where=where, do=do) from error
+        reason = first_sentence(message)[:300] if shows_value else name
+        raise BadSettings(f"{what}: {reason}", where=where, do=do) from error
 
 
 class NothingWritten(BadSettings):

@@ -897,6 +897,25 @@ class PlainTables(Frozen):
     enabled: bool = False
 
 
+class AudienceFiles(Frozen):
+    """The files of `serve_audience` (docs/audiences.md).
+
+    Args:
+        columns: columns of `users` in the files, in this order; `user_id` is one of them.
+        suppression: files with a column `user_id`, `.csv` with a header or `.parquet`; these users are never exported.
+    """
+
+    columns: tuple[str, ...] = ("user_id",)
+    suppression: tuple[str, ...] = ()
+
+    @field_validator("columns")
+    @classmethod
+    def _check_columns(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if "user_id" not in columns or len(set(columns)) < len(columns):
+            raise ValueError("user_id must be one of the columns, and each column may be listed once")
+        return columns
+
+
 class Report(Frozen):
     """The page of `serve_report`.
 
@@ -924,6 +943,7 @@ class Serve(Frozen):
     anomalies: Anomalies = Anomalies()
     tags: Tags = Tags()
     tables: PlainTables = PlainTables()
+    audience: AudienceFiles = AudienceFiles()
     report: Report = Report()
 
 
@@ -1099,7 +1119,7 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
     def resolved(name: str) -> str:
-        return name if not name or os.path.isabs(name) else str(folder / name)
+        return name if not name or os.path.isabs(name) or "://" in name else str(folder / name)
 
     sources = {
         name: source.model_copy(update={"mapping": resolved(source.mapping)})
@@ -1120,7 +1140,12 @@ def _with_resolved_names(settings: Settings, folder: Path) -> Settings:
             ),
             "observe": settings.observe.model_copy(update={"alerts": resolved(settings.observe.alerts)}),
             "serve": settings.serve.model_copy(
-                update={"tags": settings.serve.tags.model_copy(update={"file": resolved(settings.serve.tags.file)})}
+                update={
+                    "tags": settings.serve.tags.model_copy(update={"file": resolved(settings.serve.tags.file)}),
+                    "audience": settings.serve.audience.model_copy(
+                        update={"suppression": tuple(map(resolved, settings.serve.audience.suppression))}
+                    ),
+                }
             ),
             "learn": settings.learn.model_copy(
                 update={

@@ -768,6 +768,24 @@ ITEMS = Table(
     properties=UPDATABLE,
 )  # fmt: skip
 
+AUDIENCE_USERS = Table(
+    name="audience_users",
+    meaning="One row per audience and user whom `serve_audience` exported and who may be at the receiver.",
+    writer="serve_audience",
+    retention="until the user leaves the audience, or the data of the person is erased",
+    columns=(
+        Column("audience", "STRING NOT NULL", "Name of the audience."),
+        USER_ID,
+        Column(
+            "is_delivered", "BOOLEAN NOT NULL",
+            "Whether an export that ended has added the user; false during an export, and after one that failed: the "
+            "receiver may have the user or not.",
+        ),
+    ),
+    key=("audience", "user_id"),
+    properties=UPDATABLE,
+)  # fmt: skip
+
 STAGE_BATCHES = Table(
     name="stage_batches",
     meaning="One row per micro-batch of any stage, with its duration, lag and cost; not exactly once.",
@@ -827,7 +845,7 @@ ALL = (
     EVENTS, REJECTED_EVENTS, CAPTURE_BATCHES, CAPTURE_ALARMS, CAPTURE_GAPS, CAPTURE_SEQUENCES, SESSIONS, FACTORS,
     USER_SEGMENTS, SEGMENTS, SEGMENT_DESCRIPTIONS, BASKET_COUNTS, DEMAND_UNITS, DEMAND_FORECASTS, OUTCOME_EXAMPLES,
     OUTCOME_MODELS, BATCH_MODELS, MODEL_METRICS, USER_GROUPS, USER_TAGS, RECOMMENDATIONS, USER_SCORES,
-    UNUSUAL_ACTIVITY, ITEMS, STAGE_BATCHES,
+    UNUSUAL_ACTIVITY, ITEMS, AUDIENCE_USERS, STAGE_BATCHES,
 )  # fmt: skip
 # Names of tables whose columns depend on the settings; the stages that write them declare the columns.
 RESERVED_NAMES = frozenset(table.name for table in ALL) | {

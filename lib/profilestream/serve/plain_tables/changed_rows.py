@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import commits
 from profilestream.base.checkpoints import Plan
+from profilestream.base.commits import Txn
 from profilestream.base.delta_table import DECLARATION_PROPERTY, Table
 from profilestream.base.queries import Batch
 from profilestream.base.session import persisted
@@ -56,21 +57,33 @@ def update(
     Returns:
         The number of written and deleted rows.
     """
-    spark, paths, stream = pinned.spark, pinned.settings.paths, pinned.settings.stream
+    spark, paths = pinned.spark, pinned.settings.paths
     _prepare(table, pinned)
     txn = commits.next_txn(spark, table, paths, STEP, repr((pinned.versions, parameters)))
     if txn is None:
         return 0
     version = txn.batch_id - 1
     stored = table.read(spark, paths, version=version)
-    batch = Batch(
-        spark, paths, txn, Plan(""), local_max_rows=stream.local_max_rows, local_max_keys=stream.local_max_keys
-    )
     with persisted(changed_rows(rows(), stored, table, not_compared)) as changed:
         count = changed.count()
         if count:
-            batch.merge(changed, table, count=count, delete_flag=DELETED, read_version=version)
+            merge(changed, count, table, pinned.settings, txn, version)
     return count
+
+
+def merge(changed: DataFrame, count: int, table: Table, settings: Settings, txn: Txn, read_version: int) -> None:
+    """Write rows, and delete those with the flag DELETED, in one commit.
+
+    Args:
+        count: number of rows, at most; few are written by the driver.
+        read_version: version of the table that the rows were computed from.
+    """
+    limits = settings.stream
+    batch = Batch(
+        changed.sparkSession, settings.paths, txn, Plan(""),
+        local_max_rows=limits.local_max_rows, local_max_keys=limits.local_max_keys,
+    )  # fmt: skip
+    batch.merge(changed, table, count=count, delete_flag=DELETED, read_version=read_version)
 
 
 def _prepare(table: Table, pinned: PinnedTables) -> None:

@@ -1,0 +1,1 @@
+"""Lists of users for a mailing or an ad platform, as files."""
