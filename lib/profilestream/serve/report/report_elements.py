@@ -44,6 +44,13 @@ class TextTable:
 
 
 @dataclass(frozen=True)
+class Sentences:
+    """Short texts, one below the other."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Chart:
     """A figure with a caption that explains it.
 
@@ -70,7 +77,7 @@ class Section:
 
     name: str
     title: str
-    parts: tuple[Chart | TextTable, ...] = ()
+    parts: tuple[Chart | TextTable | Sentences, ...] = ()
     hint: str = ""
 
 
