@@ -42,6 +42,7 @@ _SCRIPTS = Template("""<script>$plotly</script>
 <script>$js</script>
 """)
 _NUMBER = re.compile(r"[-–+]?[\d,.]*%?|unknown")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LONG_TEXT = 28
 
 
@@ -109,7 +110,8 @@ def _section(section: Section, figures: dict[str, Figure]) -> str:
             texts = "".join(f"<p>{html.escape(text)}</p>" for text in part.texts)
             parts.append(f'<div class="part wide">{texts}</div>')
         else:
-            parts.append(f'<div class="part wide"><h4>{html.escape(part.title)}</h4>{_table(part)}</div>')
+            heading = f"<h4>{html.escape(part.title)}</h4>" if part.title else ""
+            parts.append(f'<div class="part wide">{heading}{_table(part, section.title)}</div>')
     return f'{start}>{title}<div class="parts">{"".join(parts)}</div></section>'
 
 
@@ -123,8 +125,12 @@ def _chart(chart: Chart, element_id: str, is_wide: bool) -> str:
     )
 
 
-def _table(table: TextTable) -> str:
-    """HTML of a table; columns of numbers are right-aligned."""
+def _table(table: TextTable, title: str = "") -> str:
+    """HTML of a table; columns of numbers are right-aligned.
+
+    Args:
+        title: label of a table without a title of its own.
+    """
     classes = [_class(column) for column in zip(*table.rows, strict=True)] or [""] * len(table.columns)
     heads = "".join(
         f'<th scope="col"{attribute.replace("long", "")}>{html.escape(column)}</th>'
@@ -132,7 +138,7 @@ def _table(table: TextTable) -> str:
     )
     colors = table.colors or [""] * len(table.rows)
     rows = "".join(_row(row, classes, color) for row, color in zip(table.rows, colors, strict=True))
-    label = html.escape(table.title)
+    label = html.escape(table.title or title)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -143,6 +149,8 @@ def _class(column: Sequence[str]) -> str:
     """The class attribute of a column's cells."""
     if all(_NUMBER.fullmatch(cell) for cell in column):
         return ' class="number"'
+    if all(_DAY.fullmatch(cell) for cell in column):
+        return ' class="day"'
     return ' class="long"' if max(map(len, column)) > _LONG_TEXT else ""
 
 

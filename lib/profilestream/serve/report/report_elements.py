@@ -34,6 +34,7 @@ class TextTable:
     """Rows of text under column headings.
 
     Args:
+        title: empty: that of the section.
         colors: color of the mark in front of each row; empty: no marks.
     """
 

@@ -10,6 +10,7 @@ from profilestream.serve.report.view_model import format_utc
 from profilestream.serve.users import profile_renderer, user_predictions
 from profilestream.serve.users.profile_renderer import Block
 from profilestream.serve.users.user_view import UserView
+from profilestream.serve.users.value_text import format_value
 
 # Titles of blocks; others have their name.
 _TITLES = {
@@ -59,7 +60,9 @@ def key_figures(view: UserView) -> tuple[KeyFigure, ...]:
     behavior = finite_items(_numbers(view.sections.get("behavior")))
     figures = []
     if "orders" in behavior:
-        figures.append(KeyFigure("orders", "orders", behavior["orders"]))
+        figures.append(
+            KeyFigure("orders", "orders", behavior["orders"], format_value(view.sections["behavior"]["orders"]))
+        )
     if view.currency is not None and "spent" in behavior and behavior.get("priced_events") != 0:
         figures.append(KeyFigure("spent", f"spent, {view.currency or 'currency unknown'}", behavior["spent"]))
     score = user_predictions.main_score(finite_or_null(view.sections.get("scores") or {}))
