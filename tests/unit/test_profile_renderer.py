@@ -152,7 +152,7 @@ SECTIONS: dict[str, Any] = {
     "groups": {"rfm_segment": "at_risk", "loyalty_tier": "gold since 2026-01-02"},
     "segment": {"name": f"3: at weekends {EVIL}", "size": "12 users, 10% of all"},
     "basic": {
-        "first_seen": datetime(2025, 1, 1, 23, 30, tzinfo=UTC), "last_seen": datetime(2026, 1, 17, 10, tzinfo=UTC),
+        "first_seen": datetime(2025, 1, 1, 23, 30, tzinfo=UTC), "last_seen": datetime(2026, 1, 16, 20, tzinfo=UTC),
     },
     "behavior": {"orders": Approximate(1_436), "spent": 28_720.0, "returned": 20.0, "priced_events": 5},
     "preference": {"items": {"shop:11": 3.0, "shop:2": 2.0, "shop:1": -1.0}},
