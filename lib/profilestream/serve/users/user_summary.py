@@ -6,6 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from profilestream.base.finite import finite_items, finite_or_null
+from profilestream.base.settings import Settings
 from profilestream.serve.users import user_predictions
 from profilestream.serve.users.value_text import money, plural
 
@@ -29,6 +30,17 @@ def sentences(sections: dict[str, Any], as_of: datetime, timezone: str, currency
         _score(sections.get("scores") or {}, currency),
     ]
     return [f"{text[0].upper()}{text[1:]}{'' if text[-1] in '?.' else '.'}" for text in texts if text]
+
+
+def currency_of(settings: Settings, currencies: list[str]) -> str | None:
+    """The currency of all amounts of a user; empty: unknown; null: several.
+
+    Args:
+        currencies: those of the user's events.
+    """
+    if settings.capture.currency is not None:
+        return settings.capture.currency.reporting
+    return currencies[0] if len(currencies) == 1 else None if currencies else ""
 
 
 def _visits(sections: Mapping[str, Any], as_of: datetime, timezone: ZoneInfo) -> str:

@@ -88,29 +88,40 @@ def read(
     request = _Request(spark, settings, user_id, as_of, known_by)
     own_events = materialize(request.events.where(F.col(USER) == user_id))  # read many times, from one folder per day
     profile, time = _profile(request, derived, own_events)
-    rows = profile.collect()
-    if not rows:
+    if profile.isEmpty():
         raise _unknown_user(spark, settings, user_id, as_of, known_by)
-    facets = {name: value for name, value in rows[0].asDict(recursive=True).items() if name != USER}
-    facets = _with_approximate_counts(facets, derived)
-    facets["newest_event_time"] = facets.pop("as_of")
     ids = own_events.agg(*[F.collect_set(name) for name in ("currency", "item_id", "target_user_id")]).collect()[0]
-    currency, timezone = _currency(settings, ids[0]), settings.derive.shop_timezone
-    compared = _comparisons(request, derived, profile, own_events, time)
-    predicted: dict[str, Any] = {}
-    if request.is_current:
-        predicted = user_predictions.scores(spark, settings, user_id) | user_predictions.lists(spark, settings, user_id)
-    days = _timeline(request, own_events, time, has_values=currency is not None)
-    labels = _labels(request, _means(derived, facets), time)
-    changes = user_changes.unusual({**labels, **compared.values}, compared.words) | compared.drift
-    evidence = user_explanations.preference_events(own_events, facets.get("preference"))
-    sections = {**changes, **predicted, **days, **labels, **facets, **compared.values, **evidence}
+    currency, timezone = user_summary.currency_of(settings, ids[0]), settings.derive.shop_timezone
+    sections = _sections(request, derived, profile, own_events, time, has_values=currency is not None)
     summary = user_summary.sentences(sections, time, timezone, currency)
     sections = ({"summary": summary} if summary else {}) | sections
     listed = {one["item_id"] for items in sections.get("lists", {}).values() for one in items}
     items = item_names.ids_in(sections, {*ids[1], *listed} - {*ids[2]})  # those of other users are no items
     names = item_names.item_texts(request.events, sorted(items))
     return UserView(user_id, time, sections, names, timezone, currency)
+
+
+def _sections(
+    request: _Request, derived: DerivedTable, profile: DataFrame, own_events: DataFrame, time: datetime, *,
+    has_values: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """All sections but the summary, in display order."""
+    facets = {name: value for name, value in profile.collect()[0].asDict(recursive=True).items() if name != USER}
+    facets = _with_approximate_counts(facets, derived)
+    facets["newest_event_time"] = facets.pop("as_of")
+    compared = _comparisons(request, derived, profile, own_events, time)
+    labels = _labels(request, _means(derived, facets), time)
+    user = (request.spark, request.settings, request.user_id)
+    return {
+        **user_changes.unusual({**labels, **compared.values}, compared.words),
+        **compared.drift,
+        **(user_predictions.scores(*user) | user_predictions.lists(*user) if request.is_current else {}),
+        **_timeline(request, own_events, time, has_values=has_values),
+        **labels,
+        **facets,
+        **compared.values,
+        **user_explanations.preference_events(own_events, facets.get("preference")),
+    }
 
 
 def _profile(request: _Request, derived: DerivedTable, own_events: DataFrame) -> tuple[DataFrame, datetime]:
@@ -164,13 +175,6 @@ def _labels(request: _Request, means: dict[str, float], time: datetime) -> dict[
         **user_explanations.groups(spark, settings, user_id, time, known_by),
         **user_explanations.segment(spark, settings, user_id, means, time, known_by),
     }
-
-
-def _currency(settings: Settings, currencies: list[str]) -> str | None:
-    """The currency of all amounts; empty: unknown; null: several."""
-    if settings.capture.currency is not None:
-        return settings.capture.currency.reporting
-    return currencies[0] if len(currencies) == 1 else None if currencies else ""
 
 
 def _with_approximate_counts(facets: dict[str, Any], derived: DerivedTable) -> dict[str, Any]:
