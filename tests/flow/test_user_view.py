@@ -152,7 +152,7 @@ def test_the_view_at_an_earlier_time_equals_the_table_at_that_time(
         "10 orders for 25.00 EUR, 2.50 EUR each on average.",
         "Favorite items: shop:i0, shop:i1, shop:i2.",
         "RFM segment: at risk.",
-        "purchase_28d 82.0% likely.",
+        "Purchase_28d 82.0% likely.",
     ]
     facets = current.sections["behavior"], current.sections["preference"]["items"]
     assert (facets[0]["orders"], facets[0]["spent"]) == (10, 25.0)
