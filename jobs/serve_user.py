@@ -1,19 +1,22 @@
-"""Print the view of one user: profile, tags, segment and recommendations, as of now or any earlier time.
+"""Print the view of one user, or write it as one HTML page, as of now or any earlier time.
+
+It begins with who the user is in a few sentences. Then: what is unusual and what changed, scores and lists of items
+with reasons, the last days, tags, segment, and all values of the profile.
 
 reads:  events, the profile table of derive.profiles, population_stats, category_hours, user_tags, user_groups,
-        user_segments, segments, segment_descriptions, recommendations
-writes: nothing
+        user_segments, segments, segment_descriptions, user_scores, unusual_activity, recommendations
+writes: nothing, or the page of --html
 """
 
 import argparse
 import sys
 from datetime import UTC, datetime
 
-from profilestream.base import job
+from profilestream.base import files, job
 from profilestream.base.errors import BadSettings
 from profilestream.base.session import open_session
 from profilestream.derive import profiles
-from profilestream.serve.users import profile_renderer, user_view
+from profilestream.serve.users import profile_renderer, user_page, user_view
 
 
 def body(args: argparse.Namespace) -> None:
@@ -24,7 +27,11 @@ def body(args: argparse.Namespace) -> None:
         return
     spark = open_session("serve_user", settings.spark.properties)
     view = user_view.read(spark, settings, args.user, as_of, known_by)
-    print(profile_renderer.as_json(view) if args.json else profile_renderer.as_text(view))
+    if args.html:
+        files.write_text(spark, args.html, user_page.as_html(view))
+        print(f"open in a browser: {args.html}")
+    else:
+        print(profile_renderer.as_json(view) if args.json else profile_renderer.as_text(view))
 
 
 def _time(flag: str, text: str | None) -> datetime | None:
@@ -44,7 +51,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--known-by", metavar="TIME", help="use only events ingested and tables written up to this time"
     )
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="JSON instead of text")
+    form.add_argument("--html", default="", metavar="FILE", help="write one HTML page, which needs no other file")
     return job.run(body, parser, argv)
 
 

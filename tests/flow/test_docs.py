@@ -125,6 +125,7 @@ CHECKS = {
     f"{PYTHON} -m profilestream.steward.settings_docs docs/settings.md": "page",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001": "run",
     f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --as-of 2025-04-01 --json": "run",
+    f"{PYTHON} jobs/serve_user.py --config {LOCAL} --user laden:K-1001 --html demo/user.html": "parsed",
     f"{CAPTURE} {LOCAL} continuous --every 10s": "parsed",
     f"{REPROCESS} {LOCAL} --source laden --rule event_type_unknown": "parsed",
     f"{PYTHON} jobs/serve_report.py --config {LOCAL}": "run",

@@ -90,7 +90,7 @@ def test_every_user_has_a_list_from_one_version_of_the_model_and_of_the_profiles
 
     assert serve_user.main(["--config", str(shop.config()), "--user", "shop:u00"]) == 0
     text = capsys.readouterr().out
-    assert "  recommendations\n    1  shop:i0" in text and "because you bought" in text
+    assert "  recommended: for you\n    1  shop:i0" in text and "because you bought" in text
     assert serve_scores.main(["--config", str(shop.config()), "--similar-users", "shop:u00"]) == 0
     assert {line.split()[1][:7] for line in capsys.readouterr().out.splitlines()} == {"shop:u0"}
     assert serve_scores.main(["--config", str(shop.config()), "--similar-items", "unknown"]) == 2

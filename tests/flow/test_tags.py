@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +154,19 @@ def test_a_user_view_as_of_a_time_equals_the_tables_at_that_time(
         "shop:i2": "1 purchase, last 2026-01-15",
     }  # fmt: skip
     assert view["drift"]["7 days"] == "unchanged"
+    assert view["summary"][:2] == [
+        "First seen on 2026-01-01, last seen on 2026-03-02.",
+        "5 orders for 100.00, 20.00 each on average.",
+    ]
+    last_day = view["timeline"][0]
+    assert (last_day["day"], last_day["orders"]) == (
+        date(2026, 3, 2),
+        [{"order_id": "b2026-03-02weekly", "value": 20.0}],
+    )
+    assert "overdue_purchase" in last_day["tags_lost"]
     assert serve_user.main(["--config", str(shop.config()), "--user", "shop:searcher"]) == 0
     blocks = [line.strip() for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
-    assert blocks[:4] == ["tags", "groups", "segment", "basic"]
+    assert blocks[:5] == ["timeline", "tags", "groups", "segment", "basic"]
 
 
 def test_the_change_feed_reader_of_the_docs_gets_each_user_once(

@@ -11,7 +11,7 @@ import pytest
 from profilestream.base import commits, tables
 from profilestream.serve.scores.kernels import unusual_days, user_days
 from profilestream.serve.scores.kernels.unusual_days import BaselineRule
-from profilestream.serve.users import user_view
+from profilestream.serve.users import user_timeline
 from pyspark.sql import SparkSession
 
 from jobs import serve_anomalies
@@ -92,8 +92,8 @@ def test_the_last_unusual_days_are_written_as_the_kernels_compute_them_from_all_
         assert one["as_of"].timestamp() == pytest.approx(max(e.at for e in log) / 1e6)
     assert_all_readers_agree(spark, tables.UNUSUAL_ACTIVITY.path(settings.paths), "score")
 
-    days = user_view._unusual_days(spark, settings, "shop:7")["unusual_days"]
-    assert days["2024-10-14"].startswith("events: 400 instead of ")
+    days = user_timeline.unusual_days(spark, settings, "shop:7")
+    assert days[date(2024, 10, 14)]["unusual"][0].startswith("events: 400 instead of ")
     version = commits.version(spark, tables.UNUSUAL_ACTIVITY, settings.paths)
     assert serve_anomalies.main(["--config", str(shop.config())]) == 0
     assert commits.version(spark, tables.UNUSUAL_ACTIVITY, settings.paths) == version

@@ -25,7 +25,7 @@ from profilestream.learn.tracking import MlflowStore
 from profilestream.serve.report import queries_outcomes
 from profilestream.serve.scores import score_rows, user_scores
 from profilestream.serve.scores.score_rows import FeatureWords
-from profilestream.serve.users import all_users, user_view
+from profilestream.serve.users import all_users, user_predictions
 from pyspark.sql import SparkSession
 
 from jobs import learn_publish, serve_outcomes
@@ -145,9 +145,18 @@ def test_users_are_scored_as_of_the_newest_event_with_the_features_of_that_time(
     ]
     assert by_outcome["buy"] == actual["a", "buy"]["probability"]
 
-    scores = user_view._scores(spark, settings, "a")["scores"]
-    assert scores["buy"].startswith(f"{actual['a', 'buy']['probability']:.1%}; ")
-    assert scores["buy"].endswith(" the score")
+    scores = user_predictions.scores(spark, settings, "a")["scores"]
+    assert list(scores) == [name for name in spec.declared.outcomes if name in scores] and len(scores) == 2
+    label, days = (declared := spec.declared.outcomes["buy"]).label, declared.horizon_days
+    question = spec.declared.labels[label].question.removesuffix("?")
+    assert scores["buy"] == {
+        "question": f"{question} in the next {days} day{'' if days == 1 else 's'}?",
+        "days": days,
+        "unit": spec.declared.labels[label].unit,
+        "probability": actual["a", "buy"]["probability"],
+        "score": actual["a", "buy"]["score"],
+        "reasons": [reason["text"] for reason in actual["a", "buy"]["reasons"]],
+    }
 
     version = commits.version(spark, tables.USER_SCORES, settings.paths)
     assert user_scores.run(spark, settings) == len(users)

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from profilestream.learn.segments import choose_k, segment_rules
+from profilestream.learn.segments import choose_k, rule_words, segment_rules
 from profilestream.learn.segments.kernels.profile_scaling import Scaling
 from profilestream.learn.segments.segment_rules import SplitCondition
 
@@ -126,7 +126,7 @@ def test_a_rule_is_shown_in_words_and_natural_units() -> None:
         ),
         "": segment_rules.NO_RULE,
     }
-    assert {rule: segment_rules.rule_in_words(rule, words, dimensions) for rule in rules} == rules
+    assert {rule: rule_words.rule_in_words(rule, words, dimensions) for rule in rules} == rules
 
 
 def test_the_text_of_a_condition_can_be_parsed() -> None:

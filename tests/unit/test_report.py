@@ -208,8 +208,8 @@ def test_texts_of_the_data_cannot_become_elements_or_scripts() -> None:
 def test_a_text_in_a_figure_cannot_end_its_script() -> None:
     chart = report_elements.Chart("", "", {"data": [], "layout": {"title": EVIL}})
     group = report_elements.Group("all", "", (), (report_elements.Section("one", "", (chart,)),))
-    parser = PageParser(html_page.page("", "", [group], ""))
-    assert json.loads(parser.scripts[0]) == {"one-0": chart.figure}
+    parser = PageParser(html_page.page("", "", [group], "let Plotly;"))
+    assert json.loads(parser.scripts[1]) == {"one-0": chart.figure}
 
 
 def test_every_figure_is_valid_for_plotly() -> None:

@@ -10,7 +10,7 @@ from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.fold import Fold
 from profilestream.serve.report import write_report
-from profilestream.serve.users import profile_renderer, user_view
+from profilestream.serve.users import profile_renderer, user_view, value_text
 
 _METRIC = "recall_20"
 
@@ -29,7 +29,7 @@ def show_metrics(spark: SparkSession, settings: Settings, print_line: Callable[[
     print_line("\nrecall@20 per batch: the share of a user's new items that are among the first 20 of the ranking")
     for model, series in sorted(points.items()):
         mean = sum(value * weight for value, weight in series) / sum(weight for _, weight in series)
-        bars = profile_renderer.bars([value for value, _ in series], maximum)
+        bars = value_text.bars([value for value, _ in series], maximum)
         print_line(f"  {model.ljust(10)}  {bars}  mean {mean:.3f}")
 
 

@@ -5,8 +5,6 @@ path to the leaf with most of its users. Its description names the dimensions of
 below or above all users in them, in the declared order of the dimensions. Runs on the driver, over a bounded sample.
 """
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +20,7 @@ _MIN_DIFFERENCE, _LARGE_DIFFERENCE = 0.5, 1.0
 _MAX_WORDS, _MAX_DEPTH = 3, 5
 # Smallest difference of two centers that separates two segments with equal words.
 _MIN_SEPARATION = 0.1
-_AND = " and "
-# SQL of dimensions with a natural unit: shares of the events, and logarithms of a column.
-_SHARE, _LOGARITHM = re.compile(r"int\(.*\)"), re.compile(r"ln\(1 \+ (\w+)\)")
+AND = " and "
 # Shown in place of an empty rule.
 AVERAGE = "near the average of all users"
 NO_RULE = "no rule: the segment is the largest in no leaf of the tree"
@@ -163,7 +159,7 @@ def describe(
         SegmentDescription(
             segment,
             text if all_texts.count(text) == 1 else f"{text} ({segment})",
-            _AND.join(map(str, simplify_path(rules[segment][0]))),
+            AND.join(map(str, simplify_path(rules[segment][0]))),
             *rules[segment][1:],
         )
         for segment, text in texts.items()
@@ -222,51 +218,9 @@ def _text(
     more: Sequence[int] = (),
 ) -> str:
     texts = [] if shown else [AVERAGE]
-    return ", ".join(
-        texts + [_word(scaling.dimensions[n], bool(center[n] > 0), words) for n in sorted([*shown, *more])]
-    )
+    return ", ".join(texts + [word(scaling.dimensions[n], bool(center[n] > 0), words) for n in sorted([*shown, *more])])
 
 
-def _word(dimension: str, is_high: bool, words: Mapping[str, Sequence[str]]) -> str:
+def word(dimension: str, is_high: bool, words: Mapping[str, Sequence[str]]) -> str:
+    """The word for values of a dimension that are above or below those of all users; words: as `describe`."""
     return words[dimension][is_high] if dimension in words else f"{'high' if is_high else 'low'} {dimension}"
-
-
-def rule_in_words(rule: str, words: Mapping[str, Sequence[str]], dimensions: Mapping[str, str]) -> str:
-    """A rule in words and natural units, such as `on weekdays (weekend at most 46%), after noon`.
-
-    A limit follows the word if the dimension is a share of the events, or the logarithm of a column: then it is the
-    geometric mean of the column plus 1, minus 1.
-
-    Args:
-        rule: of a SegmentDescription; empty: NO_RULE is returned.
-        words: as `describe`.
-        dimensions: SQL of the dimensions, by name.
-    """
-    if not rule:
-        return NO_RULE
-    by_dimension: dict[str, list[SplitCondition]] = {}
-    for condition in map(SplitCondition.parse, rule.split(_AND)):
-        by_dimension.setdefault(condition.dimension, []).append(condition)
-    return ", ".join(
-        _condition_words(conditions, words, dimensions.get(name, "")) for name, conditions in by_dimension.items()
-    )
-
-
-def _condition_words(conditions: Sequence[SplitCondition], words: Mapping[str, Sequence[str]], sql: str) -> str:
-    """The words of one or two conditions on a dimension, with their limits."""
-    ordered = sorted(conditions, key=lambda one: one.threshold)
-    limits = [limit for one in ordered if (limit := _limit(one.threshold, sql))]
-    subject = logarithm[1] if (logarithm := _LOGARITHM.fullmatch(sql)) else ordered[0].dimension
-    if len(ordered) == 1:
-        text = _word(ordered[0].dimension, ordered[0].is_above, words)
-        side = "over" if ordered[0].is_above else "at most"
-        return f"{text} ({subject} {side} {limits[0]})" if limits else text
-    text = f"between {_word(ordered[0].dimension, False, words)} and {_word(ordered[0].dimension, True, words)}"
-    return f"{text} ({subject} {limits[0]} to {limits[1]})" if limits else text
-
-
-def _limit(threshold: float, sql: str) -> str:
-    """The threshold in a natural unit; empty without one."""
-    if _SHARE.fullmatch(sql):
-        return f"{threshold:.0%}"
-    return f"{math.expm1(threshold):,.2f}" if _LOGARITHM.fullmatch(sql) else ""

@@ -10,7 +10,7 @@ from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers.rankers_spec import RankersSpec
 from profilestream.serve.plain_tables import changed_rows, item_names
 from profilestream.serve.plain_tables.changed_rows import PinnedTables
-from profilestream.serve.users import all_users, user_view
+from profilestream.serve.users import all_users
 
 MAX_GOES_WITH = 5
 _DAYS = {"7d": 7, "28d": 28, "all": None}
@@ -61,9 +61,9 @@ def _sales(events: DataFrame, as_of: int) -> DataFrame:
     revenue = {f"revenue_{name}": _sum(F.when(condition, F.col("value"))) for name, condition in of_window.items()}
     sold_at = F.when(is_purchase, F.col("event_time"))
     rows = events.groupBy("item_id").agg(
-        user_view.latest("text").alias("name"),
-        *(user_view.latest(name).alias(name) for name in ("category", "brand", "price")),
-        user_view.latest("currency", "price").alias("currency"),
+        item_names.latest("text").alias("name"),
+        *(item_names.latest(name).alias(name) for name in ("category", "brand", "price")),
+        item_names.latest("currency", "price").alias("currency"),
         F.count_distinct(F.when(is_purchase, F.col("user_id"))).alias("buyers"),
         *(value.alias(name) for name, value in (units | revenue).items()),
         F.count(F.when(is_purchase, F.col("value"))).alias("_priced"),

@@ -47,6 +47,8 @@ th, td { padding: 5px 10px; text-align: left; vertical-align: top; border-bottom
 td.long { min-width: 240px; overflow-wrap: anywhere; }
 th { position: sticky; top: 0; background: var(--card); color: var(--muted); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+td.day { white-space: nowrap; }
+td.day + td.long { min-width: 0; }
 tr:last-child td { border-bottom: 0; }
 .mark { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
 details { margin-top: 8px; }

@@ -7,8 +7,8 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.settings import Settings
+from profilestream.serve.plain_tables import item_names
 from profilestream.serve.report.view_demand import DemandRow, DemandView
-from profilestream.serve.users import user_view
 from profilestream.serve.users.all_users import read_or_empty
 
 _MAX_ROWS, _WEEK = 12, timedelta(days=7)
@@ -32,7 +32,9 @@ def _level(spark: SparkSession, settings: Settings, level: str) -> DemandView | 
     periods = sold.where(F.col("key").isin(list(largest))).select("key", F.explode(F.arrays_zip("days", "units")))
     is_last = F.col("col.days").between(first - _WEEK, first - timedelta(days=1))
     last = {row[0]: row[1] for row in periods.where(is_last).groupBy("key").agg(F.sum("col.units")).collect()}
-    texts = user_view.item_texts(spark, settings, list(largest)) if level == "item" else {}
+    texts = (
+        item_names.item_texts(read_or_empty(spark, tables.EVENTS, settings), list(largest)) if level == "item" else {}
+    )
     rows = [
         DemandRow(texts.get(key, key), row["units"], last.get(key, 0.0), row["error"]) for key, row in largest.items()
     ]

@@ -11,10 +11,10 @@ from profilestream.base import tables
 from profilestream.base.session import persisted
 from profilestream.base.settings import ORDER_SQL, Settings
 from profilestream.serve import usual_days
+from profilestream.serve.plain_tables import item_names
 from profilestream.serve.report import queries_outcomes, time_grains
 from profilestream.serve.report.view_outcomes import ScoredUser
 from profilestream.serve.report.view_shop import CustomersAtRisk, SalesPeriod, ShopView, ShopWeek, SoldItem
-from profilestream.serve.users import user_view
 from profilestream.serve.users.all_users import read_or_empty
 
 _PERIOD_WEEKS, _YEAR_WEEKS, _MAX_ITEMS, _MAX_EXAMPLES = 4, 52, 8, 3
@@ -57,7 +57,7 @@ def shop(spark: SparkSession, settings: Settings, events: DataFrame, *, has_valu
         return None
     recommended = _recommended(read_or_empty(spark, tables.RECOMMENDATIONS, settings))
     keys = {item.name for item in (*sales.best, *sales.risers)} | {item for item, _ in recommended}
-    names = user_view.item_texts(spark, settings, sorted(keys))
+    names = item_names.item_texts(events, sorted(keys))
     return ShopView(
         weeks=tuple(ShopWeek(_monday(n), revenue.get(n, 0.0), by_week.get(n, 0)) for n in weeks),
         revenue=sum(revenue.values()),

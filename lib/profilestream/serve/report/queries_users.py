@@ -11,8 +11,9 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.segments import segment_rules
+from profilestream.learn.segments import rule_words
 from profilestream.learn.segments.segments_spec import SegmentsSpec
+from profilestream.serve.plain_tables import item_names
 from profilestream.serve.report.view_users import (
     PreferencesView,
     SegmentRow,
@@ -22,7 +23,6 @@ from profilestream.serve.report.view_users import (
     UnusualDay,
 )
 from profilestream.serve.tags import assign_tags
-from profilestream.serve.users import user_view
 from profilestream.serve.users.all_users import read_or_empty
 
 _MAX_BATCHES, _MAX_MOVES, _MAX_SEGMENTS, _MAX_SHARES, _MAX_TAGS, _MAX_UNUSUAL = 300, 20, 7, 12, 200, 10
@@ -58,7 +58,7 @@ def _descriptions(table: DataFrame, settings: Settings) -> dict[int, tuple[Any, 
     words = {} if profile.population is None else profile.population.words
     rows = table.select("segment_id", "description", "rule", "precision", "recall").collect()
     return {
-        row["segment_id"]: (*row[1:], segment_rules.rule_in_words(row["rule"], words, profile.vector.dimensions))
+        row["segment_id"]: (*row[1:], rule_words.rule_in_words(row["rule"], words, profile.vector.dimensions))
         for row in rows
     }
 
@@ -173,6 +173,6 @@ def _profile_table(settings: Settings) -> DerivedTable | None:
 def _preferences_view(spark: SparkSession, settings: Settings, attribute: str, rows: list[Any]) -> PreferencesView:
     users = rows[0]["users"]
     keys = [row["key"] for row in rows]
-    texts = user_view.item_texts(spark, settings, keys) if attribute == "items" else {}
+    texts = item_names.item_texts(read_or_empty(spark, tables.EVENTS, settings), keys) if attribute == "items" else {}
     shares = tuple((texts.get(row["key"], row["key"]), row["share"] / users) for row in rows)
     return PreferencesView(attribute, round(users), shares, max(0.0, 1 - sum(share for _, share in shares)))

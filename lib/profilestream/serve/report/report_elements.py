@@ -34,6 +34,7 @@ class TextTable:
     """Rows of text under column headings.
 
     Args:
+        title: empty: that of the section.
         colors: color of the mark in front of each row; empty: no marks.
     """
 
@@ -41,6 +42,13 @@ class TextTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     colors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Short texts, one below the other."""
+
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Section:
 
     name: str
     title: str
-    parts: tuple[Chart | TextTable, ...] = ()
+    parts: tuple[Chart | TextTable | Sentences, ...] = ()
     hint: str = ""
 
 

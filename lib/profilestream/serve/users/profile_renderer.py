@@ -1,94 +1,101 @@
-"""A user view as text for a terminal, or as JSON."""
+"""A user view as tables of texts, which the text for a terminal and the HTML page share; and as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
 from profilestream.base.finite import finite_or_null
-from profilestream.serve.users.user_view import Approximate, UserView
+from profilestream.serve.plain_tables.item_names import label_items
+from profilestream.serve.users.user_predictions import score_text
+from profilestream.serve.users.user_timeline import day_text
+from profilestream.serve.users.user_view import UserView
+from profilestream.serve.users.value_text import format_value
 
-_BARS = "▁▂▃▄▅▆▇█"
-_MAX_ITEMS = 5
+COMPARED = "compared with all users"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A section of a view as a table of texts; the first column identifies the row.
+
+    Args:
+        columns: their headings.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def as_json(view: UserView) -> str:
     """One JSON object; times in ISO 8601, UTC; null for infinite numbers and NaN, which JSON does not have."""
-    document = finite_or_null({"user_id": view.user_id, "as_of": view.as_of, **view.sections})
+    head = {"user_id": view.user_id, "as_of": view.as_of, "timezone": view.timezone, "currency": view.currency}
+    document = finite_or_null({**head, **view.sections, "item_names": view.item_names})
     return json.dumps(document, default=_iso, ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def as_text(view: UserView) -> str:
-    """A heading, then one block per section and one line per field; values that are null, empty or not finite are
-    left out."""
-    lines = [f"{view.user_id}, as of {_format(view.as_of)} UTC"]
-    sections = finite_or_null(view.sections)
-    comparisons = {name: value for name, value in sections.items() if not _is_block(name, value)}
-    for name, value in sections.items():
-        if _is_block(name, value):
-            lines += _block(name, value)
-    lines += _block(
-        "compared with all users", {name: value for name, value in comparisons.items() if name != "newest_event_time"}
-    )
+    """A heading, the summary, then one paragraph per block and one line per row."""
+    lines = [f"{view.user_id}, as of {format_value(view.as_of)} UTC", *(f"  {text}" for text in summary(view))]
+    for block in blocks(view):
+        width = max(len(row[0]) for row in block.rows)
+        lines.append(f"  {block.name}")
+        lines += [f"    {first.ljust(width)}  {'; '.join(filter(None, others))}" for first, *others in block.rows]
     return "\n".join(lines)
 
 
-def _is_block(name: str, value: Any) -> bool:
-    return isinstance(value, dict) and name != "vector"
+def summary(view: UserView) -> list[str]:
+    """The sentences of the summary, with names of items."""
+    return [label_items(text, view.item_names) for text in view.sections.get("summary", ())]
 
 
-def _block(name: str, values: dict[str, Any]) -> Iterator[str]:
-    texts = {field: text for field, value in values.items() if (text := _format(value))}
-    if texts:
-        yield f"  {name}"
-        width = max(map(len, texts))
-        yield from (f"    {field.ljust(width)}  {text}" for field, text in texts.items())
+def blocks(view: UserView) -> list[Block]:
+    """All sections but the summary, in display order, with names of items; values that are null, empty or not finite
+    are left out."""
+    sections = finite_or_null({name: value for name, value in view.sections.items() if name != "summary"})
+    shown = [block for name, value in sections.items() for block in _blocks(name, value, view)]
+    others = {name: value for name, value in sections.items() if not _is_table(name, value)}
+    shown += _blocks(COMPARED, {name: value for name, value in others.items() if name != "newest_event_time"}, view)
+    return [
+        Block(
+            block.name,
+            block.columns,
+            tuple(tuple(label_items(text, view.item_names) for text in r) for r in block.rows),
+        )
+        for block in shown
+        if block.rows
+    ]
 
 
-def _format(value: Any) -> str:
-    match value:
-        case None:
-            return ""
-        case dict() | list() if not value:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case float() if abs(value) < 1e-9:  # rounding error, such as 1e-16 for the sine of noon
-            return "0"
-        case float():
-            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-        case Approximate():
-            return f"about {int(value):,}"
-        case int():
-            return f"{value:,}"
-        case datetime():
-            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
-        case dict() if all(isinstance(item, int | float) for item in value.values() if item is not None):
-            return _largest(value)
-        case dict():
-            return ", ".join(f"{key} {_format(item)}" for key, item in value.items())
-        case list() if all(isinstance(item, int | float) for item in value if item is not None):
-            numbers = [item or 0.0 for item in value]
-            return bars(numbers, max(numbers))
-        case list():
-            return ", ".join(map(_format, value[:_MAX_ITEMS]))
-        case _:
-            return str(value)
+def _is_table(name: str, value: Any) -> bool:
+    return (isinstance(value, dict) and name != "vector") or name == "timeline"
 
 
-def _largest(weights: dict[str, Any]) -> str:
-    """The keys with the largest absolute weights, and the number of the other keys."""
-    by_weight = sorted(((abs(w), key) for key, w in weights.items() if w is not None), reverse=True)
-    text = ", ".join(f"{key} {_format(float(weights[key]))}" for _, key in by_weight[:_MAX_ITEMS])
-    others = len(by_weight) - _MAX_ITEMS
-    return f"{text} and {others} more" if others > 0 else text
+def _blocks(name: str, value: Any, view: UserView) -> Iterator[Block]:
+    """The blocks of a section: one, or one per list; none if the value is not a table."""
+    match name:
+        case "timeline":
+            yield Block(
+                name, ("day", "events"), tuple((str(day["day"]), day_text(day, view.currency)) for day in value)
+            )
+        case "scores":
+            scores = (
+                (one["question"], score_text(one, view.currency), "; ".join(one["reasons"])) for one in value.values()
+            )
+            yield Block(name, ("outcome", "score", "reasons"), tuple(scores))
+        case "lists":
+            for purpose, items in value.items():
+                rows = tuple((str(one["rank"]), one["item_id"], one["reason"], one["ranker"]) for one in items)
+                columns = ("rank", "item", "reason", "ranker")
+                yield Block(f"recommended: {purpose.replace('_', ' ')}", columns, rows)
+        case _ if _is_table(name, value):
+            yield Block(name, ("value", "content"), tuple(_rows(value)))
 
 
-def bars(values: list[float], maximum: float) -> str:
-    """One bar character per value, with a height proportional to value / maximum; empty when maximum <= 0."""
-    if maximum <= 0:
-        return ""
-    return "".join(_BARS[min(7, round(7 * max(value, 0.0) / maximum))] for value in values)
+def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    return ((name, text) for name, value in values.items() if (text := format_value(value)))
 
 
 def _iso(value: Any) -> str:

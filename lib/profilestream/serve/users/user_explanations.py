@@ -1,9 +1,8 @@
-"""Explanations of one user's view: segment and its rule, groups, tags, drift, events behind preferences, deviations."""
+"""Explanations of one user's view: segment and its rule, groups, tags, events behind preferences."""
 
 import json
-import math
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -15,20 +14,12 @@ from profilestream.base.errors import SourceMissing
 from profilestream.base.finite import finite_items
 from profilestream.base.settings import Settings
 from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
-from profilestream.derive import population
-from profilestream.derive.fold import Fold
-from profilestream.derive.table_declaration import DerivedTable
-from profilestream.learn.segments import segment_rules
+from profilestream.learn.segments import rule_words, segment_rules
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.tags import assign_tags
 
-# A dimension is unusual from this many standard deviations of the population, and drifts from this many per period.
-_UNUSUAL_DEVIATIONS, _DRIFT_DEVIATIONS = 2.0, 0.5
-# A user is far from the segment center above this multiple of the typical distance.
-_FAR_DISTANCE = 2.0
-_DRIFT_DAYS = (7, 30)
-_NO_DRIFT = "unchanged"
 _MAX_PREFERENCES = 3
+_PREFERENCE_COLUMNS = {"items": "item_id", "categories": "category", "brands": "brand"}
 
 
 def read_version_at(
@@ -84,7 +75,10 @@ def segment(
         return {"segment": fields}
     fields["name"] = f"{row['segment_id']}: {description['description']}"
     conditions = segment_rules.simplify_path(segment_rules.decision_path(json.loads(description["tree"]), means))
-    fields["rule"] = " and ".join(f"{one} (is {means.get(one.dimension, 0.0):.4g})" for one in conditions)
+    if conditions:
+        rule, profile = segment_rules.AND.join(map(str, conditions)), SegmentsSpec(settings).profile
+        words = {} if profile.population is None else profile.population.words
+        fields["rule"] = rule_words.rule_in_words(rule, words, profile.vector.dimensions)
     fields["size"] = f"{description['users']:,} users, {description['share']:.0%} of all"
     return {"segment": fields}
 
@@ -133,46 +127,18 @@ def _since(start: datetime, is_known: bool) -> str:
     return f"since {'' if is_known else 'at least '}{start:%Y-%m-%d}"
 
 
-def drift(
-    events: DataFrame,
-    vector: Mapping[str, float] | None,
-    stats: DataFrame | None,
-    derived: DerivedTable,
-    as_of: datetime,
-) -> dict[str, Any]:
-    """Change of the profile vector in 7 and 30 days, in standard deviations of the population; empty for a new user.
-
-    Args:
-        events: of the user.
-        vector: at `as_of`.
-        stats: the row of population_stats that the vector was computed from.
-    """
-    if not vector or stats is None or derived.population is None:
-        return {}
-    fold = Fold(derived).for_statistic(derived.population.of)
-    drifts: dict[str, Any] = {}
-    for days in _DRIFT_DAYS:
-        earlier = events.where(F.col("event_time") < as_of - timedelta(days=days))
-        row = population.profile_vectors(fold.read(fold.partials(earlier)), stats, derived).first()
-        if row is None or row["vector"] is None:
-            continue
-        changes = finite_items({name: vector[name] - before for name, before in row["vector"].items()})
-        large = sorted(
-            (name for name in changes if abs(changes[name]) >= _DRIFT_DEVIATIONS), key=lambda name: -abs(changes[name])
-        )
-        drifts[f"{days} days"] = ", ".join(f"{name} {changes[name]:+.2g}" for name in large) or _NO_DRIFT
-    return {"drift": drifts} if drifts else {}
-
-
-def preference_events(events: DataFrame, preferences: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def preference_events(events: DataFrame, preference: Mapping[str, Any] | None) -> dict[str, Any]:
     """Events behind the strongest preferences: their number by type, and the date of the last one.
 
     Args:
         events: of the user.
-        preferences: weight by value, by column of `events` (`item_id`, `category`, `brand`).
+        preference: the facet of the profile: weight by value, by name of the preference.
     """
+    weights_of = {column: finite_items((preference or {}).get(name)) for name, column in _PREFERENCE_COLUMNS.items()}
     texts: dict[str, Any] = {}
-    for column, weights in preferences.items():
+    for column, weights in weights_of.items():
+        if not weights:
+            continue
         top = sorted(weights, key=lambda value: (-weights[value], value))[:_MAX_PREFERENCES]
         rows = events.where(F.col(column).isin(top)).groupBy(F.col(column).alias("value"), "event_type")
         counts = rows.agg(F.count(F.lit(1)).alias("n"), F.max("event_time").alias("last")).collect()
@@ -185,22 +151,3 @@ def preference_events(events: DataFrame, preferences: Mapping[str, Mapping[str, 
                 types = ", ".join(f"{row['n']} {row['event_type']}" for row in of_value)
                 texts[value] = f"{types}, last {last:%Y-%m-%d}"
     return {"preference_events": texts} if texts else {}
-
-
-def unusual(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Large deviations: from all users (largest first), from the user's segment, and within the last 30 days."""
-    vector = finite_items(sections.get("vector"))
-    names = [name for name in vector if abs(vector[name]) >= _UNUSUAL_DEVIATIONS]
-    texts = {
-        name: f"{abs(vector[name]):.1f} standard deviations {'above' if vector[name] > 0 else 'below'} all users"
-        for name in sorted(names, key=lambda name: -abs(vector[name]))
-    }
-    segment = sections.get("segment", {})
-    if segment.get("typical_distance"):
-        ratio = segment["distance_to_center"] / segment["typical_distance"]
-        if _FAR_DISTANCE < ratio < math.inf:
-            texts["segment"] = f"distance to the center is {ratio:.1f} times the typical distance"
-    changes = sections.get("drift", {}).get(f"{_DRIFT_DAYS[-1]} days")
-    if changes and changes != _NO_DRIFT:
-        texts["drift"] = f"in {_DRIFT_DAYS[-1]} days {changes}"
-    return {"unusual": texts} if texts else {}

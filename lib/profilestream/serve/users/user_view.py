@@ -1,10 +1,10 @@
 """The view of one user: profile, tags, segment and recommendations, as of any time and as known by any time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
@@ -16,14 +16,12 @@ from profilestream.derive import fold_stage, population, profiles
 from profilestream.derive.fold import Fold
 from profilestream.derive.statistics import Distinct
 from profilestream.derive.table_declaration import DerivedTable
-from profilestream.serve.users import user_explanations
+from profilestream.serve.plain_tables import item_names
+from profilestream.serve.users import user_changes, user_explanations, user_predictions, user_summary, user_timeline
+from profilestream.serve.users.user_changes import VectorWords
+from profilestream.serve.users.value_text import Approximate
 
 USER = "user_id"
-_MAX_UNUSUAL_DAYS = 5
-
-
-class Approximate(int):
-    """A number that a sketch estimates; a text shows it as `about 436`."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +30,41 @@ class UserView:
 
     Args:
         as_of: time of all values.
-        sections: values by name, in display order. `unusual`: large deviations. `tags`, `groups`, `segment`. The facets
-            of the profile, and `newest_event_time` of the user. `vector`: difference to the population in standard
-            deviations. `price_level`. `drift` of the vector. `preference_events`: the events behind preferences.
-            `scores`: what the user is expected to do, with reasons, by outcome.
-            `unusual_days`: the last ones, with reasons, by day.
-            `recommendations`, and others by purpose, such as `buy_again`: items with reasons, by rank. A section
-            without values is missing.
+        sections: values by name, in display order; a section without values is missing. `summary`: who the user is, in
+            sentences. `unusual`: large deviations; `drift`: what changed. `scores`: what the user is expected to do,
+            with reasons, by outcome. `lists`: items with reasons, by purpose. `timeline`: the last days. `tags`,
+            `groups`, `segment`. The facets of the profile, and `newest_event_time` of the user. `vector`: difference to
+            the population in standard deviations. `price_level`. `preference_events`: the events behind preferences.
+        item_names: of the item ids in the sections; items without a name are left out.
+        timezone: of the days.
+        currency: of all amounts; empty: unknown; null: the user's events have several, so they are not added.
     """
 
     user_id: str
     as_of: datetime
     sections: dict[str, Any]
+    item_names: dict[str, str] = field(default_factory=dict)
+    timezone: str = "UTC"
+    currency: str | None = ""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The user and the times of a view, and the events that it may use."""
+
+    spark: SparkSession
+    settings: Settings
+    user_id: str
+    as_of: datetime | None
+    known_by: datetime | None
+
+    @property
+    def is_current(self) -> bool:
+        return self.as_of is None and self.known_by is None
+
+    @property
+    def events(self) -> DataFrame:
+        return _events(self.spark, self.settings, self.as_of, self.known_by)
 
 
 def read(
@@ -57,49 +78,103 @@ def read(
 
     Without times it uses the stored profile, as of the newest event of any user. With a time it computes the profile
     from the user's events before `as_of` that were ingested up to `known_by`. Tags, groups and segment are those at
-    `as_of`, from the table versions at `known_by`. Scores, unusual days and recommendations are
-    included only without times.
+    `as_of`, from the table versions at `known_by`. Scores, lists and unusual days are included only without times.
 
     Raises:
         SourceMissing: the user has no events, or none at those times; suggests similar ids.
         BadSettings: the settings declare no profile table with the key user_id.
     """
     derived = profiles.profile_table(settings)
+    request = _Request(spark, settings, user_id, as_of, known_by)
+    own_events = materialize(request.events.where(F.col(USER) == user_id))  # read many times, from one folder per day
+    profile, time = _profile(request, derived, own_events)
+    if profile.isEmpty():
+        raise _unknown_user(spark, settings, user_id, as_of, known_by)
+    ids = own_events.agg(*[F.collect_set(name) for name in ("currency", "item_id", "target_user_id")]).collect()[0]
+    currency, timezone = user_summary.currency_of(settings, ids[0]), settings.derive.shop_timezone
+    sections = _sections(request, derived, profile, own_events, time, has_values=currency is not None)
+    summary = user_summary.sentences(sections, time, timezone, currency)
+    sections = ({"summary": summary} if summary else {}) | sections
+    listed = {one["item_id"] for items in sections.get("lists", {}).values() for one in items}
+    items = item_names.ids_in(sections, {*ids[1], *listed} - {*ids[2]})  # those of other users are no items
+    names = item_names.item_texts(request.events, sorted(items))
+    return UserView(user_id, time, sections, names, timezone, currency)
+
+
+def _sections(
+    request: _Request, derived: DerivedTable, profile: DataFrame, own_events: DataFrame, time: datetime, *,
+    has_values: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """All sections but the summary, in display order."""
+    facets = {name: value for name, value in profile.collect()[0].asDict(recursive=True).items() if name != USER}
+    facets = _with_approximate_counts(facets, derived)
+    facets["newest_event_time"] = facets.pop("as_of")
+    compared = _comparisons(request, derived, profile, own_events, time)
+    labels = _labels(request, _means(derived, facets), time)
+    user = (request.spark, request.settings, request.user_id)
+    return {
+        **user_changes.unusual({**labels, **compared.values}, compared.words),
+        **compared.drift,
+        **(user_predictions.scores(*user) | user_predictions.lists(*user) if request.is_current else {}),
+        **_timeline(request, own_events, time, has_values=has_values),
+        **labels,
+        **facets,
+        **compared.values,
+        **user_explanations.preference_events(own_events, facets.get("preference")),
+    }
+
+
+def _profile(request: _Request, derived: DerivedTable, own_events: DataFrame) -> tuple[DataFrame, datetime]:
+    """The row of the profile, and the time of its values; no row for a user without events."""
     fold = Fold(derived)
-    is_current = as_of is None and known_by is None
-    events = _events(spark, settings, as_of, known_by)
-    own_events = materialize(events.where(F.col(USER) == user_id))  # read four times, from one folder per day
-    if is_current:
-        stored = _stored_profiles(spark, settings, derived)
-        row = stored.where(F.col(USER) == user_id)
+    if request.is_current:
+        stored = _stored_profiles(request.spark, request.settings, derived)
+        row = stored.where(F.col(USER) == request.user_id)
         time = stored.agg(F.max("as_of")).collect()[0][0]
     else:
         row = fold.partials(own_events)
-        time = as_of or events.agg(F.max("event_time")).collect()[0][0]
-    profile = materialize(fold.read(row, F.lit(time)))
-    profile_rows = profile.collect()
-    if not profile_rows:
-        raise _unknown_user(spark, settings, user_id, as_of, known_by)
-    facets = _with_approximate_counts(
-        {k: v for k, v in profile_rows[0].asDict(recursive=True).items() if k != USER}, derived
+        time = request.as_of or request.events.agg(F.max("event_time")).collect()[0][0]
+    return materialize(fold.read(row, F.lit(time))), time
+
+
+@dataclass(frozen=True)
+class _Comparisons:
+    """The user compared with all users, `vector` and `price_level`, and with the time before."""
+
+    values: dict[str, Any]
+    drift: dict[str, Any]
+    words: VectorWords | None
+
+
+def _comparisons(
+    request: _Request, derived: DerivedTable, profile: DataFrame, own_events: DataFrame, time: datetime
+) -> _Comparisons:
+    stats = _population(request.spark, request.settings, derived, time)
+    words = VectorWords.read(derived, stats)
+    vector = _vector(derived, profile, stats if words else None)
+    drift = user_changes.drift(own_events, vector.get("vector"), stats, words, time)
+    return _Comparisons(vector | _price_level(request.spark, request.settings, profile, time), drift, words)
+
+
+def _timeline(request: _Request, own_events: DataFrame, time: datetime, *, has_values: bool) -> dict[str, Any]:
+    spark, settings, timezone = request.spark, request.settings, request.settings.derive.shop_timezone
+    tags = user_explanations.read_version_at(spark, tables.USER_TAGS, settings, request.known_by)
+    own_tags = None if tags is None else tags.where(F.col(USER) == request.user_id)
+    return user_timeline.timeline(
+        user_timeline.event_days(own_events, timezone, has_values=has_values),
+        user_timeline.tag_days(own_tags, time, timezone),
+        user_timeline.unusual_days(spark, settings, request.user_id) if request.is_current else {},
     )
-    facets["newest_event_time"] = facets.pop("as_of")
-    stats = _population(spark, settings, derived, time)
-    extra = {**_vector(derived, profile, stats), **_price_level(spark, settings, profile, time)}
-    extra |= user_explanations.drift(own_events, extra.get("vector"), stats, derived, time)
-    extra |= user_explanations.preference_events(own_events, _preferences(facets))
-    if is_current:
-        extra |= _scores(spark, settings, user_id)
-        extra |= _unusual_days(spark, settings, user_id)
-        extra |= _recommendations(spark, settings, user_id)
-    means = _means(derived, facets)
-    labels = {
+
+
+def _labels(request: _Request, means: dict[str, float], time: datetime) -> dict[str, Any]:
+    """Tags, groups and segment at a time."""
+    spark, settings, user_id, known_by = request.spark, request.settings, request.user_id, request.known_by
+    return {
         **user_explanations.tags(spark, settings, user_id, time, known_by),
         **user_explanations.groups(spark, settings, user_id, time, known_by),
         **user_explanations.segment(spark, settings, user_id, means, time, known_by),
     }
-    sections = {**user_explanations.unusual({**labels, **extra}), **labels, **facets, **extra}
-    return UserView(user_id, time, sections)
 
 
 def _with_approximate_counts(facets: dict[str, Any], derived: DerivedTable) -> dict[str, Any]:
@@ -110,14 +185,6 @@ def _with_approximate_counts(facets: dict[str, Any], derived: DerivedTable) -> d
         if isinstance(statistic, Distinct) and values and values[name] > statistic.exact_limit:
             values[name] = Approximate(values[name])
     return facets
-
-
-def _preferences(facets: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Preference weights by value, by the column of `events` that contains the values."""
-    preference = facets.get("preference") or {}
-    columns = {"items": "item_id", "categories": "category", "brands": "brand"}
-    weights = {column: finite_items(preference.get(name)) for name, column in columns.items()}
-    return {column: of_column for column, of_column in weights.items() if of_column}
 
 
 def _means(derived: DerivedTable, facets: dict[str, Any]) -> dict[str, float]:
@@ -162,74 +229,6 @@ def _price_level(spark: SparkSession, settings: Settings, profile: DataFrame, as
     tiles = by_category.table.read(spark, settings.paths).where(F.col("hour") < as_of)
     row = profiles.price_levels(profile, Fold(by_category).merge_rows(tiles), by_category).first()
     return {} if row is None or row["price_level"] is None else {"price_level": row["price_level"]}
-
-
-def _recommendations(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
-    """The user's lists by purpose, `for_you` as `recommendations`: item, its text and the reason, by rank."""
-    if not tables.RECOMMENDATIONS.exists(spark, settings.paths):
-        return {}
-    rows = tables.RECOMMENDATIONS.read(spark, settings.paths).where(F.col(USER) == user_id).collect()
-    items = {row["item_id"] for row in rows} | {row["reason_item_id"] for row in rows if row["reason_item_id"]}
-    if not items:
-        return {}
-    texts = item_texts(spark, settings, sorted(items))
-
-    def label(item: str) -> str:
-        return f"{item} {texts[item]}" if item in texts else item
-
-    def reason(row: Row) -> str:
-        text, item = str(row["reason"]), row["reason_item_id"]
-        return text.replace(item, label(item)) if item else text
-
-    lists: dict[str, Any] = {}
-    for row in sorted(rows, key=lambda row: (row["purpose"] != "for_you", row["purpose"], row["rank"])):
-        name = "recommendations" if row["purpose"] == "for_you" else row["purpose"]
-        lists.setdefault(name, {})[str(row["rank"])] = f"{label(row['item_id'])}: {reason(row)}"
-    return lists
-
-
-def _scores(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
-    """The probability or the expected amount of each outcome, and its reasons."""
-    if not tables.USER_SCORES.exists(spark, settings.paths):
-        return {}
-    rows = tables.USER_SCORES.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy("outcome").collect()
-    texts = {
-        row["outcome"]: "; ".join([
-            f"{row['score']:,.2f}" if row["probability"] is None else f"{row['probability']:.1%}",
-            *(reason["text"] for reason in row["reasons"]),
-        ])
-        for row in rows
-    }  # fmt: skip
-    return {"scores": texts} if texts else {}
-
-
-def _unusual_days(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
-    """The reasons of the user's last unusual days."""
-    if not tables.UNUSUAL_ACTIVITY.exists(spark, settings.paths):
-        return {}
-    rows = tables.UNUSUAL_ACTIVITY.read(spark, settings.paths).where(F.col(USER) == user_id).orderBy(F.desc("day"))
-    texts = {
-        str(row["day"]): "; ".join(reason["text"] for reason in row["reasons"])
-        for row in rows.limit(_MAX_UNUSUAL_DAYS).collect()
-    }
-    return {"unusual_days": texts} if texts else {}
-
-
-def item_texts(spark: SparkSession, settings: Settings, items: list[str]) -> dict[str, str]:
-    """The latest `text` of each item in `events`; items without a text are left out."""
-    events = tables.EVENTS.read(spark, settings.paths).where(F.col("item_id").isin(items) & F.col("text").isNotNull())
-    rows = events.groupBy("item_id").agg(latest("text").alias("text")).collect()
-    return {row["item_id"]: row["text"] for row in rows}
-
-
-def latest(name: str, not_null: str = "") -> Column:
-    """An aggregate of events: the latest value of a column, of those that are not null.
-
-    Args:
-        not_null: another column that must not be null instead.
-    """
-    is_valid = F.col(not_null or name).isNotNull()
-    return F.max_by(name, F.when(is_valid, F.struct("event_time", "event_id")))
 
 
 def _unknown_user(

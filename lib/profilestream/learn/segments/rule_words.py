@@ -1,0 +1,72 @@
+"""Rules of segments and values of dimensions in words and natural units, for readers who do not know the dimensions."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from profilestream.learn.segments.segment_rules import AND, NO_RULE, SplitCondition, word
+
+# SQL of dimensions with a natural unit: shares of the events, and logarithms of a column.
+_SHARE, _LOGARITHM = re.compile(r"int\(.*\)"), re.compile(r"ln\(1 \+ (\w+)\)")
+
+
+def rule_in_words(rule: str, words: Mapping[str, Sequence[str]], dimensions: Mapping[str, str]) -> str:
+    """A rule in words and natural units, such as `on weekdays (weekend at most 46%), after noon`.
+
+    A limit follows the word if the dimension is a share of the events, or the logarithm of a column: then it is the
+    geometric mean of the column plus 1, minus 1.
+
+    Args:
+        rule: of a SegmentDescription; empty: NO_RULE is returned.
+        words: as `segment_rules.describe`.
+        dimensions: SQL of the dimensions, by name.
+    """
+    if not rule:
+        return NO_RULE
+    by_dimension: dict[str, list[SplitCondition]] = {}
+    for condition in map(SplitCondition.parse, rule.split(AND)):
+        by_dimension.setdefault(condition.dimension, []).append(condition)
+    return ", ".join(
+        _condition_words(conditions, words, dimensions.get(name, "")) for name, conditions in by_dimension.items()
+    )
+
+
+def compare_in_words(
+    dimension: str, values: tuple[float, float], other_name: str, words: Mapping[str, Sequence[str]], sql: str
+) -> tuple[str, str]:
+    """The word of the side of the first value, and both values in their natural unit, such as `at weekends` and
+    `weekend 64%, all users 16%`; an empty text without a natural unit.
+
+    Args:
+        other_name: what the second value is, such as `all users`.
+        words: as `segment_rules.describe`.
+        sql: of the dimension.
+    """
+    texts = [_limit(one, sql) for one in values]
+    both = f"{_subject(dimension, sql)} {texts[0]}, {other_name} {texts[1]}" if texts[0] else ""
+    return word(dimension, values[0] > values[1], words), both
+
+
+def _subject(dimension: str, sql: str) -> str:
+    """The column of a logarithm, or the dimension."""
+    return logarithm[1] if (logarithm := _LOGARITHM.fullmatch(sql)) else dimension
+
+
+def _condition_words(conditions: Sequence[SplitCondition], words: Mapping[str, Sequence[str]], sql: str) -> str:
+    """The words of one or two conditions on a dimension, with their limits."""
+    ordered = sorted(conditions, key=lambda one: one.threshold)
+    limits = [limit for one in ordered if (limit := _limit(one.threshold, sql))]
+    subject = _subject(ordered[0].dimension, sql)
+    if len(ordered) == 1:
+        text = word(ordered[0].dimension, ordered[0].is_above, words)
+        side = "over" if ordered[0].is_above else "at most"
+        return f"{text} ({subject} {side} {limits[0]})" if limits else text
+    text = f"between {word(ordered[0].dimension, False, words)} and {word(ordered[0].dimension, True, words)}"
+    return f"{text} ({subject} {limits[0]} to {limits[1]})" if limits else text
+
+
+def _limit(threshold: float, sql: str) -> str:
+    """A value of a dimension in a natural unit; empty without one."""
+    if _SHARE.fullmatch(sql):
+        return f"{threshold:.0%}"
+    return f"{math.expm1(threshold):,.2f}" if _LOGARITHM.fullmatch(sql) else ""

@@ -1,0 +1,68 @@
+"""Values of a user view as text: numbers, times, weights by key, amounts with currency."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+_BARS = "▁▂▃▄▅▆▇█"
+_MAX_ITEMS = 5
+
+
+class Approximate(int):
+    """A number that a sketch estimates; a text shows it as `about 436`."""
+
+
+def money(amount: float, currency: str | None) -> str:
+    """An amount with its currency, if it is known."""
+    return f"{amount:,.2f} {currency or ''}".rstrip()
+
+
+def plural(count: int, noun: str) -> str:
+    """The number with the noun, such as `1 day` and `about 1,436 days`."""
+    return f"{format_value(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def format_value(value: Any) -> str:
+    """A value as short text; empty for null and for empty collections."""
+    match value:
+        case None:
+            return ""
+        case dict() | list() if not value:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float() if abs(value) < 1e-9:  # rounding error, such as 1e-16 for the sine of noon
+            return "0"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        case Approximate():
+            return f"about {int(value):,}"
+        case int():
+            return f"{value:,}"
+        case datetime():
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+        case dict() if all(isinstance(item, int | float) for item in value.values() if item is not None):
+            return _largest(value)
+        case dict():
+            return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
+        case list() if all(isinstance(item, int | float) for item in value if item is not None):
+            numbers = [item or 0.0 for item in value]
+            return bars(numbers, max(numbers))
+        case list():
+            return ", ".join(map(format_value, value[:_MAX_ITEMS]))
+        case _:
+            return str(value)
+
+
+def _largest(weights: dict[str, Any]) -> str:
+    """The keys with the largest absolute weights, and the number of the other keys."""
+    by_weight = sorted(((abs(w), key) for key, w in weights.items() if w is not None), reverse=True)
+    text = ", ".join(f"{key} {format_value(float(weights[key]))}" for _, key in by_weight[:_MAX_ITEMS])
+    others = len(by_weight) - _MAX_ITEMS
+    return f"{text} and {others} more" if others > 0 else text
+
+
+def bars(values: list[float], maximum: float) -> str:
+    """One bar character per value, with a height proportional to value / maximum; empty when maximum <= 0."""
+    if maximum <= 0:
+        return ""
+    return "".join(_BARS[min(7, round(7 * max(value, 0.0) / maximum))] for value in values)
