@@ -26,6 +26,7 @@ from profilestream.serve.report.view_demand import DemandRow
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.report.view_users import TagRow, TagsView
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from jobs import serve_report
 
@@ -250,6 +251,7 @@ def test_weeks_changes_and_risers_equal_the_events(spark: SparkSession, shop: Se
     columns = "event_id event_type event_time user_id item_id order_id quantity value".split()
     kinds = "event_id string, event_type string, event_time timestamp, user_id string, item_id string, "
     frame = spark.createDataFrame(rows, f"{kinds} order_id string, quantity double, value double")
+    frame = frame.withColumn("text", F.lit(None).cast("string"))
     derive = shop.derive.model_copy(update={"shop_timezone": "UTC"})
     view = queries_shop.shop(spark, shop.model_copy(update={"derive": derive}), frame, has_values=True)
     assert view is not None
