@@ -35,6 +35,8 @@ enabled = true
 [serve.scores]
 enabled = true
 top_k = 3
+max_item_age_days = inf
+active_within_days = inf
 """
 
 

@@ -112,6 +112,14 @@ def test_two_learners_cannot_share_a_registered_model(config: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("more", [[], ["learn.publish.ranker=factors"], ["learn.factors.mode=explicit"]])
+def test_a_published_ranker_has_the_metric_of_its_gate(config: Path, more: list[str]) -> None:
+    error = refused(config, "learn.publish.metric=rmse", *more)
+    assert 'publish.metric = "rmse" needs publish.ranker = "factors" and factors.mode = "explicit"' in error.what
+    both = ["learn.publish.ranker=factors", "learn.factors.mode=explicit"]
+    assert settings.load(str(config), ["learn.publish.metric=rmse", *both]).learn.publish.metric == "rmse"
+
+
 def test_a_config_that_is_missing_or_not_toml_is_reported(tmp_path: Path) -> None:
     error = refused(tmp_path / "none.toml")
     assert error.what == f"cannot read {tmp_path}/none.toml: No such file or directory"

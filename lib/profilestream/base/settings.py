@@ -807,6 +807,13 @@ class Learn(Frozen):
                 raise ValueError(f"{one}.name and {other}.name are the same: {model}")
         return self
 
+    @model_validator(mode="after")
+    def _published_ranker_has_the_metric(self) -> Self:
+        """`rmse` exists for predicted ratings only, so the gate would never have a value."""
+        if self.publish.metric == "rmse" and (self.publish.ranker, self.factors.mode) != ("factors", "explicit"):
+            raise ValueError('publish.metric = "rmse" needs publish.ranker = "factors" and factors.mode = "explicit"')
+        return self
+
 
 class Scores(Frozen):
     """Recommendation lists of `serve_scores` (docs/learners.md).
@@ -822,8 +829,7 @@ class Scores(Frozen):
         exclude_bought: for_you: exclude items that the user ever bought and did not return completely.
         exclude_seen: for_you: exclude items for which the user's stored events have a positive total weight, such as
             viewed items; stored are the latest `learn.factors.max_events_per_user` events.
-        max_item_age_days: exclude items without an event in this many days before the newest event; with a large
-            number such as 100000, none.
+        max_item_age_days: exclude items without an event in this many days before the newest event; `inf`: none.
         max_per_category: for_you: maximum number of items of one category per list; null: no limit.
         max_share_per_item: for_you: maximum share of the lists of a run that contain the same item; null: no limit.
     """
@@ -837,7 +843,7 @@ class Scores(Frozen):
     active_within_days: float | None = Field(default=None, gt=0)
     exclude_bought: bool = True
     exclude_seen: bool = True
-    max_item_age_days: float | None = Field(default=90.0, gt=0)
+    max_item_age_days: float = Field(default=90.0, gt=0)
     max_per_category: int | None = Field(default=None, ge=1)
     max_share_per_item: float | None = Field(default=None, gt=0, le=1)
 

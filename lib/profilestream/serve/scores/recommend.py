@@ -1,5 +1,6 @@
 """serve_scores: recommendation lists for all users, from one version of each model and one version of the profiles."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -215,7 +216,9 @@ def _basket_items(users: DataFrame, settings: Settings, pinned: PinnedVersions) 
 
 def _min_time(max_age_days: float | None, pinned: PinnedVersions) -> int | None:
     """This many days before the newest event of the factors, microseconds; null: no limit."""
-    return None if max_age_days is None else int(pinned.state.global_sums.as_of - max_age_days * MICROS_PER_DAY)
+    if max_age_days is None or math.isinf(max_age_days):
+        return None
+    return int(pinned.state.global_sums.as_of - max_age_days * MICROS_PER_DAY)
 
 
 def _new_items(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:
