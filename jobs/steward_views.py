@@ -13,10 +13,11 @@ from profilestream.steward import warehouse_views
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
-    warehouse_views.check(settings, args.out)
-    if not args.check:
-        database, script, names = warehouse_views.write(settings, args.out)
-        print(f"{len(names)} views: {database}\nstatements for a catalog of Spark: {script}")
+    if args.check:
+        warehouse_views.check(settings, args.out)
+        return
+    database, script, names = warehouse_views.write(settings, args.out)
+    print(f"{len(names)} views: {database}\nstatements for a catalog of Spark: {script}")
 
 
 def main(argv: list[str]) -> int:

@@ -99,6 +99,11 @@ class Paths(Frozen):
         """Folder of lock files."""
         return self.locks or self.checkpoints
 
+    def output(self, name: str) -> str:
+        """The default path of a file that a step or job writes: in the folder that contains the warehouse."""
+        folder, slash, _ = self.warehouse.rstrip("/").rpartition("/")
+        return f"{folder}{slash}{name}"
+
 
 class Spark(Frozen):
     """The Spark session.

@@ -1,6 +1,5 @@
 """Views of the tables in a DuckDB file, and statements that register the tables in a catalog of Spark, for BI tools."""
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +36,7 @@ def write(settings: Settings, folder: str = "") -> tuple[Path, Path, list[str]]:
     stored = [table for table in table_registry.registry(settings) if DeltaTable.is_deltatable(table.path(paths))]
     if not stored:
         raise SourceMissing("there are no tables yet", where=paths.warehouse, do="run jobs/run_pipeline.py first")
-    local = files.local_path(files.qualified(folder or os.path.dirname(paths.warehouse.rstrip("/"))))
+    local = files.local_path(files.qualified(folder or paths.output("")))
     target = Path(local or folder)
     target.mkdir(parents=True, exist_ok=True)
     database, script = target / f"{NAME}.duckdb", target / f"{NAME}.sql"

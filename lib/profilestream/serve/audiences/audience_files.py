@@ -28,8 +28,7 @@ def complete_list(settings: Settings, out: str, name: str) -> Path:
     Raises:
         BadSettings: it is not a path of a .csv or .parquet file on this machine.
     """
-    folder, slash, _ = settings.paths.warehouse.rstrip("/").rpartition("/")
-    path = files.local_path(out or f"{folder}{slash}audiences/{name}.csv")
+    path = files.local_path(out or settings.paths.output(f"audiences/{name}.csv"))
     if path is None or Path(path).suffix not in (".csv", ".parquet"):
         what = f"{out or 'the default path'} is not a .csv or .parquet file on this machine"
         raise BadSettings(what, where="--out", do="name one, such as --out audiences/buyers.csv")

@@ -11,8 +11,7 @@ STEP = "serve_report"
 
 def path(settings: Settings) -> str:
     """The path of the page: `serve.report.path`, or report.html in the parent folder of the warehouse."""
-    folder, slash, _ = settings.paths.warehouse.rstrip("/").rpartition("/")
-    return settings.serve.report.path or f"{folder}{slash}report.html"
+    return settings.serve.report.path or settings.paths.output("report.html")
 
 
 def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
