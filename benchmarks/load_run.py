@@ -219,7 +219,11 @@ def run_continuously(
     with ThreadPoolExecutor(1) as pool, patch.object(streaming, "_stop_signals", stop_event):
         result = pool.submit(work)
         result.add_done_callback(lambda _: work_ended.set())
-        flow.run(spark, settings, RunOptions(accept_new_epoch=True, continuous=every_seconds))
+        try:
+            flow.run(spark, settings, RunOptions(accept_new_epoch=True, continuous=every_seconds))
+        except Exception as error:
+            print(f"the pipeline ended: {error}", file=sys.stderr, flush=True)  # `work` may wait for minutes
+            raise
     return result.result()
 
 

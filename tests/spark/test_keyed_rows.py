@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from profilestream.base import commits, delta_log
+from profilestream.base import commits, delta_log, keyed_rows
 from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
@@ -116,6 +116,35 @@ def test_rows_are_inserted_replaced_and_deleted_once(spark: SparkSession, paths:
     ]  # fmt: skip
     assert commits.is_done(spark, TABLE, paths, _txn(1)) and not commits.is_done(spark, TABLE, paths, _txn(2))
     assert_all_readers_agree(spark, str(TABLE.path(paths)), "number")
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_rows_that_were_written_last_are_found_in_memory(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    """Each batch replaces rows of the ones before; without memory for them, the rows of the files are the same."""
+    reads: list[list[int]] = []
+    read = pq.ParquetFile.read_row_groups
+
+    def recorded(file: pq.ParquetFile, groups: list[int], **how: Any) -> pa.Table:
+        reads.append(groups)
+        return read(file, groups, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", recorded)
+    if not is_kept:
+        monkeypatch.setattr(keyed_rows, "_MAX_WRITTEN_BYTES", 0)
+    index, keys = KeyedRows(TABLE, paths), _keys(1200)
+    for batch_id, rows in enumerate([keys, keys[300:900:7], keys[500:700]]):
+        _update(index, {key: float("nan") if n % 50 == 0 else float(batch_id) for n, key in enumerate(rows)}, batch_id)
+    other = KeyedRows(TABLE, paths)
+    assert index.refresh(MAX_KEYS) and other.refresh(MAX_KEYS)
+    reads.clear()
+    found = index.find(_key_table(keys[400:]), ["id", "at", "number", "state"])
+    assert bool(reads) is not is_kept
+    expected = other.find(_key_table(keys[400:]), ["id", "at", "number", "state"])
+    by_key: Any = [("id", "ascending"), ("at", "ascending")]
+    assert str(found.rows.sort_by(by_key).to_pylist()) == str(expected.rows.sort_by(by_key).to_pylist())
+    assert len(found.rows) == 800
 
 
 def test_spark_and_the_driver_in_turn_equal_a_dict(spark: SparkSession, paths: Paths, at_length: bool) -> None:

@@ -32,6 +32,8 @@ from profilestream.base.time_ranges import TimeRanges
 
 _ATTEMPTS = 5
 _CHANGE_TYPE = "_change_type"
+# Bytes of the rows in memory that were written last: active users are in many batches, one after the other.
+_MAX_WRITTEN_BYTES = 256 << 20
 _Wanted = dict[str, list[Any]]  # values of a scan by column
 _ScannedFile = tuple[pa.Table, Positions]  # rows with these values, and their positions
 
@@ -81,7 +83,8 @@ class KeyedRows:
     """The rows of one table in a local file system. It is used by one thread at a time.
 
     Partition columns contain texts, dates or integers. An indexed key takes 16 bytes; in addition, the footer of each
-    Parquet file is in memory, and the result of the last `scan` of each list of columns.
+    Parquet file is in memory, the result of the last `scan` of each list of columns, and up to 256 MB of the rows that
+    `update` wrote last.
     """
 
     def __init__(self, table: Table, paths: Paths) -> None:
@@ -94,6 +97,7 @@ class KeyedRows:
         self._files: dict[str, _IndexedFile] = {}
         self._metadata: Action = {}
         self._scans: dict[tuple[str, ...], tuple[_Wanted, dict[str, _ScannedFile]]] = {}
+        self._written: dict[str, pa.Table] = {}  # rows of the latest files, without partition columns, oldest first
 
     @property
     def version(self) -> int:
@@ -135,7 +139,7 @@ class KeyedRows:
         hashes = np.unique(_hashes(_tuples(keys.select(self._found_by))))
         parts, places = [], {}
         for path, positions in self._positions_by_file(hashes, ranges):
-            rows = self._read(path, positions, {*names, *keys.column_names})
+            rows = self._written_or_read(path, positions, {*names, *keys.column_names})
             # Two keys can have one hash.
             is_wanted = np.array([key in wanted for key in _tuples(rows.select(keys.column_names))])
             if is_wanted.any():
@@ -189,7 +193,9 @@ class KeyedRows:
         keys = new.select(self._table.key)
         if deleted is not None:
             keys = pa.concat_tables([keys, self._cast(deleted).select(self._table.key)])
-        parts = list(local_appends.partitions(new, self._table.partitioned_by))
+        parts = [
+            (values, one.combine_chunks()) for values, one in local_appends.partitions(new, self._table.partitioned_by)
+        ]
         added = [local_appends.write_file(part, self._folder, values, self._table) for values, part in parts]
         for _ in range(_ATTEMPTS):
             self._log.refresh()
@@ -213,12 +219,23 @@ class KeyedRows:
                     one = self._files[path]
                     one.deleted, one.vector = positions, self._log.files.get(path, {}).get("deletionVector")
                 self._index_new_files()
+                self._keep_written({add["path"]: part for add, (_, part) in zip(added, parts, strict=True)})
                 return
         raise Conflict(
             f"{self._table.name} changed during a batch, up to version {self._log.version}",
             where=str(self._folder),
             do="run the job again; the batch is then computed from the latest rows",
         )
+
+    def _keep_written(self, files: dict[str, pa.Table]) -> None:
+        """Keep the rows of new files in memory, and drop those of the oldest ones beyond the limit."""
+        kept = {path: rows for path, rows in self._written.items() if path in self._files} | files
+        size = sum(rows.nbytes for rows in kept.values())
+        for path in list(kept):
+            if size <= _MAX_WRITTEN_BYTES:
+                break
+            size -= kept.pop(path).nbytes
+        self._written = kept
 
     def _index_new_files(self) -> None:
         """Index the files of the log whose keys or deletion vectors are not indexed yet."""
@@ -277,6 +294,13 @@ class KeyedRows:
             is_wanted = pc.is_in(rows[name], value_set=pa.array(wanted[name], rows[name].type))
             rows, positions = rows.filter(is_wanted), positions[is_wanted.to_numpy()]
         return rows.select(columns), positions
+
+    def _written_or_read(self, path: str, positions: Positions, names: Collection[str]) -> pa.Table:
+        """As `_read`, from memory if possible; `names` contain a column that is no partition column."""
+        if (written := self._written.get(path)) is None:
+            return self._read(path, positions, names)
+        rows = written.select([name for name in written.column_names if name in names]).take(pa.array(positions))
+        return self._cast(rows, names, self._partition(path))
 
     def _read(self, path: str, positions: Positions, names: Collection[str]) -> pa.Table:
         """The rows at positions, which are ascending."""
