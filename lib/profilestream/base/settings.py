@@ -38,6 +38,8 @@ EVENT_WEIGHTS = {
 }  # fmt: skip
 # The order of a purchase: its order id, or the event itself. The prefixes separate equal ids.
 ORDER_SQL = "coalesce(concat('order:', order_id), concat('event:', event_id))"
+# The units of an event, such as a purchase or return: its quantity, 1 if it is missing.
+UNITS_SQL = "coalesce(quantity, 1D)"
 
 
 def _absolute(path: str) -> str:
@@ -446,7 +448,7 @@ class Derive(Frozen):
         """What the SQL of a declaration may use as `${name}`."""
         cases = " ".join(f"WHEN '{name}' THEN {weight!r}D" for name, weight in sorted(self.event_weights.items()))
         weight = f"CASE event_type {cases} ELSE 1D END"
-        return {"shop_timezone": self.shop_timezone, "event_weight": weight, "order": ORDER_SQL}
+        return {"shop_timezone": self.shop_timezone, "event_weight": weight, "order": ORDER_SQL, "units": UNITS_SQL}
 
 
 class Effect(StrEnum):

@@ -14,7 +14,7 @@ from profilestream.base import commits
 from profilestream.base.errors import BadSettings, SourceMissing
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.session import materialize
-from profilestream.base.settings import Settings
+from profilestream.base.settings import UNITS_SQL, Settings
 from profilestream.base.tables import EVENTS, RECOMMENDATIONS
 from profilestream.derive import profiles
 from profilestream.learn.factors import factors_batch, factors_spec, published_factors
@@ -265,7 +265,7 @@ def bought_items(events: DataFrame) -> DataFrame:
     after the last return. A purchase or return without a quantity is one piece.
     """
     is_purchase, is_return = (F.col("event_type") == name for name in ("purchase", "return"))
-    pieces = F.coalesce("quantity", F.lit(1.0))
+    pieces = F.expr(UNITS_SQL)
     pairs = (
         events.where((is_purchase | is_return) & F.col("user_id").isNotNull() & F.col("item_id").isNotNull())
         .groupBy("user_id", "item_id")
