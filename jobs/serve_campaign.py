@@ -19,6 +19,7 @@ from profilestream.serve.campaigns.matching import MatchingConfig
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
+    settings.require_people("campaigns")
     derived = campaign_users.profile_table(settings)
     campaign = Campaign(args.start, args.end + timedelta(days=1), settings.derive.shop_timezone)
     config = MatchingConfig(args.caliper, args.resamples, seed=args.seed)

@@ -17,6 +17,7 @@ from profilestream.serve.trends import purchase_series, trend_estimates, trend_v
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
+    settings.require_people("trends")
     if args.check:
         return
     spark = open_session("serve_trends", settings.spark.properties)

@@ -946,7 +946,8 @@ class Serve(Frozen):
 
     Args:
         user_ids: whether a user id is a person (`people`) or a session (`sessions`, for a log without users). With
-            sessions, tags, RFM segments, loyalty tiers and page sections that need people are left out.
+            sessions, tags, RFM segments, loyalty tiers and page sections that need people are left out; outcomes,
+            campaigns and trends are refused.
     """
 
     user_ids: Literal["people", "sessions"] = "people"
@@ -1053,6 +1054,20 @@ class Settings(Frozen):
     observe: Observe = Observe()
     maintain: Maintain = Maintain()
     config_file: str
+
+    def require_people(self, part: str) -> None:
+        """Nothing if user ids are people.
+
+        Args:
+            part: what compares earlier and later behavior of the same person, in the plural.
+
+        Raises:
+            BadSettings: user ids are sessions.
+        """
+        if self.serve.user_ids == "sessions":
+            what = f"{part} need later events of the same user, but the user ids are sessions, which have none"
+            do = 'leave them off, as docs/logs.md describes, or set serve.user_ids = "people"'
+            raise BadSettings(what, where=f"{self.config_file}, serve.user_ids", do=do)
 
 
 def load(config: str, overrides: list[str]) -> Settings:
