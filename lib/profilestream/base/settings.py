@@ -985,6 +985,8 @@ class Observe(Frozen):
     def _check_name(cls, text_file: str) -> str:
         if text_file and not text_file.endswith(".prom"):
             raise ValueError("the node exporter reads files whose names end with .prom")
+        if "://" in text_file or text_file.startswith("file:"):
+            raise ValueError("not a path on this machine, such as /var/lib/node_exporter/profilestream.prom")
         return text_file
 
 
