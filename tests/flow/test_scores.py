@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from profilestream import flow
 from profilestream.base import commits, tables
+from profilestream.base.errors import BadSettings
 from profilestream.base.queries import RunOptions
 from profilestream.learn.factors import factors_spec
 from profilestream.serve.scores import recommend
@@ -140,14 +141,12 @@ def test_lists_are_written_again_only_with_other_inputs(spark: SparkSession, sho
     assert [run(*one), run(*two), run(*one)] == [first + n for n in (0, 1, 2)]
 
 
-def test_lists_that_do_not_use_the_factors_do_not_need_them(
-    spark: SparkSession, shop: Shop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lists_that_do_not_use_the_factors_do_not_need_them(spark: SparkSession, shop: Shop) -> None:
     before = _lists(spark, shop, "buy_again")
     no_factors = ["learn.factors.enabled=false", f"serve.scores.top_k={max(map(len, before.values()))}"]
     shop.overrides = [*no_factors, 'serve.scores.purposes=["buy_again"]']
     recommend.run(spark, shop.settings())
     assert (_lists(spark, shop, "buy_again"), _lists(spark, shop)) == (before, {})
     shop.overrides = no_factors
-    assert serve_scores.main(["--config", str(shop.config())]) == 2
-    assert "remove for_you from serve.scores.purposes" in capsys.readouterr().err
+    with pytest.raises(BadSettings, match="remove for_you from serve.scores.purposes"):
+        recommend.run(spark, shop.settings())

@@ -170,7 +170,7 @@ def test_a_user_view_as_of_a_time_equals_the_tables_at_that_time(
     assert "overdue_purchase" in last_day["tags_lost"]
     assert serve_user.main(["--config", str(shop.config()), "--user", "shop:searcher"]) == 0
     blocks = [line.strip() for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
-    assert blocks[:5] == ["timeline", "tags", "groups", "segment", "basic"]
+    assert blocks[:5] == ["unusual", "timeline", "tags", "groups", "segment"]
 
 
 def test_the_change_feed_reader_of_the_docs_gets_each_user_once(
