@@ -19,7 +19,7 @@ from profilestream.learn import stage
 from profilestream.learn.factors.factors_spec import FactorsSpec
 from profilestream.learn.learner_spec import Learner
 from profilestream.learn.segments.segments_spec import SegmentsSpec
-from profilestream.serve.scores import recommend
+from profilestream.serve.scores import pinned_models, recommend
 from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.recommendation import ALS, ALSModel
@@ -125,7 +125,7 @@ def topn_vs_mllib(spark: SparkSession, work: Path) -> Result:
     tables.EVENTS.create(spark, shop.settings.paths)
     derive.write_events(log, shop.settings)
     _, model = _fit(_ratings(spark))
-    pinned = recommend.pin_versions(spark, shop.settings)
+    pinned = pinned_models.pin_versions(spark, shop.settings)
     users = recommend.selected_users(spark, shop.settings, pinned)
     count = users.in_model.persist().count()
     mllib_users = spark.range(USERS).select(F.col("id").cast("int").alias("user"))

@@ -7,9 +7,8 @@ writes: nothing; with --out an HTML page with charts
 import argparse
 import sys
 from datetime import date, timedelta
-from pathlib import Path
 
-from profilestream.base import job
+from profilestream.base import files, job
 from profilestream.base.session import open_session
 from profilestream.serve import cohort_inputs
 from profilestream.serve.campaigns import campaign_users, campaign_view
@@ -19,6 +18,7 @@ from profilestream.serve.campaigns.matching import MatchingConfig
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
+    settings.require_people("campaigns")
     derived = campaign_users.profile_table(settings)
     campaign = Campaign(args.start, args.end + timedelta(days=1), settings.derive.shop_timezone)
     config = MatchingConfig(args.caliper, args.resamples, seed=args.seed)
@@ -31,7 +31,7 @@ def body(args: argparse.Namespace) -> None:
     print(campaign_view.as_text(study, placebo, config))
     if args.out:
         figure = campaign_view.study_figure(study, placebo)
-        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}), encoding="utf-8")
+        files.write_text(spark, args.out, figure.to_html(config={"displayModeBar": False}))
 
 
 def main(argv: list[str]) -> int:

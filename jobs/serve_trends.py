@@ -7,9 +7,8 @@ writes: nothing; with --out an HTML page with charts
 import argparse
 import sys
 from datetime import date
-from pathlib import Path
 
-from profilestream.base import job
+from profilestream.base import files, job
 from profilestream.base.session import open_session
 from profilestream.serve import cohort_inputs
 from profilestream.serve.trends import purchase_series, trend_estimates, trend_view
@@ -17,6 +16,7 @@ from profilestream.serve.trends import purchase_series, trend_estimates, trend_v
 
 def body(args: argparse.Namespace) -> None:
     settings = job.load(args)
+    settings.require_people("trends")
     if args.check:
         return
     spark = open_session("serve_trends", settings.spark.properties)
@@ -31,7 +31,7 @@ def body(args: argparse.Namespace) -> None:
     print(trend_view.as_text(trends, sums, periods, args.max_trends))
     if args.out:
         figure = trend_view.trends_figure(trends, periods, args.max_trends)
-        Path(args.out).write_text(figure.to_html(config={"displayModeBar": False}), encoding="utf-8")
+        files.write_text(spark, args.out, figure.to_html(config={"displayModeBar": False}))
 
 
 def main(argv: list[str]) -> int:

@@ -86,15 +86,22 @@ def _sales(rows: pa.Table) -> list[Sale]:
 
 def _until(spec: DemandSpec, tables: MemoryTables, level: str) -> int:
     """The first period that is not complete; the state has the number of events of each day, fewer than 1,000."""
-    days = [row["days"] for row in tables.all_rows(spec.tables[0]).to_pylist() if row["level"] == "all"]
-    newest = max(days[0])
-    time = (newest - type(newest)(1970, 1, 1)).days * DAY
-    return NaiveDemand([("item", "", time, 1.0)]).until(level)
+    (days,) = _event_days(tables, spec)
+    return NaiveDemand([("item", "", max(days) * DAY, 1.0)]).until(level)
+
+
+def _event_days(tables: MemoryTables, spec: DemandSpec) -> list[list[int]]:
+    """The days with events, in one list; no list without a state."""
+    rows = [row for row in tables.all_rows(spec.tables[0]).to_pylist() if row["level"] == "all"]
+    return [[(day - type(day)(1970, 1, 1)).days for day in row["days"]] for row in rows]
 
 
 def _evaluated(spec: DemandSpec, tables: MemoryTables, rows: pa.Table) -> dict[tuple[str, str], tuple[float, float]]:
     """WAPE of the periods that the batch completes, from the sums of all earlier periods."""
-    naive = NaiveDemand([*stored_sales(spec, tables), *_sales(rows)])
+    first_days = [min(days) for days in _event_days(tables, spec)] + [
+        min(_sales(rows), key=lambda one: one[2])[2] // DAY
+    ]
+    naive = NaiveDemand([*stored_sales(spec, tables), *_sales(rows)], min(first_days))
     newest = NaiveDemand([("item", "", max(_sales(rows), key=lambda one: one[2])[2], 1.0)])
     values = {}
     for level in LEVELS:

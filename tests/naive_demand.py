@@ -14,9 +14,14 @@ PERIODS = {"item": (7, 4), "category": (1, 0)}
 
 @dataclass
 class NaiveDemand:
-    """All sales so far."""
+    """All sales so far.
+
+    Args:
+        first_day: of the log; null: that of the sales.
+    """
 
     sales: list[Sale] = field(default_factory=list)
+    first_day: int | None = None
 
     def units(self, level: str) -> dict[str, dict[int, float]]:
         """Units by key and period."""
@@ -26,6 +31,16 @@ class NaiveDemand:
             if one == level:
                 units[key][(time // DAY - first) // days] += amount
         return units
+
+    def complete_units(self, level: str) -> dict[str, dict[int, float]]:
+        """Units by key and period, without a period in which the log begins."""
+        first_day = min(time // DAY for _, _, time, _ in self.sales) if self.first_day is None else self.first_day
+        days, first = PERIODS[level]
+        units = {
+            key: {period: amount for period, amount in one.items() if period * days + first >= first_day}
+            for key, one in self.units(level).items()
+        }
+        return {key: one for key, one in units.items() if one}
 
     def until(self, level: str) -> int:
         """The first period that is not complete: the one of the day with the .999 quantile."""
@@ -37,7 +52,7 @@ class NaiveDemand:
         """Units of the period `until` + `ahead` of each key with a sale before `until`."""
         history = {
             key: [units.get(n, 0.0) for n in range(min(units), until)]
-            for key, units in self.units(level).items()
+            for key, units in self.complete_units(level).items()
             if min(units) < until
         }
         if level == "category":
@@ -58,7 +73,7 @@ class NaiveDemand:
         sums = np.zeros(3)
         for period in periods:
             for key, forecast in self.forecasts(level, period).items():
-                units = self.units(level)[key]
+                units = self.complete_units(level)[key]
                 actual, naive = units.get(period, 0.0), units.get(period - naive_periods, 0.0)
                 sums += [abs(forecast - actual), abs(naive - actual), actual]
         error, naive_error, total = sums.tolist()

@@ -56,7 +56,8 @@ def append_events(spark: SparkSession, log: Log, settings: Settings) -> DataFram
     derived = {
         "event_time": F.timestamp_micros("at"),
         "ingest_time": F.timestamp_micros("ingested_at"),
-        "quantity": F.lit(1.0),
+        # A purchase without a quantity is one unit.
+        "quantity": F.lit(None),
     }
     rows = spark.createDataFrame([astuple(event) for event in log], DDL)
     return log_files.append_events(rows.withColumns(derived), settings)

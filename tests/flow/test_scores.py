@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from profilestream import flow
 from profilestream.base import commits, tables
+from profilestream.base.errors import BadSettings
 from profilestream.base.queries import RunOptions
 from profilestream.learn.factors import factors_spec
 from profilestream.serve.scores import recommend
@@ -138,3 +139,14 @@ def test_lists_are_written_again_only_with_other_inputs(spark: SparkSession, sho
     one, two = ["serve.scores.top_k=1"], ["serve.scores.top_k=2"]
     first = run(*one)
     assert [run(*one), run(*two), run(*one)] == [first + n for n in (0, 1, 2)]
+
+
+def test_lists_that_do_not_use_the_factors_do_not_need_them(spark: SparkSession, shop: Shop) -> None:
+    before = _lists(spark, shop, "buy_again")
+    no_factors = ["learn.factors.enabled=false", f"serve.scores.top_k={max(map(len, before.values()))}"]
+    shop.overrides = [*no_factors, 'serve.scores.purposes=["buy_again"]']
+    recommend.run(spark, shop.settings())
+    assert (_lists(spark, shop, "buy_again"), _lists(spark, shop)) == (before, {})
+    shop.overrides = no_factors
+    with pytest.raises(BadSettings, match="remove for_you from serve.scores.purposes"):
+        recommend.run(spark, shop.settings())

@@ -184,13 +184,13 @@ def test_after_a_backfill_of_eleven_years_tags_start_when_the_events_show_it(
         (datetime(2016, 7, 30).date(), one_time["valid_from"]), (datetime(2025, 12, 21).date(), new["valid_from"])
     ]  # fmt: skip
     champion, tier = rows["rfm_champion", "shop:steady"], groups["steady"]
-    assert (champion["gained_after"], tier["loyalty_tier"], tier["loyalty_tier_after"]) == (None, "bronze", None)
+    assert (champion["gained_after"], tier["loyalty_tier"], tier["loyalty_tier_after"]) == (None, "platinum", None)
     view = queries_users.tags(spark, settings)
     assert view is not None
     assert {tag.tag for tag in view.tags if tag.gained} == {"new_user"}
     assert sum(tag.unknown_start for tag in view.tags) == len(rows) - 2
     texts = user_view.read(spark, settings, "shop:steady").sections
-    assert texts["groups"]["loyalty_tier"] == "bronze since at least 2025-12-31"
+    assert texts["groups"]["loyalty_tier"] == "platinum since at least 2025-12-31"
 
 
 def test_sessions_as_user_ids_get_no_tags_and_sections_that_need_people(spark: SparkSession, tmp_path: Path) -> None:

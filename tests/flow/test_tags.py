@@ -51,16 +51,17 @@ def _event(number: int, day: str, who: str, kind: str, **more: Any) -> dict[str,
 
 def _first_days() -> list[dict[str, Any]]:
     """Users: `weekly` bought every week and stopped; `once` bought once and views items; `searcher` searches without
-    buying; `returner` returned an order.
+    buying; `returner` returned an order; `bulk` placed three orders on one day.
     """
     weekly = [_event(n, f"2026-01-{1 + 7 * n:02d}", "weekly", "purchase", country="France") for n in range(4)]
-    once = [_event(10, "2026-01-02", "once", "purchase", country="United Kingdom")]
+    once = [_event(10, "2026-01-02", "once", "purchase", country="Norway")]
     views = [_event(20 + n, "2026-03-01", "once", "view") for n in range(20)]
     searches = [_event(50 + n, "2026-03-01", "searcher", "search", words="blue lamp") for n in range(3)]
     # Feature windows end before the newest event, so an additional event comes last.
     searches.append(_event(59, "2026-03-01", "searcher", "view", at="2026-03-01T11:00:00Z"))
     returns = [_event(60 + n, "2026-01-20", "returner", kind) for n, kind in enumerate(["purchase", "return"])]
-    return [*weekly, *once, *views, *searches, *returns]
+    bulk = [_event(70 + n, "2026-01-02", "bulk", "purchase", country="Norway", basket=f"bulk{n}") for n in range(3)]
+    return [*weekly, *once, *views, *searches, *returns, *bulk]
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,10 @@ def test_the_flow_assigns_the_shipped_tags_and_updates_them_on_a_second_day(
 ) -> None:
     first = _tag_rows(spark, shop)
     evidence = {key: row["evidence"] for key, row in first.items()}
-    assert evidence["weekly", "abroad"] == "in France"
-    assert evidence["weekly", "overdue_purchase"] == "no purchase for 38 days, usually one every 7"
+    assert {user: text for (user, tag), text in evidence.items() if tag == "abroad"} == {"weekly": "in France"}
+    overdue = {user: text for (user, tag), text in evidence.items() if tag == "overdue_purchase"}
+    assert overdue["weekly"] == "no purchase for 38 days, usually one every 7"
+    assert overdue.keys() == {"weekly"}, "orders of one day have no usual interval"
     assert evidence["once", "views_without_purchase"] == "20 views and no purchase in 30 days"
     searches = evidence["searcher", "searches_without_purchase"]
     assert searches == "3 searches and no purchase in 7 days, such as blue lamp"
@@ -96,6 +99,7 @@ def test_the_flow_assigns_the_shipped_tags_and_updates_them_on_a_second_day(
         "shop:once": (1.0, 20.0, "2026-01"),
         "shop:searcher": (0.0, None, "2026-03"),
         "shop:returner": (1.0, 0.0, "2026-01"),
+        "shop:bulk": (3.0, 60.0, "2026-01"),
     }
     assert groups["shop:searcher"]["rfm_segment"] is None and groups["shop:weekly"]["frequency_quintile"] == 4
 
@@ -104,7 +108,7 @@ def test_the_flow_assigns_the_shipped_tags_and_updates_them_on_a_second_day(
     assert serve_tags.main(config) == 0
     printed = capsys.readouterr().out
     assert re.search(r"social +reviewer +0$", printed, re.M)
-    line = r"risk +overdue_purchase +1 +25\.0% +1 new  shop:weekly: no purchase for 38 days"
+    line = r"risk +overdue_purchase +1 +20\.0% +1 new  shop:weekly: no purchase for 38 days"
     assert re.search(line, printed)
     assert serve_tags.main([*config, "--list-users", "overdue_purchase"]) == 0
     assert capsys.readouterr().out == "shop:weekly  2026-02-21 10:00  no purchase for 38 days, usually one every 7\n"
@@ -113,7 +117,7 @@ def test_the_flow_assigns_the_shipped_tags_and_updates_them_on_a_second_day(
     other.write_text(shipped.replace("social.reviews >= 3", "true").replace("features.views_30d >= 20", "false"))
     assert serve_tags.main([*config, "--compare", str(other)]) == 0
     counts = {line.split()[0]: line.split()[1::2] for line in capsys.readouterr().out.splitlines()}
-    assert counts["reviewer"] == ["0", "4", "0"] and counts["overdue_purchase"] == ["1", "0", "0"]
+    assert counts["reviewer"] == ["0", "5", "0"] and counts["overdue_purchase"] == ["1", "0", "0"]
     assert [commits.version(spark, table, shop.settings().paths) for table in (USER_GROUPS, USER_TAGS)] == versions
 
     shop.write("b.jsonl", "\n".join(map(json.dumps, [_event(90, "2026-03-02", "weekly", "purchase")])))
@@ -166,7 +170,7 @@ def test_a_user_view_as_of_a_time_equals_the_tables_at_that_time(
     assert "overdue_purchase" in last_day["tags_lost"]
     assert serve_user.main(["--config", str(shop.config()), "--user", "shop:searcher"]) == 0
     blocks = [line.strip() for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
-    assert blocks[:5] == ["timeline", "tags", "groups", "segment", "basic"]
+    assert blocks[:5] == ["unusual", "timeline", "tags", "groups", "segment"]
 
 
 def test_the_change_feed_reader_of_the_docs_gets_each_user_once(

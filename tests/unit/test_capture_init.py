@@ -716,13 +716,13 @@ def test_the_other_order_of_day_and_month_is_the_next_candidate(tmp_path: Path) 
     assert sorted(patterns) == ["MM/dd/yyyy HH:mm", "dd/MM/yyyy HH:mm"]
 
 
-@pytest.mark.parametrize("options", [{"name": "my-shop"}, {"timezone": "Berlin"}])
+@pytest.mark.parametrize("options", [{"name": "my-shop"}, {"timezone": "Berlin"}, {"out": "s3://bucket/conf"}])
 def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path: Path, options: dict[str, str]) -> None:
     (tmp_path / "events.csv").write_text(RETAILROCKET.content)
     settings = {"name": "shop", "out": str(tmp_path / "out"), "timezone": ""} | options
     with pytest.raises(BadSettings, match=next(iter(options.values()))):
         propose_source.run(no_spark, str(tmp_path), print_line=print, **settings)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not Path("s3:").exists()
 
 
 def no_spark() -> SparkSession:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from profilestream.base.tables import DEMAND_FORECASTS
+from profilestream.base.tables import DEMAND_FORECASTS, DEMAND_UNITS
 from profilestream.learn.demand.kernels import demand_models
 from profilestream.learn.demand.kernels.demand_models import DemandParams
-from profilestream.learn.demand.kernels.demand_tasks import CATEGORY, DayCounts, Span
+from profilestream.learn.demand.kernels.demand_tasks import CATEGORY, ITEM, DayCounts, Span
 from profilestream.learn.memory_tables import MemoryTables
 
 from tests.demand_case import demand_case
@@ -33,9 +33,33 @@ def test_days_before_the_history_have_no_part_in_the_days_that_are_complete() ->
     assert counts.span(CATEGORY, history_days=28) == Span(CATEGORY, 73, 101)
 
 
+def test_the_week_in_which_a_log_begins_is_complete_only_if_it_begins_on_a_monday() -> None:
+    spans = {}
+    for name, first in (("Monday", 4), ("Tuesday", 5), ("Saturday", 9), ("Sunday", 10)):
+        spans[name] = DayCounts(np.array([first, 25]), np.array([1, 1])).span(ITEM, history_days=365)
+    assert spans == {"Monday": Span(ITEM, 0, 3)} | {day: Span(ITEM, 1, 3) for day in ("Tuesday", "Saturday", "Sunday")}
+    assert DayCounts(np.array([9, 25]), np.array([1, 1])).span(CATEGORY, history_days=365) == Span(CATEGORY, 9, 25)
+    within_a_week = DayCounts(np.array([9, 10]), np.array([1, 1]))
+    assert within_a_week.span(ITEM, history_days=365) == Span(ITEM, 0, 0)
+
+
+def test_the_sales_of_a_week_in_which_the_log_begins_are_stored_and_forecast_nothing(tmp_path: Path) -> None:
+    case = demand_case(tmp_path, event_logs([1.0]))
+    saturday, monday = 9, 11
+    log = [Event("u", "a", 5.0, saturday * DAY), Event("u", "b", 1.0, monday * DAY), Event("u", "b", 1.0, 18 * DAY)]
+    tables = case.learn(MemoryTables(), log)
+    sums = {row["key"]: row["units"] for row in tables.all_rows(DEMAND_UNITS).to_pylist() if row["level"] == "item"}
+    assert sums == {"a": [5.0], "b": [1.0, 1.0]}
+    forecasts = [row["key"] for row in tables.all_rows(DEMAND_FORECASTS).to_pylist() if row["level"] == "item"]
+    assert forecasts == []
+    tables = case.learn(tables, [Event("u", "b", 1.0, 25 * DAY)])
+    forecasts = [row["key"] for row in tables.all_rows(DEMAND_FORECASTS).to_pylist() if row["level"] == "item"]
+    assert forecasts == ["b"]
+
+
 def test_an_item_is_no_longer_forecast_when_all_its_sales_are_before_the_history(tmp_path: Path) -> None:
     case = demand_case(tmp_path, event_logs([1.0]), "history_days = 28")
-    tables = case.learn(MemoryTables(), [Event("u", item, 1.0, day * DAY) for item in "ab" for day in (1, 8, 15)])
+    tables = case.learn(MemoryTables(), [Event("u", item, 1.0, day * DAY) for item in "ab" for day in (4, 11, 18)])
     assert {row["key"] for row in tables.all_rows(DEMAND_FORECASTS).to_pylist()} == {"a", "b"}
     tables = case.learn(tables, [Event("u", "b", 1.0, 60 * DAY)])
     assert {row["key"] for row in tables.all_rows(DEMAND_FORECASTS).to_pylist()} == set()

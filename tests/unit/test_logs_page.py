@@ -3,9 +3,16 @@
 import re
 from functools import reduce
 from pathlib import Path
+from typing import cast
 
 import pytest
 from profilestream.base import settings as settings_module
+from profilestream.base.errors import BadSettings
+from profilestream.learn.outcomes import batch_models, matured_examples
+from profilestream.serve.scores import user_scores
+from pyspark.sql import SparkSession
+
+from jobs import serve_campaign, serve_trends
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "logs.md").read_text()
@@ -39,6 +46,21 @@ def test_the_table_has_every_part_and_every_kind_has_a_section_about_its_limits(
         (section,) = re.findall(rf"^### {kind}\n(.*?)^##", PAGE, re.M | re.S | re.I)
         named = {part for line in re.findall(r"^- (.*?):", section, re.M) for part in re.findall(r"\*([\w ]+)\*", line)}
         assert {row[0] for row in ROWS if row[number] == "limited"} - named == set(), kind
+
+
+def test_parts_about_later_events_of_a_person_are_refused_for_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "shop.toml"
+    config.write_text(HEAD + '[serve]\nuser_ids = "sessions"\n')
+    settings, no_spark = settings_module.load(str(config), []), cast(SparkSession, None)
+    for check in (matured_examples.check, batch_models.check, user_scores.check):
+        with pytest.raises(BadSettings, match="outcomes need later events of the same user"):
+            check(no_spark, settings)
+    days = ["--users", "u.csv", "--start", "2026-01-01", "--end", "2026-01-02"]
+    for main, flags in ((serve_campaign.main, days), (serve_trends.main, [])):
+        assert main(["--config", str(config), "--check", *flags]) == 2
+        assert "need later events of the same user, but the user ids are sessions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", SNIPPETS)

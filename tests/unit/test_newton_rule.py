@@ -109,6 +109,7 @@ def test_passes_over_one_batch_converge_to_the_logistic_regression_of_scikit_lea
 
 def test_passes_over_one_batch_converge_to_the_poisson_regression_of_scikit_learn() -> None:
     rows = spend_rows(900)  # at most 1,000, so that no label is capped
+    rows = rows._replace(x=rows.x.clip(-2.5, 2.5))  # so that no input is clipped
     state, scale = learned(replace(NO_DECAY, loss="poisson"), rows), rows.x[:, 1:].std(axis=0)
     unit = state.label_unit
     expected = PoissonRegressor(alpha=10 / 900, tol=1e-12, max_iter=1000).fit(rows.x[:, 1:] / scale, rows.labels / unit)
@@ -308,6 +309,13 @@ def test_predicted_amounts_are_at_most_the_label_cap() -> None:
     state = learned(POISSON, spend_rows(2000))
     certain = replace(state, coefficients=np.array([0.0, 9.0, 0.0]))
     assert probabilities(POISSON, certain, np.array([[1.0, 4.0, 0.0]]))[0] == pytest.approx(state.label_cap)
+
+
+def test_inputs_of_amounts_are_clipped_further_because_an_amount_is_exponential() -> None:
+    state = learned(POISSON, spend_rows(2000))
+    far, limit = (state.means[None, :] - n * state.scales for n in (9, 3))
+    np.testing.assert_allclose(POISSON.inputs(state, far), limit)
+    assert probabilities(POISSON, state, far) == pytest.approx(probabilities(POISSON, state, limit))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

@@ -255,9 +255,13 @@ def test_processes_update_one_file_and_a_later_run_continues_its_counters(metric
     assert [path.name for path in metrics.path.parent.iterdir() if path.suffix == ".prom"] == [metrics.path.name]
 
 
-def test_a_name_of_a_file_that_the_node_exporter_does_not_read_is_refused(settings: Settings) -> None:
-    with pytest.raises(BadSettings, match="end with .prom"):
-        settings_module.load(settings.config_file, ["observe.text_file=/tmp/metrics.txt"])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("/tmp/metrics.txt", "end with .prom"), ("s3://bucket/metrics.prom", "not a path on this machine")],
+)
+def test_a_file_that_the_node_exporter_does_not_read_is_refused(settings: Settings, path: str, message: str) -> None:
+    with pytest.raises(BadSettings, match=message):
+        settings_module.load(settings.config_file, [f"observe.text_file={path}"])
 
 
 def test_the_endpoint_serves_the_file_while_the_run_is_active(settings: Settings, metrics: MetricsFile) -> None:

@@ -39,11 +39,15 @@ def test_a_reader_opens_the_file_and_reads_all_tables_without_binary_columns(
     assert capsys.readouterr().err.endswith("what to do: run jobs/run_pipeline.py first\n")
     assert steward_views.main([*flags, "--set", "paths.warehouse=s3://bucket/shop"]) == 2
     assert "s3://bucket/shop\n  what to do: name a local folder" in capsys.readouterr().err
+    for check in (["--check"], []):
+        assert steward_views.main([*flags, "--out", "s3://bucket/views", *check]) == 2
+        assert "s3://bucket/views is not a path on this machine\n  where: --out" in capsys.readouterr().err
+    assert not Path("s3:").exists()
     for name, rows in TABLES.items():
         write_deltalake(f"{home}/warehouse/{name}", rows)
     assert steward_views.main([*flags, "--check"]) == 0 and not (home / "views.duckdb").exists()
 
-    assert steward_views.main(flags) == 0
+    assert steward_views.main([*flags, "--out", f"file://{home}"]) == 0
     assert capsys.readouterr().out.startswith(f"3 views: {home}/views.duckdb\n")
     with duckdb.connect(home / "views.duckdb", read_only=True) as db:
         # A tool lists views and columns before it loads the extension.

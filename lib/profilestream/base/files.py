@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from profilestream.base.errors import BadSettings
 from profilestream.base.jvm import java_class
 
 _MAX_START_BYTES = 4 << 20
@@ -44,6 +45,22 @@ def local_path(uri: str) -> str | None:
     if uri.startswith("file:"):
         return "/" + uri.removeprefix("file:").lstrip("/")
     return None if "://" in uri else uri
+
+
+def local_output(path: str, where: str) -> Path:
+    """The local path of a file or folder that is written without Spark; `file:` URIs are local.
+
+    Args:
+        where: the flag or setting that names it.
+
+    Raises:
+        BadSettings: it is in a remote file system.
+    """
+    local = local_path(path)
+    if local is None:
+        do = "name a local path, and copy the result afterwards"
+        raise BadSettings(f"{path} is not a path on this machine", where=where, do=do)
+    return Path(local)
 
 
 def qualified(path: str) -> str:

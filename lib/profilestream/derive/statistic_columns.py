@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from profilestream.base.columns import Column, Place, Subject
+from profilestream.base.settings import UNITS_SQL
 from profilestream.base.tables import EVENTS
 from profilestream.derive.statistics import Distinct, Reading, StatisticBase, by_facet
 
@@ -106,6 +107,7 @@ def _describe(name: str, statistic: Any, sql_type: str, meanings: Mapping[str, s
 def _unit(statistic: StatisticBase) -> str:
     """Of the numbers in the state: events for kinds that add weights, else the unit of the event column."""
     units = {column.name: column.unit for column in EVENTS.columns}
+    units[UNITS_SQL] = units["quantity"]
     if statistic.adds_weights:
         return "events" if statistic.weight == "1" else units.get(statistic.weight, "")
     return units.get(statistic.of, "")

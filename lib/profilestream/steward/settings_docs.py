@@ -1,4 +1,4 @@
-"""Generates docs/settings.md and docs/settings.schema.json from the models in base/settings.py.
+"""Generates docs/settings.md and docs/settings.schema.json from the models in base/settings/.
 
 python -m profilestream.steward.settings_docs docs/settings.md
 """
@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 
 _INTRODUCTION = """# Settings
 
-This page is generated from the models in `lib/profilestream/base/settings.py`. Edit their docstrings, then run
+This page is generated from the models in `lib/profilestream/base/settings/`. Edit their docstrings, then run
 
 ```sh
 .venv/bin/python -m profilestream.steward.settings_docs docs/settings.md

@@ -16,7 +16,7 @@ from profilestream import table_registry
 from profilestream.base import files, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import SourceMissing
-from profilestream.base.settings import Paths, Settings
+from profilestream.base.settings import UNITS_SQL, Paths, Settings
 from profilestream.capture import row_accounting, sequence_audit
 
 PrintLine = Callable[[str], None]
@@ -128,7 +128,7 @@ def commands(paths: Paths) -> dict[str, str]:
     python = shlex.quote(_relative(sys.executable))
     events = tables.EVENTS.path(paths)
     sql = (
-        "SELECT item_id, sum(quantity) AS sold FROM {} WHERE event_type = 'purchase' "
+        f"SELECT item_id, sum({UNITS_SQL}) AS sold FROM {{}} WHERE event_type = 'purchase' "
         "GROUP BY item_id ORDER BY sold DESC LIMIT 5"
     )
     spark_sql = sql.format(f"delta.`{tables.EVENTS.uri(paths)}`")
@@ -140,7 +140,8 @@ def commands(paths: Paths) -> dict[str, str]:
         f"print(db.sql({_python_literal(duckdb_sql)}))",
         # Without use_pyarrow, Polars does not find files in a folder whose name has a blank, a # or a non-ASCII letter.
         "Polars": f"import polars as pl; print(pl.scan_delta({_python_literal(events)}, use_pyarrow=True)"
-        '.filter(pl.col("event_type") == "purchase").group_by("item_id").agg(pl.sum("quantity").alias("sold"))'
+        '.filter(pl.col("event_type") == "purchase").group_by("item_id")'
+        '.agg(pl.col("quantity").fill_null(1).sum().alias("sold"))'
         '.top_k(5, by="sold").collect())',
     }
     return {name: f"{python} -c {_quoted(text)}" for name, text in code.items()}

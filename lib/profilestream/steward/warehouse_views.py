@@ -1,5 +1,6 @@
 """Views of the tables in a DuckDB file, and statements that register the tables in a catalog of Spark, for BI tools."""
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,16 +29,13 @@ def write(settings: Settings, folder: str = "") -> tuple[Path, Path, list[str]]:
         The paths of both files, and the names of the views, in flow order.
 
     Raises:
-        BadSettings: the package duckdb is not installed, or the warehouse is remote and there is no folder.
+        BadSettings: the package duckdb is not installed, or the folder is not on this machine.
         SourceMissing: no table exists.
     """
-    check(settings, folder)
-    paths = settings.paths
+    target, paths = _target(settings, folder), settings.paths
     stored = [table for table in table_registry.registry(settings) if DeltaTable.is_deltatable(table.path(paths))]
     if not stored:
         raise SourceMissing("there are no tables yet", where=paths.warehouse, do="run jobs/run_pipeline.py first")
-    local = files.local_path(files.qualified(folder or paths.output("")))
-    target = Path(local or folder)
     target.mkdir(parents=True, exist_ok=True)
     database, script = target / f"{NAME}.duckdb", target / f"{NAME}.sql"
     _replace(database, lambda path: _write_database(path, stored, paths))
@@ -51,12 +49,18 @@ def check(settings: Settings, folder: str = "") -> None:
     Raises:
         BadSettings: as for `write`.
     """
+    _target(settings, folder)
+
+
+def _target(settings: Settings, folder: str) -> Path:
+    """The folder of both files."""
     if not find_spec("duckdb"):
         do = "pip install duckdb duckdb-extension-delta"
         raise BadSettings("the Python package duckdb is not installed", where="this Python environment", do=do)
     if not folder and files.local_path(settings.paths.warehouse) is None:
         do = "name a local folder for the files: --out FOLDER"
         raise BadSettings("the warehouse is remote", where=settings.paths.warehouse, do=do)
+    return Path(os.path.abspath(files.local_output(folder or settings.paths.output(""), "--out")))
 
 
 def _replace(file: Path, write_file: Callable[[Path], None]) -> None:

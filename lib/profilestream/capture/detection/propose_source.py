@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from profilestream.base import files
 from profilestream.base.errors import BadSettings, ProfilestreamError, SourceUnreadable
 from profilestream.capture.detection import (
     column_roles,
@@ -158,7 +159,7 @@ def run(
         raise BadSettings(
             f"no such time zone: {timezone!r}", where="--timezone", do="write a name such as Europe/Berlin"
         )
-    folder = Path(out or f"conf/{name}")
+    folder = files.local_output(out or f"conf/{name}", "--out")
     write_files.check_absent(folder)
     detected = detect(path)
     roles, event_type = detected.roles, ""

@@ -11,7 +11,7 @@ from profilestream.base import runner, tables
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
-from profilestream.base.settings import Demand
+from profilestream.base.settings import UNITS_SQL, Demand
 from profilestream.learn.demand.kernels import demand_tasks
 from profilestream.learn.demand.kernels.demand_models import FEATURES, DemandParams, ErrorSums
 from profilestream.learn.demand.kernels.demand_tasks import (
@@ -83,7 +83,7 @@ class DemandSpec(LearnerSpec):
 
     def select(self, frame: DataFrame) -> DataFrame:
         """A row with SALE per level of each event of the types; a missing quantity is 1, and 0 is no sale."""
-        units = F.coalesce("quantity", F.lit(1.0))
+        units = F.expr(UNITS_SQL)
         sold = frame.where(F.col("event_type").isin(*self.config.event_types) & F.col("item_id").isNotNull())
         keys = F.create_map(F.lit("item"), "item_id", F.lit("category"), "category")
         time = F.unix_micros("event_time").alias("time_micros")

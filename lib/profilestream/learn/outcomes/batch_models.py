@@ -45,8 +45,9 @@ def check(spark: SparkSession, settings: Settings) -> None:
     """Check the declared outcomes; writes nothing.
 
     Raises:
-        BadSettings: no outcomes are declared, or a declaration is invalid.
+        BadSettings: user ids are sessions, no outcomes are declared, or a declaration is invalid.
     """
+    settings.require_people("outcomes")
     outcome_declaration.load(settings)
 
 

@@ -39,8 +39,9 @@ def check(spark: SparkSession, settings: Settings) -> None:
     """Check features, labels and populations; writes nothing.
 
     Raises:
-        BadSettings: a declaration is invalid; names file and key.
+        BadSettings: user ids are sessions, or a declaration is invalid; names file and key.
     """
+    settings.require_people("outcomes")
     declared, file = outcome_declaration.load(settings), settings.learn.outcomes.file
     features = outcome_features.select_features(settings, declared)
     events = spark.createDataFrame([], tables.EVENTS.schema)

@@ -5,7 +5,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.session import materialize
-from profilestream.base.settings import Settings
+from profilestream.base.settings import UNITS_SQL, Settings
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers.rankers_spec import RankersSpec
 from profilestream.serve.plain_tables import changed_rows, item_names
@@ -53,7 +53,7 @@ def _sales(events: DataFrame, as_of: int) -> DataFrame:
         as_of: end of the windows, inclusive, microseconds.
     """
     is_purchase, is_return = (F.col("event_type") == name for name in ("purchase", "return"))
-    pieces = F.coalesce("quantity", F.lit(1.0))
+    pieces = F.expr(UNITS_SQL)
     in_window = {name: _since(as_of, days) for name, days in _DAYS.items()}
     of_window = {name: is_purchase & condition for name, condition in in_window.items()}
     is_previous = is_purchase & _since(as_of, 56) & ~_since(as_of, 28)

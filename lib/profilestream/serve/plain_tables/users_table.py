@@ -25,7 +25,7 @@ from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.plain_tables import changed_rows, item_names
 from profilestream.serve.plain_tables.changed_rows import PinnedTables
 from profilestream.serve.tags import rfm
-from profilestream.serve.users import all_users
+from profilestream.serve.users import all_users, user_summary
 
 NAME = "users"
 MAX_FAVORITES, MAX_NEXT_ITEMS = 5, 10
@@ -246,12 +246,10 @@ def _keys(derived: DerivedTable, name: str) -> Column:
 
 
 def _currency(pinned: PinnedTables) -> str | None:
-    """The reporting currency, or that of all items."""
-    if pinned.settings.capture.currency is not None:
-        return pinned.settings.capture.currency.reporting
+    """The reporting currency, or that of all items; null if it is unknown or there are several."""
     items = pinned.read(tables.ITEMS)
     rows = [] if items is None else items.select("currency").where("currency IS NOT NULL").distinct().limit(2).collect()
-    return str(rows[0]["currency"]) if len(rows) == 1 else None
+    return user_summary.currency_of(pinned.settings, [row["currency"] for row in rows]) or None
 
 
 def _item_lists(pinned: PinnedTables, stored: DataFrame, derived: DerivedTable) -> DataFrame | None:

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import tables
 from profilestream.base.session import persisted
-from profilestream.base.settings import ORDER_SQL, Settings
+from profilestream.base.settings import ORDER_SQL, UNITS_SQL, Settings
 from profilestream.serve import usual_days
 from profilestream.serve.plain_tables import item_names
 from profilestream.serve.report import queries_outcomes, time_grains
@@ -79,7 +79,7 @@ def _item_weeks(events: DataFrame) -> DataFrame:
     """Number of events, units and revenue by week and item; units and revenue are null without a sale."""
     return events.groupBy("week", "item_id").agg(
         F.count(F.lit(1)).alias("events"),
-        F.sum(F.expr(f"{_SIGN} * coalesce(quantity, 1D)")).alias("units"),
+        F.sum(F.expr(f"{_SIGN} * {UNITS_SQL}")).alias("units"),
         F.sum(F.expr(f"{_SIGN} * value")).alias("revenue"),
     )
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 
 import numpy as np
@@ -11,15 +11,13 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import commits
-from profilestream.base.errors import BadSettings, SourceMissing
+from profilestream.base.errors import SourceMissing
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.session import materialize
-from profilestream.base.settings import Settings
-from profilestream.base.tables import EVENTS, RECOMMENDATIONS
+from profilestream.base.settings import UNITS_SQL, Settings
+from profilestream.base.tables import EVENTS, FACTORS, RECOMMENDATIONS
 from profilestream.derive import profiles
-from profilestream.learn.factors import factors_batch, factors_spec, published_factors
-from profilestream.learn.factors.factors_batch import FactorsState
-from profilestream.learn.factors.factors_spec import FactorsSpec
+from profilestream.learn.factors import factors_batch
 from profilestream.learn.factors.kernels import item_index
 from profilestream.learn.factors.kernels.als import AlsParams
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
@@ -29,6 +27,14 @@ from profilestream.learn.rankers.kernels.blend import BlendState
 from profilestream.learn.rankers.rankers_spec import RankersSpec
 from profilestream.serve.scores import basket_lists, ranked_lists
 from profilestream.serve.scores.basket_lists import BasketListOptions
+from profilestream.serve.scores.pinned_models import (
+    FOR_YOU,
+    PinnedFactors,
+    PinnedVersions,
+    basket_purposes,
+    pin_factors,
+    pin_versions,
+)
 from profilestream.serve.scores.ranked_lists import ListOptions
 
 STEP = "serve_scores"
@@ -47,29 +53,8 @@ RANK_BASKETS = Pass(
     keys={"users": "key"},
     outputs={"lists": basket_lists.SCHEMA},
 )
-FOR_YOU = "for_you"
 _DELETED = "_deleted"
 PREFERRED_ITEMS = "preference.items"
-
-
-@dataclass(frozen=True)
-class PinnedVersions:
-    """Model and profile versions that one run reads.
-
-    Args:
-        state: rows and global sums of the model.
-        model_version: `factors@<version of the Delta table>` or `published:<version of the registered model>`.
-        profile_version: version of the profile table; null when there is none.
-        events_version: version of `events`.
-        counts_version: version of `basket_counts`; null without lists by the rankers.
-    """
-
-    state: FactorsState[DataFrame]
-    params: AlsParams
-    model_version: str
-    profile_version: int | None
-    events_version: int
-    counts_version: int | None
 
 
 @dataclass(frozen=True)
@@ -114,8 +99,7 @@ def run(spark: SparkSession, settings: Settings) -> int:
         The number of users with at least one row.
 
     Raises:
-        SourceMissing: the model has not been learned or published.
-        BadSettings: learn.factors is not enabled.
+        SourceMissing, BadSettings: as for pin_versions.
     """
     paths = settings.paths
     pinned = pin_versions(spark, settings)
@@ -138,48 +122,10 @@ def run(spark: SparkSession, settings: Settings) -> int:
 
 def _inputs(settings: Settings, pinned: PinnedVersions) -> str:
     """All that the lists are computed from, as text."""
-    versions = {field.name: getattr(pinned, field.name) for field in fields(pinned) if field.name != "state"}
+    factors = None if pinned.factors is None else (pinned.factors.params, pinned.factors.model_version)
+    versions = {**vars(pinned), "factors": factors}
     weights = sorted(settings.derive.event_weights.items())
     return repr((settings.serve.scores, weights, settings.learn.rankers, versions))
-
-
-def pin_versions(spark: SparkSession, settings: Settings) -> PinnedVersions:
-    """The current versions of the models and the profile table.
-
-    Raises:
-        SourceMissing: the model has not been learned, or no published version has the alias.
-        BadSettings: learn.factors is not enabled.
-    """
-    alias, events_version = settings.serve.scores.model, commits.version(spark, EVENTS, settings.paths)
-    profile_table, profile_version = profiles.find_profile_table(settings), None
-    if profile_table is not None and profile_table.table.exists(spark, settings.paths):
-        profile_version = commits.version(spark, profile_table.table, settings.paths)
-    counts, counts_version = RankersSpec(settings), None
-    if _basket_purposes(settings) and counts.config.enabled and counts.tables[0].exists(spark, settings.paths):
-        counts_version = commits.version(spark, counts.tables[0], settings.paths)
-    if FOR_YOU not in settings.serve.scores.purposes and counts_version is None:
-        do = "enable learn.rankers and run jobs/learn_rankers.py, or add for_you to serve.scores.purposes"
-        raise SourceMissing("no counts of baskets were learned", where=settings.paths.warehouse, do=do)
-    others = profile_version, events_version, counts_version
-    if alias != "newest":
-        published = published_factors.read_factors(spark, settings, alias)
-        model_version = f"published:{published.model_version}"
-        return PinnedVersions(published.state, published.params, model_version, *others)
-    table = FactorsSpec(settings).table
-    if not settings.learn.factors.enabled:
-        do = "set it to true and run jobs/learn_factors.py"
-        raise BadSettings("no model is learned", where="learn.factors.enabled", do=do)
-    if not table.exists(spark, settings.paths):
-        do = "run jobs/learn_factors.py first"
-        raise SourceMissing("nothing was learned yet", where=settings.paths.warehouse, do=do)
-    version = commits.version(spark, table, settings.paths)
-    state = factors_spec.read_state(spark, settings, version)
-    return PinnedVersions(state, FactorsSpec(settings).params, f"factors@{version}", *others)
-
-
-def _basket_purposes(settings: Settings) -> tuple[str, ...]:
-    """The purposes whose lists the rankers of `basket_counts` give."""
-    return tuple(purpose for purpose in settings.serve.scores.purposes if purpose != FOR_YOU)
 
 
 def recommendations(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:
@@ -198,7 +144,7 @@ def _basket_items(users: DataFrame, settings: Settings, pinned: PinnedVersions) 
     rows = spec.tables[0].read(users.sparkSession, settings.paths, version=pinned.counts_version)
     items, _ = run_pass(rankers_batch.COPY_ITEMS, {"stored": rows.where("side = 'item'")})
     options = BasketListOptions(
-        purposes=_basket_purposes(settings),
+        purposes=basket_purposes(settings),
         top_k=scores.top_k,
         min_as_of=_min_time(scores.max_item_age_days, pinned),
         action="bought" if spec.config.event_types == ("purchase",) else "looked at",
@@ -215,46 +161,46 @@ def _basket_items(users: DataFrame, settings: Settings, pinned: PinnedVersions) 
 
 
 def _min_time(max_age_days: float | None, pinned: PinnedVersions) -> int | None:
-    """This many days before the newest event of the factors, microseconds; null: no limit."""
+    """This many days before the newest event, microseconds; null: no limit."""
     if max_age_days is None or math.isinf(max_age_days):
         return None
-    return int(pinned.state.global_sums.as_of - max_age_days * MICROS_PER_DAY)
+    return int(pinned.newest - max_age_days * MICROS_PER_DAY)
 
 
 def _new_items(users: SelectedUsers, settings: Settings, pinned: PinnedVersions) -> DataFrame:
     """Rows of `recommendations` by the factors."""
-    scores = settings.serve.scores
+    scores, factors = settings.serve.scores, pinned.for_you
     options = ListOptions(
         top_k=scores.top_k,
         exclude_bought=scores.exclude_bought,
         exclude_seen=scores.exclude_seen,
         min_event_time=_min_time(scores.max_item_age_days, pinned),
         max_per_category=scores.max_per_category,
-        average_user=_average_user(pinned),
+        average_user=_average_user(factors),
     )
     events = EVENTS.read(users.in_model.sparkSession, settings.paths, version=pinned.events_version)
     inputs = {
         "users": users.in_model,
         "preferences": users.by_profile,
         "bought": bought_items(events).join(users.ids, "user_id", "left_semi"),
-        "items": factors_batch.packed_items(pinned.state, pinned.state.global_sums, pinned.params),
+        "items": factors_batch.packed_items(factors.state, factors.state.global_sums, factors.params),
     }
-    lists = _lists_within_share(inputs, options, pinned.params, scores.max_share_per_item)
+    lists = _lists_within_share(inputs, options, factors.params, scores.max_share_per_item)
     constants = {
         "purpose": F.lit(FOR_YOU),
-        "model_version": F.lit(pinned.model_version),
+        "model_version": F.lit(factors.model_version),
         "profile_version": F.lit(pinned.profile_version).cast("bigint"),
-        "as_of": F.timestamp_micros(F.lit(pinned.state.global_sums.as_of)),
+        "as_of": F.timestamp_micros(F.lit(pinned.newest)),
     }
     return lists.withColumns(constants).select(*RECOMMENDATIONS.names)
 
 
-def _average_user(pinned: PinnedVersions) -> tuple[float, ...]:
+def _average_user(factors: PinnedFactors) -> tuple[float, ...]:
     """The mean vector of all users of the model."""
-    users = pinned.state.users.select("key", "vector")
-    sums = partial(ranked_lists.vector_sums, params=pinned.params)
+    users = factors.state.users.select("key", "vector")
+    sums = partial(ranked_lists.vector_sums, params=factors.params)
     parts = users.mapInArrow(sums, "total binary, rows bigint").collect()
-    total = np.sum([np.zeros(pinned.params.width), *(np.frombuffer(row["total"]) for row in parts)], axis=0)
+    total = np.sum([np.zeros(factors.params.width), *(np.frombuffer(row["total"]) for row in parts)], axis=0)
     return tuple((total / max(1, sum(row["rows"] for row in parts))).tolist())
 
 
@@ -265,7 +211,7 @@ def bought_items(events: DataFrame) -> DataFrame:
     after the last return. A purchase or return without a quantity is one piece.
     """
     is_purchase, is_return = (F.col("event_type") == name for name in ("purchase", "return"))
-    pieces = F.coalesce("quantity", F.lit(1.0))
+    pieces = F.expr(UNITS_SQL)
     pairs = (
         events.where((is_purchase | is_return) & F.col("user_id").isNotNull() & F.col("item_id").isNotNull())
         .groupBy("user_id", "item_id")
@@ -318,7 +264,9 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
     def active(rows: DataFrame) -> DataFrame:
         return rows if since is None else rows.where(F.col("as_of") >= F.timestamp_micros(F.lit(since)))
 
-    in_model, with_baskets = active(pinned.state.users).select(*ranked_lists.USER.names), None
+    no_factors = spark.createDataFrame([], FACTORS.schema)
+    in_factors = no_factors if pinned.factors is None else pinned.factors.state.users
+    in_model, with_baskets = active(in_factors).select(*ranked_lists.USER.names), None
     if pinned.counts_version is not None:
         counts = RankersSpec(settings).tables[0].read(spark, settings.paths, version=pinned.counts_version)
         with_baskets = active(counts.where("side = 'user'")).select(*basket_rows.USER.names)
@@ -330,8 +278,7 @@ def selected_users(spark: SparkSession, settings: Settings, pinned: PinnedVersio
     facet, _, field = PREFERRED_ITEMS.partition(".")
     no_items = F.array().cast("array<struct<key: string, weight: double>>")
     preferences = F.col(facet)[field] if PREFERRED_ITEMS in profile_table.statistics else no_items
-    in_factors = pinned.state.users.select(F.col("key").alias("user_id"))
-    only_profile = stored.join(in_factors, "user_id", "left_anti")
+    only_profile = stored.join(in_factors.select(F.col("key").alias("user_id")), "user_id", "left_anti")
     by_profile = only_profile.select("user_id", F.inline_outer(preferences).alias("item_id", "weight"))
     return SelectedUsers(in_model, by_profile, with_baskets)
 
@@ -347,16 +294,16 @@ def similar(
     Raises:
         SourceMissing: the model does not contain the user (item).
     """
-    pinned = pin_versions(spark, settings)
-    rows = (pinned.state.users if side == "user" else pinned.state.items).select("key", "vector")
+    factors = pin_factors(spark, settings)
+    rows = (factors.state.users if side == "user" else factors.state.items).select("key", "vector")
     own = rows.where(F.col("key") == key).first()
     if own is None:
         raise SourceMissing(
             f"the model does not contain {side} {key!r}",
-            where=pinned.model_version,
+            where=factors.model_version,
             do="use an id of the table factors, including its prefix, such as uk_gifts:12347",
         )
-    step = partial(ranked_lists.cosine_similarities, vector=bytes(own["vector"]), params=pinned.params)
+    step = partial(ranked_lists.cosine_similarities, vector=bytes(own["vector"]), params=factors.params)
     cosines = rows.where(F.col("key") != key).mapInArrow(step, "key string, cosine double")
     nearest = cosines.orderBy(F.desc("cosine"), "key").limit(max_results).collect()
     return [(row["key"], row["cosine"]) for row in nearest]

@@ -66,8 +66,9 @@ def check(spark: SparkSession, settings: Settings) -> None:
     """Check the declared outcomes and their features; writes nothing.
 
     Raises:
-        BadSettings: a declaration is invalid.
+        BadSettings: user ids are sessions, or a declaration is invalid.
     """
+    settings.require_people("outcomes")
     outcome_features.select_features(settings, OutcomesSpec(settings).declared)
 
 

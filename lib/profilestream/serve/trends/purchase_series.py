@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base.errors import BadSettings
 from profilestream.base.session import broadcast_if_small, materialize
+from profilestream.base.settings import UNITS_SQL
 
 Floats = NDArray[np.float64]
 TrendMeasure = Literal["mean_price", "price_index", "spend_share", "spend"]
@@ -66,13 +67,13 @@ class PurchaseSums:
     Args:
         users: number of users of each group that have an event.
         spend: money spent.
-        quantity: number of items bought.
+        units: number of units bought.
         reference_cost: cost of the items at their mean price over all periods.
     """
 
     users: dict[str, int]
     spend: dict[tuple[str, str], Floats]
-    quantity: dict[tuple[str, str], Floats]
+    units: dict[tuple[str, str], Floats]
     reference_cost: dict[tuple[str, str], Floats]
 
 
@@ -99,7 +100,7 @@ def full_periods(events: DataFrame, days: int, timezone: str, since: date | None
 
 
 def sum_purchases(events: DataFrame, groups: DataFrame, periods: TrendPeriods, max_categories: int) -> PurchaseSums:
-    """Spend, quantity and reference cost by group, category and period.
+    """Spend, units and reference cost by group, category and period.
 
     Args:
         groups: `user_id` and `group`, one row per user; users without events are ignored.
@@ -115,16 +116,16 @@ def sum_purchases(events: DataFrame, groups: DataFrame, periods: TrendPeriods, m
         do = "use user ids as in events, including their prefix, and an expression with few values"
         raise BadSettings(what, where="--groups, --group", do=do)
     purchases = _purchases(events, periods)
-    mean_prices = purchases.groupBy("item_id").agg((F.sum("spend") / F.sum("quantity")).alias("mean_price"))
+    mean_prices = purchases.groupBy("item_id").agg((F.sum("spend") / F.sum("units")).alias("mean_price"))
     grouped = purchases.join(broadcast_if_small(users, sum(sizes.values())), "user_id")
     rows = _with_largest_categories(grouped.join(mean_prices, "item_id", "left"), max_categories)
     by_period = rows.groupBy("group", "category", "period").agg(
         F.sum("spend").alias("spend"),
-        F.sum("quantity").alias("quantity"),
-        F.sum(F.col("quantity") * F.col("mean_price")).alias("reference_cost"),
+        F.sum("units").alias("units"),
+        F.sum(F.col("units") * F.col("mean_price")).alias("reference_cost"),
     )
     sums = PurchaseSums(sizes, {}, {}, {})
-    columns = (("spend", sums.spend), ("quantity", sums.quantity), ("reference_cost", sums.reference_cost))
+    columns = (("spend", sums.spend), ("units", sums.units), ("reference_cost", sums.reference_cost))
     for row in by_period.collect():
         for column, by_category in columns:
             values = by_category.setdefault((row["group"], row["category"]), np.zeros(periods.count))
@@ -133,15 +134,15 @@ def sum_purchases(events: DataFrame, groups: DataFrame, periods: TrendPeriods, m
 
 
 def _purchases(events: DataFrame, periods: TrendPeriods) -> DataFrame:
-    """Purchases with a value and a positive quantity, with the index of their period."""
+    """Purchases with a value and more than 0 units, with the index of their period."""
     local = F.to_date(F.from_utc_timestamp("event_time", periods.timezone))
-    purchases = events.where("event_type = 'purchase' AND value IS NOT NULL AND quantity > 0").select(
+    purchases = events.where(f"event_type = 'purchase' AND value IS NOT NULL AND {UNITS_SQL} > 0").select(
         "user_id",
         "item_id",
         F.coalesce("category", F.lit(_OTHER_CATEGORIES)).alias("category"),
         F.floor(F.date_diff(local, F.lit(periods.first)) / periods.days).cast("int").alias("period"),
         F.col("value").alias("spend"),
-        "quantity",
+        F.expr(UNITS_SQL).alias("units"),
     )
     return purchases.where(F.col("period").between(0, periods.count - 1))
 
@@ -163,8 +164,8 @@ def build_series(sums: PurchaseSums) -> Iterator[GroupSeries]:
         total = np.sum(list(spend.values()), axis=0)
         yield GroupSeries("spend", group, ALL_CATEGORIES, total / users)
         for category in sorted(spend.keys() - {_OTHER_CATEGORIES}):
-            quantity, cost = sums.quantity[group, category], sums.reference_cost[group, category]
-            yield GroupSeries("mean_price", group, category, _divide(spend[category], quantity))
+            units, cost = sums.units[group, category], sums.reference_cost[group, category]
+            yield GroupSeries("mean_price", group, category, _divide(spend[category], units))
             yield GroupSeries("price_index", group, category, _divide(spend[category], cost))
             yield GroupSeries("spend_share", group, category, _divide(spend[category], total))
 

@@ -112,11 +112,16 @@ class DayCounts(Sums):
         return _quantile_day(self.days[is_recent], self.counts[is_recent])
 
     def span(self, level: Level, history_days: int) -> Span:
-        """All complete periods of the history; none without events."""
+        """All complete periods of the history; none without events.
+
+        The period in which the log begins is complete only if the log begins on its first day.
+        """
         until = self.complete_until(history_days)
         if until is None:
             return Span(level, 0, 0)
-        return Span(level, level.period(max(int(self.days[0]), until - history_days)), level.period(until))
+        first, end = int(self.days[0]), level.period(until)
+        begin = max(level.period(first + level.days - 1), level.period(until - history_days))
+        return Span(level, min(begin, end), end)
 
     @classmethod
     def of(cls, rows: pa.Table) -> "DayCounts":

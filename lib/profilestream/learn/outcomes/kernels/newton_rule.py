@@ -20,7 +20,7 @@ _MIN_WEIGHT = 0.02
 # Largest coefficient times standard deviation of its input; eta is clipped to 8.
 _MAX_EFFECT = 50.0
 # Inputs are at most this many scales, or 1, away from their mean.
-_MAX_SCALES = 5.0
+_MAX_SCALES, _MAX_SCALES_OF_AMOUNTS = 5.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ class Newton:
         """x without outliers. It is not standardized, so a drift of means and scales does not change stored sums.
 
         An example of an outlier: a ratio of two windows, when the log becomes longer than the shorter one. Flags from 0
-        to 1 are not clipped.
+        to 1 are not clipped. Inputs of amounts are clipped further: until the log was longer than a window, predictions
+        of spend were up to 5 times the truth.
         """
-        limits = np.maximum(_MAX_SCALES * state.scales, 1.0)
+        is_amount = self.loss == "poisson"
+        limits = _MAX_SCALES_OF_AMOUNTS * state.scales if is_amount else np.maximum(_MAX_SCALES * state.scales, 1.0)
         lower, upper = state.means - limits, state.means + limits
         has_outliers = (x.min(axis=0, initial=np.inf) < lower) | (x.max(axis=0, initial=-np.inf) > upper)
         if not has_outliers.any():
