@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from profilestream.base.errors import BadSettings
+from profilestream.base.language import ENGLISH, Language
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -945,9 +946,12 @@ class Serve(Frozen):
     Args:
         user_ids: whether a user id is a person (`people`) or a session (`sessions`, for a log without users). With
             sessions, tags, RFM segments, loyalty tiers and page sections that need people are left out.
+        language: of the page of `serve_report`, and of the text and page of `serve_user`: `en` or `zh` (Chinese). Names
+            from the data are not translated.
     """
 
     user_ids: Literal["people", "sessions"] = "people"
+    language: Language = ENGLISH
 
     scores: Scores = Scores()
     outcomes: OutcomeScores = OutcomeScores()

@@ -1,14 +1,15 @@
 """Names of items: the latest `text` in `events`, or that of the table `items`, or the id of an item without a name."""
 
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-_MAX_NAME = 60
+from profilestream.serve.text_width import isolate, shorten
+
+_MAX_NAME = 60  # columns of the screen
 # Between the words of a text, of which some are ids of items.
 _WORDS = re.compile(r"[\s,;()]+")
 
@@ -76,4 +77,5 @@ def label_items(text: str, names: Mapping[str, str]) -> str:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, _MAX_NAME, placeholder="…") or name[:_MAX_NAME]
+    """The name on one line, cut to the maximum width."""
+    return isolate(shorten(" ".join(name.split()), _MAX_NAME))

@@ -4,6 +4,8 @@ The chart colors are based on the palette of Okabe and Ito, which readers with c
 the dark scheme uses lighter variants. Text has a contrast ratio of at least 4.5 to its background (WCAG AA).
 """
 
+# With Chinese fonts of macOS, Windows and Linux.
+FONT_FAMILY = 'system-ui, "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", sans-serif'
 CSS = """
 :root {
   color-scheme: light dark;
@@ -13,7 +15,7 @@ CSS = """
   :root { --back: #0f1216; --card: #191e24; --text: #e6e9ed; --muted: #a3adb8; --line: #333b45; --accent: #79b8ff; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 system-ui, "Segoe UI", sans-serif; }
+body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 FONT_FAMILY; }
 header, main, footer { max-width: 1180px; margin: 0 auto; padding: 0 16px; }
 header { padding-top: 24px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
@@ -74,7 +76,7 @@ footer { padding: 4px 16px 32px; font-size: .85rem; }
   h1 { font-size: 1.4rem; }
   .key-figures, #shop + .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
-"""
+""".replace("FONT_FAMILY", FONT_FAMILY)
 
 JS = """
 "use strict";

@@ -6,8 +6,9 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from profilestream.base import tables
+from profilestream.base import language, tables
 from profilestream.base.errors import BadSettings
+from profilestream.base.language import join_clauses, join_list, translate
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
@@ -55,10 +56,14 @@ def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
 def _descriptions(table: DataFrame, settings: Settings) -> dict[int, tuple[Any, ...]]:
     """Description, rule, precision, recall, and rule in words by segment id."""
     profile = SegmentsSpec(settings).profile
-    words = {} if profile.population is None else profile.population.words
+    words = {} if profile.population is None else profile.population.words_in(language.current())
     rows = table.select("segment_id", "description", "rule", "precision", "recall").collect()
     return {
-        row["segment_id"]: (*row[1:], rule_words.rule_in_words(row["rule"], words, profile.vector.dimensions))
+        row["segment_id"]: (
+            rule_words.translate_description(row["description"], profile),
+            *row[2:],
+            rule_words.rule_in_words(row["rule"], words, profile.vector.dimensions),
+        )
         for row in rows
     }
 
@@ -82,10 +87,10 @@ def _moves(batches: DataFrame) -> tuple[tuple[Any, str], ...]:
 
 
 def _move_text(row: Any) -> str:
-    split = f"{row['segment_id']} was split from {row['parent_id']}" if row["parent_id"] is not None else ""
-    merged_ids = ", ".join(map(str, row["merged_ids"] or ()))
-    merged = f"{merged_ids} merged into {row['segment_id']}" if merged_ids else ""
-    return "; ".join(filter(None, [split, merged]))
+    segment, parent, merged = row["segment_id"], row["parent_id"], join_list(map(str, row["merged_ids"] or ()))
+    split_text = translate("{segment} was split from {parent}", segment=segment, parent=parent)
+    merged_text = translate("{segments} merged into {segment}", segments=merged, segment=segment)
+    return join_clauses([split_text if parent is not None else "", merged_text if merged else ""])
 
 
 def tags(spark: SparkSession, settings: Settings) -> TagsView | None:
