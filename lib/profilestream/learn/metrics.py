@@ -71,7 +71,7 @@ RANKING = (
         "Share of all items that are among the first 10 of the ranking of at least one evaluated user.",
     ),
     Metric(
-        "novelty", "bits", "users",
+        "novelty", message("bits"), "users",
         "Mean of -log2(share of the item in all popularity) over the first 10 of the ranking "
         "(Vargas and Castells, 2011).",
     ),

@@ -7,6 +7,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base.language import translate
 from profilestream.serve.text_width import isolate, shorten
 
 _MAX_NAME = 60  # columns of the screen
@@ -73,7 +74,9 @@ def label_items(text: str, names: Mapping[str, str]) -> str:
     ids = "|".join(re.escape(item) for item in sorted(names, key=len, reverse=True))
     # An id that is a part of a longer one, such as shop:1 in shop:1-a, is no match.
     pattern = rf"(?<![\w:./-])(?:{ids})(?![:./-]*\w)"
-    return re.sub(pattern, lambda match: f"{_short(names[match[0]])} ({match[0]})", text)
+    return re.sub(
+        pattern, lambda match: translate("{text} ({label})", text=_short(names[match[0]]), label=match[0]), text
+    )
 
 
 def _short(name: str) -> str:

@@ -50,6 +50,7 @@ td.long { min-width: 240px; overflow-wrap: anywhere; }
 th { position: sticky; top: 0; background: var(--card); color: var(--muted); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.day { white-space: nowrap; }
+td.wide { min-width: 7em; } /* Chinese text could break after each character */
 td.day + td.long { min-width: 0; }
 tr:last-child td { border-bottom: 0; }
 .mark { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }

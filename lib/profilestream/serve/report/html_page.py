@@ -163,7 +163,9 @@ def _class(column: Sequence[str]) -> str:
         return ' class="number"'
     if all(_DAY.fullmatch(cell) for cell in column):
         return ' class="day"'
-    return ' class="long"' if max(map(width, column)) > _LONG_TEXT else ""
+    if max(map(width, column)) > _LONG_TEXT:
+        return ' class="long"'
+    return ' class="wide"' if any(width(cell) > len(cell) for cell in column) else ""
 
 
 def _row(row: Sequence[str], classes: Sequence[str], color: str) -> str:

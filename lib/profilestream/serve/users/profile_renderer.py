@@ -27,6 +27,21 @@ _HEADINGS = {
     "segment": message("segment"),
     "preference_events": message("preference_events"),
 }
+# Names of the values of the sections above; those of the profile are declared, so they stay as they are.
+_FIELDS = {
+    "name": message("name"),
+    "member_since": message("member_since"),
+    "distance_to_center": message("distance_to_center"),
+    "typical_distance": message("typical_distance"),
+    "rule": message("rule"),
+    "size": message("size"),
+    "rfm_segment": message("rfm_segment"),
+    "rfm_quintiles": message("rfm_quintiles"),
+    "loyalty_tier": message("loyalty_tier"),
+    "cohort": message("cohort"),
+    "vector": message("vector"),
+    "price_level": message("price_level"),
+}
 _PURPOSES = {
     "for_you": message("recommended: for you"),
     "buy_again": message("recommended: buy again"),
@@ -99,7 +114,7 @@ def _is_table(name: str, value: Any) -> bool:
 
 def _blocks(name: str, value: Any, view: UserView) -> Iterator[Block]:
     """The blocks of a section: one, or one per list; none if the value is not a table."""
-    heading = translate(_HEADINGS.get(name, name))
+    heading = translate(_HEADINGS[name]) if name in _HEADINGS else name
     match name:
         case "timeline":
             days = ((str(day["day"]), day_text(day, view.currency)) for day in value)
@@ -114,9 +129,11 @@ def _blocks(name: str, value: Any, view: UserView) -> Iterator[Block]:
             for purpose, items in value.items():
                 rows = tuple((str(one["rank"]), one["item_id"], one["reason"], one["ranker"]) for one in items)
                 columns = (translate("rank"), translate("item"), translate("reason"), translate("ranker"))
-                yield Block(RECOMMENDED, translate(_PURPOSES.get(purpose, purpose)), columns, rows)
+                yield Block(RECOMMENDED, translate(_PURPOSES[purpose]), columns, rows)
         case _ if _is_table(name, value):
-            yield Block(name, heading, (translate("value"), translate("content")), tuple(_rows(value)))
+            names = _FIELDS if name in ("segment", "groups", COMPARED) else {}
+            fields = ((translate(names[field]) if field in names else field, text) for field, text in _rows(value))
+            yield Block(name, heading, (translate("name"), translate("content")), tuple(fields))
 
 
 def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

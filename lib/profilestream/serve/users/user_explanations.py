@@ -19,6 +19,7 @@ from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TA
 from profilestream.learn.segments import rule_words, segment_rules
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.tags import assign_tags
+from profilestream.serve.users.value_text import events_text
 
 _MAX_PREFERENCES = 3
 _QUINTILES = {
@@ -162,6 +163,6 @@ def preference_events(events: DataFrame, preference: Mapping[str, Any] | None) -
             )
             if of_value:
                 last = max(row["last"] for row in of_value).astimezone(UTC)
-                types = join_list(f"{row['n']} {row['event_type']}" for row in of_value)
+                types = events_text((row["event_type"], row["n"]) for row in of_value)
                 texts[value] = translate("{types}, last {day}", types=types, day=last.date())
     return {"preference_events": texts} if texts else {}

@@ -12,7 +12,7 @@ from profilestream.base.language import join_clauses, join_list, translate, tran
 from profilestream.base.settings import ORDER_SQL, Settings
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.all_users import read_or_empty
-from profilestream.serve.users.value_text import money, orders_text, with_others
+from profilestream.serve.users.value_text import events_text, money, orders_text, with_others
 
 MAX_DAYS = 20
 _MAX_TYPES, _MAX_SHOWN = 20, 5
@@ -123,7 +123,7 @@ def day_text(day: Mapping[str, Any], currency: str | None) -> str:
     unusual = join_list(day.get("unusual", []))
     return join_clauses(
         [
-            join_list(f"{n:,} {name}" for name, n in day.get("events", {}).items()),
+            events_text(day.get("events", {}).items()),
             _orders(day, currency),
             _items(day),
             *(translate("gained the tag {tag}", tag=tag) for tag in day.get("tags_gained", [])),

@@ -1,12 +1,32 @@
 """Values of a user view as text: numbers, times, weights by key, amounts with currency."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from profilestream.base.language import join_list, translate, translate_count
+from profilestream.base.language import join_list, message, translate, translate_count
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MAX_ITEMS = 5
+# Types of events of the project; a shop can declare more.
+_EVENT_TYPES = {
+    "view": message("view"),
+    "click": message("click"),
+    "cart": message("cart"),
+    "uncart": message("uncart"),
+    "favorite": message("favorite"),
+    "unfavorite": message("unfavorite"),
+    "purchase": message("purchase"),
+    "return": message("return"),
+    "search": message("search"),
+    "rate": message("rate"),
+    "review": message("review"),
+    "complaint": message("complaint"),
+    "share": message("shares"),
+    "follow": message("follow"),
+    "identify": message("identify"),
+    "exposure": message("exposure"),
+}
 
 
 class Approximate(int):
@@ -26,6 +46,18 @@ def days_text(count: int) -> str:
 def orders_text(count: int) -> str:
     """The number with its unit, such as `1 order` and `about 1,436 orders`."""
     return translate_count("{number} order", "{number} orders", count, number=format_value(count))
+
+
+def events_text(by_type: Iterable[tuple[str, int]]) -> str:
+    """Numbers of events by type, such as `7 purchase, 1,200 view`."""
+    return join_list(
+        translate(
+            "{number:,} {event_type}",
+            number=number,
+            event_type=translate(_EVENT_TYPES[name]) if name in _EVENT_TYPES else name,
+        )
+        for name, number in by_type
+    )
 
 
 def format_value(value: Any) -> str:

@@ -1,0 +1,261 @@
+"""The catalogs of the pages are complete, and pages in Chinese contain no other words of their own; no Spark."""
+
+import dataclasses
+import html
+import json
+import re
+import string
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import messages
+import pytest
+from babel.messages.catalog import Message
+from profilestream.base import job, language
+from profilestream.base.errors import BadSettings
+from profilestream.base.language import LANGUAGES, Language, translate, translate_count, use_language
+from profilestream.derive import table_declaration
+from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn.learners import LEARNERS
+from profilestream.learn.segments import rule_words
+from profilestream.serve.plain_tables.item_names import label_items
+from profilestream.serve.report import chart_elements
+from profilestream.serve.report.view_model import ReportView
+from profilestream.serve.text_width import pad, shorten, width
+from profilestream.serve.users import user_changes, user_page
+
+from tests.unit import test_profile_renderer
+from tests.unit.test_report import EMPTY, FULL, render
+
+ROOT = Path(__file__).parent.parent.parent
+CATALOGS = [name for name in LANGUAGES if name != language.ENGLISH]
+HAN = "\u4e00-\u9fff"
+CHINESE, ARABIC, EMOJI = (
+    "青花瓷茶杯手工彩绘景德镇陶瓷功夫茶具套装礼盒",
+    "كوب شاي زجاجي مقاوم للحرارة مع ملعقة",
+    "🎁👨‍👩‍👧‍👦" * 20,
+)
+# What a page in Chinese may contain in Latin letters: commands and settings; names, units and measures.
+COMMANDS = re.compile(
+    r"jobs/\w+\.py( --rebuild)?|\b(serve|learn|derive|capture|stream)\.\w+(\.\w+)?( = (true|\"\w+\"))?"
+)
+NAMES = re.compile(
+    r"\b(preference\.categories|brands|items|purchase|user_id|events|mean|profilestream)\b"
+    r"|\b(UTC|ID|AUC|ECE|MAE|MB|RFM|[RFM]|n|k)\b"
+)
+
+
+def messages_of(name: str) -> Iterator[tuple[Message, list[tuple[str, str]]]]:
+    """Each message of a catalog with its pairs of English text and translation."""
+    for one in messages.read(name):
+        if one.id:
+            sources, forms = ([text] if isinstance(text, str) else list(text or ()) for text in (one.id, one.string))
+            # A language with one form translates the plural; that of more languages translates each.
+            yield one, list(zip(sources[-len(forms) :], forms, strict=False))
+
+
+@pytest.mark.parametrize("name", CATALOGS)
+def test_a_catalog_has_all_messages_of_the_code_and_no_others(name: str) -> None:
+    catalog, path = messages.updated(name), messages.FOLDER / f"{name}.po"
+    assert path.read_bytes() == messages.po_text(catalog), "run: make messages"
+    assert path.with_suffix(".mo").read_bytes() == messages.mo_bytes(catalog), "run: make messages"
+    assert {path.stem for path in messages.FOLDER.glob("*.po")} == {*CATALOGS}
+
+
+@pytest.mark.parametrize("name", CATALOGS)
+def test_every_message_is_translated_with_the_same_placeholders(name: str) -> None:
+    def placeholders(text: str) -> list[tuple[str, str]]:
+        return sorted((field, form or "") for _, field, form, _ in string.Formatter().parse(text) if field)
+
+    wrong = [
+        source
+        for _, pairs in messages_of(name)
+        for source, translation in pairs
+        if not translation or set(placeholders(source)) != set(placeholders(translation))
+    ]
+    assert wrong == []
+    assert not any(one.fuzzy for one, _ in messages_of(name))
+
+
+def test_chinese_has_full_width_punctuation_and_no_spaces_between_words() -> None:
+    texts = [translation for _, pairs in messages_of("zh") for _, translation in pairs]
+    marks = "。，；：！？、（）“”"
+    half_width = re.compile(rf"[{HAN}][,;:!?()]|[,;:!?()][{HAN}]|[{HAN}]\.(?!\w)")
+    spaces = re.compile(rf"[{HAN}] +[{HAN}{marks}]|[{marks}] | [{marks}]")
+    no_space_before_latin = re.compile(rf"[{HAN}][A-Za-z0-9]|[A-Za-z0-9%][{HAN}]")
+    assert [text for text in texts if half_width.search(text)] == []
+    assert [text for text in texts if spaces.search(text)] == []
+    assert [text for text in texts if no_space_before_latin.search(text)] == []
+
+
+class TextParser(HTMLParser):
+    """The visible texts and labels of a page, and those of its figures."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tag = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tag = tag if tag not in ("script",) or ("id", "figures") in attrs else "code"
+        self.texts += [value for name, value in attrs if name in ("aria-label", "title", "alt") and value]
+
+    def handle_data(self, data: str) -> None:
+        if self.tag == "script":
+            self.texts += figure_texts(json.loads(data))
+        elif self.tag not in ("style", "code"):
+            self.texts.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tag = ""
+
+
+def figure_texts(value: Any, key: str = "") -> list[str]:
+    """Names, titles, labels and hover texts of figures, without tags and placeholders of plotly."""
+    if isinstance(value, dict):
+        return [text for name, child in value.items() for text in figure_texts(child, name)]
+    if isinstance(value, list):
+        return [text for child in value for text in figure_texts(child, key)]
+    if not isinstance(value, str) or key not in ("name", "text", "hovertemplate", "ticktext", "customdata"):
+        return []
+    return [html.unescape(re.sub(r"<[^>]*>|%\{[^}]*\}", " ", value))]
+
+
+def data_texts(value: Any) -> Iterator[str]:
+    """All strings in a view."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for child in (*value, *value.values()):
+            yield from data_texts(child)
+    elif isinstance(value, list | tuple | frozenset):
+        for child in value:
+            yield from data_texts(child)
+
+
+def own_latin_words(page: str, data: set[str]) -> list[str]:
+    """Texts with Latin letters on a page that are not from the data."""
+    own_messages = {text for _, pairs in messages_of("zh") for pair in pairs for text in pair}
+    values = {*data, *(shorten(text, 40) for text in data)} - own_messages
+    pattern = re.compile("|".join(re.escape(text) for text in sorted(values, key=len, reverse=True) if text.strip()))
+    remaining = [NAMES.sub("", pattern.sub("", COMMANDS.sub("", text))) for text in TextParser(page).texts]
+    return [text for text in remaining if re.search("[A-Za-z]", text)]
+
+
+SESSIONS = replace(FULL, has_people=False)
+WITHOUT_VALUES = replace(FULL, events=replace(FULL.events, value=None)) if FULL.events else FULL
+
+
+@pytest.mark.parametrize("view", [FULL, EMPTY, SESSIONS, WITHOUT_VALUES, replace(EMPTY, enabled=FULL.enabled)])
+def test_a_report_in_chinese_has_no_english_words_of_its_own(view: ReportView) -> None:
+    with use_language("zh"):
+        page = render(view)
+    assert '<html lang="zh">' in page and '<html lang="en">' in render(view)
+    assert own_latin_words(page, {*data_texts(view), "recall_20"}) == []
+
+
+def test_a_user_page_in_chinese_has_no_english_words_of_its_own() -> None:
+    words = test_profile_renderer.WORDS
+    with use_language("zh"):
+        unusual = user_changes.unusual({"vector": {"weekend": 4.8, "hour_sin": -3.0}}, words)
+        drift = user_changes.changes_text({"weekend": 0.0}, {"weekend": 4.8}, words)
+        sections = test_profile_renderer.SECTIONS | unusual | {"drift": {"7": drift}, "vector": {"weekend": 1.0}}
+        page = user_page.as_html(test_profile_renderer._view(sections))
+    assert "概率 82.3%" in page and "购买 7 次、浏览 1,200 次" in page
+    population = words.derived.population
+    assert population is not None
+    data = {*data_texts(test_profile_renderer.SECTIONS), *data_texts(test_profile_renderer.NAMES), "Asia/Kolkata"}
+    data |= {*data_texts(population.words), "weekend", "EUR", "at risk", "shop:a", "Basic", "Behavior", "Preference"}
+    cup = shorten(test_profile_renderer.NAMES["shop:11"], 60)
+    # `orders` is a field of the profile.
+    assert own_latin_words(page, {*data, cup, "because you bought"}) == ["orders"]
+
+
+def test_the_language_ends_with_its_block_and_is_not_that_of_other_threads() -> None:
+    texts = []
+    with pytest.raises(RuntimeError), use_language("zh"):
+        thread = threading.Thread(target=lambda: texts.append(translate("orders")))
+        thread.start()
+        thread.join()
+        texts.append(translate("orders"))
+        raise RuntimeError
+    assert [*texts, translate("orders")] == ["orders", "订单数", "orders"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("en", ["1 day", "1,200 days", "recall of a{b}"]), ("zh", ["1 天", "1,200 天", "a{b} 的 recall"])],
+)
+def test_numbers_and_names_are_in_the_order_of_the_language(name: Language, expected: list[str]) -> None:
+    with use_language(name):
+        days = [translate_count("{number} day", "{number} days", n) for n in (1, 1_200)]
+        assert [*days, translate("{metric} of {model}", metric="recall", model="a{b}")] == expected
+
+
+def test_units_and_limits_of_all_learners_are_messages() -> None:
+    texts = {metric.unit for learner in LEARNERS for metric in learner.metrics}
+    texts |= {limit for learner in LEARNERS for limit in learner.limits}
+    assert texts <= {source for _, pairs in messages_of("zh") for source, _ in pairs}
+
+
+def shipped_profiles() -> DerivedTable:
+    return table_declaration.load(str(ROOT / "conf" / "derive" / "user_profiles.toml"), {})
+
+
+def test_a_shop_declares_words_of_segments_in_another_language() -> None:
+    profile = shipped_profiles()
+    assert profile.population is not None and profile.population.translated_words.keys() == {"zh"}
+    assert profile.population.translated_words["zh"].keys() == profile.population.words.keys()
+    description = "expensive items, at weekends, high unknown (3)"
+    rule = "weekend > 0.6432 and log_price <= 1.371"
+    with use_language("zh"):
+        assert rule_words.translate_description(description, profile) == "偏好高价商品、周末活跃、high unknown (3)"
+        words = profile.population.words_in("zh")
+        in_words = rule_words.rule_in_words(rule, words, profile.vector.dimensions)
+    assert in_words == "周末活跃（weekend 高于 64%）、偏好低价商品（price 不高于 2.94）"
+    assert rule_words.translate_description(description, profile) == description
+
+
+def test_translated_words_of_an_unknown_dimension_or_language_are_an_error() -> None:
+    document = test_profile_renderer.DERIVED.model_dump(by_alias=True)
+    for translated, problem in (({"zh": {"weekday": ("a", "b")}}, "translated_words.zh"), ({"xx": {}}, "'en' or 'zh'")):
+        population = document["population"] | {"translated_words": translated}
+        with pytest.raises(ValueError, match=problem):
+            DerivedTable.model_validate(document | {"population": population})
+
+
+@pytest.mark.parametrize("name", [CHINESE, ARABIC, EMOJI])
+def test_names_are_cut_by_their_width_on_the_screen_and_keep_their_script(name: str) -> None:
+    short = shorten(name * 3, 40)
+    assert 37 <= width(short) <= 40 and short.endswith("…") and (name * 3).startswith(short[:-1].rstrip())
+    assert not short.removesuffix("…").endswith("\u200d")
+    assert width(pad(short, 45)) == 45
+    bars = chart_elements.horizontal_bars([name * 3], [1.0], ["1"], "@c0")
+    label = bars["layout"]["annotations"][0]["text"]
+    # Isolates keep the number behind an Arabic name.
+    start, end = ("\u2068", "\u2069") if name == ARABIC else ("", "")
+    assert label == f"{start}{short}{end}  <b>1</b>"
+    assert label_items("shop:1", {"shop:1": name}) == f"{start}{shorten(name, 60)}{end} (shop:1)"
+
+
+def test_the_language_is_a_setting_that_a_flag_overrides(tmp_path: Path) -> None:
+    config = tmp_path / "shop.toml"
+    start = '[paths]\nwarehouse = "w"\ncheckpoints = "c"\n[capture.sources.shop]\npath = "in"\nmapping = "m"\n[serve]\n'
+    config.write_text(f'{start}language = "zh"\n')
+    parser = job.parser("")
+    job.add_language(parser)
+    languages = [
+        job.load(parser.parse_args(["--config", str(config), *flags])).serve.language
+        for flags in ([], ["--language", "en"])
+    ]
+    assert languages == ["zh", "en"]
+    config.write_text(f'{start}language = "fr"\n')
+    with pytest.raises(BadSettings, match="serve.language"):
+        job.load(parser.parse_args(["--config", str(config)]))
