@@ -22,9 +22,12 @@ from profilestream.derive import table_declaration
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.learners import LEARNERS
 from profilestream.learn.segments import rule_words
+from profilestream.serve import reason_texts
 from profilestream.serve.plain_tables.item_names import label_items
 from profilestream.serve.report import chart_elements
 from profilestream.serve.report.view_model import ReportView
+from profilestream.serve.scores import basket_lists
+from profilestream.serve.scores.kernels import unusual_days
 from profilestream.serve.text_width import pad, shorten, width
 from profilestream.serve.users import user_changes, user_page
 
@@ -203,6 +206,33 @@ def test_units_and_limits_of_all_learners_are_messages() -> None:
     texts = {metric.unit for learner in LEARNERS for metric in learner.metrics}
     texts |= {limit for learner in LEARNERS for limit in learner.limits}
     assert texts <= {source for _, pairs in messages_of("zh") for source, _ in pairs}
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ("popular in 茶具", "茶具类热门商品"),
+        ("because you bought shop:popular now", "因为您购买过 shop:popular now"),
+        (basket_lists._REASONS["own_counts"].format(action="bought"), "因为您曾经购买过"),
+        (basket_lists._REASONS["sequence_rules"], "常与您最近的商品一起出现"),
+        (basket_lists._history_reason("bought", 3, 7, 2), "您购买过 3 次，约每 7 天一次；最近一次在 2 天前"),
+        (basket_lists._history_reason("looked at", 1, 0, 0), "您 1 天内看过"),
+        ("returns per purchase: 2 instead of 0.1", "每次购买的退货数：2（通常为 0.1）"),
+        ("订单数 (last 28d) 4 (orders); raises the score", "订单数（近 28 天）4 (orders)，提高得分"),
+        ("订单数 unknown; lowers the score", "订单数 unknown，降低得分"),
+        ("another text", "another text"),
+    ],
+)
+def test_stored_reasons_are_shown_in_the_language_and_values_stay(stored: str, expected: str) -> None:
+    with use_language("zh"):
+        assert reason_texts.translate_reason(stored) == expected
+    assert reason_texts.translate_reason(stored) == stored
+
+
+def test_every_reason_of_the_steps_has_a_message() -> None:
+    actions = ("bought", "looked at")
+    reasons = {text.format(action=action) for text in basket_lists._REASONS.values() for action in actions}
+    assert reasons <= {*reason_texts._REASONS} and {*unusual_days._TEXTS.values()} <= {*reason_texts._PARTS}
 
 
 def shipped_profiles() -> DerivedTable:

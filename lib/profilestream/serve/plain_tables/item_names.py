@@ -12,7 +12,7 @@ from profilestream.serve.text_width import isolate, shorten
 
 _MAX_NAME = 60  # columns of the screen
 # Between the words of a text, of which some are ids of items.
-_WORDS = re.compile(r"[\s,;()]+")
+_WORDS = re.compile(r"[\s,;()、；，。：（）]+")
 
 
 def with_names(entries: DataFrame, items: DataFrame | None) -> DataFrame:

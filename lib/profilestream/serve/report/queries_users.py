@@ -15,6 +15,7 @@ from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.segments import rule_words
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.plain_tables import item_names
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.report.view_users import (
     PreferencesView,
     SegmentRow,
@@ -126,7 +127,12 @@ def unusual_days(spark: SparkSession, settings: Settings) -> tuple[UnusualDay, .
     """The days that differ most from the earlier days of their users."""
     rows = read_or_empty(spark, tables.UNUSUAL_ACTIVITY, settings).orderBy(F.desc("score"), "user_id", "day")
     return tuple(
-        UnusualDay(row["user_id"], row["day"], row["share_of_days"], tuple(reason["text"] for reason in row["reasons"]))
+        UnusualDay(
+            row["user_id"],
+            row["day"],
+            row["share_of_days"],
+            tuple(translate_reason(reason["text"]) for reason in row["reasons"]),
+        )
         for row in rows.limit(_MAX_UNUSUAL).collect()
     )
 

@@ -12,6 +12,7 @@ from profilestream.base.language import message, translate
 from profilestream.base.settings import Settings
 from profilestream.learn.outcomes import outcome_declaration
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.users.all_users import read_or_empty
 from profilestream.serve.users.value_text import days_text, money
 
@@ -32,7 +33,7 @@ def scores(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, A
             **_question(row["outcome"], declared),
             "probability": row["probability"],
             "score": row["score"],
-            "reasons": [reason["text"] for reason in row["reasons"]],
+            "reasons": [translate_reason(reason["text"]) for reason in row["reasons"]],
         }
         for row in rows
     }
@@ -81,6 +82,6 @@ def lists(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, An
     rows = read_or_empty(spark, tables.RECOMMENDATIONS, settings).where(F.col("user_id") == user_id).collect()
     by_purpose: dict[str, Any] = {}
     for row in sorted(rows, key=lambda row: (row["purpose"] != "for_you", row["purpose"], row["rank"])):
-        fields = {name: row[name] for name in ("rank", "item_id", "reason")}
+        fields = {"rank": row["rank"], "item_id": row["item_id"], "reason": translate_reason(row["reason"])}
         by_purpose.setdefault(row["purpose"], []).append(fields | {"ranker": row["reason_ranker"] or row["ranker"]})
     return {"lists": by_purpose} if by_purpose else {}

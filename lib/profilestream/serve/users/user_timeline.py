@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from profilestream.base import tables
 from profilestream.base.language import join_clauses, join_list, translate, translate_count
 from profilestream.base.settings import ORDER_SQL, Settings
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.all_users import read_or_empty
 from profilestream.serve.users.value_text import events_text, money, orders_text, with_others
@@ -107,7 +108,7 @@ def unusual_days(spark: SparkSession, settings: Settings, user_id: str) -> Days:
     """`unusual`: the reasons of the user's unusual days, by day."""
     rows = read_or_empty(spark, tables.UNUSUAL_ACTIVITY, settings).where(F.col("user_id") == user_id)
     newest = rows.orderBy(F.desc("day")).limit(MAX_DAYS).collect()
-    return {row["day"]: {"unusual": [reason["text"] for reason in row["reasons"]]} for row in newest}
+    return {row["day"]: {"unusual": [translate_reason(reason["text"]) for reason in row["reasons"]]} for row in newest}
 
 
 def _local_day(time: str, timezone: str) -> Column:
