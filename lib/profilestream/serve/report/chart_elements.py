@@ -19,6 +19,8 @@ _FONT_FAMILY = 'system-ui, "Segoe UI", sans-serif'
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,5px")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
 _MAX_LABEL = 40
+# Height of a horizontal bar with its label, in pixels.
+BAR_HEIGHT = 38
 
 
 def color(number: int) -> str:
@@ -83,7 +85,7 @@ def horizontal_bars(
     if limit is not None:
         x_axis["range"] = [min(0.0, *values), limit]
     y_axis = {"range": [len(names) - 0.6, -0.8], "visible": False}
-    return figure([trace], height=20 + 38 * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
+    return figure([trace], height=20 + BAR_HEIGHT * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
 
 
 def bars_with_note(

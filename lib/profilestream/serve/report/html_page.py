@@ -5,10 +5,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from string import Template
+from typing import Any
 
 from profilestream.base.finite import finite_or_null
-from profilestream.serve.report import assets
+from profilestream.serve.report import assets, filter_form, filter_script
 from profilestream.serve.report.chart_elements import Figure
+from profilestream.serve.report.filter_data import Filters
 from profilestream.serve.report.report_elements import Chart, Group, KeyFigure, Section, Sentences, TextTable
 
 # The Content-Security-Policy blocks all requests, whatever a script or a text from the data contains.
@@ -41,28 +43,40 @@ _SCRIPTS = Template("""<script>$plotly</script>
 <script type="application/json" id="figures">$figures</script>
 <script>$js</script>
 """)
+_FILTER_SCRIPTS = Template("""<script type="application/json" id="filters">$data</script>
+<script>$js</script>
+""")
 _NUMBER = re.compile(r"[-–+]?[\d,.]*%?|unknown")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LONG_TEXT = 28
 
 
-def page(title: str, lead: str, groups: Sequence[Group], plotly: str = "") -> str:
+def page(title: str, lead: str, groups: Sequence[Group], plotly: str = "", filters: Filters | None = None) -> str:
     """The HTML page.
 
     Args:
         plotly: source code of plotly.js; empty: the page has no charts, and no scripts.
+        filters: what the first group can be filtered by; null: nothing, as for a page without charts.
     """
     figures: dict[str, Figure] = {}
-    texts = [_group(group, figures) for group in groups]
+    form = filter_form.form(filters) if filters and plotly else ""
+    texts = [_group(group, figures, form if group is groups[0] else "") for group in groups]
     return _PAGE.substitute(
         title=html.escape(title),
         lead=html.escape(lead),
-        css=assets.CSS,
+        css=assets.CSS + (filter_script.CSS if form else ""),
         links="".join(map(_links, groups)),
         groups="\n".join(texts),
         start=groups[0].name,
-        scripts=_SCRIPTS.substitute(plotly=plotly, figures=_json(figures), js=assets.JS) if plotly else "",
+        scripts=_scripts(figures, plotly, filters) if plotly else "",
     )
+
+
+def _scripts(figures: Mapping[str, Figure], plotly: str, filters: Filters | None) -> str:
+    scripts = _SCRIPTS.substitute(plotly=plotly, figures=_json(figures), js=assets.JS)
+    if filters:
+        scripts += _FILTER_SCRIPTS.substitute(data=_json(filters.data), js=filter_script.JS)
+    return scripts
 
 
 def _links(group: Group) -> str:
@@ -71,18 +85,21 @@ def _links(group: Group) -> str:
     return f'<p><a href="#{group.name}"><b>{html.escape(group.title)}</b></a> {" ".join(links)}</p>'
 
 
-def _group(group: Group, figures: dict[str, Figure]) -> str:
-    """HTML of a group; the figures of its sections are added to `figures`."""
+def _group(group: Group, figures: dict[str, Figure], form: str) -> str:
+    """HTML of a group, with a form below its title; the figures of its sections are added to `figures`."""
     title = html.escape(group.title)
     key_figures = "".join(map(_key_figure, group.key_figures))
-    numbers = f'<ul class="key-figures" aria-label="{title}: key figures">{key_figures}</ul>' if key_figures else ""
+    numbers = ""
+    if key_figures:
+        label = f'id="{group.name}-figures" aria-label="{title}: key figures"'
+        numbers = f'<ul class="key-figures" {label}>{key_figures}</ul>'
     sections = "\n".join(_section(section, figures) for section in group.sections)
-    return f'<h2 id="{group.name}">{title}</h2>{numbers}\n{sections}'
+    return f'<h2 id="{group.name}">{title}</h2>{form}{numbers}\n{sections}'
 
 
-def _json(figures: Mapping[str, Figure]) -> str:
+def _json(values: Mapping[str, Any]) -> str:
     """JSON without `<`, the only character that can end a script element; null for numbers that are not finite."""
-    text = json.dumps(finite_or_null(figures), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite_or_null(values), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 
 

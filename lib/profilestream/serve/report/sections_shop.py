@@ -1,7 +1,6 @@
 """Key figures and sections for the merchant."""
 
 import math
-import re
 
 from profilestream.learn.segments import segment_rules
 from profilestream.serve.report import chart_elements, charts, value_axis
@@ -11,9 +10,6 @@ from profilestream.serve.report.view_shop import SoldItem
 from profilestream.serve.report.view_users import SegmentRow, SegmentsView
 
 _NO_PURCHASES = "There are no purchases yet: map the event type purchase and run jobs/run_pipeline.py."
-# An outcome such as value_180d, and the words for its score.
-_OUTCOME = re.compile(r"(value|spend|purchase)_(\d+)d")
-_SCORES = {"value": "expected spend", "spend": "expected spend", "purchase": "probability of a purchase"}
 
 
 def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
@@ -25,7 +21,6 @@ def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
     note = f"of {max(view.users.steps.values()):,} visitors with an id" if view.users else ""
     figures = [KeyFigure("customers", who, shop.customers, note=note)] if shop.customers else []
     if (unit := _currency(view)) is not None:
-        assert view.events is not None and view.events.value is not None
         figures.append(KeyFigure("revenue", "revenue minus returns", shop.revenue, note=unit))
         if len(shop.weeks) > 1:
             last = len(shop.weeks) - 2
@@ -35,8 +30,8 @@ def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
             figures.append(KeyFigure("revenue_week", label, week.revenue, note=against))
     last_orders = f"{shop.weeks[-2].orders:,} in that week" if len(shop.weeks) > 1 else ""
     figures.append(KeyFigure("orders", "orders", shop.orders, note=last_orders))
-    if unit is not None and view.events is not None and view.events.value is not None:
-        value = view.events.value / shop.orders
+    if unit is not None and shop.orders:
+        value = shop.purchases / shop.orders
         figures.append(KeyFigure("order_value", "average order", value, f"{value:,.2f}", unit))
     if view.has_people and shop.customers:
         rate = shop.repeat_customers / shop.customers
@@ -164,21 +159,3 @@ def recommended(view: ReportView, *, is_enabled: bool) -> Section:
     caption = f"Items by the number of users whose lists contain them.{outside}"
     table = TextTable("Items and users", ("item", "users"), tuple(zip(names, texts, strict=True)))
     return Section(name, title, (Chart("Items in the lists of most users", caption, figure, table),))
-
-
-def examples(view: ReportView, *, is_enabled: bool) -> Section:
-    """Three customers with a high score, and the reasons."""
-    name, title = "examples", "Three customers"
-    if view.shop is None or not view.shop.examples:
-        do = "Capture more weeks" if is_enabled else "Set learn.outcomes.enabled and serve.outcomes.enabled = true"
-        return Section(name, title, hint=f"There are no scores. {do}, and run jobs/run_pipeline.py.")
-    users = view.shop.examples
-    rows = tuple((user.user_id, user.score_text, "; ".join(user.reasons)) for user in users)
-    score = _score_name(users[0].outcome)
-    table = TextTable(f"The highest scores: {score}", ("customer", score, "reasons"), rows)
-    return Section(name, title, (table,))
-
-
-def _score_name(outcome: str) -> str:
-    match = _OUTCOME.fullmatch(outcome)
-    return f"{_SCORES[match[1]]} in {match[2]} days" if match else outcome
