@@ -1,14 +1,13 @@
 """serve_report on the REES46 sample: its numbers equal those of the tables, and Chromium displays it."""
 
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from profilestream.base import tables
 from profilestream.base.settings import Settings
 from profilestream.learn.segments.segments_spec import SegmentsSpec
@@ -30,7 +29,6 @@ from pyspark.sql import functions as F
 
 from jobs import serve_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "")
 AS_OF = datetime(2019, 10, 1, 2, tzinfo=UTC)
 IS_PURCHASE = pl.col("event_type") == "purchase"
 EVIL = "<script>alert(1)</script>"
@@ -160,16 +158,6 @@ def report(_session: SparkSession, shop: Settings, view: ReportView) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_queries, "read", lambda *_: view)
         return write_report.run(_session, shop)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("chromium is not on PATH")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def _table(shop: Settings, name: str) -> pl.LazyFrame:

@@ -13,7 +13,7 @@ from profilestream.serve.report.report_elements import Chart, Section
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.report.view_shop import PeriodSales, SalesSlice, ShopView, SoldItem
 
-_MAX_NAME = 80
+_MAX_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,13 @@ def _bars(chart: Chart, items: Sequence[SoldItem], names: dict[str, int]) -> dic
     assert chart.table is not None
     bars, layout = chart.figure["data"][0], chart.figure["layout"]
     rows = [
-        [names.setdefault(item.name, len(names)), value, text, label["text"][label["text"].index("  <b>") :], *row[1:]]
+        [
+            names.setdefault(item.name, len(names)),
+            round(value, 2),
+            text,
+            label["text"][label["text"].index("  <b>") :],
+            *row[1:],
+        ]
         for item, value, (_, text), label, row in zip(
             items, bars["x"], bars["customdata"], layout["annotations"], chart.table.rows, strict=True
         )

@@ -156,9 +156,10 @@ def _table(table: TextTable, title: str = "") -> str:
     colors = table.colors or [""] * len(table.rows)
     rows = "".join(_row(row, classes, color) for row, color in zip(table.rows, colors, strict=True))
     label = html.escape(table.title or title)
+    head = f"<thead><tr>{heads}</tr></thead>" if any(table.columns) else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">'
+        f"<table>{head}<tbody>{rows}</tbody></table></div>"
     )
 
 
