@@ -15,6 +15,8 @@ from typing import Any
 import messages
 import pytest
 from babel.messages.catalog import Message
+from playwright.sync_api import Browser
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from profilestream.base import job, language
 from profilestream.base.errors import BadSettings
 from profilestream.base.language import LANGUAGES, Language, translate, translate_count, use_language
@@ -24,15 +26,17 @@ from profilestream.learn.learners import LEARNERS
 from profilestream.learn.segments import rule_words
 from profilestream.serve import reason_texts
 from profilestream.serve.plain_tables.item_names import label_items
-from profilestream.serve.report import chart_elements
+from profilestream.serve.report import chart_elements, filter_data, html_page, sections
 from profilestream.serve.report.view_model import ReportView
+from profilestream.serve.report.view_shop import SoldItem
 from profilestream.serve.scores import basket_lists
 from profilestream.serve.scores.kernels import unusual_days
 from profilestream.serve.text_width import pad, shorten, width
 from profilestream.serve.users import user_changes, user_page
 
 from tests.unit import test_profile_renderer
-from tests.unit.test_report import EMPTY, FULL, render
+from tests.unit.test_report import EMPTY, FULL
+from tests.unit.test_report_filters import filtered_view
 
 ROOT = Path(__file__).parent.parent.parent
 CATALOGS = [name for name in LANGUAGES if name != language.ENGLISH]
@@ -105,12 +109,14 @@ class TextParser(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tag = tag if tag not in ("script",) or ("id", "figures") in attrs else "code"
+        self.tag = dict(attrs).get("id") or "code" if tag == "script" else tag
         self.texts += [value for name, value in attrs if name in ("aria-label", "title", "alt") and value]
 
     def handle_data(self, data: str) -> None:
-        if self.tag == "script":
+        if self.tag == "figures":
             self.texts += figure_texts(json.loads(data))
+        elif self.tag == "filters":
+            self.texts += [re.sub(r"<[^>]*>|\{\w+\}", " ", text) for text in filter_texts(json.loads(data))]
         elif self.tag not in ("style", "code"):
             self.texts.append(data)
 
@@ -127,6 +133,17 @@ def figure_texts(value: Any, key: str = "") -> list[str]:
     if not isinstance(value, str) or key not in ("name", "text", "hovertemplate", "ticktext", "customdata"):
         return []
     return [html.unescape(re.sub(r"<[^>]*>|%\{[^}]*\}", " ", value))]
+
+
+def filter_texts(data: dict[str, Any]) -> Iterator[str]:
+    """Words, captions, notes and labels of the numbers of the filter."""
+    yield from data["words"].values()
+    for one in data["slices"].values():
+        yield one["caption"]
+        for period in one["periods"].values():
+            yield from (note for *_, note in period["figures"].values())
+            for chart in period["lists"]:
+                yield from (chart["caption"], *(row[3] for row in chart["rows"]))
 
 
 def data_texts(value: Any) -> Iterator[str]:
@@ -146,22 +163,54 @@ def data_texts(value: Any) -> Iterator[str]:
 def own_latin_words(page: str, data: set[str]) -> list[str]:
     """Texts with Latin letters on a page that are not from the data."""
     own_messages = {text for _, pairs in messages_of("zh") for pair in pairs for text in pair}
-    values = {*data, *(shorten(text, 40) for text in data)} - own_messages
+    values = {*data, *(shorten(text, size) for text in data for size in (40, 60))} - own_messages
     pattern = re.compile("|".join(re.escape(text) for text in sorted(values, key=len, reverse=True) if text.strip()))
     remaining = [NAMES.sub("", pattern.sub("", COMMANDS.sub("", text))) for text in TextParser(page).texts]
     return [text for text in remaining if re.search("[A-Za-z]", text)]
 
 
+FILTERED = filtered_view(sources=30, segments=50, weeks=60)
 SESSIONS = replace(FULL, has_people=False)
 WITHOUT_VALUES = replace(FULL, events=replace(FULL.events, value=None)) if FULL.events else FULL
 
 
-@pytest.mark.parametrize("view", [FULL, EMPTY, SESSIONS, WITHOUT_VALUES, replace(EMPTY, enabled=FULL.enabled)])
+@pytest.mark.parametrize(
+    "view", [FULL, FILTERED, EMPTY, SESSIONS, WITHOUT_VALUES, replace(EMPTY, enabled=FULL.enabled)]
+)
 def test_a_report_in_chinese_has_no_english_words_of_its_own(view: ReportView) -> None:
     with use_language("zh"):
-        page = render(view)
-    assert '<html lang="zh">' in page and '<html lang="en">' in render(view)
+        texts = sections.title(view), sections.lead(view), sections.groups(view)
+        page = html_page.page(*texts, "let Plotly;", filter_data.filters(view))
+    assert ('id="filters"' in page) == (view is FILTERED)
+    assert '<html lang="zh">' in page
     assert own_latin_words(page, {*data_texts(view), "recall_20"}) == []
+
+
+def test_the_filter_writes_its_texts_in_chinese_and_cuts_names_as_the_page(browser: Browser, tmp_path: Path) -> None:
+    """Takes 2 s: a browser runs the script."""
+    shop = filtered_view(sources=2, segments=1, weeks=60).shop
+    assert shop is not None
+    items = tuple(SoldItem(name * 3, 9.0, 8.0, 7.0) for name in (CHINESE, ARABIC, EMOJI, "cup & mug "))
+    periods = tuple(replace(one, items=replace(one.items, best=items, risers=())) for one in shop.slices[0].periods)
+    slices = tuple(replace(one, periods=periods) for one in shop.slices)
+    view = replace(FILTERED, shop=replace(shop, slices=slices, sales=periods[0].items))
+    with use_language("zh"):
+        texts = sections.title(view), sections.lead(view), sections.groups(view)
+        html_text = html_page.page(*texts, get_plotlyjs(), filter_data.filters(view))
+    (tmp_path / "page.html").write_text(html_text)
+    page = browser.new_page()
+    labels = "figures['items-0'].layout.annotations.map((one) => one.text)"
+    page.goto(f"file://{tmp_path}/page.html#overview")
+    before = page.evaluate("originals['items-0'].layout.annotations.map((one) => one.text)")
+    page.goto(f"file://{tmp_path}/page.html#period=13")
+    after = page.evaluate(labels)
+    state, caption = page.inner_text("#filter-state"), page.get_attribute("#items-0", "aria-label")
+    page.close()
+    assert (
+        after == before and len({*after}) == 4 and all("…  <b>8</b>" in one.replace("\u2069", "") for one in after[:3])
+    )
+    assert state == "当前显示：全部数据源、最近 13 个完整周。"
+    assert caption is not None and caption.startswith("畅销商品。按扣除退货后的销售额")
 
 
 def test_a_user_page_in_chinese_has_no_english_words_of_its_own() -> None:

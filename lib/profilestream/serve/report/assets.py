@@ -26,7 +26,7 @@ p { margin: 4px 0 12px; overflow-wrap: anywhere; }
 .lead, figcaption, footer { color: var(--muted); }
 figcaption { font-size: .92rem; max-width: 78ch; }
 .key-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 10px; }
-#shop + .key-figures { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
+#shop-figures { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
 .key-figures { margin: 16px 0; padding: 0; list-style: none; }
 .key-figures li, section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .key-figures li { padding: 10px 12px; }
@@ -75,7 +75,7 @@ footer { padding: 4px 16px 32px; font-size: .85rem; }
 @media (max-width: 600px) {
   section { padding: 12px; }
   h1 { font-size: 1.4rem; }
-  .key-figures, #shop + .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .key-figures, #shop-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 """.replace("FONT_FAMILY", FONT_FAMILY)
 
@@ -111,10 +111,10 @@ function applyScheme(value, scheme, isColor) {
   return name[0] === "c" && name.length === 2 ? scheme.c[Number(name[1])] : scheme[name];
 }
 
-function draw() {
+function draw(ids = Object.keys(figures)) {
   const scheme = dark.matches && !printing ? schemes.dark : schemes.light;
-  for (const [id, figure] of Object.entries(figures)) {
-    const { data, layout } = applyScheme(figure, scheme, false);
+  for (const id of ids) {
+    const { data, layout } = applyScheme(figures[id], scheme, false);
     if (narrow.matches) {
       data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
       for (const label of layout.annotations ?? []) label.font.size = 10;
@@ -135,7 +135,7 @@ function setPrinting(starts) {
 
 window.addEventListener("beforeprint", () => setPrinting(true));
 window.addEventListener("afterprint", () => setPrinting(false));
-dark.addEventListener("change", draw);
-narrow.addEventListener("change", draw);
+dark.addEventListener("change", () => draw());
+narrow.addEventListener("change", () => draw());
 draw();
 """

@@ -25,7 +25,9 @@ _TICK_FORMATS = [
     {"dtickrange": ["M1", "M11"], "value": "%Y-%m"},
     {"dtickrange": ["M12", None], "value": "%Y"},
 ]
-_MAX_LABEL = 40  # columns of the screen (text_width.py)
+MAX_LABEL = 40  # columns of the screen (text_width.py)
+# Height of a horizontal bar with its label, in pixels.
+BAR_HEIGHT = 38
 
 
 def color(number: int) -> str:
@@ -33,9 +35,9 @@ def color(number: int) -> str:
     return f"@c{number % COLORS}"
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A name from the data for plotly, cut to the maximum width."""
-    return html.escape(isolate(shorten(name, _MAX_LABEL)), quote=False)
+    return html.escape(isolate(shorten(name, MAX_LABEL)), quote=False)
 
 
 def format_time(time: datetime) -> str:
@@ -81,7 +83,7 @@ def horizontal_bars(
     }  # fmt: skip
     labels = [
         {
-            "text": f"{_label(name)}  <b>{text}</b>{note}", "showarrow": False,
+            "text": f"{label(name)}  <b>{text}</b>{note}", "showarrow": False,
             "x": 0, "xanchor": "left", "y": position - 0.21, "yanchor": "bottom", "font": {"color": "@text"},
         }
         for position, name, text, note in zip(positions, names, texts, notes, strict=True)
@@ -90,7 +92,7 @@ def horizontal_bars(
     if limit is not None:
         x_axis["range"] = [min(0.0, *values), limit]
     y_axis = {"range": [len(names) - 0.6, -0.8], "visible": False}
-    return figure([trace], height=20 + 38 * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
+    return figure([trace], height=20 + BAR_HEIGHT * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
 
 
 def bars_with_note(
@@ -151,7 +153,7 @@ def count_axis(title: str, maximum: int) -> Figure:
 
 def name_axis(labels: Sequence[str]) -> Figure:
     """A vertical axis of the positions 0, 1, ... from the top, each with a label; labels may repeat."""
-    texts = [_label(label) for label in labels]
+    texts = [label(name) for name in labels]
     ticks: Figure = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": texts}
     return axis() | ticks | {"range": [len(labels) - 0.5, -0.5], "showgrid": False, "zeroline": False}
 

@@ -5,6 +5,7 @@ import math
 from profilestream.base.language import join_list, join_sentences, translate
 from profilestream.serve.report import (
     sections_demand,
+    sections_examples,
     sections_groups,
     sections_models,
     sections_outcomes,
@@ -63,7 +64,7 @@ def groups(view: ReportView) -> list[Group]:
                 sections_demand.demand(view.demand, is_enabled="learn_demand" in enabled),
                 sections_shop.segments(view),
                 sections_shop.recommended(view, is_enabled=recommend.STEP in enabled),
-                sections_shop.examples(view, is_enabled="learn_outcomes" in enabled),
+                sections_examples.examples(view, is_enabled="learn_outcomes" in enabled),
             ),
         ),
         Group(

@@ -1,9 +1,8 @@
 """Key figures and sections for the merchant."""
 
 import math
-import re
 
-from profilestream.base.language import join_clauses, join_sentences, message, translate
+from profilestream.base.language import join_sentences, message, translate
 from profilestream.learn.segments import segment_rules
 from profilestream.serve.report import chart_elements, charts, value_axis
 from profilestream.serve.report.report_elements import Chart, KeyFigure, Section, TextTable
@@ -12,13 +11,6 @@ from profilestream.serve.report.view_shop import SoldItem
 from profilestream.serve.report.view_users import SegmentRow, SegmentsView
 
 _NO_PURCHASES = message("There are no purchases yet: map the event type purchase and run jobs/run_pipeline.py.")
-# An outcome such as value_180d, and the words for its score.
-_OUTCOME = re.compile(r"(value|spend|purchase)_(\d+)d")
-_SCORES = {
-    "value": message("expected spend in {days} days"),
-    "spend": message("expected spend in {days} days"),
-    "purchase": message("probability of a purchase in {days} days"),
-}
 
 
 def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
@@ -32,7 +24,6 @@ def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
         note = translate("of {count:,} visitors with an id", count=max(view.users.steps.values()))
     figures = [KeyFigure("customers", who, shop.customers, note=note)] if shop.customers else []
     if (unit := _currency(view)) is not None:
-        assert view.events is not None and view.events.value is not None
         figures.append(KeyFigure("revenue", translate("revenue minus returns"), shop.revenue, note=unit))
         if len(shop.weeks) > 1:
             last = len(shop.weeks) - 2
@@ -44,8 +35,8 @@ def key_figures(view: ReportView) -> tuple[KeyFigure, ...]:
             figures.append(KeyFigure("revenue_week", label, week.revenue, note=against))
     last_orders = translate("{orders:,} in that week", orders=shop.weeks[-2].orders) if len(shop.weeks) > 1 else ""
     figures.append(KeyFigure("orders", translate("orders"), shop.orders, note=last_orders))
-    if unit is not None and view.events is not None and view.events.value is not None:
-        value = view.events.value / shop.orders
+    if unit is not None and shop.orders:
+        value = shop.purchases / shop.orders
         figures.append(KeyFigure("order_value", translate("average order"), value, f"{value:,.2f}", unit))
     if view.has_people and shop.customers:
         rate = shop.repeat_customers / shop.customers
@@ -195,24 +186,3 @@ def recommended(view: ReportView, *, is_enabled: bool) -> Section:
     columns, rows = (translate("item"), translate("users")), tuple(zip(names, texts, strict=True))
     table = TextTable(translate("Items and users"), columns, rows)
     return Section(name, title, (Chart(translate("Items in the lists of most users"), caption, figure, table),))
-
-
-def examples(view: ReportView, *, is_enabled: bool) -> Section:
-    """Three customers with a high score, and the reasons."""
-    name, title = "examples", translate("Three customers")
-    if view.shop is None or not view.shop.examples:
-        enable = translate("Set learn.outcomes.enabled and serve.outcomes.enabled = true")
-        do = translate("Capture more weeks") if is_enabled else enable
-        hint = translate("There are no scores. {do}, and run jobs/run_pipeline.py.", do=do)
-        return Section(name, title, hint=hint)
-    users = view.shop.examples
-    rows = tuple((user.user_id, user.score_text, join_clauses(user.reasons)) for user in users)
-    score = _score_name(users[0].outcome)
-    columns = (translate("customer"), score, translate("reasons"))
-    table = TextTable(translate("The highest scores: {score}", score=score), columns, rows)
-    return Section(name, title, (table,))
-
-
-def _score_name(outcome: str) -> str:
-    match = _OUTCOME.fullmatch(outcome)
-    return translate(_SCORES[match[1]], days=match[2]) if match else outcome

@@ -5,7 +5,7 @@ from pyspark.sql import SparkSession
 from profilestream.base import files
 from profilestream.base.language import use_language
 from profilestream.base.settings import Settings
-from profilestream.serve.report import html_page, report_queries, sections
+from profilestream.serve.report import filter_data, html_page, report_queries, sections
 
 STEP = "serve_report"
 
@@ -29,7 +29,8 @@ def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
 
     with use_language(settings.serve.language):
         view = report_queries.read(spark, settings)
-        text = html_page.page(sections.title(view), sections.lead(view), sections.groups(view), get_plotlyjs())
+        title, lead, groups = sections.title(view), sections.lead(view), sections.groups(view)
+        text = html_page.page(title, lead, groups, get_plotlyjs(), filter_data.filters(view))
     target = out or path(settings)
     if files.read_text(spark, target) != text:
         files.write_text(spark, target, text)
