@@ -2,6 +2,7 @@
 
 LABEL = "Filter"
 FIELDS = {"source": "Source", "period": "Period", "segment": "Segment"}
+ABOUT = "What the filter changes"
 RESET = "Show everything"
 ALL_SOURCES = "all sources"
 WHOLE_LOG = "whole log"
