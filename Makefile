@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo kafka test long lint types messages chaos kafka-chaos laws load capacity models bench views zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types messages chaos kafka-chaos laws load capacity models bench views pictures zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -58,6 +58,9 @@ bench: set-up  ## run the benchmarks; run one with ONLY=name
 
 views: set-up  ## write views.duckdb, with which a BI tool opens the tables of the demo; others with ARGS="--config conf/local.toml"
 	.venv/bin/python jobs/steward_views.py $(ARGS)
+
+pictures: set-up  ## write the pictures of the demo's pages for README and docs, after make demo
+	.venv/bin/python benchmarks/pictures.py
 
 zip: set-up  ## write profilestream.zip for spark-submit --py-files
 	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \

@@ -10,12 +10,17 @@ from profilestream.serve.report.filter_data import Filters, Option
 def form(filters: Filters) -> str:
     """The form. Without JavaScript it remains hidden, and the page shows everything."""
     fields = "".join(_field(name, options) for name, options in filters.choices.items())
-    note = join_sentences(translate(filter_words.NOTE), *filters.left_out)
-    label, reset = html.escape(translate(filter_words.LABEL)), html.escape(translate(filter_words.RESET))
+    label, reset, about, note = (
+        html.escape(translate(text))
+        for text in (filter_words.LABEL, filter_words.RESET, filter_words.ABOUT, filter_words.NOTE)
+    )
+    sentences = join_sentences(*filters.left_out)
+    left_out = f'<p class="note">{html.escape(sentences)}</p>' if sentences else ""
     return (
         f'<form class="filter" id="filter" aria-label="{label}" autocomplete="off" hidden>'
         f'<div class="fields">{fields}<button type="reset">{reset}</button></div>'
-        f'<p id="filter-state" role="status"></p><p class="note">{html.escape(note)}</p></form>'
+        f'<p id="filter-state" role="status"></p>{left_out}'
+        f'<details><summary>{about}</summary><p class="note">{note}</p></details></form>'
     )
 
 

@@ -8,12 +8,12 @@ CSS = """
   display: block; max-width: 100%; padding: 5px 8px; font: inherit; color: var(--text); background: var(--back);
   border: 1px solid var(--muted); border-radius: 6px; text-overflow: ellipsis;
 }
-.filter p { margin: 8px 0 0; }
+.filter p { margin: 8px 0 0; font-size: .92rem; }
 .filter .note, .unfiltered { color: var(--muted); font-size: .85rem; }
 .unfiltered { display: none; }
 html[data-filtered] .unfiltered { display: block; }
 @media print {
-  .filter .fields, html:not([data-filtered]) .filter { display: none; }
+  .filter .fields, .filter details, html:not([data-filtered]) .filter { display: none; }
 }
 @media (max-width: 600px) {
   .filter label, .filter select { width: 100%; }

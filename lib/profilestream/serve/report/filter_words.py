@@ -4,6 +4,7 @@ from profilestream.base.language import message, translate
 
 LABEL = message("Filter")
 FIELDS = {"source": message("Source"), "period": message("Period"), "segment": message("Segment")}
+ABOUT = message("What the filter changes")
 RESET = message("Show everything")
 ALL_SOURCES = message("all sources")
 WHOLE_LOG = message("whole log")

@@ -87,13 +87,13 @@ def item_lists(
     sets += [keys] if offered.sources and offered.segments else []
     first = min(2 * weeks.start - weeks.stop for weeks in periods)
     in_time = item_weeks.where(F.col("item_id").isNotNull() & F.col("week").between(first, periods[0].stop - 1))
-    grouped = in_time.groupingSets(sets, *keys).agg(*sums).na.fill(0.0)
+    grouped = in_time.groupingSets(sets, *keys).agg(*sums)
     is_offered = (F.col("source").isNull() | (F.col("source") != OTHER_SOURCE)) & (
         F.col("segment").isNull() | (F.col("segment") != OTHER_SEGMENT)
     )
     entries = F.array(
         *(
-            F.struct(F.lit(n).alias("period"), *(F.col(f"{name}_{n}").alias(name) for name in _SUMS))
+            F.struct(F.lit(n).alias("period"), *(F.coalesce(f"{name}_{n}", F.lit(0.0)).alias(name) for name in _SUMS))
             for n in range(len(periods))
         )
     )
