@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo kafka test long lint types chaos kafka-chaos laws load capacity models bench views zip workers bundle clean
+.PHONY: help set-up demo kafka test long lint types messages chaos kafka-chaos laws load capacity models bench views pictures zip workers bundle clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -32,6 +32,9 @@ lint: set-up  ## run ruff: rules and format
 types: set-up  ## run mypy in strict mode
 	.venv/bin/mypy
 
+messages: set-up  ## update the catalogs of the pages from the messages in the code (docs/translations.md)
+	.venv/bin/python .ci/messages.py
+
 chaos: set-up  ## kill the pipeline at random times and compare its tables with those of an undisturbed run
 	.venv/bin/python tests/flow/chaos.py $(ARGS)
 
@@ -56,9 +59,12 @@ bench: set-up  ## run the benchmarks; run one with ONLY=name
 views: set-up  ## write views.duckdb, with which a BI tool opens the tables of the demo; others with ARGS="--config conf/local.toml"
 	.venv/bin/python jobs/steward_views.py $(ARGS)
 
+pictures: set-up  ## write the pictures of the demo's pages for README and docs, after make demo
+	.venv/bin/python benchmarks/pictures.py
+
 zip: set-up  ## write profilestream.zip for spark-submit --py-files
 	cd lib && ../.venv/bin/python -c "import glob, zipfile; z = zipfile.ZipFile('../profilestream.zip', 'w', 8); \
-	  [z.write(f) for f in sorted(glob.glob('profilestream/**/*.py', recursive=True))]; z.close()"
+	  [z.write(f) for end in ('py', 'mo') for f in sorted(glob.glob(f'profilestream/**/*.{end}', recursive=True))]; z.close()"
 
 workers: set-up  ## write profilestream-workers.tar.gz for spark-submit --archives
 	.venv/bin/python .ci/workers.py

@@ -23,6 +23,7 @@ def body(args: argparse.Namespace) -> None:
 def main(argv: list[str]) -> int:
     parser = job.parser(__doc__)
     parser.add_argument("--out", default="", metavar="FILE", help="path of the page; overrides serve.report.path")
+    job.add_language(parser)
     return job.run(body, parser, argv)
 
 

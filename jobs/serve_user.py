@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from profilestream.base import files, job
 from profilestream.base.errors import BadSettings
+from profilestream.base.language import use_language
 from profilestream.base.session import open_session
 from profilestream.derive import profiles
 from profilestream.serve.users import profile_renderer, user_page, user_view
@@ -26,12 +27,15 @@ def body(args: argparse.Namespace) -> None:
     if args.check:
         return
     spark = open_session("serve_user", settings.spark.properties)
-    view = user_view.read(spark, settings, args.user, as_of, known_by)
+    with use_language(settings.serve.language):
+        view = user_view.read(spark, settings, args.user, as_of, known_by)
+        render = user_page.as_html if args.html else profile_renderer.as_json if args.json else profile_renderer.as_text
+        text = render(view)
     if args.html:
-        files.write_text(spark, args.html, user_page.as_html(view))
+        files.write_text(spark, args.html, text)
         print(f"open in a browser: {args.html}")
     else:
-        print(profile_renderer.as_json(view) if args.json else profile_renderer.as_text(view))
+        print(text)
 
 
 def _time(flag: str, text: str | None) -> datetime | None:
@@ -54,6 +58,7 @@ def main(argv: list[str]) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="JSON instead of text")
     form.add_argument("--html", default="", metavar="FILE", help="write one HTML page, which needs no other file")
+    job.add_language(parser)
     return job.run(body, parser, argv)
 
 

@@ -1,12 +1,19 @@
 """One Spark session per process, created when a test first needs it; all folders are pytest's temporary folders."""
 
+from __future__ import annotations
+
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from profilestream.base.jvm import java_class
 from pyspark.sql import SparkSession
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
 # The time of a test depends on what else runs on the machine.
@@ -69,3 +76,17 @@ def spark(_session: SparkSession) -> Iterator[SparkSession]:
         query.stop()
     _session.catalog.clearCache()
     java_class(_session, "org.apache.spark.sql.delta.DeltaLog").clearCache()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "")
+    if not chromium:
+        pytest.skip("chromium is not on PATH")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

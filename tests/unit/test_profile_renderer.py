@@ -209,7 +209,7 @@ def test_a_sentence_without_data_is_left_out(
 def test_text_shows_names_of_items_and_json_their_ids() -> None:
     view = _view(SECTIONS)
     lines = [line.strip() for line in profile_renderer.as_text(view).splitlines()]
-    cup = "cup </script><script>alert(1)</script><img src=x… (shop:11)"
+    cup = "cup </script><script>alert(1)</script><img src=x onerror=al… (shop:11)"
     assert f"Favorite items: {cup}, shop:2." in lines
     for line in (
         f"1  mug (shop:1); because you bought {cup}; blend",

@@ -32,7 +32,14 @@ from profilestream.serve.report.view_pipeline import (
     SourceRows,
     StageDurations,
 )
-from profilestream.serve.report.view_shop import CustomersAtRisk, SalesPeriod, ShopView, ShopWeek, SoldItem
+from profilestream.serve.report.view_shop import (
+    CustomersAtRisk,
+    ExampleCustomer,
+    SalesPeriod,
+    ShopView,
+    ShopWeek,
+    SoldItem,
+)
 from profilestream.serve.report.view_users import (
     ActivePeriod,
     Cohort,
@@ -103,7 +110,14 @@ SHOP = ShopView(
     at_risk=CustomersAtRisk("churn_60d", 12, 1_234.5),
     spent_by_segment={0: 500.0, 1: 99.0},
     recommended=((EVIL, 40), ("mug", 12)),
-    examples=(ScoredUser("value_180d", f"shop:{EVIL}", 812.5, False, ("orders in 28 days 4; raises the score",)),),
+    examples=(
+        ExampleCustomer(
+            "new",
+            ScoredUser("value_180d", f"shop:{EVIL}", 812.5, False, ("orders in 28 days 4; raises the score",)),
+            9.0,
+        ),
+    ),
+    purchases=9_876.5,
 )
 EMPTY = ReportView(
     PipelineView((), (), (), (), (), 0), None, None, None, None, (), None, (), (), (), (), (), (), frozenset()

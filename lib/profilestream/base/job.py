@@ -7,6 +7,7 @@ from collections.abc import Callable
 from profilestream.base import console
 from profilestream.base import settings as settings_module
 from profilestream.base.errors import BadSettings, ProfilestreamError
+from profilestream.base.language import LANGUAGES
 from profilestream.base.observe import alert_rules
 from profilestream.base.queries import RunOptions
 from profilestream.base.settings import Settings
@@ -63,6 +64,11 @@ def add_cascade(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--cascade", action="store_true", help="with --rebuild: also rebuild the stages that follow")
 
 
+def add_language(arguments: argparse.ArgumentParser) -> None:
+    """Add --language, for jobs that write texts for readers."""
+    arguments.add_argument("--language", choices=LANGUAGES, help="language of the texts; overrides serve.language")
+
+
 def options(args: argparse.Namespace) -> RunOptions:
     """The run options of the parsed flags of `stream_parser`."""
     return RunOptions(
@@ -78,12 +84,15 @@ def options(args: argparse.Namespace) -> RunOptions:
 
 
 def load(args: argparse.Namespace) -> Settings:
-    """The settings of --config and --set. Prints a warning when other readers cannot open the path of the tables.
+    """The settings of --config, --set and --language.
+
+    Prints a warning when other readers cannot open the path of the tables.
 
     Raises:
         BadSettings: the settings or the alert rules are invalid.
     """
-    settings = settings_module.load(args.config, args.set)
+    language = getattr(args, "language", None)
+    settings = settings_module.load(args.config, [*args.set, *([f"serve.language={language}"] if language else [])])
     console.use_format(settings.observe.log_format)
     alert_rules.load(settings.observe.alerts)
     for warning in settings.paths.reader_warnings:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from profilestream.base.columns import BATCH_ID, EPOCH, Column, as_of
 from profilestream.base.delta_table import Table
+from profilestream.base.language import Language
 from profilestream.base.settings import Frozen, Model, fingerprint, read_toml, validated
 from profilestream.derive import statistic_columns
 from profilestream.derive.statistics import (
@@ -52,12 +53,18 @@ class Population(Frozen):
         weights: weight of a dimension in the profile vector (population.py); 1 by default.
         words: by dimension, descriptions of a segment below and above all rows; by default `low` and `high` with the
             name of the dimension.
+        translated_words: the same in other languages of the pages, by language; `words` where one is missing.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     of: str
     weights: dict[str, float] = {}
     words: dict[str, tuple[str, str]] = {}
+    translated_words: dict[Language, dict[str, tuple[str, str]]] = {}
+
+    def words_in(self, language: Language) -> dict[str, tuple[str, str]]:
+        """The words in a language, or those of `words`."""
+        return self.words | self.translated_words.get(language, {})
 
 
 class DerivedTable(Frozen):
@@ -119,8 +126,10 @@ class DerivedTable(Frozen):
         of = self.statistics.get(self.population.of)
         if not isinstance(of, MeanVector):
             raise ValueError(f"population.of = {self.population.of!r} is not a mean_vector of this table")
-        for key in ("weights", "words"):
-            if unknown := [name for name in getattr(self.population, key) if name not in of.dimensions]:
+        names = {"weights": set(self.population.weights), "words": set(self.population.words)}
+        names |= {f"translated_words.{key}": set(words) for key, words in self.population.translated_words.items()}
+        for key, dimensions in names.items():
+            if unknown := sorted(dimensions - of.dimensions.keys()):
                 raise ValueError(
                     f"population.{key} contains names that are not dimensions of {self.population.of}: {unknown}"
                 )
@@ -166,7 +175,7 @@ class DerivedTable(Frozen):
     @property
     def settings(self) -> str:
         """All settings that change the rows of its tables, as text."""
-        values = self.model_dump(mode="json", exclude={"population": {"weights", "words"}})
+        values = self.model_dump(mode="json", exclude={"population": {"weights", "words", "translated_words"}})
         return json.dumps(values | {"states": _STATE_FORMAT}, sort_keys=True)
 
     @property

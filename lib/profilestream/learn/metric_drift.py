@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilestream.base.language import translate
 from profilestream.learn.evaluated_batches import EvaluatedBatches
 from profilestream.learn.kernels.drift import adwin, page_hinkley
 from profilestream.learn.promotion_gate import GateMetric
@@ -27,7 +28,8 @@ def find_drift(gate_metric: GateMetric, rows: pa.Table, epoch: str, up_to: int) 
             if model != baseline:
                 batches = EvaluatedBatches.of(rows, metric, model, epoch, baseline).until(up_to)
                 name = f"{metric}/{baseline}" if baseline else metric
-                sentences += _sentences(f"{name} of {model}", batches, gate_metric.gate.eval_batches)
+                of_model = translate("{metric} of {model}", metric=name, model=model)
+                sentences += _sentences(of_model, batches, gate_metric.gate.eval_batches)
     return sentences
 
 
@@ -37,7 +39,12 @@ def _sentences(name: str, batches: EvaluatedBatches, recent: int) -> list[str]:
     is_finite = np.isfinite(ratios)
     ids, values = batches.batch_ids[is_finite][-_MAX_BATCHES:], ratios[is_finite][-_MAX_BATCHES:]
     return [
-        f"drift: {detector} detected a change of {name} at batch {ids[detected[-1]]}"
+        translate(
+            "drift: {detector} detected a change of {metric} at batch {batch}",
+            detector=detector,
+            metric=name,
+            batch=ids[detected[-1]],
+        )
         for detector, detected in (("ADWIN", adwin(values)), ("Page-Hinkley", page_hinkley(values)))
         if detected and detected[-1] >= len(values) - recent
     ]

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from profilestream.base import tables
 from profilestream.base.commits import Txn
+from profilestream.base.language import message
 from profilestream.learn.kernels.evaluation_times import EvaluationTimes
 
 # `model` of a metric about the batch and not about one ranker or model.
@@ -36,39 +37,41 @@ class Metric:
     can_gate: bool = False
 
 
+# Units of metrics.
+SHARE, RATIO = message("share, 0 to 1"), message("ratio")
 LATE_ROWS = Metric(
-    "late_rows", "rows", "batch",
+    "late_rows", message("rows"), "batch",
     "Rows of the batch that are not newer than the state; they are learned but not scored.",
     is_lower_better=True,
 )  # fmt: skip
 RANKING = (
     Metric(
-        "recall_10", "share, 0 to 1", "users",
+        "recall_10", SHARE, "users",
         "Share of a user's new items in the batch that are among the first 10 of the ranking.",
         can_gate=True,
     ),
     Metric(
-        "recall_20", "share, 0 to 1", "users",
+        "recall_20", SHARE, "users",
         "Share of a user's new items in the batch that are among the first 20 of the ranking.",
         can_gate=True,
     ),
     Metric(
-        "ndcg_10", "share, 0 to 1", "users",
+        "ndcg_10", SHARE, "users",
         "Discounted gain of the first 10 of the ranking, divided by that of the best order "
         "(Jarvelin and Kekalainen, 2002).",
         can_gate=True,
     ),
     Metric(
-        "mrr_20", "share, 0 to 1", "users",
+        "mrr_20", SHARE, "users",
         "1 / rank of the first new item among the first 20 of the ranking, 0 when there is none.",
         can_gate=True,
     ),
     Metric(
-        "coverage", "share, 0 to 1", "users",
+        "coverage", SHARE, "users",
         "Share of all items that are among the first 10 of the ranking of at least one evaluated user.",
     ),
     Metric(
-        "novelty", "bits", "users",
+        "novelty", message("bits"), "users",
         "Mean of -log2(share of the item in all popularity) over the first 10 of the ranking "
         "(Vargas and Castells, 2011).",
     ),

@@ -1,12 +1,13 @@
 """Model cards: data, metrics, parameters and known limits of a published version (Mitchell et al., 2019)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import numpy as np
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base.language import translate
 from profilestream.base.settings import Settings
 from profilestream.base.tables import MODEL_METRICS
 from profilestream.learn import evaluated_batches, metric_drift
@@ -62,38 +63,62 @@ class ModelCard:
     @property
     def title(self) -> str:
         """Model and version, and what it has learned."""
-        known = self.data_from is not None and self.data_to is not None
-        period = f"{self.data_from:%Y-%m-%d} to {self.data_to:%Y-%m-%d} UTC" if known else "at unknown times"
-        rows = f"{self.row_count:,}" if self.row_count >= 0 else "an unknown number of"
-        return f"{self.model}, version {self.number}: learned from {rows} rows, {period}"
+        rows = translate("an unknown number of rows")
+        if self.row_count >= 0:
+            rows = translate("{count:,} rows", count=self.row_count)
+        period = translate("at unknown times")
+        if self.data_from is not None and self.data_to is not None:
+            first, last = f"{self.data_from:%Y-%m-%d}", f"{self.data_to:%Y-%m-%d}"
+            period = translate("{first} to {last} UTC", first=first, last=last)
+        values = {"model": self.model, "number": self.number, "rows": rows, "period": period}
+        return translate("{model}, version {number}: learned from {rows}, {period}", **values)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Headings of `rows`."""
-        return "metric", "unit", "model", "mean and 90 % interval", f"{self.published} minus model"
+        difference = translate("{published} minus model", published=self.published)
+        return (
+            translate("metric"),
+            translate("unit"),
+            translate("model"),
+            translate("mean and 90 % interval"),
+            difference,
+        )
 
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
         """The metrics as text."""
         return tuple(
-            (one.metric, one.unit, one.model, str(one.value), "–" if one.difference is None else str(one.difference))
+            (
+                one.metric,
+                translate(one.unit),
+                one.model,
+                _interval_text(one.value),
+                "–" if one.difference is None else _interval_text(one.difference),
+            )
             for one in self.metrics
         )
 
     @property
     def notes(self) -> tuple[str, ...]:
         """How the metrics were measured, their drift, the known limits, and the parameters; one sentence each."""
-        measured = (
-            f"The metrics are means over the last {self.batches} evaluated batches, each scored before it was learned; "
-            "the intervals are a bootstrap over these batches."
+        measured = translate(
+            "The metrics are means over the last {batches} evaluated batches, each scored before it was learned; the "
+            "intervals are a bootstrap over these batches.",
+            batches=self.batches,
         )
-        return measured, *self.drift, *self.limits, f"Parameters: {self.parameters}"
+        parameters = translate("Parameters: {parameters}", parameters=self.parameters)
+        return measured, *self.drift, *map(translate, self.limits), parameters
 
     def markdown(self) -> str:
         """The card as text for the description of the version in MLflow."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         table = [f"| {' | '.join(line)} |" for line in lines]
         return "\n".join([f"**{self.title}**", "", *table, "", *[f"- {note}" for note in self.notes]])
+
+
+def _interval_text(interval: Interval) -> str:
+    return translate("{mean:.4f} ({low:.4f} to {high:.4f})", **asdict(interval))
 
 
 def create(

@@ -48,7 +48,7 @@ class MlflowStore:
         if self.settings.learn.tracking.uri:
             return self.settings.learn.tracking.uri
         # The reserved characters of a URI only: MLflow creates an empty folder with the encoded name.
-        folder = _parent_of_warehouse(self.settings).translate({ord("%"): "%25", ord("?"): "%3F"})
+        folder = _parent_of_warehouse(self.settings).replace("%", "%25").replace("?", "%3F")
         return f"{_SQLITE}{folder}/mlflow.db"
 
     def exists(self) -> bool:

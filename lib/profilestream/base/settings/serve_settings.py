@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from profilestream.base.language import ENGLISH, Language
 from profilestream.base.settings.frozen_model import Frozen
 
 
@@ -133,9 +134,12 @@ class Serve(Frozen):
         user_ids: whether a user id is a person (`people`) or a session (`sessions`, for a log without users). With
             sessions, tags, RFM segments, loyalty tiers and page sections that need people are left out; outcomes,
             campaigns and trends are refused.
+        language: of the page of `serve_report`, and of the text and page of `serve_user`: `en` or `zh` (Chinese). Names
+            from the data are not translated.
     """
 
     user_ids: Literal["people", "sessions"] = "people"
+    language: Language = ENGLISH
 
     scores: Scores = Scores()
     outcomes: OutcomeScores = OutcomeScores()

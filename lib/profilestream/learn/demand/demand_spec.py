@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import runner, tables
+from profilestream.base.language import message
 from profilestream.base.passes import Pass, run_pass
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
@@ -28,7 +29,7 @@ from profilestream.learn.demand.kernels.demand_tasks import (
 from profilestream.learn.kernels.evaluation_times import EvaluationTimes
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
-from profilestream.learn.metrics import Evaluation, Metric
+from profilestream.learn.metrics import RATIO, Evaluation, Metric
 
 _KEYS = {"stored": "key", "changed": "key"}
 _INPUTS = {"stored": SERIES, "changed": CHANGED}
@@ -52,7 +53,7 @@ class DemandSpec(LearnerSpec):
     name = "demand"
     metrics = tuple(
         Metric(
-            name, "ratio", "units",
+            name, RATIO, "units",
             f"Sum of the absolute errors of {forecasts} that the batch completes, each forecast from earlier ones, "
             "divided by the sum of the units.",
             is_lower_better=True,
@@ -61,8 +62,8 @@ class DemandSpec(LearnerSpec):
     )  # fmt: skip
     state_tables = (tables.DEMAND_UNITS, tables.DEMAND_FORECASTS)
     limits = (
-        "Days and weeks are those of UTC; holidays, prices and stock are not used.",
-        "Returns do not reduce demand, and an item without an earlier sale has no forecast.",
+        message("Days and weeks are those of UTC; holidays, prices and stock are not used."),
+        message("Returns do not reduce demand, and an item without an earlier sale has no forecast."),
     )
 
     @property

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from profilestream.base import runner, tables
 from profilestream.base.delta_table import Table
+from profilestream.base.language import message
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Factors, Settings
@@ -27,7 +28,8 @@ from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publication import Publication, PublishedState
 
 RMSE = Metric(
-    "rmse", "rating units", "ratings", "Root of the mean squared error of the predicted ratings; mode explicit only.",
+    "rmse", message("rating units"), "ratings",
+    "Root of the mean squared error of the predicted ratings; mode explicit only.",
     is_lower_better=True, can_gate=True,
 )  # fmt: skip
 
@@ -40,10 +42,12 @@ class FactorsSpec(LearnerSpec):
     state_tables = (tables.FACTORS,)
     history = tables.EVENTS
     limits = (
-        "A user without events in the learned data gets popular items only.",
-        "An item without events is never recommended.",
-        "The evaluation counts items that the user did not have before; repeated purchases are not measured.",
-        "Recall measures what users chose from what they were shown, so items that were never shown have no chance.",
+        message("A user without events in the learned data gets popular items only."),
+        message("An item without events is never recommended."),
+        message("The evaluation counts items that the user did not have before; repeated purchases are not measured."),
+        message(
+            "Recall measures what users chose from what they were shown, so items that were never shown have no chance."
+        ),
     )
 
     @property

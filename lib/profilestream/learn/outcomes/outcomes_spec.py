@@ -8,11 +8,12 @@ from pyspark.sql import functions as F
 
 from profilestream.base import runner, tables
 from profilestream.base.errors import BadSettings
+from profilestream.base.language import message
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Outcomes
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
-from profilestream.learn.metrics import Evaluation, Metric
+from profilestream.learn.metrics import RATIO, SHARE, Evaluation, Metric
 from profilestream.learn.outcomes import (
     matured_examples,
     model_versions,
@@ -35,33 +36,35 @@ class OutcomesSpec(LearnerSpec):
 
     name = "outcomes"
     metrics = (
-        Metric("auc", "share, 0 to 1", "rows", "Share of pairs with different labels that the scores order correctly."),
+        Metric("auc", SHARE, "rows", "Share of pairs with different labels that the scores order correctly."),
         Metric(
-            "log_loss", "nats", "rows", "Mean of -log(probability of the label).", is_lower_better=True
+            "log_loss", message("nats"), "rows", "Mean of -log(probability of the label).", is_lower_better=True
         ),
         Metric(
-            "ece", "share, 0 to 1", "rows",
+            "ece", SHARE, "rows",
             "Calibration error: mean absolute difference of mean label and mean probability, over 20 groups of equal "
             "size.",
             is_lower_better=True,
         ),
         Metric(
-            "lift_10", "ratio", "rows", "Mean label of the tenth of rows with the highest scores, over the mean of all."
+            "lift_10", RATIO, "rows", "Mean label of the tenth of rows with the highest scores, over the mean of all."
         ),
-        Metric("base_rate", "share, 0 to 1", "rows", "Mean label."),
-        Metric("bias", "ratio", "rows", "Sum of the predicted amounts over that of the labels."),
+        Metric("base_rate", SHARE, "rows", "Mean label."),
+        Metric("bias", RATIO, "rows", "Sum of the predicted amounts over that of the labels."),
         Metric(
-            "relative_mae", "ratio", "rows",
+            "relative_mae", RATIO, "rows",
             "Mean absolute difference of amount and prediction, divided by the mean amount.",
             is_lower_better=True,
         ),
         Metric(
-            "top_10_share", "share, 0 to 1", "rows",
+            "top_10_share", SHARE, "rows",
             "Share of the amounts in the tenth of rows with the highest scores.",
         ),
     )  # fmt: skip
     state_tables = (tables.OUTCOME_MODELS,)
-    limits = ("Models with horizons of 60 days and more learn seasons with a delay of one year, or not at all.",)
+    limits = (
+        message("Models with horizons of 60 days and more learn seasons with a delay of one year, or not at all."),
+    )
 
     @property
     def config(self) -> Outcomes:

@@ -8,11 +8,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import runner, tables
+from profilestream.base.language import message
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
 from profilestream.base.settings import Rankers
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
-from profilestream.learn.metrics import Evaluation, Metric
+from profilestream.learn.metrics import SHARE, Evaluation, Metric
 from profilestream.learn.promotion_gate import GateMetric
 from profilestream.learn.publication import Publication, PublishedState
 from profilestream.learn.rankers import rankers_batch
@@ -36,7 +37,7 @@ _DEFINITIONS = {
 def _metric(name: str) -> Metric:
     """From a name such as `basket_recall_10`."""
     kind, measure, _ = name.rsplit("_", 2)
-    return Metric(name, "share, 0 to 1", "users", _DEFINITIONS[measure].format(_RANKED_ITEMS[kind]))
+    return Metric(name, SHARE, "users", _DEFINITIONS[measure].format(_RANKED_ITEMS[kind]))
 
 
 class RankersSpec(LearnerSpec):
@@ -46,8 +47,8 @@ class RankersSpec(LearnerSpec):
     metrics = tuple(_metric(name) for name in METRICS)
     state_tables = (tables.BASKET_COUNTS,)
     limits = (
-        "Quantities and prices are not used, and returns do not reduce a count.",
-        "The weights of the blend depend on the split into batches.",
+        message("Quantities and prices are not used, and returns do not reduce a count."),
+        message("The weights of the blend depend on the split into batches."),
     )
 
     @property

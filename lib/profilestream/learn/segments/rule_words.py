@@ -4,9 +4,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from profilestream.learn.segments.segment_rules import AND, NO_RULE, SplitCondition, word
+from profilestream.base import language
+from profilestream.base.language import ENGLISH, join_list, message, translate, use_language
+from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn.segments.segment_rules import AND, AVERAGE, NO_RULE, SplitCondition, word
 
 # SQL of dimensions with a natural unit: shares of the events, and logarithms of a column.
+# A word, with the number of the segment if several have the same words.
+_NUMBERED = re.compile(r"(.*?)((?: \(\d+\))?)")
 _SHARE, _LOGARITHM = re.compile(r"int\(.*\)"), re.compile(r"ln\(1 \+ (\w+)\)")
 
 
@@ -22,13 +27,32 @@ def rule_in_words(rule: str, words: Mapping[str, Sequence[str]], dimensions: Map
         dimensions: SQL of the dimensions, by name.
     """
     if not rule:
-        return NO_RULE
+        return translate(NO_RULE)
     by_dimension: dict[str, list[SplitCondition]] = {}
     for condition in map(SplitCondition.parse, rule.split(AND)):
         by_dimension.setdefault(condition.dimension, []).append(condition)
-    return ", ".join(
+    return join_list(
         _condition_words(conditions, words, dimensions.get(name, "")) for name, conditions in by_dimension.items()
     )
+
+
+def translate_description(description: str, profile: DerivedTable) -> str:
+    """A stored description of a segment, which is in the declared words, in the language of the context.
+
+    A word without a declared translation stays as it is.
+
+    Args:
+        profile: declares the words and the dimensions.
+    """
+    if language.current() == ENGLISH or profile.population is None:
+        return description
+    sides = [(dimension, is_high) for dimension in profile.vector.dimensions for is_high in (False, True)]
+    with use_language(ENGLISH):
+        stored = [word(*side, profile.population.words) for side in sides]
+    words = profile.population.words_in(language.current())
+    texts = dict(zip(stored, (word(*side, words) for side in sides), strict=True)) | {AVERAGE: translate(AVERAGE)}
+    parts = [_NUMBERED.fullmatch(part) for part in description.split(", ")]
+    return join_list(f"{texts.get(part[1], part[1])}{part[2]}" for part in parts if part)
 
 
 def compare_in_words(
@@ -43,7 +67,12 @@ def compare_in_words(
         sql: of the dimension.
     """
     texts = [_limit(one, sql) for one in values]
-    both = f"{_subject(dimension, sql)} {texts[0]}, {other_name} {texts[1]}" if texts[0] else ""
+    both = ""
+    if texts[0]:
+        both = translate(
+            "{subject} {value}, {other_name} {other}",
+            subject=_subject(dimension, sql), value=texts[0], other_name=other_name, other=texts[1],
+        )  # fmt: skip
     return word(dimension, values[0] > values[1], words), both
 
 
@@ -59,10 +88,19 @@ def _condition_words(conditions: Sequence[SplitCondition], words: Mapping[str, S
     subject = _subject(ordered[0].dimension, sql)
     if len(ordered) == 1:
         text = word(ordered[0].dimension, ordered[0].is_above, words)
-        side = "over" if ordered[0].is_above else "at most"
-        return f"{text} ({subject} {side} {limits[0]})" if limits else text
-    text = f"between {word(ordered[0].dimension, False, words)} and {word(ordered[0].dimension, True, words)}"
-    return f"{text} ({subject} {limits[0]} to {limits[1]})" if limits else text
+        if not limits:
+            return text
+        with_limit = message("{word} ({subject} at most {limit})")
+        if ordered[0].is_above:
+            with_limit = message("{word} ({subject} over {limit})")
+        return translate(with_limit, word=text, subject=subject, limit=limits[0])
+    low, high = (word(ordered[0].dimension, is_high, words) for is_high in (False, True))
+    if not limits:
+        return translate("between {low} and {high}", low=low, high=high)
+    return translate(
+        "between {low} and {high} ({subject} {first} to {last})",
+        low=low, high=high, subject=subject, first=limits[0], last=limits[1],
+    )  # fmt: skip
 
 
 def _limit(threshold: float, sql: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from profilestream.base.language import message, translate
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.segments.kernels.profile_scaling import Scaling
 
@@ -22,8 +23,8 @@ _MAX_WORDS, _MAX_DEPTH = 3, 5
 _MIN_SEPARATION = 0.1
 AND = " and "
 # Shown in place of an empty rule.
-AVERAGE = "near the average of all users"
-NO_RULE = "no rule: the segment is the largest in no leaf of the tree"
+AVERAGE = message("near the average of all users")
+NO_RULE = message("no rule: the segment is the largest in no leaf of the tree")
 
 
 @dataclass(frozen=True)
@@ -223,4 +224,7 @@ def _text(
 
 def word(dimension: str, is_high: bool, words: Mapping[str, Sequence[str]]) -> str:
     """The word for values of a dimension that are above or below those of all users; words: as `describe`."""
-    return words[dimension][is_high] if dimension in words else f"{'high' if is_high else 'low'} {dimension}"
+    if dimension in words:
+        return words[dimension][is_high]
+    text = message("high {dimension}") if is_high else message("low {dimension}")
+    return translate(text, dimension=dimension)

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from profilestream.base import runner, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import BadSettings
+from profilestream.base.language import message
 from profilestream.base.queries import QueryInput, changed_rows
 from profilestream.base.runner import Rows
 from profilestream.derive import profiles
@@ -34,7 +35,7 @@ from profilestream.learn.segments.segment_assigner import SegmentAssigner
 from profilestream.learn.segments.segments_batch import SegmentsUpdate
 
 COST = Metric(
-    "cost", "squared standard deviations", "profile vectors",
+    "cost", message("squared standard deviations"), "profile vectors",
     "Mean squared distance of a profile vector to the nearest segment center (kmeans), or to the mean of all users "
     "(mean).",
     is_lower_better=True,
@@ -57,9 +58,9 @@ class SegmentsSpec(LearnerSpec):
     state_tables = (tables.USER_SEGMENTS, tables.SEGMENTS)
     other_tables = (tables.SEGMENT_DESCRIPTIONS,)
     limits = (
-        "The scaling of the dimensions is that of the first batch, so a shop that changes needs a rebuild.",
-        "A user without events in the dimensions of the vector is near the mean of all users.",
-        "k is a setting: the segments are a summary, and do not show that groups exist.",
+        message("The scaling of the dimensions is that of the first batch, so a shop that changes needs a rebuild."),
+        message("A user without events in the dimensions of the vector is near the mean of all users."),
+        message("k is a setting: the segments are a summary, and do not show that groups exist."),
     )
 
     @property

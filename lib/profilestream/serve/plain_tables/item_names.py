@@ -1,16 +1,18 @@
 """Names of items: the latest `text` in `events`, or that of the table `items`, or the id of an item without a name."""
 
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-_MAX_NAME = 60
+from profilestream.base.language import translate
+from profilestream.serve.text_width import isolate, shorten
+
+_MAX_NAME = 60  # columns of the screen
 # Between the words of a text, of which some are ids of items.
-_WORDS = re.compile(r"[\s,;()]+")
+_WORDS = re.compile(r"[\s,;()、；，。：（）]+")
 
 
 def with_names(entries: DataFrame, items: DataFrame | None) -> DataFrame:
@@ -72,8 +74,11 @@ def label_items(text: str, names: Mapping[str, str]) -> str:
     ids = "|".join(re.escape(item) for item in sorted(names, key=len, reverse=True))
     # An id that is a part of a longer one, such as shop:1 in shop:1-a, is no match.
     pattern = rf"(?<![\w:./-])(?:{ids})(?![:./-]*\w)"
-    return re.sub(pattern, lambda match: f"{_short(names[match[0]])} ({match[0]})", text)
+    return re.sub(
+        pattern, lambda match: translate("{text} ({label})", text=_short(names[match[0]]), label=match[0]), text
+    )
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, _MAX_NAME, placeholder="…") or name[:_MAX_NAME]
+    """The name on one line, cut to the maximum width."""
+    return isolate(shorten(" ".join(name.split()), _MAX_NAME))

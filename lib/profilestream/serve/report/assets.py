@@ -4,6 +4,8 @@ The chart colors are based on the palette of Okabe and Ito, which readers with c
 the dark scheme uses lighter variants. Text has a contrast ratio of at least 4.5 to its background (WCAG AA).
 """
 
+# With Chinese fonts of macOS, Windows and Linux.
+FONT_FAMILY = 'system-ui, "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", sans-serif'
 CSS = """
 :root {
   color-scheme: light dark;
@@ -13,7 +15,7 @@ CSS = """
   :root { --back: #0f1216; --card: #191e24; --text: #e6e9ed; --muted: #a3adb8; --line: #333b45; --accent: #79b8ff; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 system-ui, "Segoe UI", sans-serif; }
+body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 FONT_FAMILY; }
 header, main, footer { max-width: 1180px; margin: 0 auto; padding: 0 16px; }
 header { padding-top: 24px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
@@ -24,7 +26,7 @@ p { margin: 4px 0 12px; overflow-wrap: anywhere; }
 .lead, figcaption, footer { color: var(--muted); }
 figcaption { font-size: .92rem; max-width: 78ch; }
 .key-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 10px; }
-#shop + .key-figures { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
+#shop-figures { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
 .key-figures { margin: 16px 0; padding: 0; list-style: none; }
 .key-figures li, section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .key-figures li { padding: 10px 12px; }
@@ -48,6 +50,7 @@ td.long { min-width: 240px; overflow-wrap: anywhere; }
 th { position: sticky; top: 0; background: var(--card); color: var(--muted); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.day { white-space: nowrap; }
+td.wide { min-width: 7em; } /* Chinese text could break after each character */
 td.day + td.long { min-width: 0; }
 tr:last-child td { border-bottom: 0; }
 .mark { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
@@ -72,9 +75,9 @@ footer { padding: 4px 16px 32px; font-size: .85rem; }
 @media (max-width: 600px) {
   section { padding: 12px; }
   h1 { font-size: 1.4rem; }
-  .key-figures, #shop + .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .key-figures, #shop-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
-"""
+""".replace("FONT_FAMILY", FONT_FAMILY)
 
 JS = """
 "use strict";
@@ -108,10 +111,10 @@ function applyScheme(value, scheme, isColor) {
   return name[0] === "c" && name.length === 2 ? scheme.c[Number(name[1])] : scheme[name];
 }
 
-function draw() {
+function draw(ids = Object.keys(figures)) {
   const scheme = dark.matches && !printing ? schemes.dark : schemes.light;
-  for (const [id, figure] of Object.entries(figures)) {
-    const { data, layout } = applyScheme(figure, scheme, false);
+  for (const id of ids) {
+    const { data, layout } = applyScheme(figures[id], scheme, false);
     if (narrow.matches) {
       data.forEach((trace) => delete trace.texttemplate); // the cells are too small for texts
       for (const label of layout.annotations ?? []) label.font.size = 10;
@@ -132,7 +135,7 @@ function setPrinting(starts) {
 
 window.addEventListener("beforeprint", () => setPrinting(true));
 window.addEventListener("afterprint", () => setPrinting(false));
-dark.addEventListener("change", draw);
-narrow.addEventListener("change", draw);
+dark.addEventListener("change", () => draw());
+narrow.addEventListener("change", () => draw());
 draw();
 """

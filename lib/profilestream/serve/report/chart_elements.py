@@ -9,16 +9,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from profilestream.serve.report import value_axis
+from profilestream.serve.report import assets, value_axis
 from profilestream.serve.report.value_axis import ValueAxis
+from profilestream.serve.text_width import isolate, shorten
 
 Figure = dict[str, Any]
 COLORS = 8
-# The font of the page (assets.py). With `inherit`, plotly measures labels in another font than it draws them in.
-_FONT_FAMILY = 'system-ui, "Segoe UI", sans-serif'
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,5px")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon")
-_MAX_LABEL = 40
+# ISO 8601 in all languages, by the interval of the ticks: hours, days, months, years.
+_DAY_MILLISECONDS = 86_400_000
+_TICK_FORMATS = [
+    {"dtickrange": [None, _DAY_MILLISECONDS - 1], "value": "%H:%M\n%Y-%m-%d"},
+    {"dtickrange": [_DAY_MILLISECONDS, 27 * _DAY_MILLISECONDS], "value": "%m-%d\n%Y"},
+    {"dtickrange": ["M1", "M11"], "value": "%Y-%m"},
+    {"dtickrange": ["M12", None], "value": "%Y"},
+]
+MAX_LABEL = 40  # columns of the screen (text_width.py)
+# Height of a horizontal bar with its label, in pixels.
+BAR_HEIGHT = 38
 
 
 def color(number: int) -> str:
@@ -26,9 +35,9 @@ def color(number: int) -> str:
     return f"@c{number % COLORS}"
 
 
-def shorten(text: str, max_length: int = _MAX_LABEL) -> str:
-    """The text, cut to the maximum length with an ellipsis."""
-    return text if len(text) <= max_length else text[: max_length - 1].rstrip() + "…"
+def label(name: str) -> str:
+    """A name from the data for plotly, cut to the maximum width."""
+    return html.escape(isolate(shorten(name, MAX_LABEL)), quote=False)
 
 
 def format_time(time: datetime) -> str:
@@ -74,7 +83,7 @@ def horizontal_bars(
     }  # fmt: skip
     labels = [
         {
-            "text": f"{html.escape(shorten(name), quote=False)}  <b>{text}</b>{note}", "showarrow": False,
+            "text": f"{label(name)}  <b>{text}</b>{note}", "showarrow": False,
             "x": 0, "xanchor": "left", "y": position - 0.21, "yanchor": "bottom", "font": {"color": "@text"},
         }
         for position, name, text, note in zip(positions, names, texts, notes, strict=True)
@@ -83,7 +92,7 @@ def horizontal_bars(
     if limit is not None:
         x_axis["range"] = [min(0.0, *values), limit]
     y_axis = {"range": [len(names) - 0.6, -0.8], "visible": False}
-    return figure([trace], height=20 + 38 * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
+    return figure([trace], height=20 + BAR_HEIGHT * len(names), xaxis=x_axis, yaxis=y_axis, annotations=labels)
 
 
 def bars_with_note(
@@ -131,7 +140,10 @@ def limited_axis(title: str, limits: ValueAxis | None) -> Figure:
 
 def time_axis(times: Sequence[str]) -> Figure:
     """A time axis. A single time becomes a category: plotly would show a range of one millisecond around it."""
-    return axis() | ({"type": "category"} if len(set(times)) == 1 else {})
+    if len(set(times)) == 1:
+        return axis() | {"type": "category"}
+    are_days = all(len(time) == len("2025-01-31") or time.endswith("00:00:00") for time in times)
+    return axis() | {"tickformatstops": _TICK_FORMATS, "hoverformat": "%Y-%m-%d" if are_days else "%Y-%m-%d %H:%M"}
 
 
 def count_axis(title: str, maximum: int) -> Figure:
@@ -141,7 +153,7 @@ def count_axis(title: str, maximum: int) -> Figure:
 
 def name_axis(labels: Sequence[str]) -> Figure:
     """A vertical axis of the positions 0, 1, ... from the top, each with a label; labels may repeat."""
-    texts = [html.escape(shorten(label), quote=False) for label in labels]
+    texts = [label(name) for name in labels]
     ticks: Figure = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": texts}
     return axis() | ticks | {"range": [len(labels) - 0.5, -0.5], "showgrid": False, "zeroline": False}
 
@@ -149,9 +161,10 @@ def name_axis(labels: Sequence[str]) -> Figure:
 def figure(traces: Sequence[Figure], height: int = 300, **layout: Any) -> Figure:
     """A figure with the common layout of all charts; a legend only for several traces."""
     common = {
+        # With `inherit` as font, plotly measures labels in another font than it draws them in.
         "height": height, "autosize": True, "margin": {"l": 8, "r": 12, "t": 8, "b": 8}, "separators": ".,",
         "paper_bgcolor": "@clear", "plot_bgcolor": "@clear",
-        "font": {"color": "@text", "size": 12, "family": _FONT_FAMILY},
+        "font": {"color": "@text", "size": 12, "family": assets.FONT_FAMILY},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         "hoverlabel": {"bgcolor": "@card", "bordercolor": "@grid", "font": {"color": "@text"}}, "bargap": 0.25,
         "dragmode": False, "showlegend": len(traces) > 1 and traces[0].get("showlegend", True),

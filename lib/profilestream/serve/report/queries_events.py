@@ -3,6 +3,7 @@
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from profilestream.base.language import message
 from profilestream.base.session import persisted
 from profilestream.serve.report import time_axis, time_grains
 from profilestream.serve.report.time_axis import DayEvents
@@ -143,13 +144,13 @@ def _funnel_steps(activity: DataFrame) -> tuple[dict[str, int], int]:
     )  # fmt: skip
     has_purchase = F.col("first_purchase").isNotNull()
     conditions = {
-        "any event": F.lit(True),
-        "viewed an item": F.col("has_view"),
-        "added to favorites": F.col("has_favorite"),
-        "added to cart": F.col("has_cart"),
-        "purchased": has_purchase,
+        message("any event"): F.lit(True),
+        message("viewed an item"): F.col("has_view"),
+        message("added to favorites"): F.col("has_favorite"),
+        message("added to cart"): F.col("has_cart"),
+        message("purchased"): has_purchase,
         OTHER_DAY: F.col("last_purchase") > F.col("first_purchase"),
-        "returned an item": F.col("has_return"),
+        message("returned an item"): F.col("has_return"),
     }
     counts = [F.count_if(condition).alias(step) for step, condition in conditions.items()]
     row = by_user.agg(*counts, F.count_if(F.col("has_cart") & has_purchase)).first()

@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base.errors import ProfilestreamError
+from profilestream.base.language import translate
 from profilestream.base.settings import Settings
 from profilestream.learn import model_card, model_registry
 from profilestream.learn.learners import LEARNERS
@@ -62,7 +63,7 @@ def published(
             publication.model_name,
             version.number,
             version.aliases,
-            f"{tags.metric} of {tags.model}",
+            translate("{metric} of {model}", metric=tags.metric, model=tags.model),
             value if tags.value and math.isfinite(value := float(tags.value)) else None,
             times.get((tags.epoch, tags.batch_id)),
             tags.rows == ROWS_STORED,

@@ -12,6 +12,7 @@ from profilestream.learn.outcomes import outcomes_batch
 from profilestream.learn.outcomes.kernels.outcome_metrics import ScoreSums
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome, ScoredUser, ScoreGroup
 from profilestream.serve.users.all_users import read_or_empty
 
@@ -76,5 +77,5 @@ def scored_user(row: Any) -> ScoredUser:
     """A user from a row of `user_scores`."""
     has_probability = row["probability"] is not None
     score = row["probability"] if has_probability else row["score"]
-    reasons = tuple(reason["text"] for reason in row["reasons"])
+    reasons = tuple(translate_reason(reason["text"]) for reason in row["reasons"])
     return ScoredUser(row["outcome"], row["user_id"], score, has_probability, reasons)

@@ -6,14 +6,16 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from profilestream.base import tables
+from profilestream.base import language, tables
 from profilestream.base.errors import BadSettings
+from profilestream.base.language import join_clauses, join_list, translate
 from profilestream.base.settings import Settings
 from profilestream.derive import profiles
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.segments import rule_words
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.plain_tables import item_names
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.report.view_users import (
     PreferencesView,
     SegmentRow,
@@ -55,10 +57,14 @@ def segments(spark: SparkSession, settings: Settings) -> SegmentsView | None:
 def _descriptions(table: DataFrame, settings: Settings) -> dict[int, tuple[Any, ...]]:
     """Description, rule, precision, recall, and rule in words by segment id."""
     profile = SegmentsSpec(settings).profile
-    words = {} if profile.population is None else profile.population.words
+    words = {} if profile.population is None else profile.population.words_in(language.current())
     rows = table.select("segment_id", "description", "rule", "precision", "recall").collect()
     return {
-        row["segment_id"]: (*row[1:], rule_words.rule_in_words(row["rule"], words, profile.vector.dimensions))
+        row["segment_id"]: (
+            rule_words.translate_description(row["description"], profile),
+            *row[2:],
+            rule_words.rule_in_words(row["rule"], words, profile.vector.dimensions),
+        )
         for row in rows
     }
 
@@ -82,10 +88,10 @@ def _moves(batches: DataFrame) -> tuple[tuple[Any, str], ...]:
 
 
 def _move_text(row: Any) -> str:
-    split = f"{row['segment_id']} was split from {row['parent_id']}" if row["parent_id"] is not None else ""
-    merged_ids = ", ".join(map(str, row["merged_ids"] or ()))
-    merged = f"{merged_ids} merged into {row['segment_id']}" if merged_ids else ""
-    return "; ".join(filter(None, [split, merged]))
+    segment, parent, merged = row["segment_id"], row["parent_id"], join_list(map(str, row["merged_ids"] or ()))
+    split_text = translate("{segment} was split from {parent}", segment=segment, parent=parent)
+    merged_text = translate("{segments} merged into {segment}", segments=merged, segment=segment)
+    return join_clauses([split_text if parent is not None else "", merged_text if merged else ""])
 
 
 def tags(spark: SparkSession, settings: Settings) -> TagsView | None:
@@ -121,7 +127,12 @@ def unusual_days(spark: SparkSession, settings: Settings) -> tuple[UnusualDay, .
     """The days that differ most from the earlier days of their users."""
     rows = read_or_empty(spark, tables.UNUSUAL_ACTIVITY, settings).orderBy(F.desc("score"), "user_id", "day")
     return tuple(
-        UnusualDay(row["user_id"], row["day"], row["share_of_days"], tuple(reason["text"] for reason in row["reasons"]))
+        UnusualDay(
+            row["user_id"],
+            row["day"],
+            row["share_of_days"],
+            tuple(translate_reason(reason["text"]) for reason in row["reasons"]),
+        )
         for row in rows.limit(_MAX_UNUSUAL).collect()
     )
 

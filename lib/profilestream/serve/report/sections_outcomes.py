@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 
+from profilestream.base.language import join_clauses, join_sentences, message, translate
 from profilestream.serve.report import chart_elements
 from profilestream.serve.report.chart_elements import Figure
 from profilestream.serve.report.report_elements import Chart, Section, TextTable
 from profilestream.serve.report.view_model import format_utc
 from profilestream.serve.report.view_outcomes import OutcomesView, ScoredOutcome
 
-_SCORED_BEFORE = "Each example was scored with the model that was valid at its time, before its label was known."
+_SCORED_BEFORE = message(
+    "Each example was scored with the model that was valid at its time, before its label was known."
+)
 
 
 def highest_scores(view: OutcomesView | None, *, is_enabled: bool) -> Section:
     """The users with the highest scores of each outcome."""
-    name, title = "outcomes", "What customers do next"
+    name, title = "outcomes", translate("What customers do next")
     if view is None or not view.users:
         return Section(name, title, hint=_hint(is_enabled))
     return Section(name, title, (_highest(view),))
@@ -21,47 +24,57 @@ def highest_scores(view: OutcomesView | None, *, is_enabled: bool) -> Section:
 
 def score_quality(view: OutcomesView | None, *, is_enabled: bool) -> Section:
     """Quality of the scores of all outcomes, calibration and gains."""
-    name, title = "scores", "Quality of the scores"
+    name, title = "scores", translate("Quality of the scores")
     if view is None or not view.outcomes:
         return Section(name, title, hint=_hint(is_enabled))
     parts: list[Chart | TextTable] = [_quality(view)]
     if binary := [one for one in view.outcomes if not one.is_amount]:
-        caption = (
+        caption = translate(
             "Examples in 20 groups of equal size by probability: the mean probability of each group and the share that "
-            f"happened. On the dotted line both are equal. {_SCORED_BEFORE}"
+            "happened. On the dotted line both are equal."
         )
-        parts.append(Chart("Calibration", caption, _calibration(binary), _group_table(binary)))
+        caption = join_sentences(caption, translate(_SCORED_BEFORE))
+        parts.append(Chart(translate("Calibration"), caption, _calibration(binary), _group_table(binary)))
     best = max(view.outcomes, key=lambda one: _gain(one, 0.1))
-    caption = (
+    caption = translate(
         "Share of all purchases, lost customers or amounts that belongs to the customers with the highest scores. "
-        f"The tenth with the highest scores of {best.name} has {_gain(best, 0.1):.0%}; a random tenth has 10%."
+        "The tenth with the highest scores of {outcome} has {gain:.0%}; a random tenth has 10%.",
+        outcome=best.name,
+        gain=_gain(best, 0.1),
     )
-    parts.append(Chart("Gains", caption, _gains(view.outcomes)))
+    parts.append(Chart(translate("Gains"), caption, _gains(view.outcomes)))
     return Section(name, title, tuple(parts))
 
 
 def _hint(is_enabled: bool) -> str:
-    do = (
-        "Scores appear when the labels of a first week are known: run jobs/run_pipeline.py with more events"
-        if is_enabled
-        else "Set learn.outcomes.enabled and serve.outcomes.enabled = true, and run jobs/run_pipeline.py"
+    if is_enabled:
+        return translate(
+            "There are no scores. They appear when the labels of a first week are known: run jobs/run_pipeline.py with "
+            "more events."
+        )
+    return translate(
+        "There are no scores. Set learn.outcomes.enabled and serve.outcomes.enabled = true, and run "
+        "jobs/run_pipeline.py."
     )
-    return f"There are no scores. {do}."
 
 
 def _quality(view: OutcomesView) -> TextTable:
     rows = tuple(
         (
             one.name,
-            f"{one.question} ({one.horizon_days} days)",
+            translate("{question} ({days} days)", question=one.question, days=one.horizon_days),
             f"{one.rows:,}",
             f"{one.mean:,.2f}" if one.is_amount else f"{one.mean:.1%}",
             *(_number(one.metrics.get(metric)) for metric in ("auc", "ece", "lift_10", "bias", "relative_mae")),
         )
         for one in view.outcomes
     )
-    columns = ("outcome", "question", "examples", "mean", "AUC", "ECE", "lift of a tenth", "bias", "MAE / mean")
-    return TextTable(f"Scores of {view.weeks} weeks compared with what happened", columns, rows)
+    columns = (
+        translate("outcome"), translate("question"), translate("examples"), translate("mean"), "AUC", "ECE",
+        translate("lift of a tenth"), translate("bias"), translate("MAE / mean"),
+    )  # fmt: skip
+    title = translate("Scores of {weeks} weeks compared with what happened", weeks=view.weeks)
+    return TextTable(title, columns, rows)
 
 
 def _number(value: float | None) -> str:
@@ -71,13 +84,13 @@ def _number(value: float | None) -> str:
 def _calibration(outcomes: Sequence[ScoredOutcome]) -> Figure:
     highest = max(max(group.predicted, group.observed) for one in outcomes for group in one.groups)
     diagonal = {
-        "type": "scatter", "mode": "lines", "name": "equal", "x": [0, highest], "y": [0, highest],
+        "type": "scatter", "mode": "lines", "name": translate("equal"), "x": [0, highest], "y": [0, highest],
         "line": {"color": "@muted", "width": 1, "dash": "dot"}, "hoverinfo": "skip",
     }  # fmt: skip
     lines = [
         chart_elements.line(
             one.name, number, [group.predicted for group in one.groups], [group.observed for group in one.groups],
-            "probability %{x:.1%}, happened %{y:.1%}",
+            translate("probability {x}, happened {y}", x="%{x:.1%}", y="%{y:.1%}"),
         )
         for number, one in enumerate(outcomes)
     ]  # fmt: skip
@@ -85,8 +98,8 @@ def _calibration(outcomes: Sequence[ScoredOutcome]) -> Figure:
     return chart_elements.figure(
         [*lines, diagonal],
         height=380,
-        xaxis=chart_elements.axis("mean probability of the group") | percent,
-        yaxis=chart_elements.axis("share that happened") | percent,
+        xaxis=chart_elements.axis(translate("mean probability of the group")) | percent,
+        yaxis=chart_elements.axis(translate("share that happened")) | percent,
     )
 
 
@@ -96,14 +109,15 @@ def _group_table(outcomes: Sequence[ScoredOutcome]) -> TextTable:
         for one in outcomes
         for number, group in enumerate(one.groups, 1)
     )
-    return TextTable("Groups by probability", ("outcome", "group", "mean probability", "happened"), rows)
+    columns = (translate("outcome"), translate("group"), translate("mean probability"), translate("happened"))
+    return TextTable(translate("Groups by probability"), columns, rows)
 
 
 def _gains(outcomes: Sequence[ScoredOutcome]) -> Figure:
     lines = [
         chart_elements.line(
             one.name, number, [share for share, _ in one.gains], [gain for _, gain in one.gains],
-            "highest %{x:.0%} of scores: %{y:.1%}",
+            translate("highest {x} of scores: {y}", x="%{x:.0%}", y="%{y:.1%}"),
         )
         for number, one in enumerate(outcomes)
     ]  # fmt: skip
@@ -111,8 +125,8 @@ def _gains(outcomes: Sequence[ScoredOutcome]) -> Figure:
     return chart_elements.figure(
         lines,
         height=380,
-        xaxis=chart_elements.axis("share of customers, highest scores first") | percent,
-        yaxis=chart_elements.axis("share of all that happened") | percent,
+        xaxis=chart_elements.axis(translate("share of customers, highest scores first")) | percent,
+        yaxis=chart_elements.axis(translate("share of all that happened")) | percent,
     )
 
 
@@ -122,6 +136,9 @@ def _gain(outcome: ScoredOutcome, share: float) -> float:
 
 
 def _highest(view: OutcomesView) -> TextTable:
-    rows = tuple((user.outcome, user.user_id, user.score_text, "; ".join(user.reasons)) for user in view.users)
-    as_of = "" if view.as_of is None else f", as of {format_utc(view.as_of)}"
-    return TextTable(f"Users with the highest scores{as_of}", ("outcome", "user", "score", "reasons"), rows)
+    rows = tuple((user.outcome, user.user_id, user.score_text, join_clauses(user.reasons)) for user in view.users)
+    title = translate("Users with the highest scores")
+    if view.as_of is not None:
+        title = translate("Users with the highest scores, as of {time}", time=format_utc(view.as_of))
+    columns = (translate("outcome"), translate("user"), translate("score"), translate("reasons"))
+    return TextTable(title, columns, rows)

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Literal
 
+from profilestream.base.language import message, translate
+
 TimeGrain = Literal["ten minutes", "hour", "day", "week", "month"]
 # Maximum length of the events in days, grain of the user counts, grain of the cohorts.
 _GRAINS: tuple[tuple[float, TimeGrain, TimeGrain], ...] = (
@@ -20,6 +22,31 @@ PERIOD_NUMBER_SQL: dict[TimeGrain, str] = {
     "week": "(datediff({0}, DATE'1970-01-01') + 3) div 7",
     "month": "12 * year({0}) + month({0}) - 1",
 }
+
+_NAMES: dict[TimeGrain, str] = {
+    "ten minutes": message("ten minutes"),
+    "hour": message("hour"),
+    "day": message("day"),
+    "week": message("week"),
+    "month": message("month"),
+}
+_PLURALS: dict[TimeGrain, str] = {
+    "ten minutes": message("periods of ten minutes"),
+    "hour": message("hours"),
+    "day": message("days"),
+    "week": message("weeks"),
+    "month": message("months"),
+}
+
+
+def name(grain: TimeGrain) -> str:
+    """The grain as a word, such as `week`."""
+    return translate(_NAMES[grain])
+
+
+def plural_name(grain: TimeGrain) -> str:
+    """The grain as a word after a number, such as `weeks`."""
+    return translate(_PLURALS[grain])
 
 
 def period_start(grain: TimeGrain, number: int) -> datetime:

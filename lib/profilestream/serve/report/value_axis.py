@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from profilestream.base.language import join_list, translate
+
 _MIN_VALUES, _OUTSIDE_SHARE = 5, 0.05
 # A value is outside of the axis if the axis would be longer than this many times the range of the other values.
 _MAX_RATIO = 4.0
@@ -47,6 +49,9 @@ def note(axis: ValueAxis | None, labels: Sequence[str], texts: Sequence[str]) ->
     """
     if axis is None or not axis.outside:
         return ""
-    shown = ", ".join(f"{texts[n]} ({labels[n]})" for n in axis.outside[:_MAX_LABELS])
+    shown = [translate("{text} ({label})", text=texts[n], label=labels[n]) for n in axis.outside[:_MAX_LABELS]]
     others = len(axis.outside) - _MAX_LABELS
-    return f" Beyond the end of the axis: {shown}{f' and {others:,} others' if others > 0 else ''}."
+    if others > 0:
+        values = join_list(shown)
+        return translate("Beyond the end of the axis: {values} and {others:,} others.", values=values, others=others)
+    return translate("Beyond the end of the axis: {values}.", values=join_list(shown))

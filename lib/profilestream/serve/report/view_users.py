@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from profilestream.base.language import message
 from profilestream.serve.report.time_axis import TimeAxis
 from profilestream.serve.report.time_grains import TimeGrain
 
-OTHER_DAY = "purchased on another day"  # a funnel step
+OTHER_DAY = message("purchased on another day")  # a funnel step
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from pyspark.sql import SparkSession
 
 from profilestream.base import files
+from profilestream.base.language import use_language
 from profilestream.base.settings import Settings
-from profilestream.serve.report import html_page, report_queries, sections
+from profilestream.serve.report import filter_data, html_page, report_queries, sections
 
 STEP = "serve_report"
 
@@ -15,7 +16,7 @@ def path(settings: Settings) -> str:
 
 
 def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
-    """Write the page; an existing page is replaced if it differs.
+    """Write the page in `serve.language`; an existing page is replaced if it differs.
 
     Args:
         out: overrides the path from the settings.
@@ -26,8 +27,10 @@ def run(spark: SparkSession, settings: Settings, out: str = "") -> str:
     # The import takes a second; other stages and steps do not need it.
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-    view = report_queries.read(spark, settings)
-    text = html_page.page(sections.title(view), sections.lead(view), sections.groups(view), get_plotlyjs())
+    with use_language(settings.serve.language):
+        view = report_queries.read(spark, settings)
+        title, lead, groups = sections.title(view), sections.lead(view), sections.groups(view)
+        text = html_page.page(title, lead, groups, get_plotlyjs(), filter_data.filters(view))
     target = out or path(settings)
     if files.read_text(spark, target) != text:
         files.write_text(spark, target, text)

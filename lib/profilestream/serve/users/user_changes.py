@@ -9,18 +9,21 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from profilestream.base import language
 from profilestream.base.finite import finite_items
+from profilestream.base.language import join_clauses, join_list, message, translate
 from profilestream.derive import population
 from profilestream.derive.fold import Fold
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.segments import rule_words
+from profilestream.serve.users.value_text import days_text
 
 # A dimension is unusual from this many standard deviations of the population, and drifts from this many per period.
 _UNUSUAL_DEVIATIONS, _DRIFT_DEVIATIONS = 2.0, 0.5
 # A user is far from the segment center above this multiple of the typical distance.
 _FAR_DISTANCE = 2.0
 _DRIFT_DAYS = (7, 30)
-_NO_DRIFT = "unchanged"
+_NO_DRIFT = message("unchanged")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class VectorWords:
         """`rule_words.compare_in_words` of two values of the profile vector."""
         assert self.derived.population is not None
         values = (self._natural(name, value), self._natural(name, other))
-        words, sql = self.derived.population.words, self.derived.vector.dimensions.get(name, "")
+        words = self.derived.population.words_in(language.current())
+        sql = self.derived.vector.dimensions.get(name, "")
         return rule_words.compare_in_words(name, values, other_name, words, sql)
 
     def _natural(self, name: str, deviation: float) -> float:
@@ -76,7 +80,7 @@ def drift(
         earlier = events.where(F.col("event_time") < as_of - timedelta(days=days))
         row = population.profile_vectors(fold.read(fold.partials(earlier)), stats, words.derived).first()
         if row is not None and row["vector"] is not None:
-            drifts[f"{days} days"] = changes_text(finite_items(vector), finite_items(row["vector"]), words)
+            drifts[days_text(days)] = changes_text(finite_items(vector), finite_items(row["vector"]), words)
     return {"drift": drifts} if drifts else {}
 
 
@@ -87,9 +91,9 @@ def changes_text(vector: Mapping[str, float], before: Mapping[str, float], words
     large = [name for name in changes if abs(changes[name]) >= _DRIFT_DEVIATIONS]
     texts = []
     for name in sorted(large, key=lambda name: (-abs(changes[name]), name)):
-        side, both = words.compare(name, vector[name], before[name], "before")
-        texts.append(f"{side} ({both})" if both else side)
-    return f"more than before: {', '.join(texts)}" if texts else _NO_DRIFT
+        side, both = words.compare(name, vector[name], before[name], translate("before"))
+        texts.append(translate("{text} ({label})", text=side, label=both) if both else side)
+    return translate("more than before: {texts}", texts=join_list(texts)) if texts else translate(_NO_DRIFT)
 
 
 def unusual(sections: Mapping[str, Any], words: VectorWords | None) -> dict[str, Any]:
@@ -99,12 +103,15 @@ def unusual(sections: Mapping[str, Any], words: VectorWords | None) -> dict[str,
     texts: dict[str, str] = {}
     for name in sorted(large, key=lambda name: -abs(vector[name])):
         assert words is not None
-        side, both = words.compare(name, vector[name], 0.0, "all users")
-        deviation = f"{abs(vector[name]):.1f} standard deviations {'above' if vector[name] > 0 else 'below'} all users"
-        texts[side] = f"{both}; {deviation}" if both else deviation
+        side, both = words.compare(name, vector[name], 0.0, translate("all users"))
+        text = message("{deviation:.1f} standard deviations below all users")
+        if vector[name] > 0:
+            text = message("{deviation:.1f} standard deviations above all users")
+        texts[side] = join_clauses([both, translate(text, deviation=abs(vector[name]))])
     segment = sections.get("segment", {})
     if segment.get("typical_distance"):
         ratio = segment["distance_to_center"] / segment["typical_distance"]
         if _FAR_DISTANCE < ratio < math.inf:
-            texts["segment"] = f"distance to the center is {ratio:.1f} times the typical distance"
+            text = translate("distance to the center is {ratio:.1f} times the typical distance", ratio=ratio)
+            texts[translate("segment")] = text
     return {"unusual": texts} if texts else {}

@@ -9,16 +9,24 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from profilestream.base import language
 from profilestream.base.delta_table import Table
 from profilestream.base.errors import SourceMissing
 from profilestream.base.finite import finite_items
+from profilestream.base.language import join_list, message, translate
 from profilestream.base.settings import Settings
 from profilestream.base.tables import SEGMENT_DESCRIPTIONS, USER_GROUPS, USER_TAGS
 from profilestream.learn.segments import rule_words, segment_rules
 from profilestream.learn.segments.segments_spec import SegmentsSpec
 from profilestream.serve.tags import assign_tags
+from profilestream.serve.users.value_text import events_text
 
 _MAX_PREFERENCES = 3
+_QUINTILES = {
+    "recency": message("recency {quintile}"),
+    "frequency": message("frequency {quintile}"),
+    "monetary": message("monetary {quintile}"),
+}
 _PREFERENCE_COLUMNS = {"items": "item_id", "categories": "category", "brands": "brand"}
 
 
@@ -73,13 +81,17 @@ def segment(
     description = None if descriptions is None else descriptions.where(F.col("segment_id") == row["segment_id"]).first()
     if description is None:
         return {"segment": fields}
-    fields["name"] = f"{row['segment_id']}: {description['description']}"
+    profile = SegmentsSpec(settings).profile
+    text = rule_words.translate_description(description["description"], profile)
+    fields["name"] = translate("{number}: {description}", number=row["segment_id"], description=text)
     conditions = segment_rules.simplify_path(segment_rules.decision_path(json.loads(description["tree"]), means))
     if conditions:
-        rule, profile = segment_rules.AND.join(map(str, conditions)), SegmentsSpec(settings).profile
-        words = {} if profile.population is None else profile.population.words
+        rule = segment_rules.AND.join(map(str, conditions))
+        words = {} if profile.population is None else profile.population.words_in(language.current())
         fields["rule"] = rule_words.rule_in_words(rule, words, profile.vector.dimensions)
-    fields["size"] = f"{description['users']:,} users, {description['share']:.0%} of all"
+    fields["size"] = translate(
+        "{users:,} users, {share:.0%} of all", users=description["users"], share=description["share"]
+    )
     return {"segment": fields}
 
 
@@ -93,14 +105,13 @@ def groups(
     row = None if own is None else own.withColumn("is_start_known", is_known).first()
     if row is None:
         return {}
-    quintiles = [row[f"{name}_quintile"] for name in ("recency", "frequency", "monetary")]
-    names = ("recency", "frequency", "monetary")
-    values = [f"{name} {quintile}" for name, quintile in zip(names, quintiles, strict=True) if quintile is not None]
+    quintiles = {name: row[f"{name}_quintile"] for name in _QUINTILES}
+    values = [translate(_QUINTILES[name], quintile=one) for name, one in quintiles.items() if one is not None]
+    since = row["loyalty_tier"] and _since(row["loyalty_tier_from"], row["is_start_known"])
     fields = {
         "rfm_segment": row["rfm_segment"],
-        "rfm_quintiles": ", ".join(values) or None,
-        "loyalty_tier": row["loyalty_tier"]
-        and f"{row['loyalty_tier']} {_since(row['loyalty_tier_from'], row['is_start_known'])}",
+        "rfm_quintiles": join_list(values) or None,
+        "loyalty_tier": since and translate("{tier} {since}", tier=row["loyalty_tier"], since=since),
         "cohort": row["cohort"],
     }
     return {"groups": fields}
@@ -117,14 +128,18 @@ def tags(
     is_known = assign_tags.is_start_known(F.col("valid_from"), F.col("gained_after"))
     own = own.withColumn("is_start_known", is_known).orderBy(F.desc("valid_from"), "tag")
     texts = {
-        row["tag"]: f"{_since(row['valid_from'], row['is_start_known'])}: {row['evidence'] or 'no evidence'}"
+        row["tag"]: translate(
+            "{since}: {evidence}",
+            since=_since(row["valid_from"], row["is_start_known"]),
+            evidence=row["evidence"] or translate("no evidence"),
+        )
         for row in own.collect()
     }
     return {"tags": texts} if texts else {}
 
 
 def _since(start: datetime, is_known: bool) -> str:
-    return f"since {'' if is_known else 'at least '}{start:%Y-%m-%d}"
+    return translate(message("since {day}") if is_known else message("since at least {day}"), day=start.date())
 
 
 def preference_events(events: DataFrame, preference: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -148,6 +163,6 @@ def preference_events(events: DataFrame, preference: Mapping[str, Any] | None) -
             )
             if of_value:
                 last = max(row["last"] for row in of_value).astimezone(UTC)
-                types = ", ".join(f"{row['n']} {row['event_type']}" for row in of_value)
-                texts[value] = f"{types}, last {last:%Y-%m-%d}"
+                types = events_text((row["event_type"], row["n"]) for row in of_value)
+                texts[value] = translate("{types}, last {day}", types=types, day=last.date())
     return {"preference_events": texts} if texts else {}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from profilestream.base.finite import finite_items, finite_or_null
+from profilestream.base.language import join_sentences, message, translate
 from profilestream.serve.report import html_page
 from profilestream.serve.report.report_elements import Group, KeyFigure, Section, Sentences, TextTable
 from profilestream.serve.report.view_model import format_utc
@@ -14,44 +15,50 @@ from profilestream.serve.users.value_text import format_value
 
 # Titles of blocks; others have their name.
 _TITLES = {
-    "timeline": "Last days, newest first",
-    "unusual": "What is unusual",
-    "drift": "What changed",
-    "scores": "What the customer is expected to do",
-    "groups": "Groups",
-    "preference_events": "Events behind the preferences",
+    "timeline": message("Last days, newest first"),
+    "unusual": message("What is unusual"),
+    "drift": message("What changed"),
+    "scores": message("What the customer is expected to do"),
+    "groups": message("Groups"),
+    "preference_events": message("Events behind the preferences"),
 }
 _GROUPS = {
-    "history": ("What happened", ("timeline", "unusual", "drift")),
-    "next": ("What is next", ("scores", "recommended")),
-    "labels": ("Tags and segments", ("tags", "groups", "segment")),
+    "history": (message("What happened"), ("timeline", "unusual", "drift")),
+    "next": (message("What is next"), ("scores", "recommended")),
+    "labels": (message("Tags and segments"), ("tags", "groups", "segment")),
 }
-_PROFILE = ("profile", "All values of the profile")
+_PROFILE = ("profile", message("All values of the profile"))
 
 
 def as_html(view: UserView) -> str:
     """The page; all texts of the log are escaped."""
-    zone = f"Days are in the shop time zone ({view.timezone}); all other times are in UTC."
-    lead = f"As of {format_utc(view.as_of)}. {zone}"
+    lead = join_sentences(
+        translate("As of {time}.", time=format_utc(view.as_of)),
+        translate("Days are in the shop time zone ({zone}); all other times are in UTC.", zone=view.timezone),
+    )
     summary = profile_renderer.summary(view)
-    who = (Section("summary", "In short", (Sentences(tuple(summary)),)),) if summary else ()
+    who = (Section("summary", translate("In short"), (Sentences(tuple(summary)),)),) if summary else ()
     blocks = profile_renderer.blocks(view)
-    groups = [Group("who", "Who this is", key_figures(view), who)]
+    groups = [Group("who", translate("Who this is"), key_figures(view), who)]
     for name, (title, names) in _GROUPS.items():
-        groups.append(_group(name, title, [block for block in blocks if block.name.partition(":")[0] in names]))
+        groups.append(_group(name, title, [block for block in blocks if block.name in names]))
     placed = {name for _, names in _GROUPS.values() for name in names}
-    groups.append(_group(*_PROFILE, [block for block in blocks if block.name.partition(":")[0] not in placed]))
+    groups.append(_group(*_PROFILE, [block for block in blocks if block.name not in placed]))
     return html_page.page(
-        f"Customer {view.user_id}", lead, [group for group in groups if group.key_figures or group.sections]
+        translate("Customer {user}", user=view.user_id),
+        lead,
+        [group for group in groups if group.key_figures or group.sections],
     )
 
 
 def _group(name: str, title: str, blocks: list[Block]) -> Group:
-    return Group(name, title, (), tuple(_section(f"{name}-{number}", block) for number, block in enumerate(blocks)))
+    return Group(
+        name, translate(title), (), tuple(_section(f"{name}-{number}", block) for number, block in enumerate(blocks))
+    )
 
 
 def _section(anchor: str, block: Block) -> Section:
-    title = _TITLES.get(block.name, block.name[0].upper() + block.name[1:])
+    title = translate(_TITLES[block.name]) if block.name in _TITLES else block.heading[0].upper() + block.heading[1:]
     return Section(anchor, title, (TextTable("", block.columns, block.rows),))
 
 
@@ -61,10 +68,13 @@ def key_figures(view: UserView) -> tuple[KeyFigure, ...]:
     figures = []
     if "orders" in behavior:
         figures.append(
-            KeyFigure("orders", "orders", behavior["orders"], format_value(view.sections["behavior"]["orders"]))
+            KeyFigure(
+                "orders", translate("orders"), behavior["orders"], format_value(view.sections["behavior"]["orders"])
+            )
         )
     if view.currency is not None and "spent" in behavior and behavior.get("priced_events") != 0:
-        figures.append(KeyFigure("spent", f"spent, {view.currency or 'currency unknown'}", behavior["spent"]))
+        label = translate("spent, {currency}", currency=view.currency or translate("currency unknown"))
+        figures.append(KeyFigure("spent", label, behavior["spent"]))
     score = user_predictions.main_score(finite_or_null(view.sections.get("scores") or {}))
     if score is not None:
         value = score["score"] if score["probability"] is None else score["probability"]

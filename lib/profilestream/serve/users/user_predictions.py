@@ -1,5 +1,6 @@
 """What one user is expected to do, with reasons, and the lists of items by purpose, as of the latest runs."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,14 +8,17 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
+from profilestream.base.language import message, translate
 from profilestream.base.settings import Settings
 from profilestream.learn.outcomes import outcome_declaration
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.users.all_users import read_or_empty
-from profilestream.serve.users.value_text import money, plural
+from profilestream.serve.users.value_text import days_text, money
 
 # The summary has the outcome with a probability whose period is nearest to this.
 _MAIN_DAYS = 28
+_MARGIN = message("margin")
 
 
 def scores(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def scores(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, A
             **_question(row["outcome"], declared),
             "probability": row["probability"],
             "score": row["score"],
-            "reasons": [reason["text"] for reason in row["reasons"]],
+            "reasons": [translate_reason(reason["text"]) for reason in row["reasons"]],
         }
         for row in rows
     }
@@ -43,8 +47,13 @@ def _question(name: str, declared: DeclaredOutcomes | None) -> dict[str, Any]:
         return {"question": name, "days": None, "unit": ""}
     outcome = declared.outcomes[name]
     label, days = declared.labels[outcome.label], outcome.value_days or outcome.horizon_days
-    question = f"{label.question.partition('?')[0]} in the next {plural(days, 'day')}?"
-    return {"question": question, "days": days, "unit": "margin" if outcome.loss == "hinge" else label.unit}
+    question = translate("{question} in the next {days}?", question=_stem(label.question), days=days_text(days))
+    return {"question": question, "days": days, "unit": _MARGIN if outcome.loss == "hinge" else label.unit}
+
+
+def _stem(question: str) -> str:
+    """The question without its mark, and without the sentences after it."""
+    return re.split("[?？]", question, maxsplit=1)[0]
 
 
 def score_text(score: Mapping[str, Any], currency: str | None) -> str:
@@ -54,10 +63,10 @@ def score_text(score: Mapping[str, Any], currency: str | None) -> str:
         currency: shown in place of the unit `currency`.
     """
     if score["probability"] is not None:
-        return f"{score['probability']:.1%} likely"
+        return translate("{probability:.1%} likely", probability=score["probability"])
     if score["score"] is None:
-        return "unknown"
-    unit = (currency or "") if score["unit"] == "currency" else score["unit"]
+        return translate("unknown")
+    unit = (currency or "") if score["unit"] == "currency" else translate(score["unit"])
     return money(score["score"], unit)
 
 
@@ -73,6 +82,6 @@ def lists(spark: SparkSession, settings: Settings, user_id: str) -> dict[str, An
     rows = read_or_empty(spark, tables.RECOMMENDATIONS, settings).where(F.col("user_id") == user_id).collect()
     by_purpose: dict[str, Any] = {}
     for row in sorted(rows, key=lambda row: (row["purpose"] != "for_you", row["purpose"], row["rank"])):
-        fields = {name: row[name] for name in ("rank", "item_id", "reason")}
+        fields = {"rank": row["rank"], "item_id": row["item_id"], "reason": translate_reason(row["reason"])}
         by_purpose.setdefault(row["purpose"], []).append(fields | {"ranker": row["reason_ranker"] or row["ranker"]})
     return {"lists": by_purpose} if by_purpose else {}

@@ -1,16 +1,23 @@
 """Who a user is, in at most five sentences for a merchant; a sentence without data is left out."""
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from profilestream.base.finite import finite_items, finite_or_null
+from profilestream.base.language import join_clauses, join_list, join_sentences, message, translate
 from profilestream.base.settings import Settings
 from profilestream.serve.users import user_predictions
-from profilestream.serve.users.value_text import money, plural
+from profilestream.serve.users.value_text import days_text, money, orders_text
 
 _MAX_FAVORITES = 3
+_FAVORITES = {
+    "categories": message("favorite categories: {values}"),
+    "brands": message("favorite brands: {values}"),
+    "items": message("favorite items: {values}"),
+}
+_END_MARKS = "?.？。"
 
 
 def sentences(sections: dict[str, Any], as_of: datetime, timezone: str, currency: str | None) -> list[str]:
@@ -29,7 +36,8 @@ def sentences(sections: dict[str, Any], as_of: datetime, timezone: str, currency
         _groups(sections),
         _score(sections.get("scores") or {}, currency),
     ]
-    return [f"{text[0].upper()}{text[1:]}{'' if text[-1] in '?.' else '.'}" for text in texts if text]
+    capitalized = [text[0].upper() + text[1:] for text in texts if text]
+    return [text if text[-1] in _END_MARKS else translate("{sentence}.", sentence=text) for text in capitalized]
 
 
 def currency_of(settings: Settings, currencies: list[str]) -> str | None:
@@ -50,13 +58,12 @@ def _visits(sections: Mapping[str, Any], as_of: datetime, timezone: ZoneInfo) ->
         return ""
     last_day, day = (time.astimezone(timezone).date() for time in (last, as_of))
     first = basic.get("first_seen")
-    since = f"first seen on {first.astimezone(timezone).date()}, " if first else ""
-    return f"{since}last seen on {last_day}{_days_before(last_day, day)}"
-
-
-def _days_before(last: date, day: date) -> str:
-    days = (day - last).days
-    return "" if days <= 0 else f", {plural(days, 'day')} before {day}"
+    text = translate("last seen on {last}", last=last_day)
+    if first:
+        first_day = first.astimezone(timezone).date()
+        text = translate("first seen on {first}, last seen on {last}", first=first_day, last=last_day)
+    days = (day - last_day).days
+    return text if days <= 0 else translate("{visits}, {days} before {day}", visits=text, days=days_text(days), day=day)
 
 
 def _orders(behavior: Mapping[str, Any], currency: str | None) -> str:
@@ -64,21 +71,24 @@ def _orders(behavior: Mapping[str, Any], currency: str | None) -> str:
     if orders is None:
         return ""
     if not orders:
-        return "no orders yet"
-    count = plural(orders, "order")
+        return translate("no orders yet")
+    count = orders_text(orders)
     spent, returned = (behavior.get(name) for name in ("spent", "returned"))
     if currency is None or spent is None or behavior.get("priced_events") == 0:
         return count
-    average = f", {money(spent / orders, currency)} each on average" if orders > 1 else ""
-    back = f"; {money(returned, currency)} were returned" if returned else ""
-    return f"{count} for {money(spent, currency)}{average}{back}"
+    values = {"orders": count, "spent": money(spent, currency), "average": money(spent / orders, currency)}
+    text = translate("{orders} for {spent}", **values)
+    if orders > 1:
+        text = translate("{orders} for {spent}, {average} each on average", **values)
+    back = translate("{returned} were returned", returned=money(returned, currency)) if returned else ""
+    return join_clauses([text, back])
 
 
 def _favorites(preference: Mapping[str, Any]) -> str:
     """The heaviest categories and brands; the heaviest items of a log that has neither."""
     texts = {name: _heaviest(preference.get(name)) for name in ("categories", "brands", "items")}
     names = [name for name in ("categories", "brands") if texts[name]] or [name for name in ("items",) if texts[name]]
-    return "; ".join(f"favorite {name}: {', '.join(texts[name])}" for name in names)
+    return join_clauses(translate(_FAVORITES[name], values=join_list(texts[name])) for name in names)
 
 
 def _heaviest(weights: Any) -> list[str]:
@@ -88,15 +98,17 @@ def _heaviest(weights: Any) -> list[str]:
 
 def _groups(sections: Mapping[str, Any]) -> str:
     groups, segment = sections.get("groups") or {}, sections.get("segment") or {}
-    size = f" ({segment['size']})" if segment.get("size") else ""
+    rfm, name = (groups.get("rfm_segment") or "").replace("_", " "), segment.get("name") or ""
+    if name and segment.get("size"):
+        name = translate("{text} ({label})", text=name, label=segment["size"])
     fields = {
-        "RFM segment": (groups.get("rfm_segment") or "").replace("_", " "),
-        "loyalty tier": groups.get("loyalty_tier"),
-        "segment": segment.get("name") and f"{segment['name']}{size}",
+        message("RFM segment: {name}"): rfm,
+        message("loyalty tier: {name}"): groups.get("loyalty_tier"),
+        message("segment: {name}"): name,
     }
-    return "; ".join(f"{name}: {text}" for name, text in fields.items() if text)
+    return join_clauses(translate(text, name=value) for text, value in fields.items() if value)
 
 
 def _score(scores: Mapping[str, Any], currency: str | None) -> str:
     score = user_predictions.main_score(scores)
-    return "" if score is None else f"{score['question']} {user_predictions.score_text(score, currency)}"
+    return "" if score is None else join_sentences(score["question"], user_predictions.score_text(score, currency))

@@ -1,6 +1,6 @@
 """The last days of one user, newest first: events, orders and items, tags gained and lost, and why a day is unusual."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
@@ -8,10 +8,12 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from profilestream.base import tables
+from profilestream.base.language import join_clauses, join_list, translate, translate_count
 from profilestream.base.settings import ORDER_SQL, Settings
+from profilestream.serve.reason_texts import translate_reason
 from profilestream.serve.tags import assign_tags
 from profilestream.serve.users.all_users import read_or_empty
-from profilestream.serve.users.value_text import money, plural
+from profilestream.serve.users.value_text import events_text, money, orders_text, with_others
 
 MAX_DAYS = 20
 _MAX_TYPES, _MAX_SHOWN = 20, 5
@@ -106,7 +108,7 @@ def unusual_days(spark: SparkSession, settings: Settings, user_id: str) -> Days:
     """`unusual`: the reasons of the user's unusual days, by day."""
     rows = read_or_empty(spark, tables.UNUSUAL_ACTIVITY, settings).where(F.col("user_id") == user_id)
     newest = rows.orderBy(F.desc("day")).limit(MAX_DAYS).collect()
-    return {row["day"]: {"unusual": [reason["text"] for reason in row["reasons"]]} for row in newest}
+    return {row["day"]: {"unusual": [translate_reason(reason["text"]) for reason in row["reasons"]]} for row in newest}
 
 
 def _local_day(time: str, timezone: str) -> Column:
@@ -119,28 +121,39 @@ def day_text(day: Mapping[str, Any], currency: str | None) -> str:
     Args:
         currency: of the values; null or empty: none is shown.
     """
-    parts = [
-        ", ".join(f"{n:,} {name}" for name, n in day.get("events", {}).items()),
-        _entries("order", [_order_text(order, currency) for order in day.get("orders", [])], day.get("order_count", 0)),
-        _entries("item", [item["item_id"] for item in day.get("items", [])], day.get("item_count", 0)),
-        *(f"gained the tag {tag}" for tag in day.get("tags_gained", [])),
-        *(f"lost the tag {tag}" for tag in day.get("tags_lost", [])),
-        f"unusual: {', '.join(day['unusual'])}" if day.get("unusual") else "",
-    ]
-    return "; ".join(filter(None, parts))
+    unusual = join_list(day.get("unusual", []))
+    return join_clauses(
+        [
+            events_text(day.get("events", {}).items()),
+            _orders(day, currency),
+            _items(day),
+            *(translate("gained the tag {tag}", tag=tag) for tag in day.get("tags_gained", [])),
+            *(translate("lost the tag {tag}", tag=tag) for tag in day.get("tags_lost", [])),
+            translate("unusual: {reasons}", reasons=unusual) if unusual else "",
+        ]
+    )
+
+
+def _orders(day: Mapping[str, Any], currency: str | None) -> str:
+    """The orders with their values, and the number of the others; empty without any."""
+    orders, count = day.get("orders", []), day.get("order_count", 0)
+    texts = join_list(_order_text(order, currency) for order in orders)
+    if not texts:
+        return orders_text(count) if count else ""
+    return translate_count("order {texts}", "orders {texts}", count, texts=with_others(texts, count - len(orders)))
 
 
 def _order_text(order: Mapping[str, Any], currency: str | None) -> str:
-    value = "" if order["value"] is None else f"for {money(order['value'], currency)}"
-    return " ".join(filter(None, [order["order_id"], value]))
+    if order["value"] is None:
+        return order["order_id"] or ""
+    value = translate("for {amount}", amount=money(order["value"], currency))
+    return translate("{order} {value}", order=order["order_id"], value=value) if order["order_id"] else value
 
 
-def _entries(name: str, texts: Sequence[str], count: int) -> str:
-    """The texts after their name, and the number of the others; empty without any."""
-    shown = [text for text in texts if text]
-    if not count:
+def _items(day: Mapping[str, Any]) -> str:
+    """The ids of the items, and the number of the others; empty without any."""
+    items, count = day.get("items", []), day.get("item_count", 0)
+    texts = join_list(item["item_id"] for item in items)
+    if not texts:
         return ""
-    if not shown:
-        return plural(count, name)
-    others = f" and {count - len(texts):,} more" if count > len(texts) else ""
-    return f"{name}{'' if count == 1 else 's'} {', '.join(shown)}{others}"
+    return translate_count("item {texts}", "items {texts}", count, texts=with_others(texts, count - len(items)))
