@@ -299,7 +299,7 @@ class KeyedRows:
         """As `_read`, from memory if possible; `names` contain a column that is no partition column."""
         if (written := self._written.get(path)) is None:
             return self._read(path, positions, names)
-        rows = written.select([name for name in written.column_names if name in names]).take(pa.array(positions))
+        rows = written.select([name for name in written.column_names if name in names]).take(positions)
         return self._cast(rows, names, self._partition(path))
 
     def _read(self, path: str, positions: Positions, names: Collection[str]) -> pa.Table:
