@@ -44,8 +44,8 @@ def _events() -> list[tuple[Any, ...]]:
         ("guest", "purchase", MONDAY + timedelta(weeks=LAST), "store", None, None, None, None, 1.0),
     ]
     # Two new customers.
-    for user in ("u10", "u11"):
-        rows.append((user, "purchase", MONDAY + timedelta(weeks=LAST - 1), "web", user, "i1", None, None, 3.0))
+    for new in ("u10", "u11"):
+        rows.append((new, "purchase", MONDAY + timedelta(weeks=LAST - 1), "web", new, "i1", None, None, 3.0))
     for n in range(900):
         time = MONDAY + timedelta(hours=10 + n * 11)
         kind = "return" if n % 13 == 5 else "view" if n % 17 == 3 else "purchase"
