@@ -40,7 +40,7 @@ def main() -> int:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         take(browser, REPORT, "report.png", 1280, 1160)
-        take(browser, REPORT, "report_phone.png", 390, 1300)
+        take(browser, REPORT, "report_phone.png", 390, 1500)
         take(browser, USER_PAGE, "user.png", 1280, 1160)
         browser.close()
     return 0

@@ -171,6 +171,11 @@ def _sales(shop: Settings) -> pl.DataFrame:
     return _table(shop, "events").with_columns(**columns).filter(pl.col("sign").is_not_null()).collect()
 
 
+def _at_risk(shop: Settings) -> set[str]:
+    scores = _table(shop, "user_scores").filter(outcome="churn_60d").filter(pl.col("probability") > 0.5)
+    return set(scores.collect()["user_id"])
+
+
 def _expected_key_figures(shop: Settings) -> dict[str, float]:
     """The key figures, computed by Polars."""
     batches = _table(shop, "capture_batches").select(pl.col("^rows_(in|clean|rejected|duplicate)$").sum()).collect()
@@ -179,15 +184,15 @@ def _expected_key_figures(shop: Settings) -> dict[str, float]:
     purchases = sales.filter(IS_PURCHASE)
     orders = purchases.select("user_id", "order").unique()
     by_user = orders.drop_nulls("user_id").group_by("user_id").len()
-    at_risk = _table(shop, "user_scores").filter(outcome="churn_60d").filter(pl.col("probability") > 0.5).collect()
+    at_risk = _at_risk(shop)
     return {
         "customers": by_user.height,
         "revenue": sales["revenue"].sum(),
         "orders": orders.height,
         "order_value": purchases["value"].sum() / orders.height,
         "repeat_rate": by_user.filter(pl.col("len") > 1).height / by_user.height,
-        "at_risk": at_risk.height,
-        "at_risk_spent": sales.join(at_risk, "user_id", "semi")["revenue"].sum(),
+        "at_risk": len(at_risk),
+        "at_risk_spent": sales.filter(pl.col("user_id").is_in(list(at_risk)))["revenue"].sum(),
         **batches.row(0, named=True),
         "alarms": _table(shop, "capture_alarms").collect().height,
         "events": events.height,
@@ -223,8 +228,13 @@ def test_items_segments_recommendations_and_examples_equal_the_tables(view: Repo
     by_segment = dict(segments.group_by("segment_id").agg(pl.col("revenue").sum()).rows())
     assert view.shop.spent_by_segment == pytest.approx(by_segment) and len(by_segment) == 2
     assert view.shop.recommended == (("i", 5), ("j0", 3), ("j1", 2))
-    examples = [(one.kind, one.user.outcome, one.user.score) for one in view.shop.examples]
-    assert examples == []
+    spent = sales.filter(pl.col("user_id").is_in(list(_at_risk(shop)))).group_by("user_id").agg(pl.col("revenue").sum())
+    best_at_risk = max(spent.rows(), key=lambda row: row[1])
+    at_risk, new = view.shop.examples
+    assert (at_risk.kind, at_risk.user.user_id) == ("at_risk", best_at_risk[0])
+    assert at_risk.spent == pytest.approx(best_at_risk[1])
+    # All customers are new; of those not at risk, this one has the highest score.
+    assert (new.kind, new.user.outcome, new.user.score) == ("new", "value_180d", 20.0)
 
 
 def test_weeks_changes_and_risers_equal_the_events(spark: SparkSession, shop: Settings) -> None:
@@ -411,3 +421,6 @@ def test_the_job_writes_the_page_to_the_default_path_and_to_out_also_without_tab
     assert capsys.readouterr().out.splitlines() == [f"open in a browser: {tmp_path}/{name}" for name in names]
     pages = [(tmp_path / name).read_text() for name in names]
     assert pages[0] == pages[1] and "No events captured yet" in pages[0]
+    assert serve_report.main(["--config", str(config), "--language", "zh"]) == 0
+    page = (tmp_path / names[0]).read_text()
+    assert '<html lang="zh">' in page and "尚未采集到行为事件" in page

@@ -28,6 +28,9 @@ SOURCES, SEGMENTS, PERIODS = ("", "web", "store"), ("", "0", "2"), ("", "4", "13
 OFFERED = Offered(("web", "store"), (0, 2), 9)
 # u9 has no segment, and segment 1 is not offered.
 SEGMENT_OF = {f"u{n}": n % 3 for n in range(9)}
+# Scores of u0 to u11; 70 is the limit.
+VALUES = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 70.0, 70.0, 55.0, 70.0)
+AT_RISK = ("u1", "u4", "u6")
 TYPES = (
     "event_id string, event_type string, event_time timestamp, source string, user_id string, item_id string, "
     "order_id string, quantity double, value double"
@@ -40,6 +43,9 @@ def _events() -> list[tuple[Any, ...]]:
         ("stray", "purchase", MONDAY.replace(year=2035), "web", "u1", "i1", "far", 1.0, 5.0),
         ("guest", "purchase", MONDAY + timedelta(weeks=LAST), "store", None, None, None, None, 1.0),
     ]
+    # Two new customers.
+    for new in ("u10", "u11"):
+        rows.append((new, "purchase", MONDAY + timedelta(weeks=LAST - 1), "web", new, "i1", None, None, 3.0))
     for n in range(900):
         time = MONDAY + timedelta(hours=10 + n * 11)
         kind = "return" if n % 13 == 5 else "view" if n % 17 == 3 else "purchase"
@@ -70,7 +76,7 @@ def _expected(source: str, segment: str, period: str) -> dict[str, Any]:
     weekly = {
         name: _by_week(frame) for name, frame in (("revenue", sales), ("orders", orders.with_columns(revenue=1.0)))
     }
-    at_risk = sales.filter(pl.col("user_id").is_in(["u1", "u4", "u6"]))
+    at_risk = sales.filter(pl.col("user_id").is_in(AT_RISK))
     recent = at_risk.filter(pl.col("week") > LAST - 52)
     return {
         "customers": len(by_user),
@@ -118,9 +124,9 @@ def shop_view(_session: SparkSession, tmp_path_factory: pytest.TempPathFactory) 
     segments = [(user, n, 0.5, [0.1], as_of, as_of, "s", 1) for user, n in SEGMENT_OF.items()]
     reasons, versions = [("orders", 2.0, 0.5, "orders 2; raises the score")], (as_of, 1, None, 1, as_of, "linear")
     scores: list[tuple[Any, ...]] = []
-    for n in range(10):
-        scores.append((f"u{n}", "churn_60d", 0.0, 0.9 if n in (1, 4, 6) else 0.1, reasons, *versions))
-        scores.append((f"u{n}", "value_180d", min(10.0 * n, 70.0), None, reasons, *versions))
+    for n in range(12):
+        scores.append((f"u{n}", "churn_60d", 0.0, 0.9 if f"u{n}" in AT_RISK else 0.1, reasons, *versions))
+        scores.append((f"u{n}", "value_180d", VALUES[n], None, reasons, *versions))
     for table, rows in ((tables.USER_SEGMENTS, segments), (tables.USER_SCORES, scores)):
         frame = _session.createDataFrame(rows, table.schema)
         frame.write.format("delta").save(f"{settings.paths.warehouse}/{table.name}")
@@ -183,3 +189,21 @@ def test_every_choice_shows_the_numbers_of_the_events(page: Page) -> None:
                 assert [row[1] for row in shown[name]] == pytest.approx([row[1] for row in value]), at
             else:
                 assert shown[name] == pytest.approx(value), at
+
+
+def test_the_examples_are_a_valuable_customer_at_risk_a_new_one_and_a_typical_one(shop_view: ShopView) -> None:
+    """u11 is new too, but has a score at the limit; u5 has the median of the scores."""
+    spent = _spent()
+    valuable = max(AT_RISK, key=lambda user: spent[user])
+    expected = [("at_risk", valuable), ("new", "u10"), ("typical", "u5")]
+    assert [(one.kind, one.user.user_id) for one in shop_view.examples] == expected
+    assert [one.spent for one in shop_view.examples] == pytest.approx([spent[user] for _, user in expected])
+
+
+def _spent() -> dict[str, float]:
+    """Purchases minus returns of the last 52 weeks by user."""
+    totals: dict[str, float] = {}
+    for _, kind, time, _, user, *_, value in _events():
+        if user and kind != "view" and time >= MONDAY + timedelta(weeks=LAST - 51):
+            totals[user] = totals.get(user, 0.0) + (value if kind == "purchase" else -value)
+    return totals

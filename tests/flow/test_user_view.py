@@ -190,8 +190,12 @@ def test_the_view_at_an_earlier_time_equals_the_table_at_that_time(
     assert text.startswith("shop:u1, as of 2026-01-28 10:00 UTC\n  First seen on 2026-01-01, ")
     assert f"    1  {EVIL} (shop:i0); often; blend\n" in text and f": bought {EVIL} (shop:i0) often\n" in text
     assert "    events        19\n" in text and "    vector        " in text
-    assert serve_user.main([*config, "--user", "shop:u1", "--as-of", "2026-01-15T10:00:14", "--json"]) == 0
+    assert (
+        serve_user.main([*config, "--user", "shop:u1", "--as-of", "2026-01-15T10:00:14", "--json", "--language", "zh"])
+        == 0
+    )
     document = json.loads(capsys.readouterr().out)
+    assert document["summary"][0].startswith("首次访问 2026-01-01，最近访问 2026-01-")
     assert document["as_of"] == "2026-01-15T10:00:14+00:00"
     assert document["behavior"]["events"] == earlier_view.sections["behavior"]["events"]
 

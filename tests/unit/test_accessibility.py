@@ -16,6 +16,8 @@ FOCUSED = """() => {
   return [one.name || one.type || one.hash, getComputedStyle(one).outlineStyle];
 }"""
 
+CUT_TABLES = """() => [...document.querySelectorAll(".scroll")]
+  .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)"""
 ALL_SCREENS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 # The report with a filter has all elements of the report without one.
 SCREENS = {"report": ALL_SCREENS[:1], "filtered": ALL_SCREENS, "user": ALL_SCREENS}
@@ -25,7 +27,7 @@ SCREENS = {"report": ALL_SCREENS[:1], "filtered": ALL_SCREENS, "user": ALL_SCREE
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Addresses of the report, of the report with a filter, and of a user."""
     folder = tmp_path_factory.mktemp("pages")
-    view = filtered_view(sources=2, segments=2, weeks=60)
+    view = filtered_view(sources=2, segments=2, weeks=20)
     texts = (
         sections.title(view),
         sections.lead(view),
@@ -57,7 +59,8 @@ def test_axe_finds_nothing(browser: Browser, pages: dict[str, str], name: str) -
 
 
 def test_the_filter_can_be_used_with_the_keyboard(browser: Browser, pages: dict[str, str]) -> None:
-    page = browser.new_page()
+    # The page blocks the evaluation of texts, which `wait_for_function` repeats.
+    page = browser.new_page(bypass_csp=True)
     page.goto(pages["report"])
     order: list[list[str]] = []
     while len(order) < 60 and (not order or order[-1][0] != "reset"):
@@ -74,3 +77,23 @@ def test_the_filter_can_be_used_with_the_keyboard(browser: Browser, pages: dict[
     reset = page.inner_text("#filter-state")
     page.close()
     assert state.startswith("Shown: all sources, whole log, 0: ") and reset.endswith("all customers and guests.")
+
+
+def test_a_printed_page_has_no_controls_and_no_cut_tables(browser: Browser, pages: dict[str, str]) -> None:
+    # The width of A4 without margins.
+    page = browser.new_page(viewport={"width": 718, "height": 900})
+    page.emulate_media(media="print")
+    shown = {}
+    for name in ("report", "filtered", "user"):
+        page.goto(pages[name])
+        page.reload()
+        page.evaluate(OPEN_ALL)
+        controls = page.locator("#filter select, #filter button, #filter details, nav").all()
+        state = page.locator("#filter-state")
+        shown[name] = (
+            [control for control in controls if control.is_visible()],
+            page.evaluate(CUT_TABLES),
+            state.count() == 1 and state.is_visible(),
+        )
+    page.close()
+    assert shown == {"report": ([], [], False), "filtered": ([], [], True), "user": ([], [], False)}

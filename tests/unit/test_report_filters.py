@@ -19,7 +19,7 @@ def _slice(source: str | None, segment: int | None, weeks: int) -> SalesSlice:
     name = f"{source} {segment} & a long name of an item, which is more than sixty characters long, with its color "
     sales = []
     for length in (0, *offered.PERIOD_WEEKS):
-        sold = tuple(SoldItem(f"{length} {n} {name}", 12_345.0, 1_234_567.89, 54_321.0) for n in range(8))
+        sold = tuple(SoldItem(f"{length} {n} {name}", 12_345.0, 1_234_567.89, 4_321.0 - n) for n in range(8))
         risers = tuple(replace(item, name=f"{item.name} riser") for item in sold)
         items = SalesPeriod(start, start, sold, risers)
         sales.append(PeriodSales(length, 1_234_567.89, 1_300_000.5, 12_345, 6_789, 2_345, items))

@@ -91,7 +91,7 @@ def test_every_message_is_translated_with_the_same_placeholders(name: str) -> No
 def test_chinese_has_full_width_punctuation_and_no_spaces_between_words() -> None:
     texts = [translation for _, pairs in messages_of("zh") for _, translation in pairs]
     marks = "。，；：！？、（）“”"
-    half_width = re.compile(rf"[{HAN}][,;:!?()]|[,;:!?()][{HAN}]|[{HAN}]\.(?!\w)")
+    half_width = re.compile(rf"[{HAN}}}] ?[,;!?()]|[,;!?()] ?[{HAN}{{]|[{HAN}]:|[{HAN}}}]\.( |$)")
     spaces = re.compile(rf"[{HAN}] +[{HAN}{marks}]|[{marks}] | [{marks}]")
     no_space_before_latin = re.compile(rf"[{HAN}][A-Za-z0-9]|[A-Za-z0-9%][{HAN}]")
     assert [text for text in texts if half_width.search(text)] == []

@@ -65,7 +65,8 @@ footer { padding: 4px 16px 32px; font-size: .85rem; }
   nav, .skip, .empty { display: none; }
   .scroll { max-height: none; overflow: visible; }
   th { position: static; white-space: normal; }
-  td.long, td.number, th.number { min-width: 0; white-space: normal; overflow-wrap: anywhere; }
+  td.long { min-width: 0; }
+  td.number, th.number { white-space: normal; }
   details:not([open]) { display: none; }
   table { font-size: .78rem; }
   .parts { grid-template-columns: minmax(0, 1fr); }
