@@ -27,7 +27,7 @@ _PROFILE_SCAN = 2.9
 _PROFILE_BYTES = 5_649
 _BYTES_OF_ID = 8
 # Defaults of stream.local_max_rows and stream.local_max_keys.
-_LOCAL_ROWS, _LOCAL_KEYS = 10_000, 5_000_000
+_LOCAL_ROWS, _LOCAL_KEYS = 50_000, 5_000_000
 _WRITE_BYTES_PER_SECOND = 1e9
 _HEADROOM = 2.0
 CAPTURE, FEATURES, PROFILES = "capture_events", "derive_features", "derive_profiles"

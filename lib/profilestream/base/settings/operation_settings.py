@@ -88,7 +88,7 @@ class Stream(Frozen):
     max_files_per_trigger: int = Field(default=64, ge=1)
     max_bytes_per_trigger: int | None = Field(default=None, ge=1)
     stage_batches_every_seconds: float = Field(default=60.0, gt=0)
-    local_max_rows: int = Field(default=10_000, ge=0)
+    local_max_rows: int = Field(default=50_000, ge=0)
     local_max_keys: int = Field(default=5_000_000, ge=0)
     restarts: int = Field(default=5, ge=0)
     restart_seconds: float = Field(default=10.0, gt=0)
