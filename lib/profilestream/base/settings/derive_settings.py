@@ -13,7 +13,7 @@ EVENT_WEIGHTS = {
 # The order of a purchase: its order id, or the event itself. The prefixes separate equal ids.
 ORDER_SQL = "coalesce(concat('order:', order_id), concat('event:', event_id))"
 # The units of an event, such as a purchase or return: its quantity, 1 if it is missing.
-UNITS_SQL = "coalesce(quantity, 1D)"
+UNITS_SQL = "coalesce(quantity, 1)"
 
 
 class Sessions(Frozen):
