@@ -118,11 +118,8 @@ def test_rows_are_inserted_replaced_and_deleted_once(spark: SparkSession, paths:
     assert_all_readers_agree(spark, str(TABLE.path(paths)), "number")
 
 
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_rows_that_were_written_last_are_found_in_memory(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch, is_kept: bool
-) -> None:
-    """Each batch replaces rows of the ones before; without memory for them, the rows of the files are the same."""
+def _recorded_reads(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The row groups of each read of a file, from now on."""
     reads: list[list[int]] = []
     read = pq.ParquetFile.read_row_groups
 
@@ -131,6 +128,15 @@ def test_rows_that_were_written_last_are_found_in_memory(
         return read(file, groups, **how)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", recorded)
+    return reads
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_rows_that_were_written_last_are_found_in_memory(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    """Each batch replaces rows of the ones before; without memory for them, the rows of the files are the same."""
+    reads = _recorded_reads(monkeypatch)
     if not is_kept:
         monkeypatch.setattr(keyed_rows, "_MAX_WRITTEN_BYTES", 0)
     index, keys = KeyedRows(TABLE, paths), _keys(1200)
@@ -445,14 +451,7 @@ def test_a_scan_reads_new_files_of_its_partition_and_row_groups_with_the_values(
 ) -> None:
     _update_partitioned(partitioned, [_row(f"u{n:04}", "user", 0.0, n // 500) for n in range(1500)], 0)
     _update_partitioned(partitioned, [_row("other", "a b", 0.0)], 1)
-    reads: list[list[int]] = []
-    read = pq.ParquetFile.read_row_groups
-
-    def recorded(file: pq.ParquetFile, groups: list[int], **how: Any) -> pa.Table:
-        reads.append(groups)
-        return read(file, groups, **how)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", recorded)
+    reads = _recorded_reads(monkeypatch)
     assert len(_scanned(partitioned, part="user", segment=[1, 9])) == 500
     assert len(_scanned(partitioned, part="user", segment=[1, 9])) == 500
     assert reads == [[1]]
