@@ -9,9 +9,9 @@ from profilestream.base.language import ENGLISH, join_list, message, translate, 
 from profilestream.derive.table_declaration import DerivedTable
 from profilestream.learn.segments.segment_rules import AND, AVERAGE, NO_RULE, SplitCondition, word
 
-# SQL of dimensions with a natural unit: shares of the events, and logarithms of a column.
 # A word, with the number of the segment if several have the same words.
 _NUMBERED = re.compile(r"(.*?)((?: \(\d+\))?)")
+# SQL of dimensions with a natural unit: shares of the events, and logarithms of a column.
 _SHARE, _LOGARITHM = re.compile(r"int\(.*\)"), re.compile(r"ln\(1 \+ (\w+)\)")
 
 

@@ -14,7 +14,7 @@ _NEW_WEEKS = 4
 
 
 def examples(
-    orders: DataFrame, scores: DataFrame, outcomes: list[str], risk: str | None, weeks: range
+    orders: DataFrame, scores: DataFrame, outcomes: list[str], risk_by_user: DataFrame, weeks: range, *, has_risk: bool
 ) -> tuple[ExampleCustomer, ...]:
     """A valuable customer at risk, a new one and a typical one; those without a candidate are left out.
 
@@ -30,31 +30,31 @@ def examples(
     Args:
         orders: as queries_sales.orders.
         outcomes: names in `scores`.
-        risk: name of the outcome of the customers at risk; null without one.
+        risk_by_user: as queries_outcomes.risk_by_user.
         weeks: numbers of the usual weeks.
+        has_risk: whether there is an outcome of the customers at risk.
     """
     candidates = (name for prefix in _OUTCOMES for name in outcomes if name.startswith(prefix))
     outcome = next(candidates, None)
     if outcome is None:
         return ()
     scored = scores.where(F.col("outcome") == outcome)
-    customers = _customers(orders, scored, scores.where(F.col("outcome") == F.lit(risk)))
+    customers = _customers(orders, scored, risk_by_user)
     limits = customers.agg(F.max("value"), F.percentile_approx("value", 0.5, 10_000)).collect()[0]
-    chosen = _chosen(customers, weeks.stop - _NEW_WEEKS, *limits, has_risk=risk is not None)
+    chosen = _chosen(customers, weeks.stop - _NEW_WEEKS, *limits, has_risk=has_risk)
     ids = [row["user_id"] for row in chosen.values()]
     users = {row["user_id"]: queries_outcomes.scored_user(row) for row in _rows_of(scored, ids)}
     return tuple(ExampleCustomer(kind, users[row["user_id"]], row["spent"]) for kind, row in chosen.items())
 
 
-def _customers(orders: DataFrame, scored: DataFrame, risk_scores: DataFrame) -> DataFrame:
+def _customers(orders: DataFrame, scored: DataFrame, risk_by_user: DataFrame) -> DataFrame:
     """One row per customer with a score: `value` of the score, `spent`, `first_week`, `is_at_risk`."""
     all_sources = orders.where("source IS NULL AND user_id IS NOT NULL").groupBy("user_id")
     by_user = all_sources.agg(
         F.coalesce(F.sum("spent"), F.lit(0.0)).alias("spent"), F.min("week").alias("first_week")
     ).where("first_week IS NOT NULL")
     values = scored.select("user_id", F.coalesce("probability", "score").alias("value"))
-    risk = risk_scores.select("user_id", (F.col("probability") > 0.5).alias("is_at_risk"))
-    joined = values.join(by_user, "user_id").join(risk, "user_id", "left")
+    joined = values.join(by_user, "user_id").join(risk_by_user, "user_id", "left")
     return joined.withColumn("is_at_risk", F.coalesce("is_at_risk", F.lit(False)))
 
 

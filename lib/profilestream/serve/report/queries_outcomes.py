@@ -73,6 +73,17 @@ def _highest(scores: DataFrame) -> tuple[ScoredUser, ...]:
     return tuple(map(scored_user, rows))
 
 
+def risk_by_user(scores: DataFrame, outcome: str | None) -> DataFrame:
+    """`user_id` and `is_at_risk`: whether the probability is above one half; no rows if there is no such outcome.
+
+    Args:
+        scores: rows of `user_scores`.
+        outcome: its name in `scores`.
+    """
+    of_outcome = scores.where(F.col("outcome") == F.lit(outcome))
+    return of_outcome.select("user_id", (F.col("probability") > 0.5).alias("is_at_risk"))
+
+
 def scored_user(row: Any) -> ScoredUser:
     """A user from a row of `user_scores`."""
     has_probability = row["probability"] is not None

@@ -19,6 +19,8 @@ OTHER_SOURCE, OTHER_SEGMENT = "", -1
 MAX_ITEMS = 8
 # Smallest number of units in the period of a riser.
 _MIN_UNITS = 10
+# Sums of a period, by item.
+_SUMS = ("units", "revenue", "units_before")
 _IS_PURCHASE = "event_type = 'purchase'"
 _SIGN = "CASE event_type WHEN 'purchase' THEN 1D WHEN 'return' THEN -1D END"
 
@@ -101,13 +103,9 @@ def item_lists(
     return _ranked(rows, has_values)
 
 
-_SUMS = ("units", "revenue", "units_before")
-
-
 def _period_sums(number: int, weeks: range) -> tuple[Column, ...]:
     """Units and revenue of the period, and units of as many weeks before it."""
-    is_in = F.col("week").between(weeks.start, weeks.stop - 1)
-    is_before = F.col("week").between(weeks.start - len(weeks), weeks.start - 1)
+    is_in, is_before = _is_in(weeks), _is_in(range(weeks.start - len(weeks), weeks.start))
     conditions = ((is_in, "units"), (is_in, "revenue"), (is_before, "units"))
     return tuple(
         F.sum(F.when(condition, F.col(column))).alias(f"{name}_{number}")
@@ -162,12 +160,16 @@ def weekly_orders(orders: DataFrame, user_segments: DataFrame, offered: Offered)
 
 
 def by_segment(
-    orders: DataFrame, user_segments: DataFrame, risk_scores: DataFrame, periods: Sequence[range]
+    orders: DataFrame, user_segments: DataFrame, risk_by_user: DataFrame, periods: Sequence[range]
 ) -> list[Any]:
     """Rows of sums over the users of each segment id, and over those without one, by source; guests are left out.
 
     Columns: `customers`, `repeat_customers`; for each period the same with its number, such as `customers_0`; `spent`,
     `at_risk`, `risk_spent`.
+
+    Args:
+        orders: as `orders` returns them.
+        risk_by_user: as queries_outcomes.risk_by_user.
     """
     counts = {"": F.count("week"), **{f"_{n}": F.count_if(_is_in(weeks)) for n, weeks in enumerate(periods)}}
     by_user = (
@@ -175,10 +177,8 @@ def by_segment(
         .groupBy("user_id", "source")
         .agg(*(count.alias(f"orders{suffix}") for suffix, count in counts.items()), F.sum("spent").alias("spent"))
     )
-    risk = risk_scores.select("user_id", (F.col("probability") > 0.5).alias("is_at_risk"))
-    joined = by_user.join(risk, "user_id", "full").join(
-        user_segments.select("user_id", "segment_id"), "user_id", "left"
-    )
+    segments = user_segments.select("user_id", "segment_id")
+    joined = by_user.join(risk_by_user, "user_id", "full").join(segments, "user_id", "left")
     return (
         joined.groupBy("segment_id", "source")
         .agg(

@@ -7,7 +7,7 @@ from profilestream.base import tables
 from profilestream.base.session import persisted
 from profilestream.base.settings import Settings
 from profilestream.serve.plain_tables import item_names
-from profilestream.serve.report import queries_examples, queries_sales, sales_slices, time_grains
+from profilestream.serve.report import queries_examples, queries_outcomes, queries_sales, sales_slices, time_grains
 from profilestream.serve.report.offered import Offered
 from profilestream.serve.report.sales_slices import SalesSums
 from profilestream.serve.report.view_shop import ShopView
@@ -43,11 +43,11 @@ def shop(
     scores = read_or_empty(spark, tables.USER_SCORES, settings)
     outcomes = sorted(row["outcome"] for row in scores.select("outcome").distinct().collect())
     risk = next((name for name in outcomes if name.startswith(_RISK)), None)
-    risk_scores = scores.where(F.col("outcome") == F.lit(risk))
+    risk_by_user = queries_outcomes.risk_by_user(scores, risk)
     with persisted(queries_sales.orders(dated, offered, year)) as orders:
         weekly_orders = queries_sales.weekly_orders(orders, user_segments, offered)
-        by_segment = queries_sales.by_segment(orders, user_segments, risk_scores, periods)
-        examples = queries_examples.examples(orders, scores, outcomes, risk, weeks)
+        by_segment = queries_sales.by_segment(orders, user_segments, risk_by_user, periods)
+        examples = queries_examples.examples(orders, scores, outcomes, risk_by_user, weeks, has_risk=risk is not None)
     if not weekly_orders:
         return None
     sums = SalesSums(weeks, periods, lengths, weekly, weekly_orders, by_segment, item_lists, risk)
@@ -55,7 +55,8 @@ def shop(
     recommended = _recommended(read_or_empty(spark, tables.RECOMMENDATIONS, settings))
     keys = sales_slices.item_ids(slices) | {item for item, _ in recommended}
     names = item_names.item_texts(events, sorted(keys))
-    slices, whole = sales_slices.named(slices, names), slices[0].periods[0]
+    slices = sales_slices.named(slices, names)
+    whole = slices[0].periods[0]
     return ShopView(
         weeks=slices[0].weeks,
         revenue=whole.revenue,
@@ -63,7 +64,7 @@ def shop(
         customers=whole.customers,
         repeat_customers=whole.repeat_customers,
         year_start=sales_slices.monday(year),
-        sales=slices[0].periods[0].items,
+        sales=whole.items,
         at_risk=slices[0].at_risk,
         spent_by_segment={
             row["segment_id"]: row["spent"] or 0.0

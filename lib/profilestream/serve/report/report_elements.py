@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from profilestream.base.language import translate
 from profilestream.serve.report.chart_elements import Figure
 
 
@@ -94,3 +95,14 @@ class Group:
     title: str
     key_figures: tuple[KeyFigure, ...]
     sections: tuple[Section, ...]
+
+
+def missing_data(message: str, *, enable: str, capture: str, is_enabled: bool) -> str:
+    """The hint of a section without data: that it is missing, and what to do.
+
+    Args:
+        message: with the placeholder `{do}` for what to do first.
+        enable: what to do if the part is not enabled.
+        capture: what to do if it is enabled.
+    """
+    return translate(message, do=translate(capture if is_enabled else enable))

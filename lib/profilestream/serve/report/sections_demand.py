@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from profilestream.base.language import join_sentences, message, translate
 from profilestream.serve.report import chart_elements
-from profilestream.serve.report.report_elements import Chart, Section, TextTable
+from profilestream.serve.report.report_elements import Chart, Section, TextTable, missing_data
 from profilestream.serve.report.view_demand import DemandRow, DemandView
 
 _MAX_BARS = 6
@@ -19,9 +19,12 @@ def demand(views: Sequence[DemandView], *, is_enabled: bool) -> Section:
     """The largest forecasts of units, with the units of the 7 days before and the error of earlier forecasts."""
     name, title = "demand", translate("Demand of the next week")
     if not views:
-        capture, enable = translate("Capture purchases of more weeks"), translate("Set learn.demand.enabled = true")
-        do = capture if is_enabled else enable
-        hint = translate("There are no forecasts. {do}, and run jobs/run_pipeline.py.", do=do)
+        hint = missing_data(
+            message("There are no forecasts. {do}, and run jobs/run_pipeline.py."),
+            enable=message("Set learn.demand.enabled = true"),
+            capture=message("Capture purchases of more weeks"),
+            is_enabled=is_enabled,
+        )
         return Section(name, title, hint=hint)
     return Section(name, title, tuple(_chart(view) for view in views))
 

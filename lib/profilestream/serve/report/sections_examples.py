@@ -3,7 +3,7 @@
 import re
 
 from profilestream.base.language import join_clauses, join_sentences, message, translate
-from profilestream.serve.report.report_elements import Section, Sentences, TextTable
+from profilestream.serve.report.report_elements import Section, Sentences, TextTable, missing_data
 from profilestream.serve.report.view_model import ReportView
 from profilestream.serve.report.view_shop import ExampleCustomer, ExampleKind
 
@@ -34,9 +34,12 @@ def examples(view: ReportView, *, is_enabled: bool) -> Section:
     """Up to three customers of different kinds, with their scores and the reasons."""
     name, title = "examples", translate("Three customers")
     if view.shop is None or not view.shop.examples:
-        enable = translate("Set learn.outcomes.enabled and serve.outcomes.enabled = true")
-        do = translate("Capture more weeks") if is_enabled else enable
-        hint = translate("There are no scores. {do}, and run jobs/run_pipeline.py.", do=do)
+        hint = missing_data(
+            message("There are no scores. {do}, and run jobs/run_pipeline.py."),
+            enable=message("Set learn.outcomes.enabled and serve.outcomes.enabled = true"),
+            capture=message("Capture more weeks"),
+            is_enabled=is_enabled,
+        )
         return Section(name, title, hint=hint)
     customers = view.shop.examples
     has_values = bool(view.events and view.events.value)

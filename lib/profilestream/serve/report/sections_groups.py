@@ -3,7 +3,7 @@
 from profilestream.base.language import join_clauses, join_sentences, message, translate
 from profilestream.learn.segments import segment_rules
 from profilestream.serve.report import chart_elements, charts
-from profilestream.serve.report.report_elements import Chart, Section, TextTable
+from profilestream.serve.report.report_elements import Chart, Section, TextTable, missing_data
 from profilestream.serve.report.view_model import format_utc
 from profilestream.serve.report.view_users import (
     PreferencesView,
@@ -23,9 +23,12 @@ def segments(segments: SegmentsView | None, *, is_enabled: bool) -> Section:
     """Sizes of the segments over time, descriptions, and split/merge moves."""
     name, title = "segments", translate("Segments")
     if segments is None:
-        enable = translate("Set learn.segments.enabled = true")
-        do = translate("Capture events with a user id") if is_enabled else enable
-        hint = translate("There are no segments. {do}, and run jobs/learn_segments.py.", do=do)
+        hint = missing_data(
+            message("There are no segments. {do}, and run jobs/learn_segments.py."),
+            enable=message("Set learn.segments.enabled = true"),
+            capture=message("Capture events with a user id"),
+            is_enabled=is_enabled,
+        )
         return Section(name, title, hint=hint)
     largest = segments.current[0]
     caption = translate("Users per segment after each batch, by event time.")
@@ -90,9 +93,12 @@ def tags(tags: TagsView | None, *, is_enabled: bool) -> Section:
     """Users by tag, and recent changes."""
     name, title = "tags", translate("Tags")
     if tags is None:
-        enable = translate("Set serve.tags.enabled = true and serve.tags.file")
-        do = translate("Capture events with a user id") if is_enabled else enable
-        hint = translate("No user has tags. {do}, and run jobs/run_pipeline.py.", do=do)
+        hint = missing_data(
+            message("No user has tags. {do}, and run jobs/run_pipeline.py."),
+            enable=message("Set serve.tags.enabled = true and serve.tags.file"),
+            capture=message("Capture events with a user id"),
+            is_enabled=is_enabled,
+        )
         return Section(name, title, hint=hint)
     days = TagsView.CHANGE_PERIOD.days
     unknown_start = sum(tag.unknown_start for tag in tags.tags)
@@ -121,9 +127,12 @@ def unusual_days(days: tuple[UnusualDay, ...], *, is_enabled: bool) -> Section:
     """The days of users that differ most from their earlier days, with reasons."""
     name, title = "unusual", translate("Unusual activity")
     if not days:
-        enable = translate("Set serve.anomalies.enabled = true")
-        do = translate("Capture more days of users") if is_enabled else enable
-        hint = translate("No day is unusual. {do}, and run jobs/run_pipeline.py.", do=do)
+        hint = missing_data(
+            message("No day is unusual. {do}, and run jobs/run_pipeline.py."),
+            enable=message("Set serve.anomalies.enabled = true"),
+            capture=message("Capture more days of users"),
+            is_enabled=is_enabled,
+        )
         return Section(name, title, hint=hint)
     rows = tuple((day.user_id, f"{day.day:%Y-%m-%d}", f"{day.share:.2%}", join_clauses(day.reasons)) for day in days)
     columns = (

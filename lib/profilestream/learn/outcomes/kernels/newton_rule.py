@@ -19,8 +19,8 @@ from profilestream.learn.outcomes.kernels.outcome_sums import NO_ROWS, OutcomeSu
 _MIN_WEIGHT = 0.02
 # Largest coefficient times standard deviation of its input; eta is clipped to 8.
 _MAX_EFFECT = 50.0
-# Inputs are at most this many scales, or 1, away from their mean.
-_MAX_SCALES, _MAX_SCALES_OF_AMOUNTS = 5.0, 3.0
+# Inputs are at most this many scales away from their mean; those of a Poisson model at most the second number.
+_MAX_SCALES, _MAX_POISSON_SCALES = 5.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Newton:
         """x without outliers. It is not standardized, so a drift of means and scales does not change stored sums.
 
         An example of an outlier: a ratio of two windows, when the log becomes longer than the shorter one. Flags from 0
-        to 1 are not clipped. Inputs of amounts are clipped further: until the log was longer than a window, predictions
-        of spend were up to 5 times the truth.
+        to 1 are not clipped. A Poisson model has a lower limit, also for flags, because its prediction is the
+        exponential of a sum of inputs: with the other limit, predictions of spend were up to 5 times the labels.
         """
-        is_amount = self.loss == "poisson"
-        limits = _MAX_SCALES_OF_AMOUNTS * state.scales if is_amount else np.maximum(_MAX_SCALES * state.scales, 1.0)
+        is_poisson = self.loss == "poisson"
+        limits = _MAX_POISSON_SCALES * state.scales if is_poisson else np.maximum(_MAX_SCALES * state.scales, 1.0)
         lower, upper = state.means - limits, state.means + limits
         has_outliers = (x.min(axis=0, initial=np.inf) < lower) | (x.max(axis=0, initial=-np.inf) > upper)
         if not has_outliers.any():
