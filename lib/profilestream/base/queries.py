@@ -380,6 +380,7 @@ class Query:
         min_interval: seconds between the starts of two batches of a continuous run, at least. If it is not 0, batches
             of the query take turns with those of other such queries, so that processors remain for capture and
             profiles.
+        max_busy_share: share of the time of a continuous run in which batches of the query run, at most.
     """
 
     stage: str
@@ -393,6 +394,7 @@ class Query:
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]]
     on_progress: Callable[[SparkSession, str, bool], None]
     min_interval: float
+    max_busy_share: float
 
     @property
     def fingerprint(self) -> str:
@@ -428,10 +430,12 @@ def stage_query(
     versions: Callable[[SparkSession, Checkpoint, int], dict[str, int]] = lambda spark, checkpoint, batch_id: {},
     on_progress: Callable[[SparkSession, str, bool], None] = lambda spark, epoch, is_over: None,
     min_interval: float = 0.0,
+    max_busy_share: float = 1.0,
 ) -> Query:
     """A query of a stage; the arguments are the fields of `Query`. The lock is the name of the stage by default."""
     return Query(
-        stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress, min_interval
+        stage, source, lock or stage, reads, tables, shared, settings, write, versions, on_progress, min_interval,
+        max_busy_share,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Only this module and startup_checks handle retries, crashes and restored checkpo
 import logging
 import threading
 import time
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -25,6 +25,7 @@ from profilestream.base.observe.cpu_clock import CPU_CLOCK
 from profilestream.base.queries import Batch, BatchResult, Query, RunOptions
 from profilestream.base.settings import Paths, Settings
 from profilestream.base.stage_progress import StageProgress
+from profilestream.base.turns import Turns
 
 _STOP_TIMEOUT_SECONDS = 10
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class QueryRunner:
 
     Args:
         progress: of an earlier run of the query in this process, to continue; null: none.
-        turn: a context in which each batch runs, so that it can wait for other queries; null: no batch waits.
+        turns: what each batch waits for before it runs; null: nothing.
 
     Raises:
         ProfilestreamError: the query must not start; see startup_checks.
@@ -47,10 +48,10 @@ class QueryRunner:
 
     def __init__(
         self, query: Query, spark: SparkSession, settings: Settings, options: RunOptions,
-        progress: StageProgress | None = None, turn: AbstractContextManager[object] | None = None,
+        progress: StageProgress | None = None, turns: Turns | None = None,
     ) -> None:  # fmt: skip
         self.query, self._settings, self._options = query, settings, options
-        self._paths, self._turn = settings.paths, turn or nullcontext()
+        self._paths, self._turns = settings.paths, turns or Turns()
         self._checkpoint = Checkpoint(spark, checkpoint_path(settings.paths, query.name))
         if is_rebuilt := query.stage in options.rebuild:
             self._reset(spark)
@@ -139,7 +140,7 @@ class QueryRunner:
         return external.explain(error, self._checkpoint) or error
 
     def _process(self, frame: DataFrame, batch_id: int) -> None:
-        with self._turn, self._batch_lock:
+        with self._turns.turn(self._stop_requested) as waited, self._batch_lock:
             try:
                 if self._stop_requested.is_set():
                     raise _Stopped
@@ -147,6 +148,7 @@ class QueryRunner:
                     self._run_batch(frame, batch_id)
                 if batch_id in self.batches:
                     self.batches[batch_id].cpu_seconds = cpu.seconds
+                    self.batches[batch_id].seconds["turn"] = waited
             except BaseException as error:
                 self.error = error
                 raise

@@ -24,6 +24,7 @@ from profilestream.base.restarts import Restarts
 from profilestream.base.schedule import ScheduledStep, StepScheduler
 from profilestream.base.session import Threads
 from profilestream.base.settings import Settings
+from profilestream.base.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +92,15 @@ def _run_group(
 
     # Of the queries with an interval, at most half as many process a batch at a time as there are processors. Without
     # turns their batches start at the same time, because Spark aligns triggers with the clock.
-    turns = threading.Semaphore(max(1, spark.sparkContext.defaultParallelism // 2))
+    slots = threading.Semaphore(max(1, spark.sparkContext.defaultParallelism // 2))
 
     def new_runner(query: Query, ended: QueryRunner | None = None) -> QueryRunner:
         with failed_start(query.stage, query.source, settings), prefix_errors(stage_of(query)):
-            turn = turns if query.min_interval and options.continuous is not None else None
+            is_limited = query.min_interval and options.continuous is not None
+            turns = Turns(slots, query.max_busy_share) if is_limited else None
             if ended is None:
-                return QueryRunner(query, spark, settings, options, turn=turn)
-            return QueryRunner(query, spark, settings, options_of_restart, ended.progress, turn)
+                return QueryRunner(query, spark, settings, options, turns=turns)
+            return QueryRunner(query, spark, settings, options_of_restart, ended.progress, turns)
 
     def start(runner: QueryRunner) -> None:
         with prefix_errors(stage_of(runner.query)):

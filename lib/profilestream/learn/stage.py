@@ -45,6 +45,7 @@ def queries(learner: Learner, settings: Settings) -> list[Query]:
             versions=partial(_versions, spec),
             on_progress=MetricsReporter(settings, spec.name, spec.config.parameters),
             min_interval=settings.learn.min_interval_seconds,
+            max_busy_share=settings.learn.max_busy_share,
         )
     ]
 

@@ -157,10 +157,14 @@ class Learn(Frozen):
     Args:
         max_files_per_trigger: maximum number of files of `events` per micro-batch.
         min_interval_seconds: between the starts of two batches of a learner in a continuous run, at least.
+        max_busy_share: share of the time of a continuous run in which batches of a learner run, at most: after a batch
+            of 3 s and with 0.25, the learner waits 9 s. A lower share leaves more processor time to the other stages;
+            the models lag more.
     """
 
     max_files_per_trigger: int = Field(default=1000, ge=1)
     min_interval_seconds: float = Field(default=10.0, ge=0)
+    max_busy_share: float = Field(default=1.0, gt=0, le=1)
     factors: Factors = Factors()
     segments: Segments = Segments()
     rankers: Rankers = Rankers()
