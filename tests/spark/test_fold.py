@@ -352,3 +352,39 @@ def test_the_error_for_an_invalid_declaration_names_file_and_key(changes: dict[s
         declare(**changes)
     assert "all_kinds.toml has 1 invalid setting(s)" in raised.value.what
     assert message in raised.value.what
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "behavior.spent / behavior.orders",
+        "BEHAVIOR.Spent + 1",
+        "`behavior`.`spent` + behavior . orders",
+        "size(map_keys(behavior.top_categories))",
+        "element_at(map_values(behavior.top_categories), 1) + prices.mean",
+        "to_json(behavior) LIKE '%spent%'",
+        "size(map_keys(from_json(to_json(struct(behavior.*)), 'map<string, string>')))",
+        "behavior['spent'] + events",
+        "unix_micros(at) + unix_micros(as_of) + length(user_id)",
+        "1",
+    ],
+)
+def test_a_reading_has_the_same_value_in_the_driver_and_in_spark(spark: SparkSession, sql: str) -> None:
+    declared = {
+        "events": {"kind": "count"},
+        "prices": {"kind": "moments", "of": "price"},
+        "behavior": {
+            "orders": {"kind": "count", "where": "quantity > 0"},
+            "spent": {"kind": "sum", "of": "price * quantity"},
+            "top_categories": {"kind": "top", "of": "category", "n": 20},
+        },
+    }
+    reading = {"sql": f"string({sql})", "type": "string", "meaning": "A test."}
+    fold = Fold(declare(statistics=declared, readings={"behavior": {"reading": reading}}))
+    log = [(f"e{n}", "shop", "ab"[n % 2], START, 5.0 + n, 1.0, "tea", n, 0) for n in range(6)]
+    selected = fold.selection.rows(spark.createDataFrame(log, EVENTS))
+    by_spark = fold.fold_events(selected).orderBy("user_id").toArrow()
+    in_driver = fold.fold_events(selected.toArrow()).sort_by("user_id")
+    assert in_driver["behavior"].to_pylist() == by_spark["behavior"].to_pylist()
+    assert in_driver.column_names == by_spark.column_names
+    assert all(row["reading"] for row in by_spark["behavior"].to_pylist())

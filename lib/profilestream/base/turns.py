@@ -21,7 +21,7 @@ class Turns:
 
     @contextmanager
     def turn(self, stop_requested: threading.Event) -> Iterator[float]:
-        """The block runs when it is its turn, without a pause when a stop is requested; yields the seconds it waited."""
+        """The block runs when it is its turn, without a pause if a stop is requested; yields the seconds it waited."""
         arrived = time.monotonic()
         stop_requested.wait(max(self._next_start - arrived, 0.0))
         with self._slots:

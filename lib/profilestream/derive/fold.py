@@ -8,6 +8,7 @@ Spark evaluates the SQL of a declaration, and brings the rows of a key together 
 (kernels/) compute the states. For few rows, they are called in the process of the driver (base/runner.py).
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -28,6 +29,8 @@ _ORDER = ("event_time", "source", "event_id")
 BATCH_COLUMNS = ("epoch", "batch_id")
 # A hash of these columns, for rows that Spark moves.
 BATCH_HASH = "_batch"
+# Words of SQL; and those that are not followed by a dot and a name, such as that of a struct with all its fields.
+_WORD, _NOT_A_PREFIX = re.compile(r"\w+"), re.compile(r"\b\w+\b(?!\s*\.\s*[`\w])")
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Fold:
 
     @cached_property
     def _stored_states(self) -> list[Column]:
-        states = self._states_of(F.col, lambda fields: F.struct(*[one.alias(name) for name, one in fields.items()]))
+        states = self._states_of(F.col, _sql_struct)
         return [state.alias(name) for name, state in states.items()]
 
     def _states_of(self, value: Callable[[str], Any], struct: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
@@ -182,7 +185,28 @@ class Fold:
     def _fold(self, order: tuple[str, ...], *parts: Rows) -> Rows:
         """One row of the table per key."""
         folded = compute(replace(self._by_key, order=order), *parts)
-        return evaluate(folded, *self._value_columns) if self.derived.has_values else folded
+        if not self.derived.has_values:
+            return folded
+        return evaluate(folded, *self._frame_steps) if isinstance(folded, DataFrame) else self._with_readings(folded)
+
+    @cached_property
+    def _frame_steps(self) -> tuple[list[Column], list[Column]]:
+        """The columns that readings use, over the rows of the kernels; and the columns of the table over these."""
+        names = [_state(n) for n, _, _ in self._numbered] + [_result(n) for n in self._results]
+        columns = self._table_columns(F.col, _sql_struct, self._readings)
+        return (
+            [*self._reading_inputs, *map(F.col, names)],
+            [column.alias(name) for name, column in columns.items()],
+        )
+
+    def _with_readings(self, folded: pa.Table) -> pa.Table:
+        """The rows of the table; Spark gets only what readings use, because states are large and take time to copy."""
+        readings: dict[str, Any] = {}
+        if self._readings:
+            inputs = folded.select([*self._keys, "as_of", *(self._value_names[path] for path in self._read_paths)])
+            named = [column.alias(path) for path, column in self._readings.items()]
+            readings = dict(zip(self._readings, evaluate(inputs, self._reading_inputs, named).columns, strict=True))
+        return pa.table(self._table_columns(partial(_arrow_value, folded), _arrow_struct, readings))
 
     @cached_property
     def _by_key(self) -> ByKey:
@@ -195,27 +219,49 @@ class Fold:
         columns |= {_result(n): one.result_ddl for n, _, one in self._numbered if n in self._results}
         return ByKey(tuple(self._keys), (), self._group_fold.fold, _columns_ddl(columns))
 
-    @cached_property
-    def _value_columns(self) -> tuple[list[Column], list[Column]]:
-        """The columns that readings use, over the rows of the kernels; and the columns of the table over these."""
-        values, readable, hidden = {}, {}, {}
+    def _table_columns(
+        self, value: Callable[[str], Any], struct: Callable[[dict[str, Any]], Any], readings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The columns of a table with values, from a row of the kernels.
+
+        Args:
+            value: a column or a field of a struct, by its path.
+            struct: a struct with these fields.
+            readings: by path.
+        """
+        readable, hidden = {}, {}
         for n, path, statistic in self._numbered:
-            state = F.col(_state(n))
-            values[path] = F.col(_result(n)) if n in self._results else state
-            readable[path] = values[path]
+            state = _state(n)
             if isinstance(statistic, Heaviest):
-                readable[path], hidden[path] = state["weights"], state["rest"]
-            elif not statistic.is_plain:
-                hidden[path] = state
-        states = [_state(n) for n, _, _ in self._numbered]
-        results = [_result(n) for n in self._results]
-        keys = [F.col(name) for name in (*self._keys, "as_of")]
-        kernel_columns = [F.col(name) for name in (*states, *results)]
-        state_column = [F.struct(*_in_facets(hidden)).alias(STATE)] if hidden else []
-        return (
-            [*keys, F.col("as_of").alias("at"), *_in_facets(values), *kernel_columns],
-            [*keys, *_in_facets(readable | self._readings), *state_column],
-        )
+                readable[path], hidden[path] = value(f"{state}.weights"), value(f"{state}.rest")
+                continue
+            readable[path] = value(self._value_names[path])
+            if not statistic.is_plain:
+                hidden[path] = value(state)
+        columns = {name: value(name) for name in (*self._keys, "as_of")} | _facets(readable | readings, struct)
+        return columns | ({STATE: struct(_facets(hidden, struct))} if hidden else {})
+
+    @cached_property
+    def _value_names(self) -> dict[str, str]:
+        """By path of a statistic: the column with its value in the rows of the kernels."""
+        return {path: _result(n) if n in self._results else _state(n) for n, path, _ in self._numbered}
+
+    @cached_property
+    def _read_paths(self) -> list[str]:
+        """Paths of the statistics that readings may use: their names, or their facets' names, are words of the SQL."""
+        texts = [one.sql.lower() for one in self.derived.readings.values()]
+        words, complete = ({word for text in texts for word in form.findall(text)} for form in (_WORD, _NOT_A_PREFIX))
+        return [
+            path
+            for path in self.derived.statistics
+            if path.rpartition(".")[2] in words or path.partition(".")[0] in complete
+        ]
+
+    @cached_property
+    def _reading_inputs(self) -> list[Column]:
+        """The columns of a row that readings use."""
+        values = {path: F.col(self._value_names[path]) for path in self._read_paths}
+        return [*[F.col(name) for name in (*self._keys, "as_of")], F.col("as_of").alias("at"), *_in_facets(values)]
 
     @cached_property
     def _results(self) -> list[int]:
@@ -286,9 +332,12 @@ def _facets(values: dict[str, Any], struct: Callable[[dict[str, Any]], Any]) -> 
     return {name: fields[""] if "" in fields else struct(fields) for name, fields in by_facet(values).items()}
 
 
+def _sql_struct(fields: dict[str, Column]) -> Column:
+    return F.struct(*[value.alias(name) for name, value in fields.items()])
+
+
 def _in_facets(values: dict[str, Column]) -> list[Column]:
-    columns = _facets(values, lambda fields: F.struct(*[value.alias(name) for name, value in fields.items()]))
-    return [column.alias(name) for name, column in columns.items()]
+    return [column.alias(name) for name, column in _facets(values, _sql_struct).items()]
 
 
 def _arrow_value(rows: pa.Table, path: str) -> Any:
