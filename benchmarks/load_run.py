@@ -161,11 +161,12 @@ def slowest_stage(lag_growth: dict[str, float]) -> str:
 
 def load_settings(
     home: Path, source: Input, *, features: bool = True, sessions: bool = True, learners: bool = False,
-    tags_seconds: int = 0,
+    learner_share: float = 1.0, tags_seconds: int = 0,
 ) -> Settings:  # fmt: skip
     """Settings of a warehouse in a folder with capture, profiles and the other stages.
 
     Args:
+        learner_share: setting `learn.max_busy_share`.
         tags_seconds: interval of the step serve_tags; 0: never.
     """
     overrides = [
@@ -174,6 +175,7 @@ def load_settings(
         *([] if features else ["derive.features=[]"]),
         f"derive.sessions.enabled={str(sessions).lower()}",
         *[f"learn.{learner}.enabled={str(learners).lower()}" for learner in ("factors", "segments")],
+        f"learn.max_busy_share={learner_share}",
         "learn.tracking.enabled=false",
     ]
     home.mkdir(parents=True, exist_ok=True)
