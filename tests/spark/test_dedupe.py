@@ -1,9 +1,12 @@
 """Duplicates within a batch and against stored events, for any order of rows."""
 
-from datetime import date
+import math
+import random
+from datetime import UTC, date, datetime
 
+import pyarrow as pa
 import pytest
-from profilestream.capture import dedupe
+from profilestream.capture import dedupe, local_repeats
 from profilestream.capture.mapping import InputSpec, Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -75,6 +78,46 @@ def test_without_repeated_hashes_nothing_is_returned(spark: SparkSession) -> Non
         dedupe.find_repeats(_rows(spark, ("f:1", "a", "i", 1.0)), _rows(spark, ("z:1", "b", "i", 1.0)), MAPPED_ID)
         is None
     )
+
+
+def test_few_rows_are_compared_in_the_driver_as_by_spark(spark: SparkSession) -> None:
+    names = ["event_id", "event_type", "event_time", "item_id", "price", "attributes"]
+    columns = {name: name for name in names}
+    mapping = Mapping(input=InputSpec(format="jsonl", columns="id string"), columns=columns)
+    chosen, number = random.Random(7), 0
+
+    def rows(count: int, files: list[str]) -> DataFrame:
+        nonlocal number
+        values = []
+        for _ in range(count):
+            number += 1
+            values.append(
+                (
+                    f"{chosen.choice(files)}{number}",
+                    f"id{chosen.randrange(40)}",
+                    "view",
+                    chosen.choice(["tea", "", None]),
+                    chosen.choice([1.0, 0.0, -0.0, math.nan, None]),
+                    chosen.choice([datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)]),
+                    chosen.choice([{"a": "1", "b": None}, {"b": None, "a": "1"}, {"a": "1"}, {}, None]),
+                    date(2026, 1, chosen.randrange(1, 6)),
+                    chosen.choice([[], ["late"]]),
+                )
+            )
+        schema = (
+            "position string, event_id string, event_type string, item_id string, price double, "
+            "event_time timestamp, attributes map<string, string>, event_date date, warnings array<string>"
+        )
+        return spark.createDataFrame(values, schema).withColumn(dedupe.ID_HASH, dedupe.id_hash())
+
+    batch = rows(300, ["b.csv:", "a/1.csv:", "topic/0/", "topic/0/1+", "10:"])
+    for stored in (rows(150, ["z.csv:", "a/0.csv:"]), batch.where("false")):
+        by_spark = dedupe.find_repeats(batch, stored, mapping)
+        assert by_spark is not None
+        in_driver = local_repeats.repeats_among(batch.toArrow(), stored.toArrow(), mapping)
+        expected = by_spark.toArrow().sort_by("position").to_pylist()
+        assert pa.Table.from_pylist(in_driver).sort_by("position").to_pylist() == expected
+        assert {row["outcome"] for row in expected} == {"duplicate", "id_reused"}
 
 
 @pytest.mark.parametrize(

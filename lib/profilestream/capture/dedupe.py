@@ -33,11 +33,11 @@ def searched_dates(dates: list[date], mapping: Mapping) -> list[date]:
     Args:
         dates: of the events of the batch.
     """
-    days = range(-_days_apart(mapping), _days_apart(mapping) + 1)
+    days = range(-days_apart(mapping), days_apart(mapping) + 1)
     return sorted({day + timedelta(days=n) for day in dates for n in days})
 
 
-def _days_apart(mapping: Mapping) -> int:
+def days_apart(mapping: Mapping) -> int:
     """Days between two events with one id that are compared."""
     return 1 if "event_id" in mapping.columns else 0
 
@@ -80,11 +80,11 @@ def find_repeats(candidates: DataFrame, stored: DataFrame | None, mapping: Mappi
         return None
     few = F.broadcast(repeated_hashes) if count <= _BROADCAST_ROWS else repeated_hashes
     earlier = None if stored is None else stored.withColumn(ID_HASH, id_hash()).join(few, ID_HASH, "left_semi")
-    return materialize(repeats_among(candidates.join(few, ID_HASH, "left_semi"), earlier, mapping))
+    return materialize(_repeats_among(candidates.join(few, ID_HASH, "left_semi"), earlier, mapping))
 
 
-def repeats_among(candidates: DataFrame, stored: DataFrame | None, mapping: Mapping) -> DataFrame:
-    """As find_repeats, without the search for repeated hashes; no rows if no id is repeated."""
+def _repeats_among(candidates: DataFrame, stored: DataFrame | None, mapping: Mapping) -> DataFrame:
+    """As find_repeats, without the search for repeated hashes (local_repeats.py has the same for few rows)."""
     columns = content_columns(mapping)
     contents = _narrow(candidates, columns, 1)
     if stored is not None:
@@ -92,7 +92,7 @@ def repeats_among(candidates: DataFrame, stored: DataFrame | None, mapping: Mapp
     file = "regexp_replace(position, '[:/][0-9+#]+$', '') AS file"  # or topic and partition
     row = f"in_batch, {file}, length(position) AS length, position, event_date, _content, warnings"
     by_id = contents.groupBy("event_id").agg(F.expr(f"array_sort(collect_list(struct({row})))").alias("rows"))
-    outcomes = by_id.select("event_id", F.explode(F.expr(_outcomes(_days_apart(mapping)))).alias("row"))
+    outcomes = by_id.select("event_id", F.explode(F.expr(_outcomes(days_apart(mapping)))).alias("row"))
     return outcomes.where("row.in_batch = 1").select("row.position", "event_id", "row.warnings", "row.outcome")
 
 

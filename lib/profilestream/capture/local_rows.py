@@ -15,7 +15,7 @@ from profilestream.base import event_period, tables
 from profilestream.base.delta_table import Table
 from profilestream.base.session import frame_of_arrow
 from profilestream.base.settings import PartitionBy
-from profilestream.capture import batch_monitor, cleaning_rules, currency, dedupe, execute_mapping
+from profilestream.capture import batch_monitor, cleaning_rules, currency, dedupe, execute_mapping, local_repeats
 from profilestream.capture.batch_rows import (
     GROUP,
     REJECTED_COLUMNS,
@@ -172,10 +172,8 @@ def _repeats(good: pa.Table, context: BatchContext, dates: list[date]) -> list[d
     if not is_suspect.any():
         return []
     suspects = good.filter(pa.array(is_suspect))
-    earlier = known.stored(folder, searched, suspects["event_id"], batch.txn)
-    stored = _frame(earlier, context) if len(earlier) else None
-    repeats = dedupe.repeats_among(_frame(suspects, context), stored, mapping)
-    return repeats.toArrow().to_pylist()
+    stored = known.stored(folder, searched, suspects["event_id"], batch.txn)
+    return local_repeats.repeats_among(suspects, stored, mapping)
 
 
 def _frame(rows: pa.Table, context: BatchContext) -> DataFrame:
