@@ -48,17 +48,11 @@ def repeats_among(candidates: pa.Table, stored: pa.Table, mapping: Mapping) -> l
 
 
 def _rows(rows: pa.Table, columns: list[str], in_batch: bool) -> list[_Row]:
-    positions = rows["position"].to_pylist()
-    contents = zip(*[map(_comparable, _values(rows[name])) for name in columns], strict=True)
+    contents = list(zip(*[map(_comparable, _values(rows[name])) for name in columns], strict=True))
+    parts: list[list[Any]] = [rows[name].to_pylist() for name in ("position", "event_date", "warnings")]
     return [
         _Row(in_batch, _NUMBER_IN_FILE.sub("", position), len(position), position, day, warnings, content)
-        for position, day, warnings, content in zip(
-            positions,
-            rows["event_date"].to_pylist(),
-            rows["warnings"].to_pylist(),
-            contents if columns else [()] * len(rows),
-            strict=True,
-        )
+        for position, day, warnings, content in zip(*parts, contents or [()] * len(rows), strict=True)
     ]
 
 
