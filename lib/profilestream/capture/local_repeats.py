@@ -37,7 +37,8 @@ def repeats_among(candidates: pa.Table, stored: pa.Table, mapping: Mapping) -> l
     columns = content_columns(mapping)
     by_id = defaultdict[str, list[_Row]](list)
     for in_batch, rows in ((False, stored), (True, candidates)):
-        for event_id, row in zip(rows["event_id"].to_pylist(), _rows(rows, columns, in_batch), strict=True):
+        ids: list[Any] = rows["event_id"].to_pylist()
+        for event_id, row in zip(ids, _rows(rows, columns, in_batch), strict=True):
             by_id[event_id].append(row)
     return [
         {"position": row.position, "event_id": event_id, "warnings": row.warnings, "outcome": outcome}
