@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from profilestream.base import commits, delta_log, keyed_rows
+from profilestream.base import commits, delta_log, keyed_rows, local_appends
 from profilestream.base.columns import Column
 from profilestream.base.commits import Txn
 from profilestream.base.delta_table import Table
@@ -153,8 +153,61 @@ def test_rows_that_were_written_last_are_found_in_memory(
     assert len(found.rows) == 800
 
 
-def test_spark_and_the_driver_in_turn_equal_a_dict(spark: SparkSession, paths: Paths, at_length: bool) -> None:
+def test_small_files_are_combined_and_the_change_feed_shows_only_updates(
+    spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed_rows, "_SMALL_FILES", 4)
+    index, keys = KeyedRows(TABLE, paths), _keys(50)
+    expected: Rows = {}
+    for batch_id in range(10):
+        rows = {key: float(batch_id * 100 + n) for n, key in enumerate(keys[batch_id * 3 : batch_id * 3 + 20])}
+        _update(index, rows, batch_id, deleted=keys[:1] if batch_id == 9 else None)
+        expected |= rows
+    del expected[keys[0]]
+    history = spark.sql(f"DESCRIBE HISTORY delta.`{TABLE.uri(paths)}`").groupBy("operation").count().collect()
+    assert {row["operation"]: row["count"] for row in history} == {"CREATE TABLE": 1, "MERGE": 10, "OPTIMIZE": 3}
+    assert _stored(spark, paths) == expected
+    changes = spark.read.format("delta").options(readChangeFeed="true", startingVersion=1).load(TABLE.uri(paths))
+    counts = {row["_change_type"]: row["count"] for row in changes.groupBy("_change_type").count().collect()}
+    assert counts == {"insert": 47, "update_preimage": 153, "update_postimage": 153, "delete": 1}
+    other = KeyedRows(TABLE, paths)
+    for one in (index, other):
+        assert one.refresh(MAX_KEYS)
+        found = one.find(_key_table(keys)).rows
+        numbers = found["number"].to_pylist()
+        assert dict(zip(zip(found["id"].to_pylist(), found["at"].to_pylist(), strict=True), numbers, strict=True)) == (
+            expected
+        )
+    assert_all_readers_agree(spark, str(TABLE.path(paths)), "number")
+
+
+def test_nothing_is_combined_if_another_writer_commits_first(
+    spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, keys = KeyedRows(TABLE, paths), _keys(6)
+    for batch_id, key in enumerate(keys[:3]):
+        _update(index, {key: float(batch_id)}, batch_id)
+    monkeypatch.setattr(keyed_rows, "_SMALL_FILES", 4)
+    write_file = local_appends.write_file
+
+    def write_after_another(rows: pa.Table, *args: Any) -> Any:
+        if len(rows) == 4:  # those of all small files
+            _update(KeyedRows(TABLE, paths), {keys[4]: 4.0}, 4)
+        return write_file(rows, *args)
+
+    monkeypatch.setattr(local_appends, "write_file", write_after_another)
+    _update(index, {keys[3]: 3.0}, 3)
+    monkeypatch.undo()
+    _update(index, {keys[0]: 9.0}, 5)
+    assert _stored(spark, paths) == {keys[0]: 9.0, keys[1]: 1.0, keys[2]: 2.0, keys[3]: 3.0, keys[4]: 4.0}
+
+
+@pytest.mark.parametrize("small_files", [3, 1000])
+def test_spark_and_the_driver_in_turn_equal_a_dict(
+    spark: SparkSession, paths: Paths, monkeypatch: pytest.MonkeyPatch, at_length: bool, small_files: int
+) -> None:
     """Random updates by either, with OPTIMIZE, DELETE, VACUUM, a checkpoint and an index that starts anew."""
+    monkeypatch.setattr(keyed_rows, "_SMALL_FILES", small_files)
     generator, keys = random.Random(3), _keys(3000)
     expected: Rows = {}
     index = KeyedRows(TABLE, paths)

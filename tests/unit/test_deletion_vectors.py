@@ -46,7 +46,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stats = f'{{"numRecords": {ROWS}}}'
     size = (folder / "part.parquet").stat().st_size
     add = {"path": "part.parquet", "size": size, "modificationTime": 0, "dataChange": True, "partitionValues": {}}
-    assert log.commit([{"add": {**add, "stats": stats}}], "test", 0)
+    assert log.commit([{"add": {**add, "stats": stats}}], ("test", 0))
     return folder
 
 
@@ -59,7 +59,9 @@ def _read_back(folder: Path, positions: Any) -> Any:
     common = {"dataChange": True, "partitionValues": {}}
     removal: dict[str, Any] = {"path": "part.parquet", "deletionTimestamp": 0, **common}
     removal |= {"deletionVector": old["deletionVector"]} if "deletionVector" in old else {}
-    assert log.commit([{"remove": removal}, {"add": {**old, **common, "deletionVector": vector}}], "test", log.version)
+    assert log.commit(
+        [{"remove": removal}, {"add": {**old, **common, "deletionVector": vector}}], ("test", log.version)
+    )
     return deletion_vectors.read(DeltaTable(folder))["part.parquet"]
 
 

@@ -49,7 +49,7 @@ def test_a_compaction_is_a_version_without_changed_rows(folder: Path) -> None:
 
 def _commit(log: DeltaLog, count: int) -> None:
     for _ in range(count):
-        assert log.commit([_add(f"{log.version + 1}.parquet")], "writer", log.version + 1)
+        assert log.commit([_add(f"{log.version + 1}.parquet")], ("writer", log.version + 1))
 
 
 def test_a_second_log_follows_every_entry(folder: Path) -> None:
@@ -84,11 +84,11 @@ def test_nothing_is_written_to_a_log_that_is_not_the_one_that_was_read(folder: P
     log = _log(folder)
     _commit(log, 4)
     shutil.rmtree(folder)
-    assert not log.commit([_add("lost.parquet")], "writer", 9)
+    assert not log.commit([_add("lost.parquet")], ("writer", 9))
     delta_tables.create(folder, SCHEMA)
-    assert not log.commit([_add("lost.parquet")], "writer", 9)
+    assert not log.commit([_add("lost.parquet")], ("writer", 9))
     _commit(_log(folder), 6)
-    assert not log.commit([_add("lost.parquet")], "writer", 9)
+    assert not log.commit([_add("lost.parquet")], ("writer", 9))
     log.refresh()
     assert (log.version, len(log.files), log.transactions) == (6, 6, {"writer": 6})
     assert not _log(folder.with_name("no table")).is_supported
@@ -107,7 +107,7 @@ def test_a_checksum_counts_files_and_transactions_of_all_writers(tmp_path: Path)
     assert log.is_supported
     _commit(log, 3)
     removed = {"path": "1.parquet", "size": 1, "deletionTimestamp": 0, "dataChange": True}
-    assert log.commit([{"remove": removed}, _add("x"), _add("y")], "other", 7)
+    assert log.commit([{"remove": removed}, _add("x"), _add("y")], ("other", 7))
     checksum = _checksum(folder, 4)
     assert (checksum["numFiles"], checksum["tableSizeBytes"]) == (4, 4)
     assert {txn["appId"]: txn["version"] for txn in checksum["setTransactions"]} == {"writer": 3, "other": 7}
@@ -130,7 +130,7 @@ def test_a_checksum_counts_files_and_transactions_of_all_writers(tmp_path: Path)
 def test_no_checksum_is_written_when_it_could_be_wrong(folder: Path, action: dict[str, Any]) -> None:
     log = _log(folder)
     _commit(log, 1)
-    assert log.commit([action], "writer", 2)
+    assert log.commit([action], ("writer", 2))
     _commit(log, 12)
     assert [_checksum(folder, version) is not None for version in range(15)] == [False, True, *[False] * 13]
 
@@ -157,7 +157,7 @@ def test_no_checksum_is_computed_from_an_entry_of_an_unknown_writer(folder: Path
 def test_an_entry_of_another_writer_is_not_replaced(folder: Path) -> None:
     log, other = _log(folder), _log(folder)
     _commit(other, 1)
-    assert not log.commit([_add("mine.parquet")], "writer", 9)
+    assert not log.commit([_add("mine.parquet")], ("writer", 9))
     assert not list((folder / "_delta_log").glob(".*.tmp"))
     log.refresh()
     assert list(log.files) == ["1.parquet"]

@@ -59,7 +59,7 @@ def _remove(name: str, is_change: bool = True) -> dict[str, Any]:
 
 
 def _commit(log: DeltaLog, actions: list[dict[str, Any]]) -> None:
-    assert log.commit(actions, "writer", log.version + 1)
+    assert log.commit(actions, ("writer", log.version + 1))
 
 
 def test_files_that_only_earlier_versions_have_are_removable(folder: Path) -> None:

@@ -217,22 +217,24 @@ class DeltaLog:
             count += records - (file.get("deletionVector") or {}).get("cardinality", 0)
         return count
 
-    def commit(self, actions: list[Action], app_id: str, batch_id: int) -> bool:
+    def commit(self, actions: list[Action], transaction: tuple[str, int] | None, operation: str = "MERGE") -> bool:
         """Write the next entry; false if another writer wrote it first, or the log is not the one that was read.
 
         Args:
             actions: `add`, `remove` and `cdc` actions.
-            app_id, batch_id: stored as the transaction of the commit.
+            transaction: application id and batch id that the commit contains; null: none.
         """
         if self._identity is None or _identity(self.folder, self.version) != self._identity:
             return False
         now = int(time.time() * 1000)
         info = {
-            "timestamp": now, "operation": "MERGE", "operationParameters": {}, "readVersion": self.version,
+            "timestamp": now, "operation": operation, "operationParameters": {}, "readVersion": self.version,
             "isolationLevel": "Serializable", "isBlindAppend": False, "engineInfo": _ENGINE,
         }  # fmt: skip
-        transaction = {"appId": app_id, "version": batch_id, "lastUpdated": now}
-        entries = [{"commitInfo": info}, {"txn": transaction}, *actions]
+        entries: list[Action] = [{"commitInfo": info}, *actions]
+        if transaction is not None:
+            app_id, batch_id = transaction
+            entries.append({"txn": {"appId": app_id, "version": batch_id, "lastUpdated": now}})
         if not _write_entry(self.folder, self.version + 1, entries):
             return False
         self._apply_entry(entries)

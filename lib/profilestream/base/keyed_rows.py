@@ -2,7 +2,8 @@
 
 A MERGE of Spark reads every file that may contain a key of the batch. Here, an index in memory contains the file and
 the position of each key, so only the row groups with these rows are read. A commit adds one small file with the new
-rows, deletes the old rows by deletion vectors, and adds a file for the change feed.
+rows, deletes the old rows by deletion vectors, and adds a file for the change feed. Many small files are combined: the
+old rows of a batch are in most of them, and each of these needs a new deletion vector.
 
 The index follows the log of the table, so commits of Spark may come between. If another writer commits first, the rows
 are located again. If the rows themselves changed, the commit is refused.
@@ -10,6 +11,7 @@ are located again. If the rows themselves changed, the commit is refused.
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +36,8 @@ _ATTEMPTS = 5
 _CHANGE_TYPE = "_change_type"
 # Bytes of the rows in memory that were written last: active users are in many batches, one after the other.
 _MAX_WRITTEN_BYTES = 256 << 20
+# This number of files of a partition with fewer rows than this are combined.
+_SMALL_FILES, _SMALL_ROWS = 16, 50_000
 _Wanted = dict[str, list[Any]]  # values of a scan by column
 _ScannedFile = tuple[pa.Table, Positions]  # rows with these values, and their positions
 
@@ -214,18 +218,44 @@ class KeyedRows:
             vectors = self._new_vectors(old)
             actions = [{"add": one} for one in added]
             actions += [*self._file_actions(old, vectors), *self._change_actions(new, old.rows)]
-            if self._log.commit(actions, app_id, batch_id):
+            if self._log.commit(actions, (app_id, batch_id)):
                 for path, positions in vectors.items():
                     one = self._files[path]
                     one.deleted, one.vector = positions, self._log.files.get(path, {}).get("deletionVector")
                 self._index_new_files()
                 self._keep_written({add["path"]: part for add, (_, part) in zip(added, parts, strict=True)})
+                self._combine_small_files()
                 return
         raise Conflict(
             f"{self._table.name} changed during a batch, up to version {self._log.version}",
             where=str(self._folder),
             do="run the job again; the batch is then computed from the latest rows",
         )
+
+    def _combine_small_files(self) -> None:
+        """Rewrite the small files of each partition that has many; not if another writer commits meanwhile."""
+        by_partition = defaultdict[tuple[str | None, ...], list[str]](list)
+        for path in sorted(self._files, key=lambda path: self._log.files[path]["modificationTime"]):
+            if self._live_rows(path) < _SMALL_ROWS:
+                by_partition[tuple(self._log.files[path]["partitionValues"].values())].append(path)
+        names = [name for name in self._schema.names if name not in self._table.partitioned_by]
+        for paths in by_partition.values():
+            if len(paths) < _SMALL_FILES:
+                continue
+            parts = [self._written_or_read(path, self._live_positions(path), names) for path in paths]
+            rows = pa.concat_tables(parts).select(names).combine_chunks()
+            partition = self._log.files[paths[0]]["partitionValues"]
+            added = {**local_appends.write_file(rows, self._folder, partition, self._table), "dataChange": False}
+            removed = [self._remove_action(path, changes_rows=False) for path in paths]
+            if self._log.commit([*removed, {"add": added}], None, "OPTIMIZE"):
+                self._index_new_files()
+                self._keep_written({added["path"]: rows})
+
+    def _live_rows(self, path: str) -> int:
+        return len(self._files[path].rows) - len(self._files[path].deleted)
+
+    def _live_positions(self, path: str) -> Positions:
+        return np.setdiff1d(np.arange(len(self._files[path].rows)), self._files[path].deleted)
 
     def _keep_written(self, files: dict[str, pa.Table]) -> None:
         """Keep the rows of new files in memory, and drop those of the oldest ones beyond the limit."""
@@ -341,14 +371,18 @@ class KeyedRows:
         remaining = {path: positions for path, positions in vectors.items() if is_left[path]}
         descriptors = deletion_vectors.write(self._folder, remaining) if remaining else {}
         for path in vectors:
-            add = self._log.files[path]
-            fields = ("path", "partitionValues", "size", "deletionVector", "stats")
-            removed = {name: add[name] for name in fields if name in add} | {"dataChange": True}
-            now = int(time.time() * 1000)
-            yield {"remove": {**removed, "deletionTimestamp": now, "extendedFileMetadata": True}}
+            yield self._remove_action(path, changes_rows=True)
             if is_left[path]:
+                add = self._log.files[path]
                 stats = json.dumps({**_stored_statistics(add), "tightBounds": False})
                 yield {"add": {**add, "dataChange": True, "stats": stats, "deletionVector": descriptors[path]}}
+
+    def _remove_action(self, path: str, *, changes_rows: bool) -> Action:
+        add, now = self._log.files[path], int(time.time() * 1000)
+        fields = ("path", "partitionValues", "size", "deletionVector", "stats")
+        removed = {name: add[name] for name in fields if name in add}
+        more = {"dataChange": changes_rows, "deletionTimestamp": now, "extendedFileMetadata": True}
+        return {"remove": {**removed, **more}}
 
     def _change_actions(self, new: pa.Table, old: pa.Table) -> Iterator[Action]:
         """The actions that add files of changes. Without old rows, the change feed reads the added files as inserts."""
