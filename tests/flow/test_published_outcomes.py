@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from profilestream.base import commits, files, tables
@@ -10,7 +11,12 @@ from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.learn.model_registry import RegisteredModel
+from profilestream.learn.outcomes import batch_versions
+from profilestream.learn.outcomes.batch_versions import BatchVersion
+from profilestream.learn.outcomes.kernels.batch_model import BoostedTrees
+from profilestream.learn.outcomes.outcome_predictor import OutcomePredictor
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.learn.predictor import PublishedRows
 from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import VersionTags
 from pyspark.sql import SparkSession
@@ -89,3 +95,30 @@ def test_a_bad_update_does_not_stay_champion_and_a_hard_period_rolls_nothing_bac
     assert aliases() == {"champion": 5, "previous": 2, "challenger": 4}
     bad = RegisteredModel(MlflowStore(settings), "outcomes").versions()[1]
     assert VersionTags.of(bad).problem == problem
+
+    # A batch model is a part of the version, and is rolled back with it. This one predicts that everyone buys.
+    def fit(day: int, *, is_better: bool) -> None:
+        trees = BoostedTrees("logistic", 1.0, 8.0, *map(np.array, ([1], [0], [0.0], [True], [0], [0], [0.0])))
+        identity = batch_versions.identity_of(spec.declared, "buy")
+        one = BatchVersion(
+            "buy", "boosting", identity, day * DAY, 1, 0, "test", model=trees.to_bytes(), is_better=is_better
+        )
+        tables.BATCH_MODELS.prepare(spark, settings.paths)
+        commits.append_untracked(spark, batch_versions.rows_of([one]), tables.BATCH_MODELS, settings.paths)
+
+    def predictions(number: int) -> dict[str, float]:
+        assert spec.publication is not None
+        rows = PublishedRows(spec.publication.published_table.path(settings.paths), number)
+        predictor = OutcomePredictor(rows, spec.publication.params, {})
+        (row,) = predictor.predict(pa.table({"features": [[-1.0, 1.0]]}), {}).to_pylist()
+        return dict(zip(*row.values(), strict=True))
+
+    fit(44, is_better=True)
+    assert "version 6 is the champion" in publish(44, log_loss=0.5)
+    assert predictions(6) == predictions(5) | {"buy": pytest.approx(1 / (1 + np.exp(-8)))}
+    fit(45, is_better=False)
+    mature(21, effect=2.0)
+    problem, message, decision = publish(21 + HORIZON + 1, log_loss=0.5).splitlines()[:3]
+    assert problem.startswith("problem of the champion, version 6: log loss of buy in 200 rows after version 6 is")
+    assert message.startswith("version 5 is the champion again") and decision.startswith("version 7 is the champion")
+    assert predictions(7) == predictions(5)
