@@ -121,7 +121,7 @@ class DeclaredOutcome(Frozen):
         if self.rule == "newton":
             assert self.loss != "hinge"
             signs = [self.monotonic.get(name) for name in inputs.feature_names] if self.monotonic else []
-            projection = self.projection and InputProjection(**self.projection.model_dump())
+            projection = None if self.projection is None else InputProjection(**self.projection.model_dump())
             return Newton(
                 self.loss, self.half_life_days, self.ridge, min_rows, signs=tuple(signs), projection=projection
             )
