@@ -72,7 +72,8 @@ def _reads(settings: Settings) -> dict[str, list[str]]:
         "learn_batch_models": ["outcome_examples", "outcome_models", "batch_models"],
         "learn_examples": ["events", *user_tiles, "training_examples"],
         "learn_publish": [
-            "factors", "segments", "basket_counts", "outcome_models", "outcome_examples", "model_metrics", "events",
+            "factors", "segments", "basket_counts", "outcome_models", "outcome_examples", "batch_models",
+            "model_metrics", "events",
         ],
         "serve_campaign": ["events"],
         "serve_report": [

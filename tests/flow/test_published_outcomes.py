@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from profilestream.base import commits, files, tables
@@ -10,7 +11,12 @@ from profilestream.base.checkpoints import Checkpoint
 from profilestream.base.commits import Txn
 from profilestream.base.query_runner import checkpoint_path
 from profilestream.learn.model_registry import RegisteredModel
+from profilestream.learn.outcomes import batch_versions
+from profilestream.learn.outcomes.batch_versions import BatchVersion
+from profilestream.learn.outcomes.kernels.batch_model import BoostedTrees
+from profilestream.learn.outcomes.outcome_predictor import OutcomePredictor
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
+from profilestream.learn.predictor import PublishedRows
 from profilestream.learn.tracking import MlflowStore
 from profilestream.learn.version_aliases import VersionTags
 from pyspark.sql import SparkSession
@@ -72,6 +78,22 @@ def test_a_bad_update_does_not_stay_champion_and_a_hard_period_rolls_nothing_bac
         versions = RegisteredModel(MlflowStore(settings), "outcomes").versions()
         return {alias: version.number for version in versions for alias in version.aliases}
 
+    def fit(day: int, *, is_better: bool) -> None:
+        trees = BoostedTrees("logistic", 1.0, 8.0, *map(np.array, ([1], [0], [0.0], [True], [0], [0], [0.0])))
+        identity = batch_versions.identity_of(spec.declared, "buy")
+        one = BatchVersion(
+            "buy", "boosting", identity, day * DAY, 1, 0, "test", model=trees.to_bytes(), is_better=is_better
+        )
+        tables.BATCH_MODELS.prepare(spark, settings.paths)
+        commits.append_untracked(spark, batch_versions.rows_of([one]), tables.BATCH_MODELS, settings.paths)
+
+    def predictions(number: int) -> dict[str, float]:
+        assert spec.publication is not None
+        rows = PublishedRows(spec.publication.published_table.path(settings.paths), number)
+        predictor = OutcomePredictor(rows, spec.publication.params, {})
+        (row,) = predictor.predict(pa.table({"features": [[-1.0, 1.0]]}), {}).to_pylist()
+        return dict(zip(*row.values(), strict=True))
+
     publish(30, log_loss=0.5)
     assert "version 2 is the champion" in publish(31, log_loss=0.5)
     # Labels are the opposite of what both versions have learned, and the metric is three times as large.
@@ -82,6 +104,7 @@ def test_a_bad_update_does_not_stay_champion_and_a_hard_period_rolls_nothing_bac
     # The metric of the batches evaluates earlier, good models, so the gate lets a bad update pass.
     assert "version 4 is the champion" in publish(35, log_loss=0.5, factor=-1.0)
     mature(7, 14, effect=2.0)
+    fit(14 + HORIZON + 1, is_better=True)
     problem, message, decision = publish(14 + HORIZON + 1, log_loss=0.5).splitlines()[:3]
     assert problem.startswith("problem of the champion, version 4: log loss of buy in 400 rows after version 4 is 1.")
     assert "(version 2: 0." in problem and message.startswith("version 2 is the champion again")
@@ -89,3 +112,12 @@ def test_a_bad_update_does_not_stay_champion_and_a_hard_period_rolls_nothing_bac
     assert aliases() == {"champion": 5, "previous": 2, "challenger": 4}
     bad = RegisteredModel(MlflowStore(settings), "outcomes").versions()[1]
     assert VersionTags.of(bad).problem == problem
+
+    # The batch model of version 5, which predicts that everyone buys, is a part of it, and is rolled back with it.
+    assert predictions(5) == predictions(2) | {"buy": pytest.approx(1 / (1 + np.exp(-8)))}
+    fit(45, is_better=False)
+    mature(21, effect=2.0)
+    problem, message, decision = publish(21 + HORIZON + 1, log_loss=0.5).splitlines()[:3]
+    assert problem.startswith("problem of the champion, version 5: log loss of buy in 200 rows after version 5 is")
+    assert message.startswith("version 2 is the champion again") and decision.startswith("version 6 is the champion")
+    assert predictions(6) == predictions(2)

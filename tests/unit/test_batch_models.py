@@ -2,7 +2,9 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -19,6 +21,7 @@ from profilestream.learn.outcomes.batch_training import Unfit
 from profilestream.learn.outcomes.batch_versions import BatchVersion
 from profilestream.learn.outcomes.kernels import batch_model, model_comparison, outcome_scores
 from profilestream.learn.outcomes.kernels.batch_model import BatchModel
+from profilestream.learn.outcomes.outcome_predictor import OutcomePredictor
 from profilestream.learn.outcomes.outcomes_batch import Models
 from profilestream.learn.outcomes.outcomes_spec import OutcomesSpec
 from profilestream.serve.scores import score_rows, user_scores
@@ -212,6 +215,40 @@ def test_a_better_kind_scores_with_the_reasons_of_the_linear_model(
     assert rows["batch"]["buy", "a"]["valid_from"] == last["buy"].valid_from
     for key, row in rows["batch"].items():
         assert row["reasons"] == rows["linear"][key]["reasons"]
+
+
+def test_a_published_version_predicts_with_its_batch_models(
+    spec: OutcomesSpec, linear: Models, versions: list[BatchVersion]
+) -> None:
+    now, features = 7 * WEEKS * DAY, [[2.0, 2.0], [2.0, -2.0]]
+    stored = spec.tables[0].arrow_rows(
+        [row for name, one in linear.items() for row in one.rows(name, replace(one, versions=()))]
+    )
+    added = batch_versions.published_rows(batch_versions.serving_versions(versions, now))
+    by_outcome = {row["outcome"]: row for row in added.to_pylist()}
+    for field in list(added.schema)[1:]:
+        values = [by_outcome.get(name, {}).get(field.name) for name in stored["outcome"].to_pylist()]
+        stored = stored.append_column(field, pa.array(values, field.type))
+    rows: Any = SimpleNamespace(read=lambda: stored.append_column("model_version", pa.array([1] * len(stored))))
+    assert spec.publication is not None
+    predicted = OutcomePredictor(rows, spec.publication.params, {}).predict(pa.table({"features": features}), {})
+    columns: dict[str, Any] = {"user_id": ["a", "b"], "features": features, "populations": [[True] * 4] * 2}
+    users, words = pa.table(columns, schema=score_rows.USER), [FeatureWords("Visits?"), FeatureWords("Amount?")]
+    champion = batch_versions.published_versions(stored, spec.declared)
+    scores = {}
+    for name, batch in (("all", versions), ("champion", champion), ("linear", [])):
+        models = user_scores.scoring_models(linear, spec.declared, now, batch)
+        scores[name] = user_scores.score(users, models, spec.declared, words)
+    assert scores["champion"] == scores["all"] != scores["linear"]
+    expected = [
+        row["score"] if row["outcome"] == "spend" else row["probability"] for row in scores["all"].to_pylist()
+        if row["outcome"] != "margin"
+    ]  # fmt: skip
+    names, predictions = zip(*[row.values() for row in predicted.to_pylist()], strict=True)
+    assert set(map(tuple, names)) == {("buy", "spend", "always", "margin")}
+    actual = [predictions[user][outcome] for outcome in range(3) for user in range(2)]
+    assert actual == pytest.approx(expected)
+    assert batch_versions.published_versions(stored.drop_columns(["batch_model"]), spec.declared) == []
 
 
 def test_an_outcome_with_a_problem_is_linear_and_other_outcomes_continue(versions: list[BatchVersion]) -> None:

@@ -12,6 +12,7 @@ from profilestream.learn.kernels.sums import total
 from profilestream.learn.outcomes.kernels import outcome_model, outcome_scores
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, OutcomeRule, OutcomeState, sum_rows
+from profilestream.learn.outcomes.kernels.projections import InputProjection
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge  # type: ignore[import-untyped]
 
 from tests import naive_outcomes
@@ -32,7 +33,14 @@ from tests.outcome_rows import (
 
 fuzz = settings(max_examples=50, derandomize=True, database=None)
 LOGISTIC, POISSON = Newton(half_life_days=20.0, ridge=10.0), Newton("poisson", half_life_days=20.0, ridge=10.0)
-RULES = [LOGISTIC, POISSON, Newton("squared", half_life_days=20.0)]
+SQUARED = Newton("squared", half_life_days=20.0)
+RULES = [
+    LOGISTIC,
+    POISSON,
+    SQUARED,
+    replace(POISSON, projection=InputProjection("pca", 1)),
+    replace(SQUARED, projection=InputProjection("lda", 1)),
+]
 NO_DECAY = Newton(half_life_days=None, ridge=40.0, first_passes=40)
 
 

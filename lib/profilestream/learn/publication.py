@@ -62,6 +62,7 @@ class Publication:
         paired_losses: function from the published rows of the champion and of the version before, and from a time in
             microseconds, to their losses on rows that matured after it; its result is null if they cannot be compared.
             Null: the gate compares periods.
+        added_columns: of the published rows only, nullable; `state` sets them.
         options: defaults of its options; MLflow accepts those with integer values as parameters of `predict`.
     """
 
@@ -79,6 +80,7 @@ class Publication:
     numbers: tuple[str, ...]
     max_growth: float = 10.0
     paired_losses: Callable[[DataFrame, DataFrame, int], PairedLosses | None] | None = None
+    added_columns: tuple[Column, ...] = ()
     options: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
@@ -97,13 +99,15 @@ class Publication:
         of = self.table
         # No Delta features, so that every reader can open it; rows are deleted by whole partitions.
         properties = {name: value for name, value in of.properties.items() if not name.startswith("delta.enable")}
+        model_version = Column("model_version", "BIGINT NOT NULL", "Version of the registered model.")
         return replace(
             of,
             name=f"published_{of.name}",
             meaning=f"Copies of the rows of `{of.name}`, one set per published version.",
             writer=STAGE,
             retention="stored while an alias points to the version",
-            columns=(*of.columns, Column("model_version", "BIGINT NOT NULL", "Version of the registered model.")),
+            columns=(*of.columns, model_version, *self.added_columns),
+            schema_version=of.schema_version + bool(self.added_columns),
             key=("model_version", *of.key),
             partitioned_by=("model_version", *of.partitioned_by),
             properties=properties,

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from profilestream.base import tables
+from profilestream.base.columns import Column
 from profilestream.base.settings import BatchModels, fingerprint
 from profilestream.learn.kernels.arrays import Floats
 from profilestream.learn.kernels.batch_intervals import Interval, mean_interval
@@ -21,6 +22,17 @@ from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 
 _EVALUATION_DAYS = 182
 _TIMES = ("valid_from", "as_of")
+_PREFIX = "batch_"
+# In the published rows of the linear models: the batch model that scores instead of one.
+PUBLISHED_COLUMNS = tuple(
+    Column(f"{_PREFIX}{name}", sql_type, f"{meaning} of the batch model that scores instead; null: there is none.")
+    for name, sql_type, meaning in (
+        ("kind", "STRING", "Kind"),
+        ("identity", "STRING", "Fingerprint of outcome and features"),
+        ("valid_from", "TIMESTAMP", "Maturity time of the newest learned rows"),
+        ("model", "BINARY", "Trees or weights"),
+    )
+)
 Metrics = Mapping[str, float]
 
 
@@ -174,5 +186,31 @@ def versions_of(rows: pa.Table, declared: DeclaredOutcomes) -> list[BatchVersion
     for row in rows.to_pylist():
         arrays = {name: np.array(row[name], float) for name in ("losses", "linear_losses")}
         versions.append(BatchVersion(**{**row, **arrays, **{n: dict(row[n]) for n in ("metrics", "linear_metrics")}}))
+    return _of_declaration(versions, declared)
+
+
+def _of_declaration(versions: Iterable[BatchVersion], declared: DeclaredOutcomes) -> list[BatchVersion]:
     identities = {name: identity_of(declared, name) for name in declared.outcomes}
     return [one for one in versions if one.identity == identities.get(one.outcome)]
+
+
+def published_rows(versions: Mapping[str, BatchVersion]) -> pa.Table:
+    """`outcome` and PUBLISHED_COLUMNS of the versions that serve; see `serving_versions`."""
+    rows = rows_of(list(versions.values()))
+    names = [one.name.removeprefix(_PREFIX) for one in PUBLISHED_COLUMNS]
+    return rows.select(["outcome", *names]).rename_columns(["outcome", *(f"{_PREFIX}{name}" for name in names)])
+
+
+def published_versions(rows: pa.Table, declared: DeclaredOutcomes) -> list[BatchVersion]:
+    """The batch models in published rows, of the declared outcomes and features. Rows of older code have none."""
+    names = [one.name for one in PUBLISHED_COLUMNS]
+    if not set(names) <= set(rows.column_names):
+        return []
+    rows = rows.select(["outcome", *names]).rename_columns(["outcome", *(one.removeprefix(_PREFIX) for one in names)])
+    rows = rows.set_column(3, "valid_from", rows["valid_from"].cast("int64"))
+    versions = [
+        BatchVersion(**row, rows=0, as_of=0, library="", is_better=True)
+        for row in rows.to_pylist()
+        if row["model"] is not None
+    ]
+    return _of_declaration(versions, declared)

@@ -13,6 +13,7 @@ from profilestream.learn.outcomes.kernels.first_order_rules import FirstOrder
 from profilestream.learn.outcomes.kernels.model_inputs import InputFeature, ModelInputs
 from profilestream.learn.outcomes.kernels.newton_rule import Newton
 from profilestream.learn.outcomes.kernels.outcome_model import OutcomeRule
+from profilestream.learn.outcomes.kernels.projections import InputProjection
 
 _MAX = 1e12
 _LOSSES = {"newton": ("logistic", "poisson", "squared"), "pa1": ("hinge",), "pa2": ("hinge",)}
@@ -27,6 +28,13 @@ class DeclaredFeature(Frozen):
     knots: tuple[float, ...] = ()
     buckets: int = Field(default=0, ge=0)
     min_rows: float = Field(default=0.0, ge=0)
+
+
+class DeclaredProjection(Frozen):
+    """See kernels.projections.InputProjection."""
+
+    kind: Literal["pca", "lda"]
+    components: int = Field(default=1, ge=1)
 
 
 class DeclaredOutcome(Frozen):
@@ -45,6 +53,8 @@ class DeclaredOutcome(Frozen):
         monotonic: if not empty, the only features of the model, of the rule `newton`, with the directions of
             scikit-learn's `monotonic_cst`. 1: the prediction never decreases with the feature; -1: it never
             increases; 0: any.
+        projection: a model of the rule `newton` uses only components of its inputs: `pca`, or with squared loss and a
+            boolean label `lda`, which has one component.
         value_days: the score is the customer value of this many days, at most twice the horizon; every user has one.
     """
 
@@ -61,6 +71,7 @@ class DeclaredOutcome(Frozen):
     shards: int = Field(default=1, ge=1)
     calibration: Literal["none", "isotonic"] = "none"
     monotonic: dict[str, Literal[-1, 0, 1]] = {}
+    projection: DeclaredProjection | None = None
     value_days: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -70,6 +81,16 @@ class DeclaredOutcome(Frozen):
             raise ValueError(f"the rule {self.rule!r} has no loss {self.loss!r}: use one of {allowed}")
         if self.calibration != "none" and self.loss != "logistic":
             raise ValueError(f"loss {self.loss!r} has no probability that can be calibrated")
+        return self
+
+    @model_validator(mode="after")
+    def _check_projection(self) -> "DeclaredOutcome":
+        if self.projection is None:
+            return self
+        if self.rule != "newton" or self.monotonic:
+            raise ValueError("a projection needs the rule 'newton', and no monotonic features")
+        if self.projection.kind == "lda" and (self.loss != "squared" or self.projection.components > 1):
+            raise ValueError("the projection 'lda' needs the loss 'squared', and has one component: two classes")
         return self
 
     @model_validator(mode="after")
@@ -100,7 +121,10 @@ class DeclaredOutcome(Frozen):
         if self.rule == "newton":
             assert self.loss != "hinge"
             signs = [self.monotonic.get(name) for name in inputs.feature_names] if self.monotonic else []
-            return Newton(self.loss, self.half_life_days, self.ridge, min_rows, signs=tuple(signs))
+            projection = None if self.projection is None else InputProjection(**self.projection.model_dump())
+            return Newton(
+                self.loss, self.half_life_days, self.ridge, min_rows, signs=tuple(signs), projection=projection
+            )
         assert self.loss != "poisson"
         return FirstOrder(
             self.rule, self.rate, self.loss, self.half_life_days, min_rows, l1=self.l1, l2=self.l2, shards=self.shards
@@ -139,6 +163,10 @@ class DeclaredOutcomes(Frozen):
     def _check_labels(self) -> "DeclaredOutcomes":
         if unknown := {name: one.label for name, one in self.outcomes.items() if one.label not in self.labels}:
             raise ValueError(f"outcomes with labels that are not declared: {unknown}")
+        for name, one in self.outcomes.items():
+            is_class = self.labels[one.label].type == "boolean"
+            if one.projection is not None and one.projection.kind == "lda" and not is_class:
+                raise ValueError(f"the projection 'lda' of {name!r} needs a boolean label, not {one.label!r}")
         return self
 
     @model_validator(mode="after")

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from profilestream.learn.outcomes import model_versions
-from profilestream.learn.outcomes.kernels import outcome_scores
-from profilestream.learn.outcomes.kernels.outcome_tasks import feature_matrix
+from profilestream.learn.outcomes import batch_versions, model_versions
+from profilestream.learn.outcomes.kernels.outcome_scores import LinearModel
+from profilestream.learn.outcomes.kernels.outcome_tasks import feature_values
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
 from profilestream.learn.predictor import Options, PublishedRows
 
@@ -20,8 +20,8 @@ class OutcomePredictor:
     """`features` -> `outcomes` and `predictions`: lists with the names of the outcomes whose models have started.
 
     `features` are lists of numbers in the order of the declaration; null is unknown. A prediction is a probability, or
-    the amount of an outcome with Poisson loss. They equal those of the linear models in `serve_outcomes` with the same
-    version.
+    the amount of an outcome with Poisson loss. They equal those of `serve_outcomes` with the same version: of its batch
+    models, and of the linear models of other outcomes.
     """
 
     outputs: ClassVar[pa.Schema] = _OUTPUTS
@@ -30,14 +30,20 @@ class OutcomePredictor:
         self._declared = DeclaredOutcomes.model_validate(params)
         stored = rows.read().drop_columns(["model_version"])
         models = model_versions.models_of(stored, self._declared)
-        self._models = {name: model.last for name, model in models.items() if model.last.is_started}
+        batch = {one.outcome: one.loaded for one in batch_versions.published_versions(stored, self._declared)}
+        self._models = {
+            name: batch.get(name) or LinearModel(self._declared.rules[name], model.last)
+            for name, model in models.items()
+            if model.last.is_started
+        }
 
     def predict(self, inputs: pa.Table, options: Options) -> pa.Table:
         """One row per row of the inputs."""
-        x = self._declared.inputs.matrix(feature_matrix(inputs, len(self._declared.features)))
-        predictions = []
-        for name, state in self._models.items():
-            rule, factor = self._declared.rules[name], self._declared.outcomes[name].extrapolation
-            predictions.append(outcome_scores.predictions(rule, state, outcome_scores.etas(rule, state, x)) * factor)
+        values = feature_values(inputs, len(self._declared.features))
+        x = self._declared.inputs.matrix(values)
+        predictions = [
+            model.predictions(model.etas(values, x)) * self._declared.outcomes[name].extrapolation
+            for name, model in self._models.items()
+        ]
         columns: list[Any] = [[list(self._models)] * len(inputs), np.array(predictions).T.tolist()]
         return pa.table(columns, schema=self.outputs)

@@ -11,16 +11,19 @@ from profilestream.base.errors import BadSettings
 from profilestream.base.language import message
 from profilestream.base.queries import QueryInput, appended_rows
 from profilestream.base.runner import Rows
+from profilestream.base.session import frame_of_arrow
 from profilestream.base.settings import Outcomes
 from profilestream.learn.learner_spec import Learned, LearnerBatch, LearnerSpec, StateTables
 from profilestream.learn.metrics import RATIO, SHARE, Evaluation, Metric
 from profilestream.learn.outcomes import (
+    batch_versions,
     matured_examples,
     model_versions,
     outcome_declaration,
     outcomes_batch,
     version_comparison,
 )
+from profilestream.learn.outcomes.batch_versions import BatchVersion
 from profilestream.learn.outcomes.kernels.outcome_tasks import EXAMPLE
 from profilestream.learn.outcomes.model_versions import VersionedModel
 from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcomes
@@ -162,6 +165,7 @@ class OutcomesSpec(LearnerSpec):
             predictor=OutcomePredictor,
             numbers=("coefficients", "means", "scales"),
             paired_losses=self._paired_losses,
+            added_columns=batch_versions.PUBLISHED_COLUMNS,
         )
 
     def _paired_losses(self, champion: DataFrame, previous: DataFrame, since: int) -> PairedLosses | None:
@@ -171,11 +175,30 @@ class OutcomesSpec(LearnerSpec):
             return None
         stored = tables.OUTCOME_EXAMPLES.read(spark, paths)
         examples = self.select(stored.where(F.col("matures_at") > F.timestamp_micros(F.lit(since))))
-        one, other = (self.models_of(rows)[outcome] for rows in (champion, previous))
-        return version_comparison.paired_losses(examples, one, other, self.declared, outcome, since)
+        models, batch = [], []
+        for rows in (champion, previous):
+            models.append(self.models_of(rows)[outcome])
+            better = {one.outcome: one.loaded for one in self.published_batch_models(rows)}
+            batch.append(better.get(outcome))
+        one, other = models
+        return version_comparison.paired_losses(
+            examples, one, other, self.declared, outcome, since, (batch[0], batch[1])
+        )
+
+    def published_batch_models(self, rows: DataFrame) -> list[BatchVersion]:
+        """The batch models in published rows that score instead of the linear models."""
+        return batch_versions.published_versions(rows.drop("epoch", "batch_id").toArrow(), self.declared)
+
+    def _serving_batch_models(self, spark: SparkSession, valid_from: int) -> DataFrame:
+        """`outcome` and PUBLISHED_COLUMNS of the batch models that are better than the linear models at a time."""
+        paths, versions = self.settings.paths, list[BatchVersion]()
+        if tables.BATCH_MODELS.exists(spark, paths):
+            versions = batch_versions.versions_of(tables.BATCH_MODELS.read(spark, paths).toArrow(), self.declared)
+        serving = batch_versions.serving_versions(versions, valid_from)
+        return frame_of_arrow(spark, batch_versions.published_rows(serving))
 
     def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:
-        """The last started version of each model."""
+        """The last started version of each model, with the batch model that scores instead of it."""
         is_last = F.row_number().over(Window.partitionBy("outcome", "identity").orderBy(F.desc("valid_from"))) == 1
         last = rows.where("is_started").withColumn("_is_last", is_last).where("_is_last").drop("_is_last")
         batch_id, rows_learned, *times = last.agg(
@@ -185,4 +208,6 @@ class OutcomesSpec(LearnerSpec):
         if batch_id is None:
             return None
         example = {"features": [[0.0] * len(self.declared.features)]}
-        return PublishedState(last, batch_id, example, round(rows_learned or 0), *times)
+        batch = self._serving_batch_models(rows.sparkSession, times[-1])
+        published = last.join(F.broadcast(batch), "outcome", "left")
+        return PublishedState(published, batch_id, example, round(rows_learned or 0), *times)

@@ -7,6 +7,7 @@ from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.outcomes import outcomes_batch
+from profilestream.learn.outcomes.kernels.batch_model import BatchModel
 from profilestream.learn.outcomes.kernels.model_comparison import (
     Comparison,
     ModelKey,
@@ -50,7 +51,7 @@ def compare(
 
 def paired_losses(
     examples: Rows, champion: VersionedModel, previous: VersionedModel, declared: DeclaredOutcomes, outcome: str,
-    since: int,
+    since: int, batch: tuple[BatchModel | None, BatchModel | None] = (None, None),
 ) -> PairedLosses | None:  # fmt: skip
     """The losses of two published models of an outcome on rows that neither of them has learned.
 
@@ -61,6 +62,7 @@ def paired_losses(
         examples: rows with EXAMPLE.
         champion, previous: with one version each.
         since: microseconds; both models have learned rows up to this maturity time only.
+        batch: the batch models that score instead of them.
 
     Returns:
         Null: there are no such rows, or a model has not started or is of another declaration.
@@ -77,7 +79,8 @@ def paired_losses(
     cells = {cell: count for cell, count in matured.items() if cell.matures_at > first}
     share = min(1.0, _GATE_ROWS / max(sum(cells.values()), 1))
     sampled = {cell: round(share * count) for cell, count in cells.items()}
-    pairs = {cell: {key: (LinearModel(rule, champion.last), LinearModel(rule, previous.last))} for cell in cells}
+    pair = (batch[0] or LinearModel(rule, champion.last), batch[1] or LinearModel(rule, previous.last))
+    pairs = {cell: {key: pair} for cell in cells}
     sums = compare(outcomes_batch.rows_of_users(examples, share), sampled, pairs, declared).get(key)
     if sums is None:
         return None

@@ -1,4 +1,4 @@
-"""serve_outcomes: scores of all users by the champion of the outcomes or a better batch model, with reasons.
+"""serve_outcomes: scores of all users by the champion of the outcomes, with reasons.
 
 Features are as of the newest event. Without a champion, the newest models score.
 """
@@ -48,7 +48,7 @@ class PinnedScoreInputs:
         models: all declared outcomes.
         models_version: version of `outcome_models` that contains `models`.
         model_version: number of the champion that contains `models`; null: there is none, and `models` are the newest.
-        batch_versions: all batch models of the declared outcomes.
+        batch_versions: batch models of the declared outcomes: those of the champion; null champion: all.
         as_of: time of the newest event of a user, microseconds, without events that are far from all others; null:
             there are no users.
     """
@@ -116,14 +116,15 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     if champion is None:
         version = commits.version(spark, table, paths)
         rows = table.read(spark, paths, version=version)
+        batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None
+        batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows, declared)
     else:
         registered, rows = champion
         version, model_version = VersionTags.of(registered).table_version, registered.number
+        batch = spec.published_batch_models(rows)
     models = spec.models_of(rows)
     newest = features.read(spark, tile_table).agg(F.max(F.unix_micros("as_of"))).collect()[0][0]
     as_of = None if newest is None else all_users.span_and_end(features.read(spark, EVENTS), newest)[1]
-    batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None
-    batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows, declared)
     return PinnedScoreInputs(declared, features, models, version, model_version, batch, as_of)
 
 

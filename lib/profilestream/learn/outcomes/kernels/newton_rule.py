@@ -15,6 +15,7 @@ from profilestream.learn.kernels.sums import total
 from profilestream.learn.outcomes.kernels.outcome_model import LabeledRows, Loss, OutcomeState, with_rows
 from profilestream.learn.outcomes.kernels.outcome_scores import etas_of_inputs
 from profilestream.learn.outcomes.kernels.outcome_sums import NO_ROWS, OutcomeSums
+from profilestream.learn.outcomes.kernels.projections import InputProjection
 
 _MIN_WEIGHT = 0.02
 # Largest coefficient times standard deviation of its input; eta is clipped to 8.
@@ -37,6 +38,7 @@ class Newton:
         first_passes: over each of the first two batches; later ones have one pass.
         signs: of the coefficients by column: 1: at least 0, -1: at most 0, 0: any, null: always 0. Not of the
             intercept. Empty: all are 0.
+        projection: the coefficients are those of a model of components of the inputs; then there are no signs.
     """
 
     loss: Loss = "logistic"
@@ -45,6 +47,7 @@ class Newton:
     min_rows: tuple[float, ...] = ()
     first_passes: int = 3
     signs: tuple[int | None, ...] = ()
+    projection: InputProjection | None = None
 
     def equations(self, columns: int) -> int:
         """Number of equations."""
@@ -134,6 +137,8 @@ class Newton:
         """
         if state.sums.rows <= NO_ROWS:
             return np.full(len(state.names), np.nan)
+        if self.projection is not None:
+            return self.projection.solve(state.sums.rule, state.scales, 0.25 * self.ridge)
         is_used = state.scales > 0
         if self.signs:
             is_used &= np.array([sign is not None for sign in self.signs])
