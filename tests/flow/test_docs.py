@@ -59,6 +59,7 @@ from profilestream.capture import cleaning_rules
 from profilestream.capture import mapping as mappings
 from profilestream.capture.mapping import Audit, Bots, Clip, InputSpec, Lookup, Mapping, Rule
 from profilestream.derive.table_declaration import DerivedTable
+from profilestream.learn.outcomes.outcome_declaration import DeclaredOutcome
 from profilestream.steward import status
 from pyspark.sql import SparkSession
 
