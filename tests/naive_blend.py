@@ -67,7 +67,7 @@ class NaiveBlend:
         if not self.baskets:
             return
         variances = self.variances / self.baskets
-        used = np.flatnonzero(variances > 1e-9)
+        used = np.flatnonzero(variances > 1e-7)
         a = self.rule[:, :-1] + np.diag(30 / 4 * variances)
         a *= 1 + 1e-9 * np.eye(len(a))
         solution = np.zeros(len(a))

@@ -127,6 +127,14 @@ def test_sums_whose_equations_have_no_solution_are_not_added() -> None:
     assert numbers(state.learn([bad], [])) == numbers(state)
 
 
+def test_an_input_that_is_almost_constant_has_no_weight() -> None:
+    c = len(INPUTS)
+    variances = np.where(np.arange(c) == 1, 2e-9, 0.1)
+    rule = np.column_stack([np.diag(variances), np.sqrt(variances)])
+    weights = BlendState.empty().learn([BlendSums(1.0, variances, rule, as_of=START)], []).weights
+    assert weights[1] == 0 and (np.delete(weights, 1) > 0).all()
+
+
 def test_the_candidates_are_the_best_items_of_each_ranker() -> None:
     model = MemoryRankers(RankerParams()).learn([("u", f"own{n}", START + n // 2 * DAY) for n in range(6)])
     model = model.learn([(f"v{n}", f"popular{n % 3}", START + 2 * DAY) for n in range(9)])

@@ -12,7 +12,7 @@ import pyarrow as pa
 from profilestream.learn.kernels.arrays import Floats, Longs
 from profilestream.learn.kernels.sums import MICROS_PER_DAY
 from profilestream.learn.rankers.kernels import basket_rows, blend
-from profilestream.learn.rankers.kernels.basket_index import RANKERS, BasketIndex
+from profilestream.learn.rankers.kernels.basket_index import BasketIndex
 from profilestream.learn.rankers.kernels.basket_rows import RankerParams
 from profilestream.serve.scores import ranked_lists
 
@@ -102,7 +102,7 @@ def _blend_entries(users: pa.Table, index: BasketIndex, options: BasketListOptio
     """The candidates with the highest probability of each user."""
     items, scores, placed_by = blend.rank(index, users, np.array(options.blend_weights), options.top_k)
     user, rank = np.indices(items.shape).reshape(2, -1)
-    rankers = np.array(RANKERS)[placed_by.ravel()]
+    rankers = np.array(blend.PLACING_RANKERS)[placed_by.ravel()]
     return _Entries(user, rank, items.ravel(), scores.ravel(), np.full(len(user), blend.NAME), rankers)
 
 

@@ -103,14 +103,14 @@ class BasketIndex:
             has_row, own = positions_if_any(own_ids, self.ids)
             owner, own_counts = owner[has_row], flatten(part, "counts")[1].to_numpy()[has_row]
             due_factors = ItemHistory.stored(part, owner * len(self.ids) + own, has_row).due_factors(self.as_of)
-            pairs = (
-                (owner, own, own_counts),
-                transitions.votes(user, basket_ids, 1 / groups(user)[1]),
-                rules.votes(viewer, recent_ids, np.asarray(RULE_DECAY**later_events, np.float64)),
-                (owner[:0], own[:0], own_counts[:0]),
-                (owner, own, own_counts * due_factors),
-            )
-            yield part, {ranker: self._sum(*each) for ranker, each in zip(RANKERS, pairs, strict=True)}
+            votes = {
+                "own_counts": (owner, own, own_counts),
+                "transitions": transitions.votes(user, basket_ids, 1 / groups(user)[1]),
+                "sequence_rules": rules.votes(viewer, recent_ids, np.asarray(RULE_DECAY**later_events, np.float64)),
+                "popularity": (owner[:0], own[:0], own_counts[:0]),
+                "due_counts": (owner, own, own_counts * due_factors),
+            }
+            yield part, {ranker: self._sum(*votes[ranker]) for ranker in RANKERS}
 
     def cells(self, users: pa.Table, name: str) -> Longs:
         """Cells of the items in a list column; items without a row are left out."""

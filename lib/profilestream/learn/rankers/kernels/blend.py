@@ -19,7 +19,7 @@ from profilestream.learn.kernels.arrays import Bools, Floats, Longs
 from profilestream.learn.kernels.lists import groups
 from profilestream.learn.kernels.ranking_metrics import top_candidates
 from profilestream.learn.kernels.sums import DECAYS, MICROS_PER_DAY, DecayedSums, decay_factors, total
-from profilestream.learn.rankers.kernels.basket_index import RANKERS, BasketIndex, ItemScores
+from profilestream.learn.rankers.kernels.basket_index import BasketIndex, ItemScores
 from profilestream.learn.rankers.kernels.basket_rows import BLEND, micros
 
 NAME = "blend"
@@ -33,13 +33,14 @@ INPUTS = (
     ("rules", "sequence_rules"), ("log_rules", "sequence_rules"), ("log_popularity", "popularity"),
     ("popularity", "popularity"),
 )  # fmt: skip
-# The first ones of RANKERS.
-_RANKERS = tuple(dict.fromkeys(ranker for _, ranker in INPUTS))
+# The rankers with an input, in the order of the numbers of placing_rankers.
+PLACING_RANKERS = tuple(dict.fromkeys(ranker for _, ranker in INPUTS))
 HALF_LIFE_DAYS, GATE_HALF_LIFE_DAYS = 182.0, 14.0
 _RIDGE, _MAX_TARGETS = 30.0, 10
 # In logarithms, smaller shares are replaced by this one.
 _MIN_SHARE = 1e-4
-_MIN_VARIANCE = 1e-9
+# An input that varies less is not used: its weight would be too large as soon as the input varies.
+_MIN_VARIANCE = 1e-7
 
 
 class Candidates(NamedTuple):
@@ -175,7 +176,7 @@ def candidates(index: BasketIndex, users: pa.Table, per_ranker: int = CANDIDATES
     """By chunk of the users: their number, and their candidates, which are the best items of each ranker."""
     for part, scores in index.scores(users):
         popular = np.arange(len(part))[:, None] * len(index.ids) + index.popular[:per_ranker]
-        best = (_best(scores[ranker], len(index.ids), per_ranker) for ranker in _RANKERS)
+        best = (_best(scores[ranker], len(index.ids), per_ranker) for ranker in PLACING_RANKERS)
         cells = np.unique(np.concatenate([popular.ravel(), *best]))
         user, item = np.divmod(cells, max(len(index.ids), 1))
         yield len(part), Candidates(user, item, _inputs(index, part, scores, cells))
@@ -201,11 +202,12 @@ def _best(scores: ItemScores, items: int, per_ranker: int) -> Longs:
 def _inputs(index: BasketIndex, users: pa.Table, scores: dict[str, ItemScores], cells: Longs) -> Floats:
     """Values of INPUTS for each cell, (m, c)."""
     user, item = np.divmod(cells, max(len(index.ids), 1))
-    (own, own_share), (transitions, _), (rules, _) = (scores[ranker].at(cells) for ranker in RANKERS[:3])
+    counts = scores["own_counts"]
+    own, own_share = counts.at(cells)
+    transitions, rules = (scores[ranker].at(cells)[0] for ranker in ("transitions", "sequence_rules"))
     is_own, share = (own > 0).astype(float), index.shares[item]
     days = np.maximum(index.as_of - micros(users), 0) / MICROS_PER_DAY
     decay = np.exp2(-days / index.params.half_life_days)
-    counts = scores[RANKERS[0]]
     events = np.bincount(counts.cells // max(len(index.ids), 1), counts.totals, len(users))
     log_popularity = np.log(np.maximum(share, _MIN_SHARE / 100) * len(index.ids))
     values = {
@@ -257,7 +259,7 @@ def sum_baskets(rows: Candidates, probabilities: Floats, is_target: Bools, times
 
 
 def placing_rankers(rows: Candidates, weights: Floats) -> Longs:
-    """For each candidate, the number in _RANKERS of the ranker with the largest contribution to its score.
+    """For each candidate, the number in PLACING_RANKERS of the ranker with the largest contribution to its score.
 
     The contribution of a ranker is the part of x w by its inputs, minus the mean of this part over the user's
     candidates. A ranker that does not score the item has not placed it.
@@ -267,7 +269,7 @@ def placing_rankers(rows: Candidates, weights: Floats) -> Longs:
     scored_by = {"own_counts": "is_own", "transitions": "transitions", "sequence_rules": "rules"}
     names = [name for name, _ in INPUTS]
     contributions = []
-    for ranker in _RANKERS:
+    for ranker in PLACING_RANKERS:
         part = rows.x[:, owners == ranker] @ weights[owners == ranker]
         if len(starts):
             part = part - (np.add.reduceat(part, starts) / size)[number]
