@@ -60,6 +60,11 @@ class _IndexedFile:
     vector: Action | None = None
     deleted: Positions = field(default_factory=lambda: np.zeros(0, np.int64))
 
+    @property
+    def live(self) -> Positions:
+        """Positions of the rows that are not deleted, ascending."""
+        return np.setdiff1d(self.rows, self.deleted)
+
 
 @dataclass(frozen=True)
 class StoredRows:
@@ -236,13 +241,14 @@ class KeyedRows:
         """Rewrite the small files of each partition that has many; not if another writer commits meanwhile."""
         by_partition = defaultdict[tuple[str | None, ...], list[str]](list)
         for path in sorted(self._files, key=lambda path: self._log.files[path]["modificationTime"]):
-            if self._live_rows(path) < _SMALL_ROWS:
-                by_partition[tuple(self._log.files[path]["partitionValues"].values())].append(path)
+            one, values = self._files[path], self._log.files[path]["partitionValues"]
+            if len(one.rows) - len(one.deleted) < _SMALL_ROWS:
+                by_partition[tuple(values[name] for name in self._table.partitioned_by)].append(path)
         names = [name for name in self._schema.names if name not in self._table.partitioned_by]
         for paths in by_partition.values():
             if len(paths) < _SMALL_FILES:
                 continue
-            parts = [self._written_or_read(path, self._live_positions(path), names) for path in paths]
+            parts = [self._written_or_read(path, self._files[path].live, names) for path in paths]
             rows = pa.concat_tables(parts).select(names).combine_chunks()
             partition = self._log.files[paths[0]]["partitionValues"]
             added = {**local_appends.write_file(rows, self._folder, partition, self._table), "dataChange": False}
@@ -250,12 +256,6 @@ class KeyedRows:
             if self._log.commit([*removed, {"add": added}], None, "OPTIMIZE"):
                 self._index_new_files()
                 self._keep_written({added["path"]: rows})
-
-    def _live_rows(self, path: str) -> int:
-        return len(self._files[path].rows) - len(self._files[path].deleted)
-
-    def _live_positions(self, path: str) -> Positions:
-        return np.setdiff1d(np.arange(len(self._files[path].rows)), self._files[path].deleted)
 
     def _keep_written(self, files: dict[str, pa.Table]) -> None:
         """Keep the rows of new files in memory, and drop those of the oldest ones beyond the limit."""

@@ -1,4 +1,4 @@
-"""Repeated event ids among few rows, in the driver: as dedupe.repeats_among, without a Spark job in each batch."""
+"""Repeated event ids among few rows, in the driver: as dedupe.find_repeats, without a Spark job in each batch."""
 
 import math
 import re
@@ -59,9 +59,9 @@ def _rows(rows: pa.Table, columns: list[str], in_batch: bool) -> list[_Row]:
 
 def _values(column: "pa.ChunkedArray[Any]") -> list[Any]:
     """The values; a time as microseconds, which all time zones share."""
-    return (
-        column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
-    ).to_pylist()
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
+    return column.to_pylist()
 
 
 def _comparable(value: Any) -> Any:

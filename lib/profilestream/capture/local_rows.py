@@ -178,5 +178,5 @@ def _repeats(good: pa.Table, context: BatchContext, dates: list[date]) -> list[d
 
 def _frame(rows: pa.Table, context: BatchContext) -> DataFrame:
     names = {*execute_mapping.content_columns(context.mapping), "event_id", "event_date", "position", "warnings"}
-    names |= {dedupe.ID_HASH} & set(rows.column_names)
+    names.add(dedupe.ID_HASH)
     return frame_of_arrow(context.batch.spark, rows.select([n for n in rows.column_names if n in names]))
