@@ -189,12 +189,16 @@ class OutcomesSpec(LearnerSpec):
         """The batch models in published rows that score instead of the linear models."""
         return batch_versions.published_versions(rows.drop("epoch", "batch_id").toArrow(), self.declared)
 
+    def stored_batch_models(self, spark: SparkSession) -> list[BatchVersion]:
+        """All batch models of the declared outcomes and features; none before the first run of learn_batch_models."""
+        paths = self.settings.paths
+        if not tables.BATCH_MODELS.exists(spark, paths):
+            return []
+        return batch_versions.versions_of(tables.BATCH_MODELS.read(spark, paths).toArrow(), self.declared)
+
     def _serving_batch_models(self, spark: SparkSession, valid_from: int) -> DataFrame:
         """`outcome` and PUBLISHED_COLUMNS of the batch models that are better than the linear models at a time."""
-        paths, versions = self.settings.paths, list[BatchVersion]()
-        if tables.BATCH_MODELS.exists(spark, paths):
-            versions = batch_versions.versions_of(tables.BATCH_MODELS.read(spark, paths).toArrow(), self.declared)
-        serving = batch_versions.serving_versions(versions, valid_from)
+        serving = batch_versions.serving_versions(self.stored_batch_models(spark), valid_from)
         return frame_of_arrow(spark, batch_versions.published_rows(serving))
 
     def _published_state(self, rows: DataFrame, epoch: str) -> PublishedState | None:

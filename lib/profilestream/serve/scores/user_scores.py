@@ -16,7 +16,7 @@ from profilestream.base.passes import Pass, run_pass
 from profilestream.base.runner import Rows
 from profilestream.base.session import materialize
 from profilestream.base.settings import Settings
-from profilestream.base.tables import BATCH_MODELS, EVENTS, USER_SCORES
+from profilestream.base.tables import EVENTS, USER_SCORES
 from profilestream.derive import tiles
 from profilestream.derive.entity_features import EntityFeatures
 from profilestream.derive.feature_declaration import DAY, LIFETIME, window_micros
@@ -116,8 +116,7 @@ def pin_inputs(spark: SparkSession, settings: Settings) -> PinnedScoreInputs:
     if champion is None:
         version = commits.version(spark, table, paths)
         rows = table.read(spark, paths, version=version)
-        batch_rows = BATCH_MODELS.read(spark, paths).toArrow() if BATCH_MODELS.exists(spark, paths) else None
-        batch = [] if batch_rows is None else batch_versions.versions_of(batch_rows, declared)
+        batch = spec.stored_batch_models(spark)
     else:
         registered, rows = champion
         version, model_version = VersionTags.of(registered).table_version, registered.number
